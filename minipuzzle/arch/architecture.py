@@ -1,0 +1,75 @@
+"""A model as data: an embedding, a list of blocks, a final norm and a head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from minipuzzle.arch.axes import Weight, weight
+from minipuzzle.arch.blocks import Block, block_parameters
+
+EMBEDDING = weight("embeddings.weight", "vocab", "hidden")
+FINAL_NORM = weight("final_norm.weight", "hidden")
+HEAD = weight("head.weight", "vocab", "hidden")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """One tensor of a model: its canonical name, its axes, the sizes they have here, and its block (None: top)."""
+
+    name: str
+    weight: Weight
+    sizes: dict[str, int]
+    block: int | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's shape."""
+        return self.weight.shape(self.sizes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """The shape of a model, apart from its weights. ``norm_eps`` is used by every RMSNorm."""
+
+    vocab_size: int
+    hidden: int
+    blocks: tuple[Block, ...]
+    norm_eps: float = 1e-5
+    tied_head: bool = False
+    max_positions: int = 8192
+
+    @property
+    def pattern(self) -> str:
+        """One letter a block: M Mamba-2, - feed-forward, * attention."""
+        return "".join(block.symbol for block in self.blocks)
+
+    def count(self, kind: str) -> int:
+        """How many blocks are of a kind ("mamba", "attention", "mlp")."""
+        return sum(block.kind == kind for block in self.blocks)
+
+    def indices(self, kind: str) -> list[int]:
+        """The positions of the blocks of a kind."""
+        return [i for i, block in enumerate(self.blocks) if block.kind == kind]
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Every tensor of the model, in file order. A tied head has none of its own."""
+        top = {"vocab": self.vocab_size, "hidden": self.hidden}
+        yield Tensor(name=EMBEDDING.name, weight=EMBEDDING, sizes=top, block=None)
+        for i, block in enumerate(self.blocks):
+            for w in block.weights:
+                yield Tensor(name=f"blocks.{i}.{w.name}", weight=w, sizes=block.sizes, block=i)
+        yield Tensor(name=FINAL_NORM.name, weight=FINAL_NORM, sizes=top, block=None)
+        if not self.tied_head:
+            yield Tensor(name=HEAD.name, weight=HEAD, sizes=top, block=None)
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters; the blocks and the top add up to every tensor of the file."""
+        top = self.vocab_size * self.hidden * (1 if self.tied_head else 2) + self.hidden
+        return top + sum(block_parameters(block) for block in self.blocks)
+
+    @property
+    def homogeneous(self) -> bool:
+        """Whether all blocks of a kind have the same sizes, as stock transformers wants it."""
+        return all(len({b for b in self.blocks if b.kind == kind}) <= 1 for kind in ("mamba", "attention", "mlp"))

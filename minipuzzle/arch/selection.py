@@ -1,0 +1,95 @@
+"""What stays of a parent: the blocks and, in each, the indices kept on each axis that shrinks.
+
+A selection is the one description of a cut. ``model`` reads it as masks, ``surgery`` as slices; both give the same
+logits. Rules for Mamba heads are those of arXiv:2504.11409 (group-aware): B and C belong to groups, so each group
+keeps the same number of heads, and head channels are the same in all heads.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from minipuzzle.arch.architecture import Architecture
+from minipuzzle.arch.blocks import Attention, Block, Mamba2
+from minipuzzle.errors import UserError
+
+Kept = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """``blocks[i]`` is None where block i is dropped, else the kept indices (ascending) of each axis that shrinks.
+
+    ``hidden`` are the kept hidden channels of the whole model, None for all of them.
+    """
+
+    blocks: tuple[Kept | None, ...]
+    hidden: tuple[int, ...] | None = None
+
+    @staticmethod
+    def everything(parent: Architecture) -> Selection:
+        """The selection that keeps the whole parent."""
+        return Selection(blocks=tuple({} for _ in parent.blocks))
+
+    @property
+    def kept_blocks(self) -> list[int]:
+        """Positions in the parent of the blocks that stay."""
+        return [i for i, kept in enumerate(self.blocks) if kept is not None]
+
+    def axes(self, index: int) -> dict[str, tuple[int, ...]]:
+        """Every kept axis of a kept block, ``hidden`` included where it shrinks."""
+        kept = self.blocks[index]
+        if kept is None:
+            raise ValueError(f"block {index} is dropped")
+        return {**kept, **({} if self.hidden is None else {"hidden": self.hidden})}
+
+    def student(self, parent: Architecture) -> Architecture:
+        """The architecture that is left of the parent.
+
+        Raises: UserError where indices are out of range, unsorted, or break Mamba's or attention's groups.
+        """
+        if len(self.blocks) != len(parent.blocks):
+            raise UserError(
+                "The selection does not describe this model.", got=f"{len(self.blocks)} blocks",
+                allowed=f"{len(parent.blocks)} blocks", next="Search again on this checkpoint.",
+            )  # fmt: skip
+        blocks = [self._narrow(i, parent.blocks[i]) for i in self.kept_blocks]
+        hidden = parent.hidden if self.hidden is None else len(self.hidden)
+        return replace(parent, blocks=tuple(blocks), hidden=hidden)
+
+    def _narrow(self, index: int, block: Block) -> Block:
+        kept, sizes = self.axes(index), block.sizes
+        allowed = (*block.prunable, "hidden")
+        for axis, chosen in kept.items():
+            in_order = list(chosen) == sorted(set(chosen)) and len(chosen) > 0
+            if axis not in allowed or not in_order or chosen[0] < 0 or chosen[-1] >= sizes[axis]:
+                raise UserError(
+                    f"Block {index} cannot keep these indices of axis {axis!r}.", got=str(chosen)[:80],
+                    allowed=f"ascending indices below {sizes.get(axis, 0)} of one of {', '.join(allowed)}",
+                    next="Choose other indices, or leave the axis whole.",
+                )  # fmt: skip
+        _check_groups(index, block, kept)
+        return replace(block, **{axis: len(chosen) for axis, chosen in kept.items()})
+
+
+def _check_groups(index: int, block: Block, kept: Kept) -> None:
+    if isinstance(block, Mamba2) and "heads" in kept:
+        per_group = Counter(h // (block.heads // block.groups) for h in kept["heads"])
+        _even(index, "Mamba heads", "group", [per_group[g] for g in range(block.groups)])
+    if isinstance(block, Attention) and ("q_heads" in kept or "kv_heads" in kept):
+        queries = kept.get("q_heads", tuple(range(block.q_heads)))
+        per_kv = Counter(h // (block.q_heads // block.kv_heads) for h in queries)
+        keys = kept.get("kv_heads", tuple(range(block.kv_heads)))
+        if set(per_kv) - set(keys):
+            _even(index, "query heads", "kept KV head", [0])
+        _even(index, "query heads", "kept KV head", [per_kv[g] for g in keys])
+
+
+def _even(index: int, what: str, of: str, counts: list[int]) -> None:
+    if min(counts) == 0 or len(set(counts)) > 1:
+        raise UserError(
+            f"Block {index} must keep equally many {what} in each {of}.", got=f"{counts} a {of}",
+            allowed=f"the same number, at least 1, in each {of}", next="Keep the same number in every group.",
+        )  # fmt: skip

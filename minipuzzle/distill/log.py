@@ -1,0 +1,47 @@
+"""The CSV of a training run. Rows after the last saved step are dropped on resume, so no step appears twice."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from minipuzzle.artifacts import write_atomic
+
+FIELDS = ("step", "tokens", "loss", "learning_rate", "grad_norm", "seconds")
+
+
+class TrainingLog:
+    """Rows of FIELDS in memory; ``write`` puts them all in the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, float]] = []
+
+    @staticmethod
+    def resume(path: Path, *, step: int) -> TrainingLog:
+        """The log up to and including ``step`` (0: an empty one)."""
+        log = TrainingLog(path)
+        if step and path.exists():
+            with path.open() as file:
+                rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+            log.rows = [row for row in rows if row["step"] <= step]
+        return log
+
+    def add(self, **row: float) -> None:
+        """Append one row."""
+        self.rows.append(row)
+
+    def write(self) -> None:
+        """Replace the file by the rows so far."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, FIELDS)
+        writer.writeheader()
+        for row in self.rows:
+            writer.writerow({f: int(row[f]) if f in ("step", "tokens") else f"{row[f]:.6g}" for f in FIELDS})
+        write_atomic(self.path, text.getvalue().encode())
+
+    def final_loss(self, rows: int = 3) -> float:
+        """The mean loss of the last few rows."""
+        tail = [row["loss"] for row in self.rows[-rows:]]
+        return sum(tail) / len(tail)

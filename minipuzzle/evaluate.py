@@ -1,0 +1,115 @@
+"""Room 8: what a model is worth, alone and beside its teacher."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from minipuzzle.data import TokenBlocks
+from minipuzzle.model import HybridLM
+from minipuzzle.model.head import matmul_fp32
+
+CHUNK_TOKENS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """Means over next-token predictions. ``loss`` and ``kl`` in nats a token; ``kl`` and ``agreement`` (share of
+    tokens whose most likely successor is the teacher's) are None without a teacher."""
+
+    tokens: int
+    loss: float
+    next_token_accuracy: float
+    agreement: float | None = None
+    kl: float | None = None
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss)."""
+        return math.exp(self.loss)
+
+    def bits_per_byte(self, bytes_per_token: float) -> float:
+        """The loss in bits per byte of text, comparable between tokenizers."""
+        return self.loss / math.log(2) / bytes_per_token
+
+
+@torch.no_grad()
+def measure(
+    model: HybridLM, blocks: TokenBlocks, *, batch: int = 8, teacher: HybridLM | None = None,
+    greedy: Tensor | None = None, advance: Callable[[int], None] = lambda blocks: None,
+) -> Metrics:  # fmt: skip
+    """Evaluate on every block of a text.
+
+    With ``teacher`` KL(teacher || model) and the agreement are measured too; with ``greedy`` alone ([blocks, s - 1]
+    int64 of ``greedy_tokens``) just the agreement, which spares the teacher's forward for each of many candidates.
+    Source of the two ranking metrics: arXiv:2504.03624 (next-token accuracy, agreement with the 56B's greedy token).
+    """
+    device = next(model.parameters()).device
+    totals = torch.zeros(4, dtype=torch.float64, device=device)  # loss, right, agreeing, KL
+    count = 0
+    for start in range(0, len(blocks), batch):
+        tokens = torch.from_numpy(blocks.tokens[start : start + batch].astype("int64")).to(device)
+        hidden = _predictions(model, tokens)
+        other = None if teacher is None else _predictions(teacher, tokens)
+        known = None if greedy is None else greedy[start : start + batch].reshape(-1).to(device)
+        targets = tokens[:, 1:].reshape(-1)
+        for at in range(0, len(targets), CHUNK_TOKENS):
+            part = slice(at, at + CHUNK_TOKENS)
+            log_p = torch.log_softmax(matmul_fp32(hidden[part], model.head_weight.to(hidden.dtype).t()), -1)
+            best = log_p.argmax(-1)
+            totals[0] -= log_p.gather(1, targets[part, None]).double().sum()
+            totals[1] += (best == targets[part]).sum()
+            if teacher is not None and other is not None:
+                log_t = torch.log_softmax(matmul_fp32(other[part], teacher.head_weight.to(other.dtype).t()), -1)
+                totals[2] += (best == log_t.argmax(-1)).sum()
+                totals[3] += (log_t.exp() * (log_t - log_p)).double().sum()
+            elif known is not None:
+                totals[2] += (best == known[part]).sum()
+        count += len(targets)
+        advance(len(tokens))
+    loss, right, agreeing, kl = (totals / count).tolist()
+    return Metrics(
+        tokens=count, loss=loss, next_token_accuracy=right,
+        agreement=None if teacher is None and greedy is None else agreeing, kl=None if teacher is None else kl,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def greedy_tokens(model: HybridLM, blocks: TokenBlocks, batch: int = 8) -> Tensor:
+    """The model's most likely next token at every position but the last of each block: [blocks, s - 1] int64, CPU."""
+    device = next(model.parameters()).device
+    rows = []
+    for start in range(0, len(blocks), batch):
+        tokens = torch.from_numpy(blocks.tokens[start : start + batch].astype("int64")).to(device)
+        hidden = _predictions(model, tokens)
+        parts = [matmul_fp32(h, model.head_weight.to(h.dtype).t()).argmax(-1) for h in hidden.split(CHUNK_TOKENS)]
+        rows.append(torch.cat(parts).view(len(tokens), -1).cpu())
+    return torch.cat(rows)
+
+
+@torch.no_grad()
+def tokens_per_second(model: HybridLM, tokens: Tensor, repeats: int = 5) -> float:
+    """Median speed of a forward pass over tokens [b, s] up to the head's input, after one warm-up."""
+    seconds = []
+    for _ in range(repeats + 1):
+        _synchronize(tokens)
+        start = time.perf_counter()
+        model.hidden_states(tokens)
+        _synchronize(tokens)
+        seconds.append(time.perf_counter() - start)
+    return tokens.numel() / sorted(seconds[1:])[repeats // 2]
+
+
+def _predictions(model: HybridLM, tokens: Tensor) -> Tensor:
+    hidden = model.hidden_states(tokens)[:, :-1]
+    return hidden.reshape(-1, hidden.shape[-1])
+
+
+def _synchronize(tokens: Tensor) -> None:
+    if tokens.is_cuda:
+        torch.cuda.synchronize()

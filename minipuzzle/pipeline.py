@@ -1,0 +1,33 @@
+"""The order of the rooms. ``compress`` reads like the paper's figure (arXiv:2504.03624, MiniPuzzle)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from minipuzzle.recipe import EMBEDDED, Recipe
+from minipuzzle.report.page import build_report
+from minipuzzle.rundir import RunDir
+from minipuzzle.stages.distill import run_distill
+from minipuzzle.stages.evaluate import run_eval
+from minipuzzle.stages.job import Job
+from minipuzzle.stages.prune import run_prune
+from minipuzzle.stages.score import run_score
+from minipuzzle.stages.search import run_search
+
+
+def compress(recipe: Recipe, run: Path) -> tuple[dict[str, Any], Path]:
+    """Score, search, prune, distil, evaluate, report; (the contents of eval.json, the report's path).
+
+    A stage whose inputs did not change is kept from the last time.
+    """
+    from minipuzzle import embedded
+
+    checkpoint = embedded.teacher_path() if recipe.checkpoint == EMBEDDED else Path(recipe.checkpoint)
+    job = Job(RunDir(run), checkpoint=checkpoint, data=recipe.data, device=recipe.device)
+    run_score(job, recipe.score)
+    run_search(job, recipe.search)
+    run_prune(job)
+    run_distill(job, recipe.distill, teacher_path=None)
+    measured = run_eval(job, others=[])
+    return measured, build_report(run)

@@ -1,0 +1,200 @@
+"""A run as data: frozen dataclasses that the command line fills from options and ``minipuzzle run`` from one flat YAML.
+
+Unknown keys are errors that name the nearest known one; nothing inherits from anything. No torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field, fields, is_dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from minipuzzle.errors import UserError
+
+FFNScore = Literal["pre", "post"]
+EMBEDDED = "embedded"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Texts (a file or folder, or "embedded" for those shipped with minipuzzle) and the length of their blocks."""
+
+    train: str = EMBEDDED
+    calibration: str = EMBEDDED
+    validation: str = EMBEDDED
+    length: int = 512
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSettings:
+    """How much text scores see: the papers use 1024 samples for widths and 128 for blocks (arXiv:2504.03624)."""
+
+    samples: int = 1024
+    block_samples: int = 128
+    batch: int = 8
+    ffn: FFNScore = "pre"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(
+            self.ffn in ("pre", "post") and min(self.samples, self.block_samples, self.batch) >= 1,
+            f"ffn {self.ffn!r}, samples {self.samples}, block_samples {self.block_samples}, batch {self.batch}",
+            "ffn 'pre' or 'post'; samples, block_samples and batch of at least 1",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """What must fit, at which workload, and how many candidates are realised."""
+
+    budget: tuple[str, ...] = ()
+    context: str = "8192"
+    batch: int = 1
+    weights: str = "bf16"
+    kv: str = "bf16"
+    state: str = "bf16"
+    candidates: int = 400
+    validation_blocks: int = 128
+    top: int = 3
+    multiple: int = 64
+    mamba_heads: bool = False
+
+    def __post_init__(self) -> None:
+        _require(
+            min(self.batch, self.candidates, self.validation_blocks, self.top, self.multiple) >= 1,
+            f"batch {self.batch}, candidates {self.candidates}, validation_blocks {self.validation_blocks}, "
+            f"top {self.top}, multiple {self.multiple}", "numbers of at least 1",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How to train. ``tokens`` is the whole budget; a batch counts blocks of the data's block length.
+
+    Anchors: arXiv:2504.11409 (Minitron-SSM: cosine, 60 warm-up steps), NVIDIA Model Optimizer's pruning examples
+    (distilling wants about a fifth of the pre-training peak); beta2 0.95 and clipping at 1.0 as Megatron-LM.
+    """
+
+    tokens: int = 2_000_000
+    learning_rate: float = 5e-4
+    batch: int = 8
+    warmup: float = 0.05
+    final_ratio: float = 0.1
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    seed: int = 0
+    checkpoint_seconds: float = 30.0
+    isolate_documents: bool = False
+
+    def __post_init__(self) -> None:
+        _require(
+            self.tokens >= 1 and self.batch >= 1 and self.learning_rate > 0 and 0 <= self.warmup < 1,
+            f"tokens {self.tokens}, batch {self.batch}, learning_rate {self.learning_rate}, warmup {self.warmup}",
+            "tokens and batch of at least 1, a positive learning rate, warm-up below 1",
+        )
+
+    def steps(self, length: int) -> int:
+        """The number of optimiser steps that use up the tokens (rounded up)."""
+        return ceil(self.tokens / (self.batch * length))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillSettings:
+    """Short runs for the top candidates, then the long run for the winner."""
+
+    short_tokens: int = 200_000
+    training: Training = field(default_factory=Training)
+
+    def __post_init__(self) -> None:
+        _require(self.short_tokens >= 1, f"short_tokens {self.short_tokens}", "at least 1 token")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One complete compression run, from a checkpoint to a report."""
+
+    checkpoint: str = EMBEDDED
+    run: str = "minipuzzle-run"
+    device: str = "auto"
+    data: Data = field(default_factory=Data)
+    score: ScoreSettings = field(default_factory=ScoreSettings)
+    search: SearchSettings = field(default_factory=SearchSettings)
+    distill: DistillSettings = field(default_factory=DistillSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainRecipe:
+    """A model trained from nothing: ``model`` holds the fields of its config.json, model_type among them."""
+
+    model: dict[str, Any]
+    tokenizer: str = EMBEDDED
+    run: str = "minipuzzle-run"
+    device: str = "auto"
+    data: Data = field(default_factory=Data)
+    training: Training = field(default_factory=Training)
+
+
+def load_recipe(path: Path, kind: type[T]) -> T:
+    """The recipe in a YAML file. Raises: UserError for a missing file, bad YAML, an unknown key or a wrong type."""
+    import yaml
+
+    if not path.is_file():
+        shipped = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none in that folder"
+        raise UserError("There is no such recipe.", got=path, allowed=f"a YAML file ({shipped})", next="Check the path.")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML.", got=error, allowed="YAML", next="Mend the line it names.") from error
+    return build(kind, values if values is not None else {}, str(path.name))
+
+
+def build(kind: type[T], values: Any, where: str) -> T:
+    """``kind`` made from nested dictionaries, strictly: every key known, every value of the field's type."""
+    if not isinstance(values, dict):
+        raise UserError(f"{where} should hold keys and values.", got=repr(values)[:80], allowed="a mapping",
+                        next="Write it as key: value lines.")  # fmt: skip
+    hints = typing.get_type_hints(kind)
+    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
+            raise UserError(f"{where}: unknown key {key!r}.", got=key, allowed=", ".join(known),
+                            next=f"Did you mean {near!r}?")  # fmt: skip
+    try:
+        return kind(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in values.items()})
+    except TypeError as error:
+        raise UserError(f"{where} is incomplete.", got=error, allowed=", ".join(known),
+                        next="Add the missing key.") from error  # fmt: skip
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    if is_dataclass(hint):
+        return build(hint, value, where)  # type: ignore[arg-type]
+    if origin is tuple:
+        return tuple(_convert(str, v, where) for v in (value if isinstance(value, list) else [value]))
+    if origin is Literal:
+        good, allowed = value in typing.get_args(hint), " or ".join(map(repr, typing.get_args(hint)))
+    elif hint is float:
+        good, allowed = isinstance(value, int | float) and not isinstance(value, bool), "a number (1e-3 is written 1.0e-3)"
+    elif hint is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    else:
+        plain = dict if origin is dict else hint
+        good = isinstance(value, plain) and not (hint is int and isinstance(value, bool))
+        allowed = getattr(plain, "__name__", str(plain))
+    if isinstance(hint, types.UnionType) or not good:
+        raise UserError(f"{where} has a value of the wrong kind.", got=repr(value), allowed=allowed,
+                        next="Change the value.")  # fmt: skip
+    return float(value) if hint is float else value
+
+
+def _require(holds: bool, got: str, allowed: str) -> None:
+    if not holds:
+        raise UserError("These settings cannot run.", got=got, allowed=allowed, next="Change the option or recipe.")

@@ -1,0 +1,76 @@
+"""The run directory: which checkpoint it is about, and which stages are done with which inputs. No torch."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+from minipuzzle.artifacts import SCHEMA, read_json, write_json
+from minipuzzle.errors import UserError
+
+
+class RunDir:
+    """A folder that every command works in. ``run.json`` holds the parent and the finished stages."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path / "run.json"
+        self.state: dict[str, Any] = {"schema": SCHEMA, "parent": None, "stages": {}}
+        if self._file.exists():
+            self.state = read_json(self._file)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @property
+    def parent(self) -> Path | None:
+        """The checkpoint this run is about, None before the first command."""
+        return None if self.state["parent"] is None else Path(self.state["parent"]["path"])
+
+    def set_parent(self, path: Path, fingerprint: str) -> None:
+        """Say which checkpoint this run is about. Raises: UserError where it is about another one already."""
+        known = self.state["parent"]
+        if known is not None and known["fingerprint"] != fingerprint:
+            raise UserError(
+                f"The run directory {self.path} belongs to another checkpoint.",
+                got=f"{path} (fingerprint {fingerprint})", allowed=f"{known['path']} (fingerprint {known['fingerprint']})",
+                next="Name another run directory with --run, or delete this one.",
+            )  # fmt: skip
+        if known is None or known["path"] != str(path.resolve()):
+            self.state["parent"] = {"path": str(path.resolve()), "fingerprint": fingerprint}
+            self._save()
+
+    def is_done(self, stage: str, key: str) -> bool:
+        """Whether a stage finished with exactly these inputs."""
+        return bool(self.state["stages"].get(stage, {}).get("key") == key)
+
+    def key(self, stage: str) -> str:
+        """The inputs' hash a stage finished with. Raises: UserError where it has not run."""
+        if stage not in self.state["stages"]:
+            raise UserError(
+                f"The stage {stage!r} has not run in {self.path}.", got=", ".join(self.state["stages"]) or "no stage yet",
+                allowed="score, then search, then distill, in one run directory", next=f"Run minipuzzle {stage} first.",
+            )  # fmt: skip
+        return str(self.state["stages"][stage]["key"])
+
+    def mark(self, stage: str, key: str, **facts: Any) -> None:
+        """Record that a stage finished."""
+        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        self.state["stages"][stage] = {"key": key, "finished": now, **facts}
+        self._save()
+
+    def facts(self, stage: str) -> dict[str, Any]:
+        """What a finished stage recorded."""
+        self.key(stage)
+        return dict(self.state["stages"][stage])
+
+    def record_command(self, command: str, seconds: float) -> None:
+        """Append to the list of commands that the report shows."""
+        file = self.path / "commands.json"
+        rows = read_json(file) if file.exists() else []
+        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        write_json(file, [*rows, {"command": command, "seconds": round(seconds, 1), "date": now}])
+
+    def _save(self) -> None:
+        write_json(self._file, self.state)

@@ -1,0 +1,89 @@
+"""Stage eval: run/eval.json, teacher, pruned and student side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minipuzzle.artifacts import read_json, write_json
+from minipuzzle.budget import parse_count
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.cost import Workload, memory
+from minipuzzle.data import TokenBlocks
+from minipuzzle.distill import check_vocabularies, mixed_precision
+from minipuzzle.evaluate import measure, tokens_per_second
+from minipuzzle.model import HybridLM
+from minipuzzle.progress import progress_bar
+from minipuzzle.recipe import SearchSettings
+from minipuzzle.stages.job import Job
+
+FILE = "eval.json"
+SPEED_BATCH = 4
+
+
+def run_eval(job: Job, others: list[Path]) -> dict[str, Any]:
+    """Measure the run's checkpoints (or the teacher and ``others``) on the half of the text that search never saw."""
+    blocks = job.validation("eval")
+    named = {"teacher": job.parent, **(_others(others) if others else _of_run(job))}
+    rows = []
+    with progress_bar("eval", len(blocks) * len(named), "blocks") as bar, mixed_precision(job.device):
+        for name, checkpoint in named.items():
+            check_vocabularies(checkpoint.architecture.vocab_size, job.parent.architecture.vocab_size)
+            model = job.parent_model if checkpoint is job.parent else job.load(checkpoint)
+            metrics = measure(model, blocks, teacher=job.parent_model, advance=bar.advance)
+            rows.append({
+                "name": name, "path": str(checkpoint.path), "parameters": checkpoint.parameters,
+                "bytes": checkpoint.bytes, "memory_bytes": memory(checkpoint.architecture, workload(job)).total,
+                "loss": metrics.loss, "perplexity": metrics.perplexity,
+                "bits_per_byte": metrics.bits_per_byte(blocks.text_bytes / blocks.tokens.size),
+                "kl": metrics.kl, "agreement": metrics.agreement,
+                "next_token_accuracy": metrics.next_token_accuracy,
+                "tokens_per_second": _speed(model, blocks, job.device),
+            })  # fmt: skip
+    result = {
+        "schema": 1, "device": device_name(job.device), "data": str(job.data.validation),
+        "tokens": int(blocks.tokens.size), "rows": rows,
+    }  # fmt: skip
+    write_json(job.run / FILE, result)
+    return result
+
+
+def workload(job: Job) -> Workload:
+    """The workload of the run's search, or the default one."""
+    file = job.run / "search.json"
+    if file.exists():
+        return Workload(**read_json(file)["budget"]["workload"])
+    default = SearchSettings()
+    return Workload(context=parse_count(default.context), batch=default.batch, weights=default.weights,
+                    kv=default.kv, state=default.state)  # fmt: skip
+
+
+def device_name(device: torch.device) -> str:
+    """What a person calls the device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def _of_run(job: Job) -> dict[str, Checkpoint]:
+    found = {}
+    if (job.run / "student").exists():
+        winner = job.run.facts("distill")["winner"]
+        found["pruned"] = Checkpoint.open(job.run / "candidates" / winner)
+        found["student"] = Checkpoint.open(job.run / "student")
+    elif (job.run / FILE.replace("eval", "search")).exists():
+        top = read_json(job.run / "search.json")["top"]
+        found = {f"pruned {n}": Checkpoint.open(job.run / "candidates" / n) for n in top
+                 if (job.run / "candidates" / n).exists()}  # fmt: skip
+    return found
+
+
+def _others(paths: list[Path]) -> dict[str, Checkpoint]:
+    return {path.name: Checkpoint.open(path) for path in paths}
+
+
+def _speed(model: HybridLM, blocks: TokenBlocks, device: torch.device) -> float:
+    tokens = torch.from_numpy(blocks.tokens[:SPEED_BATCH].astype("int64")).to(device)
+    return tokens_per_second(model, tokens)

@@ -1,0 +1,106 @@
+"""What every stage works with: the run directory, the parent checkpoint, its tokenizer, the texts and the device."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from minipuzzle import embedded
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.data import TokenBlocks, Tokenizer, load_blocks
+from minipuzzle.errors import UserError
+from minipuzzle.kernels import choose
+from minipuzzle.model import HybridLM, load_model
+from minipuzzle.progress import console
+from minipuzzle.recipe import EMBEDDED, Data
+from minipuzzle.rundir import RunDir
+
+
+def say(text: str) -> None:
+    """A line for the person who watches, on standard error."""
+    console.print(text, highlight=False, soft_wrap=True)
+
+
+class Job:
+    """A run directory with a parent. ``checkpoint`` None means the run's own, else the only one in this folder."""
+
+    def __init__(self, run: RunDir, *, checkpoint: Path | None, data: Data, device: str = "auto") -> None:
+        self.run = run
+        self.data = data
+        self.device = pick_device(device)
+        self.parent = Checkpoint.open(checkpoint or run.parent or find_checkpoint(Path.cwd()))
+        run.set_parent(self.parent.path, self.parent.fingerprint)
+        self.kernels = choose(self.device)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The parent's tokenizer. Raises: UserError where its words do not fit the model's vocabulary."""
+        tokenizer = Tokenizer.load(self.parent.path)
+        check_tokenizer(tokenizer, self.parent)
+        return tokenizer
+
+    def text(self, which: str) -> TokenBlocks:
+        """The "train", "calibration" or "validation" text as token blocks, tokenised once per run directory."""
+        named = getattr(self.data, which)
+        path = embedded.text_path(which) if named == EMBEDDED else Path(named)
+        return load_blocks(
+            path, self.tokenizer, block_length=self.data.length, seed=self.data.seed, cache=self.run / "tokens"
+        )
+
+    def validation(self, part: str) -> TokenBlocks:
+        """Every other block of the validation text: "search" chooses on one half, "eval" reports the other."""
+        whole = self.text("validation")
+        if len(whole) < 2:
+            raise UserError(
+                "The validation text is too short.", got=f"{len(whole)} block of {self.data.length} tokens",
+                allowed="at least 2 blocks, one to choose on and one to report", next="Give more text, or lower --length.",
+            )  # fmt: skip
+        return whole.every_other(0 if part == "search" else 1)
+
+    def load(self, checkpoint: Checkpoint) -> HybridLM:
+        """A checkpoint's model on the device, in FP32 (BF16 products come from autocast on CUDA)."""
+        return load_model(checkpoint, device=self.device, dtype=torch.float32, kernels=self.kernels).eval()
+
+    @cached_property
+    def parent_model(self) -> HybridLM:
+        """The parent, loaded once."""
+        say(f"kernels: {self.kernels.name} ({self.kernels.reason})")
+        return self.load(self.parent)
+
+
+def check_tokenizer(tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
+    """Raises: UserError where the tokenizer has words that the model has no embedding for."""
+    vocabulary = checkpoint.architecture.vocab_size
+    if tokenizer.vocab_size > vocabulary:
+        raise UserError(
+            "The tokenizer has another vocabulary than the model.", got=f"{tokenizer.vocab_size:,} words",
+            allowed=f"at most the model's {vocabulary:,}",
+            next=f"Put the model's own tokenizer.json into {checkpoint.path}.",
+        )  # fmt: skip
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device for "auto", "cpu" or "cuda". Raises: UserError where it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cpu" or (name.startswith("cuda") and torch.cuda.is_available()):
+        return torch.device(name)
+    raise UserError(
+        "This device cannot be used.", got=name, allowed="auto, cpu" + (", cuda" if torch.cuda.is_available() else ""),
+        next="Leave --device out to take the best one here.",
+    )  # fmt: skip
+
+
+def find_checkpoint(folder: Path) -> Path:
+    """The one checkpoint in ``folder`` or directly below it, else the embedded teacher; says which it took."""
+    found = [p for p in [folder, *sorted(folder.iterdir())] if p.is_dir() and (p / "config.json").is_file()]
+    if len(found) > 1:
+        raise UserError(
+            "Which checkpoint?", got=", ".join(p.name for p in found), allowed="one of them",
+            next="Name it: minipuzzle score CHECKPOINT.",
+        )  # fmt: skip
+    chosen = found[0] if found else embedded.teacher_path()
+    say(f"checkpoint: {chosen}" + ("" if found else " (embedded: none was named and none is in this folder)"))
+    return chosen

@@ -1,0 +1,89 @@
+"""Stage pretrain: a hybrid trained from nothing with the same loop, written as an ordinary checkpoint."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from minipuzzle import embedded, families
+from minipuzzle.artifacts import fingerprint, write_json
+from minipuzzle.checkpoint import Checkpoint, write_checkpoint
+from minipuzzle.data import Tokenizer, load_blocks
+from minipuzzle.distill import mixed_precision, next_token, train
+from minipuzzle.errors import UserError
+from minipuzzle.evaluate import measure
+from minipuzzle.kernels import choose
+from minipuzzle.model import HybridLM, init_model
+from minipuzzle.progress import progress_bar
+from minipuzzle.recipe import EMBEDDED, PretrainRecipe
+from minipuzzle.rundir import RunDir
+from minipuzzle.stages.evaluate import device_name
+from minipuzzle.stages.job import pick_device, say
+
+
+def run_pretrain(recipe: PretrainRecipe, run: RunDir) -> Checkpoint:
+    """Train the recipe's model on its text in FP32 master weights and write run/model in BF16, with its tokenizer.
+
+    Beside it, ``training.json`` keeps the recipe, the machine, the wall time and the losses.
+    """
+    device = pick_device(recipe.device)
+    family = families.find(str(recipe.model.get("model_type", "")))
+    architecture = family.architecture(recipe.model)
+    folder = embedded.teacher_path() if recipe.tokenizer == EMBEDDED else Path(recipe.tokenizer)
+    tokenizer = Tokenizer.load(folder)
+    if tokenizer.vocab_size > architecture.vocab_size:
+        raise UserError(
+            "The tokenizer has another vocabulary than the model.", got=f"{tokenizer.vocab_size:,} words",
+            allowed=f"at most the model's {architecture.vocab_size:,}", next="Set model.vocab_size or another tokenizer.",
+        )  # fmt: skip
+    train_path = embedded.text_path("train") if recipe.data.train == EMBEDDED else Path(recipe.data.train)
+    blocks = load_blocks(train_path, tokenizer, block_length=recipe.data.length, seed=recipe.data.seed,
+                         cache=run / "tokens")  # fmt: skip
+    kernels = choose(device)
+    say(f"pretrain: {architecture.parameters:,} parameters, {blocks.tokens.size:,} tokens of text; "
+        f"kernels: {kernels.name} ({kernels.reason})")  # fmt: skip
+    model = init_model(architecture, seed=recipe.training.seed, device=device, kernels=kernels)
+    identity = fingerprint(recipe.model, asdict(recipe.training))
+    with progress_bar("pretrain", recipe.training.tokens, "tokens") as bar:
+
+        def advance(tokens: int, loss: float) -> None:
+            bar.update(min(tokens, recipe.training.tokens), "" if math.isnan(loss) else f"loss {loss:.4f}")
+
+        final = train(model, next_token, blocks, recipe.training, run / "pretrain", identity=identity,
+                      advance=advance)  # fmt: skip
+    target = run / "model"
+    config = family.config(architecture, {**recipe.model, "torch_dtype": "bfloat16", "dtype": "bfloat16"})
+    values = model.state_dict()
+    write_checkpoint(target, architecture, lambda name: values[name].detach().cpu().bfloat16().contiguous(),
+                     source=None, config=config, extra=family.extra_files(architecture))  # fmt: skip
+    tokenizer.copy_to(target)
+    facts = {
+        "recipe": asdict(recipe), "device": device_name(device), "torch": torch.__version__, "kernels": kernels.name,
+        "seconds": _seconds(run / "pretrain" / "log.csv"), "tokens": recipe.training.tokens,
+        "unique_tokens": int(blocks.tokens.size), "train_loss": final,
+        "validation": _validation(recipe, tokenizer, model, run),
+    }  # fmt: skip
+    write_json(target / "training.json", facts)
+    return Checkpoint.open(target)
+
+
+def _validation(recipe: PretrainRecipe, tokenizer: Tokenizer, model: HybridLM, run: RunDir) -> dict[str, float]:
+    path = embedded.text_path("validation") if recipe.data.validation == EMBEDDED else Path(recipe.data.validation)
+    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    result = {}
+    for file in files:
+        blocks = load_blocks(file, tokenizer, block_length=recipe.data.length, cache=run / "tokens")
+        with mixed_precision(next(model.parameters()).device):
+            metrics = measure(model, blocks)
+        result[file.name] = metrics.loss
+        per_byte = metrics.bits_per_byte(blocks.text_bytes / blocks.tokens.size)
+        say(f"pretrain: {file.name}: {metrics.loss:.4f} nats/token, {per_byte:.4f} bits/byte")
+        result[f"{file.name} bits per byte"] = per_byte
+    return result
+
+
+def _seconds(log: Path) -> float:
+    return float(log.read_text().strip().splitlines()[-1].split(",")[-1])

@@ -1,0 +1,103 @@
+"""Room 6: a selection of a parent's blocks, heads and channels becomes a checkpoint, and the plan equals the file.
+
+Every cut is checked: the file's parameters and bytes are the plan's, each axis that was to shrink did, and the saved
+model's logits are those of the parent under masks.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from minipuzzle.arch import Architecture, Selection
+from minipuzzle.checkpoint import Checkpoint, write_checkpoint
+from minipuzzle.errors import UserError
+from minipuzzle.model import HybridLM, load_model
+
+TOLERANCE = 1e-4
+"""Largest difference of masked and sliced FP32 logits, relative to the largest logit: sums run in another order."""
+
+
+def cut(parent: Checkpoint, selection: Selection, target: Path) -> Checkpoint:
+    """Write the student that ``selection`` leaves of ``parent`` to ``target`` and return it, opened and counted.
+
+    Raises: UserError where the selection is illegal or the file does not hold exactly what was planned.
+    """
+    student = selection.student(parent.architecture)
+    source = _sources(parent.architecture, student, selection)
+    planned_bytes = 0
+
+    def sliced(name: str) -> Tensor:
+        nonlocal planned_bytes
+        whole, indices = source[name]
+        tensor = parent.tensor(whole)
+        for dim, index in enumerate(indices):
+            if index is not None:
+                tensor = tensor.index_select(dim, torch.from_numpy(index))
+        planned_bytes += tensor.numel() * tensor.element_size()
+        return tensor.contiguous()
+
+    config = parent.family.config(student, parent.config)
+    write_checkpoint(target, student, sliced, source=parent, config=config, extra=parent.family.extra_files(student))
+    saved = Checkpoint.open(target)
+    _same("parameters", saved.parameters, student.parameters, target)
+    _same("bytes of tensors", saved.bytes, planned_bytes, target)
+    if saved.architecture != student:
+        _same("architecture", saved.architecture.pattern, student.pattern + " with the planned sizes", target)
+    _shrank(parent.architecture, saved.architecture, selection, target)
+    return saved
+
+
+@torch.no_grad()
+def verify_logits(parent: HybridLM, saved: Checkpoint, selection: Selection, tokens: Tensor) -> float:
+    """The largest difference between the masked parent's and the saved model's logits, relative to the largest.
+
+    ``tokens`` [b, s] int64. Both run in FP32. Raises: UserError above TOLERANCE.
+    """
+    device = next(parent.parameters()).device
+    parent.set_mask(selection)
+    masked = parent(tokens.to(device))
+    parent.set_mask(None)
+    sliced = load_model(saved, device=device, dtype=torch.float32)(tokens.to(device))
+    error = ((masked - sliced).abs().max() / masked.abs().max()).item()
+    if not error <= TOLERANCE:
+        raise UserError(
+            "The pruned checkpoint does not compute what was planned.", got=f"relative logit difference {error:.2e}",
+            allowed=f"at most {TOLERANCE:.0e}", next="This is a fault of minipuzzle: report it with the run directory.",
+        )  # fmt: skip
+    return error
+
+
+def _sources(parent: Architecture, student: Architecture, selection: Selection) -> dict[str, tuple[str, list]]:
+    """For each tensor of the student: the parent's tensor and, by dimension, the indices to keep."""
+    position = selection.kept_blocks
+    top = {} if selection.hidden is None else {"hidden": selection.hidden}
+    by_name = {tensor.name: tensor for tensor in parent.tensors()}
+    result = {}
+    for tensor in student.tensors():
+        if tensor.block is None:
+            whole, kept = by_name[tensor.name], top
+        else:
+            original = position[tensor.block]
+            whole = by_name[f"blocks.{original}.{tensor.weight.name}"]
+            kept = selection.axes(original)
+        result[tensor.name] = (whole.name, whole.weight.indices(whole.sizes, kept))
+    return result
+
+
+def _shrank(parent: Architecture, student: Architecture, selection: Selection, target: Path) -> None:
+    for new, old in enumerate(selection.kept_blocks):
+        for axis, kept in selection.axes(old).items():
+            before, after = parent.blocks[old].sizes[axis], student.blocks[new].sizes[axis]
+            if after != len(kept) or (len(kept) < before and after >= before):
+                _same(f"size of axis {axis} of block {old}", after, len(kept), target)
+
+
+def _same(what: str, got: object, planned: object, target: Path) -> None:
+    if got != planned:
+        raise UserError(
+            f"The file in {target} is not what was planned: {what}.", got=got, allowed=planned,
+            next="This is a fault of minipuzzle: report it with the run directory.",
+        )  # fmt: skip

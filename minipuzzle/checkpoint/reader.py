@@ -1,0 +1,148 @@
+"""Room 1: a checkpoint on disk. Opening reads headers and checks everything; a tensor is read when asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minipuzzle import families
+from minipuzzle.arch import Architecture
+from minipuzzle.checkpoint.config import read_config
+from minipuzzle.checkpoint.header import Entry, read_header
+from minipuzzle.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+IGNORED_PREFIX = "mtp."
+"""Multi-token-prediction heads, which transformers does not load either."""
+
+
+class Checkpoint:
+    """A checked checkpoint: each tensor of its architecture is in its files exactly once, with the right shape."""
+
+    def __init__(self, path: Path, config: dict[str, Any], architecture: Architecture, entries: dict[str, Entry]) -> None:
+        self.path = path
+        self.config = config
+        self.architecture = architecture
+        self.family = families.find(str(config["model_type"]))
+        self._names = _claim(path, self.family.names(architecture), entries, architecture)
+        self._entries = {name: entries[theirs] for name, theirs in self._names.items()}
+        for tensor in architecture.tensors():
+            entry = self._entries[tensor.name]
+            if entry.shape != tensor.shape:
+                raise UserError(
+                    f"Tensor {self._names[tensor.name]} has the wrong shape.", got=entry.shape, allowed=tensor.shape,
+                    next="config.json and weights disagree: restore both from one place.",
+                )  # fmt: skip
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+        for name, entry in sorted(self._entries.items()):
+            digest.update(f"{name} {entry.dtype} {entry.shape}".encode())
+            digest.update(entry.sample())
+        self.fingerprint = digest.hexdigest()[:16]
+
+    @staticmethod
+    def open(path: Path) -> Checkpoint:
+        """The checkpoint in a folder.
+
+        Raises: UserError for a missing or truncated shard, a missing or unexpected tensor, a tensor of a wrong shape,
+        pickled weights, and what ``read_config`` raises.
+        """
+        config, architecture = read_config(path)
+        return Checkpoint(path, config, architecture, _entries(path))
+
+    @property
+    def parameters(self) -> int:
+        """The number of elements in the file."""
+        return sum(_count(e.shape) for e in self._entries.values())
+
+    @property
+    def bytes(self) -> int:
+        """The size of the tensors in the file."""
+        return sum(e.bytes for e in self._entries.values())
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of most tensors, as safetensors names it."""
+        return Counter(e.dtype for e in self._entries.values()).most_common(1)[0][0]
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether a tokenizer.json lies beside the weights."""
+        return (self.path / "tokenizer.json").is_file()
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor of a canonical name, on the CPU, in its own dtype. Raises: UserError for NaN or infinity."""
+        import torch
+        from safetensors import safe_open
+
+        with safe_open(self._entries[name].file, framework="pt") as file:
+            result: Tensor = file.get_tensor(self._names[name])
+        if not torch.isfinite(result.float()).all():
+            raise UserError(
+                f"Tensor {self._names[name]} holds NaN or infinity.", got=f"{(~torch.isfinite(result.float())).sum()} of "
+                f"{result.numel()} values", allowed="finite weights", next="Take a checkpoint from before training broke.",
+            )  # fmt: skip
+        return result
+
+
+def _entries(path: Path) -> dict[str, Entry]:
+    if (path / INDEX).is_file():
+        weight_map = json.loads((path / INDEX).read_text())["weight_map"]
+        shards = sorted(set(weight_map.values()))
+        for shard in shards:
+            if not (path / shard).is_file():
+                raise UserError(
+                    f"The shard {shard} is missing.", got=f"{len(list(path.glob('*.safetensors')))} of {len(shards)} shards",
+                    allowed="every shard that the index names", next="Copy or download the file again.",
+                )  # fmt: skip
+        found = [read_header(path / shard) for shard in shards]
+        count = Counter(name for header in found for name in header)
+        twice = [name for name, n in count.items() if n > 1]
+        if twice:
+            raise UserError("A tensor is in two shards.", got=twice[0], allowed="each tensor once",
+                            next="Restore the checkpoint.")  # fmt: skip
+        return {name: entry for header in found for name, entry in header.items()}
+    if (path / SINGLE).is_file():
+        return read_header(path / SINGLE)
+    pickled = [p.name for p in (*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth"))]
+    raise UserError(
+        f"There are no safetensors weights in {path}.", got=", ".join(pickled) or "no weights",
+        allowed=f"{SINGLE} or {INDEX} with its shards (pickled weights can run code and are never read)",
+        next="Save the model with safe_serialization=True, or check the path.",
+    )  # fmt: skip
+
+
+def _claim(
+    path: Path, names: dict[str, tuple[str, ...]], entries: dict[str, Entry], architecture: Architecture
+) -> dict[str, str]:
+    claimed = {}
+    for canonical, accepted in names.items():
+        present = [name for name in accepted if name in entries]
+        if len(present) != 1:
+            raise UserError(
+                f"Tensor {accepted[0]} is {'missing from' if not present else 'twice in'} {path}.",
+                got=", ".join(present) or f"{len(entries)} other tensors", allowed=" or ".join(accepted),
+                next="config.json and weights disagree: restore both from one place.",
+            )  # fmt: skip
+        claimed[canonical] = present[0]
+    tied = {"lm_head.weight"} if architecture.tied_head else set()
+    extra = sorted(n for n in set(entries) - set(claimed.values()) - tied if not n.startswith(IGNORED_PREFIX))
+    if extra:
+        raise UserError(
+            f"There are {len(extra)} tensors that the architecture has no place for.", got=", ".join(extra[:3]),
+            allowed="the tensors that config.json describes", next="Check that config.json belongs to these weights.",
+        )  # fmt: skip
+    return claimed
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    result = 1
+    for size in shape:
+        result *= size
+    return result

@@ -1,0 +1,116 @@
+"""Writing a checkpoint: a whole folder appears under its name, or nothing does."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minipuzzle import families
+from minipuzzle.arch import Architecture
+from minipuzzle.artifacts import disk_error
+from minipuzzle.checkpoint.reader import INDEX, SINGLE, Checkpoint
+from minipuzzle.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+COPIED = ("tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "chat_template*", "generation_config.json")
+SHARD_BYTES = 5_000_000_000
+
+
+def write_checkpoint(
+    path: Path, architecture: Architecture, tensor: Callable[[str], Tensor], *, source: Checkpoint | None,
+    config: dict[str, Any], shard_bytes: int = SHARD_BYTES, extra: dict[str, str] | None = None,
+) -> None:  # fmt: skip
+    """Write ``architecture`` to the folder ``path``; ``tensor`` gives each tensor by canonical name, when its turn comes.
+
+    Files larger than ``shard_bytes`` are split and indexed. Tokenizer files and the generation config are copied from
+    ``source``; ``extra`` are text files to add. Raises: UserError when the disk is full, leaving nothing behind.
+    """
+    path = path.absolute()
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        temporary.chmod(0o755)
+        _write_weights(temporary, architecture, tensor, str(config["model_type"]), shard_bytes)
+        (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        for name, text in (extra or {}).items():
+            (temporary / name).write_text(text)
+        for pattern in COPIED if source is not None else ():
+            for file in source.path.glob(pattern) if source is not None else ():
+                shutil.copy2(file, temporary / file.name)
+        for file in temporary.iterdir():
+            _sync(file)
+        _replace(temporary, path)
+    except (OSError, UserError) as error:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise disk_error(path, error) if isinstance(error, OSError) else error from error
+    except BaseException as error:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        if type(error).__name__ == "SafetensorError":
+            raise disk_error(path, OSError(str(error))) from error
+        raise
+
+
+def _write_weights(
+    folder: Path, architecture: Architecture, tensor: Callable[[str], Tensor], model_type: str, shard_bytes: int
+) -> None:
+    from safetensors.torch import save_file
+
+    names = families.find(model_type).names(architecture)
+    shards: list[list[str]] = []
+    pending: dict[str, Tensor] = {}
+    size = total = 0
+
+    def flush() -> None:
+        if pending:
+            save_file(pending, folder / f"shard-{len(shards)}", metadata={"format": "pt"})
+            shards.append(list(pending))
+            pending.clear()
+
+    for entry in architecture.tensors():
+        value = tensor(entry.name)
+        if tuple(value.shape) != entry.shape:
+            raise UserError(f"Tensor {entry.name} has not the planned shape.", got=tuple(value.shape),
+                            allowed=entry.shape, next="This is a fault of minipuzzle: report it.")  # fmt: skip
+        bytes_ = value.numel() * value.element_size()
+        if size and size + bytes_ > shard_bytes:
+            flush()
+            size = 0
+        pending[names[entry.name][0]] = value
+        size, total = size + bytes_, total + bytes_
+    flush()
+    if len(shards) == 1:
+        (folder / "shard-0").rename(folder / SINGLE)
+        return
+    weight_map = {}
+    for number, members in enumerate(shards):
+        name = f"model-{number + 1:05}-of-{len(shards):05}.safetensors"
+        (folder / f"shard-{number}").rename(folder / name)
+        weight_map |= dict.fromkeys(members, name)
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _sync(file: Path) -> None:
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())
+
+
+def _replace(new: Path, path: Path) -> None:
+    if not path.exists():
+        new.rename(path)
+        return
+    old = path.with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    path.rename(old)
+    new.rename(path)
+    shutil.rmtree(old)

@@ -1,0 +1,73 @@
+"""The same operations through mamba-ssm's and causal-conv1d's kernels. Imported only when they are chosen."""
+
+from __future__ import annotations
+
+import torch
+from causal_conv1d import causal_conv1d_fn, causal_conv1d_update
+from mamba_ssm.ops.triton.layernorm_gated import rmsnorm_fn
+from mamba_ssm.ops.triton.selective_state_update import selective_state_update
+from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
+from torch import Tensor
+
+from minipuzzle.kernels import reference
+
+CHANNEL_MULTIPLE = 8
+"""causal-conv1d's channel-last layout: strides and channels must be multiples of this."""
+
+
+def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, documents: Tensor | None) -> Tensor:
+    """As ``reference.causal_conv``."""
+    batch, length, channels = x.shape
+    extra = -channels % CHANNEL_MULTIPLE
+    if extra:
+        x = torch.nn.functional.pad(x, (0, extra))
+        weight = torch.nn.functional.pad(weight, (0, 0, 0, extra))
+        bias = None if bias is None else torch.nn.functional.pad(bias, (0, extra))
+    if any(stride % CHANNEL_MULTIPLE for stride in x.stride()[:2]) or x.stride(2) != 1:
+        x = x.contiguous()
+    ids = None if documents is None else documents.to(torch.int32).contiguous()
+    y = causal_conv1d_fn(
+        x.transpose(1, 2), weight.to(x.dtype), None if bias is None else bias.to(x.dtype), seq_idx=ids,
+        activation="silu",
+    ).transpose(1, 2)  # fmt: skip
+    return y[..., :channels] if extra else y
+
+
+def causal_conv_step(x: Tensor, window: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """As ``reference.causal_conv_step``."""
+    bias = None if bias is None else bias.to(x.dtype)
+    return causal_conv1d_update(x.contiguous(), window, weight.to(x.dtype), bias, activation="silu")
+
+
+def scan(
+    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, *, chunk_size: int,
+    documents: Tensor | None = None, initial_state: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """As ``reference.scan``."""
+    ids = None if documents is None else documents.to(torch.int32).contiguous()
+    y, state = mamba_chunk_scan_combined(
+        x, dt, a.float(), b, c, chunk_size=chunk_size, D=d.float(), seq_idx=ids, initial_states=initial_state,
+        return_final_states=True,
+    )  # fmt: skip
+    return y, state
+
+
+def scan_step(x: Tensor, state: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    """As ``reference.scan_step``."""
+    heads, width, size = state.shape[1:]
+    return selective_state_update(
+        state, x, dt[..., None].expand(-1, -1, width), a.float()[:, None, None].expand(heads, width, size), b, c,
+        d.float()[:, None].expand(heads, width),
+    )  # fmt: skip
+
+
+def gated_norm(
+    y: Tensor, z: Tensor, weight: Tensor, groups: int, eps: float, kept: Tensor | None = None
+) -> Tensor:
+    """As ``reference.gated_norm``; masks run there, since the kernel has none."""
+    if kept is not None:
+        return reference.gated_norm(y, z, weight, groups, eps, kept)
+    return rmsnorm_fn(
+        y.contiguous(), weight, None, z=z.contiguous(), eps=eps, group_size=y.shape[-1] // groups,
+        norm_before_gate=False,
+    )  # fmt: skip

@@ -1,0 +1,123 @@
+"""The operations of a Mamba-2 block in plain PyTorch: the oracle of the fast kernels, and what a CPU runs.
+
+Shapes: b batch, s sequence, h heads, p head_dim, g groups, n state, c channels, k kernel width.
+Source: arXiv:2405.21060 (Mamba-2, state-space duality), section 6.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, documents: Tensor | None) -> Tensor:
+    """silu of the causal depthwise convolution. x [b, s, c], weight [c, k] -> [b, s, c].
+
+    With ``documents`` [b, s] no tap reaches into another document.
+    """
+    width = weight.shape[1]
+    if documents is None:
+        padded = F.pad(x.transpose(1, 2), (width - 1, 0))
+        y = F.conv1d(padded, weight[:, None].to(x.dtype), None if bias is None else bias.to(x.dtype), groups=x.shape[2])
+        return F.silu(y).transpose(1, 2)
+    total = x * weight[:, -1] if bias is None else x * weight[:, -1] + bias
+    for back in range(1, min(width, x.shape[1])):
+        same = (documents[:, back:] == documents[:, :-back])[..., None]
+        tap = x[:, :-back] * weight[:, -1 - back] * same
+        total = total + F.pad(tap, (0, 0, back, 0))
+    return F.silu(total.to(x.dtype))
+
+
+def causal_conv_step(x: Tensor, window: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """One token of ``causal_conv``: x [b, c]; ``window`` [b, c, k] holds the last k inputs and is updated in place."""
+    window.copy_(torch.roll(window, -1, dims=-1))
+    window[..., -1] = x
+    y = (window.float() * weight.float()).sum(-1)
+    return F.silu(y if bias is None else y + bias.float()).to(x.dtype)
+
+
+def scan(
+    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, *, chunk_size: int,
+    documents: Tensor | None = None, initial_state: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(y [b, s, h, p] in x's dtype, the last state [b, h, p, n] float32) of the selective state-space recurrence.
+
+    state_t = state_{t-1} exp(dt_t a) + dt_t x_t B_t^T;  y_t = state_t C_t + d x_t.
+    x [b, s, h, p]; dt [b, s, h], positive; a [h], negative; b, c [b, s, g, n], shared by the h/g heads of a group;
+    d [h]. Inside a chunk the recurrence is a masked matrix product with C B^T computed once per group; states pass
+    from chunk to chunk. With ``documents`` [b, s] (ascending) the state is cleared where a document begins.
+    """
+    batch, length, heads, width = x.shape
+    groups, size = b.shape[2:]
+    ratio, q = heads // groups, min(chunk_size, length)
+    pad = -length % q
+    chunks = (length + pad) // q
+    xf, dt, bf, cf = x.float(), dt.float(), b.float(), c.float()
+    if pad:
+        xf, bf, cf = (F.pad(t, (0, 0, 0, 0, 0, pad)) for t in (xf, bf, cf))
+        dt = F.pad(dt, (0, 0, 0, pad))
+    u = (xf * dt[..., None]).view(batch, chunks, q, groups, ratio, width).permute(0, 1, 3, 4, 2, 5)
+    decay = (dt * a.float()).view(batch, chunks, q, groups, ratio).permute(0, 1, 3, 4, 2).cumsum(-1)
+    bg = bf.view(batch, chunks, q, groups, size).permute(0, 1, 3, 2, 4)
+    cg = cf.view(batch, chunks, q, groups, size).permute(0, 1, 3, 2, 4)
+    allowed = torch.ones(q, q, dtype=torch.bool, device=x.device).tril()
+    carried, reaches_end, whole = decay, decay[..., -1:] - decay, decay[..., -1]
+    if documents is not None:
+        ids = F.pad(documents, (0, pad), value=-1) if pad else documents
+        ids = ids.view(batch, chunks, q)
+        allowed = allowed & (ids[..., :, None] == ids[..., None, :])[:, :, None, None]
+        before = torch.cat((ids[:, :1, :1], ids[:, :-1, -1:]), 1)  # the document whose state enters each chunk
+        never = float("-inf")
+        carried = decay.masked_fill((ids != before)[:, :, None, None], never)
+        last = ids[..., -1:]
+        if pad:
+            last = torch.cat((last[:, :-1], documents[:, None, -1:]), 1)
+        reaches_end = reaches_end.masked_fill((ids != last)[:, :, None, None], never)
+        whole = whole.masked_fill((last != before)[..., None], never)
+    mix = (decay[..., :, None] - decay[..., None, :]).masked_fill(~allowed, float("-inf")).exp()
+    y = ((cg @ bg.transpose(-1, -2))[:, :, :, None] * mix) @ u
+    added = (u * reaches_end.exp()[..., None]).transpose(-1, -2) @ bg[:, :, :, None]
+    state = u.new_zeros(batch, groups, ratio, width, size)
+    if initial_state is not None:
+        state = initial_state.float().view_as(state)
+    entering, factor = [], whole.exp()
+    for i in range(chunks):
+        entering.append(state)
+        state = state * factor[:, i, ..., None, None] + added[:, i]
+    y = y + (cg[:, :, :, None] @ torch.stack(entering, 1).transpose(-1, -2)) * carried.exp()[..., None]
+    y = y.permute(0, 1, 4, 2, 3, 5).reshape(batch, length + pad, heads, width)[:, :length]
+    y = y + d.float()[:, None] * x.float()
+    return y.to(x.dtype), state.reshape(batch, heads, width, size)
+
+
+def scan_step(x: Tensor, state: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    """One token of ``scan``: x [b, h, p], dt [b, h], b and c [b, g, n] -> [b, h, p]; ``state`` is updated in place."""
+    ratio = x.shape[1] // b.shape[1]
+    bh, ch = (t.float().repeat_interleave(ratio, 1) for t in (b, c))
+    dt = dt.float()
+    new = state.float() * (dt * a.float()).exp()[..., None, None]
+    new = new + (dt[..., None] * x.float())[..., None] * bh[:, :, None]
+    state.copy_(new)
+    y = (new * ch[:, :, None]).sum(-1) + d.float()[:, None] * x.float()
+    return y.to(x.dtype)
+
+
+def gated_norm(
+    y: Tensor, z: Tensor, weight: Tensor, groups: int, eps: float, kept: Tensor | None = None
+) -> Tensor:
+    """RMS norm of y * silu(z), a group at a time. y, z [..., c]; weight [c] -> [..., c] in y's dtype.
+
+    ``kept`` [c] bool masks channels: the others give 0 and do not count in the mean, as if they had been cut out
+    (arXiv:2504.11409: the norm couples all heads of a group).
+    """
+    gated = y.float() * F.silu(z.float())
+    if kept is not None:
+        gated = gated * kept
+    grouped = gated.unflatten(-1, (groups, -1))
+    squares = grouped.square()
+    if kept is None:
+        mean = squares.mean(-1, keepdim=True)
+    else:
+        mean = squares.sum(-1, keepdim=True) / kept.view(groups, -1).sum(-1, keepdim=True)
+    return ((grouped * torch.rsqrt(mean + eps)).flatten(-2) * weight.float()).to(y.dtype)

@@ -1,0 +1,7 @@
+"""How blocks run. Knows no family; any widths per block."""
+
+from minipuzzle.model.cache import Cache
+from minipuzzle.model.hybrid import HybridLM, generate
+from minipuzzle.model.load import init_model, load_model
+
+__all__ = ["Cache", "HybridLM", "generate", "init_model", "load_model"]

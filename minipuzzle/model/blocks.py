@@ -1,0 +1,143 @@
+"""How each kind of block runs: h + mixer(norm(h)). Any sizes; masks give what a sliced block would.
+
+Attribute names of submodules and parameters are the canonical tensor names of ``minipuzzle.arch.blocks``. ``kept`` of
+a block maps an axis to a bool mask; an absent axis is whole.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minipuzzle.arch import Attention, Block, FeedForward, Mamba2
+from minipuzzle.kernels import Kernels
+from minipuzzle.model.cache import AttentionSlot, MambaSlot
+from minipuzzle.model.norm import RMSNorm
+
+Masks = dict[str, Tensor]
+
+
+class AttentionBlock(nn.Module):
+    """Causal grouped-query attention, scale head_dim^-1/2, no position embedding (arXiv:2504.03624)."""
+
+    def __init__(self, block: Attention, eps: float) -> None:
+        super().__init__()
+        self.block = block
+        self.kept: Masks = {}
+        d, hd = block.hidden, block.attn_head_dim
+        self.norm = RMSNorm(d, eps)
+        self.q_proj = nn.Linear(d, block.q_heads * hd, bias=block.bias)
+        self.k_proj = nn.Linear(d, block.kv_heads * hd, bias=block.bias)
+        self.v_proj = nn.Linear(d, block.kv_heads * hd, bias=block.bias)
+        self.o_proj = nn.Linear(block.q_heads * hd, d, bias=block.bias)
+
+    def mixer(self, x: Tensor, documents: Tensor | None, slot: AttentionSlot | None, past: int) -> Tensor:
+        batch, length, _ = x.shape
+        hd = self.block.attn_head_dim
+        q = self.q_proj(x).view(batch, length, -1, hd).transpose(1, 2)
+        k = self.k_proj(x).view(batch, length, -1, hd)
+        v = self.v_proj(x).view(batch, length, -1, hd)
+        if slot is not None:
+            slot.keys[:, past : past + length] = k
+            slot.values[:, past : past + length] = v
+            if past:
+                k, v = (t[:, : past + length].to(q.dtype) for t in (slot.keys, slot.values))
+        mask = None
+        if documents is not None:
+            same = documents[:, :, None] == documents[:, None, :]
+            mask = (same & torch.ones(length, length, dtype=torch.bool, device=x.device).tril())[:, None]
+        y = F.scaled_dot_product_attention(
+            q, k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, is_causal=mask is None and past == 0,
+            enable_gqa=self.block.q_heads != self.block.kv_heads,
+        ).transpose(1, 2)  # fmt: skip
+        if "q_heads" in self.kept:
+            y = y * self.kept["q_heads"][:, None]
+        return self.o_proj(y.reshape(batch, length, -1))
+
+
+class Mamba2Block(nn.Module):
+    """Mamba-2 with z|x|B|C|dt packed in one projection and a gated, grouped norm (arXiv:2405.21060, 2504.03624)."""
+
+    def __init__(self, block: Mamba2, eps: float, kernels: Kernels) -> None:
+        super().__init__()
+        self.block = block
+        self.kernels = kernels
+        self.eps = eps
+        self.kept: Masks = {}
+        packed = block.inner + block.conv_channels + block.heads
+        self.norm = RMSNorm(block.hidden, eps)
+        self.in_proj = nn.Linear(block.hidden, packed, bias=block.proj_bias)
+        self.conv = nn.Conv1d(
+            block.conv_channels, block.conv_channels, block.conv_kernel, groups=block.conv_channels,
+            bias=block.conv_bias,
+        )  # fmt: skip
+        self.dt_bias = nn.Parameter(torch.zeros(block.heads))
+        self.A_log = nn.Parameter(torch.zeros(block.heads))
+        self.D = nn.Parameter(torch.ones(block.heads))
+        self.gated_norm = nn.Module()
+        self.gated_norm.weight = nn.Parameter(torch.ones(block.inner))
+        self.out_proj = nn.Linear(block.inner, block.hidden, bias=block.proj_bias)
+
+    def mixer(self, x: Tensor, documents: Tensor | None, slot: MambaSlot | None, past: int) -> Tensor:
+        b = self.block
+        z, convolved, dt = self.in_proj(x).split([b.inner, b.conv_channels, b.heads], dim=-1)
+        dt = F.softplus(dt.float() + self.dt_bias.float())
+        a = -self.A_log.float().exp()
+        weight, bias = self.conv.weight[:, 0], self.conv.bias
+        if slot is not None and past:
+            y = self._step(convolved[:, 0], dt[:, 0], a, weight, bias, slot)[:, None]
+        else:
+            if slot is not None:
+                tail = convolved[:, -b.conv_kernel :].transpose(1, 2)
+                slot.window.zero_()
+                slot.window[..., b.conv_kernel - tail.shape[-1] :] = tail
+            convolved = self.kernels.causal_conv(convolved, weight, bias, documents)
+            xs, bs, cs = self._parts(convolved)
+            y, state = self.kernels.scan(xs, dt, a, bs, cs, self.D, chunk_size=b.chunk_size, documents=documents)
+            if slot is not None:
+                slot.state.copy_(state)
+        y = self.kernels.gated_norm(
+            y.flatten(-2), z, self.gated_norm.weight, b.groups, self.eps, self.kept.get("channels")
+        )
+        return self.out_proj(y)
+
+    def _step(
+        self, convolved: Tensor, dt: Tensor, a: Tensor, weight: Tensor, bias: Tensor | None, slot: MambaSlot
+    ) -> Tensor:
+        xs, bs, cs = self._parts(self.kernels.causal_conv_step(convolved, slot.window, weight, bias))
+        y: Tensor = self.kernels.scan_step(xs, slot.state, dt, a, bs, cs, self.D)
+        return y
+
+    def _parts(self, convolved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        b = self.block
+        xs, bs, cs = convolved.split([b.inner, b.groups * b.state, b.groups * b.state], dim=-1)
+        return (
+            xs.unflatten(-1, (b.heads, b.head_dim)), bs.unflatten(-1, (b.groups, b.state)),
+            cs.unflatten(-1, (b.groups, b.state)),
+        )  # fmt: skip
+
+
+class FeedForwardBlock(nn.Module):
+    """down(relu(up(x))^2)."""
+
+    def __init__(self, block: FeedForward, eps: float) -> None:
+        super().__init__()
+        self.block = block
+        self.kept: Masks = {}
+        self.norm = RMSNorm(block.hidden, eps)
+        self.up_proj = nn.Linear(block.hidden, block.intermediate, bias=block.bias)
+        self.down_proj = nn.Linear(block.intermediate, block.hidden, bias=block.bias)
+
+    def mixer(self, x: Tensor, documents: Tensor | None, slot: None, past: int) -> Tensor:
+        y = F.relu(self.up_proj(x)).square()
+        if "intermediate" in self.kept:
+            y = y * self.kept["intermediate"]
+        return self.down_proj(y)
+
+
+def make_block(block: Block, eps: float, kernels: Kernels) -> AttentionBlock | Mamba2Block | FeedForwardBlock:
+    """The module that runs a block."""
+    if isinstance(block, Mamba2):
+        return Mamba2Block(block, eps, kernels)
+    return AttentionBlock(block, eps) if isinstance(block, Attention) else FeedForwardBlock(block, eps)

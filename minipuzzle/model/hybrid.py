@@ -1,0 +1,121 @@
+"""The model: an embedding, a list of blocks, a final norm and a head. It knows no family."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from minipuzzle.arch import Architecture, Selection
+from minipuzzle.kernels import Kernels, choose
+from minipuzzle.model.blocks import make_block
+from minipuzzle.model.cache import Cache, new_cache
+from minipuzzle.model.head import matmul_fp32
+from minipuzzle.model.masks import block_masks, mask
+from minipuzzle.model.norm import RMSNorm
+
+
+class HybridLM(nn.Module):
+    """A hybrid language model. Its ``state_dict`` keys are the canonical names of ``Architecture.tensors()``.
+
+    Tokens are [b, s] int64; ``documents`` [b, s], ascending along s, keeps attention and state from crossing from one
+    packed document into the next. Set ``activation_checkpointing`` to recompute blocks in the backward pass.
+    """
+
+    def __init__(
+        self, architecture: Architecture, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
+        kernels: Kernels | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.architecture = architecture
+        self.kernels = kernels or choose(torch.device(device))
+        self.activation_checkpointing = False
+        self._dropped: frozenset[int] = frozenset()
+        self._hidden_mask: Tensor | None = None
+        eps = architecture.norm_eps
+        with torch.device(device):
+            self.embeddings = nn.Embedding(architecture.vocab_size, architecture.hidden)
+            self.blocks = nn.ModuleList(make_block(b, eps, self.kernels) for b in architecture.blocks)
+            self.final_norm = RMSNorm(architecture.hidden, eps)
+            if not architecture.tied_head:
+                self.head = nn.Linear(architecture.hidden, architecture.vocab_size, bias=False)
+        self.to(dtype)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """[vocab, hidden]; the embedding where the head is tied to it."""
+        return self.embeddings.weight if self.architecture.tied_head else self.head.weight
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """[b, s, hidden]: the input of the first block."""
+        h: Tensor = self.embeddings(tokens)
+        return h if self._hidden_mask is None else h * self._hidden_mask
+
+    def run_blocks(self, h: Tensor, documents: Tensor | None, start: int, stop: int, cache: Cache | None = None) -> Tensor:
+        """[b, s, hidden] after blocks start..stop-1; dropped blocks of a mask are skipped."""
+        for i in range(start, stop):
+            if i in self._dropped:
+                continue
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                h = checkpoint(self._block, i, h, documents, None, use_reentrant=False)
+            else:
+                h = self._block(i, h, documents, cache)
+        return h
+
+    def hidden_states(self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        """[b, s, hidden] after the final norm, just before the head.
+
+        With a ``cache`` the tokens follow those it has seen: any number at first, then one at a time.
+        """
+        if cache is not None and cache.length and tokens.shape[1] != 1:
+            raise ValueError("after the prefill a cache takes one token at a time")
+        h = self.run_blocks(self.embed(tokens), documents, 0, len(self.blocks), cache)
+        if cache is not None:
+            cache.length += tokens.shape[1]
+        result: Tensor = self.final_norm(h)
+        return result
+
+    def forward(self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        """Logits [b, s, vocab] float32."""
+        h = self.hidden_states(tokens, documents, cache)
+        return matmul_fp32(h.flatten(0, 1), self.head_weight.to(h.dtype).t()).unflatten(0, h.shape[:2])
+
+    def set_mask(self, selection: Selection | None) -> None:
+        """Compute from now on what the model that ``selection`` cuts out would compute; None: the whole model again."""
+        device = self.embeddings.weight.device
+        whole = selection is None or selection.hidden is None
+        if selection is not None:
+            selection.student(self.architecture)
+        self._hidden_mask = None if whole else mask(self.architecture.hidden, selection.hidden, device)  # type: ignore
+        self._dropped = frozenset() if selection is None else frozenset(set(range(len(self.blocks))) - set(selection.kept_blocks))
+        self.final_norm.kept = self._hidden_mask
+        for i, block in enumerate(self.blocks):
+            kept = selection is not None and i not in self._dropped
+            block.kept = block_masks(self.architecture.blocks[i], selection, i, device) if kept else {}  # type: ignore
+            block.norm.kept = self._hidden_mask
+
+    def new_cache(self, batch: int, max_length: int, state_dtype: torch.dtype = torch.float32) -> Cache:
+        """An empty cache on the model's device, keys and values in its dtype."""
+        weight = self.embeddings.weight
+        return new_cache(
+            self.architecture, batch, max_length, device=weight.device, kv_dtype=weight.dtype, state_dtype=state_dtype
+        )
+
+    def _block(self, index: int, h: Tensor, documents: Tensor | None, cache: Cache | None) -> Tensor:
+        block = self.blocks[index]
+        slot, past = (None, 0) if cache is None else (cache.slots[index], cache.length)
+        added = block.mixer(block.norm(h), documents, slot, past)
+        if self._hidden_mask is not None:
+            added = added * self._hidden_mask
+        return h + added
+
+
+@torch.no_grad()
+def generate(model: HybridLM, tokens: Tensor, count: int) -> Tensor:
+    """tokens [b, s] followed by ``count`` greedy ones: [b, s + count] int64."""
+    cache = model.new_cache(tokens.shape[0], tokens.shape[1] + count)
+    step, result = tokens, tokens
+    for _ in range(count):
+        step = model(step, cache=cache)[:, -1:].argmax(-1)
+        result = torch.cat((result, step), 1)
+    return result

@@ -1,0 +1,56 @@
+"""Models from checkpoints and from nothing."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from minipuzzle.arch import Architecture
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.kernels import Kernels
+from minipuzzle.model.blocks import Mamba2Block
+from minipuzzle.model.hybrid import HybridLM
+
+INIT_STD = 0.02
+
+
+@torch.no_grad()
+def load_model(
+    checkpoint: Checkpoint, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
+    kernels: Kernels | None = None,
+) -> HybridLM:  # fmt: skip
+    """The checkpoint's model, its tensors read one at a time. Raises: UserError for NaN or infinite weights."""
+    model = HybridLM(checkpoint.architecture, device=device, dtype=dtype, kernels=kernels)
+    for name, parameter in model.named_parameters():
+        parameter.copy_(checkpoint.tensor(name))
+    return model
+
+
+@torch.no_grad()
+def init_model(
+    architecture: Architecture, seed: int, *, device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32, kernels: Kernels | None = None,
+) -> HybridLM:  # fmt: skip
+    """A model with fresh weights, the same for the same seed on every device.
+
+    Normal of std 0.02, output projections divided by sqrt(blocks) (``rescale_prenorm_residual``); A uniform in
+    1..16, dt log-uniform in 1e-3..0.1 as in mamba-ssm (arXiv:2405.21060).
+    """
+    model = HybridLM(architecture, dtype=torch.float32, kernels=kernels)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2:
+            residual = name.endswith(("out_proj.weight", "o_proj.weight", "down_proj.weight"))
+            std = INIT_STD / math.sqrt(len(architecture.blocks)) if residual else INIT_STD
+            parameter.normal_(0.0, std, generator=generator)
+        elif name.endswith(".bias"):
+            parameter.zero_()
+    for block in model.blocks:
+        if isinstance(block, Mamba2Block):
+            bound = 1 / math.sqrt(block.block.conv_kernel)
+            block.conv.weight.uniform_(-bound, bound, generator=generator)
+            block.A_log.uniform_(1.0, 16.0, generator=generator).log_()
+            dt = torch.empty_like(block.dt_bias).uniform_(math.log(1e-3), math.log(0.1), generator=generator).exp()
+            block.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus(dt_bias) == dt
+    return model.to(device=device, dtype=dtype)

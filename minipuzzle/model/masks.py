@@ -1,0 +1,27 @@
+"""A selection as masks, so that a candidate costs one forward and no copy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from minipuzzle.arch import Block, Mamba2, Selection
+from minipuzzle.model.blocks import Masks
+
+
+def block_masks(block: Block, selection: Selection, index: int, device: torch.device) -> Masks:
+    """The masks of a kept block: "intermediate" [f], "q_heads" [h], "channels" [heads * head_dim] (Mamba), all bool."""
+    kept = {axis: chosen for axis, chosen in selection.axes(index).items() if axis != "hidden"}
+    masks = {axis: mask(block.sizes[axis], chosen, device) for axis, chosen in kept.items()}
+    if isinstance(block, Mamba2) and masks:
+        everything = {axis: torch.ones(block.sizes[axis], dtype=torch.bool, device=device) for axis in ("heads", "head_dim")}
+        heads, channels = (masks.get(axis, everything[axis]) for axis in ("heads", "head_dim"))
+        masks["channels"] = (heads[:, None] & channels).flatten()
+    return masks
+
+
+def mask(size: int, kept: tuple[int, ...], device: torch.device) -> Tensor:
+    """[size] bool, true at the kept indices."""
+    result = torch.zeros(size, dtype=torch.bool, device=device)
+    result[torch.tensor(kept, device=device)] = True
+    return result

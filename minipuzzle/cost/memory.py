@@ -1,0 +1,67 @@
+"""Memory of an architecture at a workload: weights, keys and values, Mamba states. A pencil can check each term."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from minipuzzle.arch import Architecture, Attention, Mamba2
+from minipuzzle.errors import UserError
+
+BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "fp4": 0.5, "mxfp4": 0.53125, "nvfp4": 0.5625}
+"""Bytes a value. fp4 has no scales, as the paper's budget wants; mxfp4 and nvfp4 count theirs (one byte for each 32 or
+16 values)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What runs at once: ``batch`` sequences of ``context`` tokens, and the dtypes of weights, cache and states."""
+
+    context: int
+    batch: int = 1
+    weights: str = "bf16"
+    kv: str = "bf16"
+    state: str = "bf16"
+
+    def __post_init__(self) -> None:
+        for name in (self.weights, self.kv, self.state):
+            if name not in BYTES:
+                raise UserError(f"Unknown dtype {name!r}.", got=name, allowed=", ".join(BYTES),
+                                next="Choose one of those for --weights, --kv or --state.")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes of each part."""
+
+    weights: int
+    kv: int
+    ssm: int
+    conv: int
+
+    @property
+    def total(self) -> int:
+        """All parts together."""
+        return self.weights + self.kv + self.ssm + self.conv
+
+
+def memory(architecture: Architecture, workload: Workload) -> Memory:
+    """What the model's weights and caches take at a workload, without activations.
+
+    weights = parameters x bytes; KV = 2 x tokens x kv_heads x head_dim for each attention block; SSM = heads x head_dim
+    x state and convolution = (kernel - 1) x channels for each Mamba-2 block and sequence. Source: the form of NVIDIA
+    Model Optimizer's mcore_memory_footprint_mb; reproduces the 31.7 GiB budget of arXiv:2504.03624.
+    """
+    kv = ssm = conv = 0
+    for block in architecture.blocks:
+        if isinstance(block, Attention):
+            kv += 2 * block.kv_heads * block.attn_head_dim
+        if isinstance(block, Mamba2):
+            ssm += block.inner * block.state
+            conv += block.conv_channels * (block.conv_kernel - 1)
+    return Memory(
+        weights=ceil(architecture.parameters * BYTES[workload.weights]),
+        kv=ceil(kv * workload.context * workload.batch * BYTES[workload.kv]),
+        ssm=ceil(ssm * workload.batch * BYTES[workload.state]),
+        conv=ceil(conv * workload.batch * BYTES[workload.state]),
+    )

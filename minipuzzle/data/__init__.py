@@ -1,0 +1,7 @@
+"""Texts in, packed token blocks out."""
+
+from minipuzzle.data.blocks import TokenBlocks, load_blocks, pack
+from minipuzzle.data.documents import read_documents
+from minipuzzle.data.tokenizer import Tokenizer, train_tokenizer
+
+__all__ = ["TokenBlocks", "Tokenizer", "load_blocks", "pack", "read_documents", "train_tokenizer"]

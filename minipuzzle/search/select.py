@@ -1,0 +1,115 @@
+"""From a shape and scores to the blocks, heads and channels that stay, and to a list of candidates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minipuzzle.arch import Architecture, FeedForward, Mamba2, Selection
+from minipuzzle.artifacts import Scores
+from minipuzzle.search.enumerate import Feasible
+from minipuzzle.space import Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A shape with the selection that importance gives it. ``damage`` is predicted; ``bytes`` is memory at the workload."""
+
+    name: str
+    shape: Shape
+    selection: Selection
+    damage: float
+    parameters: int
+    bytes: int
+
+
+def select(parent: Architecture, scores: Scores, shape: Shape) -> Selection:
+    """The top-n blocks of each kind, the top channels of each FFN, the top heads of each Mamba group.
+
+    Source: arXiv:2504.03624 (conditional NAS: each point keeps what importance ranks first).
+    """
+    wanted = {"attention": shape.attention, "mlp": shape.mlp, "mamba": shape.mamba}
+    kept: set[int] = set()
+    for kind, count in wanted.items():
+        ranked = sorted(parent.indices(kind), key=lambda i: (-scores.blocks[i], i))
+        kept.update(ranked[:count])
+    blocks: list[dict[str, tuple[int, ...]] | None] = []
+    for i, block in enumerate(parent.blocks):
+        if i not in kept:
+            blocks.append(None)
+        elif isinstance(block, FeedForward) and shape.intermediate < block.intermediate:
+            blocks.append({"intermediate": _top(scores.intermediate[i], shape.intermediate)})
+        elif isinstance(block, Mamba2) and shape.heads < block.heads:
+            blocks.append({"heads": top_heads(scores.head_channels[i], shape.heads, block.groups)})
+        else:
+            blocks.append({})
+    return Selection(blocks=tuple(blocks))
+
+
+def top_heads(channels: NDArray[np.float64], count: int, groups: int, width: int | None = None) -> tuple[int, ...]:
+    """The ``count`` best Mamba heads, equally many in each group, ascending.
+
+    A head's score is the L2 norm of its channel scores ([heads, head_dim]), over the ``width`` best channels when head
+    channels are cut too. Source: arXiv:2504.11409, section 3.1 (f_h over D_top; ranked within each group).
+    """
+    if width is not None:
+        channels = channels[:, list(top_channels(channels, width))]
+    strength = np.sqrt(np.square(channels).sum(axis=1)).reshape(groups, -1)
+    per_group = strength.shape[1]
+    best = [g * per_group + h for g in range(groups) for h in _top(strength[g], count // groups)]
+    return tuple(best)
+
+
+def top_channels(channels: NDArray[np.float64], width: int) -> tuple[int, ...]:
+    """The ``width`` best head channels, the same for all heads (s_d: L2 over heads), ascending."""
+    return _top(np.sqrt(np.square(channels).sum(axis=0)), width)
+
+
+def damage(scores: Scores, selection: Selection) -> float:
+    """Predicted harm: the scores of dropped blocks, and of narrowed ones the share of squared channel scores cut off.
+
+    Ours: it only orders candidates before they are realised, which is what decides.
+    """
+    total = 0.0
+    for i, kept in enumerate(selection.blocks):
+        if kept is None:
+            total += float(scores.blocks[i])
+        elif "intermediate" in kept:
+            total += float(scores.blocks[i]) * _lost(scores.intermediate[i], kept["intermediate"])
+        elif "heads" in kept:
+            strength = np.sqrt(np.square(scores.head_channels[i]).sum(axis=1))
+            total += float(scores.blocks[i]) * _lost(strength, kept["heads"])
+    return total
+
+
+def candidates(
+    parent: Architecture, scores: Scores, feasible: Feasible, maximal: NDArray[np.bool_], limit: int
+) -> list[Candidate]:
+    """The ``limit`` shapes with the least predicted damage, maximal ones first: what a larger one keeps, it keeps too."""
+    found = []
+    for index in [int(i) for i in (*np.flatnonzero(maximal), *np.flatnonzero(~maximal))]:
+        shape = feasible.shape(index)
+        selection = select(parent, scores, shape)
+        found.append((not maximal[index], damage(scores, selection), shape, selection, index))
+        if len(found) >= limit and not maximal[index]:
+            break
+    found.sort(key=lambda entry: entry[:3])
+    return [
+        Candidate(
+            name=f"c{number:03}", shape=shape, selection=selection, damage=harm,
+            parameters=int(feasible.parameters[index]), bytes=int(feasible.bytes[index]),
+        )
+        for number, (_, harm, shape, selection, index) in enumerate(found[:limit], start=1)
+    ]  # fmt: skip
+
+
+def _top(values: NDArray[np.float64], count: int) -> tuple[int, ...]:
+    order = np.argsort(-values, kind="stable")[:count]
+    return tuple(int(i) for i in np.sort(order))
+
+
+def _lost(values: NDArray[np.float64], kept: tuple[int, ...]) -> float:
+    squares = np.square(values)
+    return float(1 - squares[list(kept)].sum() / squares.sum())

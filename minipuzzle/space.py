@@ -1,0 +1,124 @@
+"""Room 3: the choices. MiniPuzzle's are global: how many blocks of each kind, one FFN width, one number of Mamba heads.
+
+Source: arXiv:2504.03624; the paper's grid of widths is 75 % to 100 % of the parent's in steps of 1/32 (24576..32768 by
+1024). The ranges of the counts are not published; ``LEVELS`` is ours (docs/decisions.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from math import ceil
+from typing import Any
+
+from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Mamba2
+from minipuzzle.errors import UserError
+
+WIDTH_STEPS = 32
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Shape:
+    """A point of the grid: counts of blocks by kind, the FFN width and the Mamba heads of each block."""
+
+    attention: int
+    mlp: int
+    mamba: int
+    intermediate: int
+    heads: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """Inclusive ranges of counts, and the widths and head counts to try, ascending."""
+
+    attention: tuple[int, int]
+    mlp: tuple[int, int]
+    mamba: tuple[int, int]
+    intermediate: tuple[int, ...]
+    heads: tuple[int, ...]
+
+    @property
+    def points(self) -> int:
+        """The number of grid points."""
+        counts = [high - low + 1 for low, high in (self.attention, self.mlp, self.mamba)]
+        return counts[0] * counts[1] * counts[2] * len(self.intermediate) * len(self.heads)
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """Least shares of the parent: of its attention blocks, of its Mamba and FFN blocks, of widths and of heads."""
+
+    attention: float
+    others: float
+    width: float
+
+
+LEVELS = (
+    Level(attention=0.5, others=0.83, width=0.75),
+    Level(attention=0.5, others=0.5, width=0.5),
+    Level(attention=0.0, others=0.25, width=0.25),
+)
+"""Tried in order; the first that reaches the budget is the space. The first is for cuts such as 56B -> 47B."""
+
+
+def bounds(parent: Architecture, level: Level, *, multiple: int, mamba_heads: bool) -> Bounds:
+    """The grid of a level. FFN widths are multiples of ``multiple``; heads are equal in each group."""
+    ffn, mamba = _one(parent, FeedForward), _one(parent, Mamba2)
+    return Bounds(
+        attention=_range(parent.count("attention"), level.attention), mlp=_range(parent.count("mlp"), level.others),
+        mamba=_range(parent.count("mamba"), level.others),
+        intermediate=(0,) if ffn is None else _widths(ffn.intermediate, level.width, multiple),
+        heads=(0,) if mamba is None else _heads(mamba, level.width) if mamba_heads else (mamba.heads,),
+    )  # fmt: skip
+
+
+def shape_architecture(parent: Architecture, shape: Shape) -> Architecture:
+    """An architecture with the shape's counts and widths (the first blocks of each kind: they cost the same)."""
+    left = {"attention": shape.attention, "mlp": shape.mlp, "mamba": shape.mamba}
+    blocks: list[Block] = []
+    for block in parent.blocks:
+        if left[block.kind] == 0:
+            continue
+        left[block.kind] -= 1
+        if isinstance(block, FeedForward):
+            block = replace(block, intermediate=shape.intermediate)
+        elif isinstance(block, Mamba2):
+            block = replace(block, heads=shape.heads)
+        blocks.append(block)
+    return replace(parent, blocks=tuple(blocks))
+
+
+def check_uniform(parent: Architecture) -> None:
+    """Raises: UserError for a parent whose blocks of one kind differ: a grid of global widths has no place for it."""
+    if not parent.homogeneous:
+        raise UserError(
+            "The grid search wants a parent whose blocks of one kind have the same sizes.", got="different sizes",
+            allowed="one FFN width, one number of Mamba heads, one kind of attention",
+            next="Search on the checkpoint that this one was cut from.",
+        )  # fmt: skip
+
+
+def _one(parent: Architecture, kind: type[FeedForward] | type[Mamba2] | type[Attention]) -> Any:
+    return next((b for b in parent.blocks if isinstance(b, kind)), None)
+
+
+def _range(count: int, share: float) -> tuple[int, int]:
+    return ceil(count * share), count
+
+
+def _widths(width: int, share: float, multiple: int) -> tuple[int, ...]:
+    found = {width}
+    for step in range(1, WIDTH_STEPS):
+        rounded = round(width * step / WIDTH_STEPS / multiple) * multiple
+        if width * share <= rounded < width:
+            found.add(rounded)
+    return tuple(sorted(found))
+
+
+def _heads(block: Mamba2, share: float) -> tuple[int, ...]:
+    per_group = block.heads // block.groups
+    return tuple(k * block.groups for k in range(max(1, ceil(per_group * share)), per_group + 1))

@@ -46,6 +46,7 @@ def write_checkpoint(
             for file in source.path.glob(pattern) if source is not None else ():
                 shutil.copy2(file, temporary / file.name)
         for file in temporary.iterdir():
+            file.chmod(0o644)
             _sync(file)
         _replace(temporary, path)
     except (OSError, UserError) as error:

@@ -8,7 +8,7 @@ import torch
 
 from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.kernels import Kernels
+from minipuzzle.kernels import Kernels, choose
 from minipuzzle.model.blocks import Mamba2Block
 from minipuzzle.model.hybrid import HybridLM
 
@@ -37,7 +37,8 @@ def init_model(
     Normal of std 0.02, output projections divided by sqrt(blocks) (``rescale_prenorm_residual``); A uniform in
     1..16, dt log-uniform in 1e-3..0.1 as in mamba-ssm (arXiv:2405.21060).
     """
-    model = HybridLM(architecture, dtype=torch.float32, kernels=kernels)
+    # made on the CPU so that every device starts from the same numbers, but with the kernels of where it will run
+    model = HybridLM(architecture, dtype=torch.float32, kernels=kernels or choose(torch.device(device)))
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2:

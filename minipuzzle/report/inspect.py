@@ -1,0 +1,59 @@
+"""What ``minipuzzle inspect`` shows of an architecture."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from minipuzzle.arch import KINDS, Architecture, block_parameters
+from minipuzzle.cost import Workload, memory
+from minipuzzle.report.strip import LEGEND, strip_text
+from minipuzzle.report.units import bytes_, count, percent
+
+NAMES = {"mamba": "Mamba-2", "attention": "attention", "mlp": "feed-forward"}
+
+
+def inspect_json(architecture: Architecture, workload: Workload) -> dict[str, Any]:
+    """The same facts for scripts; memory in bytes."""
+    used = memory(architecture, workload)
+    return {
+        "pattern": architecture.pattern, "blocks": len(architecture.blocks), "hidden_size": architecture.hidden,
+        "vocab_size": architecture.vocab_size, "parameters": architecture.parameters,
+        "counts": {kind: architecture.count(kind) for kind in KINDS}, "homogeneous": architecture.homogeneous,
+        "workload": asdict(workload), "memory": {**asdict(used), "total": used.total},
+    }  # fmt: skip
+
+
+def inspect_view(title: str, architecture: Architecture, workload: Workload) -> RenderableType:
+    """Strip, parameters by kind of block, memory by part."""
+    total = architecture.parameters
+    parts = Table(title=f"{title}: {total:,} parameters in {len(architecture.blocks)} blocks", title_justify="left")
+    for column in ("part", "blocks", "sizes"):
+        parts.add_column(column, justify="right" if column == "blocks" else "left")
+    parts.add_column("parameters", justify="right")
+    parts.add_column("share", justify="right")
+    for kind, name in NAMES.items():
+        blocks = [b for b in architecture.blocks if b.kind == kind]
+        if blocks:
+            size = sum(map(block_parameters, blocks))
+            sizes = "; ".join(sorted({_sizes(b.sizes) for b in blocks})[:3])
+            parts.add_row(name, str(len(blocks)), sizes, count(size), percent(size, total))
+    rest = total - sum(map(block_parameters, architecture.blocks))
+    words = f"{architecture.vocab_size:,} words x {architecture.hidden}" + (", tied" if architecture.tied_head else "")
+    parts.add_row("embedding, head, norm", "", words, count(rest), percent(rest, total))
+    used = memory(architecture, workload)
+    size = Table(title=f"memory: {workload.batch} x {workload.context:,} tokens, weights {workload.weights}, "
+                 f"KV {workload.kv}, states {workload.state}", title_justify="left")  # fmt: skip
+    for name in ("weights", "KV", "SSM states", "convolution", "total"):
+        size.add_column(name, justify="right")
+    size.add_row(*(bytes_(v) for v in (used.weights, used.kv, used.ssm, used.conv, used.total)))
+    return Group(strip_text(architecture.pattern), Text(LEGEND, style="dim"), parts, size)
+
+
+def _sizes(sizes: dict[str, int]) -> str:
+    skipped = ("hidden", "one", "kernel")
+    return ", ".join(f"{axis} {size}" for axis, size in sizes.items() if axis not in skipped)

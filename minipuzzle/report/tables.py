@@ -1,0 +1,98 @@
+"""Results as tables for the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from minipuzzle.artifacts import Scores
+from minipuzzle.report.strip import strip_text
+from minipuzzle.report.units import bytes_, count, percent
+
+SHOWN = 20
+
+
+def scores_table(pattern: str, scores: Scores) -> RenderableType:
+    """Each block's score, its rank among all, and how unevenly its channels matter."""
+    table = Table(title="importance (MSE before the head when the block is removed)", title_justify="left")
+    for column in ("block", "kind", "score", "rank", "share of squared score in the best half of channels"):
+        table.add_column(column, justify="left" if column == "kind" else "right")
+    order = np.argsort(-scores.blocks, kind="stable")
+    rank = {int(block): place for place, block in enumerate(order, start=1)}
+    for i, letter in enumerate(pattern):
+        channels = scores.intermediate.get(i)
+        if i in scores.head_channels:
+            channels = np.sqrt(np.square(scores.head_channels[i]).sum(axis=1))
+        half = ""
+        if channels is not None:
+            squares = np.sort(np.square(channels))[::-1]
+            half = percent(squares[: len(squares) // 2].sum(), squares.sum())
+        table.add_row(str(i), strip_text(letter), f"{scores.blocks[i]:.4g}", str(rank[i]), half)
+    return table
+
+
+def candidates_table(search: dict[str, Any], top: int) -> RenderableType:
+    """The best candidates of a search, and the winner's strip under its parent's."""
+    table = Table(title=_funnel(search), title_justify="left")
+    for column in ("rank", "name", "attn", "FFN", "Mamba", "FFN width", "heads", "parameters", "memory", "damage",
+                   "next token", "agreement", "loss"):  # fmt: skip
+        table.add_column(column, justify="right", no_wrap=True)
+    rows = search["candidates"]
+    for row in rows[:SHOWN]:
+        s = row["shape"]
+        table.add_row(
+            str(row["rank"]), row["name"], str(s["attention"]), str(s["mlp"]), str(s["mamba"]), str(s["intermediate"]),
+            str(s["heads"]), count(row["parameters"]), bytes_(row["bytes"]), f"{row['damage']:.3g}",
+            percent(row["next_token_accuracy"], 1), percent(row["agreement"], 1), f"{row['loss']:.4f}",
+            style="bold" if row["rank"] <= top else "",
+        )  # fmt: skip
+    parent = search["parent"]
+    strips = Text.assemble("parent  ", strip_text(parent["pattern"]), f"  {count(parent['parameters'])}\n")
+    for row in rows[:top]:
+        strips.append_text(Text.assemble(f"{row['name']:<7} ", strip_text(row["strip"]), f"  {count(row['parameters'])}\n"))
+    return Group(table, strips)
+
+
+def plan_view(summary: dict[str, Any], maximal: list[dict[str, Any]]) -> RenderableType:
+    """What fits a budget, from a config.json alone."""
+    bounds = summary["bounds"]
+    title = (f"{summary['feasible']:,} of {summary['points']:,} architectures fit {' and '.join(summary['budget']['text'])}; "
+             f"{len(maximal)} are maximal")  # fmt: skip
+    table = Table(title=title, title_justify="left")
+    for column in ("attention", "FFN", "Mamba", "FFN width", "heads", "parameters", "memory"):
+        table.add_column(column, justify="right")
+    for row in maximal[:SHOWN]:
+        table.add_row(str(row["attention"]), str(row["mlp"]), str(row["mamba"]), str(row["intermediate"]),
+                      str(row["heads"]), count(row["parameters"]), bytes_(row["bytes"]))  # fmt: skip
+    ranges = ", ".join(f"{k} {bounds[k][0]}..{bounds[k][1]}" for k in ("attention", "mlp", "mamba"))
+    widths = bounds["intermediate"]
+    return Group(table, Text(f"space: {ranges}, {len(widths)} widths {widths[0]}..{widths[-1]}, heads {bounds['heads']}; "
+                             "scores and weights are needed to go on", style="dim"))  # fmt: skip
+
+
+def eval_table(result: dict[str, Any]) -> RenderableType:
+    """Teacher, pruned model and student side by side."""
+    table = Table(title=f"{result['tokens']:,} tokens the search never saw, on {result['device']}", title_justify="left")
+    for column in ("", "parameters", "memory", "loss", "perplexity", "bits/byte", "KL to teacher", "agreement",
+                   "next token", "tokens/s"):  # fmt: skip
+        table.add_column(column, justify="left" if not column else "right", no_wrap=True)
+    first = result["rows"][0]
+    for row in result["rows"]:
+        table.add_row(
+            row["name"], f"{count(row['parameters'])} ({percent(row['parameters'], first['parameters'])})",
+            bytes_(row["memory_bytes"]), f"{row['loss']:.4f} ({100 * (row['loss'] / first['loss'] - 1):+.2f} %)",
+            f"{row['perplexity']:.2f}", f"{row['bits_per_byte']:.4f}", f"{row['kl']:.4f}",
+            percent(row["agreement"], 1), percent(row["next_token_accuracy"], 1),
+            f"{row['tokens_per_second']:,.0f} ({row['tokens_per_second'] / first['tokens_per_second']:.2f}x)",
+        )  # fmt: skip
+    return table
+
+
+def _funnel(search: dict[str, Any]) -> str:
+    steps = [f"{search['points']:,} points", f"{search['feasible']:,} fit {' and '.join(search['budget']['text'])}"]
+    steps += [f"{len(search['candidates'])} realised", f"{len(search['top'])} kept"]
+    return " -> ".join(steps)

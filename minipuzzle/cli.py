@@ -35,7 +35,7 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Compress hybrid Mamba-Transformer language models: score, search, prune, distil.",
 )  # fmt: skip
-out = Console(highlight=False)
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 132)
 
 Run = Annotated[Path, typer.Option("--run", help="Run directory that all commands share.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
@@ -108,6 +108,8 @@ def search(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint, o
            top: Annotated[int, typer.Option(help="Candidates to keep.")] = 3,
            multiple: Annotated[int, typer.Option(help="FFN widths are multiples of this.")] = 64,
            mamba_heads: Annotated[bool, typer.Option("--mamba-heads", help="Also narrow Mamba heads.")] = False,
+           least: Annotated[list[str] | None, typer.Option(help="Bound the space: attention=50%, others=83%, width=75%.")]
+           = None,
            data: Annotated[str, typer.Option(help="Validation text.")] = EMBEDDED,
            validation_blocks: int = 128, length: Length = 512, device: Device = "auto",
            as_json: Json = False) -> None:  # fmt: skip
@@ -115,7 +117,7 @@ def search(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint, o
     settings = SearchSettings(
         budget=tuple(budget or ()), context=context, batch=batch, weights=weights, kv=kv, state=state,
         candidates=candidates, validation_blocks=validation_blocks, top=top, multiple=multiple,
-        mamba_heads=mamba_heads,
+        mamba_heads=mamba_heads, least=tuple(least or ()),
     )  # fmt: skip
     from minipuzzle.report.tables import candidates_table, plan_view
     from minipuzzle.search.plan import make_plan

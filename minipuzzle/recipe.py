@@ -51,7 +51,11 @@ class ScoreSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSettings:
-    """What must fit, at which workload, and how many candidates are realised."""
+    """What must fit, at which workload, and how many candidates are realised.
+
+    ``least`` bounds the space: "attention=50%", "others=83%" (Mamba and FFN blocks), "width=75%" (FFN width and heads),
+    each the least share of the parent to keep; what is not given is chosen to reach the budget.
+    """
 
     budget: tuple[str, ...] = ()
     context: str = "8192"
@@ -64,6 +68,7 @@ class SearchSettings:
     top: int = 3
     multiple: int = 64
     mamba_heads: bool = False
+    least: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _require(

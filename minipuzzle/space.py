@@ -6,6 +6,8 @@ Source: arXiv:2504.03624; the paper's grid of widths is 75 % to 100 % of the par
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from math import ceil
 from typing import Any
@@ -14,6 +16,7 @@ from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Mamba2
 from minipuzzle.errors import UserError
 
 WIDTH_STEPS = 32
+LEAST = re.compile(r"^(attention|others|width)=([0-9.]+)%$")
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -63,6 +66,24 @@ LEVELS = (
     Level(attention=0.0, others=0.25, width=0.25),
 )
 """Tried in order; the first that reaches the budget is the space. The first is for cuts such as 56B -> 47B."""
+
+
+def levels(least: Sequence[str]) -> tuple[Level, ...]:
+    """LEVELS with the shares that ``least`` names ("width=50%") in place of their own.
+
+    Raises: UserError for a name or share that has no meaning.
+    """
+    own = {}
+    for text in least:
+        match = LEAST.match(text.strip())
+        if match is None or not 0 <= float(match[2]) <= 100:
+            raise UserError(
+                f"{text!r} does not bound the space.", got=text,
+                allowed="attention=S%, others=S% (Mamba and FFN blocks), width=S% (FFN width and Mamba heads)",
+                next="Write for example --least width=50%.",
+            )  # fmt: skip
+        own[match[1]] = float(match[2]) / 100
+    return tuple(replace(level, **own) for level in LEVELS)
 
 
 def bounds(parent: Architecture, level: Level, *, multiple: int, mamba_heads: bool) -> Bounds:

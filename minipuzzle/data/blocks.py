@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from minipuzzle.artifacts import write_atomic
@@ -74,20 +74,14 @@ def _order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 def pack(
-    token_lists: Iterable[NDArray[np.uint32]], *, block_length: int, vocab_size: int, seed: int, fingerprint: str,
+    token_lists: Iterable[NDArray[np.unsignedinteger]], *, block_length: int, vocab_size: int, seed: int, fingerprint: str,
     text_bytes: int,
 ) -> TokenBlocks:  # fmt: skip
     """Blocks of all documents, shuffled by seed and joined; the last, incomplete block is dropped.
 
     Raises: UserError for less text than one block, or a token that the vocabulary does not have.
     """
-    dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
-    lists = []
-    for tokens in token_lists:
-        if len(tokens) and int(tokens.max()) >= vocab_size:
-            raise UserError("A token is outside the vocabulary.", got=int(tokens.max()), allowed=f"below {vocab_size}",
-                            next="Use the model's own tokenizer.")  # fmt: skip
-        lists.append(tokens.astype(dtype))
+    lists = [narrow(tokens, vocab_size) for tokens in token_lists]
     total = sum(map(len, lists))
     count = total // block_length
     if count == 0:
@@ -97,38 +91,41 @@ def pack(
     joined = np.concatenate([lists[i] for i in order])[: count * block_length].reshape(count, block_length)
     numbers = np.repeat(np.arange(len(lists), dtype=np.int32), [len(lists[i]) for i in order])
     numbers = numbers[: count * block_length].reshape(count, block_length)
+    numbers -= numbers[:, :1].copy()
     return TokenBlocks(
-        tokens=joined, documents=numbers - numbers[:, :1], fingerprint=fingerprint,
+        tokens=joined, documents=numbers, fingerprint=fingerprint,
         text_bytes=round(text_bytes * joined.size / total),
     )  # fmt: skip
 
 
+def narrow(tokens: NDArray[np.unsignedinteger], vocab_size: int) -> NDArray[np.unsignedinteger]:
+    """The tokens as uint16, or uint32 where the vocabulary has more than 65536 words. Raises: UserError outside it."""
+    if len(tokens) and int(tokens.max()) >= vocab_size:
+        raise UserError("A token is outside the vocabulary.", got=int(tokens.max()), allowed=f"below {vocab_size}",
+                        next="Use the model's own tokenizer.")  # fmt: skip
+    return tokens.astype(np.uint16 if vocab_size <= 1 << 16 else np.uint32, copy=False)
+
+
 def load_blocks(
-    path: Path, tokenizer: Tokenizer, *, block_length: int, seed: int = 0, cache: Path | None = None
-) -> TokenBlocks:
+    path: Path, tokenizer: Tokenizer, *, block_length: int, seed: int = 0, cache: Path | None = None,
+    max_tokens: int | None = None,
+) -> TokenBlocks:  # fmt: skip
     """The token blocks of a text, kept in the folder ``cache`` so that the next command finds them.
 
-    Raises: UserError as ``read_documents`` and ``pack``.
+    ``max_tokens`` takes only that many tokens from the start of the text (files by name, documents as they stand).
+    Raises: UserError as ``read_documents`` and ``pack``, and for a damaged file in ``cache``.
     """
     digest = hashlib.sha256(f"{tokenizer.fingerprint} {block_length} {seed}".encode())
     for file in data_files(path):
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+        with file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    if max_tokens is not None:
+        digest.update(f"first {max_tokens}".encode())
     fingerprint = digest.hexdigest()[:16]
     stored = None if cache is None else cache / f"{fingerprint}.safetensors"
     if stored is not None and stored.exists():
-        with safe_open(stored, framework="np") as opened:
-            about = json.loads(opened.metadata()["about"])
-            return TokenBlocks(tokens=opened.get_tensor("tokens"), documents=opened.get_tensor("documents"),
-                               fingerprint=fingerprint, text_bytes=about["text_bytes"])  # fmt: skip
-    size = 0
-
-    def counted() -> Iterable[str]:
-        nonlocal size
-        for document in read_documents(path):
-            size += len(document.encode())
-            yield document
-
-    lists = list(tokenizer.encode_documents(counted()))
+        return _read(stored, fingerprint)
+    lists, size = _encode(path, tokenizer, max_tokens)
     blocks = pack(lists, block_length=block_length, vocab_size=tokenizer.vocab_size, seed=seed,
                   fingerprint=fingerprint, text_bytes=size)  # fmt: skip
     if stored is not None:
@@ -136,3 +133,38 @@ def load_blocks(
         about = json.dumps({"text_bytes": blocks.text_bytes, "source": str(path)})
         write_atomic(stored, save(tensors, metadata={"about": about}))
     return blocks
+
+
+def _encode(
+    path: Path, tokenizer: Tokenizer, max_tokens: int | None
+) -> tuple[list[NDArray[np.unsignedinteger]], int]:
+    """The tokens of each document, and the size of their text in bytes."""
+    sizes: list[int] = []
+
+    def sized() -> Iterator[str]:
+        for document in read_documents(path):
+            sizes.append(len(document.encode()))
+            yield document
+
+    lists: list[NDArray[np.unsignedinteger]] = []
+    total, size = 0, 0
+    for number, tokens in enumerate(tokenizer.encode_documents(sized())):
+        # the tokenizer reads ahead, so only the sizes of documents that came back count
+        room = len(tokens) if max_tokens is None else min(len(tokens), max_tokens - total)
+        lists.append(narrow(tokens[:room], tokenizer.vocab_size))
+        total += room
+        size += round(sizes[number] * room / len(tokens))
+        if total == max_tokens:
+            break
+    return lists, size
+
+
+def _read(path: Path, fingerprint: str) -> TokenBlocks:
+    try:
+        with safe_open(path, framework="np") as opened:
+            about = json.loads(opened.metadata()["about"])
+            return TokenBlocks(tokens=opened.get_tensor("tokens"), documents=opened.get_tensor("documents"),
+                               fingerprint=fingerprint, text_bytes=about["text_bytes"])  # fmt: skip
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise UserError("The stored tokens cannot be read.", got=f"{path}: {error}", allowed="a file that minipuzzle wrote",
+                        next="Delete it; it is made again.") from error  # fmt: skip

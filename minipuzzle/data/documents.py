@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, cast
@@ -18,7 +19,7 @@ OPENERS: dict[str, Callable[[Path], IO[bytes]]] = {
     ".xz": lambda path: cast(IO[bytes], lzma.open(path)),
     ".gz": lambda path: cast(IO[bytes], gzip.open(path)),
 }
-FORMATS = (".txt", ".jsonl", ".parquet")
+READ_AT_ONCE = 1 << 25
 ALLOWED = ".txt, .jsonl (a \"text\" field), each also .xz or .gz, .parquet (a \"text\" column), or a folder of them"
 
 
@@ -26,7 +27,8 @@ def data_files(path: Path) -> list[Path]:
     """The files of a text: itself, or all known ones in the folder, sorted by name. Raises: UserError for none."""
     if not path.exists():
         raise UserError("There is no such text.", got=path, allowed=ALLOWED, next="Check the path.")
-    found = sorted(p for p in path.iterdir() if _format(p)) if path.is_dir() else [path] if _format(path) else []
+    candidates = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    found = [p for p in candidates if _format(p)]
     if not found:
         raise UserError(f"{path} is not a text that we read.", got=path.suffix or "no suffix", allowed=ALLOWED,
                         next="Convert or rename it.")  # fmt: skip
@@ -36,12 +38,11 @@ def data_files(path: Path) -> list[Path]:
 def read_documents(path: Path) -> Iterator[str]:
     """The documents of a file or folder, in order, empty ones left out.
 
-    Raises: UserError for a missing file, an unknown format, a row without text, or no text at all.
+    Raises: UserError for a missing or damaged file, an unknown format, a row without text, or no text at all.
     """
     some = False
     for file in data_files(path):
-        reader = {".txt": _text, ".jsonl": _jsonl, ".parquet": _parquet}[_format(file)]
-        for document in reader(file):
+        for document in _documents(file):
             if document.strip():
                 some = True
                 yield document
@@ -50,21 +51,38 @@ def read_documents(path: Path) -> Iterator[str]:
                         next="Name another file.")  # fmt: skip
 
 
+def _documents(path: Path) -> Iterator[str]:
+    try:
+        yield from READERS[_format(path)](path)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8.", got=error, allowed="UTF-8 text", next="Convert it.") from error
+    # a cut or foreign file: pyarrow's errors are ValueErrors, gzip's are OSErrors
+    except (ValueError, OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read.", got=error, allowed=ALLOWED,
+                        next="The file is damaged or is not what its name says: copy or convert it again.") from error  # fmt: skip
+
+
 def _format(path: Path) -> str:
-    name = path.with_suffix("").suffix if path.suffix in OPENERS else path.suffix
-    return name if name in FORMATS else ""
+    """.txt, .jsonl or .parquet, or "" for a name that is none of them."""
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return suffix
+    inner = path.with_suffix("").suffix.lower() if suffix in OPENERS else suffix
+    return inner if inner in (".txt", ".jsonl") else ""
 
 
 def _open(path: Path) -> IO[bytes]:
-    return OPENERS[path.suffix](path) if path.suffix in OPENERS else path.open("rb")
+    suffix = path.suffix.lower()
+    return OPENERS[suffix](path) if suffix in OPENERS else path.open("rb")
 
 
 def _text(path: Path) -> Iterator[str]:
+    separator, rest = SEPARATOR.encode(), b""
     with _open(path) as file:
-        try:
-            yield from file.read().decode("utf-8").split(SEPARATOR)
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not UTF-8.", got=error, allowed="UTF-8 text", next="Convert it.") from error
+        while part := file.read(READ_AT_ONCE):
+            *whole, rest = (rest + part).split(separator)
+            yield from (document.decode() for document in whole)
+    yield rest.decode()
 
 
 def _jsonl(path: Path) -> Iterator[str]:
@@ -73,12 +91,15 @@ def _jsonl(path: Path) -> Iterator[str]:
             if not line.strip():
                 continue
             try:
-                yield str(json.loads(line)["text"])
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                text = json.loads(line)["text"]
+            except (json.JSONDecodeError, KeyError, TypeError):
+                text = None
+            if not isinstance(text, str):
                 raise UserError(
                     f"Line {number} of {path} has no text.", got=line[:60].decode(errors="replace").strip(),
                     allowed='{"text": "..."} on each line', next="Mend or remove that line.",
-                ) from error  # fmt: skip
+                )  # fmt: skip
+            yield text
 
 
 def _parquet(path: Path) -> Iterator[str]:
@@ -91,5 +112,14 @@ def _parquet(path: Path) -> Iterator[str]:
         if "text" not in file.schema_arrow.names:
             raise UserError(f"{path} has no text column.", got=", ".join(file.schema_arrow.names),
                             allowed="a column named text", next="Rename the column.")  # fmt: skip
+        row = 0
         for batch in file.iter_batches(columns=["text"]):
-            yield from (text for text in batch.column(0).to_pylist() if text)
+            for text in batch.column(0).to_pylist():
+                if not isinstance(text, str):
+                    raise UserError(f"Row {row} of {path} has no text.", got=repr(text), allowed="a string in each row",
+                                    next="Mend or remove that row.")  # fmt: skip
+                yield text
+                row += 1
+
+
+READERS = {".txt": _text, ".jsonl": _jsonl, ".parquet": _parquet}

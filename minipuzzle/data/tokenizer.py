@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from minipuzzle.artifacts import read_json
 from minipuzzle.errors import UserError
 
 END_NAMES = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>")
-ENCODE_AT_ONCE = 256
+PIECES_AT_ONCE = 256
+CHARACTERS_AT_ONCE = 4_000_000
+PIECE = 100_000
+"""Characters of the pieces that a longer document is encoded in: ``tokenizers`` needs over 100 bytes of memory a token
+while it encodes."""
 
 
 class Tokenizer:
-    """Text to tokens and back. ``eos_id`` ends each document."""
+    """Text to tokens and back. ``eos_id`` ends each document; ``vocab_size`` is one more than the highest token;
+    ``fingerprint`` is the start of the SHA-256 of tokenizer.json."""
 
     def __init__(self, folder: Path) -> None:
         import tokenizers
@@ -32,9 +36,16 @@ class Tokenizer:
                 "The checkpoint has no tokenizer.", got=folder, allowed="a folder with a tokenizer.json",
                 next="Copy the tokenizer files of the model into that folder.",
             )  # fmt: skip
-        self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # noqa: BLE001 - tokenizers raises a bare Exception
+            raise UserError(f"{file} cannot be read.", got=error, allowed="a tokenizer.json of Hugging Face tokenizers",
+                            next="Copy it again from the model.") from error  # fmt: skip
+        # a file may ask for both, which would cut documents or fill them with padding
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
         self.fingerprint = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-        self.vocab_size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        self.vocab_size: int = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
         self.eos_id = self._find_eos()
 
     @staticmethod
@@ -43,11 +54,16 @@ class Tokenizer:
         return Tokenizer(folder)
 
     def encode_documents(self, documents: Iterable[str]) -> Iterator[NDArray[np.uint32]]:
-        """The tokens of each document, the end token last."""
-        iterator = iter(documents)
-        while chunk := list(islice(iterator, ENCODE_AT_ONCE)):
-            for encoding in self._tokenizer.encode_batch_fast(chunk, add_special_tokens=False):
-                yield np.asarray([*encoding.ids, self.eos_id], dtype=np.uint32)
+        """The tokens of each document [n] uint32, the end token last. Long documents cost no more memory than others."""
+        end = np.array([self.eos_id], dtype=np.uint32)
+        parts: list[NDArray[np.uint32]] = []
+        for batch in _batches(piece for document in documents for piece in self._pieces(document)):
+            encodings = self._tokenizer.encode_batch_fast([text for text, _ in batch], add_special_tokens=False)
+            for (_, last), encoding in zip(batch, encodings, strict=True):
+                parts.append(np.asarray(encoding.ids, dtype=np.uint32))
+                if last:
+                    yield np.concatenate([*parts, end])
+                    parts = []
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of tokens."""
@@ -59,10 +75,36 @@ class Tokenizer:
             for file in self.folder.glob(pattern):
                 shutil.copy2(file, folder / file.name)
 
+    def _pieces(self, document: str) -> Iterator[tuple[str, bool]]:
+        """Pieces of a document, whose tokens joined are the tokens of the whole, and whether it is the last."""
+        start = 0
+        while len(document) - start > PIECE:
+            cut = self._clean_cut(document, start)
+            if cut is None:
+                break
+            yield document[start:cut], False
+            start = cut
+        yield document[start:], True
+
+    def _clean_cut(self, document: str, start: int) -> int | None:
+        """Where a line begins that no token reaches across, or None where the tokenizer joins all lines."""
+        cut = start + PIECE
+        for _ in range(32):
+            cut = document.rfind("\n", start, cut - 1) + 1
+            if cut <= start:
+                return None
+            before, after = document[max(start, cut - 200) : cut], document[cut : cut + 200]
+            if self._ids(before) + self._ids(after) == self._ids(before + after):
+                return cut
+        return None
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
     def _find_eos(self) -> int:
         config: dict[str, Any] = {}
         if (self.folder / "tokenizer_config.json").is_file():
-            config = json.loads((self.folder / "tokenizer_config.json").read_text())
+            config = read_json(self.folder / "tokenizer_config.json")
         named = config.get("eos_token")
         named = named.get("content") if isinstance(named, dict) else named
         for name in ([named] if named else []) + list(END_NAMES):
@@ -71,6 +113,19 @@ class Tokenizer:
                 return int(token)
         raise UserError("The tokenizer has no end-of-document token.", got=self.folder,
                         allowed="eos_token in tokenizer_config.json", next="Add it.")  # fmt: skip
+
+
+def _batches(pieces: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, bool]]]:
+    batch: list[tuple[str, bool]] = []
+    characters = 0
+    for piece in pieces:
+        batch.append(piece)
+        characters += len(piece[0])
+        if len(batch) == PIECES_AT_ONCE or characters >= CHARACTERS_AT_ONCE:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int) -> Any:

@@ -17,7 +17,7 @@ from minipuzzle.errors import UserError
 from minipuzzle.recipe import SearchSettings
 from minipuzzle.search.enumerate import Feasible, costs, enumerate_shapes, grid, maximal
 from minipuzzle.search.select import Candidate, candidates
-from minipuzzle.space import LEVELS, Bounds, bounds, check_uniform
+from minipuzzle.space import Bounds, bounds, check_uniform, levels
 
 GIB = 2**30
 
@@ -82,7 +82,7 @@ def make_plan(parent: Architecture, settings: SearchSettings) -> Plan:
     budget = parse_budget(settings.budget)
     limits = budget.resolve(parent.parameters)
     _check_needed(parent, limits, workload, settings)
-    for level in LEVELS:
+    for level in levels(settings.least):
         space = bounds(parent, level, multiple=settings.multiple, mamba_heads=settings.mamba_heads)
         feasible = enumerate_shapes(parent, space, limits, workload)
         if feasible.count:
@@ -114,5 +114,5 @@ def _unreachable(
     return UserError(
         "No architecture in the search space meets this budget.", got=" and ".join(settings.budget),
         allowed=f"at least {' and '.join(smallest)} (the smallest reachable)",
-        next=f"Raise the budget{heads}; for memory, a shorter --context or smaller dtypes.",
+        next=f"Raise the budget{heads}, or widen --least; for memory, a shorter --context or smaller dtypes.",
     )  # fmt: skip

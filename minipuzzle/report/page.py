@@ -1,0 +1,2 @@
+def build_report(run):
+    return run / "report.html"

@@ -38,6 +38,7 @@ from minipuzzle.space import Shape
 from minipuzzle.surgery import cut
 
 LENGTH = 512
+CHOICE_BLOCKS = 64
 RATES = (5e-4, 1e-3, 2e-3)
 SCRATCH_RATE = 3e-3
 SPACES = {
@@ -125,6 +126,7 @@ def prepare(options: argparse.Namespace, work: Path) -> tuple[dict[str, str], di
     model = load_model(parent, device=device).eval()
     blocks = texts(options.text, work, "train")
     choice = texts(options.text, work, "val").every_other(0)
+    choice = choice.take(min(len(choice), CHOICE_BLOCKS))
     settings = ScoreSettings(samples=options.samples, block_samples=options.samples // 2)
     with mixed_precision(device):
         ours = score(model, blocks, settings, identity="quality", partial=work / "partial")
@@ -155,7 +157,7 @@ def prepare(options: argparse.Namespace, work: Path) -> tuple[dict[str, str], di
 def search(
     model: HybridLM, scores: Scores, budget: str, least: tuple[str, ...], choice: TokenBlocks, greedy: torch.Tensor
 ) -> tuple[Shape, Selection]:
-    """The winner before training: enumerate, realise 40 candidates, mean rank of accuracy and agreement."""
+    """The winner before training: enumerate, realise 24 candidates, mean rank of accuracy and agreement."""
     plan = make_plan(model.architecture, SearchSettings(budget=(budget,), least=least, mamba_heads=True))
 
     def one(selection: Selection) -> tuple[float, float, float]:
@@ -164,7 +166,7 @@ def search(
         model.set_mask(None)
         return metrics.next_token_accuracy, metrics.agreement or 0.0, metrics.loss
 
-    winner = realise(plan.candidates(scores, 40), one, {})[0].candidate
+    winner = realise(plan.candidates(scores, 24), one, {})[0].candidate
     return winner.shape, winner.selection
 
 

@@ -74,8 +74,8 @@ def _order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 def pack(
-    token_lists: Iterable[NDArray[np.unsignedinteger]], *, block_length: int, vocab_size: int, seed: int, fingerprint: str,
-    text_bytes: int,
+    token_lists: Iterable[NDArray[np.unsignedinteger]], *, block_length: int, vocab_size: int, seed: int,
+    fingerprint: str, text_bytes: int,
 ) -> TokenBlocks:  # fmt: skip
     """Blocks of all documents, shuffled by seed and joined; the last, incomplete block is dropped.
 
@@ -166,5 +166,5 @@ def _read(path: Path, fingerprint: str) -> TokenBlocks:
             return TokenBlocks(tokens=opened.get_tensor("tokens"), documents=opened.get_tensor("documents"),
                                fingerprint=fingerprint, text_bytes=about["text_bytes"])  # fmt: skip
     except (SafetensorError, KeyError, TypeError) as error:
-        raise UserError("The stored tokens cannot be read.", got=f"{path}: {error}", allowed="a file that minipuzzle wrote",
-                        next="Delete it; it is made again.") from error  # fmt: skip
+        raise UserError("The stored tokens cannot be read.", got=f"{path}: {error}",
+                        allowed="a file that minipuzzle wrote", next="Delete it; it is made again.") from error  # fmt: skip

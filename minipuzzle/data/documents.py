@@ -16,8 +16,8 @@ SEPARATOR = "\n\n\f\n"
 """Between the documents of a text file; a file without it is one document."""
 
 OPENERS: dict[str, Callable[[Path], IO[bytes]]] = {
-    ".xz": lambda path: cast(IO[bytes], lzma.open(path)),
-    ".gz": lambda path: cast(IO[bytes], gzip.open(path)),
+    ".xz": lambda path: cast(IO[bytes], lzma.open(path)),  # noqa: SIM115
+    ".gz": lambda path: cast(IO[bytes], gzip.open(path)),  # noqa: SIM115
 }
 READ_AT_ONCE = 1 << 25
 ALLOWED = ".txt, .jsonl (a \"text\" field), each also .xz or .gz, .parquet (a \"text\" column), or a folder of them"
@@ -59,7 +59,7 @@ def _documents(path: Path) -> Iterator[str]:
     # a cut or foreign file: pyarrow's errors are ValueErrors, gzip's are OSErrors
     except (ValueError, OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise UserError(f"{path} cannot be read.", got=error, allowed=ALLOWED,
-                        next="The file is damaged or is not what its name says: copy or convert it again.") from error  # fmt: skip
+                        next="The file is damaged or misnamed: copy or convert it again.") from error  # fmt: skip
 
 
 def _format(path: Path) -> str:

@@ -16,7 +16,7 @@ from minipuzzle.errors import UserError
 
 END_NAMES = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>")
 PIECES_AT_ONCE = 256
-CHARACTERS_AT_ONCE = 4_000_000
+CHARACTERS_AT_ONCE = 2_000_000
 PIECE = 100_000
 """Characters of the pieces that a longer document is encoded in: ``tokenizers`` needs over 100 bytes of memory a token
 while it encodes."""
@@ -38,7 +38,7 @@ class Tokenizer:
             )  # fmt: skip
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # noqa: BLE001 - tokenizers raises a bare Exception
+        except Exception as error:  # tokenizers raises nothing narrower
             raise UserError(f"{file} cannot be read.", got=error, allowed="a tokenizer.json of Hugging Face tokenizers",
                             next="Copy it again from the model.") from error  # fmt: skip
         # a file may ask for both, which would cut documents or fill them with padding
@@ -54,7 +54,7 @@ class Tokenizer:
         return Tokenizer(folder)
 
     def encode_documents(self, documents: Iterable[str]) -> Iterator[NDArray[np.uint32]]:
-        """The tokens of each document [n] uint32, the end token last. Long documents cost no more memory than others."""
+        """The tokens of each document [n] uint32, the end token last."""
         end = np.array([self.eos_id], dtype=np.uint32)
         parts: list[NDArray[np.uint32]] = []
         for batch in _batches(piece for document in documents for piece in self._pieces(document)):
@@ -87,10 +87,10 @@ class Tokenizer:
         yield document[start:], True
 
     def _clean_cut(self, document: str, start: int) -> int | None:
-        """Where a line begins that no token reaches across, or None where the tokenizer joins all lines."""
+        """A line's end that no token reaches across, or None where the tokenizer joins all lines."""
         cut = start + PIECE
-        for _ in range(32):
-            cut = document.rfind("\n", start, cut - 1) + 1
+        for _ in range(64):
+            cut = document.rfind("\n", start, cut)
             if cut <= start:
                 return None
             before, after = document[max(start, cut - 200) : cut], document[cut : cut + 200]

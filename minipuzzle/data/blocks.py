@@ -90,10 +90,10 @@ def pack(
     order = np.random.default_rng(seed).permutation(len(lists))
     joined = np.concatenate([lists[i] for i in order])[: count * block_length].reshape(count, block_length)
     numbers = np.repeat(np.arange(len(lists), dtype=np.int32), [len(lists[i]) for i in order])
-    numbers = numbers[: count * block_length].reshape(count, block_length)
-    numbers -= numbers[:, :1].copy()
+    documents = numbers[: count * block_length].reshape(count, block_length)
+    documents -= documents[:, :1].copy()
     return TokenBlocks(
-        tokens=joined, documents=numbers, fingerprint=fingerprint,
+        tokens=joined, documents=documents, fingerprint=fingerprint,
         text_bytes=round(text_bytes * joined.size / total),
     )  # fmt: skip
 
@@ -167,4 +167,5 @@ def _read(path: Path, fingerprint: str) -> TokenBlocks:
                                fingerprint=fingerprint, text_bytes=about["text_bytes"])  # fmt: skip
     except (SafetensorError, KeyError, TypeError) as error:
         raise UserError("The stored tokens cannot be read.", got=f"{path}: {error}",
-                        allowed="a file that minipuzzle wrote", next="Delete it; it is made again.") from error  # fmt: skip
+                        allowed="a file that minipuzzle wrote",
+                        next="Delete it; it is made again.") from error  # fmt: skip

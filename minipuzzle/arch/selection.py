@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from minipuzzle.arch.architecture import Architecture
 from minipuzzle.arch.blocks import Attention, Block, Mamba2
@@ -71,7 +72,8 @@ class Selection:
                     next="Choose other indices, or leave the axis whole.",
                 )  # fmt: skip
         _check_groups(index, block, kept)
-        return replace(block, **{axis: len(chosen) for axis, chosen in kept.items()})
+        sizes_left: Any = {axis: len(chosen) for axis, chosen in kept.items()}
+        return replace(block, **sizes_left)
 
 
 def _check_groups(index: int, block: Block, kept: Kept) -> None:

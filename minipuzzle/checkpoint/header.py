@@ -25,7 +25,7 @@ class Entry:
     start: int
 
     @property
-    def bytes(self) -> int:
+    def nbytes(self) -> int:
         """The size of its data."""
         return prod(self.shape) * DTYPE_BYTES[self.dtype]
 
@@ -33,7 +33,7 @@ class Entry:
         """The first bytes of its data."""
         with self.file.open("rb") as file:
             file.seek(self.start)
-            return file.read(min(SAMPLE_BYTES, self.bytes))
+            return file.read(min(SAMPLE_BYTES, self.nbytes))
 
 
 def read_header(path: Path) -> dict[str, Entry]:

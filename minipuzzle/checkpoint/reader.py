@@ -64,7 +64,7 @@ class Checkpoint:
     @property
     def bytes(self) -> int:
         """The size of the tensors in the file."""
-        return sum(e.bytes for e in self._entries.values())
+        return sum(e.nbytes for e in self._entries.values())
 
     @property
     def dtype(self) -> str:

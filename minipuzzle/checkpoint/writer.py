@@ -92,7 +92,7 @@ def _write_weights(
     if len(shards) == 1:
         (folder / "shard-0").rename(folder / SINGLE)
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, members in enumerate(shards):
         name = f"model-{number + 1:05}-of-{len(shards):05}.safetensors"
         (folder / f"shard-{number}").rename(folder / name)

@@ -20,7 +20,7 @@ NAME = "state.safetensors"
 def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]) -> None:
     """Write parameters, optimiser moments and ``progress`` (step, identity of the run) to ``folder``."""
     tensors = {f"model.{name}": p.detach().contiguous().cpu() for name, p in model.named_parameters()}
-    by_parameter = {p: name for name, p in model.named_parameters()}
+    by_parameter: dict[torch.Tensor, str] = {p: name for name, p in model.named_parameters()}
     for parameter, moments in optimizer.state.items():
         for key, value in moments.items():
             tensors[f"{key}.{by_parameter[parameter]}"] = torch.as_tensor(value).detach().contiguous().cpu()

@@ -86,7 +86,7 @@ def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, An
 
 def names(architecture: Architecture) -> dict[str, tuple[str, ...]]:
     """Canonical name -> accepted names: hub (``backbone.``) first, then transformers' in-memory ``model.``."""
-    result = {}
+    result: dict[str, tuple[str, ...]] = {}
     for tensor in architecture.tensors():
         if tensor.block is not None:
             theirs: tuple[str, ...] = (f"layers.{tensor.block}.{TENSORS[tensor.weight.name]}",)
@@ -127,7 +127,7 @@ def _layers(fields: dict[str, Any]) -> list[str]:
         raise _error("The config does not say which blocks the model has.", got="no pattern",
                      allowed="hybrid_override_pattern or layers_block_type")  # fmt: skip
     count = fields.get("num_hidden_layers")
-    if count is not None and count != len(layers) or not layers:
+    if (count is not None and count != len(layers)) or not layers:
         raise _error("The pattern's length is not the number of layers.", got=f"{len(layers)} letters",
                      allowed=f"{count} (num_hidden_layers)")  # fmt: skip
     return layers

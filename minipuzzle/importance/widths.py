@@ -8,6 +8,7 @@ channels at the raw x projection LN(X) Wx^T, before the convolution (arXiv:2504.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ class WidthScores:
         self.handles: list[RemovableHandle] = []
         for i in self.squares:
             block = self.model.architecture.blocks[i]
-            module = self.model.blocks[i]
+            module: Any = self.model.blocks[i]
             if isinstance(block, Mamba2):
                 part = slice(block.inner, 2 * block.inner)
                 self.handles.append(module.in_proj.register_forward_hook(self._after(i, part)))

@@ -17,7 +17,7 @@ CHANNEL_MULTIPLE = 8
 
 def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, documents: Tensor | None) -> Tensor:
     """As ``reference.causal_conv``."""
-    batch, length, channels = x.shape
+    channels = x.shape[2]
     extra = -channels % CHANNEL_MULTIPLE
     if extra:
         x = torch.nn.functional.pad(x, (0, extra))

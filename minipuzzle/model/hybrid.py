@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -87,8 +89,10 @@ class HybridLM(nn.Module):
         if selection is not None:
             selection.student(self.architecture)
         self._hidden_mask = None if whole else mask(self.architecture.hidden, selection.hidden, device)  # type: ignore
-        self._dropped = frozenset() if selection is None else frozenset(set(range(len(self.blocks))) - set(selection.kept_blocks))
+        kept_blocks = range(len(self.blocks)) if selection is None else selection.kept_blocks
+        self._dropped = frozenset(range(len(self.blocks))) - frozenset(kept_blocks)
         self.final_norm.kept = self._hidden_mask
+        block: Any
         for i, block in enumerate(self.blocks):
             kept = selection is not None and i not in self._dropped
             block.kept = block_masks(self.architecture.blocks[i], selection, i, device) if kept else {}  # type: ignore
@@ -102,7 +106,7 @@ class HybridLM(nn.Module):
         )
 
     def _block(self, index: int, h: Tensor, documents: Tensor | None, cache: Cache | None) -> Tensor:
-        block = self.blocks[index]
+        block: Any = self.blocks[index]
         slot, past = (None, 0) if cache is None else (cache.slots[index], cache.length)
         added = block.mixer(block.norm(h), documents, slot, past)
         if self._hidden_mask is not None:

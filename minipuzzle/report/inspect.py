@@ -46,12 +46,12 @@ def inspect_view(title: str, architecture: Architecture, workload: Workload) -> 
     words = f"{architecture.vocab_size:,} words x {architecture.hidden}" + (", tied" if architecture.tied_head else "")
     parts.add_row("embedding, head, norm", "", words, count(rest), percent(rest, total))
     used = memory(architecture, workload)
-    size = Table(title=f"memory: {workload.batch} x {workload.context:,} tokens, weights {workload.weights}, "
+    parts_of_memory = Table(title=f"memory: {workload.batch} x {workload.context:,} tokens, weights {workload.weights}, "
                  f"KV {workload.kv}, states {workload.state}", title_justify="left")  # fmt: skip
     for name in ("weights", "KV", "SSM states", "convolution", "total"):
-        size.add_column(name, justify="right")
-    size.add_row(*(bytes_(v) for v in (used.weights, used.kv, used.ssm, used.conv, used.total)))
-    return Group(strip_text(architecture.pattern), Text(LEGEND, style="dim"), parts, size)
+        parts_of_memory.add_column(name, justify="right")
+    parts_of_memory.add_row(*(bytes_(v) for v in (used.weights, used.kv, used.ssm, used.conv, used.total)))
+    return Group(strip_text(architecture.pattern), Text(LEGEND, style="dim"), parts, parts_of_memory)
 
 
 def _sizes(sizes: dict[str, int]) -> str:

@@ -79,7 +79,7 @@ def _search_facts(search: dict[str, Any], winner: str) -> dict[str, Any]:
 
 
 def _score_facts(scores: Scores, search: dict[str, Any] | None, winner: str | None) -> dict[str, Any]:
-    pattern = {i: "-" for i in scores.intermediate} | {i: "M" for i in scores.head_channels}
+    pattern = dict.fromkeys(scores.intermediate, "-") | dict.fromkeys(scores.head_channels, "M")
     letters = "".join(pattern.get(i, "*") for i in range(len(scores.blocks)))
     dropped: set[int] = set()
     kept: dict[int, int] = {}
@@ -88,7 +88,7 @@ def _score_facts(scores: Scores, search: dict[str, Any] | None, winner: str | No
         dropped = {i for i, b in enumerate(blocks) if b is None}
         kept = {i: len(next(iter(b.values()))) for i, b in enumerate(blocks) if b}
     meta = scores.meta
-    text = f"{meta.get('width_samples', '?')} blocks of {meta.get('block_length', '?')} tokens (blocks: {meta.get('block_samples', '?')})"
+    text = f"{meta.get('width_samples', '?')} blocks of {meta.get('block_length', '?')} tokens"
     return {
         "block_scores": plots.block_scores(letters, scores, dropped),
         "profiles": plots.channel_profiles(letters, scores, kept), "score_text": text,
@@ -105,8 +105,10 @@ def _eval_facts(measured: dict[str, Any]) -> dict[str, Any]:
         for r in rows
     ]  # fmt: skip
     numbers = [
-        (_change(last["parameters"], first["parameters"]), f"parameters: {count(first['parameters'])} to {count(last['parameters'])}"),
-        (_change(last["loss"], first["loss"]), f"validation loss of the {last['name']}: {first['loss']:.3f} to {last['loss']:.3f}"),
+        (_change(last["parameters"], first["parameters"]),
+         f"parameters: {count(first['parameters'])} to {count(last['parameters'])}"),
+        (_change(last["loss"], first["loss"]),
+         f"validation loss of the {last['name']}: {first['loss']:.3f} to {last['loss']:.3f}"),
         (f"{last['tokens_per_second'] / first['tokens_per_second']:.2f}x", f"tokens a second on {measured['device']}"),
     ]  # fmt: skip
     text = f"{measured['tokens']:,} tokens of validation text that the search never saw, on {measured['device']}."

@@ -13,7 +13,7 @@ from minipuzzle.artifacts import Scores
 from minipuzzle.report.strip import COLORS
 
 GREY = "#8a8f98"
-STYLE = {
+STYLE: Any = {
     "axes.edgecolor": GREY, "axes.labelcolor": GREY, "xtick.color": GREY, "ytick.color": GREY, "text.color": GREY,
     "axes.spines.top": False, "axes.spines.right": False, "font.size": 10, "svg.fonttype": "none",
     "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "legend.frameon": False,
@@ -62,7 +62,8 @@ def candidates_scatter(search: dict[str, Any]) -> str:
         x = np.array([r["parameters"] for r in rows]) / 1e6
         y = np.array([r["loss"] for r in rows])
         axes.scatter(x, y, color=COLORS["M"], alpha=0.6)
-        front = sorted((a, b) for a, b in zip(x, y, strict=True) if not any(c <= a and d < b for c, d in zip(x, y, strict=True)))
+        points = list(zip(x, y, strict=True))
+        front = sorted((a, b) for a, b in points if not any(c <= a and d < b for c, d in points))
         axes.plot([p[0] for p in front], [p[1] for p in front], color=GREY, linewidth=1, linestyle="--")
         for row in rows:
             if row["name"] in search["top"]:

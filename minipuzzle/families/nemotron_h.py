@@ -85,7 +85,9 @@ def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, An
 
 
 def names(architecture: Architecture) -> dict[str, tuple[str, ...]]:
-    """Canonical name -> accepted names: hub (``backbone.``) first, then transformers' in-memory ``model.``."""
+    """Canonical name -> accepted names. Written are ``backbone.`` names, as on the hub, but ``model.`` ones where blocks
+    of a kind differ: NVIDIA's released puzzle checkpoint has those, and transformers renames only for ``nemotron_h``."""
+    roots = ROOTS if architecture.homogeneous else ROOTS[::-1]
     result: dict[str, tuple[str, ...]] = {}
     for tensor in architecture.tensors():
         if tensor.block is not None:
@@ -95,7 +97,7 @@ def names(architecture: Architecture) -> dict[str, tuple[str, ...]]:
             continue
         else:
             theirs = TOP[tensor.name]
-        result[tensor.name] = tuple(f"{root}.{name}" for root in ROOTS for name in theirs)
+        result[tensor.name] = tuple(f"{root}.{name}" for root in roots for name in theirs)
     return result
 
 

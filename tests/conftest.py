@@ -1,0 +1,57 @@
+"""Tiny checkpoints and texts that tests build on. Nothing is fetched."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from minipuzzle import embedded
+from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2
+from minipuzzle.checkpoint import write_checkpoint
+from minipuzzle.families import nemotron_h
+from minipuzzle.model import init_model
+
+torch.set_num_threads(2)
+VOCAB = 4096
+
+
+def tiny(pattern="M-M*-M-", *, hidden=32, heads=8, head_dim=8, groups=2, state=8, intermediate=64, q_heads=4, kv_heads=2,
+         vocab=VOCAB, chunk_size=16):  # fmt: skip
+    kinds = {
+        "M": Mamba2(hidden=hidden, heads=heads, head_dim=head_dim, groups=groups, state=state, chunk_size=chunk_size),
+        "-": FeedForward(hidden=hidden, intermediate=intermediate),
+        "*": Attention(hidden=hidden, q_heads=q_heads, kv_heads=kv_heads, attn_head_dim=8),
+    }
+    return Architecture(vocab_size=vocab, hidden=hidden, blocks=tuple(kinds[c] for c in pattern))
+
+
+@torch.no_grad()
+def shaken(architecture: Architecture, seed=0):
+    """A model in which every parameter matters: no zero biases, no norms of one."""
+    model = init_model(architecture, seed).eval()
+    generator = torch.Generator().manual_seed(seed + 1)
+    for parameter in model.parameters():
+        scale = 0.3 if parameter.ndim == 1 else 0.1
+        parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
+    return model
+
+
+def save(model, path: Path, tokenizer=True):
+    values = model.state_dict()
+    write_checkpoint(path, model.architecture, lambda n: values[n].contiguous(), source=None,
+                     config=nemotron_h.config(model.architecture, {}), extra=nemotron_h.extra_files(model.architecture))  # fmt: skip
+    if tokenizer:
+        for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+            shutil.copy(embedded.teacher_path() / name, path / name)
+    return path
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A tiny checkpoint on disk with the embedded tokenizer."""
+    return save(shaken(tiny()), tmp_path / "ckpt56b")

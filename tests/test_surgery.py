@@ -1,0 +1,137 @@
+"""Any legal cut: the file computes what the masked parent computes, and transformers loads it."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import save, shaken, tiny
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
+
+from minipuzzle.arch import Mamba2, Selection
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.errors import UserError
+from minipuzzle.model import load_model
+from minipuzzle.surgery import cut, verify_logits
+
+VOCAB = 61
+
+
+def some(draw, size, least=1):
+    return tuple(sorted(draw(st.sets(st.integers(0, size - 1), min_size=least, max_size=size))))
+
+
+@st.composite
+def cuts(draw):
+    groups = draw(st.sampled_from([1, 2, 4]))
+    arch = tiny(
+        draw(st.text("M-*", min_size=1, max_size=5)), hidden=16, heads=groups * draw(st.integers(1, 3)),
+        head_dim=draw(st.sampled_from([4, 6])), groups=groups, intermediate=draw(st.integers(1, 24)),
+        q_heads=4, kv_heads=draw(st.sampled_from([1, 2, 4])), vocab=VOCAB,
+    )  # fmt: skip
+    blocks = []
+    uniform = draw(st.booleans())
+    shared = {}
+    for block in arch.blocks:
+        kept = {}
+        for axis in block.prunable:
+            if axis == "kv_heads" or not draw(st.booleans()):
+                continue
+            if uniform and (block.kind, axis) in shared:
+                kept[axis] = shared[block.kind, axis]
+            elif axis == "heads" and isinstance(block, Mamba2):
+                per = block.heads // block.groups
+                count = draw(st.integers(1, per))
+                kept[axis] = tuple(sorted(g * per + h for g in range(groups)
+                                          for h in draw(st.permutations(range(per)))[:count]))  # fmt: skip
+            elif axis == "q_heads":
+                per = block.q_heads // block.kv_heads
+                count = draw(st.integers(1, per))
+                kept[axis] = tuple(sorted(g * per + h for g in range(block.kv_heads)
+                                          for h in draw(st.permutations(range(per)))[:count]))  # fmt: skip
+            else:
+                kept[axis] = some(draw, block.sizes[axis])
+            shared[block.kind, axis] = kept[axis]
+        blocks.append(kept)
+    for i in range(len(blocks) - 1):
+        if draw(st.integers(0, 3)) == 0:
+            blocks[i] = None
+    hidden = some(draw, arch.hidden, 8) if draw(st.booleans()) else None
+    return arch, Selection(blocks=tuple(blocks), hidden=hidden)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@given(case=cuts())
+def test_sliced_equals_masked_and_reloads_in_transformers(case, tmp_path_factory):
+    arch, selection = case
+    folder = tmp_path_factory.mktemp("cut")
+    parent = Checkpoint.open(save(shaken(arch), folder / "parent", tokenizer=False))
+    student = cut(parent, selection, folder / "student")
+    model = load_model(parent).eval()
+    tokens = torch.randint(0, VOCAB, (2, 37), generator=torch.Generator().manual_seed(0))
+    model.set_mask(selection)
+    with torch.no_grad():
+        masked, sliced = model(tokens), load_model(student).eval()(tokens)
+    assert (masked - sliced).abs().max() <= 1e-5 * max(1.0, masked.abs().max().item())
+    assert student.architecture == selection.student(arch)
+    theirs = AutoModelForCausalLM.from_pretrained(folder / "student", trust_remote_code=True).eval()
+    for layer in theirs.model.layers:
+        if hasattr(layer.mixer, "time_step_limit"):
+            layer.mixer.time_step_limit = (0.0, float("inf"))
+    with torch.no_grad():
+        logits = theirs(tokens, use_cache=False).logits
+    assert (logits - sliced).abs().max() <= 1e-4 * max(1.0, sliced.abs().max().item())
+
+
+def test_mask_of_everything_and_of_nothing_is_the_parent():
+    model = shaken(tiny(vocab=VOCAB))
+    tokens = torch.randint(0, VOCAB, (1, 20))
+    with torch.no_grad():
+        whole = model(tokens)
+        model.set_mask(Selection.everything(model.architecture))
+        assert torch.equal(model(tokens), whole)
+        model.set_mask(None)
+        assert torch.equal(model(tokens), whole)
+
+
+def test_norm_of_a_masked_group_counts_kept_channels_only():
+    """Zeroing a head's weights is not removing it: the gated norm would still divide by its channels."""
+    arch = tiny("M", heads=4, groups=1, vocab=VOCAB)
+    model = shaken(arch)
+    tokens = torch.randint(0, VOCAB, (1, 12))
+    kept = Selection(blocks=({"heads": (0, 2)},))
+    with torch.no_grad():
+        model.set_mask(kept)
+        masked = model(tokens)
+        model.set_mask(None)
+        channels = np.repeat([True, False, True, False], 8)
+        model.blocks[0].gated_norm.weight[torch.from_numpy(~channels)] = 0
+        zeroed = model(tokens)
+    assert (masked - zeroed).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("kept", "what"),
+    [({"heads": (0, 1, 2)}, "equally many"), ({"heads": (0, 99)}, "indices"), ({"state": (0,)}, "state"),
+     ({"heads": (4, 0)}, "indices"), ({"head_dim": ()}, "indices")],
+)  # fmt: skip
+def test_illegal_selections(kept, what):
+    with pytest.raises(UserError, match=what):
+        Selection(blocks=(kept,)).student(tiny("M"))
+
+
+def test_plan_is_not_file_is_an_error(tmp_path, monkeypatch):
+    """A silent no-op, as peers had it: the file keeps an axis that was to shrink."""
+    parent = Checkpoint.open(save(shaken(tiny()), tmp_path / "parent"))
+    selection = Selection(blocks=tuple({"heads": (0, 4)} if b.kind == "mamba" else {} for b in parent.architecture.blocks))
+    wrong = Selection.everything(parent.architecture)
+    cut(parent, wrong, tmp_path / "whole")
+    saved = Checkpoint.open(tmp_path / "whole")
+    with pytest.raises(UserError, match="does not compute what was planned"):
+        verify_logits(load_model(parent), saved, selection, torch.arange(32)[None])
+    monkeypatch.setattr("minipuzzle.surgery.write_checkpoint", lambda *a, **k: None)
+    (tmp_path / "target").mkdir()
+    for file in (tmp_path / "whole").iterdir():
+        (tmp_path / "target" / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(UserError, match="not what was planned"):
+        cut(parent, selection, tmp_path / "target")

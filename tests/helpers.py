@@ -1,0 +1,29 @@
+"""Running the command line inside the test process."""
+
+import sys
+
+import pytest
+
+from minipuzzle.cli import main
+
+
+def run(*words, code=0):
+    """Run ``minipuzzle words...`` and require its exit code."""
+    before = sys.argv
+    sys.argv = ["minipuzzle", *map(str, words)]
+    try:
+        with pytest.raises(SystemExit) as caught:
+            main()
+    finally:
+        sys.argv = before
+    assert (caught.value.code or 0) == code
+    return caught.value.code
+
+
+FAST = {
+    "score": ("--samples", 8, "--block-samples", 4, "--length", 64, "--device", "cpu"),
+    "search": ("--budget", "96%", "--multiple", 8, "--candidates", 6, "--validation-blocks", 4, "--length", 64,
+               "--device", "cpu"),
+    "distill": ("--tokens", 2048, "--short-tokens", 1024, "--length", 64, "--batch", 4, "--device", "cpu"),
+    "eval": ("--length", 64, "--device", "cpu"),
+}  # fmt: skip

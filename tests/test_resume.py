@@ -1,0 +1,71 @@
+"""kill -9 in the middle of score and of distill, then the same command: the result equals the uninterrupted one."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from helpers import FAST, run
+from safetensors.torch import load_file
+
+from minipuzzle.artifacts import Scores
+
+SLOW = """
+import sys, time, types
+import minipuzzle.importance.score, minipuzzle.distill.loop as loop
+score = sys.modules["minipuzzle.importance.score"]
+score.SAVE_EVERY_SECONDS = 0.0
+batch, step = score.add_batch, loop._step
+score.add_batch = lambda *a: (batch(*a), time.sleep(0.3))
+loop._step = lambda *a: (time.sleep(0.15), step(*a))[1]
+loop.time = types.SimpleNamespace(monotonic=lambda: 1000 * time.monotonic())  # so that each log line also saves
+from minipuzzle.cli import main
+sys.argv = ["minipuzzle", *sys.argv[1:]]
+main()
+"""
+
+
+def killed(words, file, cwd):
+    """Start a slowed-down command, wait until ``file`` exists, kill it."""
+    process = subprocess.Popen([sys.executable, "-c", SLOW, *map(str, words)], stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, cwd=cwd)  # fmt: skip
+    deadline = time.monotonic() + 90
+    while not any(cwd.glob(file)):
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.fixture
+def both(checkpoint, tmp_path):
+    """Two run directories of the same checkpoint."""
+    return checkpoint, tmp_path / "whole", tmp_path / "broken"
+
+
+def test_score_and_distill_resume(both, tmp_path):
+    checkpoint, whole, broken = both
+    broken_score = ("score", checkpoint, "--run", broken, *FAST["score"], "--batch", 1)
+    killed(broken_score, "broken/scores.partial.safetensors", tmp_path)
+    assert not (broken / "scores.safetensors").exists()
+    run(*broken_score)
+    run("score", checkpoint, "--run", whole, *FAST["score"], "--batch", 1)
+    for got, want in zip(*(vars(Scores.load(d / "scores.safetensors")).items() for d in (broken, whole)), strict=True):
+        if got[0] == "blocks":
+            assert (got[1] == want[1]).all()
+        elif got[0] != "meta":
+            assert all((got[1][i] == want[1][i]).all() for i in want[1])
+    for folder in (whole, broken):
+        run("search", "--run", folder, *FAST["search"], "--top", 1)
+    distill = ("--tokens", 15360, "--length", 64, "--batch", 4, "--device", "cpu")  # 60 steps
+    run("distill", "--run", whole, *distill)
+    killed(("distill", "--run", broken, *distill), "broken/distill/long/state.safetensors", tmp_path)
+    assert not (broken / "student").exists()
+    run("distill", "--run", broken, *distill)
+    got, want = (load_file(folder / "student" / "model.safetensors") for folder in (broken, whole))
+    assert all((got[name] == want[name]).all() for name in want)
+    rows = [(folder / "distill" / "long" / "log.csv").read_text().splitlines() for folder in (whole, broken)]
+    assert [r.split(",")[:5] for r in rows[0]] == [r.split(",")[:5] for r in rows[1]]

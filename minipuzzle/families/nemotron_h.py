@@ -52,7 +52,8 @@ def architecture(config: dict[str, Any]) -> Architecture:
         blocks.append(_block(kind, {**fields, **{k: v for k, v in own.items() if v is not None}}, hidden))
     return Architecture(
         vocab_size=_positive(fields, "vocab_size"), hidden=hidden, blocks=tuple(blocks),
-        norm_eps=float(fields.get("layer_norm_epsilon", 1e-5)), tied_head=bool(fields.get("tie_word_embeddings", False)),
+        norm_eps=float(fields.get("layer_norm_epsilon", 1e-5)),
+        tied_head=False,  # tie_word_embeddings is read by no implementation of this family: each has a head of its own
         max_positions=int(fields.get("max_position_embeddings", 4096)),
     )  # fmt: skip
 
@@ -64,7 +65,7 @@ def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, An
     result |= {
         "model_type": "nemotron_h", "architectures": ["NemotronHForCausalLM"], "vocab_size": architecture.vocab_size,
         "hidden_size": architecture.hidden, "layer_norm_epsilon": architecture.norm_eps,
-        "tie_word_embeddings": architecture.tied_head, "hybrid_override_pattern": pattern,
+        "tie_word_embeddings": False, "hybrid_override_pattern": pattern,
         "layers_block_type": [KINDS[c] for c in pattern], "num_hidden_layers": len(pattern),
         "max_position_embeddings": architecture.max_positions,
     }  # fmt: skip
@@ -152,7 +153,7 @@ def _block(kind: str, fields: dict[str, Any], hidden: int) -> Block:
         hidden=hidden, heads=heads, head_dim=_positive(fields, "mamba_head_dim", 64), groups=groups,
         state=_positive(fields, "ssm_state_size", 128), conv_kernel=_positive(fields, "conv_kernel", 4),
         conv_bias=bool(fields.get("use_conv_bias", True)), chunk_size=_positive(fields, "chunk_size", 128),
-        proj_bias=bool(fields.get("mamba_proj_bias", fields.get("use_bias", False))),
+        proj_bias=bool(fields.get("use_bias", False)),
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from minipuzzle import __version__
 from minipuzzle.artifacts import Scores, read_json, write_atomic
 from minipuzzle.report import plots
 from minipuzzle.report.strip import strip_svg
@@ -129,5 +130,5 @@ def _log(path: Path) -> list[dict[str, float]]:
 
 
 def _versions() -> str:
-    names = ("minipuzzle", "torch", "numpy", "safetensors", "tokenizers")
-    return f"Python {platform.python_version()}, " + ", ".join(f"{n} {importlib.metadata.version(n)}" for n in names)
+    names = ("torch", "numpy", "safetensors", "tokenizers")
+    return f"minipuzzle {__version__}, Python {platform.python_version()}, " + ", ".join(f"{n} {importlib.metadata.version(n)}" for n in names)

@@ -43,12 +43,19 @@ def shaken(architecture: Architecture, seed=0):
 
 def save(model, path: Path, tokenizer=True):
     values = model.state_dict()
-    write_checkpoint(path, model.architecture, lambda n: values[n].contiguous(), source=None,
-                     config=nemotron_h.config(model.architecture, {}), extra=nemotron_h.extra_files(model.architecture))  # fmt: skip
+    config, extra = nemotron_h.config(model.architecture, {}), nemotron_h.extra_files(model.architecture)
+    write_checkpoint(path, model.architecture, lambda n: values[n].contiguous(), source=None, config=config, extra=extra)
     if tokenizer:
         for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
             shutil.copy(embedded.teacher_path() / name, path / name)
     return path
+
+
+def pytest_collection_modifyitems(items):
+    """GPU tests are skipped where there is no CUDA device, with that reason."""
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
 
 
 @pytest.fixture

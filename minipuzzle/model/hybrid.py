@@ -98,6 +98,13 @@ class HybridLM(nn.Module):
             block.kept = block_masks(self.architecture.blocks[i], selection, i, device) if kept else {}  # type: ignore
             block.norm.kept = self._hidden_mask
 
+    def set_kernels(self, kernels: Kernels) -> None:
+        """Run on other kernels from now on."""
+        self.kernels = kernels
+        for block in self.blocks:
+            if hasattr(block, "kernels"):
+                block.kernels = kernels  # type: ignore[assignment]
+
     def new_cache(self, batch: int, max_length: int, state_dtype: torch.dtype = torch.float32) -> Cache:
         """An empty cache on the model's device, keys and values in its dtype."""
         weight = self.embeddings.weight

@@ -131,4 +131,5 @@ def _log(path: Path) -> list[dict[str, float]]:
 
 def _versions() -> str:
     names = ("torch", "numpy", "safetensors", "tokenizers")
-    return f"minipuzzle {__version__}, Python {platform.python_version()}, " + ", ".join(f"{n} {importlib.metadata.version(n)}" for n in names)
+    others = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    return f"minipuzzle {__version__}, Python {platform.python_version()}, {others}"

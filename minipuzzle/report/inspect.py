@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -31,7 +32,8 @@ def inspect_json(architecture: Architecture, workload: Workload) -> dict[str, An
 def inspect_view(title: str, architecture: Architecture, workload: Workload) -> RenderableType:
     """Strip, parameters by kind of block, memory by part."""
     total = architecture.parameters
-    parts = Table(title=f"{title}: {total:,} parameters in {len(architecture.blocks)} blocks", title_justify="left")
+    headline = f"{title}: {total:,} parameters in {len(architecture.blocks)} blocks"
+    parts = Table(title=headline, title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("part", "blocks", "sizes"):
         parts.add_column(column, justify="right" if column == "blocks" else "left")
     parts.add_column("parameters", justify="right")
@@ -47,7 +49,7 @@ def inspect_view(title: str, architecture: Architecture, workload: Workload) -> 
     parts.add_row("embedding, head, norm", "", words, count(rest), percent(rest, total))
     used = memory(architecture, workload)
     parts_of_memory = Table(title=f"memory: {workload.batch} x {workload.context:,} tokens, weights {workload.weights}, "
-                 f"KV {workload.kv}, states {workload.state}", title_justify="left")  # fmt: skip
+                 f"KV {workload.kv}, states {workload.state}", title_justify="left", box=box.SIMPLE_HEAD)  # fmt: skip
     for name in ("weights", "KV", "SSM states", "convolution", "total"):
         parts_of_memory.add_column(name, justify="right")
     parts_of_memory.add_row(*(bytes_(v) for v in (used.weights, used.kv, used.ssm, used.conv, used.total)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -13,12 +14,12 @@ from minipuzzle.artifacts import Scores
 from minipuzzle.report.strip import strip_text
 from minipuzzle.report.units import bytes_, count, percent
 
-SHOWN = 20
+SHOWN = 10
 
 
 def scores_table(pattern: str, scores: Scores) -> RenderableType:
     """Each block's score, its rank among all, and how unevenly its channels matter."""
-    table = Table(title="importance (MSE before the head when the block is removed)", title_justify="left")
+    table = Table(title="importance (MSE before the head when the block is removed)", title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("block", "kind", "score", "rank", "share of squared score in the best half of channels"):
         table.add_column(column, justify="left" if column == "kind" else "right")
     order = np.argsort(-scores.blocks, kind="stable")
@@ -37,7 +38,7 @@ def scores_table(pattern: str, scores: Scores) -> RenderableType:
 
 def candidates_table(search: dict[str, Any], top: int) -> RenderableType:
     """The best candidates of a search, and the winner's strip under its parent's."""
-    table = Table(title=_funnel(search), title_justify="left")
+    table = Table(title=_funnel(search), title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("rank", "name", "attn", "FFN", "Mamba", "FFN width", "heads", "parameters", "memory", "damage",
                    "next token", "agreement", "loss"):  # fmt: skip
         table.add_column(column, justify="right", no_wrap=True)
@@ -62,7 +63,7 @@ def plan_view(summary: dict[str, Any], maximal: list[dict[str, Any]]) -> Rendera
     bounds = summary["bounds"]
     title = (f"{summary['feasible']:,} of {summary['points']:,} architectures fit {' and '.join(summary['budget']['text'])}; "
              f"{len(maximal)} are maximal")  # fmt: skip
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("attention", "FFN", "Mamba", "FFN width", "heads", "parameters", "memory"):
         table.add_column(column, justify="right")
     for row in maximal[:SHOWN]:
@@ -76,18 +77,19 @@ def plan_view(summary: dict[str, Any], maximal: list[dict[str, Any]]) -> Rendera
 
 def eval_table(result: dict[str, Any]) -> RenderableType:
     """Teacher, pruned model and student side by side."""
-    table = Table(title=f"{result['tokens']:,} tokens the search never saw, on {result['device']}", title_justify="left")
-    for column in ("", "parameters", "memory", "loss", "perplexity", "bits/byte", "KL to teacher", "agreement",
+    title = f"{result['tokens']:,} tokens the search never saw, on {result['device']}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for column in ("", "parameters", "memory", "loss", "perplexity", "bits/byte", "KL", "agreement",
                    "next token", "tokens/s"):  # fmt: skip
         table.add_column(column, justify="left" if not column else "right", no_wrap=True)
     first = result["rows"][0]
     for row in result["rows"]:
         table.add_row(
-            row["name"], f"{count(row['parameters'])} ({percent(row['parameters'], first['parameters'])})",
-            bytes_(row["memory_bytes"]), f"{row['loss']:.4f} ({100 * (row['loss'] / first['loss'] - 1):+.2f} %)",
+            row["name"], f"{count(row['parameters'])} {percent(row['parameters'], first['parameters'])}",
+            bytes_(row["memory_bytes"]), f"{row['loss']:.4f} {100 * (row['loss'] / first['loss'] - 1):+.2f} %",
             f"{row['perplexity']:.2f}", f"{row['bits_per_byte']:.4f}", f"{row['kl']:.4f}",
             percent(row["agreement"], 1), percent(row["next_token_accuracy"], 1),
-            f"{row['tokens_per_second']:,.0f} ({row['tokens_per_second'] / first['tokens_per_second']:.2f}x)",
+            f"{row['tokens_per_second']:,.0f} {row['tokens_per_second'] / first['tokens_per_second']:.2f}x",
         )  # fmt: skip
     return table
 

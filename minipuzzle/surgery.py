@@ -14,7 +14,6 @@ from torch import Tensor
 from minipuzzle.arch import Architecture, Selection
 from minipuzzle.checkpoint import Checkpoint, write_checkpoint
 from minipuzzle.errors import UserError
-from minipuzzle.kernels import choose
 from minipuzzle.model import HybridLM, load_model
 
 TOLERANCE = 1e-4
@@ -58,13 +57,12 @@ def verify_logits(parent: HybridLM, saved: Checkpoint, selection: Selection, tok
     ``tokens`` [b, s] int64. Both run in FP32. Raises: UserError above TOLERANCE.
     """
     device = next(parent.parameters()).device
-    exact, usual = choose(device, "reference"), parent.kernels
-    parent.set_kernels(exact)
-    parent.set_mask(selection)
-    masked = parent(tokens.to(device))
-    parent.set_mask(None)
-    parent.set_kernels(usual)
-    sliced = load_model(saved, device=device, dtype=torch.float32, kernels=exact)(tokens.to(device))
+    student = load_model(saved, device=device, dtype=torch.float32)
+    with parent.exact(), student.exact():
+        parent.set_mask(selection)
+        masked = parent(tokens.to(device))
+        parent.set_mask(None)
+        sliced = student(tokens.to(device))
     error = ((masked - sliced).abs().max() / masked.abs().max()).item()
     if not error <= TOLERANCE:
         raise UserError(

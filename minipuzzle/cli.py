@@ -83,7 +83,7 @@ def score(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint (de
           run: Run = RUN, data: Annotated[str, typer.Option(help="Calibration text.")] = EMBEDDED,
           samples: Annotated[int, typer.Option(help="Blocks of text for FFN channels and Mamba heads.")] = 1024,
           block_samples: Annotated[int, typer.Option(help="Blocks of text for removing whole blocks.")] = 128,
-          batch: int = 8, ffn: Annotated[str, typer.Option(help="FFN score: pre or post activation.")] = "pre",
+          batch: int = 8, ffn: Annotated[str, typer.Option(help="FFN score: pre or post activation.")] = "post",
           length: Length = 512, device: Device = "auto", as_json: Json = False) -> None:  # fmt: skip
     """Score every block, FFN channel and Mamba head on calibration text."""
     settings = ScoreSettings(samples=samples, block_samples=block_samples, batch=batch, ffn=ffn)  # type: ignore[arg-type]

@@ -38,7 +38,7 @@ class ScoreSettings:
     samples: int = 1024
     block_samples: int = 128
     batch: int = 8
-    ffn: FFNScore = "pre"
+    ffn: FFNScore = "post"
     seed: int = 0
 
     def __post_init__(self) -> None:

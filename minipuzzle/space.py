@@ -16,7 +16,7 @@ from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Mamba2
 from minipuzzle.errors import UserError
 
 WIDTH_STEPS = 32
-LEAST = re.compile(r"^(attention|others|width)=([0-9.]+)%$")
+LEAST = re.compile(r"^(attention|others|width)=([0-9]+(?:\.[0-9]+)?)%$")
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -128,18 +128,23 @@ def _one(parent: Architecture, kind: type[FeedForward] | type[Mamba2] | type[Att
 
 
 def _range(count: int, share: float) -> tuple[int, int]:
-    return ceil(count * share), count
+    return _least(count, share), count
 
 
 def _widths(width: int, share: float, multiple: int) -> tuple[int, ...]:
     found = {width}
     for step in range(1, WIDTH_STEPS):
         rounded = round(width * step / WIDTH_STEPS / multiple) * multiple
-        if width * share <= rounded < width:
+        if max(1, _least(width, share)) <= rounded < width:
             found.add(rounded)
     return tuple(sorted(found))
 
 
 def _heads(block: Mamba2, share: float) -> tuple[int, ...]:
     per_group = block.heads // block.groups
-    return tuple(k * block.groups for k in range(max(1, ceil(per_group * share)), per_group + 1))
+    return tuple(k * block.groups for k in range(max(1, _least(per_group, share)), per_group + 1))
+
+
+def _least(count: int, share: float) -> int:
+    # 0.07 * 100 is 7.000000000000001, of which the ceiling is 8.
+    return ceil(round(count * share, 6))

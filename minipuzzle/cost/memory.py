@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
 
 from minipuzzle.arch import Architecture, Attention, Mamba2
 from minipuzzle.errors import UserError
@@ -28,6 +30,12 @@ class Workload:
             if name not in BYTES:
                 raise UserError(f"Unknown dtype {name!r}.", got=name, allowed=", ".join(BYTES),
                                 next="Choose one of those for --weights, --kv or --state.")  # fmt: skip
+        if self.batch < 1 or self.context < 1:
+            raise UserError(
+                "A workload needs at least one sequence of at least one token.",
+                got=f"batch {self.batch}, context {self.context}", allowed="numbers of at least 1",
+                next="Change --batch or --context.",
+            )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +60,12 @@ def memory(architecture: Architecture, workload: Workload) -> Memory:
     x state and convolution = (kernel - 1) x channels for each Mamba-2 block and sequence. Source: the form of NVIDIA
     Model Optimizer's mcore_memory_footprint_mb; reproduces the 31.7 GiB budget of arXiv:2504.03624.
     """
+    weights, kv, ssm, conv = (int(part) for part in part_bytes(np.asarray(values(architecture)), workload))
+    return Memory(weights=weights, kv=kv, ssm=ssm, conv=conv)
+
+
+def values(architecture: Architecture) -> tuple[int, int, int, int]:
+    """How many values each part has: parameters, keys and values a token, SSM states and convolution states a sequence."""
     kv = ssm = conv = 0
     for block in architecture.blocks:
         if isinstance(block, Attention):
@@ -59,9 +73,16 @@ def memory(architecture: Architecture, workload: Workload) -> Memory:
         if isinstance(block, Mamba2):
             ssm += block.inner * block.state
             conv += block.conv_channels * (block.conv_kernel - 1)
-    return Memory(
-        weights=ceil(architecture.parameters * BYTES[workload.weights]),
-        kv=ceil(kv * workload.context * workload.batch * BYTES[workload.kv]),
-        ssm=ceil(ssm * workload.batch * BYTES[workload.state]),
-        conv=ceil(conv * workload.batch * BYTES[workload.state]),
-    )
+    return architecture.parameters, kv, ssm, conv
+
+
+def part_bytes(counts: NDArray[np.int64], workload: Workload) -> NDArray[np.float64]:
+    """Bytes of each part [..., 4], rounded up, from ``values`` [..., 4]: a grid and one model are priced alike.
+
+    float64 because a long context times a large batch can pass int64; exact below 2**53 bytes (9 PB).
+    """
+    state = workload.batch * BYTES[workload.state]
+    tokens = float(workload.context) * workload.batch
+    factors = np.array([BYTES[workload.weights], tokens * BYTES[workload.kv], state, state])
+    sizes: NDArray[np.float64] = np.ceil(counts * factors)
+    return sizes

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from minipuzzle.arch import Architecture
 from minipuzzle.budget import Limits
-from minipuzzle.cost import Workload, memory
+from minipuzzle.cost import Workload
+from minipuzzle.cost.memory import part_bytes, values
 from minipuzzle.space import Bounds, Shape, shape_architecture
 
 FIELDS = ("attention", "mlp", "mamba", "intermediate", "heads")
@@ -40,28 +41,26 @@ def grid(bounds: Bounds) -> NDArray[np.int64]:
     return np.stack([axis.reshape(-1) for axis in axes], axis=1).astype(np.int64)
 
 
-def costs(
-    parent: Architecture, shapes: NDArray[np.int64], workload: Workload
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def costs(parent: Architecture, shapes: NDArray[np.int64], workload: Workload) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """(parameters [n], memory in bytes [n]) of grid points.
 
-    Cost is the model without blocks plus, for each kind, count x one block's: so each distinct (width, heads) is
-    priced once through the same functions that price any architecture.
+    Values are those of the model without blocks plus, for each kind, count x one block's: so each distinct (width,
+    heads) is counted once, through the functions that price any architecture, and the bytes equal ``memory``'s exactly.
     """
     empty = Shape(attention=0, mlp=0, mamba=0, intermediate=1, heads=1)
-    base = _price(parent, empty, workload)
-    total = np.tile(np.asarray(base, dtype=np.float64), (len(shapes), 1))
+    base = np.asarray(values(shape_architecture(parent, empty)))
+    total = np.tile(base, (len(shapes), 1))
     for column, kind in enumerate(("attention", "mlp", "mamba")):
         if parent.count(kind) == 0:
             continue
         size = {"attention": None, "mlp": "intermediate", "mamba": "heads"}[kind]
-        values = shapes[:, FIELDS.index(size)] if size else np.zeros(len(shapes), dtype=np.int64)
-        for value in np.unique(values):
+        settings = shapes[:, FIELDS.index(size)] if size else np.zeros(len(shapes), dtype=np.int64)
+        for value in np.unique(settings):
             one = replace(empty, **{kind: 1, **({size: int(value)} if size else {})})
-            added = np.subtract(_price(parent, one, workload), base)
-            here = values == value
+            added = np.asarray(values(shape_architecture(parent, one))) - base
+            here = settings == value
             total[here] += shapes[here, column, None] * added
-    return total[:, 0].astype(np.int64), total[:, 1]
+    return total[:, 0], part_bytes(total, workload).sum(axis=1)
 
 
 def enumerate_shapes(parent: Architecture, bounds: Bounds, limits: Limits, workload: Workload) -> Feasible:
@@ -99,8 +98,3 @@ def maximal(parent: Architecture, feasible: Feasible, bounds: Bounds, limits: Li
         parameters, size = costs(parent, stepped, workload)
         result &= ~(possible & within(parameters, size, limits))
     return result
-
-
-def _price(parent: Architecture, shape: Shape, workload: Workload) -> tuple[float, float]:
-    architecture = shape_architecture(parent, shape)
-    return architecture.parameters, memory(architecture, workload).total

@@ -1,0 +1,54 @@
+"""FFN channels scored before or after the activation, by weights, or at random: the loss of the embedded teacher with every
+FFN narrowed by each, before any training.  python benchmarks/ffn_score.py  -> docs/results/ffn_score.md"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from minipuzzle import embedded
+from minipuzzle.artifacts import Scores
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.data import Tokenizer, load_blocks
+from minipuzzle.evaluate import measure
+from minipuzzle.importance import magnitude_scores, random_scores, score
+from minipuzzle.model import load_model
+from minipuzzle.recipe import ScoreSettings
+from minipuzzle.search.select import select
+from minipuzzle.space import Shape
+
+WIDTHS = (768, 640, 512, 384)
+LENGTH, SAMPLES = 256, 64
+
+
+def main() -> None:
+    """Measure and print the table."""
+    path = embedded.teacher_path()
+    parent = Checkpoint.open(path)
+    model = load_model(parent).eval()
+    calibration, validation = (
+        load_blocks(embedded.text_path(which), Tokenizer.load(path), block_length=LENGTH) for which in ("calibration", "validation")
+    )
+    validation = validation.take(48)
+    scores: dict[str, Scores] = {"magnitude": magnitude_scores(model), "random": random_scores(parent.architecture, 0)}
+    for ffn in ("pre", "post"):
+        settings = replace(ScoreSettings(samples=SAMPLES, block_samples=1), ffn=ffn)
+        with tempfile.TemporaryDirectory() as folder:
+            scores[ffn] = score(model, calibration, settings, identity=ffn, partial=Path(folder) / "p")
+    whole = parent.architecture
+    print(f"| FFN width of 896 | {' | '.join(scores)} |\n|---|{'---|' * len(scores)}")
+    for width in WIDTHS:
+        shape = Shape(attention=whole.count("attention"), mlp=whole.count("mlp"), mamba=whole.count("mamba"),
+                      intermediate=width, heads=16)  # fmt: skip
+        losses = []
+        for estimator in scores.values():
+            model.set_mask(select(whole, estimator, shape))
+            losses.append(measure(model, validation).loss)
+        print(f"| {width} | {' | '.join(f'{loss:.4f}' for loss in losses)} |", flush=True)
+    model.set_mask(None)
+    print(f"parent {measure(model, validation).loss:.4f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""Enumeration and selection against brute force, and the paper's grid in time."""
+
+import itertools
+import time
+from dataclasses import astuple, replace
+
+import numpy as np
+import pytest
+from conftest import tiny
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from test_architectures import paper_plan
+
+from minipuzzle.arch import FeedForward, Mamba2, Selection
+from minipuzzle.artifacts import Scores
+from minipuzzle.budget import Limits
+from minipuzzle.cost import BYTES, Workload, memory
+from minipuzzle.errors import UserError
+from minipuzzle.recipe import SearchSettings
+from minipuzzle.search.enumerate import enumerate_shapes, maximal
+from minipuzzle.search.plan import make_plan
+from minipuzzle.search.select import candidates, damage, select, top_channels, top_heads
+from minipuzzle.space import Bounds, Shape, shape_architecture
+
+SPACE = Bounds(attention=(0, 1), mlp=(1, 3), mamba=(1, 3), intermediate=(24, 40, 64), heads=(4, 6, 8))
+WORKLOADS = st.builds(
+    Workload, context=st.integers(1, 300), batch=st.integers(1, 3), weights=st.sampled_from(list(BYTES)),
+    kv=st.sampled_from(list(BYTES)), state=st.sampled_from(list(BYTES)),
+)  # fmt: skip
+
+
+def scored(parent, seed=0, ties=False):
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape):
+        return rng.integers(0, 3, shape).astype(float) if ties else rng.random(shape)
+
+    return Scores(
+        blocks=draw(len(parent.blocks)), meta={},
+        intermediate={i: draw(b.intermediate) for i, b in enumerate(parent.blocks) if isinstance(b, FeedForward)},
+        head_channels={i: draw(b.heads, b.head_dim) for i, b in enumerate(parent.blocks) if isinstance(b, Mamba2)},
+    )  # fmt: skip
+
+
+def every_shape(space):
+    counts = [range(low, high + 1) for low, high in (space.attention, space.mlp, space.mamba)]
+    return {
+        Shape(attention=a, mlp=f, mamba=m, intermediate=w, heads=h)
+        for a, f, m, w, h in itertools.product(*counts, space.intermediate, space.heads)
+    }
+
+
+def fitting(parent, limits, workload):
+    """{shape: (parameters, bytes)} of what fits, priced one architecture at a time."""
+    found = {}
+    for shape in every_shape(SPACE):
+        made = shape_architecture(parent, shape)
+        cost = made.parameters, memory(made, workload).total
+        if cost[0] <= (limits.parameters or np.inf) and cost[1] <= (limits.bytes or np.inf):
+            found[shape] = cost
+    return found
+
+
+@settings(deadline=None, max_examples=12)
+@given(workload=WORKLOADS, share=st.floats(0.5, 1), kinds=st.sampled_from([(True, False), (False, True), (True, True)]))
+def test_what_fits_and_what_is_maximal_is_what_brute_force_finds(workload, share, kinds):
+    parent = tiny("M-M*-M-", vocab=48)
+    limits = Limits(
+        parameters=int(parent.parameters * share) if kinds[0] else None,
+        bytes=int(memory(parent, workload).total * share) if kinds[1] else None,
+    )
+    feasible = enumerate_shapes(parent, SPACE, limits, workload)
+    expected = fitting(parent, limits, workload)
+    found = {feasible.shape(i): (feasible.parameters[i], feasible.bytes[i]) for i in range(feasible.count)}
+    assert feasible.count == len(found)
+    assert found == expected
+    best = maximal(parent, feasible, SPACE, limits, workload)
+    for index, shape in enumerate(found):
+        larger = [
+            other for other in expected
+            if other != shape and all(a >= b for a, b in zip(astuple(other), astuple(shape), strict=True))
+        ]  # fmt: skip
+        assert best[index] == (not larger)
+
+
+def test_a_limit_is_inclusive():
+    parent, workload = tiny("M-*", vocab=48), Workload(context=4)
+    space = Bounds(attention=(1, 1), mlp=(1, 1), mamba=(1, 1), intermediate=(64,), heads=(8,))
+    exact = Limits(parameters=parent.parameters, bytes=memory(parent, workload).total)
+    assert enumerate_shapes(parent, space, exact, workload).count == 1
+    assert enumerate_shapes(parent, space, replace(exact, parameters=parent.parameters - 1), workload).count == 0
+    assert enumerate_shapes(parent, space, replace(exact, bytes=exact.bytes - 1), workload).count == 0
+
+
+def test_the_whole_grid_of_the_56b_in_time():
+    plan = paper_plan()
+    whole = Bounds(attention=(0, 10), mlp=(0, 54), mamba=(0, 54), intermediate=tuple(range(24576, 32769, 1024)), heads=(256,))
+    started = time.perf_counter()
+    feasible = enumerate_shapes(plan.parent, whole, plan.limits, plan.workload)
+    best = maximal(plan.parent, feasible, whole, plan.limits, plan.workload)
+    assert time.perf_counter() - started < 3
+    shapes = [astuple(feasible.shape(i)) for i in np.flatnonzero(best)]
+    assert (5, 48, 45, 30720, 256) in shapes
+    assert not (feasible.shapes[(feasible.shapes[:, 1:4] >= (47, 44, 30720)).all(axis=1), 0] >= 6).any()
+    started = time.perf_counter()
+    found = candidates(plan.parent, scored(plan.parent), feasible, best, 5)
+    assert time.perf_counter() - started < 5
+    assert len(found) == 5
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10**6), ties=st.booleans(), shape=st.sampled_from(sorted(every_shape(SPACE))))
+def test_what_is_kept_sums_to_the_most(seed, ties, shape):
+    parent = tiny("M-M*-M-", vocab=48, heads=8, intermediate=64)
+    scores = scored(parent, seed, ties)
+    chosen = select(parent, scores, shape)
+    student = chosen.student(parent)  # raises where groups are uneven
+    assert student == shape_architecture(replace(parent, blocks=tuple(parent.blocks[i] for i in chosen.kept_blocks)), shape)
+    for kind, count in (("attention", shape.attention), ("mlp", shape.mlp), ("mamba", shape.mamba)):
+        best = max(sum(scores.blocks[list(c)]) for c in itertools.combinations(parent.indices(kind), count))
+        kept = [i for i in chosen.kept_blocks if parent.blocks[i].kind == kind]
+        assert sum(scores.blocks[kept]) == pytest.approx(best)
+    for i in chosen.kept_blocks:
+        if "intermediate" in (kept_axes := chosen.blocks[i]):
+            channels = scores.intermediate[i]
+            assert sum(channels[list(kept_axes["intermediate"])]) == pytest.approx(sum(sorted(channels)[-shape.intermediate :]))
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10**6), per_group=st.integers(1, 4), width=st.integers(1, 5))
+def test_heads_by_group_and_channels_for_all_heads(seed, per_group, width):
+    groups, heads, dim = 2, 8, 5
+    channels = np.random.default_rng(seed).random((heads, dim))
+    kept = top_channels(channels, width)
+    norms = [float(np.linalg.norm(channels[:, d])) for d in range(dim)]
+    assert sorted(norms[d] for d in kept) == sorted(norms)[-width:]
+    chosen = top_heads(channels, per_group * groups, groups, width)
+    strength = [float(np.linalg.norm(channels[h, list(kept)])) for h in range(heads)]
+    for first in (0, 4):
+        mine = [h for h in chosen if first <= h < first + 4]
+        options = itertools.combinations(range(first, first + 4), per_group)
+        assert sum(strength[h] for h in mine) == pytest.approx(max(sum(strength[h] for h in o) for o in options))
+        assert len(mine) == per_group
+    assert list(chosen) == sorted(chosen)
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 10**6), share=st.floats(0.55, 0.95), limit=st.integers(1, 60))
+def test_candidates_are_the_maximal_then_the_rest_by_least_damage(seed, share, limit):
+    parent, workload = tiny("M-M*-M-", vocab=48), Workload(context=8)
+    limits, scores = Limits(parameters=int(parent.parameters * share)), scored(parent, seed)
+    feasible = enumerate_shapes(parent, SPACE, limits, workload)
+    assume(feasible.count)
+    best = maximal(parent, feasible, SPACE, limits, workload)
+    harms = [damage(scores, select(parent, scores, feasible.shape(i))) for i in range(feasible.count)]
+    expected = sorted((bool(~b), harm) for b, harm in zip(best, harms, strict=True))[:limit]
+    found = candidates(parent, scores, feasible, best, limit)
+    assert [c.damage for c in found] == pytest.approx([harm for _, harm in expected])
+    assert [c.name for c in found] == [f"c{n:03}" for n in range(1, len(expected) + 1)]
+    for candidate in found:
+        student = candidate.selection.student(parent)
+        assert candidate.parameters == student.parameters
+        assert candidate.bytes == memory(student, workload).total
+
+
+def test_damage_adds_up_what_is_dropped_and_cut():
+    parent = tiny("M-M*-M-")
+    scores = scored(parent)
+    assert damage(scores, Selection.everything(parent)) == 0
+    kept = ({}, {"intermediate": tuple(range(16))}, None, {}, {}, {}, {})
+    squares = scores.intermediate[1] ** 2
+    expected = scores.blocks[2] + scores.blocks[1] * squares[16:].sum() / squares.sum()
+    assert damage(scores, Selection(blocks=kept)) == pytest.approx(expected)
+
+
+def test_a_block_whose_channels_all_score_zero_is_narrowed_for_nothing():
+    parent = tiny("M-")
+    scores = scored(parent)
+    scores.intermediate[1][:] = 0
+    shape = Shape(attention=0, mlp=1, mamba=1, intermediate=8, heads=8)
+    assert damage(scores, select(parent, scores, shape)) == 0
+
+
+def test_what_cannot_be_met_says_the_smallest_and_what_is_met_already_says_so():
+    parent = tiny("M-M*-M-")
+    with pytest.raises(UserError, match="No architecture") as caught:
+        make_plan(parent, SearchSettings(budget=("2%",), multiple=8))
+    # The widest space: a quarter of the Mamba and FFN blocks, a quarter of the width, no attention, whole heads.
+    smallest = shape_architecture(parent, Shape(attention=0, mlp=1, mamba=1, intermediate=16, heads=8))
+    assert f"{smallest.parameters:,} parameters" in caught.value.allowed
+    assert make_plan(parent, SearchSettings(budget=(str(smallest.parameters),), multiple=8)).feasible.count == 1
+    for enough in ("100%", "300%", "1TB", str(parent.parameters)):
+        with pytest.raises(UserError, match="already") as caught:
+            make_plan(parent, SearchSettings(budget=(enough,)))
+        assert f"{parent.parameters:,}" in caught.value.allowed

@@ -27,10 +27,9 @@ def main() -> None:
     path = embedded.teacher_path()
     parent = Checkpoint.open(path)
     model = load_model(parent).eval()
-    calibration, validation = (
-        load_blocks(embedded.text_path(which), Tokenizer.load(path), block_length=LENGTH) for which in ("calibration", "validation")
-    )
-    validation = validation.take(48)
+    tokenizer = Tokenizer.load(path)
+    calibration = load_blocks(embedded.text_path("calibration"), tokenizer, block_length=LENGTH)
+    validation = load_blocks(embedded.text_path("validation"), tokenizer, block_length=LENGTH).take(48)
     scores: dict[str, Scores] = {"magnitude": magnitude_scores(model), "random": random_scores(parent.architecture, 0)}
     for ffn in ("pre", "post"):
         settings = replace(ScoreSettings(samples=SAMPLES, block_samples=1), ffn=ffn)

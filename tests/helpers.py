@@ -1,10 +1,19 @@
 """Running the command line inside the test process."""
 
+import lzma
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
+from minipuzzle import embedded
 from minipuzzle.cli import main
+
+_FOLDER = tempfile.TemporaryDirectory()
+TEXT = Path(_FOLDER.name) / "validation.txt"
+with lzma.open(embedded.text_path("validation"), "rt") as _whole:
+    TEXT.write_text(_whole.read()[:40_000])
 
 
 def run(*words, code=0):
@@ -22,8 +31,9 @@ def run(*words, code=0):
 
 FAST = {
     "score": ("--samples", 8, "--block-samples", 4, "--length", 64, "--device", "cpu"),
-    "search": ("--budget", "96%", "--multiple", 8, "--candidates", 6, "--validation-blocks", 4, "--length", 64,
+    "search": ("--data", TEXT, "--budget", "96%", "--multiple", 8, "--candidates", 6, "--validation-blocks", 4, "--length", 64,
                "--device", "cpu"),
-    "distill": ("--tokens", 2048, "--short-tokens", 1024, "--length", 64, "--batch", 4, "--device", "cpu"),
-    "eval": ("--length", 64, "--device", "cpu"),
+    "distill": ("--validation", TEXT, "--tokens", 2048, "--short-tokens", 1024, "--length", 64, "--batch", 4,
+                "--device", "cpu"),
+    "eval": ("--data", TEXT, "--length", 64, "--device", "cpu"),
 }  # fmt: skip

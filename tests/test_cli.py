@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 from conftest import save, shaken, tiny
-from helpers import FAST, run
+from helpers import FAST, TEXT, run
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -29,7 +29,7 @@ def test_score_search_distill_in_that_very_form(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run("score", *FAST["score"])
     assert "ckpt56b" in capsys.readouterr().err
-    run("search", "--budget", "290k", *FAST["search"][2:])
+    run("search", *FAST["search"], "--budget", "290k")
     run("distill", "--teacher", "ckpt56b", *FAST["distill"])
     run("eval", *FAST["eval"])
     run("report")
@@ -113,22 +113,22 @@ def test_run_a_recipe_and_pretrain(tmp_path, capsys, monkeypatch):
 model: {model_type: nemotron_h, vocab_size: 4096, hidden_size: 32, hybrid_override_pattern: M-M*-, intermediate_size: 128,
         num_attention_heads: 4, num_key_value_heads: 2, head_dim: 8, mamba_num_heads: 8, mamba_head_dim: 8, n_groups: 2,
         ssm_state_size: 8, chunk_size: 16}
-data: {length: 64}
+data: {length: 64, validation: VALIDATION}
 training: {tokens: 5120, learning_rate: 3.0e-3, batch: 4}
 device: cpu
-""")
+""".replace("VALIDATION", str(TEXT)))
     run("pretrain", "pretrain.yaml", "--run", "teacher")
     facts = json.loads((tmp_path / "teacher/model/training.json").read_text())
-    assert facts["validation"]["validation.txt.xz"] < 8.32  # below the log of the vocabulary: it learned
+    assert facts["validation"]["validation.txt"] < 8.32  # below the log of the vocabulary: it learned
     assert load_file(tmp_path / "teacher/model/model.safetensors")["lm_head.weight"].dtype == torch.bfloat16
     (tmp_path / "recipe.yaml").write_text("""
 checkpoint: teacher/model
 device: cpu
-data: {length: 64}
+data: {length: 64, validation: VALIDATION}
 score: {samples: 8, block_samples: 4}
 search: {budget: [97%, 2MiB], multiple: 8, candidates: 3, validation_blocks: 4, top: 1}
 distill: {training: {tokens: 1024, batch: 4}}
-""")
+""".replace("VALIDATION", str(TEXT)))
     result = json_of(capsys, "run", "recipe.yaml", "--run", "out")
     assert [r["name"] for r in result["rows"]] == ["teacher", "pruned", "student"]
     assert (tmp_path / "out/report.html").exists()

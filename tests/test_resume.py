@@ -6,7 +6,7 @@ import sys
 import time
 
 import pytest
-from helpers import FAST, run
+from helpers import FAST, TEXT, run
 from safetensors.torch import load_file
 
 from minipuzzle.artifacts import Scores
@@ -60,7 +60,7 @@ def test_score_and_distill_resume(both, tmp_path):
             assert all((got[1][i] == want[1][i]).all() for i in want[1])
     for folder in (whole, broken):
         run("search", "--run", folder, *FAST["search"], "--top", 1)
-    distill = ("--tokens", 15360, "--length", 64, "--batch", 4, "--device", "cpu")  # 60 steps
+    distill = ("--validation", TEXT, "--tokens", 15360, "--length", 64, "--batch", 4, "--device", "cpu")  # 60 steps
     run("distill", "--run", whole, *distill)
     killed(("distill", "--run", broken, *distill), "broken/distill/long/state.safetensors", tmp_path)
     assert not (broken / "student").exists()

@@ -7,6 +7,7 @@ import struct
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from minipuzzle.errors import UserError
 
@@ -48,18 +49,30 @@ def read_header(path: Path) -> dict[str, Entry]:
             header = json.loads(file.read(length))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise _broken(path, error) from error
+    if not isinstance(header, dict):
+        raise _broken(path, f"a header that is a {type(header).__name__}")
     header.pop("__metadata__", None)
-    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    if 8 + length + end != size:
-        raise _broken(path, f"{size:,} bytes where the header announces {8 + length + end:,}")
-    for name, entry in header.items():
-        if entry["dtype"] not in DTYPE_BYTES:
-            raise UserError(f"Tensor {name} has a dtype we do not read.", got=entry["dtype"],
-                            allowed=", ".join(DTYPE_BYTES), next="Convert the checkpoint to BF16.")  # fmt: skip
-    return {
-        name: Entry(file=path, dtype=e["dtype"], shape=tuple(e["shape"]), start=8 + length + e["data_offsets"][0])
-        for name, e in header.items()
-    }
+    entries = {name: _entry(path, name, entry, 8 + length, size) for name, entry in header.items()}
+    end = max((e.start + e.nbytes for e in entries.values()), default=8 + length)
+    if end != size:
+        raise _broken(path, f"{size:,} bytes where the header announces {end:,}")
+    return entries
+
+
+def _entry(path: Path, name: str, said: Any, base: int, size: int) -> Entry:
+    try:
+        dtype, shape, (start, end) = str(said["dtype"]), tuple(said["shape"]), said["data_offsets"]
+        whole = all(isinstance(n, int) and n >= 0 for n in (*shape, start, end))
+    except (KeyError, TypeError, ValueError) as error:
+        raise _broken(path, f"an incomplete entry for {name}") from error
+    if dtype not in DTYPE_BYTES:
+        raise UserError(f"Tensor {name} has a dtype we do not read.", got=dtype, allowed=", ".join(DTYPE_BYTES),
+                        next="Convert the checkpoint to BF16.")  # fmt: skip
+    if not whole or end - start != prod(shape) * DTYPE_BYTES[dtype]:
+        raise _broken(path, f"{name} of shape {list(shape)} in {dtype} at bytes {start} to {end}")
+    if base + end > size:
+        raise _broken(path, f"{size:,} bytes where {name} ends at {base + end:,}")
+    return Entry(file=path, dtype=dtype, shape=shape, start=base + start)
 
 
 def _broken(path: Path, got: object) -> UserError:

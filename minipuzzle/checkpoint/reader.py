@@ -24,7 +24,10 @@ IGNORED_PREFIX = "mtp."
 
 
 class Checkpoint:
-    """A checked checkpoint: each tensor of its architecture is in its files exactly once, with the right shape."""
+    """A checked checkpoint: each tensor of its architecture is in its files exactly once, with the right shape.
+
+    ``notes`` are sentences on what the files hold and we leave out.
+    """
 
     def __init__(self, path: Path, config: dict[str, Any], architecture: Architecture, entries: dict[str, Entry]) -> None:
         self.path = path
@@ -32,6 +35,8 @@ class Checkpoint:
         self.architecture = architecture
         self.family = families.find(str(config["model_type"]))
         self._names = _claim(path, self.family.names(architecture), entries, architecture)
+        ignored = sum(name.startswith(IGNORED_PREFIX) for name in entries)
+        self.notes = (f"{ignored} tensors of multi-token prediction ({IGNORED_PREFIX}*) are not read",) if ignored else ()
         self._entries = {name: entries[theirs] for name, theirs in self._names.items()}
         for tensor in architecture.tensors():
             entry = self._entries[tensor.name]
@@ -83,9 +88,10 @@ class Checkpoint:
 
         with safe_open(self._entries[name].file, framework="pt") as file:
             result: Tensor = file.get_tensor(self._names[name])
-        if not torch.isfinite(result.float()).all():
+        finite = torch.isfinite(result.float() if result.element_size() == 1 else result)
+        if not finite.all():
             raise UserError(
-                f"Tensor {self._names[name]} holds NaN or infinity.", got=f"{(~torch.isfinite(result.float())).sum()} of "
+                f"Tensor {self._names[name]} holds NaN or infinity.", got=f"{(~finite).sum()} of "
                 f"{result.numel()} values", allowed="finite weights", next="Take a checkpoint from before training broke.",
             )  # fmt: skip
         return result
@@ -93,8 +99,7 @@ class Checkpoint:
 
 def _entries(path: Path) -> dict[str, Entry]:
     if (path / INDEX).is_file():
-        weight_map = json.loads((path / INDEX).read_text())["weight_map"]
-        shards = sorted(set(weight_map.values()))
+        shards = _shards(path / INDEX)
         for shard in shards:
             if not (path / shard).is_file():
                 raise UserError(
@@ -116,6 +121,21 @@ def _entries(path: Path) -> dict[str, Entry]:
         allowed=f"{SINGLE} or {INDEX} with its shards (pickled weights can run code and are never read)",
         next="Save the model with safe_serialization=True, or check the path.",
     )  # fmt: skip
+
+
+def _shards(index: Path) -> list[str]:
+    try:
+        shards = sorted({str(shard) for shard in json.loads(index.read_text())["weight_map"].values()})
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index.name} is damaged.", got=repr(error), allowed="JSON with a weight_map: tensor -> shard",
+                        next="Copy or download the file again.") from error  # fmt: skip
+    outside = [shard for shard in shards if Path(shard).name != shard]
+    if outside:
+        raise UserError(
+            "The index names a file outside of the checkpoint.", got=outside[0], allowed="names of files in the same folder",
+            next="Take the checkpoint from a source you trust.",
+        )  # fmt: skip
+    return shards
 
 
 def _claim(

@@ -30,9 +30,11 @@ def write_checkpoint(
     """Write ``architecture`` to the folder ``path``; ``tensor`` gives each tensor by canonical name, when its turn comes.
 
     Files larger than ``shard_bytes`` are split and indexed. Tokenizer files and the generation config are copied from
-    ``source``; ``extra`` are text files to add. Raises: UserError when the disk is full, leaving nothing behind.
+    ``source``; ``extra`` are text files to add. A checkpoint that is there already is replaced once the new one is whole.
+    Raises: UserError when the disk is full, leaving nothing behind, and where something else than a checkpoint is there.
     """
-    path = path.absolute()
+    path = path.resolve()
+    _check_target(path)
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,28 +44,42 @@ def write_checkpoint(
         (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         for name, text in (extra or {}).items():
             (temporary / name).write_text(text)
-        for pattern in COPIED if source is not None else ():
-            for file in source.path.glob(pattern) if source is not None else ():
-                shutil.copy2(file, temporary / file.name)
+        if source is not None:
+            _copy_tokenizer(source.path, temporary)
         for file in temporary.iterdir():
             file.chmod(0o644)
             _sync(file)
+        _sync(temporary)
         _replace(temporary, path)
-    except (OSError, UserError) as error:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-        raise disk_error(path, error) if isinstance(error, OSError) else error from error
     except BaseException as error:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-        if type(error).__name__ == "SafetensorError":
-            raise disk_error(path, OSError(str(error))) from error
+        if isinstance(error, OSError):
+            raise disk_error(path, error) from error
         raise
+
+
+def _check_target(path: Path) -> None:
+    if path.is_dir() and (next(path.iterdir(), None) is None or (path / "config.json").is_file()):
+        return
+    if path.exists():
+        raise UserError(
+            f"{path} is not a checkpoint, so it is not replaced.", got="a folder without a config.json" if path.is_dir()
+            else "a file", allowed="a new name, an empty folder or a checkpoint",
+            next="Choose another folder, or move this one away.",
+        )  # fmt: skip
+
+
+def _copy_tokenizer(source: Path, target: Path) -> None:
+    for file in (file for pattern in COPIED for file in source.glob(pattern)):
+        if file.is_file():
+            shutil.copyfile(file, target / file.name)
 
 
 def _write_weights(
     folder: Path, architecture: Architecture, tensor: Callable[[str], Tensor], model_type: str, shard_bytes: int
 ) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     names = families.find(model_type).names(architecture)
@@ -72,10 +88,12 @@ def _write_weights(
     size = total = 0
 
     def flush() -> None:
-        if pending:
+        try:
             save_file(pending, folder / f"shard-{len(shards)}", metadata={"format": "pt"})
-            shards.append(list(pending))
-            pending.clear()
+        except SafetensorError as error:  # how safetensors says "no space left on device"
+            raise OSError(str(error)) from error
+        shards.append(list(pending))
+        pending.clear()
 
     for entry in architecture.tensors():
         value = tensor(entry.name)
@@ -86,7 +104,7 @@ def _write_weights(
         if size and size + bytes_ > shard_bytes:
             flush()
             size = 0
-        pending[names[entry.name][0]] = value
+        pending[names[entry.name][0]] = value.contiguous()
         size, total = size + bytes_, total + bytes_
     flush()
     if len(shards) == 1:
@@ -101,17 +119,28 @@ def _write_weights(
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _sync(file: Path) -> None:
-    with file.open("rb") as handle:
-        os.fsync(handle.fileno())
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _replace(new: Path, path: Path) -> None:
     if not path.exists():
         new.rename(path)
+        _sync(path.parent)
         return
-    old = path.with_name(f".{path.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    path.rename(old)
-    new.rename(path)
-    shutil.rmtree(old)
+    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    old = aside / "old"
+    try:
+        path.rename(old)
+        try:
+            new.rename(path)
+        except BaseException:
+            old.rename(path)
+            raise
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

@@ -10,12 +10,8 @@ from importlib.resources import files
 from typing import Any
 
 from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Mamba2, block_parameters
-from minipuzzle.errors import UserError
+from minipuzzle.families._nemotron_h_fields import KINDS, canonical, divides, error, layers, limitless, positive, supported
 
-KINDS = {"M": "mamba", "*": "attention", "-": "mlp"}
-ALIASES = {"linear_attention": "mamba", "full_attention": "attention"}
-OLD_FIELDS = {"mamba_n_groups": "n_groups", "mamba_d_conv": "conv_kernel", "mamba_conv_bias": "use_conv_bias",
-              "mamba_chunk_size": "chunk_size", "rms_norm_eps": "layer_norm_epsilon"}  # fmt: skip
 AXIS_FIELDS = {
     "mamba": {"heads": "mamba_num_heads", "head_dim": "mamba_head_dim"},
     "attention": {"q_heads": "num_attention_heads", "kv_heads": "num_key_value_heads"},
@@ -32,35 +28,44 @@ TOP = {
     "embeddings.weight": ("embeddings.weight", "embedding.weight"), "final_norm.weight": ("norm_f.weight",),
 }  # fmt: skip
 ROOTS = ("backbone", "model")
-UNSUPPORTED = {"mlp_hidden_act": "relu2", "mamba_hidden_act": "silu", "sliding_window": None}
+REWRITTEN = ("time_step_limit", "mamba_dt_limit", "block_configs", "auto_map", "layer_types", "mamba_d_conv",
+             "mamba_conv_bias", "mamba_chunk_size")  # fmt: skip
 
 
 def architecture(config: dict[str, Any]) -> Architecture:
-    """The architecture of a config.json; fields that are absent have transformers' defaults.
+    """The architecture of a config.json; fields that are absent have transformers' defaults, but no size of the model has.
 
-    Raises: UserError for an unknown pattern letter, a pattern of another length, impossible sizes, or an option that
-    this model does not have (another activation, a sliding window).
+    Raises: UserError for an unknown pattern letter, a pattern of another length, fields that contradict each other,
+    impossible sizes, or an option that this model does not have (another activation, a sliding window, a bounded dt).
     """
-    fields = {**config, **{new: config[old] for old, new in OLD_FIELDS.items() if old in config and new not in config}}
-    for name, only in UNSUPPORTED.items():
-        if fields.get(name, only) != only:
-            raise _error(f"{name} is not supported.", got=fields[name], allowed=repr(only))
-    hidden = _positive(fields, "hidden_size")
+    fields = canonical(config)
+    limitless(fields)
+    hidden = positive(fields, "hidden_size")
+    kinds = layers(fields)
     blocks = []
-    per_block = fields.get("block_configs") or [{} for _ in _layers(fields)]
-    for kind, own in zip(_layers(fields), per_block, strict=True):
-        blocks.append(_block(kind, {**fields, **{k: v for k, v in own.items() if v is not None}}, hidden))
+    for kind, own in zip(kinds, fields.get("block_configs") or [{}] * len(kinds), strict=True):
+        blocks.append(_block(kind, {**fields, **canonical({k: v for k, v in own.items() if v is not None})}, hidden))
+    epsilon = fields.get("layer_norm_epsilon", 1e-5)
+    if not isinstance(epsilon, int | float) or not 0 <= epsilon < 1:
+        raise error("layer_norm_epsilon is not a small number.", got=epsilon, allowed="a number from 0 to 1")
     return Architecture(
-        vocab_size=_positive(fields, "vocab_size"), hidden=hidden, blocks=tuple(blocks),
-        norm_eps=float(fields.get("layer_norm_epsilon", 1e-5)),
+        vocab_size=positive(fields, "vocab_size"), hidden=hidden, blocks=tuple(blocks), norm_eps=float(epsilon),
         tied_head=False,  # tie_word_embeddings is read by no implementation of this family: each has a head of its own
-        max_positions=int(fields.get("max_position_embeddings", 4096)),
+        max_positions=positive(fields, "max_position_embeddings", 4096),
     )  # fmt: skip
 
 
 def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, Any]:
-    """The config.json of an architecture, with what transformers, vLLM, SGLang and llama.cpp each look for."""
-    result = {k: v for k, v in original.items() if k not in ("time_step_limit", "block_configs", "auto_map", "layer_types")}
+    """The config.json of an architecture, with what transformers, vLLM, SGLang and llama.cpp each look for.
+
+    Raises: UserError for what no config of this family can say: a tied head, a bias in attention.
+    """
+    if architecture.tied_head or any(isinstance(b, Attention) and b.bias for b in architecture.blocks):
+        raise error("nemotron_h has no tied head and no bias in attention.", got="an architecture with one of them",
+                    allowed="a head of its own, attention without bias")  # fmt: skip
+    result = {k: v for k, v in original.items() if k not in REWRITTEN}
+    if result.get("num_nextn_predict_layers"):
+        result["num_nextn_predict_layers"] = 0  # ``mtp.*`` tensors are not written
     pattern = architecture.pattern
     result |= {
         "model_type": "nemotron_h", "architectures": ["NemotronHForCausalLM"], "vocab_size": architecture.vocab_size,
@@ -80,7 +85,7 @@ def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, An
                 "AutoConfig": "configuration_nemotron_h_puzzle.NemotronHPuzzleConfig",
                 "AutoModelForCausalLM": "modeling_nemotron_h_puzzle.NemotronHPuzzleForCausalLM",
             },
-            "block_configs": [_block_config(b) for b in architecture.blocks], "mtp_block_configs": [],
+            "block_configs": [_block_config(b, result) for b in architecture.blocks], "mtp_block_configs": [],
         }  # fmt: skip
     return result
 
@@ -111,48 +116,24 @@ def extra_files(architecture: Architecture) -> dict[str, str]:
             for n in ("configuration", "modeling")}  # fmt: skip
 
 
-def _layers(fields: dict[str, Any]) -> list[str]:
-    pattern, listed = fields.get("hybrid_override_pattern"), fields.get("layers_block_type")
-    if pattern is not None:
-        for position, letter in enumerate(pattern):
-            if letter not in KINDS:
-                moe = " (mixture-of-experts blocks are not supported yet)" if letter == "E" else ""
-                raise _error(f"Unknown letter {letter!r} at position {position} of hybrid_override_pattern{moe}.",
-                             got=pattern, allowed="M (Mamba-2), - (feed-forward), * (attention)")  # fmt: skip
-        layers = [KINDS[c] for c in pattern]
-    elif listed is not None:
-        layers = [ALIASES.get(kind, kind) for kind in listed]
-        for position, kind in enumerate(layers):
-            if kind not in KINDS.values():
-                raise _error(f"Unknown kind {kind!r} at position {position} of layers_block_type.", got=kind,
-                             allowed=", ".join(sorted(KINDS.values())))  # fmt: skip
-    else:
-        raise _error("The config does not say which blocks the model has.", got="no pattern",
-                     allowed="hybrid_override_pattern or layers_block_type")  # fmt: skip
-    count = fields.get("num_hidden_layers")
-    if (count is not None and count != len(layers)) or not layers:
-        raise _error("The pattern's length is not the number of layers.", got=f"{len(layers)} letters",
-                     allowed=f"{count} (num_hidden_layers)")  # fmt: skip
-    return layers
-
-
 def _block(kind: str, fields: dict[str, Any], hidden: int) -> Block:
+    supported(fields)
     if kind == "mlp":
-        width = _positive(fields, "intermediate_size")
+        width = positive(fields, "intermediate_size")
         return FeedForward(hidden=hidden, intermediate=width, bias=bool(fields.get("mlp_bias", False)))
     if kind == "attention":
-        q = _positive(fields, "num_attention_heads")
-        kv = _positive(fields, "num_key_value_heads", q)
-        _divides("num_attention_heads", q, "num_key_value_heads", kv)
-        head_dim = fields.get("head_dim") or fields.get("attention_head_dim") or hidden // q
-        return Attention(hidden=hidden, q_heads=q, kv_heads=kv, attn_head_dim=int(head_dim),
-                         bias=bool(fields.get("attention_bias", False)))  # fmt: skip
-    heads, groups = _positive(fields, "mamba_num_heads"), _positive(fields, "n_groups", 8)
-    _divides("mamba_num_heads", heads, "n_groups", groups)
+        q = positive(fields, "num_attention_heads")
+        kv = q if fields.get("num_key_value_heads", 8) is None else positive(fields, "num_key_value_heads", 8)
+        divides("num_attention_heads", q, "num_key_value_heads", kv)
+        name = "attention_head_dim" if "head_dim" not in fields else "head_dim"
+        # attention_bias is not read: transformers has no bias there, and a file that has one is refused by its names
+        return Attention(hidden=hidden, q_heads=q, kv_heads=kv, attn_head_dim=positive(fields, name, 128))
+    heads, groups = positive(fields, "mamba_num_heads"), positive(fields, "n_groups", 8)
+    divides("mamba_num_heads", heads, "n_groups", groups)
     return Mamba2(
-        hidden=hidden, heads=heads, head_dim=_positive(fields, "mamba_head_dim", 64), groups=groups,
-        state=_positive(fields, "ssm_state_size", 128), conv_kernel=_positive(fields, "conv_kernel", 4),
-        conv_bias=bool(fields.get("use_conv_bias", True)), chunk_size=_positive(fields, "chunk_size", 128),
+        hidden=hidden, heads=heads, head_dim=positive(fields, "mamba_head_dim", 64), groups=groups,
+        state=positive(fields, "ssm_state_size", 128), conv_kernel=positive(fields, "conv_kernel", 4),
+        conv_bias=bool(fields.get("use_conv_bias", True)), chunk_size=positive(fields, "chunk_size", 128),
         proj_bias=bool(fields.get("use_bias", False)),
     )  # fmt: skip
 
@@ -167,26 +148,11 @@ def _sizes(block: Block) -> dict[str, Any]:
         "mamba_num_heads": block.heads, "mamba_head_dim": block.head_dim, "n_groups": block.groups,
         "mamba_n_groups": block.groups, "ssm_state_size": block.state, "conv_kernel": block.conv_kernel,
         "use_conv_bias": block.conv_bias, "chunk_size": block.chunk_size, "mamba_hidden_act": "silu",
-        "mamba_proj_bias": block.proj_bias, "use_bias": block.proj_bias,
+        "use_bias": block.proj_bias,
     }  # fmt: skip
 
 
-def _block_config(block: Block) -> dict[str, Any]:
+def _block_config(block: Block, top: dict[str, Any]) -> dict[str, Any]:
     own = {field: block.sizes[axis] for axis, field in AXIS_FIELDS[block.kind].items()}
-    return {"block_type": block.kind, **own}
-
-
-def _positive(fields: dict[str, Any], name: str, default: int | None = None) -> int:
-    value = fields.get(name, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise _error(f"{name} is missing or not a positive whole number.", got=value, allowed="a whole number above 0")
-    return value
-
-
-def _divides(name: str, value: int, by_name: str, by: int) -> None:
-    if value % by:
-        raise _error(f"{name} must be a multiple of {by_name}.", got=f"{value} and {by}", allowed=f"a multiple of {by}")
-
-
-def _error(what: str, *, got: object, allowed: object) -> UserError:
-    return UserError(what, got=got, allowed=allowed, next="Mend config.json, or take another checkpoint.")
+    differs = {field: value for field, value in _sizes(block).items() if top[field] != value}
+    return {"block_type": block.kind, **own, **differs}

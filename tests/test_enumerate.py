@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from test_architectures import paper_plan
 
 from minipuzzle.arch import FeedForward, Mamba2, Selection
+from minipuzzle.arch.ranking import top_channels, top_heads
 from minipuzzle.artifacts import Scores
 from minipuzzle.budget import Limits
 from minipuzzle.cost import BYTES, Workload, memory
@@ -19,7 +20,7 @@ from minipuzzle.errors import UserError
 from minipuzzle.recipe import SearchSettings
 from minipuzzle.search.enumerate import enumerate_shapes, maximal
 from minipuzzle.search.plan import make_plan
-from minipuzzle.search.select import candidates, damage, select, top_channels, top_heads
+from minipuzzle.search.select import candidates, damage, select
 from minipuzzle.space import Bounds, Shape, shape_architecture
 
 SPACE = Bounds(attention=(0, 1), mlp=(1, 3), mamba=(1, 3), intermediate=(24, 40, 64), heads=(4, 6, 8))

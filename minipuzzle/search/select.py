@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minipuzzle.arch import Architecture, FeedForward, Mamba2, Selection
+from minipuzzle.arch.ranking import top, top_heads
 from minipuzzle.artifacts import Scores
 from minipuzzle.search.enumerate import Feasible
 from minipuzzle.space import Shape
@@ -40,31 +41,12 @@ def select(parent: Architecture, scores: Scores, shape: Shape) -> Selection:
         if i not in kept:
             blocks.append(None)
         elif isinstance(block, FeedForward) and shape.intermediate < block.intermediate:
-            blocks.append({"intermediate": _top(scores.intermediate[i], shape.intermediate)})
+            blocks.append({"intermediate": top(scores.intermediate[i], shape.intermediate)})
         elif isinstance(block, Mamba2) and shape.heads < block.heads:
             blocks.append({"heads": top_heads(scores.head_channels[i], shape.heads, block.groups)})
         else:
             blocks.append({})
     return Selection(blocks=tuple(blocks))
-
-
-def top_heads(channels: NDArray[np.float64], count: int, groups: int, width: int | None = None) -> tuple[int, ...]:
-    """The ``count`` best Mamba heads, equally many in each group, ascending.
-
-    A head's score is the L2 norm of its channel scores ([heads, head_dim]), over the ``width`` best channels when head
-    channels are cut too. Source: arXiv:2504.11409, section 3.1 (f_h over D_top; ranked within each group).
-    """
-    if width is not None:
-        channels = channels[:, list(top_channels(channels, width))]
-    strength = np.sqrt(np.square(channels).sum(axis=1)).reshape(groups, -1)
-    per_group = strength.shape[1]
-    best = [g * per_group + h for g in range(groups) for h in _top(strength[g], count // groups)]
-    return tuple(best)
-
-
-def top_channels(channels: NDArray[np.float64], width: int) -> tuple[int, ...]:
-    """The ``width`` best head channels, the same for all heads (s_d: L2 over heads), ascending."""
-    return _top(np.sqrt(np.square(channels).sum(axis=0)), width)
 
 
 def damage(scores: Scores, selection: Selection) -> float:
@@ -140,11 +122,6 @@ def _lost_curve(parent: Architecture, scores: Scores, index: int) -> NDArray[np.
     lost = 1 - kept / whole if whole > 0 else np.zeros(len(kept))
     lost[-1] = 0.0
     return np.repeat(lost, len(values))
-
-
-def _top(values: NDArray[np.float64], count: int) -> tuple[int, ...]:
-    order = np.argsort(-values, kind="stable")[:count]
-    return tuple(int(i) for i in np.sort(order))
 
 
 def _lost(values: NDArray[np.float64], kept: tuple[int, ...]) -> float:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,9 @@ class Scores:
     intermediate: dict[int, NDArray[np.float64]]
     head_channels: dict[int, NDArray[np.float64]]
     meta: dict[str, Any]
+    q_heads: dict[int, NDArray[np.float64]] = field(default_factory=dict)
+    hidden: NDArray[np.float64] | None = None
+    curves: dict[int, dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write a safetensors file; its header's ``minipuzzle`` entry says what each tensor is."""

@@ -56,7 +56,9 @@ class SearchSettings:
     """What must fit, at which workload, and how many candidates are realised.
 
     ``least`` bounds the space: "attention=50%", "others=83%" (Mamba and FFN blocks), "width=75%" (FFN width and heads),
-    each the least share of the parent to keep; what is not given is chosen to reach the budget.
+    each the least share of the parent to keep; what is not given is chosen to reach the budget. Times come from
+    ``latency``, a table of minipuzzle profile (default: the run's), or a ``roofline`` estimate; ``target_device`` and
+    ``target_dtype`` refuse a table of another one.
 
     ``method`` "minipuzzle" is the paper's grid of global widths, ranked by accuracy and agreement; "solver" adds the best
     choices block by block, ranks by KL and goes on from the best by ``refine`` measured moves. There FFN widths differ
@@ -66,6 +68,12 @@ class SearchSettings:
 
     budget: tuple[str, ...] = ()
     context: str = "8192"
+    prompt: str = "8192"
+    output: str = "1024"
+    latency: str = ""
+    roofline: str = ""
+    target_device: str = ""
+    target_dtype: str = ""
     batch: int = 1
     weights: str = "bf16"
     kv: str = "bf16"

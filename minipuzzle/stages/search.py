@@ -18,9 +18,11 @@ from minipuzzle.search.propose import Proposals, candidate, front, propose
 from minipuzzle.search.rank import Realised, Reality, realise, reranked
 from minipuzzle.search.refine import Refined, refine
 from minipuzzle.search.result import Step, search_result
+from minipuzzle.search.timing import load_timing
 from minipuzzle.stages.job import Job, say
 
 FILE = "search.json"
+LATENCY = "latency.json"
 
 
 def run_search(job: Job, settings: SearchSettings) -> dict[str, Any]:
@@ -29,11 +31,12 @@ def run_search(job: Job, settings: SearchSettings) -> dict[str, Any]:
     check_scores(scores, job.parent)
     blocks = job.validation("search")
     blocks = blocks.take(min(settings.validation_blocks, len(blocks)), seed=0)
-    key = fingerprint(job.run.key("score"), asdict(settings), blocks.fingerprint, len(blocks))
+    timing = load_timing(settings, job.run / LATENCY)
+    key = fingerprint(job.run.key("score"), asdict(settings), blocks.fingerprint, len(blocks), timing and timing.source)
     if job.run.is_done("search", key) and (job.run / FILE).exists():
         say(f"search: nothing changed, kept {job.run / FILE}")
         return dict(read_json(job.run / FILE))
-    plan = make_plan(job.parent.architecture, settings)
+    plan = make_plan(job.parent.architecture, settings, timing)
     model = job.parent_model
     said = answers(model, blocks)
 

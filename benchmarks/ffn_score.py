@@ -4,8 +4,9 @@ FFN narrowed by each, before any training.  python benchmarks/ffn_score.py  -> d
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from minipuzzle import embedded
 from minipuzzle.artifacts import Scores
@@ -31,18 +32,18 @@ def main() -> None:
     calibration = load_blocks(embedded.text_path("calibration"), tokenizer, block_length=LENGTH)
     validation = load_blocks(embedded.text_path("validation"), tokenizer, block_length=LENGTH).take(48)
     scores: dict[str, Scores] = {"magnitude": magnitude_scores(model), "random": random_scores(parent.architecture, 0)}
-    for ffn in ("pre", "post"):
-        settings = replace(ScoreSettings(samples=SAMPLES, block_samples=1), ffn=ffn)
+    for name, estimator in (("pre", "minitron-pre"), ("post", "minitron")):
+        settings = ScoreSettings(samples=SAMPLES, block_samples=1, estimator=estimator, curves=False)
         with tempfile.TemporaryDirectory() as folder:
-            scores[ffn] = score(model, calibration, settings, identity=ffn, partial=Path(folder) / "p")
+            scores[name] = score(parent, calibration, settings, device=torch.device("cpu"), partial=Path(folder))
     whole = parent.architecture
     print(f"| FFN width of 896 | {' | '.join(scores)} |\n|---|{'---|' * len(scores)}")
     for width in WIDTHS:
         shape = Shape(attention=whole.count("attention"), mlp=whole.count("mlp"), mamba=whole.count("mamba"),
                       intermediate=width, heads=16)  # fmt: skip
         losses = []
-        for estimator in scores.values():
-            model.set_mask(select(whole, estimator, shape))
+        for each in scores.values():
+            model.set_mask(select(whole, each, shape))
             losses.append(measure(model, validation).loss)
         print(f"| {width} | {' | '.join(f'{loss:.4f}' for loss in losses)} |", flush=True)
     model.set_mask(None)

@@ -128,8 +128,8 @@ def prepare(options: argparse.Namespace, work: Path) -> tuple[dict[str, str], di
     choice = texts(options.text, work, "val").every_other(0)
     choice = choice.take(min(len(choice), CHOICE_BLOCKS))
     settings = ScoreSettings(samples=options.samples, block_samples=options.samples // 2)
+    ours = score(parent, blocks, settings, device=device, partial=work / "partial")
     with mixed_precision(device):
-        ours = score(model, blocks, settings, identity="quality", partial=work / "partial")
         said = answers(model, choice)
         students: dict[str, str] = {}
         shapes: dict[str, Any] = {}

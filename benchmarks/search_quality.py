@@ -38,6 +38,7 @@ from minipuzzle.search.propose import instance, propose, state_of
 from minipuzzle.search.rank import Reality, realise
 from minipuzzle.search.refine import refine, repair
 from minipuzzle.search.solve import solve
+from minipuzzle.search.timing import load_timing
 from minipuzzle.surgery import cut
 
 LENGTH = 512
@@ -104,17 +105,12 @@ def prepare(path: Path, options: argparse.Namespace, work: Path, number: int) ->
     parent = Checkpoint.open(path)
     model = load_model(parent, device=device).eval()
     settings = ScoreSettings(samples=options.samples, block_samples=options.samples // 4)
+    scores = score(parent, texts(options.text, work, "train"), settings, device=device, partial=work / f"partial{number}")
     with mixed_precision(device):
-        scores = score_parent(parent, model, texts(options.text, work, "train"), settings, work)
         report = measure(model, texts(options.text, work, "val").every_other(1), batch=32)
     file = work / f"scores{number}.safetensors"
     scores.save(file)
     return file, {"parameters": parent.parameters, "pattern": parent.architecture.pattern, **asdict(report)}
-
-
-def score_parent(parent: Checkpoint, model: HybridLM, blocks: TokenBlocks, settings: ScoreSettings, work: Path) -> Scores:
-    """The scores all methods share."""
-    return score(model, blocks, settings, identity=str(parent.path), partial=work / "partial")
 
 
 def work_on(task: Task) -> dict[str, Any]:
@@ -191,7 +187,8 @@ def search(task: Task, model: HybridLM, choice: TokenBlocks, moves: int) -> tupl
 
 def plan_for(model: HybridLM, settings: SearchSettings, latency: str) -> Plan:
     """The plan of a budget; time budgets read the latency table."""
-    return make_plan(model.architecture, replace(settings, latency=latency) if latency else settings)
+    settings = replace(settings, latency=latency)
+    return make_plan(model.architecture, settings, load_timing(settings, Path("latency.json")))
 
 
 def texts(folder: str, cache: Path, which: str) -> TokenBlocks:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from minipuzzle.errors import UserError
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -87,34 +87,48 @@ def fingerprint(*parts: Any) -> str:
     return digest.hexdigest()[:16]
 
 
+Array = NDArray[np.float64]
+Curve = tuple[NDArray[np.int64], Array]
+WIDTHS = ("intermediate", "head_channels", "q_heads")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """How much each part of a parent matters; higher is kept.
+    """How much each part of a parent matters; higher is kept. All values float64.
 
-    ``blocks`` [n_blocks] float64: damage done by removing block i alone. ``intermediate`` block -> [intermediate]:
-    FFN channels. ``head_channels`` block -> [heads, head_dim]: channels of the Mamba x projection, from which both
-    head and head-channel scores follow (arXiv:2504.11409, section 3.1). ``meta`` says how they were measured.
+    ``blocks`` [n_blocks]: damage done by removing block i alone. ``intermediate`` block -> [intermediate]: FFN channels.
+    ``head_channels`` block -> [heads, head_dim]: channels of the Mamba x projection, from which both head and
+    head-channel scores follow (arXiv:2504.11409, section 3.1). ``q_heads`` block -> [q_heads]: attention heads.
+    ``hidden`` [hidden]: hidden channels of the whole model. ``curves`` block -> axis ("intermediate", "heads",
+    "kv_heads") -> (sizes int64 ascending, errors): damage, as in ``blocks``, of narrowing block i alone to a size; the
+    whole size does none. ``meta`` says how they were measured.
     """
 
-    blocks: NDArray[np.float64]
-    intermediate: dict[int, NDArray[np.float64]]
-    head_channels: dict[int, NDArray[np.float64]]
+    blocks: Array
+    intermediate: dict[int, Array]
+    head_channels: dict[int, Array]
+    q_heads: dict[int, Array] = field(default_factory=dict)
+    hidden: Array | None = None
+    curves: dict[int, dict[str, Curve]] = field(default_factory=dict)
     meta: dict[str, Any]
-    q_heads: dict[int, NDArray[np.float64]] = field(default_factory=dict)
-    hidden: NDArray[np.float64] | None = None
-    curves: dict[int, dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write a safetensors file; its header's ``minipuzzle`` entry says what each tensor is."""
         from safetensors.numpy import save
 
-        tensors = {"blocks": self.blocks}
-        tensors |= {f"blocks.{i}.intermediate": s for i, s in self.intermediate.items()}
-        tensors |= {f"blocks.{i}.head_channels": s for i, s in self.head_channels.items()}
+        tensors: dict[str, NDArray] = {"blocks": self.blocks}
+        tensors |= {f"blocks.{i}.{axis}": s for axis in WIDTHS for i, s in getattr(self, axis).items()}
+        tensors |= {} if self.hidden is None else {"hidden": self.hidden}
+        for i, axes in self.curves.items():
+            for axis, (sizes, errors) in axes.items():
+                tensors |= {f"blocks.{i}.curve.{axis}.sizes": sizes, f"blocks.{i}.curve.{axis}.errors": errors}
         about = {
             "schema": SCHEMA, "blocks": "[n_blocks] damage of removing one block",
             "blocks.N.intermediate": "[intermediate] FFN channel score",
-            "blocks.N.head_channels": "[heads, head_dim] Mamba x-projection channel score", "meta": self.meta,
+            "blocks.N.head_channels": "[heads, head_dim] Mamba x-projection channel score",
+            "blocks.N.q_heads": "[q_heads] attention head score", "hidden": "[hidden] hidden channel score",
+            "blocks.N.curve.AXIS.sizes": "sizes of AXIS that block N was narrowed to, ascending",
+            "blocks.N.curve.AXIS.errors": "damage of narrowing block N alone to each of those sizes", "meta": self.meta,
         }  # fmt: skip
         arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
         write_atomic(path, save(arrays, metadata={"minipuzzle": json.dumps(about, default=_plain)}))
@@ -136,10 +150,12 @@ class Scores:
             raise UserError(
                 f"{path} has another schema.", got=about.get("schema"), allowed=SCHEMA, next="Run minipuzzle score again."
             )
-        named = [(name.split("."), array) for name, array in tensors.items() if name != "blocks"]
+        named = {tuple(name.split(".")): array for name, array in tensors.items()}
+        widths: Any = {axis: {int(n[1]): a for n, a in named.items() if n[2:] == (axis,)} for axis in WIDTHS}
+        curves: dict[int, dict[str, Curve]] = {}
+        for n, sizes in named.items():
+            if n[2:3] == ("curve",) and n[4] == "sizes":
+                curves.setdefault(int(n[1]), {})[n[3]] = (sizes, named[*n[:4], "errors"])
         return Scores(
-            blocks=tensors["blocks"],
-            intermediate={int(n[1]): a for n, a in named if n[2] == "intermediate"},
-            head_channels={int(n[1]): a for n, a in named if n[2] == "head_channels"},
-            meta=about["meta"],
+            blocks=tensors["blocks"], hidden=tensors.get("hidden"), curves=curves, meta=about["meta"], **widths
         )

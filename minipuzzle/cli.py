@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import time
@@ -37,7 +38,8 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Compress hybrid Mamba-Transformer language models: score, search, prune, distil.",
 )  # fmt: skip
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 132)
+FIRST = os.environ.get("RANK", "0") == "0"  # of the processes of a torchrun only the first prints
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 132, quiet=not FIRST)
 
 Run = Annotated[Path, typer.Option("--run", help="Run directory that all commands share.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
@@ -85,10 +87,17 @@ def score(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint (de
           run: Run = RUN, data: Annotated[str, typer.Option(help="Calibration text.")] = EMBEDDED,
           samples: Annotated[int, typer.Option(help="Blocks of text for FFN channels and Mamba heads.")] = 1024,
           block_samples: Annotated[int, typer.Option(help="Blocks of text for removing whole blocks.")] = 128,
-          batch: int = 8, ffn: Annotated[str, typer.Option(help="FFN score: pre or post activation.")] = "post",
-          length: Length = 512, device: Device = "auto", as_json: Json = False) -> None:  # fmt: skip
-    """Score every block, FFN channel and Mamba head on calibration text."""
-    settings = ScoreSettings(samples=samples, block_samples=block_samples, batch=batch, ffn=ffn)  # type: ignore[arg-type]
+          batch: int = 8,
+          estimator: Annotated[str, typer.Option(help="How channels and heads are scored.")] = "minitron",
+          metric: Annotated[str, typer.Option(help="What removing a block does: mse, logit-mse, kl or loss.")] = "mse",
+          curves: Annotated[bool, typer.Option(help="Also narrow each block to some sizes.")] = True,
+          iterative: Annotated[int, typer.Option(help="Remove this many blocks one by one, scoring again.")] = 0,
+          seed: int = 0, length: Length = 512, device: Device = "auto", as_json: Json = False) -> None:  # fmt: skip
+    """Score every block, FFN channel and head on calibration text, with one block in memory at a time."""
+    settings = ScoreSettings(
+        samples=samples, block_samples=block_samples, batch=batch, estimator=estimator, curves=curves,
+        metric=metric, iterative=iterative, seed=seed,  # type: ignore[arg-type]
+    )  # fmt: skip
     with _command(run):
         from minipuzzle.report.tables import scores_table
         from minipuzzle.stages.score import run_score
@@ -318,7 +327,8 @@ def _command(run: Path) -> Iterator[None]:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, default=str))
+    if FIRST:
+        print(json.dumps(value, indent=1, default=str))
 
 
 def _escape(text: str) -> str:

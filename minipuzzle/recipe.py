@@ -15,9 +15,9 @@ from typing import Any, Literal, TypeVar
 
 from minipuzzle.errors import UserError
 
-FFNScore = Literal["pre", "post"]
 Method = Literal["minipuzzle", "solver"]
 Ranking = Literal["agreement", "kl"]
+Metric = Literal["mse", "logit-mse", "kl", "loss"]
 EMBEDDED = "embedded"
 T = TypeVar("T")
 
@@ -35,19 +35,29 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreSettings:
-    """How much text scores see: the papers use 1024 samples for widths and 128 for blocks (arXiv:2504.03624)."""
+    """What scores see and measure: the papers use 1024 samples for widths and 128 for blocks (arXiv:2504.03624).
+
+    ``estimator`` scores channels and heads (``minipuzzle.importance.estimators``); ``metric`` measures what removing or
+    narrowing a block does to the model's end. ``curves`` also narrows each block; ``iterative`` removes that many blocks
+    one after the other, scoring again after each (0: all scores from the whole model).
+    """
 
     samples: int = 1024
     block_samples: int = 128
     batch: int = 8
-    ffn: FFNScore = "post"
+    estimator: str = "minitron"
+    metric: Metric = "mse"
+    curves: bool = True
+    iterative: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
+        metrics = typing.get_args(Metric)
         _require(
-            self.ffn in ("pre", "post") and min(self.samples, self.block_samples, self.batch) >= 1,
-            f"ffn {self.ffn!r}, samples {self.samples}, block_samples {self.block_samples}, batch {self.batch}",
-            "ffn 'pre' or 'post'; samples, block_samples and batch of at least 1",
+            self.metric in metrics and self.iterative >= 0 and min(self.samples, self.block_samples, self.batch) >= 1,
+            f"metric {self.metric!r}, iterative {self.iterative}, samples {self.samples}, "
+            f"block_samples {self.block_samples}, batch {self.batch}",
+            f"metric {' or '.join(map(repr, metrics))}; iterative of at least 0; the others of at least 1",
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ from minipuzzle.errors import UserError
 
 
 class RunDir:
-    """A folder that every command works in. ``run.json`` holds the parent and the finished stages."""
+    """A folder that every command works in. ``run.json`` holds the parent and the finished stages.
+
+    ``writes`` is false in all processes of a torchrun but the first: the others only read.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.writes = os.environ.get("RANK", "0") == "0"
         self._file = path / "run.json"
         self.state: dict[str, Any] = {"schema": SCHEMA, "parent": None, "stages": {}}
         if self._file.exists():
@@ -67,10 +72,13 @@ class RunDir:
 
     def record_command(self, command: str, seconds: float) -> None:
         """Append to the list of commands that the report shows."""
+        if not self.writes:
+            return
         file = self.path / "commands.json"
         rows = read_json(file) if file.exists() else []
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         write_json(file, [*rows, {"command": command, "seconds": round(seconds, 1), "date": now}])
 
     def _save(self) -> None:
-        write_json(self._file, self.state)
+        if self.writes:
+            write_json(self._file, self.state)

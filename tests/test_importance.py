@@ -1,79 +1,48 @@
 """Scores against computing the same thing the long way."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-import torch
 from conftest import shaken, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minipuzzle.arch import Selection
-from minipuzzle.arch.ranking import top_channels, top_heads
+from minipuzzle.arch.ranking import top_channels, top_heads, top_kv_heads
 from minipuzzle.artifacts import Scores
-from minipuzzle.data import pack
 from minipuzzle.errors import UserError
-from minipuzzle.importance import magnitude_scores, random_scores, removal_errors, score
-from minipuzzle.importance.widths import WidthScores, add_batch
-from minipuzzle.recipe import ScoreSettings
+from minipuzzle.importance import magnitude_scores, random_scores
 from minipuzzle.search.select import damage, select
 from minipuzzle.space import Shape
 
 VOCAB = 61
 
 
-def tokens(n=3, length=20):
-    return torch.randint(0, VOCAB, (n, length), generator=torch.Generator().manual_seed(0))
-
-
-def test_block_scores_equal_masking_each_block():
-    model = shaken(tiny(vocab=VOCAB))
-    x = tokens()
-    got = removal_errors(model, x)
-    with torch.no_grad():
-        full = model.hidden_states(x)
-        for i in range(len(model.blocks)):
-            model.set_mask(Selection(blocks=tuple(None if j == i else {} for j in range(len(model.blocks)))))
-            want = (model.hidden_states(x) - full).square().mean().item()
-            assert got[i] == pytest.approx(want, rel=1e-4)
-
-
-@pytest.mark.parametrize("ffn", ["pre", "post"])
-def test_width_scores_equal_the_formula(ffn):
-    model = shaken(tiny(vocab=VOCAB))
-    x = tokens()
-    widths = WidthScores(model, ffn)
-    with widths:
-        for row in x.split(2):
-            add_batch(widths, row)
-    intermediate, heads = widths.scores()
-    with torch.no_grad():
-        for i, block in enumerate(model.blocks):
-            inputs = block.norm(model.run_blocks(model.embed(x), None, 0, i))
-            if i in intermediate:
-                activation = block.up_proj(inputs)
-                activation = activation if ffn == "pre" else torch.relu(activation) ** 2
-                want = activation.abs().mean(1).square().sum(0).sqrt()
-                assert np.allclose(intermediate[i], want.numpy(), rtol=1e-4)
-            if i in heads:
-                b = model.architecture.blocks[i]
-                rows = block.in_proj.weight[b.inner : 2 * b.inner]
-                want = (inputs @ rows.t()).abs().mean(1).square().sum(0).sqrt().view(b.heads, b.head_dim)
-                assert np.allclose(heads[i], want.numpy(), rtol=1e-4)
-    assert not model.blocks[1].up_proj._forward_hooks
-
-
-def test_importance_hooks_leave_nothing_and_scores_round_trip(tmp_path):
-    model = shaken(tiny(vocab=VOCAB))
-    blocks = pack([tokens(8).numpy().astype("uint32").ravel()], block_length=20, vocab_size=VOCAB, seed=0, fingerprint="t",
-                  text_bytes=1)  # fmt: skip
-    scores = score(model, blocks, ScoreSettings(samples=8, block_samples=3, batch=2), identity="x", partial=tmp_path / "p")
+def test_scores_round_trip(tmp_path):
+    scores = random_scores(tiny(vocab=VOCAB), 0)
+    curve = {1: {"intermediate": (np.array([8, 16]), np.array([2.0, 1.0]))}}
+    scores = replace(scores, q_heads={3: np.ones(4)}, hidden=np.arange(32.0), curves=curve)
     scores.save(tmp_path / "s.safetensors")
     again = Scores.load(tmp_path / "s.safetensors")
     assert (again.blocks == scores.blocks).all()
+    assert (again.hidden == scores.hidden).all()
     assert again.meta == scores.meta
-    assert all((again.head_channels[i] == scores.head_channels[i]).all() for i in scores.head_channels)
+    assert set(again.intermediate) == set(scores.intermediate)
+    assert set(again.head_channels) == set(scores.head_channels)
+    for name in ("intermediate", "head_channels", "q_heads"):
+        assert all((getattr(again, name)[i] == s).all() for i, s in getattr(scores, name).items())
+    sizes, errors = again.curves[1]["intermediate"]
+    assert sizes.tolist() == [8, 16]
+    assert sizes.dtype == np.int64
+    assert errors.tolist() == [2.0, 1.0]
     with pytest.raises(UserError, match="no scores"):
         Scores.load(tmp_path / "none")
+
+
+def test_kv_heads_go_with_their_query_heads():
+    kept = top_kv_heads(np.array([1.0, 1, 3, 0, 0, 2, 0.5, 0.5]), 2, 4)
+    assert kept == {"kv_heads": (1, 2), "q_heads": (2, 3, 4, 5)}
 
 
 @settings(max_examples=50, deadline=None)

@@ -1,37 +1,15 @@
-"""From scores to the channels and heads that a block keeps, best first within the groups that engines can run."""
+"""Which heads and channels a narrower block keeps: the best by score, within the groups that couple them. No torch."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from minipuzzle.arch.architecture import Architecture
-from minipuzzle.arch.blocks import Attention, FeedForward, Mamba2
-from minipuzzle.artifacts import Scores
-from minipuzzle.errors import UserError
 
-
-def narrowed(parent: Architecture, scores: Scores, index: int, size: int | None) -> dict[str, tuple[int, ...]]:
-    """What block ``index`` keeps at a size of its axis (FFN channels, Mamba heads, KV heads): nothing named when whole.
-
-    KV heads go with their query heads (arXiv:2411.19146 narrows attention by KV group); a group's score is the L2 norm
-    of its query heads' scores. Raises: UserError where the scores have none for query heads.
-    """
-    block = parent.blocks[index]
-    if isinstance(block, FeedForward) and size is not None and size < block.intermediate:
-        return {"intermediate": _top(scores.intermediate[index], size)}
-    if isinstance(block, Mamba2) and size is not None and size < block.heads:
-        return {"heads": top_heads(scores.head_channels[index], size, block.groups)}
-    if isinstance(block, Attention) and size is not None and size < block.kv_heads:
-        if index not in scores.q_heads:
-            raise UserError(
-                "The scores have none for attention heads.", got=f"an estimator without them in block {index}",
-                allowed="scores with q_heads", next="Run minipuzzle score again, or leave KV heads whole.",
-            )  # fmt: skip
-        strength = np.sqrt(np.square(scores.q_heads[index].reshape(block.kv_heads, -1)).sum(axis=1))
-        groups, each = _top(strength, size), block.q_heads // block.kv_heads
-        return {"kv_heads": groups, "q_heads": tuple(g * each + k for g in groups for k in range(each))}
-    return {}
+def top(values: NDArray[np.float64], count: int) -> tuple[int, ...]:
+    """The positions of the ``count`` largest values, ascending; of equal values the first ones."""
+    order = np.argsort(-values, kind="stable")[:count]
+    return tuple(int(i) for i in np.sort(order))
 
 
 def top_heads(channels: NDArray[np.float64], count: int, groups: int, width: int | None = None) -> tuple[int, ...]:
@@ -44,16 +22,21 @@ def top_heads(channels: NDArray[np.float64], count: int, groups: int, width: int
         channels = channels[:, list(top_channels(channels, width))]
     strength = np.sqrt(np.square(channels).sum(axis=1)).reshape(groups, -1)
     per_group = strength.shape[1]
-    best = [g * per_group + h for g in range(groups) for h in _top(strength[g], count // groups)]
+    best = [g * per_group + h for g in range(groups) for h in top(strength[g], count // groups)]
     return tuple(best)
 
 
 def top_channels(channels: NDArray[np.float64], width: int) -> tuple[int, ...]:
     """The ``width`` best head channels, the same for all heads (s_d: L2 over heads), ascending."""
-    return _top(np.sqrt(np.square(channels).sum(axis=0)), width)
+    return top(np.sqrt(np.square(channels).sum(axis=0)), width)
 
 
-def _top(values: NDArray[np.float64], count: int) -> tuple[int, ...]:
-    order = np.argsort(-values, kind="stable")[:count]
-    return tuple(int(i) for i in np.sort(order))
+def top_kv_heads(q_heads: NDArray[np.float64], count: int, kv_heads: int) -> dict[str, tuple[int, ...]]:
+    """The ``count`` best KV heads with all their query heads: {"kv_heads": ..., "q_heads": ...}, ascending.
 
+    A KV head's score is the L2 norm over the scores of the query heads that read it (ours: as Mamba's heads over their
+    channels, arXiv:2504.11409); ``q_heads`` [q_heads].
+    """
+    group = len(q_heads) // kv_heads
+    kept = top(np.sqrt(np.square(q_heads).reshape(kv_heads, group).sum(axis=1)), count)
+    return {"kv_heads": kept, "q_heads": tuple(k * group + h for k in kept for h in range(group))}

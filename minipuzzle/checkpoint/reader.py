@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+PIECE_BYTES = 1 << 24
+TORCH_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
+                "F8_E5M2": "float8_e5m2"}  # fmt: skip
 IGNORED_PREFIX = "mtp."
 """Multi-token-prediction heads, which transformers does not load either."""
 
@@ -83,18 +88,60 @@ class Checkpoint:
 
     def tensor(self, name: str) -> Tensor:
         """The tensor of a canonical name, on the CPU, in its own dtype. Raises: UserError for NaN or infinity."""
-        import torch
         from safetensors import safe_open
 
         with safe_open(self._entries[name].file, framework="pt") as file:
             result: Tensor = file.get_tensor(self._names[name])
-        finite = torch.isfinite(result.float() if result.element_size() == 1 else result)
+        self._check_finite(name, result)
+        return result
+
+    def pieces(self, name: str, *, pinned: bool = False) -> Iterator[tuple[int, Tensor]]:
+        """(first row, some rows) of a tensor from start to end, on the CPU, in its own dtype.
+
+        Read into one buffer of PIECE_BYTES that the next piece overwrites: a tensor of any size costs that much memory
+        and no mapped pages (which would count as the process's own). ``pinned`` memory suits copies to a GPU.
+        Raises: UserError for NaN or infinity.
+        """
+        import torch
+
+        entry = self._entries[name]
+        dtype: torch.dtype = getattr(torch, TORCH_DTYPES[entry.dtype])
+        rows, row_bytes = entry.shape[0], entry.nbytes // entry.shape[0]
+        step = max(1, min(rows, PIECE_BYTES // row_bytes))
+        buffer = torch.empty(step * row_bytes, dtype=torch.uint8, pin_memory=pinned)
+        with entry.file.open("rb", buffering=0) as file:
+            file.seek(entry.start)
+            for first in range(0, rows, step):
+                size = min(step, rows - first) * row_bytes
+                _fill(file, buffer.numpy().data[:size])
+                values = buffer[:size].view(dtype).view(-1, *entry.shape[1:])
+                self._check_finite(name, values)
+                yield first, values
+
+    def read_into(self, name: str, target: Tensor) -> None:
+        """Fill ``target`` (any dtype and device) with a tensor, a piece at a time. Raises: as ``pieces``."""
+        for first, values in self.pieces(name, pinned=target.is_cuda):
+            target[first : first + len(values)].copy_(values)
+
+    def _check_finite(self, name: str, values: Tensor) -> None:
+        import torch
+
+        finite = torch.isfinite(values.float() if values.element_size() == 1 else values)
         if not finite.all():
             raise UserError(
                 f"Tensor {self._names[name]} holds NaN or infinity.", got=f"{(~finite).sum()} of "
-                f"{result.numel()} values", allowed="finite weights", next="Take a checkpoint from before training broke.",
+                f"{values.numel()} values", allowed="finite weights", next="Take a checkpoint from before training broke.",
             )  # fmt: skip
-        return result
+
+
+def _fill(file: io.RawIOBase, target: memoryview) -> None:
+    done = 0
+    while done < len(target):
+        count = file.readinto(target[done:])
+        if not count:
+            raise UserError("A shard ended early.", got=f"{done} of {len(target)} bytes", allowed="the whole tensor",
+                            next="Do not change a checkpoint while it is read.")  # fmt: skip
+        done += count
 
 
 def _entries(path: Path) -> dict[str, Entry]:

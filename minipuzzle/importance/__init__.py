@@ -1,10 +1,6 @@
-"""Room 2: how much each block, FFN channel and Mamba head matters."""
+"""Room 2: how much each block, FFN channel, head and hidden channel matters."""
 
 from minipuzzle.importance.baselines import magnitude_scores, random_scores
-from minipuzzle.importance.blocks import removal_errors
-from minipuzzle.importance.score import score, work
-from minipuzzle.importance.widths import WidthScores
+from minipuzzle.importance.stream import score, work
 
-__all__ = [
-    "WidthScores", "magnitude_scores", "random_scores", "removal_errors", "score", "work",
-]  # fmt: skip
+__all__ = ["magnitude_scores", "random_scores", "score", "work"]

@@ -136,7 +136,10 @@ class FeedForwardBlock(nn.Module):
         return self.down_proj(y)
 
 
-def make_block(block: Block, eps: float, kernels: Kernels) -> AttentionBlock | Mamba2Block | FeedForwardBlock:
+BlockModule = AttentionBlock | Mamba2Block | FeedForwardBlock
+
+
+def make_block(block: Block, eps: float, kernels: Kernels) -> BlockModule:
     """The module that runs a block."""
     if isinstance(block, Mamba2):
         return Mamba2Block(block, eps, kernels)

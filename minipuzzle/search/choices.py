@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Mamba2, Selection
-from minipuzzle.arch.ranking import narrowed
 from minipuzzle.artifacts import Scores
 from minipuzzle.recipe import SearchSettings
 from minipuzzle.search.damage import AXES, size_damage
+from minipuzzle.search.select import narrowed
 from minipuzzle.space import Bounds
 
 State = tuple[int | None, ...]

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from minipuzzle.arch import Architecture, Selection
-from minipuzzle.arch.ranking import narrowed
+from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2, Selection
+from minipuzzle.arch.ranking import top, top_heads, top_kv_heads
 from minipuzzle.artifacts import Scores
+from minipuzzle.errors import UserError
 from minipuzzle.search.damage import AXES, size_damage
 from minipuzzle.search.enumerate import Feasible
 from minipuzzle.space import Shape
@@ -43,6 +44,26 @@ def select(parent: Architecture, scores: Scores, shape: Shape) -> Selection:
         narrowed(parent, scores, i, sizes.get(block.kind)) if i in kept else None for i, block in enumerate(parent.blocks)
     ]
     return Selection(blocks=tuple(blocks))
+
+
+def narrowed(parent: Architecture, scores: Scores, index: int, size: int | None) -> dict[str, tuple[int, ...]]:
+    """What block ``index`` keeps at a size of its axis (FFN channels, Mamba heads, KV heads): nothing named when whole.
+
+    Raises: UserError where the scores have none for query heads.
+    """
+    block = parent.blocks[index]
+    if isinstance(block, FeedForward) and size is not None and size < block.intermediate:
+        return {"intermediate": top(scores.intermediate[index], size)}
+    if isinstance(block, Mamba2) and size is not None and size < block.heads:
+        return {"heads": top_heads(scores.head_channels[index], size, block.groups)}
+    if isinstance(block, Attention) and size is not None and size < block.kv_heads:
+        if index not in scores.q_heads:
+            raise UserError(
+                "The scores have none for attention heads.", got=f"an estimator without them in block {index}",
+                allowed="scores with q_heads", next="Run minipuzzle score again, or leave KV heads whole.",
+            )  # fmt: skip
+        return top_kv_heads(scores.q_heads[index], size, block.kv_heads)
+    return {}
 
 
 def damage(parent: Architecture, scores: Scores, selection: Selection) -> float:

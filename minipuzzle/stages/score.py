@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 
 from minipuzzle.artifacts import Scores, fingerprint
-from minipuzzle.distill import mixed_precision
 from minipuzzle.importance import score, work
 from minipuzzle.progress import progress_bar
 from minipuzzle.recipe import ScoreSettings
@@ -15,20 +15,23 @@ FILE = "scores.safetensors"
 
 
 def run_score(job: Job, settings: ScoreSettings) -> Scores:
-    """Score the parent on the calibration text, or take the scores that are there for the same inputs."""
+    """Score the parent on the calibration text, or take the scores that are there for the same inputs.
+
+    Under torchrun every process computes its share of the samples, and the first one writes.
+    """
     blocks = job.text("calibration")
     key = fingerprint(job.parent.fingerprint, asdict(settings), blocks.fingerprint)
-    path, partial = job.run / FILE, job.run / "scores.partial.safetensors"
+    path, partial = job.run / FILE, job.run / "scores.partial"
     if job.run.is_done("score", key) and path.exists():
         say(f"score: nothing changed, kept {path}")
         return Scores.load(path)
-    model = job.parent_model
-    with progress_bar("score", work(settings, len(blocks)), "batches") as bar, mixed_precision(job.device):
-        scores = score(
-            model, blocks, settings, identity=job.parent.fingerprint, partial=partial, advance=bar.advance
-        )
+    say(f"kernels: {job.kernels.name} ({job.kernels.reason})")
+    total = work(settings, job.parent.architecture, len(blocks))
+    with progress_bar("score", total, "samples x blocks") as bar:
+        scores = score(job.parent, blocks, settings, device=job.device, partial=partial, say=say, advance=bar.advance)
     scores.meta["parent"] = job.parent.fingerprint
-    scores.save(path)
-    job.run.mark("score", key, file=FILE)
-    partial.unlink(missing_ok=True)
+    if job.run.writes:
+        scores.save(path)
+        job.run.mark("score", key, file=FILE)
+        shutil.rmtree(partial, ignore_errors=True)
     return scores

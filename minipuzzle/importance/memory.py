@@ -1,0 +1,213 @@
+"""What a scoring will hold in memory, term by term, before it begins: printed, and refused where it cannot fit.
+
+Peak = two neighbouring blocks (one computes, the next is read) + the streams' activations + the working set of a block's
+forward, whatever the number of blocks.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minipuzzle.arch import Architecture, Block
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.checkpoint.reader import PIECE_BYTES
+from minipuzzle.errors import UserError
+from minipuzzle.importance.curves import variants
+from minipuzzle.importance.estimators import footprint_hooks
+from minipuzzle.importance.metrics import CHUNK_VALUES
+from minipuzzle.model.footprint import forward_bytes
+from minipuzzle.model.prefetch import held_dtype
+from minipuzzle.recipe import ScoreSettings
+
+GIB = 1 << 30
+LARGE_BLOCK = GIB
+READING = 3 * PIECE_BYTES
+"""A piece of a tensor on its way from disk, and what checking it for NaN takes."""
+COMPARING = 6 * 4 * CHUNK_VALUES
+"""Hidden states or logits of the parent and of a variant, and their difference or logarithms."""
+HELD_BACK = 0.02
+"""Share of the free memory of a GPU that is left to its allocator's rounding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peak:
+    """Bytes by term on the computing device, and in CPU memory where that is another."""
+
+    device: dict[str, int]
+    host: dict[str, int]
+    home: torch.device
+    dtype: torch.dtype
+    reason: str
+
+    @property
+    def device_bytes(self) -> int:
+        """All terms on the device."""
+        return sum(self.device.values())
+
+    def __str__(self) -> str:
+        text = f"score will take {_gib(self.device_bytes)} of {'GPU ' if self.host else ''}memory: {_terms(self.device)}"
+        if self.host:
+            text += f"; and {_gib(sum(self.host.values()))} of CPU memory: {_terms(self.host)}"
+        return f"{text} (computes in {str(self.dtype).removeprefix('torch.')}: {self.reason})"
+
+
+def compute_dtype(checkpoint: Checkpoint, device: torch.device) -> tuple[torch.dtype, str]:
+    """(the dtype of weights and activations while scoring, why).
+
+    BF16 on CUDA. On a CPU FP32, unless the checkpoint is in BF16 and its largest block in FP32 takes over 1 GiB.
+    """
+    if device.type == "cuda":
+        return torch.bfloat16, "CUDA"
+    largest = max((block_bytes(block, torch.float32) for block in checkpoint.architecture.blocks), default=0)
+    if checkpoint.dtype == "BF16" and largest > LARGE_BLOCK:
+        return torch.bfloat16, "blocks over 1 GiB in FP32"
+    return torch.float32, "CPU"
+
+
+def block_bytes(block: Block, dtype: torch.dtype) -> int:
+    """The bytes of a block's weights when it computes in ``dtype``."""
+    return sum(prod(w.shape(block.sizes)) * held_dtype(w.name, len(w.dims), dtype).itemsize for w in block.weights)
+
+
+def plan_peak(
+    checkpoint: Checkpoint, settings: ScoreSettings, *, samples: int, shared: int, length: int, device: torch.device,
+    fast: bool,
+) -> Peak:  # fmt: skip
+    """The peak of scoring ``samples`` samples, ``shared`` of them in variants. ``fast``: with mamba-ssm's kernels.
+
+    On CUDA the activations are planned on the GPU where all fits there, else in pinned CPU memory.
+    """
+    architecture = checkpoint.architecture
+    dtype, reason = compute_dtype(checkpoint, device)
+    row = length * architecture.hidden * dtype.itemsize
+    visits = _visits(architecture, settings, samples, shared, length, dtype, fast)
+    kept = {"parent's last states": shared * row} if settings.iterative > 1 else {}
+    if device.type == "cpu":
+        # Memory that no stream has reached yet is not resident, so each visit has its own sum.
+        def total(visit: dict[str, int]) -> int:
+            return sum(visit.values())
+
+        at_head = {**_head(architecture, settings, device), "activations": visits[-1]["activations"]}
+        worst = max([*visits, at_head], key=total)
+        terms = {"this process": resident_bytes(), **kept, **worst}
+        return Peak(device=terms, host={}, home=device, dtype=dtype, reason=reason)
+    streams = visits[-1]["activations"]
+    phases = [{k: v for k, v in visit.items() if k != "activations"} for visit in visits]
+    on_gpu = max([*phases, _head(architecture, settings, device)], key=lambda terms: sum(terms.values()))
+    whole = {**kept, "activations": streams, **on_gpu}
+    if sum(whole.values()) <= free_gpu_bytes(device) * (1 - HELD_BACK):
+        return Peak(device=whole, host={"this process": resident_bytes(), "reading": READING}, home=device, dtype=dtype,
+                    reason=reason)  # fmt: skip
+    host = {"this process": resident_bytes(), **kept, "activations (pinned: too large for the GPU)": streams,
+            "reading": READING}  # fmt: skip
+    on_gpu = {**on_gpu, "a batch": settings.batch * row}
+    return Peak(device=on_gpu, host=host, home=torch.device("cpu"), dtype=dtype, reason=reason)
+
+
+def check_peak(peak: Peak, device: torch.device) -> None:
+    """Raises: UserError where the device or the CPU's memory is too small for the peak."""
+    already = resident_bytes()
+    needs: list[tuple[str, dict[str, int], int]] = []
+    if device.type == "cuda":
+        needs.append(("GPU", peak.device, free_gpu_bytes(device)))
+        needs.append(("CPU", peak.host, available_bytes() + already))
+    else:
+        needs.append(("CPU", peak.device, available_bytes() + already))
+    for where, terms, free in needs:
+        if sum(terms.values()) > free:
+            raise UserError(
+                f"Scoring does not fit into the {where}'s memory.", got=f"{_gib(sum(terms.values()))}: {_terms(terms)}",
+                allowed=f"{_gib(free)}", next="Lower --block-samples, --samples or --batch, shorten --length, or leave the "
+                "damage curves out with --no-curves.",
+            )  # fmt: skip
+
+
+def free_gpu_bytes(device: torch.device) -> int:
+    """What the GPU has free, with what PyTorch holds there and does not use."""
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
+
+
+def available_bytes() -> int:
+    """CPU memory that this process may still take: what the machine has, or its control group where that allows less."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):  # not Linux: all of the machine's memory
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit, used in _CGROUPS:
+        try:
+            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return max(0, free)
+
+
+_CGROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+
+
+def resident_bytes() -> int:
+    """The memory that this process holds now."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def _visits(
+    architecture: Architecture, settings: ScoreSettings, samples: int, shared: int, length: int, dtype: torch.dtype,
+    fast: bool,
+) -> list[dict[str, int]]:  # fmt: skip
+    """The terms at each block: its weights and the next one's, the streams so far, the forward's working set."""
+    blocks = architecture.blocks
+    row = length * architecture.hidden * dtype.itemsize
+    working: dict[Block, int] = {}
+    streams, result = 0, []
+    for i, block in enumerate(blocks):
+        streams += len(variants(architecture, i, settings.curves))
+        if block not in working:
+            working[block] = _working(block, settings, length, dtype, fast)
+        pair = sum(block_bytes(b, dtype) for b in blocks[i : i + 2])
+        result.append({
+            "two blocks": pair, "activations": (samples + streams * shared) * row, "working set": working[block],
+            "reading": READING,
+        })  # fmt: skip
+    return result
+
+
+def _working(block: Block, settings: ScoreSettings, length: int, dtype: torch.dtype, fast: bool) -> int:
+    def masked(module: Any) -> None:
+        names = {"mamba": "channels", "mlp": "intermediate", "attention": "q_heads"}
+        size = {"mamba": "heads", "mlp": "intermediate", "attention": "q_heads"}[block.kind]
+        count = block.sizes[size] * (block.sizes["head_dim"] if block.kind == "mamba" else 1)
+        module.kept = {names[block.kind]: torch.ones(count, dtype=torch.bool, device="meta")}
+
+    watches = [footprint_hooks(block), *([masked] if settings.curves else [])]
+    return max(
+        forward_bytes(block, batch=settings.batch, length=length, dtype=dtype, fast=fast, watch=watch) for watch in watches
+    )
+
+
+def _head(architecture: Architecture, settings: ScoreSettings, device: torch.device) -> dict[str, int]:
+    terms = {"comparing": COMPARING, "reading": READING}
+    if settings.metric != "mse":
+        itemsize = 2 if device.type == "cuda" else 4  # a CPU multiplies with FP32 logits in FP32
+        terms["head"] = architecture.vocab_size * architecture.hidden * itemsize
+    return terms
+
+
+def _gib(count: int) -> str:
+    return f"{count / GIB:.2f} GiB"
+
+
+def _terms(terms: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count / GIB:.2f}" for name, count in terms.items())

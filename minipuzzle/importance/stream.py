@@ -1,0 +1,273 @@
+"""Streamed scoring: one block in memory at a time, all samples through block i before block i + 1 is read.
+
+Removing or narrowing block j changes nothing before j, so a variant begins as the parent's stream at j and flows beside
+it from there: N removals cost N(N+1)/2 block-forwards a sample, the parent's N included, and one read of the weights;
+the naive loop costs N(N-1) + N and N reads. score(j) = error between the ends of both streams (``metrics``), single-shot
+as in arXiv:2411.19146 and arXiv:2504.03624; ``iterative`` removes the least damaging block and scores again (Nemotron
+Nano 2, arXiv:2508.14444; Nemotron Elastic, arXiv:2511.16664), always against the whole parent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from minipuzzle.arch import Architecture, Selection
+from minipuzzle.artifacts import Curve, Scores, fingerprint
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.data import TokenBlocks
+from minipuzzle.errors import UserError
+from minipuzzle.importance.curves import Variant, kept, variants
+from minipuzzle.importance.estimators import FORWARD, Collector, hidden_collector
+from minipuzzle.importance.memory import Peak, check_peak, compute_dtype, plan_peak
+from minipuzzle.importance.metrics import variant_errors
+from minipuzzle.importance.ranks import Ranks, ranks
+from minipuzzle.importance.state import SavedTensors, State
+from minipuzzle.importance.streams import Streams
+from minipuzzle.model.blocks import BlockModule
+from minipuzzle.model.masks import block_masks
+from minipuzzle.model.norm import RMSNorm
+from minipuzzle.model.prefetch import BlockReader
+from minipuzzle.recipe import ScoreSettings
+
+Array = NDArray[np.float64]
+
+
+def score(
+    checkpoint: Checkpoint, blocks: TokenBlocks, settings: ScoreSettings, *, device: torch.device, partial: Path,
+    say: Callable[[str], None] = lambda text: None, advance: Callable[[int], None] = lambda rows: None,
+) -> Scores:  # fmt: skip
+    """Score every block, every width and the damage curves of a checkpoint on calibration text.
+
+    Samples are blocks of text chosen by seed; fewer than asked for are used when the text has fewer, and ``meta`` says
+    how many. ``partial`` is a folder for what a killed run goes on from; ``advance`` is told of samples that passed a
+    block. Under torchrun the samples are split over the processes, and every one returns the same scores.
+    Raises: UserError for settings that cannot run, and where it would not fit into memory (before anything is read).
+    """
+    check_settings(settings, checkpoint.architecture)
+    with ranks(device) as group, torch.no_grad():
+        run = _Run(checkpoint, blocks, settings, group, partial, advance)
+        check_peak(run.peak, device)
+        say(str(run.peak))
+        return run.scores()
+
+
+def check_settings(settings: ScoreSettings, architecture: Architecture) -> None:
+    """Raises: UserError for an unknown estimator or more removals than blocks."""
+    if settings.estimator not in FORWARD:
+        raise UserError(
+            "This estimator is not one of a forward pass.", got=settings.estimator, allowed=", ".join(FORWARD),
+            next="Choose another --estimator.",
+        )  # fmt: skip
+    if settings.iterative >= len(architecture.blocks):
+        raise UserError(
+            "Iterative scoring must leave a block.", got=f"{settings.iterative} removals of {len(architecture.blocks)} "
+            "blocks", allowed=f"at most {len(architecture.blocks) - 1}", next="Lower --iterative.",
+        )  # fmt: skip
+
+
+def work(settings: ScoreSettings, architecture: Architecture, available: int) -> int:
+    """Samples x blocks that ``score`` computes over a text of ``available`` blocks, on all processes together."""
+    samples, shared = min(settings.samples, available), min(settings.block_samples, available)
+    count = len(architecture.blocks)
+    started = [variants(architecture, i, settings.curves) for i in range(count)]
+    narrow = sum((len(v) - 1) * (count - i) for i, v in enumerate(started))
+    total = max(samples, shared) * count + shared * (count * (count - 1) // 2 + narrow)
+    for left in range(count - 1, count - max(1, settings.iterative), -1):
+        total += shared * left * (left + 1) // 2
+    return total
+
+
+class _Run:
+    """One process's part of a scoring: rounds over the blocks, the first one whole, later ones with blocks removed."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, blocks: TokenBlocks, settings: ScoreSettings, group: Ranks, partial: Path,
+        advance: Callable[[int], None],
+    ) -> None:  # fmt: skip
+        self.checkpoint, self.settings, self.group = checkpoint, settings, group
+        self.tell, self.passed = advance, 0
+        self.architecture = checkpoint.architecture
+        self.width_samples = min(settings.samples, len(blocks))
+        self.block_samples = min(settings.block_samples, len(blocks))
+        chosen = blocks.take(max(self.width_samples, self.block_samples), seed=settings.seed).tokens
+        self.tokens = chosen[group.rank :: group.world]
+        self.shared, self.watched = group.share(self.block_samples), group.share(self.width_samples)
+        self.reader = BlockReader(checkpoint, device=group.device, dtype=compute_dtype(checkpoint, group.device)[0])
+        self.peak: Peak = plan_peak(
+            checkpoint, settings, samples=len(self.tokens), shared=self.shared, length=blocks.block_length,
+            device=group.device, fast=self.reader.kernels.name == "mamba-ssm",
+        )  # fmt: skip
+        self.data = {"block_length": blocks.block_length, "data": blocks.fingerprint}
+        identity = fingerprint(
+            checkpoint.fingerprint, asdict(settings), blocks.fingerprint, group.world, str(group.device), str(self.peak.dtype)
+        )
+        self.state = State(partial, identity, group)
+        self.found: dict[str, Array] = {}
+        self.removed: list[int] = []
+        self.reference: Tensor | None = None
+
+    def scores(self) -> Scores:
+        """Run what is left to do, and assemble the result."""
+        saved = self.state.load()
+        done = 0
+        if saved is not None:
+            done, about, tensors = saved
+            self.removed = about["removed"]
+            self.found = {name.removeprefix("found."): tensors.array(name) for name in about["arrays"]}
+        for number in range(len(self.removed), max(1, self.settings.iterative)):
+            streams = self._streams(number)
+            done_here = 0
+            if saved is None:
+                streams.embed(self.checkpoint, self.tokens[: streams.samples])
+            else:
+                done_here = self._restore(streams, saved[1], saved[2])
+                saved = None
+            errors = self._round(streams, done, done_here)
+            done += len(self._left()) - done_here
+            if number == 0:
+                self._note_errors(streams.variants, errors)
+            if self.settings.iterative:
+                self.removed.append(min(zip(errors, streams.variants, strict=True), key=_least_removal)[1].block)
+            del streams  # before the next round's are made
+        return self._result()
+
+    def _round(self, streams: Streams, done: int, done_here: int) -> Array:
+        """All blocks that are left, from the ``done_here``-th on; the errors of the streams' variants."""
+        left = self._left()
+        for place, (index, module) in enumerate(self.reader.blocks(left[done_here:]), start=1):
+            self._visit(streams, index, module, whole=not self.removed)
+            streams.settle()
+            if self.state.due():
+                self._save(streams, done + place, done_here + place)
+        if self.reference is None and self.settings.iterative > 1:
+            self.reference = streams.hidden[: self.shared].clone()
+        tokens = torch.from_numpy(self.tokens[: self.shared].astype(np.int64))
+        reference = streams.hidden[: self.shared] if self.reference is None else self.reference
+        return variant_errors(
+            streams, reference, self._final_norm(), self._head(), tokens, self.settings.metric, self.group
+        )
+
+    def _visit(self, streams: Streams, index: int, module: BlockModule, whole: bool) -> None:
+        """One block: every variant begun before it, the parent (in the whole round with collectors), then its own."""
+        begun = streams.alive
+        removal = streams.begin(Variant(block=index))
+        streams.hidden[removal : removal + self.shared] = streams.hidden[: self.shared]
+        widths = self._parent(streams, index, module) if whole else {}
+        if not whole:
+            streams.run(module, 0, streams.samples)
+        streams.run(module, streams.samples, begun)
+        if not whole or not self.settings.curves:
+            return
+        block = self.architecture.blocks[index]
+        for variant in variants(self.architecture, index, curves=True)[1:]:
+            chosen = kept(block, variant, widths)
+            if chosen is None:
+                continue
+            selection = Selection(blocks=(chosen,))
+            module.kept = block_masks(block, selection, 0, self.group.device)
+            streams.run(module, removal, removal + self.shared, target=streams.begin(variant))
+            module.kept = {}
+
+    def _parent(self, streams: Streams, index: int, module: BlockModule) -> dict[str, Array]:
+        """The parent's samples through a block under its collectors; the block's width scores over all processes."""
+        block = self.architecture.blocks[index]
+        with Collector(block, module, self.settings.estimator) as collector, hidden_collector(block, module) as hidden:
+            streams.run(module, 0, self.watched)
+        streams.run(module, self.watched, streams.samples)
+        for sums in (collector.sums, hidden.sums):
+            for name, value in sums.items():
+                sums[name] = self.group.sum(value)
+        widths = collector.scores()
+        self.found |= {f"{index}.{name}": value for name, value in widths.items()}
+        self.found["hidden"] = self.found.get("hidden", np.zeros(block.hidden)) + hidden.scores()["hidden"]
+        return widths
+
+    def _streams(self, number: int) -> Streams:
+        whole = number == 0
+        capacity = sum(len(variants(self.architecture, i, whole and self.settings.curves)) for i in self._left())
+        samples = len(self.tokens) if whole else self.shared
+        return Streams(
+            samples=samples, shared=self.shared, length=self.tokens.shape[1], width=self.architecture.hidden,
+            capacity=capacity, batch=self.settings.batch, dtype=self.peak.dtype, device=self.group.device,
+            home=self.peak.home, advance=self._advance,
+        )  # fmt: skip
+
+    def _advance(self, rows: int) -> None:
+        self.passed += rows
+        self.tell(rows)
+
+    def _left(self) -> list[int]:
+        return [i for i in range(len(self.architecture.blocks)) if i not in self.removed]
+
+    def _save(self, streams: Streams, position: int, place: int) -> None:
+        tensors = {"hidden": streams.hidden[: streams.alive]}
+        tensors |= {f"found.{name}": torch.from_numpy(np.ascontiguousarray(a)) for name, a in self.found.items()}
+        if self.reference is not None:
+            tensors["reference"] = self.reference
+        about = {
+            "removed": self.removed, "place": place, "passed": self.passed, "arrays": [f"found.{name}" for name in self.found],
+            "variants": [asdict(variant) for variant in streams.variants],
+        }  # fmt: skip
+        self.state.save(position, about, tensors)
+
+    def _restore(self, streams: Streams, about: dict[str, Any], tensors: SavedTensors) -> int:
+        self._advance(about["passed"])
+        streams.variants = [Variant(**variant) for variant in about["variants"]]
+        tensors.read_into("hidden", streams.hidden)
+        if "reference" in tensors.entries:
+            self.reference = streams.hidden.new_empty(tensors.entries["reference"].shape)
+            tensors.read_into("reference", self.reference)
+        return int(about["place"])
+
+    def _note_errors(self, measured: list[Variant], errors: Array) -> None:
+        self.found["blocks"] = np.zeros(len(self.architecture.blocks))
+        for variant, error in zip(measured, errors, strict=True):
+            if variant.axis is None:
+                self.found["blocks"][variant.block] = error
+            else:
+                name = f"{variant.block}.curve.{variant.axis}"
+                row = np.array([[variant.size, error]])
+                self.found[name] = np.concatenate([self.found[name], row]) if name in self.found else row
+
+    def _final_norm(self) -> RMSNorm:
+        with torch.device("meta"):
+            norm = RMSNorm(self.architecture.hidden, self.architecture.norm_eps)
+        norm.load_state_dict({"weight": self.reader.tensor("final_norm.weight", torch.float32)}, assign=True)
+        return norm
+
+    def _head(self) -> Tensor | None:
+        if self.settings.metric == "mse":
+            return None
+        name = "embeddings.weight" if self.architecture.tied_head else "head.weight"
+        return self.reader.tensor(name, self.peak.dtype if self.group.device.type == "cuda" else torch.float32)
+
+    def _result(self) -> Scores:
+        found = self.found
+        widths: dict[str, dict[int, Array]] = {"intermediate": {}, "head_channels": {}, "q_heads": {}}
+        curves: dict[int, dict[str, Curve]] = {}
+        for name, array in found.items():
+            words = name.split(".")
+            if len(words) == 2 and words[1] in widths:
+                widths[words[1]][int(words[0])] = array
+            elif len(words) == 3:
+                curves.setdefault(int(words[0]), {})[words[2]] = (array[:, 0].astype(np.int64), array[:, 1].copy())
+        meta = {
+            **asdict(self.settings), **self.data, "width_samples": self.width_samples,
+            "block_samples": self.block_samples, "dtype": str(self.peak.dtype).removeprefix("torch."),
+        }  # fmt: skip
+        if self.settings.iterative:
+            meta["removal_order"] = self.removed
+        return Scores(blocks=found["blocks"], hidden=found["hidden"], curves=curves, meta=meta, **widths)
+
+
+def _least_removal(entry: tuple[float, Variant]) -> tuple[bool, float, int]:
+    error, variant = entry
+    return variant.axis is not None, error, variant.block

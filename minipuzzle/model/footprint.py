@@ -1,0 +1,107 @@
+"""How many bytes a block's forward holds at its worst moment, found by running it on "meta" tensors, which have none.
+
+What is counted are PyTorch's tensors, as torch.cuda.max_memory_allocated counts them; what libraries keep inside an
+operation (a repacked weight, a workspace) is not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from minipuzzle.arch import Block
+from minipuzzle.kernels import Kernels, choose
+from minipuzzle.model.blocks import BlockModule, make_block
+from minipuzzle.model.prefetch import held_dtype
+
+
+@torch.no_grad()
+def forward_bytes(
+    block: Block, *, batch: int, length: int, dtype: torch.dtype, fast: bool,
+    watch: Callable[[BlockModule], None] = lambda module: None,
+) -> int:  # fmt: skip
+    """Peak bytes of mixer(norm(h)) for h [batch, length, hidden], beyond h and the weights, its result included.
+
+    ``fast`` counts what mamba-ssm's kernels allocate, else the reference's. ``watch`` may put hooks on the module first;
+    what they allocate counts too.
+    """
+    kernels = choose(torch.device("cpu"), "reference")
+    with torch.device("meta"):
+        module = make_block(block, 1e-5, _mamba_ssm(kernels) if fast else kernels)
+    for name, parameter in module.named_parameters():
+        parameter.data = parameter.data.to(held_dtype(name, parameter.ndim, dtype))
+    watch(module)
+    h = torch.empty(batch, length, block.hidden, dtype=dtype, device="meta")
+    with _FlashAttention(), _Live([h, *module.parameters()]) as live:
+        module.mixer(module.norm(h), None, None, 0)
+    return live.peak
+
+
+class _Live(TorchDispatchMode):
+    """Sums the storages that operations return, for as long as something refers to them; views of ``given`` are free."""
+
+    def __init__(self, given: list[Tensor]) -> None:
+        super().__init__()
+        self.given = {StorageWeakRef(tensor.untyped_storage()).cdata for tensor in given}
+        self.held: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                storage = StorageWeakRef(tensor.untyped_storage())
+                if storage.cdata not in self.given:
+                    self.held[storage.cdata] = (storage, tensor.untyped_storage().nbytes())
+        self.held = {key: entry for key, entry in self.held.items() if not entry[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self.held.values()))
+        return result
+
+
+class _FlashAttention(TorchFunctionMode):
+    """Attention as CPU and CUDA run it, without a matrix of scores; on meta PyTorch would take the form that has one."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.scaled_dot_product_attention:
+            query = args[0]
+            return query.new_empty(*query.shape[:1], query.shape[2], query.shape[1], query.shape[3]).transpose(1, 2)
+        return func(*args, **(kwargs or {}))
+
+
+def _mamba_ssm(reference: Kernels) -> Kernels:
+    """Kernels that allocate what mamba-ssm's forward does (ssd_combined.py, causal_conv1d) and compute nothing."""
+
+    def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, documents: Tensor | None) -> Tensor:
+        return torch.empty_like(x)
+
+    def scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, *, chunk_size: int, **_: Any) -> Any:
+        batch, length, heads, width = x.shape
+        groups, size = b.shape[2:]
+        chunks = -(-length // chunk_size)
+        held = [
+            dt.new_empty(2, batch, heads, chunks, chunk_size),  # dt and its decay, FP32
+            dt.new_empty(batch, chunks, heads, width, size),  # states that chunks add
+            c.new_empty(batch, chunks, heads, width, size),  # states that enter them
+            dt.new_empty(batch, chunks, groups, chunk_size, chunk_size),  # C B^T
+        ]
+        out = x.new_empty(x.shape)
+        del held
+        return out, dt.new_empty(batch, heads, width, size)
+
+    def gated_norm(y: Tensor, z: Tensor, weight: Tensor, groups: int, eps: float, kept: Tensor | None = None) -> Tensor:
+        if kept is not None:  # as kernels.cuda: the kernel has no masks
+            masked: Tensor = reference.gated_norm(y, z, weight, groups, eps, kept)
+            return masked
+        y, z = y.contiguous(), z.contiguous()
+        return torch.empty_like(y)
+
+    return replace(reference, causal_conv=causal_conv, scan=scan, gated_norm=gated_norm)

@@ -1,0 +1,78 @@
+"""A checkpoint's blocks one after the other: while one is used, a thread reads the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.kernels import choose
+from minipuzzle.model.blocks import BlockModule, make_block
+
+
+class BlockReader:
+    """Reads blocks' modules in ``dtype`` onto ``device``; never more than two of them hold memory at once.
+
+    Vectors (norms, A, D, dt) stay in FP32: they are small, and the forward computes with them in FP32.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> None:
+        self.checkpoint = checkpoint
+        self.device = device
+        self.dtype = dtype
+        self.kernels = choose(device)
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def blocks(self, indices: Sequence[int]) -> Iterator[tuple[int, BlockModule]]:
+        """(index, module) in order. A module's memory goes back when the next is asked for.
+
+        Raises: UserError for NaN or infinite weights.
+        """
+        with ThreadPoolExecutor(1) as pool:
+            waiting = [self._start(pool, index) for index in indices[:1]]
+            for place, index in enumerate(indices):
+                module = waiting.pop().result()
+                waiting += [self._start(pool, following) for following in indices[place + 1 : place + 2]]
+                yield index, module
+                # Not left to reference counts: the caller's loop variable holds on to it while the next is begun.
+                for parameter in module.parameters():
+                    parameter.data = torch.empty(0)
+
+    def tensor(self, name: str, dtype: torch.dtype) -> Tensor:
+        """A tensor outside of the blocks (the final norm, the head) on the device."""
+        shape = next(t.shape for t in self.checkpoint.architecture.tensors() if t.name == name)
+        result = torch.empty(shape, dtype=dtype, device=self.device)
+        self.checkpoint.read_into(name, result)
+        return result
+
+    def _start(self, pool: ThreadPoolExecutor, index: int) -> Future[BlockModule]:
+        # Allocated here, in the stream that will use and free them; filled there.
+        block = self.checkpoint.architecture.blocks[index]
+        tensors = {
+            w.name: torch.empty(w.shape(block.sizes), dtype=held_dtype(w.name, len(w.dims), self.dtype), device=self.device)
+            for w in block.weights
+        }
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(self.device))
+        return pool.submit(self._read, index, tensors)
+
+    def _read(self, index: int, tensors: dict[str, Tensor]) -> BlockModule:
+        with torch.no_grad(), nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
+            for name, tensor in tensors.items():
+                self.checkpoint.read_into(f"blocks.{index}.{name}", tensor)
+            if self._stream is not None:
+                self._stream.synchronize()
+        architecture = self.checkpoint.architecture
+        with torch.device("meta"):
+            module = make_block(architecture.blocks[index], architecture.norm_eps, self.kernels)
+        module.load_state_dict(tensors, assign=True)
+        return module.eval()
+
+
+def held_dtype(name: str, dims: int, dtype: torch.dtype) -> torch.dtype:
+    """The dtype a block's tensor is held in when it computes in ``dtype``."""
+    return dtype if dims > 1 or name.endswith(".bias") else torch.float32

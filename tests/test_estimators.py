@@ -275,14 +275,13 @@ def test_unknown_and_whole_model_estimators_are_refused():
 @pytest.mark.parametrize("estimator", FORWARD)
 def test_footprint_hooks_run_on_meta_tensors_and_change_nothing(estimator):
     parent = tiny("M-*", vocab=VOCAB)
-    with torch.device("meta"):
-        model = HybridLM(parent)
-        for block, module in zip(parent.blocks, model.blocks, strict=True):
-            footprint_hooks(block, estimator)(module)
-            last = {Mamba2: "out_proj", FeedForward: "down_proj", Attention: "o_proj"}[type(block)]
-            x = torch.empty(2, 5, getattr(module, last).in_features)
-            assert getattr(module, last)(x).shape == (2, 5, 32)
-            assert module.norm(torch.empty(2, 5, 32)).shape == (2, 5, 32)
+    model = HybridLM(parent).to("meta")
+    for block, module in zip(parent.blocks, model.blocks, strict=True):
+        footprint_hooks(block, estimator)(module)
+        last = {Mamba2: "out_proj", FeedForward: "down_proj", Attention: "o_proj"}[type(block)]
+        x = torch.empty(2, 5, getattr(module, last).in_features, device="meta")
+        assert getattr(module, last)(x).shape == (2, 5, 32)
+        assert module.norm(torch.empty(2, 5, 32, device="meta")).shape == (2, 5, 32)
 
 
 def test_a_model_in_bf16_is_scored():

@@ -103,6 +103,9 @@ class Scores:
     hidden: NDArray[np.float64] | None = None
     curves: dict[int, dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]] = field(default_factory=dict)
     meta: dict[str, Any]
+    q_heads: dict[int, NDArray[np.float64]] = field(default_factory=dict)
+    hidden: NDArray[np.float64] | None = None
+    curves: dict[int, dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write a safetensors file; its header's ``minipuzzle`` entry says what each tensor is."""

@@ -19,6 +19,7 @@ from minipuzzle.recipe import (
     EMBEDDED,
     Data,
     DistillSettings,
+    Method,
     PretrainRecipe,
     Recipe,
     ScoreSettings,
@@ -110,6 +111,12 @@ def search(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint, o
            mamba_heads: Annotated[bool, typer.Option("--mamba-heads", help="Also narrow Mamba heads.")] = False,
            least: Annotated[list[str] | None, typer.Option(help="Bound the space: attention=50%, others=83%, width=75%.")]
            = None,
+           method: Annotated[Method, typer.Option(help="minipuzzle: the paper's grid. solver: also block by block.")]
+           = "minipuzzle",
+           uniform: Annotated[bool, typer.Option("--uniform", help="Solver: one FFN width for all blocks.")] = False,
+           own_heads: Annotated[bool, typer.Option("--own-heads", help="Solver: Mamba heads block by block.")] = False,
+           kv_heads: Annotated[bool, typer.Option("--kv-heads", help="Solver: also drop KV groups.")] = False,
+           refine: Annotated[int, typer.Option(help="Solver: moves tried by local search.")] = 100,
            data: Annotated[str, typer.Option(help="Validation text.")] = EMBEDDED,
            validation_blocks: int = 128, length: Length = 512, device: Device = "auto",
            as_json: Json = False) -> None:  # fmt: skip
@@ -117,7 +124,8 @@ def search(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint, o
     settings = SearchSettings(
         budget=tuple(budget or ()), context=context, batch=batch, weights=weights, kv=kv, state=state,
         candidates=candidates, validation_blocks=validation_blocks, top=top, multiple=multiple,
-        mamba_heads=mamba_heads, least=tuple(least or ()),
+        mamba_heads=mamba_heads, least=tuple(least or ()), method=method, uniform=uniform, own_heads=own_heads,
+        kv_heads=kv_heads, refine=refine,
     )  # fmt: skip
     from minipuzzle.report.tables import candidates_table, plan_view
     from minipuzzle.search.plan import make_plan
@@ -140,6 +148,11 @@ def search(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint, o
             _print_json(result)
         else:
             out.print(candidates_table(result, settings.top))
+            if "front" in result:
+                from minipuzzle.report.plots import draw_front, save_png
+
+                save_png(lambda axes: draw_front(axes, result), run / "pareto.png")
+                out.print(f"picture: {run / 'pareto.png'}")
             out.print(f"search: {run / 'search.json'}    next: minipuzzle distill")
 
 

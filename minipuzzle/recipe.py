@@ -16,6 +16,8 @@ from typing import Any, Literal, TypeVar
 from minipuzzle.errors import UserError
 
 FFNScore = Literal["pre", "post"]
+Method = Literal["minipuzzle", "solver"]
+Ranking = Literal["agreement", "kl"]
 EMBEDDED = "embedded"
 T = TypeVar("T")
 
@@ -55,6 +57,11 @@ class SearchSettings:
 
     ``least`` bounds the space: "attention=50%", "others=83%" (Mamba and FFN blocks), "width=75%" (FFN width and heads),
     each the least share of the parent to keep; what is not given is chosen to reach the budget.
+
+    ``method`` "minipuzzle" is the paper's grid of global widths, ranked by accuracy and agreement; "solver" adds the best
+    choices block by block, ranks by KL and goes on from the best by ``refine`` measured moves. There FFN widths differ
+    from block to block unless ``uniform``, Mamba heads (where ``mamba_heads`` narrows them) only with ``own_heads``, and
+    KV heads may go with ``kv_heads``.
     """
 
     budget: tuple[str, ...] = ()
@@ -69,10 +76,15 @@ class SearchSettings:
     multiple: int = 64
     mamba_heads: bool = False
     least: tuple[str, ...] = ()
+    method: Method = "minipuzzle"
+    uniform: bool = False
+    own_heads: bool = False
+    kv_heads: bool = False
+    refine: int = 100
 
     def __post_init__(self) -> None:
         _require(
-            min(self.batch, self.candidates, self.validation_blocks, self.top, self.multiple) >= 1,
+            min(self.batch, self.candidates, self.validation_blocks, self.top, self.multiple) >= 1 and self.refine >= 0,
             f"batch {self.batch}, candidates {self.candidates}, validation_blocks {self.validation_blocks}, "
             f"top {self.top}, multiple {self.multiple}", "numbers of at least 1",
         )  # fmt: skip

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from test_architectures import paper_plan
 
 from minipuzzle.arch import FeedForward, Mamba2, Selection
+from minipuzzle.arch.ranking import top_channels, top_heads
 from minipuzzle.artifacts import Scores
 from minipuzzle.budget import Limits
 from minipuzzle.cost import BYTES, Workload, memory
@@ -19,7 +20,7 @@ from minipuzzle.errors import UserError
 from minipuzzle.recipe import SearchSettings
 from minipuzzle.search.enumerate import enumerate_shapes, maximal
 from minipuzzle.search.plan import make_plan
-from minipuzzle.search.select import candidates, damage, select, top_channels, top_heads
+from minipuzzle.search.select import candidates, damage, select
 from minipuzzle.space import Bounds, Shape, shape_architecture
 
 SPACE = Bounds(attention=(0, 1), mlp=(1, 3), mamba=(1, 3), intermediate=(24, 40, 64), heads=(4, 6, 8))
@@ -152,7 +153,7 @@ def test_candidates_are_the_maximal_then_the_rest_by_least_damage(seed, share, l
     feasible = enumerate_shapes(parent, SPACE, limits, workload)
     assume(feasible.count)
     best = maximal(parent, feasible, SPACE, limits, workload)
-    harms = [damage(scores, select(parent, scores, feasible.shape(i))) for i in range(feasible.count)]
+    harms = [damage(parent, scores, select(parent, scores, feasible.shape(i))) for i in range(feasible.count)]
     expected = sorted((bool(~b), harm) for b, harm in zip(best, harms, strict=True))[:limit]
     found = candidates(parent, scores, feasible, best, limit)
     assert [c.damage for c in found] == pytest.approx([harm for _, harm in expected])
@@ -166,11 +167,12 @@ def test_candidates_are_the_maximal_then_the_rest_by_least_damage(seed, share, l
 def test_damage_adds_up_what_is_dropped_and_cut():
     parent = tiny("M-M*-M-")
     scores = scored(parent)
-    assert damage(scores, Selection.everything(parent)) == 0
-    kept = ({}, {"intermediate": tuple(range(16))}, None, {}, {}, {}, {})
+    assert damage(parent, scores, Selection.everything(parent)) == 0
     squares = scores.intermediate[1] ** 2
-    expected = scores.blocks[2] + scores.blocks[1] * squares[16:].sum() / squares.sum()
-    assert damage(scores, Selection(blocks=kept)) == pytest.approx(expected)
+    best = np.argsort(-squares)[:16]
+    kept = ({}, {"intermediate": tuple(sorted(best.tolist()))}, None, {}, {}, {}, {})
+    expected = scores.blocks[2] + scores.blocks[1] * (1 - squares[best].sum() / squares.sum())
+    assert damage(parent, scores, Selection(blocks=kept)) == pytest.approx(expected)
 
 
 def test_a_block_whose_channels_all_score_zero_is_narrowed_for_nothing():
@@ -178,7 +180,7 @@ def test_a_block_whose_channels_all_score_zero_is_narrowed_for_nothing():
     scores = scored(parent)
     scores.intermediate[1][:] = 0
     shape = Shape(attention=0, mlp=1, mamba=1, intermediate=8, heads=8)
-    assert damage(scores, select(parent, scores, shape)) == 0
+    assert damage(parent, scores, select(parent, scores, shape)) == 0
 
 
 def test_what_cannot_be_met_says_the_smallest_and_what_is_met_already_says_so():

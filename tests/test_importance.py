@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minipuzzle.arch import Selection
+from minipuzzle.arch.ranking import top_channels, top_heads
 from minipuzzle.artifacts import Scores
 from minipuzzle.data import pack
 from minipuzzle.errors import UserError
 from minipuzzle.importance import magnitude_scores, random_scores, removal_errors, score
 from minipuzzle.importance.widths import WidthScores, add_batch
 from minipuzzle.recipe import ScoreSettings
-from minipuzzle.search.select import damage, select, top_channels, top_heads
+from minipuzzle.search.select import damage, select
 from minipuzzle.space import Shape
 
 VOCAB = 61
@@ -110,9 +111,9 @@ def test_select_keeps_the_best_of_each_kind(seed, data):
             values = scores.intermediate[i]
             brute = sorted(np.argsort(-values, kind="stable")[: shape.intermediate])
             assert list(kept["intermediate"]) == brute
-    whole = damage(scores, Selection.everything(parent))
+    whole = damage(parent, scores, Selection.everything(parent))
     assert whole == 0
-    assert damage(scores, selection) >= 0
+    assert damage(parent, scores, selection) >= 0
 
 
 def test_baselines():

@@ -40,7 +40,7 @@ def candidates_table(search: dict[str, Any], top: int) -> RenderableType:
     """The best candidates of a search, and the winner's strip under its parent's."""
     table = Table(title=_funnel(search), title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("rank", "name", "attn", "FFN", "Mamba", "FFN width", "heads", "parameters", "memory", "damage",
-                   "next token", "agreement", "loss"):  # fmt: skip
+                   "next token", "agreement", "loss", "KL"):  # fmt: skip
         table.add_column(column, justify="right", no_wrap=True)
     rows = search["candidates"]
     for row in rows[:SHOWN]:
@@ -48,7 +48,7 @@ def candidates_table(search: dict[str, Any], top: int) -> RenderableType:
         table.add_row(
             str(row["rank"]), row["name"], str(s["attention"]), str(s["mlp"]), str(s["mamba"]), str(s["intermediate"]),
             str(s["heads"]), count(row["parameters"]), bytes_(row["bytes"]), f"{row['damage']:.3g}",
-            percent(row["next_token_accuracy"], 1), percent(row["agreement"], 1), f"{row['loss']:.4f}",
+            percent(row["next_token_accuracy"], 1), percent(row["agreement"], 1), f"{row['loss']:.4f}", f"{row['kl']:.4f}",
             style="bold" if row["rank"] <= top else "",
         )  # fmt: skip
     parent = search["parent"]

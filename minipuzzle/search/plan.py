@@ -13,6 +13,7 @@ from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import Scores
 from minipuzzle.budget import Budget, Limits, parse_budget, parse_count
 from minipuzzle.cost import Workload, memory
+from minipuzzle.cost.pricing import Pricing, pricing
 from minipuzzle.errors import UserError
 from minipuzzle.recipe import SearchSettings
 from minipuzzle.search.enumerate import Feasible, costs, enumerate_shapes, grid, maximal
@@ -37,6 +38,20 @@ class Plan:
     def points(self) -> int:
         """The number of grid points."""
         return self.bounds.points
+
+    @property
+    def prices(self) -> Pricing:
+        """The budgets as sums over blocks."""
+        return pricing(self.parent, self.limits, self.workload)
+
+    def bytes(self, architecture: Architecture) -> int:
+        """An architecture's memory at the workload."""
+        return memory(architecture, self.workload).total
+
+    def widest(self, settings: SearchSettings) -> Bounds:
+        """The sizes that the solver may choose from: those of the last level, since it does not enumerate them."""
+        level = levels(settings.least)[-1]
+        return bounds(self.parent, level, multiple=settings.multiple, mamba_heads=settings.mamba_heads)
 
     @cached_property
     def is_maximal(self) -> NDArray[np.bool_]:

@@ -5,7 +5,8 @@
 
 1. 60 random modifications (blocks out, FFN channels, Mamba heads, attention heads; what stays is random): Spearman of
    predicted and measured loss increase, before and after a short distillation from the parent.
-2. Every block of a kind cut to half, keeping what each estimator ranks first: the loss increase. This one decides.
+2. Every block of a kind cut to 75 % and to 50 % of one axis, keeping what each estimator ranks first: the loss increase.
+   This one decides.
 
 TEXT is a folder with training text and val/; without it the embedded texts are used. ``--checkpoint`` names another parent
 in place of the embedded teacher. Writes the JSON and, beside it, the tables (.tables.md).
@@ -21,13 +22,14 @@ from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from importance_analysis import correlate, half_cuts, modifications, tables
+from importance_analysis import best_cuts, correlate, modifications, tables
 
 from minipuzzle import embedded
 from minipuzzle.arch import Attention, FeedForward, Mamba2, Selection
@@ -44,6 +46,7 @@ from minipuzzle.surgery import cut
 
 FORWARD = ("minitron", "minitron-pre", "flap", "contribution")
 RANDOM_SEEDS = 3
+SHARES = (0.75, 0.5)
 CHUNK_TOKENS = 1024
 
 
@@ -115,15 +118,16 @@ def run(options: argparse.Namespace, setting: Setting, started: float) -> None:
         for family, selection in modifications(parent, options.modifications, options.seed)
     ]
     seeds = {f"random {seed}": random_scores(parent, seed) for seed in range(1, RANDOM_SEEDS)}
-    for name, estimator in (widths | seeds).items():
-        for axis, selection in half_cuts(parent, estimator).items():
-            jobs.append({"cut": axis, "estimator": name.split()[0], "selection": selection,
+    for share, (name, estimator) in product(SHARES, (widths | seeds).items()):
+        for axis, selection in best_cuts(parent, estimator, share).items():
+            jobs.append({"axis": axis, "share": share, "estimator": name.split()[0], "selection": selection,
                          "tokens": options.tokens if options.heal_cuts else 0})  # fmt: skip
     whole = Selection.everything(parent)
     tasks = [Task(number=i, selection=job["selection"], tokens=job["tokens"]) for i, job in enumerate(jobs)]
     facts: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if options.device.startswith("cuda") else "CPU", "torch": torch.__version__,
         "options": {k: str(v) for k, v in vars(options).items()}, "tokens": options.tokens, "pattern": parent.pattern,
+        "shares": SHARES,
         "parameters": parent.parameters, "block_scores": {name: b.tolist() for name, b in blocks.items()},
     }  # fmt: skip
     errors = []
@@ -137,12 +141,12 @@ def run(options: argparse.Namespace, setting: Setting, started: float) -> None:
             job = jobs[result["number"]]
             if "error" in result:
                 errors.append(result)
-                say(started, f"{done}/{len(jobs)} FAILED {job.get('family') or job['cut']}: {result['error']}")
+                say(started, f"{done}/{len(jobs)} FAILED {job.get('family') or job['axis']}: {result['error']}")
                 continue
             job["before"] = result["before"] - base
             job["after"] = None if result["after"] is None else result["after"] - base
             after = "" if job["after"] is None else f" -> {job['after']:+.4f}"
-            what = job.get("family") or f"{job['cut']}, {job['estimator']}"
+            what = job.get("family") or f"{job['axis']} {job['share']:.0%}, {job['estimator']}"
             say(started, f"{done}/{len(jobs)} {what:<45} {job['before']:+.4f}{after}")
             write_json(options.out, {**facts, **results(jobs), "errors": errors, "seconds": time.time() - started})
     facts |= results(jobs)
@@ -159,7 +163,7 @@ def run(options: argparse.Namespace, setting: Setting, started: float) -> None:
 def results(jobs: list[dict[str, Any]]) -> dict[str, Any]:
     """What of the jobs goes into the JSON: those that were measured, by part."""
     done = [{**job, "selection": plain(job["selection"])} for job in jobs if "before" in job]
-    return {"modifications": [j for j in done if "family" in j], "cuts": [j for j in done if "cut" in j]}
+    return {"modifications": [j for j in done if "family" in j], "cuts": [j for j in done if "axis" in j]}
 
 
 def plain(selection: Selection) -> dict[str, Any]:

@@ -8,7 +8,7 @@ A dropped block counts with its block score. "parameters" predicts the number of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata, spearmanr
 
 from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2, Selection
+from minipuzzle.arch.ranking import top_channels, top_heads
 from minipuzzle.artifacts import Scores
-from minipuzzle.search.select import top_channels, top_heads
 
 Array = NDArray[np.float64]
 FAMILIES = {"blocks": "", "ffn": "mlp", "mamba": "mamba", "attention": "attention"}
@@ -39,9 +39,8 @@ def modifications(parent: Architecture, count: int, seed: int) -> list[tuple[str
         seen: dict[str, Selection] = {}
         for _ in range(100 * wanted):
             selection = _draw(parent, family, rng)
-            seen.setdefault(repr(selection), selection)
-            if len(seen) == wanted:
-                break
+            if len(seen) < wanted and selection.student(parent) != parent:
+                seen.setdefault(repr(selection), selection)
         found += [(family, selection) for selection in seen.values()]
     return found
 
@@ -55,7 +54,8 @@ def _draw(parent: Architecture, family: str, rng: np.random.Generator) -> Select
     for i in rng.choice(mine, int(rng.integers(1, len(mine) + 1)), replace=False):
         block = parent.blocks[i]
         if isinstance(block, FeedForward):
-            blocks[i] = {"intermediate": _some(rng, block.intermediate, max(1, int(block.intermediate * rng.uniform(0.1, 0.9))))}
+            width = max(1, int(block.intermediate * rng.uniform(0.1, 0.9)))
+            blocks[i] = {"intermediate": _some(rng, block.intermediate, width)}
         elif isinstance(block, Mamba2):
             size = block.heads // block.groups
             kept = int(rng.integers(1, size)) if size > 1 else 1
@@ -66,48 +66,53 @@ def _draw(parent: Architecture, family: str, rng: np.random.Generator) -> Select
             kept = int(rng.integers(1, size + 1))
             blocks[i] = {"kv_heads": kv, "q_heads": tuple(k * size + h for k in kv for h in _some(rng, size, kept))}
     selection = Selection(blocks=tuple(blocks))
-    return selection if selection.student(parent) != parent else _draw(parent, "blocks" if _fixed(parent, mine) else family, rng)
-
-
-def _fixed(parent: Architecture, indices: list[int]) -> bool:
-    """Whether these blocks cannot be narrowed at all, so that drawing again would not end."""
-    return all(max(parent.blocks[i].sizes[a] for a in parent.blocks[i].prunable) == 1 for i in indices)
+    return selection
 
 
 def _some(rng: np.random.Generator, size: int, count: int) -> tuple[int, ...]:
     return tuple(int(i) for i in np.sort(rng.choice(size, count, replace=False)))
 
 
-def half_cuts(parent: Architecture, scores: Scores) -> dict[str, Selection]:
-    """Every block of a kind cut to half on one axis (hidden: to three quarters), keeping what ``scores`` ranks first."""
+def best_cuts(parent: Architecture, scores: Scores, share: float) -> dict[str, Selection]:
+    """Every block of a kind cut to ``share`` of one axis, keeping what ``scores`` ranks first.
+
+    Query heads are cut equally for each KV head; KV heads go with their query heads. An axis whose size does not divide
+    is left out.
+    """
     cuts: dict[str, dict[int, dict[str, tuple[int, ...]]]] = {}
 
-    def put(name: str, index: int, **kept: tuple[int, ...]) -> None:
-        cuts.setdefault(name, {})[index] = kept
+    def put(name: str, index: int, whole: int, choose: Callable[[int], dict[str, tuple[int, ...]]]) -> None:
+        if whole * share == int(whole * share):
+            cuts.setdefault(name, {})[index] = choose(int(whole * share))
 
     for i, block in enumerate(parent.blocks):
         if isinstance(block, FeedForward):
-            put("FFN channels 50 %", i, intermediate=_best(scores.intermediate[i], block.intermediate // 2))
+            channels = scores.intermediate[i]
+            put("FFN channels", i, block.intermediate, lambda n, c=channels: {"intermediate": _best(c, n)})
         elif isinstance(block, Mamba2):
-            channels, half = scores.head_channels[i], block.heads // block.groups // 2
-            if half:
-                put("Mamba heads 50 %", i, heads=top_heads(channels, half * block.groups, block.groups))
-            put("Mamba head channels 50 %", i, head_dim=top_channels(channels, block.head_dim // 2))
+            channels, g = scores.head_channels[i], block.groups
+            put("Mamba heads", i, block.heads // g, lambda n, c=channels, g=g: {"heads": top_heads(c, n * g, g)})
+            put("Mamba head channels", i, block.head_dim, lambda n, c=channels: {"head_dim": top_channels(c, n)})
         else:
-            by_kv = scores.q_heads[i].reshape(block.kv_heads, -1)
-            size = by_kv.shape[1]
-            if size > 1:
-                heads = tuple(k * size + h for k, row in enumerate(by_kv) for h in _best(row, size // 2))
-                put("query heads 50 % (each KV head)", i, q_heads=heads)
-            if block.kv_heads > 1:
-                kv = _best(np.square(by_kv).sum(1), block.kv_heads // 2)
-                put("KV heads 50 %", i, kv_heads=kv, q_heads=tuple(k * size + h for k in kv for h in range(size)))
+            rows = scores.q_heads[i].reshape(block.kv_heads, -1)
+            put("query heads of each KV head", i, rows.shape[1], lambda n, r=rows: {"q_heads": _each(r, range(len(r)), n)})
+            put("KV heads", i, block.kv_heads, lambda n, r=rows: _kv(r, n))
     empty = range(len(parent.blocks))
     result = {name: Selection(blocks=tuple(kept.get(i, {}) for i in empty)) for name, kept in cuts.items()}
     if scores.hidden is not None:
-        hidden = _best(scores.hidden, parent.hidden * 3 // 4)
-        result["hidden 75 %"] = Selection(blocks=tuple({} for _ in empty), hidden=hidden)
+        hidden = _best(scores.hidden, int(parent.hidden * share))
+        result["hidden channels"] = Selection(blocks=tuple({} for _ in empty), hidden=hidden)
     return result
+
+
+def _kv(rows: Array, count: int) -> dict[str, tuple[int, ...]]:
+    kept = _best(np.square(rows).sum(1), count)
+    return {"kv_heads": kept, "q_heads": _each(rows, kept, rows.shape[1])}
+
+
+def _each(rows: Array, groups: Iterable[int], count: int) -> tuple[int, ...]:
+    """The ``count`` best query heads of each of the ``groups``; rows [kv_heads, query heads of each]."""
+    return tuple(g * rows.shape[1] + h for g in groups for h in _best(rows[g], count))
 
 
 def _best(values: Array, count: int) -> tuple[int, ...]:
@@ -169,10 +174,9 @@ def correlate(
             if family in ("blocks", "all"):
                 rows = {name: score("share", by, widths["minitron"]) for name, by in blocks.items()}
                 found[f"{when} / {family} / block score"] = rows | baseline
-            if family != "blocks":
-                found[f"{when} / {family} / share"] = {n: score("share", blocks["mse"], s) for n, s in widths.items()} | baseline
-            if family not in ("blocks", "all"):
-                found[f"{when} / {family} / sum"] = {n: score("sum", blocks["mse"], s) for n, s in widths.items()} | baseline
+            for how in {"blocks": (), "all": ("share",)}.get(family, ("share", "sum")):
+                rows = {name: score(how, blocks["mse"], scores) for name, scores in widths.items()}
+                found[f"{when} / {family} / {how}"] = rows | baseline
     return found
 
 
@@ -190,16 +194,15 @@ def tables(facts: dict[str, Any]) -> str:
             lines += _head([key.split(" / ", 1)[1].replace(" / ", ": ") for key in keys])
             for row in dict.fromkeys(name for key in keys for name in found[key]):
                 lines.append(_row(row, [_rho(found[key].get(row)) for key in keys]))
-    cuts = facts["cuts"]
-    axes = list(dict.fromkeys(c["cut"] for c in cuts))
-    for when in ("before", "after"):
-        measured = [c for c in cuts if c[when] is not None]
+    for when, share in [(when, share) for when in names for share in facts["shares"]]:
+        measured = [c for c in facts["cuts"] if c["share"] == share and c[when] is not None]
         if measured:
-            lines += ["", f"**Loss increase (nats/token) of keeping each estimator's best, {names[when]}**; parent "
-                      f"{facts['parent_loss']:.4f}", ""]  # fmt: skip
+            lines += ["", f"**Loss increase (nats/token), each estimator's best {100 * share:.0f} % of an axis kept in every block, "
+                      f"{names[when]}**; parent {facts['parent_loss']:.4f}", ""]  # fmt: skip
+            axes = list(dict.fromkeys(c["axis"] for c in measured))
             lines += _head(axes)
             for row in dict.fromkeys(c["estimator"] for c in measured):
-                values = [[c[when] for c in measured if (c["estimator"], c["cut"]) == (row, axis)] for axis in axes]
+                values = [[c[when] for c in measured if (c["estimator"], c["axis"]) == (row, axis)] for axis in axes]
                 lines.append(_row(row, [_mean(v) for v in values]))
     return "\n".join(lines).strip() + "\n"
 

@@ -99,9 +99,6 @@ class Scores:
     blocks: NDArray[np.float64]
     intermediate: dict[int, NDArray[np.float64]]
     head_channels: dict[int, NDArray[np.float64]]
-    q_heads: dict[int, NDArray[np.float64]] = field(default_factory=dict)
-    hidden: NDArray[np.float64] | None = None
-    curves: dict[int, dict[str, tuple[NDArray[np.int64], NDArray[np.float64]]]] = field(default_factory=dict)
     meta: dict[str, Any]
     q_heads: dict[int, NDArray[np.float64]] = field(default_factory=dict)
     hidden: NDArray[np.float64] | None = None

@@ -8,6 +8,7 @@ import torch
 from conftest import shaken, tiny
 
 from minipuzzle.arch import Attention, FeedForward, Mamba2, Selection
+from minipuzzle.arch.ranking import top_heads
 from minipuzzle.data import pack
 from minipuzzle.errors import UserError
 from minipuzzle.importance import (
@@ -22,7 +23,6 @@ from minipuzzle.importance import (
 )  # fmt: skip
 from minipuzzle.importance.estimators import footprint_hooks
 from minipuzzle.model import HybridLM
-from minipuzzle.search.select import top_heads
 
 VOCAB = 61
 KEYS = {Mamba2: "head_channels", FeedForward: "intermediate", Attention: "q_heads"}

@@ -197,8 +197,8 @@ def tables(facts: dict[str, Any]) -> str:
     for when, share in [(when, share) for when in names for share in facts["shares"]]:
         measured = [c for c in facts["cuts"] if c["share"] == share and c[when] is not None]
         if measured:
-            lines += ["", f"**Loss increase (nats/token), each estimator's best {100 * share:.0f} % of an axis kept in every block, "
-                      f"{names[when]}**; parent {facts['parent_loss']:.4f}", ""]  # fmt: skip
+            lines += ["", f"**Loss increase (nats/token), each estimator's best {100 * share:.0f} % of an axis kept in all "
+                      f"blocks, {names[when]}**; parent {facts['parent_loss']:.4f}", ""]  # fmt: skip
             axes = list(dict.fromkeys(c["axis"] for c in measured))
             lines += _head(axes)
             for row in dict.fromkeys(c["estimator"] for c in measured):

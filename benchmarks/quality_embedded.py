@@ -22,17 +22,17 @@ from typing import Any
 import torch
 
 from minipuzzle import embedded
-from minipuzzle.arch import Selection
+from minipuzzle.arch import Architecture, Selection
 from minipuzzle.artifacts import Scores, write_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks, Tokenizer, load_blocks
 from minipuzzle.distill import distillation, mixed_precision, next_token, train
-from minipuzzle.evaluate import greedy_tokens, measure
+from minipuzzle.evaluate import Answers, answers, measure
 from minipuzzle.importance import magnitude_scores, random_scores, score
 from minipuzzle.model import HybridLM, init_model, load_model
 from minipuzzle.recipe import ScoreSettings, SearchSettings, Training
 from minipuzzle.search.plan import make_plan
-from minipuzzle.search.rank import realise
+from minipuzzle.search.rank import Reality, realise
 from minipuzzle.search.select import select
 from minipuzzle.space import Shape
 from minipuzzle.surgery import cut
@@ -130,12 +130,12 @@ def prepare(options: argparse.Namespace, work: Path) -> tuple[dict[str, str], di
     settings = ScoreSettings(samples=options.samples, block_samples=options.samples // 2)
     ours = score(parent, blocks, settings, device=device, partial=work / "partial")
     with mixed_precision(device):
-        greedy = greedy_tokens(model, choice)
+        said = answers(model, choice)
         students: dict[str, str] = {}
         shapes: dict[str, Any] = {}
         for budget in ("83%", "60%"):
             for space, least in SPACES.items():
-                shape, selection = search(model, ours, budget, least, choice, greedy)
+                shape, selection = search(model, ours, budget, least, choice, said)
                 students[f"{budget} {space}"] = keep(parent, selection, work / f"{budget} {space}")
                 shapes[f"{budget} {space}"] = asdict(shape)
             same = Shape(**shapes[f"{budget} ours"])
@@ -155,19 +155,28 @@ def prepare(options: argparse.Namespace, work: Path) -> tuple[dict[str, str], di
 
 
 def search(
-    model: HybridLM, scores: Scores, budget: str, least: tuple[str, ...], choice: TokenBlocks, greedy: torch.Tensor
+    model: HybridLM, scores: Scores, budget: str, least: tuple[str, ...], choice: TokenBlocks, said: Answers
 ) -> tuple[Shape, Selection]:
     """The winner before training: enumerate, realise 24 candidates, mean rank of accuracy and agreement."""
     plan = make_plan(model.architecture, SearchSettings(budget=(budget,), least=least, mamba_heads=True))
 
-    def one(selection: Selection) -> tuple[float, float, float]:
+    def one(selection: Selection) -> Reality:
         model.set_mask(selection)
-        metrics = measure(model, choice, batch=32, greedy=greedy)
+        m = measure(model, choice, batch=32, teacher=said)
         model.set_mask(None)
-        return metrics.next_token_accuracy, metrics.agreement or 0.0, metrics.loss
+        return Reality(m.next_token_accuracy, m.agreement or 0.0, m.loss, m.kl or 0.0)
 
-    winner = realise(plan.candidates(scores, 24), one, {})[0].candidate
-    return winner.shape, winner.selection
+    winner = realise(plan.candidates(scores, 24), one, {}, "agreement")[0].candidate
+    return shape_of(winner.selection.student(model.architecture)), winner.selection
+
+
+def shape_of(student: Architecture) -> Shape:
+    """The grid point of a student whose blocks of a kind are alike."""
+    first = {block.kind: block.sizes for block in student.blocks}
+    return Shape(
+        attention=student.count("attention"), mlp=student.count("mlp"), mamba=student.count("mamba"),
+        intermediate=first.get("mlp", {}).get("intermediate", 0), heads=first.get("mamba", {}).get("heads", 0),
+    )  # fmt: skip
 
 
 def keep(parent: Checkpoint, selection: Selection, path: Path) -> str:

@@ -3,67 +3,180 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
 from minipuzzle.errors import UserError
 
 COUNT_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20}
 BYTE_UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
               "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}  # fmt: skip
-FORMS = "parameters (47B, 4.8M, 1.2e9), a share of the parent's parameters (83%), memory (31.7GiB, 40GB)"
+FORMS = ("parameters (47B, 4.8M, 1.2e9) or a share of the parent's (83%), memory (31.7GiB, 40GB, memory=80%), "
+         "time (1.2x, prefill=12ms, prefill=1.3x, decode=1.2x, throughput=900tok/s), with @b8,p8k,o1k if need be")  # fmt: skip
 COUNTS = "a count such as 65536, 128k, 1M, 8Ki"
-NUMBER = re.compile(r"^([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]{1,2})?)\s*([a-z%]*)$", re.IGNORECASE)
+NUMBER = re.compile(r"^([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]{1,2})?)\s*([a-z%/]*)$", re.IGNORECASE)
 MOST = 10**18
 """Larger numbers are typing errors, and would not fit the int64 of the grid."""
 
 
+Phase = Literal["prefill", "decode", "total"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """What is timed: ``batch`` sequences of ``prompt`` tokens that are each continued by ``output`` tokens.
+
+    prefill reads the prompt; decode makes one token at a context of prompt + output / 2; total = prefill + output x decode.
+    """
+
+    batch: int = 1
+    prompt: int = 8192
+    output: int = 1024
+
+    @property
+    def context(self) -> int:
+        """Tokens in the cache half-way."""
+        return self.prompt + self.output // 2
+
+    def __str__(self) -> str:
+        return f"b{self.batch},p{self.prompt},o{self.output}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeLimit:
+    """At most ``ms`` milliseconds for a phase of a workload."""
+
+    phase: Phase
+    ms: float
+    work: Generation
+
+    @property
+    def name(self) -> str:
+        """For tables and messages."""
+        return f"{self.phase} ms @{self.work}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a model may have: ``parameters`` and ``bytes`` (memory at the workload), None for no limit."""
+    """What a model may have: ``parameters`` and ``bytes`` (memory at the workload), None for no limit, and ``times``."""
 
     parameters: int | None = None
     bytes: int | None = None
+    times: tuple[TimeLimit, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeBudget:
+    """A time as it was asked for: ``ms`` a step or a whole, or ``speedup`` over the parent; one of them is None."""
+
+    phase: Phase
+    work: Generation
+    ms: Fraction | None = None
+    speedup: Fraction | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """One or more limits; ``share`` is of the parent's parameters. Exact: 29 % of 100 is 29, which floats make 28."""
+    """One or more limits; shares are of the parent. Exact: 29 % of 100 is 29, which floats make 28."""
 
     text: tuple[str, ...]
     parameters: int | None = None
     share: Fraction | None = None
     bytes: int | None = None
+    memory_share: Fraction | None = None
+    times: tuple[TimeBudget, ...] = ()
 
-    def resolve(self, parent_parameters: int) -> Limits:
-        """The limits for a parent; the tighter one where parameters are limited twice."""
+    def resolve(
+        self, parent_parameters: int, parent_bytes: int = 0, parent_ms: Callable[[Phase, Generation], float] | None = None
+    ) -> Limits:
+        """The limits for a parent of that many parameters and bytes; the tighter one where something is limited twice.
+
+        ``parent_ms`` gives its times, which a speed-up is relative to.
+        """
         shared = None if self.share is None else int(self.share * parent_parameters)
         limits = [p for p in (self.parameters, shared) if p is not None]
-        return Limits(parameters=min(limits) if limits else None, bytes=self.bytes)
+        part = None if self.memory_share is None else int(self.memory_share * parent_bytes)
+        sizes = [b for b in (self.bytes, part) if b is not None]
+        times = []
+        for t in self.times:
+            if t.ms is not None:
+                ms = float(t.ms)
+            else:
+                assert parent_ms is not None
+                assert t.speedup is not None
+                ms = parent_ms(t.phase, t.work) / float(t.speedup)
+            times.append(TimeLimit(phase=t.phase, ms=ms, work=t.work))
+        return Limits(parameters=min(limits, default=None), bytes=min(sizes, default=None), times=tuple(times))
 
 
-def parse_budget(texts: Sequence[str]) -> Budget:
-    """The budget that all texts together mean. Raises: UserError for none, or one that has no meaning."""
+def parse_budget(texts: Sequence[str], work: Generation | None = None) -> Budget:
+    """The budget that all texts together mean; times are at ``work`` where they do not say otherwise.
+
+    Raises: UserError for none, or one that has no meaning.
+    """
     if not texts:
         raise UserError("There is no budget.", got="no --budget", allowed=FORMS, next="Add one: --budget 83%.")
+    work = work or Generation()
     parameters: list[int] = []
-    shares: list[Fraction] = []
+    shares: dict[str, list[Fraction]] = {"parameters": [], "memory": []}
     sizes: list[int] = []
+    times: list[TimeBudget] = []
     for text in texts:
-        number, unit = _split(text, FORMS)
-        if unit == "%":
-            shares.append(number / 100)
-        elif unit in BYTE_UNITS:
+        metric, _, rest = text.rpartition("=") if "=" in text else ("", "", text)
+        value, _, suffix = rest.partition("@")
+        number, unit = _split(value, FORMS)
+        metric = metric.strip().lower()
+        if unit in ("x", "ms", "s", "tok/s"):
+            times.append(_time(text, metric, number, unit, _work(text, suffix, work)))
+        elif suffix:
+            raise _malformed(text, FORMS)
+        elif unit == "%" and metric in ("", "parameters", "memory"):
+            shares[metric or "parameters"].append(number / 100)
+        elif unit in BYTE_UNITS and metric in ("", "memory"):
             sizes.append(_whole(number * BYTE_UNITS[unit], text, FORMS))
-        elif unit in COUNT_UNITS:
+        elif unit in COUNT_UNITS and metric in ("", "parameters"):
             parameters.append(_whole(number * COUNT_UNITS[unit], text, FORMS))
         else:
             raise _malformed(text, FORMS)
     return Budget(
-        text=tuple(texts), parameters=min(parameters, default=None), share=min(shares, default=None),
-        bytes=min(sizes, default=None),
+        text=tuple(texts), parameters=min(parameters, default=None), share=min(shares["parameters"], default=None),
+        bytes=min(sizes, default=None), memory_share=min(shares["memory"], default=None), times=tuple(times),
     )  # fmt: skip
+
+
+def parse_work(text: str, default: Generation | None = None) -> Generation:
+    """A workload such as "b32,p64k,o1k". Raises: UserError for anything else."""
+    return _work(text, text, default or Generation())
+
+
+def _time(text: str, metric: str, number: Fraction, unit: str, work: Generation) -> TimeBudget:
+    phases: dict[str, Phase] = {"prefill": "prefill", "decode": "decode", "throughput": "total", "total": "total"}
+    if metric == "" and unit == "x":
+        metric = "throughput"
+    fits = unit == "x" or (unit == "tok/s") == (metric == "throughput")
+    if metric not in phases or not fits:
+        raise UserError(
+            f"{text!r} does not say which time it bounds.", got=text, allowed=FORMS,
+            next="Write prefill=, decode=, total= or throughput= before it.",
+        )  # fmt: skip
+    if unit == "x":
+        return TimeBudget(phase=phases[metric], work=work, speedup=number)
+    if unit == "tok/s":
+        return TimeBudget(phase="total", work=work, ms=1000 * work.batch * work.output / number)
+    return TimeBudget(phase=phases[metric], work=work, ms=number * (1000 if unit == "s" else 1))
+
+
+def _work(text: str, suffix: str, default: Generation) -> Generation:
+    fields = {"batch": default.batch, "prompt": default.prompt, "output": default.output}
+    for part in filter(None, suffix.split(",")):
+        name = {"b": "batch", "p": "prompt", "o": "output"}.get(part.strip()[:1].lower())
+        if name is None:
+            raise _malformed(text, "a workload such as b8,p8k,o1k (batch, prompt, output)")
+        rest = part.strip()[1:]
+        fields[name] = 0 if name == "output" and rest == "0" else parse_count(rest)
+    return Generation(**fields)
 
 
 def parse_count(text: str) -> int:

@@ -38,15 +38,23 @@ class Metrics:
         return self.loss / math.log(2) / bytes_per_token
 
 
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """A teacher's hidden states before its head at all positions but the last of each block, [blocks, s - 1, hidden]."""
+
+    hidden: Tensor
+    head_weight: Tensor
+
+
 @torch.no_grad()
 def measure(
-    model: HybridLM, blocks: TokenBlocks, *, batch: int = 8, teacher: HybridLM | None = None,
-    greedy: Tensor | None = None, advance: Callable[[int], None] = lambda blocks: None,
+    model: HybridLM, blocks: TokenBlocks, *, batch: int = 8, teacher: HybridLM | Answers | None = None,
+    advance: Callable[[int], None] = lambda blocks: None,
 ) -> Metrics:  # fmt: skip
     """Evaluate on every block of a text.
 
-    With ``teacher`` KL(teacher || model) and the agreement are measured too; with ``greedy`` alone ([blocks, s - 1]
-    int64 of ``greedy_tokens``) just the agreement, which spares the teacher's forward for each of many candidates.
+    With ``teacher`` KL(teacher || model) and the agreement are measured too; its ``Answers`` to this text in its place
+    spare its forward for each of many candidates.
     Source of the two ranking metrics: arXiv:2504.03624 (next-token accuracy, agreement with the 56B's greedy token).
     """
     device = next(model.parameters()).device
@@ -55,8 +63,7 @@ def measure(
     for start in range(0, len(blocks), batch):
         tokens = torch.from_numpy(blocks.tokens[start : start + batch].astype("int64")).to(device)
         hidden = _predictions(model, tokens)
-        other = None if teacher is None else _predictions(teacher, tokens)
-        known = None if greedy is None else greedy[start : start + batch].reshape(-1).to(device)
+        other = None if teacher is None else _answers(teacher, tokens, start)
         targets = tokens[:, 1:].reshape(-1)
         for at in range(0, len(targets), CHUNK_TOKENS):
             part = slice(at, at + CHUNK_TOKENS)
@@ -68,28 +75,24 @@ def measure(
                 log_t = torch.log_softmax(matmul_fp32(other[part], teacher.head_weight.to(other.dtype).t()), -1)
                 totals[2] += (best == log_t.argmax(-1)).sum()
                 totals[3] += (log_t.exp() * (log_t - log_p)).double().sum()
-            elif known is not None:
-                totals[2] += (best == known[part]).sum()
         count += len(targets)
         advance(len(tokens))
     loss, right, agreeing, kl = (totals / count).tolist()
     return Metrics(
         tokens=count, loss=loss, next_token_accuracy=right,
-        agreement=None if teacher is None and greedy is None else agreeing, kl=None if teacher is None else kl,
+        agreement=None if teacher is None else agreeing, kl=None if teacher is None else kl,
     )  # fmt: skip
 
 
 @torch.no_grad()
-def greedy_tokens(model: HybridLM, blocks: TokenBlocks, batch: int = 8) -> Tensor:
-    """The model's most likely next token at every position but the last of each block: [blocks, s - 1] int64, CPU."""
+def answers(model: HybridLM, blocks: TokenBlocks, batch: int = 8) -> Answers:
+    """What the model says to a text, computed once: for ``measure``."""
     device = next(model.parameters()).device
     rows = []
     for start in range(0, len(blocks), batch):
         tokens = torch.from_numpy(blocks.tokens[start : start + batch].astype("int64")).to(device)
-        hidden = _predictions(model, tokens)
-        parts = [matmul_fp32(h, model.head_weight.to(h.dtype).t()).argmax(-1) for h in hidden.split(CHUNK_TOKENS)]
-        rows.append(torch.cat(parts).view(len(tokens), -1).cpu())
-    return torch.cat(rows)
+        rows.append(model.hidden_states(tokens)[:, :-1])
+    return Answers(hidden=torch.cat(rows), head_weight=model.head_weight)
 
 
 @torch.no_grad()
@@ -103,6 +106,12 @@ def tokens_per_second(model: HybridLM, tokens: Tensor, repeats: int = 5) -> floa
         _synchronize(tokens)
         seconds.append(time.perf_counter() - start)
     return tokens.numel() / sorted(seconds[1:])[repeats // 2]
+
+
+def _answers(teacher: HybridLM | Answers, tokens: Tensor, start: int) -> Tensor:
+    if isinstance(teacher, Answers):
+        return teacher.hidden[start : start + len(tokens)].flatten(0, 1)
+    return _predictions(teacher, tokens)
 
 
 def _predictions(model: HybridLM, tokens: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeVar
 
 from minipuzzle.errors import UserError
 
+Method = Literal["minipuzzle", "solver"]
+Ranking = Literal["agreement", "kl"]
 Metric = Literal["mse", "logit-mse", "kl", "loss"]
 EMBEDDED = "embedded"
 T = TypeVar("T")
@@ -64,11 +66,24 @@ class SearchSettings:
     """What must fit, at which workload, and how many candidates are realised.
 
     ``least`` bounds the space: "attention=50%", "others=83%" (Mamba and FFN blocks), "width=75%" (FFN width and heads),
-    each the least share of the parent to keep; what is not given is chosen to reach the budget.
+    each the least share of the parent to keep; what is not given is chosen to reach the budget. Times come from
+    ``latency``, a table of minipuzzle profile (default: the run's), or a ``roofline`` estimate; ``target_device`` and
+    ``target_dtype`` refuse a table of another one.
+
+    ``method`` "minipuzzle" is the paper's grid of global widths, ranked by accuracy and agreement; "solver" adds the best
+    choices block by block, ranks by KL and goes on from the best by ``refine`` measured moves. There FFN widths differ
+    from block to block unless ``uniform``, Mamba heads (where ``mamba_heads`` narrows them) only with ``own_heads``, and
+    KV heads may go with ``kv_heads``.
     """
 
     budget: tuple[str, ...] = ()
     context: str = "8192"
+    prompt: str = "8192"
+    output: str = "1024"
+    latency: str = ""
+    roofline: str = ""
+    target_device: str = ""
+    target_dtype: str = ""
     batch: int = 1
     weights: str = "bf16"
     kv: str = "bf16"
@@ -79,10 +94,15 @@ class SearchSettings:
     multiple: int = 64
     mamba_heads: bool = False
     least: tuple[str, ...] = ()
+    method: Method = "minipuzzle"
+    uniform: bool = False
+    own_heads: bool = False
+    kv_heads: bool = False
+    refine: int = 100
 
     def __post_init__(self) -> None:
         _require(
-            min(self.batch, self.candidates, self.validation_blocks, self.top, self.multiple) >= 1,
+            min(self.batch, self.candidates, self.validation_blocks, self.top, self.multiple) >= 1 and self.refine >= 0,
             f"batch {self.batch}, candidates {self.candidates}, validation_blocks {self.validation_blocks}, "
             f"top {self.top}, multiple {self.multiple}", "numbers of at least 1",
         )  # fmt: skip

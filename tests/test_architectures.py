@@ -74,12 +74,12 @@ def test_memory_of_nano_9b():
 def test_the_whole_grid():
     plan = paper_plan()
     whole = Bounds(attention=(0, 10), mlp=(0, 54), mamba=(0, 54), intermediate=tuple(range(24576, 32769, 1024)), heads=(256,))
-    feasible = enumerate_shapes(plan.parent, whole, plan.limits, plan.workload)
+    feasible = enumerate_shapes(whole, plan.prices)
     assert (whole.points, feasible.count) == (299_475, 259_027)  # derived independently in the method reference
     for index in range(0, feasible.count, 40_000):
         arch = shape_architecture(plan.parent, feasible.shape(index))
         assert feasible.parameters[index] == arch.parameters
-        assert feasible.bytes[index] == pytest.approx(memory(arch, plan.workload).total, abs=200)
+        assert feasible.bytes[index] == pytest.approx(memory(arch, plan.prices.workload).total, abs=200)
 
 
 def test_the_released_47b_is_feasible_and_maximal_and_six_attention_layers_are_not():

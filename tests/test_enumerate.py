@@ -16,6 +16,7 @@ from minipuzzle.arch.ranking import top_channels, top_heads
 from minipuzzle.artifacts import Scores
 from minipuzzle.budget import Limits
 from minipuzzle.cost import BYTES, Workload, memory
+from minipuzzle.cost.pricing import pricing
 from minipuzzle.errors import UserError
 from minipuzzle.recipe import SearchSettings
 from minipuzzle.search.enumerate import enumerate_shapes, maximal
@@ -70,12 +71,12 @@ def test_what_fits_and_what_is_maximal_is_what_brute_force_finds(workload, share
         parameters=int(parent.parameters * share) if kinds[0] else None,
         bytes=int(memory(parent, workload).total * share) if kinds[1] else None,
     )
-    feasible = enumerate_shapes(parent, SPACE, limits, workload)
+    feasible = enumerate_shapes(SPACE, pricing(parent, limits, workload))
     expected = fitting(parent, limits, workload)
     found = {feasible.shape(i): (feasible.parameters[i], feasible.bytes[i]) for i in range(feasible.count)}
     assert feasible.count == len(found)
     assert found == expected
-    best = maximal(parent, feasible, SPACE, limits, workload)
+    best = maximal(feasible, SPACE, pricing(parent, limits, workload))
     for index, shape in enumerate(found):
         larger = [
             other for other in expected
@@ -88,17 +89,17 @@ def test_a_limit_is_inclusive():
     parent, workload = tiny("M-*", vocab=48), Workload(context=4)
     space = Bounds(attention=(1, 1), mlp=(1, 1), mamba=(1, 1), intermediate=(64,), heads=(8,))
     exact = Limits(parameters=parent.parameters, bytes=memory(parent, workload).total)
-    assert enumerate_shapes(parent, space, exact, workload).count == 1
-    assert enumerate_shapes(parent, space, replace(exact, parameters=parent.parameters - 1), workload).count == 0
-    assert enumerate_shapes(parent, space, replace(exact, bytes=exact.bytes - 1), workload).count == 0
+    assert enumerate_shapes(space, pricing(parent, exact, workload)).count == 1
+    assert enumerate_shapes(space, pricing(parent, replace(exact, parameters=parent.parameters - 1), workload)).count == 0
+    assert enumerate_shapes(space, pricing(parent, replace(exact, bytes=exact.bytes - 1), workload)).count == 0
 
 
 def test_the_whole_grid_of_the_56b_in_time():
     plan = paper_plan()
     whole = Bounds(attention=(0, 10), mlp=(0, 54), mamba=(0, 54), intermediate=tuple(range(24576, 32769, 1024)), heads=(256,))
     started = time.perf_counter()
-    feasible = enumerate_shapes(plan.parent, whole, plan.limits, plan.workload)
-    best = maximal(plan.parent, feasible, whole, plan.limits, plan.workload)
+    feasible = enumerate_shapes(whole, pricing(plan.parent, plan.limits, plan.prices.workload))
+    best = maximal(feasible, whole, pricing(plan.parent, plan.limits, plan.prices.workload))
     assert time.perf_counter() - started < 3
     shapes = [astuple(feasible.shape(i)) for i in np.flatnonzero(best)]
     assert (5, 48, 45, 30720, 256) in shapes
@@ -150,10 +151,10 @@ def test_heads_by_group_and_channels_for_all_heads(seed, per_group, width):
 def test_candidates_are_the_maximal_then_the_rest_by_least_damage(seed, share, limit):
     parent, workload = tiny("M-M*-M-", vocab=48), Workload(context=8)
     limits, scores = Limits(parameters=int(parent.parameters * share)), scored(parent, seed)
-    feasible = enumerate_shapes(parent, SPACE, limits, workload)
+    feasible = enumerate_shapes(SPACE, pricing(parent, limits, workload))
     assume(feasible.count)
-    best = maximal(parent, feasible, SPACE, limits, workload)
-    harms = [damage(scores, select(parent, scores, feasible.shape(i))) for i in range(feasible.count)]
+    best = maximal(feasible, SPACE, pricing(parent, limits, workload))
+    harms = [damage(parent, scores, select(parent, scores, feasible.shape(i))) for i in range(feasible.count)]
     expected = sorted((bool(~b), harm) for b, harm in zip(best, harms, strict=True))[:limit]
     found = candidates(parent, scores, feasible, best, limit)
     assert [c.damage for c in found] == pytest.approx([harm for _, harm in expected])
@@ -167,11 +168,12 @@ def test_candidates_are_the_maximal_then_the_rest_by_least_damage(seed, share, l
 def test_damage_adds_up_what_is_dropped_and_cut():
     parent = tiny("M-M*-M-")
     scores = scored(parent)
-    assert damage(scores, Selection.everything(parent)) == 0
-    kept = ({}, {"intermediate": tuple(range(16))}, None, {}, {}, {}, {})
+    assert damage(parent, scores, Selection.everything(parent)) == 0
     squares = scores.intermediate[1] ** 2
-    expected = scores.blocks[2] + scores.blocks[1] * squares[16:].sum() / squares.sum()
-    assert damage(scores, Selection(blocks=kept)) == pytest.approx(expected)
+    best = np.argsort(-squares)[:16]
+    kept = ({}, {"intermediate": tuple(sorted(best.tolist()))}, None, {}, {}, {}, {})
+    expected = scores.blocks[2] + scores.blocks[1] * (1 - squares[best].sum() / squares.sum())
+    assert damage(parent, scores, Selection(blocks=kept)) == pytest.approx(expected)
 
 
 def test_a_block_whose_channels_all_score_zero_is_narrowed_for_nothing():
@@ -179,7 +181,7 @@ def test_a_block_whose_channels_all_score_zero_is_narrowed_for_nothing():
     scores = scored(parent)
     scores.intermediate[1][:] = 0
     shape = Shape(attention=0, mlp=1, mamba=1, intermediate=8, heads=8)
-    assert damage(scores, select(parent, scores, shape)) == 0
+    assert damage(parent, scores, select(parent, scores, shape)) == 0
 
 
 def test_what_cannot_be_met_says_the_smallest_and_what_is_met_already_says_so():

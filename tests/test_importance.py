@@ -80,9 +80,9 @@ def test_select_keeps_the_best_of_each_kind(seed, data):
             values = scores.intermediate[i]
             brute = sorted(np.argsort(-values, kind="stable")[: shape.intermediate])
             assert list(kept["intermediate"]) == brute
-    whole = damage(scores, Selection.everything(parent))
+    whole = damage(parent, scores, Selection.everything(parent))
     assert whole == 0
-    assert damage(scores, selection) >= 0
+    assert damage(parent, scores, selection) >= 0
 
 
 def test_baselines():

@@ -2,40 +2,73 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
-from minipuzzle.arch import Architecture, FeedForward, Mamba2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Mamba2
 from minipuzzle.artifacts import Scores
 from minipuzzle.model import HybridLM
+
+Array = NDArray[np.float64]
+
+
+def block_noise(block: Block, rng: np.random.Generator) -> Array:
+    """Uniform in [0, 1) for each FFN channel [f], Mamba channel [heads * head_dim] or query head [q]."""
+    if isinstance(block, FeedForward):
+        return rng.random(block.intermediate)
+    return rng.random(block.inner) if isinstance(block, Mamba2) else rng.random(block.q_heads)
+
+
+def block_magnitudes(block: Block, module: nn.Module) -> Array:
+    """L2 norms of the weight rows that make each FFN channel, each channel of Mamba's x, each query head."""
+    parts: Any = module
+    if isinstance(block, FeedForward):
+        return _norms(parts.up_proj.weight)
+    if isinstance(block, Mamba2):
+        return _norms(parts.in_proj.weight[block.inner : 2 * block.inner])
+    return _norms(parts.q_proj.weight.view(block.q_heads, -1))
 
 
 def random_scores(parent: Architecture, seed: int) -> Scores:
     """Scores without information: uniform in [0, 1), by seed."""
     rng = np.random.default_rng(seed)
-    return Scores(
-        blocks=rng.random(len(parent.blocks)),
-        intermediate={i: rng.random(b.intermediate) for i, b in enumerate(parent.blocks) if isinstance(b, FeedForward)},
-        head_channels={
-            i: rng.random((b.heads, b.head_dim)) for i, b in enumerate(parent.blocks) if isinstance(b, Mamba2)
-        },
-        meta={"estimator": "random", "seed": seed},
-    )
+    blocks = rng.random(len(parent.blocks))
+    widths = [block_noise(block, rng) for block in parent.blocks]
+    return _scores(parent, blocks, widths, rng.random(parent.hidden), {"estimator": "random", "seed": seed})
 
 
 def magnitude_scores(model: HybridLM) -> Scores:
-    """L2 norms of weight rows (channels) and root mean squares of a block's matrices (blocks)."""
-    blocks, intermediate, head_channels = [], {}, {}
-    for i, block in enumerate(model.architecture.blocks):
-        parameters = dict(model.blocks[i].named_parameters())
-        matrices = [p.detach().float() for p in parameters.values() if p.ndim == 2]
+    """L2 norms of weight rows (channels, heads), of all matrices' rows and columns at a hidden channel, and root mean
+    squares of a block's matrices (blocks)."""
+    parent = model.architecture
+    blocks = []
+    for module in model.blocks:
+        matrices = [p.detach().float() for p in module.parameters() if p.ndim == 2]
         total = sum(m.square().sum().item() for m in matrices)
         blocks.append((total / sum(m.numel() for m in matrices)) ** 0.5)
-        if isinstance(block, FeedForward):
-            intermediate[i] = parameters["up_proj.weight"].detach().double().norm(dim=1).cpu().numpy()
-        if isinstance(block, Mamba2):
-            rows = parameters["in_proj.weight"].detach()[block.inner : 2 * block.inner].double().norm(dim=1)
-            head_channels[i] = rows.cpu().numpy().reshape(block.heads, block.head_dim)
+    widths = [block_magnitudes(block, module) for block, module in zip(parent.blocks, model.blocks, strict=True)]
+    parameters = dict(model.named_parameters())
+    hidden = np.zeros(parent.hidden)
+    for tensor in parent.tensors():
+        if len(tensor.shape) == 2:
+            other = [axis for axis, dim in enumerate(tensor.weight.dims) if dim != (("hidden",),)]
+            hidden += parameters[tensor.name].detach().float().square().sum(other).double().cpu().numpy()
+    return _scores(parent, np.asarray(blocks), widths, np.sqrt(hidden), {"estimator": "magnitude"})
+
+
+def _scores(parent: Architecture, blocks: Array, widths: list[Array], hidden: Array, meta: dict[str, Any]) -> Scores:
+    named = list(enumerate(zip(parent.blocks, widths, strict=True)))
     return Scores(
-        blocks=np.asarray(blocks), intermediate=intermediate, head_channels=head_channels,
-        meta={"estimator": "magnitude"},
+        blocks=blocks, hidden=hidden, meta=meta,
+        intermediate={i: w for i, (b, w) in named if isinstance(b, FeedForward)},
+        head_channels={i: w.reshape(b.heads, b.head_dim) for i, (b, w) in named if isinstance(b, Mamba2)},
+        q_heads={i: w for i, (b, w) in named if isinstance(b, Attention)},
     )  # fmt: skip
+
+
+def _norms(rows: Tensor) -> Array:
+    return torch.linalg.vector_norm(rows.detach(), dim=1, dtype=torch.float64).cpu().numpy()

@@ -1,121 +1,172 @@
-"""Scores of the channels and heads of one block, from hooks on its module while calibration batches pass through it."""
+"""Estimators by name: how much each channel, head and hidden channel of one block matters, from hooks on its module.
+
+| name | FFN channels | Mamba channels | attention heads | hidden channels |
+|---|---|---|---|---|
+| ``minitron`` | ``MeanAbsolute`` of relu2(X W1^T), the input of down_proj | ``MeanAbsolute`` of LN(X) Wx^T, before the \
+convolution (arXiv:2504.11409, section 3.1) | ``HeadNorm`` before o_proj (arXiv:2407.14679, F_head) | \
+``MeanAbsolute`` of LN(X), summed over blocks (arXiv:2407.14679, F_emb) |
+| ``minitron-pre`` | ``MeanAbsolute`` of X W1^T (arXiv:2504.03624, literally) | as ``minitron`` | as ``minitron`` | as \
+``minitron`` |
+| ``flap`` | ``Fluctuation`` into down_proj | ``Fluctuation`` into out_proj | ``Fluctuation`` into o_proj | - |
+| ``contribution`` | ``Contribution`` into down_proj | ``Contribution`` into out_proj (ours) | ``HeadContribution`` | - |
+| ``magnitude`` | norms of rows of up_proj | of in_proj's x | of q_proj | norms over all matrices |
+| ``random`` | uniform | uniform | uniform | uniform |
+| ``taylor`` | |sum grad x weight| by sample: ``minipuzzle.importance.taylor``, which needs the whole model |
+
+Where sources differ: NVIDIA's Model Optimizer reads FFN channels after the activation (``minitron``), the formula of
+arXiv:2504.03624 before it (``minitron-pre``). For attention it takes mean |x| of each channel and then the norm over a
+head's; F_head of arXiv:2407.14679 takes the norm first, as here. FLAP's released code squares its attention scores and
+standardises all of them to compare blocks, and adds the mean of what it cuts to a bias; none of that is done here.
+Scores rank the channels of one block; ``minipuzzle.importance.stream`` says what blocks are worth.
+"""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from minipuzzle.arch import Attention, Block, FeedForward, Mamba2
+from minipuzzle.errors import UserError
+from minipuzzle.importance.baselines import block_magnitudes, block_noise
+from minipuzzle.importance.readings import Array, Contribution, Fluctuation, HeadContribution, HeadNorm, MeanAbsolute, Reading
 
-FORWARD = ("minitron", "minitron-pre")
-"""Estimators that a forward pass suffices for."""
+FORWARD = ("minitron", "minitron-pre", "flap", "contribution", "magnitude", "random")
+"""Estimators that need one block at a time: forward activations or weights alone."""
+ESTIMATORS = (*FORWARD, "taylor")
+OUTPUTS = {"mamba": "out_proj", "mlp": "down_proj", "attention": "o_proj"}
+"""The projection of each kind of block that writes into the stream."""
+
+
+def check_streamable(estimator: str) -> None:
+    """Raises: UserError for an unknown name, and for "taylor", which one block cannot answer."""
+    if estimator == "taylor":
+        raise UserError(
+            "The estimator 'taylor' needs the gradient of the loss, so the whole model and its activations in memory.",
+            got=estimator, allowed=", ".join(FORWARD),
+            next="Call minipuzzle.importance.taylor_scores on a loaded model, or choose another --estimator.",
+        )  # fmt: skip
+    if estimator not in FORWARD:
+        near = difflib.get_close_matches(estimator, ESTIMATORS, n=1, cutoff=0.0)[0]
+        raise UserError(f"There is no estimator {estimator!r}.", got=estimator, allowed=", ".join(ESTIMATORS),
+                        next=f"Did you mean {near!r}?")  # fmt: skip
+
+
+def width_axis(block: Block) -> tuple[str, tuple[int, ...]]:
+    """The key of a block's scores and their shape: "intermediate" [f], "head_channels" [heads, head_dim], "q_heads" [q]."""
+    if isinstance(block, Mamba2):
+        return "head_channels", (block.heads, block.head_dim)
+    return ("intermediate", (block.intermediate,)) if isinstance(block, FeedForward) else ("q_heads", (block.q_heads,))
 
 
 class Collector:
-    """Running sums of squares of mean |x| over the sequence: L2 over the batch in the end (arXiv:2407.14679).
+    """Hooks on one block's module while it is entered; every batch that passes meanwhile counts.
 
-    "minitron" reads FFN channels after the activation, "minitron-pre" before it (X W1^T, arXiv:2504.03624); both read
-    Mamba channels at the raw x projection (arXiv:2504.11409, section 3.1) and of each attention head the L2 norm of its
-    output before o_proj. ``sums`` are float64 and additive over batches.
+    ``sums`` is float64 and additive over batches, and may be replaced entry by entry (resumed, or summed over
+    processes) before ``scores``; "magnitude" and "random" have none. ``seed`` is used by "random" alone: give each block
+    its own, or blocks of one shape get the same scores. Raises: UserError as ``check_streamable``.
     """
 
-    def __init__(self, block: Block, module: nn.Module, estimator: str) -> None:
-        self.block = block
-        self.module: Any = module
-        self.estimator = estimator
+    def __init__(self, block: Block, module: nn.Module, estimator: str, seed: int = 0) -> None:
+        check_streamable(estimator)
+        self.block, self.module, self.estimator, self.seed = block, module, estimator, seed
         self.handles: list[RemovableHandle] = []
-        self.key, self.shape = _shape(block)
-        self.sums: dict[str, NDArray[np.float64]] = {self.key: np.zeros(int(np.prod(self.shape)))}
+        self.reading = _reading(block, module, estimator)
+        self.sums: dict[str, Array] = {} if self.reading is None else self.reading.sums
 
     def __enter__(self) -> Collector:
-        block, module = self.block, self.module
-        if isinstance(block, Mamba2):
-            part = slice(block.inner, 2 * block.inner)
-            self.handles.append(module.in_proj.register_forward_hook(lambda m, i, output: self._add(output[..., part])))
-        elif isinstance(block, Attention):
-            self.handles.append(module.o_proj.register_forward_pre_hook(lambda m, inputs: self._add_heads(inputs[0])))
-        elif self.estimator == "minitron-pre":
-            self.handles.append(module.up_proj.register_forward_hook(lambda m, i, output: self._add(output)))
-        else:
-            self.handles.append(module.down_proj.register_forward_pre_hook(lambda m, inputs: self._add(inputs[0])))
+        if self.reading is not None:
+            self.handles.append(watch(self.block, self.module, self.estimator, self.reading.add))
         return self
 
     def __exit__(self, *_: object) -> None:
         for handle in self.handles:
             handle.remove()
+        self.handles.clear()
 
-    def scores(self) -> dict[str, NDArray[np.float64]]:
-        """"intermediate" [f], "head_channels" [heads, head_dim] or "q_heads" [q_heads], by the block's kind."""
-        return {self.key: np.sqrt(self.sums[self.key]).reshape(self.shape)}
-
-    def _add(self, activation: Tensor) -> None:
-        means = activation.float().abs().mean(dim=1)
-        self.sums[self.key] += means.double().square().sum(dim=0).cpu().numpy()
-
-    def _add_heads(self, activation: Tensor) -> None:
-        self._add(activation.float().unflatten(-1, (self.shape[0], -1)).norm(dim=-1))
+    def scores(self) -> dict[str, Array]:
+        """{"intermediate": [f]}, {"head_channels": [heads, head_dim]} or {"q_heads": [q]}, by the block's kind."""
+        key, shape = width_axis(self.block)
+        if self.estimator == "magnitude":
+            return {key: block_magnitudes(self.block, self.module).reshape(shape)}
+        if self.estimator == "random":
+            return {key: block_noise(self.block, np.random.default_rng(self.seed)).reshape(shape)}
+        assert self.reading is not None
+        return {key: self.reading.scores().reshape(shape)}
 
 
 class HiddenCollector:
-    """Hidden channels at a block's norm: ``sums`` as in Collector; blocks' scores add up (arXiv:2407.14679, F_emb)."""
+    """Hidden channels at one block's norm, mean |LN(x)| over the sequence and L2 over the batch; blocks' scores add up.
+
+    Source: arXiv:2407.14679, F_emb; the sum over blocks of the L2 norms is what NVIDIA's Model Optimizer does.
+    """
 
     def __init__(self, block: Block, module: nn.Module) -> None:
         self.module: Any = module
-        self.sums: dict[str, NDArray[np.float64]] = {"hidden": np.zeros(block.hidden)}
+        self.reading = MeanAbsolute(block.hidden)
+        self.sums: dict[str, Array] = self.reading.sums
         self.handles: list[RemovableHandle] = []
 
     def __enter__(self) -> HiddenCollector:
-        self.handles.append(self.module.norm.register_forward_hook(self._hook()))
+        self.handles.append(self.module.norm.register_forward_hook(lambda m, i, output: self.reading.add(output)))
         return self
 
     def __exit__(self, *_: object) -> None:
         for handle in self.handles:
             handle.remove()
+        self.handles.clear()
 
-    def scores(self) -> dict[str, NDArray[np.float64]]:
-        """"hidden" [hidden]: this block's part."""
-        return {"hidden": np.sqrt(self.sums["hidden"])}
-
-    def _hook(self) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            means = output.float().abs().mean(dim=1)
-            self.sums["hidden"] += means.double().square().sum(dim=0).cpu().numpy()
-
-        return add
+    def scores(self) -> dict[str, Array]:
+        """{"hidden": [hidden]}: this block's part of the model's sum."""
+        return {"hidden": self.reading.scores()}
 
 
-def hidden_collector(block: Block, module: nn.Module) -> HiddenCollector:
-    """The collector of the hidden axis for one block."""
-    return HiddenCollector(block, module)
+def watch(block: Block, module: nn.Module, estimator: str, read: Callable[[Tensor], None]) -> RemovableHandle:
+    """Call ``read`` with each activation [b, s, c] that an estimator of a forward pass looks at."""
+    parts: Any = module
+    before_output = not estimator.startswith("minitron")
+    if isinstance(block, Mamba2) and not before_output:
+        x = slice(block.inner, 2 * block.inner)
+        return parts.in_proj.register_forward_hook(lambda m, i, output: read(output[..., x]))
+    if isinstance(block, FeedForward) and estimator == "minitron-pre":
+        return parts.up_proj.register_forward_hook(lambda m, i, output: read(output))
+    return output_projection(block, module).register_forward_pre_hook(lambda m, inputs: read(inputs[0]))
 
 
-def footprint_hooks(block: Block) -> Callable[[nn.Module], None]:
+def footprint_hooks(block: Block, estimator: str = "minitron") -> Callable[[nn.Module], None]:
     """Puts hooks on a module of "meta" tensors that allocate what the collectors do and keep nothing."""
 
-    def read(activation: Tensor) -> None:
-        activation.float().abs().mean(dim=1)
+    def put(module: Any) -> None:
+        reading, hidden = _reading(block, module, estimator), MeanAbsolute(block.hidden)
 
-    def watch(module: Any) -> None:
-        module.norm.register_forward_hook(lambda m, i, output: read(output))
-        if isinstance(block, Mamba2):
-            module.in_proj.register_forward_hook(lambda m, i, output: read(output[..., block.inner : 2 * block.inner]))
-        else:
-            last = module.o_proj if isinstance(block, Attention) else module.down_proj
-            last.register_forward_pre_hook(lambda m, inputs: read(inputs[0]))
+        def discard(reading: Reading, x: Tensor) -> None:
+            reading.reduce(x)
 
-    return watch
+        if reading is not None:
+            watch(block, module, estimator, partial(discard, reading))
+        module.norm.register_forward_hook(lambda m, i, output: discard(hidden, output))
 
-
-def _shape(block: Block) -> tuple[str, tuple[int, ...]]:
-    if isinstance(block, Mamba2):
-        return "head_channels", (block.heads, block.head_dim)
-    if isinstance(block, FeedForward):
-        return "intermediate", (block.intermediate,)
-    return "q_heads", (block.q_heads,)
+    return put
 
 
+def output_projection(block: Block, module: nn.Module) -> nn.Linear:
+    """The linear module that writes into the stream."""
+    result: nn.Linear = getattr(module, OUTPUTS[block.kind])
+    return result
+
+
+def _reading(block: Block, module: nn.Module, estimator: str) -> Reading | None:
+    weight: Tensor = output_projection(block, module).weight
+    if estimator in ("magnitude", "random"):
+        return None
+    heads = block.q_heads if isinstance(block, Attention) else None
+    if estimator == "flap":
+        return Fluctuation(weight, heads)
+    if estimator == "contribution":
+        return Contribution(weight) if heads is None else HeadContribution(weight, heads)
+    return MeanAbsolute(weight.shape[1]) if heads is None else HeadNorm(heads)

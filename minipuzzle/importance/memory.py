@@ -191,7 +191,7 @@ def _working(block: Block, settings: ScoreSettings, length: int, dtype: torch.dt
         count = block.sizes[size] * (block.sizes["head_dim"] if block.kind == "mamba" else 1)
         module.kept = {names[block.kind]: torch.ones(count, dtype=torch.bool, device="meta")}
 
-    watches = [footprint_hooks(block), *([masked] if settings.curves else [])]
+    watches = [footprint_hooks(block, settings.estimator), *([masked] if settings.curves else [])]
     return max(
         forward_bytes(block, batch=settings.batch, length=length, dtype=dtype, fast=fast, watch=watch) for watch in watches
     )

@@ -25,7 +25,7 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks
 from minipuzzle.errors import UserError
 from minipuzzle.importance.curves import Variant, kept, variants
-from minipuzzle.importance.estimators import FORWARD, Collector, hidden_collector
+from minipuzzle.importance.estimators import Collector, HiddenCollector, check_streamable
 from minipuzzle.importance.memory import Peak, check_peak, compute_dtype, plan_peak
 from minipuzzle.importance.metrics import variant_errors
 from minipuzzle.importance.ranks import Ranks, ranks
@@ -61,11 +61,7 @@ def score(
 
 def check_settings(settings: ScoreSettings, architecture: Architecture) -> None:
     """Raises: UserError for an unknown estimator or more removals than blocks."""
-    if settings.estimator not in FORWARD:
-        raise UserError(
-            "This estimator is not one of a forward pass.", got=settings.estimator, allowed=", ".join(FORWARD),
-            next="Choose another --estimator.",
-        )  # fmt: skip
+    check_streamable(settings.estimator)
     if settings.iterative >= len(architecture.blocks):
         raise UserError(
             "Iterative scoring must leave a block.", got=f"{settings.iterative} removals of {len(architecture.blocks)} "
@@ -179,7 +175,8 @@ class _Run:
     def _parent(self, streams: Streams, index: int, module: BlockModule) -> dict[str, Array]:
         """The parent's samples through a block under its collectors; the block's width scores over all processes."""
         block = self.architecture.blocks[index]
-        with Collector(block, module, self.settings.estimator) as collector, hidden_collector(block, module) as hidden:
+        seed = self.settings.seed + index
+        with Collector(block, module, self.settings.estimator, seed) as collector, HiddenCollector(block, module) as hidden:
             streams.run(module, 0, self.watched)
         streams.run(module, self.watched, streams.samples)
         for sums in (collector.sums, hidden.sums):

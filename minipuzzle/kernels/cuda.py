@@ -34,9 +34,10 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, documents: Tenso
 
 
 def causal_conv_step(x: Tensor, window: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """As ``reference.causal_conv_step``."""
-    bias = None if bias is None else bias.to(x.dtype)
-    return causal_conv1d_update(x.contiguous(), window, weight.to(x.dtype), bias, activation="silu")
+    """As ``reference.causal_conv_step``, in the window's dtype: the kernel wants one for both."""
+    dtype = window.dtype
+    bias = None if bias is None else bias.to(dtype)
+    return causal_conv1d_update(x.to(dtype).contiguous(), window, weight.to(dtype), bias, activation="silu").to(x.dtype)
 
 
 def scan(
@@ -57,7 +58,7 @@ def scan_step(x: Tensor, state: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Ten
     heads, width, size = state.shape[1:]
     return selective_state_update(
         state, x, dt[..., None].expand(-1, -1, width), a.float()[:, None, None].expand(heads, width, size), b, c,
-        d.float()[:, None].expand(heads, width),
+        d.float()[:, None].expand(heads, width), dt_bias=torch.zeros_like(a)[:, None].expand(heads, width),
     )  # fmt: skip
 
 

@@ -59,22 +59,25 @@ def build_report(run: Path) -> Path:
 def _search_facts(search: dict[str, Any], winner: str) -> dict[str, Any]:
     row = next(c for c in search["candidates"] if c["name"] == winner)
     pattern, strip, shape = search["parent"]["pattern"], row["strip"], row["shape"]
-    selection = search["selections"][winner]["blocks"]
-    whole = {axis: max(values) for axis, values in (("intermediate", search["bounds"]["intermediate"]),
-                                                    ("heads", search["bounds"]["heads"]))}  # fmt: skip
-    shares = [1.0 if not kept else min(len(v) / whole[a] for a, v in kept.items()) for kept in selection]
+    whole = {"-": max(search["bounds"]["intermediate"]), "M": max(search["bounds"]["heads"])}
+    axes = {"-": "intermediate", "M": "heads", "*": "q_heads"}
+    shares = []
+    for letter, kept in zip(pattern, search["selections"][winner]["blocks"], strict=True):
+        size = len(kept[axes[letter]]) if kept and axes[letter] in kept else None
+        shares.append(1.0 if size is None or letter not in whole else size / whole[letter])
     dropped = [f"{i} ({c})" for i, c in enumerate(pattern) if strip[i] == "."]
-    removed = f"Dropped blocks: {', '.join(dropped) or 'none'}. FFN width {whole['intermediate']} to {shape['intermediate']}, "
-    removed += f"Mamba heads {whole['heads']} to {shape['heads']}. Budget: {' and '.join(search['budget']['text'])}."
+    removed = f"Dropped blocks: {', '.join(dropped) or 'none'}. FFN width {whole['-']} to {shape['intermediate']}, "
+    removed += f"Mamba heads {whole['M']} to {shape['heads']}. Budget: {' and '.join(search['budget']['text'])}."
     rows = [
         {**c["shape"], "best": c["name"] == winner, "rank": c["rank"], "name": c["name"],
          "parameters": count(c["parameters"]), "memory": bytes_(c["bytes"]), "damage": f"{c['damage']:.3g}",
          "accuracy": percent(c["next_token_accuracy"], 1), "agreement": percent(c["agreement"], 1),
-         "loss": f"{c['loss']:.4f}"}
+         "loss": f"{c['loss']:.4f}", "kl": f"{c['kl']:.4f}"}
         for c in search["candidates"][:SHOWN]
     ]  # fmt: skip
+    front = {"front": plots.front_picture(search)} if "front" in search else {}
     return {
-        "strip": strip_svg(pattern, strip, shares), "removed": removed, "funnel": search["funnel"],
+        **front, "strip": strip_svg(pattern, strip, shares), "removed": removed, "funnel": search["funnel"],
         "scatter": plots.candidates_scatter(search), "candidates": rows,
     }  # fmt: skip
 

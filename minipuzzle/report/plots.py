@@ -75,6 +75,27 @@ def candidates_scatter(search: dict[str, Any]) -> str:
     return _svg(draw, (9, 3.4))
 
 
+def front_picture(search: dict[str, Any]) -> str:
+    """The predicted Pareto front over the first budget, as SVG."""
+    return _svg(lambda axes: draw_front(axes, search), (9, 3.4))
+
+
+def draw_front(axes: Any, search: dict[str, Any]) -> None:
+    """Least predicted damage against cost as a line; realised candidates as points, the chosen one marked."""
+    name, points = search["front"]["names"][0], search["front"]["points"]
+    field, unit, label = {"parameters": ("parameters", 1e6, "parameters (millions)"),
+                          "memory": ("bytes", 2**20, "memory (MiB)")}.get(name, ("parameters", 1e6, "parameters (millions)"))
+    column = 0 if name in ("parameters", "memory") else None
+    if column is not None:
+        axes.plot([p["cost"][column] / unit for p in points], [p["damage"] for p in points], color=GREY, marker=".")
+    rows = search["candidates"]
+    axes.scatter([r[field] / unit for r in rows], [r["damage"] for r in rows], color=COLORS["M"], alpha=0.5, s=14)
+    chosen = next(r for r in rows if r["name"] == search["top"][0])
+    axes.scatter(chosen[field] / unit, chosen["damage"], color=COLORS["*"], zorder=3)
+    axes.annotate(chosen["name"], (chosen[field] / unit, chosen["damage"]), textcoords="offset points", xytext=(6, 4))
+    axes.set(xlabel=label, ylabel="predicted damage")
+
+
 def loss_curves(logs: dict[str, list[dict[str, float]]]) -> str:
     """KL to the teacher over distillation tokens, one line a run; log scale."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from minipuzzle.artifacts import Scores
+from minipuzzle.cost.latency import LatencyTable
 from minipuzzle.report.strip import strip_text
 from minipuzzle.report.units import bytes_, count, percent
 
@@ -40,7 +42,7 @@ def candidates_table(search: dict[str, Any], top: int) -> RenderableType:
     """The best candidates of a search, and the winner's strip under its parent's."""
     table = Table(title=_funnel(search), title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("rank", "name", "attn", "FFN", "Mamba", "FFN width", "heads", "parameters", "memory", "damage",
-                   "next token", "agreement", "loss"):  # fmt: skip
+                   "next token", "agreement", "loss", "KL"):  # fmt: skip
         table.add_column(column, justify="right", no_wrap=True)
     rows = search["candidates"]
     for row in rows[:SHOWN]:
@@ -48,7 +50,7 @@ def candidates_table(search: dict[str, Any], top: int) -> RenderableType:
         table.add_row(
             str(row["rank"]), row["name"], str(s["attention"]), str(s["mlp"]), str(s["mamba"]), str(s["intermediate"]),
             str(s["heads"]), count(row["parameters"]), bytes_(row["bytes"]), f"{row['damage']:.3g}",
-            percent(row["next_token_accuracy"], 1), percent(row["agreement"], 1), f"{row['loss']:.4f}",
+            percent(row["next_token_accuracy"], 1), percent(row["agreement"], 1), f"{row['loss']:.4f}", f"{row['kl']:.4f}",
             style="bold" if row["rank"] <= top else "",
         )  # fmt: skip
     parent = search["parent"]
@@ -73,6 +75,30 @@ def plan_view(summary: dict[str, Any], maximal: list[dict[str, Any]]) -> Rendera
     widths = bounds["intermediate"]
     return Group(table, Text(f"space: {ranges}, {len(widths)} widths {widths[0]}..{widths[-1]}, heads {bounds['heads']}; "
                              "scores and weights are needed to go on", style="dim"))  # fmt: skip
+
+
+def profile_table(table: LatencyTable, rows: list[dict[str, Any]]) -> RenderableType:
+    """Measured blocks, and sums of blocks against whole models."""
+    shown = Table(title=table.source, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("phase", "batch", "tokens", "block", "ms"):
+        shown.add_column(column, justify="left" if column in ("phase", "block") else "right", no_wrap=True)
+    for (phase, batch, tokens, text), ms in table.entries.items():
+        shown.add_row(phase, str(batch), f"{tokens:,}", _block_name(text), f"{ms:.4f}")
+    checked = Table(title="sum of blocks against the whole model", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("pattern", "parameters", "phase", "workload", "predicted ms", "measured ms", "error"):
+        checked.add_column(column, justify="left" if column in ("pattern", "phase", "workload") else "right")
+    for r in rows:
+        checked.add_row(r["pattern"], count(r["parameters"]), r["phase"], r["workload"], f"{r['predicted_ms']:.3f}",
+                        f"{r['measured_ms']:.3f}", f"{100 * r['error']:+.1f} %")  # fmt: skip
+    return Group(shown, checked) if rows else shown
+
+
+def _block_name(text: str) -> str:
+    if not text.startswith("{"):
+        return text
+    block = json.loads(text)
+    sizes = {"mlp": ("intermediate",), "mamba": ("heads", "head_dim", "state"), "attention": ("q_heads", "kv_heads")}
+    return f"{block['kind']} " + ", ".join(f"{name} {block[name]}" for name in sizes[block["kind"]])
 
 
 def eval_table(result: dict[str, Any]) -> RenderableType:

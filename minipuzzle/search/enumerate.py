@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from minipuzzle.arch import Architecture
 from minipuzzle.budget import Limits
 from minipuzzle.cost import Workload
 from minipuzzle.cost.memory import part_bytes, values
+from minipuzzle.cost.pricing import Pricing
 from minipuzzle.space import Bounds, Shape, shape_architecture
 
 FIELDS = ("attention", "mlp", "mamba", "intermediate", "heads")
@@ -18,11 +20,12 @@ FIELDS = ("attention", "mlp", "mamba", "intermediate", "heads")
 
 @dataclass(frozen=True, kw_only=True)
 class Feasible:
-    """The grid points within the limits: ``shapes`` [n, 5] int64 in the order of FIELDS, and their costs [n]."""
+    """The grid points within the limits: ``shapes`` [n, 5] int64 in the order of FIELDS, and their costs [n], times [n, t]."""
 
     shapes: NDArray[np.int64]
     parameters: NDArray[np.int64]
     bytes: NDArray[np.float64]
+    times: NDArray[np.float64]
 
     @property
     def count(self) -> int:
@@ -63,25 +66,49 @@ def costs(parent: Architecture, shapes: NDArray[np.int64], workload: Workload) -
     return total[:, 0], part_bytes(total, workload).sum(axis=1)
 
 
-def enumerate_shapes(parent: Architecture, bounds: Bounds, limits: Limits, workload: Workload) -> Feasible:
+def times(shapes: NDArray[np.int64], prices: Pricing) -> NDArray[np.float64]:
+    """[n, t] milliseconds under each time limit: count x one block's, as ``costs`` does for parameters."""
+    count = len(prices.asked.times)
+    total = np.tile(prices.base[len(prices.base) - count :], (len(shapes), 1))
+    if not count:
+        return total
+    for column, kind in enumerate(("attention", "mlp", "mamba")):
+        block = next((b for b in prices.parent.blocks if b.kind == kind), None)
+        if block is None:
+            continue
+        size = {"mlp": "intermediate", "mamba": "heads"}.get(kind)
+        settings = shapes[:, FIELDS.index(size)] if size else np.zeros(len(shapes), dtype=np.int64)
+        for value in np.unique(settings):
+            change: Any = {size: int(value)} if size else {}
+            here = settings == value
+            total[here] += shapes[here, column, None] * prices.of(replace(block, **change))[-count:]
+    return total
+
+
+def enumerate_shapes(bounds: Bounds, prices: Pricing) -> Feasible:
     """The grid points that keep every limit."""
     shapes = grid(bounds)
-    parameters, size = costs(parent, shapes, workload)
-    fits = within(parameters, size, limits)
-    return Feasible(shapes=shapes[fits], parameters=parameters[fits], bytes=size[fits])
+    parameters, size = costs(prices.parent, shapes, prices.workload)
+    took = times(shapes, prices)
+    fits = within(parameters, size, took, prices.asked)
+    return Feasible(shapes=shapes[fits], parameters=parameters[fits], bytes=size[fits], times=took[fits])
 
 
-def within(parameters: NDArray[np.int64], size: NDArray[np.float64], limits: Limits) -> NDArray[np.bool_]:
+def within(
+    parameters: NDArray[np.int64], size: NDArray[np.float64], took: NDArray[np.float64], limits: Limits
+) -> NDArray[np.bool_]:
     """[n] bool: which keep every limit."""
     fits = np.ones(len(parameters), dtype=bool)
     if limits.parameters is not None:
         fits &= parameters <= limits.parameters
     if limits.bytes is not None:
         fits &= size <= limits.bytes
+    if limits.times:
+        fits &= (took <= np.array([t.ms for t in limits.times])).all(axis=1)
     return fits
 
 
-def maximal(parent: Architecture, feasible: Feasible, bounds: Bounds, limits: Limits, workload: Workload) -> NDArray[np.bool_]:
+def maximal(feasible: Feasible, bounds: Bounds, prices: Pricing) -> NDArray[np.bool_]:
     """[n] bool: the feasible points from which no single step up (one block, one width, one head count) still fits."""
     result = np.ones(feasible.count, dtype=bool)
     tops = (bounds.attention[1], bounds.mlp[1], bounds.mamba[1])
@@ -95,6 +122,8 @@ def maximal(parent: Architecture, feasible: Feasible, bounds: Bounds, limits: Li
             position = np.searchsorted(values, stepped[:, column]) + 1
             possible = position < len(values)
             stepped[:, column] = values[np.minimum(position, len(values) - 1)]
-        parameters, size = costs(parent, stepped, workload)
-        result &= ~(possible & within(parameters, size, limits))
+        parameters, size = costs(prices.parent, stepped, prices.workload)
+        fits = np.zeros(len(stepped), dtype=bool)
+        fits[possible] = within(parameters[possible], size[possible], times(stepped[possible], prices), prices.asked)
+        result &= ~fits
     return result

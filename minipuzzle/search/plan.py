@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import Scores
-from minipuzzle.budget import Budget, Limits, parse_budget, parse_count
+from minipuzzle.budget import Budget, Generation, Limits, Phase, parse_budget, parse_count
 from minipuzzle.cost import Workload, memory
+from minipuzzle.cost.latency import Timing, model_ms
+from minipuzzle.cost.pricing import Pricing, pricing
 from minipuzzle.errors import UserError
 from minipuzzle.recipe import SearchSettings
-from minipuzzle.search.enumerate import Feasible, costs, enumerate_shapes, grid, maximal
+from minipuzzle.search.enumerate import Feasible, costs, enumerate_shapes, grid, maximal, times
 from minipuzzle.search.select import Candidate, candidates
 from minipuzzle.space import Bounds, bounds, check_uniform, levels
 
@@ -28,8 +30,7 @@ class Plan:
 
     parent: Architecture
     budget: Budget
-    limits: Limits
-    workload: Workload
+    prices: Pricing
     bounds: Bounds
     feasible: Feasible
 
@@ -38,10 +39,24 @@ class Plan:
         """The number of grid points."""
         return self.bounds.points
 
+    @property
+    def limits(self) -> Limits:
+        """The budget in numbers."""
+        return self.prices.asked
+
+    def bytes(self, architecture: Architecture) -> int:
+        """An architecture's memory at the workload."""
+        return memory(architecture, self.prices.workload).total
+
+    def widest(self, settings: SearchSettings) -> Bounds:
+        """The sizes that the solver may choose from: those of the last level, since it does not enumerate them."""
+        level = levels(settings.least)[-1]
+        return bounds(self.parent, level, multiple=settings.multiple, mamba_heads=settings.mamba_heads)
+
     @cached_property
     def is_maximal(self) -> NDArray[np.bool_]:
         """[n] bool: the feasible points from which no single step up fits."""
-        return maximal(self.parent, self.feasible, self.bounds, self.limits, self.workload)
+        return maximal(self.feasible, self.bounds, self.prices)
 
     def candidates(self, scores: Scores, limit: int) -> list[Candidate]:
         """The ``limit`` candidates with the least predicted damage."""
@@ -51,7 +66,9 @@ class Plan:
         """The maximal shapes, largest first, with their costs."""
         rows = [
             {**asdict(self.feasible.shape(int(i))), "parameters": int(self.feasible.parameters[i]),
-             "bytes": int(self.feasible.bytes[i])}
+             "bytes": int(self.feasible.bytes[i]),
+             "ms": dict(zip(self.prices.names[-len(self.limits.times) :], self.feasible.times[i].tolist(), strict=True))
+             if self.limits.times else {}}
             for i in np.flatnonzero(self.is_maximal)
         ]  # fmt: skip
         return sorted(rows, key=lambda row: -row["parameters"])
@@ -61,39 +78,58 @@ class Plan:
         return {
             "budget": {
                 "text": list(self.budget.text), "parameters": self.limits.parameters, "bytes": self.limits.bytes,
-                "workload": asdict(self.workload),
+                "workload": asdict(self.prices.workload),
+                "times": {t.name: t.ms for t in self.limits.times},
+                "timing": None if self.prices.timing is None else self.prices.timing.source,
             },
             "bounds": self.bounds.plain(), "points": self.points, "feasible": self.feasible.count,
             "parent_cost": {
-                "parameters": self.parent.parameters, "bytes": memory(self.parent, self.workload).total,
+                "parameters": self.parent.parameters, "bytes": self.bytes(self.parent),
+                "times": {t.name: model_ms(self.prices.timing, self.parent, t.phase, t.work)
+                          for t in self.limits.times if self.prices.timing is not None},
             },
         }  # fmt: skip
 
 
-def make_plan(parent: Architecture, settings: SearchSettings) -> Plan:
-    """The plan for a parent.
+def make_plan(parent: Architecture, settings: SearchSettings, timing: Timing | None = None) -> Plan:
+    """The plan for a parent; time budgets need a ``timing``, a measured table or a roofline.
 
-    Raises: UserError for a malformed budget, one that the parent meets already, or one that no point of the widest
-    space meets (says the smallest reachable).
+    Raises: UserError for a malformed budget, one that the parent meets already, one of time without a timing, or one that
+    no point of the widest space meets (says the smallest reachable).
     """
     check_uniform(parent)
     workload = Workload(context=parse_count(settings.context), batch=settings.batch, weights=settings.weights,
                         kv=settings.kv, state=settings.state)  # fmt: skip
-    budget = parse_budget(settings.budget)
-    limits = budget.resolve(parent.parameters)
-    _check_needed(parent, limits, workload, settings)
+    work = Generation(batch=settings.batch, prompt=parse_count(settings.prompt), output=parse_count(settings.output))
+    budget = parse_budget(settings.budget, work)
+    if budget.times and timing is None:
+        raise UserError(
+            "A budget of time needs times.", got=" and ".join(settings.budget) + " without a latency table",
+            allowed="run/latency.json, --latency FILE, or --roofline DEVICE for an estimate",
+            next=f"Run minipuzzle profile --workload {budget.times[0].work} first.",
+        )  # fmt: skip
+
+    def parent_ms(phase: Phase, at: Generation) -> float:
+        assert timing is not None
+        return model_ms(timing, parent, phase, at)
+
+    limits = budget.resolve(parent.parameters, memory(parent, workload).total, parent_ms)
+    prices = pricing(parent, limits, workload, timing if budget.times else None)
+    _check_needed(prices, settings)
     for level in levels(settings.least):
         space = bounds(parent, level, multiple=settings.multiple, mamba_heads=settings.mamba_heads)
-        feasible = enumerate_shapes(parent, space, limits, workload)
+        feasible = enumerate_shapes(space, prices)
         if feasible.count:
-            return Plan(parent=parent, budget=budget, limits=limits, workload=workload, bounds=space, feasible=feasible)
-    raise _unreachable(parent, space, limits, workload, settings)
+            return Plan(parent=parent, budget=budget, prices=prices, bounds=space, feasible=feasible)
+    raise _unreachable(space, prices, settings)
 
 
-def _check_needed(parent: Architecture, limits: Limits, workload: Workload, settings: SearchSettings) -> None:
-    size = memory(parent, workload).total
+def _check_needed(prices: Pricing, settings: SearchSettings) -> None:
+    parent, limits = prices.parent, prices.asked
+    size = memory(parent, prices.workload).total
     small = limits.parameters is None or parent.parameters <= limits.parameters
-    if small and (limits.bytes is None or size <= limits.bytes):
+    quick = not limits.times or bool((prices.total(parent) <= prices.limits)[-len(limits.times) :].all())
+    if small and quick and (limits.bytes is None or size <= limits.bytes):
         raise UserError(
             "The model meets this budget already: nothing needs pruning.", got=" and ".join(settings.budget),
             allowed=f"less than its {parent.parameters:,} parameters or its {size / GIB:.3f} GiB at this workload",
@@ -101,15 +137,16 @@ def _check_needed(parent: Architecture, limits: Limits, workload: Workload, sett
         )  # fmt: skip
 
 
-def _unreachable(
-    parent: Architecture, space: Bounds, limits: Limits, workload: Workload, settings: SearchSettings
-) -> UserError:
-    parameters, size = costs(parent, grid(space), workload)
+def _unreachable(space: Bounds, prices: Pricing, settings: SearchSettings) -> UserError:
+    shapes = grid(space)
+    parameters, size = costs(prices.parent, shapes, prices.workload)
+    took = times(shapes, prices)
     smallest = []
-    if limits.parameters is not None:
+    if prices.asked.parameters is not None:
         smallest.append(f"{parameters.min():,} parameters")
-    if limits.bytes is not None:
+    if prices.asked.bytes is not None:
         smallest.append(f"{size.min() / GIB:.3f} GiB")
+    smallest += [f"{took[:, k].min():.3f} {limit.name}" for k, limit in enumerate(prices.asked.times)]
     heads = "" if settings.mamba_heads else ", or add --mamba-heads to narrow those too"
     return UserError(
         "No architecture in the search space meets this budget.", got=" and ".join(settings.budget),

@@ -2,36 +2,45 @@
 
 Each candidate is the parent under masks, so it costs one forward over the validation text and no copy. MiniPuzzle
 ranks by next-token accuracy and by agreement with the parent's greedy token (arXiv:2504.03624); the paper does not say
-how the two merge, we take the mean of the two ranks.
+how the two merge, we take the mean of the two ranks. The solver's candidates are ranked by KL from the parent, the
+measure that Puzzle found best (arXiv:2411.19146).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from minipuzzle.arch import Selection
+from minipuzzle.recipe import Ranking
 from minipuzzle.search.select import Candidate
+
+
+class Reality(NamedTuple):
+    """What a model does on a text: shares of tokens, and nats a token; ``kl`` is KL(parent || candidate)."""
+
+    next_token_accuracy: float
+    agreement: float
+    loss: float
+    kl: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Realised:
-    """What a candidate does on the validation text; ``rank`` 1 is best."""
+    """A candidate and what it does on the validation text; ``rank`` 1 is best."""
 
     candidate: Candidate
-    next_token_accuracy: float
-    agreement: float
-    loss: float
+    reality: Reality
     rank: int = 0
 
 
-Measure = Callable[[Selection], tuple[float, float, float]]
-"""Selection -> (next-token accuracy, agreement with the parent's greedy token, loss in nats)."""
+Measure = Callable[[Selection], Reality]
 
 
 def realise(
-    candidates: Sequence[Candidate], measure: Measure, known: dict[str, tuple[float, float, float]],
-    finished: Callable[[str, tuple[float, float, float]], None] = lambda name, result: None,
+    candidates: Sequence[Candidate], measure: Measure, known: dict[str, Reality], ranking: Ranking,
+    finished: Callable[[str, Reality], None] = lambda name, result: None,
 ) -> list[Realised]:  # fmt: skip
     """Measure every candidate that is not in ``known`` yet, and return all of them, best rank first."""
     results = []
@@ -39,18 +48,22 @@ def realise(
         if candidate.name not in known:
             known[candidate.name] = measure(candidate.selection)
         finished(candidate.name, known[candidate.name])
-        accuracy, agreement, loss = known[candidate.name]
-        results.append((candidate, accuracy, agreement, loss))
-    by_accuracy = _ranks([r[1] for r in results])
-    by_agreement = _ranks([r[2] for r in results])
-    order = sorted(range(len(results)), key=lambda i: (by_accuracy[i] + by_agreement[i], results[i][3]))
-    return [
-        Realised(
-            candidate=results[i][0], next_token_accuracy=results[i][1], agreement=results[i][2], loss=results[i][3],
-            rank=place,
-        )
-        for place, i in enumerate(order, start=1)
-    ]  # fmt: skip
+        results.append((candidate, known[candidate.name]))
+    return reranked([Realised(candidate=candidate, reality=reality) for candidate, reality in results], ranking)
+
+
+def reranked(results: Sequence[Realised], ranking: Ranking) -> list[Realised]:
+    """The same, best first, with their ranks."""
+    order = _order([r.reality for r in results], ranking)
+    return [replace(results[i], rank=place) for place, i in enumerate(order, start=1)]
+
+
+def _order(realities: list[Reality], ranking: Ranking) -> list[int]:
+    if ranking == "kl":
+        return sorted(range(len(realities)), key=lambda i: realities[i].kl)
+    by_accuracy = _ranks([r.next_token_accuracy for r in realities])
+    by_agreement = _ranks([r.agreement for r in realities])
+    return sorted(range(len(realities)), key=lambda i: (by_accuracy[i] + by_agreement[i], realities[i].loss))
 
 
 def _ranks(values: list[float]) -> list[float]:

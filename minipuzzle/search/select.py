@@ -7,19 +7,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from minipuzzle.arch import Architecture, FeedForward, Mamba2, Selection
-from minipuzzle.arch.ranking import top, top_heads
+from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2, Selection
+from minipuzzle.arch.ranking import top, top_heads, top_kv_heads
 from minipuzzle.artifacts import Scores
+from minipuzzle.errors import UserError
+from minipuzzle.search.damage import AXES, size_damage
 from minipuzzle.search.enumerate import Feasible
 from minipuzzle.space import Shape
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A shape with the selection that importance gives it. ``damage`` is predicted; ``bytes`` is memory at the workload."""
+    """A selection that fits. ``origin`` says who proposed it ("grid", "solver", "local search"); ``damage`` is predicted;
+    ``bytes`` is memory at the workload."""
 
     name: str
-    shape: Shape
+    origin: str
     selection: Selection
     damage: float
     parameters: int
@@ -36,33 +39,45 @@ def select(parent: Architecture, scores: Scores, shape: Shape) -> Selection:
     for kind, count in wanted.items():
         ranked = sorted(parent.indices(kind), key=lambda i: (-scores.blocks[i], i))
         kept.update(ranked[:count])
-    blocks: list[dict[str, tuple[int, ...]] | None] = []
-    for i, block in enumerate(parent.blocks):
-        if i not in kept:
-            blocks.append(None)
-        elif isinstance(block, FeedForward) and shape.intermediate < block.intermediate:
-            blocks.append({"intermediate": top(scores.intermediate[i], shape.intermediate)})
-        elif isinstance(block, Mamba2) and shape.heads < block.heads:
-            blocks.append({"heads": top_heads(scores.head_channels[i], shape.heads, block.groups)})
-        else:
-            blocks.append({})
+    sizes = {"mlp": shape.intermediate, "mamba": shape.heads}
+    blocks = [
+        narrowed(parent, scores, i, sizes.get(block.kind)) if i in kept else None for i, block in enumerate(parent.blocks)
+    ]
     return Selection(blocks=tuple(blocks))
 
 
-def damage(scores: Scores, selection: Selection) -> float:
-    """Predicted harm: the scores of dropped blocks, and of narrowed ones the share of squared channel scores cut off.
+def narrowed(parent: Architecture, scores: Scores, index: int, size: int | None) -> dict[str, tuple[int, ...]]:
+    """What block ``index`` keeps at a size of its axis (FFN channels, Mamba heads, KV heads): nothing named when whole.
 
-    Ours: it only orders candidates before they are realised, which is what decides.
+    Raises: UserError where the scores have none for query heads.
+    """
+    block = parent.blocks[index]
+    if isinstance(block, FeedForward) and size is not None and size < block.intermediate:
+        return {"intermediate": top(scores.intermediate[index], size)}
+    if isinstance(block, Mamba2) and size is not None and size < block.heads:
+        return {"heads": top_heads(scores.head_channels[index], size, block.groups)}
+    if isinstance(block, Attention) and size is not None and size < block.kv_heads:
+        if index not in scores.q_heads:
+            raise UserError(
+                "The scores have none for attention heads.", got=f"an estimator without them in block {index}",
+                allowed="scores with q_heads", next="Run minipuzzle score again, or leave KV heads whole.",
+            )  # fmt: skip
+        return top_kv_heads(scores.q_heads[index], size, block.kv_heads)
+    return {}
+
+
+def damage(parent: Architecture, scores: Scores, selection: Selection) -> float:
+    """Predicted harm: the scores of dropped blocks, and of narrowed ones what their curve or cut-off channels say.
+
+    Sums of one-block errors: they only order candidates before these are realised, which is what decides.
     """
     total = 0.0
     for i, kept in enumerate(selection.blocks):
+        axis = AXES[parent.blocks[i].kind]
         if kept is None:
             total += float(scores.blocks[i])
-        elif "intermediate" in kept:
-            total += float(scores.blocks[i]) * _lost(scores.intermediate[i], kept["intermediate"])
-        elif "heads" in kept:
-            strength = np.sqrt(np.square(scores.head_channels[i]).sum(axis=1))
-            total += float(scores.blocks[i]) * _lost(strength, kept["heads"])
+        elif axis in kept:
+            total += size_damage(parent, scores, i, len(kept[axis]))
     return total
 
 
@@ -79,11 +94,11 @@ def candidates(
     for index in [int(i) for i in np.lexsort((harm_of, ~maximal))[:limit]]:
         shape = feasible.shape(index)
         selection = select(parent, scores, shape)
-        found.append((not maximal[index], damage(scores, selection), shape, selection, index))
+        found.append((not maximal[index], damage(parent, scores, selection), shape, selection, index))
     found.sort(key=lambda entry: entry[:3])
     return [
         Candidate(
-            name=f"c{number:03}", shape=shape, selection=selection, damage=harm,
+            name=f"c{number:03}", origin="grid", selection=selection, damage=harm,
             parameters=int(feasible.parameters[index]), bytes=int(feasible.bytes[index]),
         )
         for number, (_, harm, shape, selection, index) in enumerate(found, start=1)
@@ -91,41 +106,16 @@ def candidates(
 
 
 def _damages(parent: Architecture, scores: Scores, shapes: NDArray[np.int64]) -> NDArray[np.float64]:
-    """[n] float64: ``damage`` of ``select`` for shapes [n, 5], from one table [kept blocks, widths] for each kind."""
+    """[n] float64: ``damage`` of ``select`` for shapes [n, 5], from one table [kept blocks] for each kind and width."""
     total = np.zeros(len(shapes))
     for column, (kind, size) in enumerate({"attention": None, "mlp": 3, "mamba": 4}.items()):
         ranked = sorted(parent.indices(kind), key=lambda i: (-scores.blocks[i], i))
         harms = scores.blocks[ranked]
-        curves = [_lost_curve(parent, scores, i) for i in ranked]
         dropped = harms.sum() - np.concatenate([[0.0], np.cumsum(harms)])
         sizes = shapes[:, size] if size else np.zeros(len(shapes), dtype=np.int64)
         for value in np.unique(sizes):
-            lost = [curve[min(value, len(curve) - 1)] for curve in curves]
-            table = dropped + np.concatenate([[0.0], np.cumsum(harms * lost)])
+            narrow = [size_damage(parent, scores, i, int(value)) if size else 0.0 for i in ranked]
+            table = dropped + np.concatenate([[0.0], np.cumsum(narrow)])
             here = sizes == value
             total[here] += table[shapes[here, column]]
     return total
-
-
-def _lost_curve(parent: Architecture, scores: Scores, index: int) -> NDArray[np.float64]:
-    """[size + 1] float64: the share of squared scores lost when a block keeps 0, 1, ... of its channels or heads."""
-    block = parent.blocks[index]
-    if isinstance(block, FeedForward):
-        values = scores.intermediate[index][None]
-    elif isinstance(block, Mamba2):
-        values = np.sqrt(np.square(scores.head_channels[index]).sum(axis=1)).reshape(block.groups, -1)
-    else:
-        return np.zeros(1)
-    squares = np.square(-np.sort(-values, axis=1))
-    whole = squares.sum()
-    kept = np.concatenate([[0.0], np.cumsum(squares.sum(axis=0))])
-    lost = 1 - kept / whole if whole > 0 else np.zeros(len(kept))
-    lost[-1] = 0.0
-    return np.repeat(lost, len(values))
-
-
-def _lost(values: NDArray[np.float64], kept: tuple[int, ...]) -> float:
-    squares = np.square(values)
-    whole = squares.sum()
-    # A block whose channels all score zero loses nothing with any of them.
-    return float(1 - squares[list(kept)].sum() / whole) if whole > 0 else 0.0

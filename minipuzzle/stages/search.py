@@ -4,63 +4,148 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from minipuzzle.arch import Architecture, Selection
+from minipuzzle.arch import Selection
 from minipuzzle.artifacts import Scores, fingerprint, read_json, write_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
-from minipuzzle.evaluate import greedy_tokens, measure
+from minipuzzle.evaluate import answers, measure
 from minipuzzle.progress import progress_bar
 from minipuzzle.recipe import SearchSettings
 from minipuzzle.search.plan import Plan, make_plan
-from minipuzzle.search.rank import Realised, realise
-from minipuzzle.search.select import Candidate
+from minipuzzle.search.propose import Proposals, candidate, front, propose
+from minipuzzle.search.rank import Realised, Reality, realise, reranked
+from minipuzzle.search.refine import Refined, refine
+from minipuzzle.search.result import Step, search_result
+from minipuzzle.search.timing import load_timing
 from minipuzzle.stages.job import Job, say
 
 FILE = "search.json"
+LATENCY = "latency.json"
 
 
 def run_search(job: Job, settings: SearchSettings) -> dict[str, Any]:
-    """Enumerate what fits, realise and rank the candidates, keep the top ones; the contents of search.json."""
+    """Enumerate what fits (and solve, block by block), realise and rank the candidates, keep the top ones."""
     scores = Scores.load(job.run / "scores.safetensors")
     check_scores(scores, job.parent)
     blocks = job.validation("search")
     blocks = blocks.take(min(settings.validation_blocks, len(blocks)), seed=0)
-    key = fingerprint(job.run.key("score"), asdict(settings), blocks.fingerprint, len(blocks))
+    timing = load_timing(settings, job.run / LATENCY)
+    key = fingerprint(job.run.key("score"), asdict(settings), blocks.fingerprint, len(blocks), timing and timing.source)
     if job.run.is_done("search", key) and (job.run / FILE).exists():
         say(f"search: nothing changed, kept {job.run / FILE}")
         return dict(read_json(job.run / FILE))
-    started = time.monotonic()
-    plan = make_plan(job.parent.architecture, settings)
-    candidates = plan.candidates(scores, settings.candidates)
-    listed = time.monotonic()
+    plan = make_plan(job.parent.architecture, settings, timing)
     model = job.parent_model
-    greedy = greedy_tokens(model, blocks)
-    known_file = job.run / "search.partial.json"
-    known = _known(known_file, key)
+    said = answers(model, blocks)
 
-    def one(selection: Selection) -> tuple[float, float, float]:
+    def one(selection: Selection) -> Reality:
         model.set_mask(selection)
-        metrics = measure(model, blocks, greedy=greedy)
+        m = measure(model, blocks, teacher=said)
         model.set_mask(None)
-        return metrics.next_token_accuracy, metrics.agreement or 0.0, metrics.loss
+        return Reality(m.next_token_accuracy, m.agreement or 0.0, m.loss, m.kl or 0.0)
 
-    with progress_bar("search: candidates", len(candidates), "candidates") as bar:
-
-        def finished(name: str, result: tuple[float, float, float]) -> None:
-            known[name] = result
-            write_json(known_file, {"key": key, "results": known})
-            bar.advance(1)
-
-        ranked = realise(candidates, one, known, finished)
-    seconds = (listed - started, time.monotonic() - listed)
-    result = _result(job.parent, plan, ranked, settings, len(candidates), seconds)
+    known = Known(job, key)
+    search = Search(plan, scores, settings, known)
+    result = search_result(job.parent, plan, settings, *search.run(one))
     write_json(job.run / FILE, result)
     job.run.mark("search", key, file=FILE)
-    known_file.unlink(missing_ok=True)
+    known.file.unlink(missing_ok=True)
     return result
+
+
+class Known:
+    """What was measured already, kept on disk: a search that dies goes on where it was."""
+
+    def __init__(self, job: Job, key: str) -> None:
+        self.file = job.run / "search.partial.json"
+        self.key = key
+        self.results: dict[str, Reality] = {}
+        stored: Any = read_json(self.file) if self.file.exists() else {}
+        if stored.get("key") == key:
+            self.results = {name: Reality(*values) for name, values in stored["results"].items()}
+
+    def add(self, name: str, reality: Reality) -> None:
+        """Remember, on disk too."""
+        if self.results.get(name) != reality or not self.file.exists():
+            self.results[name] = reality
+            write_json(self.file, {"key": self.key, "results": self.results})
+
+
+class Search:
+    """The funnel: what fits, what is realised, what local search makes of the best, what is kept."""
+
+    def __init__(self, plan: Plan, scores: Scores, settings: SearchSettings, known: Known) -> None:
+        self.plan, self.scores, self.settings, self.known = plan, scores, settings, known
+        self.steps: list[Step] = []
+
+    def run(self, one: Any) -> tuple[list[Realised], list[Step], dict[str, Any]]:
+        """(all realised candidates, best first; the funnel; facts of the solver)."""
+        started = time.monotonic()
+        solver = self.settings.method == "solver"
+        found = self.plan.candidates(self.scores, self.settings.candidates)
+        self._step("points of the grid that fit", self.plan.points, self.plan.feasible.count, 0.0)
+        self._step("least predicted damage", self.plan.feasible.count, len(found), time.monotonic() - started)
+        facts: dict[str, Any] = {}
+        proposals = None
+        if solver:
+            proposals = propose(self.plan.parent, self.scores, self.plan.widest(self.settings), self.settings,
+                                self.plan.prices, self.settings.candidates)  # fmt: skip
+            facts = self._facts(proposals)
+            found += proposals.candidates(self.plan.prices, self.plan.bytes)
+            self._step("proposed by the solver", len(proposals.states), len(proposals.states), proposals.seconds)
+        started = time.monotonic()
+        with progress_bar("search: candidates", len(found), "candidates") as bar:
+
+            def finished(name: str, reality: Reality) -> None:
+                self.known.add(name, reality)
+                bar.advance(1)
+
+            ranked = realise(found, one, self.known.results, "kl" if solver else "agreement", finished)
+        self._step("realised on validation text", len(found), len(ranked), time.monotonic() - started)
+        if proposals is not None and self.settings.refine:
+            ranked = self._refined(ranked, proposals, one)
+        self._step("kept for distillation", len(ranked), min(self.settings.top, len(ranked)), 0.0)
+        return ranked, self.steps, facts
+
+    def _refined(self, ranked: list[Realised], proposals: Proposals, one: Any) -> list[Realised]:
+        started, choices = time.monotonic(), proposals.choices
+        start = choices.state(ranked[0].candidate.selection)
+        if start is None or not choices.fits(start):
+            say("search: the best candidate has sizes that the solver's space has not; no local search")
+            return ranked
+        with progress_bar("search: local search on KL", self.settings.refine, "moves") as bar:
+
+            def kl(state: Any) -> float:
+                name = f"move {state}"
+                if name not in self.known.results:
+                    self.known.add(name, one(choices.selection(state)))
+                return self.known.results[name].kl
+
+            end = refine(choices, start, ranked[0].reality.kl, kl, self.settings.refine, bar.advance)
+        self._say(end, ranked[0])
+        self._step("moves tried from the best", end.tried, end.accepted, time.monotonic() - started)
+        if end.state == start:
+            return ranked
+        better = candidate(choices, end.state, "r001", "local search", self.plan.bytes)
+        return reranked([*ranked, Realised(candidate=better, reality=self.known.results[f"move {end.state}"])], "kl")
+
+    def _facts(self, proposals: Proposals) -> dict[str, Any]:
+        points = front(proposals.choices, self.plan.prices)
+        return {
+            "solver": {"proposals": len(proposals.states), "seconds": proposals.seconds, "gap": proposals.gap},
+            "front": {"names": list(proposals.choices.names), "points": points},
+        }
+
+    def _step(self, stage: str, entered: int, left: int, seconds: float) -> None:
+        self.steps.append(Step(stage=stage, entered=entered, left=left, seconds=seconds))
+
+    @staticmethod
+    def _say(end: Refined, first: Realised) -> None:
+        state = "no further move helps" if end.settled else "the moves given are used up"
+        say(f"search: local search tried {end.tried} models, took {end.accepted} moves, KL {first.reality.kl:.4f} -> "
+            f"{end.value:.4f} nats/token; {state}")  # fmt: skip
 
 
 def check_scores(scores: Scores, parent: Checkpoint) -> None:
@@ -77,53 +162,3 @@ def load_selection(search: dict[str, Any], name: str) -> Selection:
     stored = search["selections"][name]
     blocks = [None if b is None else {axis: tuple(kept) for axis, kept in b.items()} for b in stored["blocks"]]
     return Selection(blocks=tuple(blocks), hidden=None if stored["hidden"] is None else tuple(stored["hidden"]))
-
-
-def _known(path: Path, key: str) -> dict[str, tuple[float, float, float]]:
-    if not path.exists():
-        return {}
-    stored = read_json(path)
-    return {n: (r[0], r[1], r[2]) for n, r in stored["results"].items()} if stored["key"] == key else {}
-
-
-def _result(
-    parent: Checkpoint, plan: Plan, ranked: list[Realised], settings: SearchSettings, realised: int,
-    seconds: tuple[float, float],
-) -> dict[str, Any]:  # fmt: skip
-    top = [r.candidate.name for r in ranked[: settings.top]]
-    return {
-        "schema": 1,
-        "parent": {
-            "path": str(parent.path), "fingerprint": parent.fingerprint, "parameters": parent.parameters,
-            "pattern": parent.architecture.pattern,
-        },
-        **plan.summary(),
-        "funnel": [
-            {"stage": "points of the grid", "entered": plan.points, "left": plan.feasible.count, "seconds": seconds[0]},
-            {"stage": "fit the budget, least predicted damage", "entered": plan.feasible.count, "left": realised,
-             "seconds": seconds[0]},
-            {"stage": "realised on validation text", "entered": realised, "left": len(top), "seconds": seconds[1]},
-        ],
-        "candidates": [_row(parent.architecture, r) for r in ranked],
-        "top": top,
-        "selections": {r.candidate.name: _plain(r.candidate) for r in ranked[: settings.top]},
-    }  # fmt: skip
-
-
-def _row(parent: Architecture, realised: Realised) -> dict[str, Any]:
-    candidate = realised.candidate
-    kept = set(candidate.selection.kept_blocks)
-    return {
-        "name": candidate.name, "shape": asdict(candidate.shape),
-        "pattern": candidate.selection.student(parent).pattern,
-        "strip": "".join(symbol if i in kept else "." for i, symbol in enumerate(parent.pattern)),
-        "parameters": candidate.parameters, "bytes": candidate.bytes, "damage": candidate.damage,
-        "next_token_accuracy": realised.next_token_accuracy, "agreement": realised.agreement, "loss": realised.loss,
-        "rank": realised.rank,
-    }  # fmt: skip
-
-
-def _plain(candidate: Candidate) -> dict[str, Any]:
-    blocks = [None if b is None else {axis: list(kept) for axis, kept in b.items()} for b in candidate.selection.blocks]
-    hidden = candidate.selection.hidden
-    return {"blocks": blocks, "hidden": None if hidden is None else list(hidden)}

@@ -1,0 +1,208 @@
+"""Which search finds the better student: the same budget, scores, text and short distillation for each. docs/results/search.md.
+
+    python benchmarks/search_quality.py --text .carry/text --device cuda --workers 8 --out docs/results/search.json
+
+Methods: MiniPuzzle's grid (rank by accuracy and agreement), the solver alone (least summed damage, nothing realised),
+the solver with reality check (realised, ranked by KL, local search), Minitron's uniform shapes (the ten largest of the
+grid, best loss, as NVIDIA's mcore_minitron does), greedy (cheapest step down until it fits) and random (scores without
+information, same walk). Half of the validation text chooses, the other half reports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minipuzzle import embedded
+from minipuzzle.arch import Selection
+from minipuzzle.artifacts import Scores, write_json
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.data import TokenBlocks, Tokenizer, load_blocks
+from minipuzzle.distill import distillation, mixed_precision, train
+from minipuzzle.evaluate import answers, measure
+from minipuzzle.importance import random_scores, score
+from minipuzzle.model import HybridLM, load_model
+from minipuzzle.recipe import ScoreSettings, SearchSettings, Training
+from minipuzzle.search.choices import make_choices, whole
+from minipuzzle.search.plan import Plan, make_plan
+from minipuzzle.search.propose import instance, propose, state_of
+from minipuzzle.search.rank import Reality, realise
+from minipuzzle.search.refine import refine, repair
+from minipuzzle.search.solve import solve
+from minipuzzle.search.timing import load_timing
+from minipuzzle.surgery import cut
+
+LENGTH = 512
+CHOICE_BLOCKS = 48
+METHODS = ("grid", "solver", "solver + reality", "minitron", "greedy", "random")
+SPACE = ("attention=0%", "others=25%", "width=25%")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One search with its distillations, one for each seed."""
+
+    teacher: str
+    scores: str
+    budget: str
+    method: str
+    latency: str
+    options: tuple[tuple[str, Any], ...]
+
+
+def main() -> None:
+    """Run everything and write JSON after each search."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--text", required=True, help="folder with training text and val/")
+    parser.add_argument("--teachers", nargs="+", default=[str(embedded.teacher_path())])
+    parser.add_argument("--budgets", nargs="+", default=["90%", "80%", "70%", "60%", "50%"])
+    parser.add_argument("--latency", default="", help="latency table for time budgets")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--tokens", type=int, default=500_000)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--samples", type=int, default=256)
+    parser.add_argument("--moves", type=int, default=60)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    started, work = time.time(), Path(tempfile.mkdtemp())
+    shared = {**vars(options), "cache": str(work)}
+    plain = tuple((k, shared[k]) for k in ("text", "device", "tokens", "batch", "rate", "seeds", "moves", "cache"))
+    tasks, teachers = [], {}
+    for number, path in enumerate(options.teachers):
+        file, teachers[path] = prepare(Path(path), options, work, number)
+        say(started, f"scored {path}: loss {teachers[path]['loss']:.4f}")
+        tasks += [
+            Task(teacher=path, scores=str(file), budget=budget, method=method, latency=options.latency, options=plain)
+            for budget in options.budgets for method in METHODS
+        ]  # fmt: skip
+    rows: list[dict[str, Any]] = []
+    name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
+    with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
+        for future in as_completed([pool.submit(work_on, task) for task in tasks]):
+            row = future.result()
+            rows.append(row)
+            write_json(options.out, {"device": name, "options": {k: str(v) for k, v in vars(options).items()},
+                                     "teachers": teachers, "rows": rows, "seconds": time.time() - started})  # fmt: skip
+            say(started, f"{Path(row['teacher']).name} {row['budget']} {row['method']:<17} {row['before']['loss']:.4f} -> "
+                         + " ".join(f"{loss:.4f}" for loss in row["after"]) + f"  {row['seconds']:.0f} s")  # fmt: skip
+
+
+def prepare(path: Path, options: argparse.Namespace, work: Path, number: int) -> tuple[Path, dict[str, Any]]:
+    """Score a teacher once for all searches; (file of the scores, the teacher's loss)."""
+    device = torch.device(options.device)
+    parent = Checkpoint.open(path)
+    model = load_model(parent, device=device).eval()
+    settings = ScoreSettings(samples=options.samples, block_samples=options.samples // 4)
+    scores = score(parent, texts(options.text, work, "train"), settings, device=device, partial=work / f"partial{number}")
+    with mixed_precision(device):
+        report = measure(model, texts(options.text, work, "val").every_other(1), batch=32)
+    file = work / f"scores{number}.safetensors"
+    scores.save(file)
+    return file, {"parameters": parent.parameters, "pattern": parent.architecture.pattern, **asdict(report)}
+
+
+def work_on(task: Task) -> dict[str, Any]:
+    """Search with one method, distil the winner with each seed, and measure."""
+    options = dict(task.options)
+    torch.set_num_threads(1)
+    started, device, cache = time.time(), torch.device(options["device"]), Path(options["cache"])
+    parent = Checkpoint.open(Path(task.teacher))
+    teacher = load_model(parent, device=device).eval().requires_grad_(False)
+    val = texts(options["text"], cache, "val")
+    choice, report = val.every_other(0).take(CHOICE_BLOCKS), val.every_other(1)
+    with mixed_precision(device):
+        selection, tried = search(task, teacher, choice, options["moves"])
+    searched = time.time() - started
+    with tempfile.TemporaryDirectory() as folder:
+        student = cut(parent, selection, Path(folder) / "student")
+        blocks, after = texts(options["text"], cache, "train"), []
+        for seed in range(options["seeds"]):
+            model = load_model(student, device=device).eval()
+            with mixed_precision(device):
+                before = measure(model, report, batch=32, teacher=teacher)
+            settings = Training(tokens=options["tokens"], learning_rate=options["rate"], batch=options["batch"], seed=seed,
+                                final_ratio=0.02, checkpoint_seconds=1e9)  # fmt: skip
+            train(model, distillation(teacher), blocks, settings, Path(folder) / f"run{seed}", identity=str(seed))
+            with mixed_precision(device):
+                after.append(measure(model, report, batch=32).loss)
+        shape = {"pattern": student.architecture.pattern, "parameters": student.parameters,
+                 "ffn": [b.sizes["intermediate"] for b in student.architecture.blocks if b.kind == "mlp"],
+                 "heads": sorted({b.sizes["heads"] for b in student.architecture.blocks if b.kind == "mamba"})}  # fmt: skip
+    return {"teacher": task.teacher, "budget": task.budget, "method": task.method, **shape, "realised": tried,
+            "before": asdict(before), "after": after, "search_seconds": searched, "seconds": time.time() - started}  # fmt: skip
+
+
+def search(task: Task, model: HybridLM, choice: TokenBlocks, moves: int) -> tuple[Selection, int]:
+    """The selection that a method chooses, and how many models it realised for it."""
+    settings = SearchSettings(budget=(task.budget,), least=SPACE, mamba_heads=True, multiple=32, method="solver",
+                              candidates=24)  # fmt: skip
+    scores = random_scores(model.architecture, 0) if task.method == "random" else Scores.load(Path(task.scores))
+    plan = plan_for(model, settings, task.latency)
+    said = answers(model, choice, batch=16)
+
+    def one(selection: Selection) -> Reality:
+        model.set_mask(selection)
+        m = measure(model, choice, batch=16, teacher=said)
+        model.set_mask(None)
+        return Reality(m.next_token_accuracy, m.agreement or 0.0, m.loss, m.kl or 0.0)
+
+    if task.method == "grid":
+        ranked = realise(plan.candidates(scores, 48), one, {}, "agreement")
+        return ranked[0].candidate.selection, len(ranked)
+    if task.method == "minitron":
+        largest = sorted(plan.candidates(scores, plan.feasible.count), key=lambda c: -c.parameters)[:10]
+        ranked = realise(largest, one, {}, "agreement")
+        return min(ranked, key=lambda r: r.reality.loss).candidate.selection, len(ranked)
+    prices = plan.prices
+    choices = make_choices(plan.parent, scores, plan.widest(settings), settings, prices.of, prices.limits - prices.base,
+                           prices.names)  # fmt: skip
+    if task.method in ("greedy", "random"):
+        state = repair(choices, whole(choices), frozenset(), drops=True)
+        if state is None:
+            raise SystemExit(f"greedy cannot reach {task.budget}")
+        return choices.selection(state), 0
+    if task.method == "solver":
+        return choices.selection(state_of(choices, solve(instance(choices)))), 0
+    proposals = propose(plan.parent, scores, plan.widest(settings), settings, prices, 24)
+    found = proposals.candidates(prices, plan.bytes) + plan.candidates(scores, 24)
+    ranked = realise(found, one, {}, "kl")
+    on_ladders = ((choices.state(r.candidate.selection), r) for r in ranked)
+    start, first = next((state, r) for state, r in on_ladders if state is not None)
+    end = refine(choices, start, first.reality.kl, lambda state: one(choices.selection(state)).kl, moves)
+    better = end.value < ranked[0].reality.kl
+    return choices.selection(end.state) if better else ranked[0].candidate.selection, len(ranked) + end.tried
+
+
+def plan_for(model: HybridLM, settings: SearchSettings, latency: str) -> Plan:
+    """The plan of a budget; time budgets read the latency table."""
+    settings = replace(settings, latency=latency)
+    return make_plan(model.architecture, settings, load_timing(settings, Path("latency.json")))
+
+
+def texts(folder: str, cache: Path, which: str) -> TokenBlocks:
+    """The training or validation text, tokenised once."""
+    tokenizer = Tokenizer.load(embedded.teacher_path())
+    path = Path(folder) if which == "train" else Path(folder) / "val"
+    return load_blocks(path, tokenizer, block_length=LENGTH, cache=cache)
+
+
+def say(started: float, text: str) -> None:
+    """A line with the seconds since the start."""
+    print(f"{time.time() - started:6.0f} s  {text}", flush=True)
+
+
+if __name__ == "__main__":
+    print(json.dumps({"methods": METHODS}))
+    main()

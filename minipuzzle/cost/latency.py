@@ -1,0 +1,137 @@
+"""How long an architecture takes: a table of measured blocks, summed. No torch.
+
+Each distinct block was timed inside a running model (``minipuzzle profile``); sizes between two measured ones are read off
+a straight line. What the sums leave out is measured too and kept in the table: the additivity error.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from minipuzzle.arch import Architecture, Block
+from minipuzzle.artifacts import read_json, write_json
+from minipuzzle.budget import Generation, Phase
+from minipuzzle.errors import UserError
+
+SCHEMA = 1
+AXES = {"mlp": "intermediate", "mamba": "heads", "attention": "kv_heads"}
+
+
+class Timing(Protocol):
+    """Something that knows times: a measured table or a roofline estimate; ``source`` says which."""
+
+    @property
+    def source(self) -> str:
+        """Where the times come from, for people."""
+
+    def ms(self, block: Block | None, phase: Phase, work: Generation, parent: Architecture) -> float:
+        """Milliseconds of a block, or (None) of embedding, final norm, head and the loop around blocks."""
+
+
+def model_ms(timing: Timing, architecture: Architecture, phase: Phase, work: Generation) -> float:
+    """The sum over an architecture's blocks and what surrounds them."""
+    blocks = sum(timing.ms(block, phase, work, architecture) for block in architecture.blocks)
+    return blocks + timing.ms(None, phase, work, architecture)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyTable:
+    """Medians in milliseconds. ``entries``: (phase, batch, tokens, block as JSON) -> ms; ``meta`` has device, dtype, date."""
+
+    meta: dict[str, Any]
+    entries: dict[tuple[str, int, int, str], float] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """Where the times come from, for people."""
+        return f"measured on {self.meta['device']}, {self.meta['dtype']}, {self.meta['date']}"
+
+    def ms(self, block: Block | None, phase: Phase, work: Generation, parent: Architecture) -> float:
+        """As ``Timing.ms``. Raises: UserError for a workload or a shape that was not measured."""
+        if phase == "total":
+            return self.ms(block, "prefill", work, parent) + work.output * self.ms(block, "decode", work, parent)
+        tokens = work.prompt if phase == "prefill" else work.context
+        if block is None:
+            return self._at(phase, work, tokens, surroundings(parent))
+        key = (phase, work.batch, tokens, describe(block))
+        if key in self.entries:
+            return self.entries[key]
+        return self._between(block, phase, work, tokens)
+
+    def _at(self, phase: Phase, work: Generation, tokens: int, text: str) -> float:
+        key = (phase, work.batch, tokens, text)
+        if key not in self.entries:
+            known = sorted({f"{p} of {t:,} tokens, batch {b}" for p, b, t, _ in self.entries})
+            raise _unmeasured(f"{phase} of {tokens:,} tokens, batch {work.batch}: {text}", "; ".join(known), work)
+        return self.entries[key]
+
+    def _between(self, block: Block, phase: Phase, work: Generation, tokens: int) -> float:
+        axis = AXES[block.kind]
+        here, size = _without(block, axis), block.sizes[axis]
+        points = sorted(
+            (json.loads(text)[axis], ms) for (p, b, t, text), ms in self.entries.items()
+            if (p, b, t) == (phase, work.batch, tokens) and text.startswith("{") and _strip(text, axis) == here
+        )  # fmt: skip
+        sizes = [s for s, _ in points]
+        if not points or not sizes[0] <= size <= sizes[-1]:
+            measured = f"{axis} {sizes[0]} to {sizes[-1]}" if points else "other blocks or workloads"
+            raise _unmeasured(f"{block.kind} block with {axis} {size}, {phase} of {tokens:,} tokens, batch {work.batch}",
+                              measured, work)  # fmt: skip
+        high = bisect_left(sizes, size)
+        (x0, y0), (x1, y1) = points[high - 1], points[high]
+        return y0 + (y1 - y0) * (size - x0) / (x1 - x0)
+
+    def save(self, path: Path) -> None:
+        """Write JSON."""
+        rows = [{"phase": p, "batch": b, "tokens": t, "block": k, "ms": ms} for (p, b, t, k), ms in self.entries.items()]
+        write_json(path, {"schema": SCHEMA, **self.meta, "entries": rows})
+
+    @staticmethod
+    def load(path: Path, *, device: str = "", dtype: str = "") -> LatencyTable:
+        """Read a table. Raises: UserError where it is missing, or of another device or dtype than asked ("" for any)."""
+        stored = read_json(path)
+        if stored.get("schema") != SCHEMA or "entries" not in stored:
+            raise UserError(f"{path} is not a latency table.", got=f"schema {stored.get('schema')}", allowed=f"schema {SCHEMA}",
+                            next="Run minipuzzle profile.")  # fmt: skip
+        for name, asked in (("device", device), ("dtype", dtype)):
+            if asked and asked.lower() not in str(stored[name]).lower():
+                raise UserError(
+                    f"The latency table is of another {name} than asked.", got=stored[name], allowed=asked,
+                    next=f"Run minipuzzle profile on {asked}, or ask for the table's with --target-{name}.",
+                )  # fmt: skip
+        entries = {(r["phase"], r["batch"], r["tokens"], r["block"]): float(r["ms"]) for r in stored["entries"]}
+        return LatencyTable(meta={k: v for k, v in stored.items() if k not in ("schema", "entries")}, entries=entries)
+
+
+def describe(block: Block) -> str:
+    """A block as JSON: what distinguishes its time from another's."""
+    return json.dumps({"kind": block.kind, **asdict(block)}, sort_keys=True)
+
+
+def surroundings(parent: Architecture) -> str:
+    """The name of everything that is no block."""
+    return f"embedding, norm and head of {parent.vocab_size} x {parent.hidden}"
+
+
+def _without(block: Block, axis: str) -> str:
+    return _strip(describe(block), axis)
+
+
+def _strip(text: str, axis: str) -> str:
+    """The description without the size that varies; query heads go with their KV heads."""
+    fields = json.loads(text)
+    if axis == "kv_heads" and "q_heads" in fields:
+        fields["q_heads"] //= fields["kv_heads"]
+    fields.pop(axis, None)
+    return json.dumps(fields, sort_keys=True)
+
+
+def _unmeasured(got: str, allowed: str, work: Generation) -> UserError:
+    return UserError(
+        "The latency table has no such time.", got=got, allowed=f"what was measured: {allowed}",
+        next=f"Run minipuzzle profile --workload {work}, with more --widths if a size is missing.",
+    )  # fmt: skip

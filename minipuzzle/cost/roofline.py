@@ -1,0 +1,52 @@
+"""Times without a device: the larger of arithmetic at its peak and bytes at theirs. An estimate, and said to be one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from minipuzzle.arch import Architecture, Block
+from minipuzzle.budget import Generation, Phase
+from minipuzzle.cost.flops import flops_per_token
+from minipuzzle.cost.memory import values
+from minipuzzle.errors import UserError
+
+DEVICES = {"h100": (989e12, 3.35e12), "h200": (989e12, 4.8e12), "a100": (312e12, 2.04e12), "rtx5090": (209e12, 1.79e12)}
+"""Dense BF16 FLOP/s and bytes/s of the vendor's data sheets."""
+VALUE_BYTES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roofline:
+    """The estimate for a named device, BF16 weights and caches."""
+
+    device: str
+
+    def __post_init__(self) -> None:
+        if self.device.lower() not in DEVICES:
+            raise UserError("There is no roofline for this device.", got=self.device, allowed=", ".join(DEVICES),
+                            next="Choose one of them, or measure with minipuzzle profile.")  # fmt: skip
+
+    @property
+    def source(self) -> str:
+        """Where the times come from, for people."""
+        return f"roofline estimate for {self.device}, not measured"
+
+    def ms(self, block: Block | None, phase: Phase, work: Generation, parent: Architecture) -> float:
+        """As ``Timing.ms``: prefill works on all tokens at once, decode reads every weight and the cache for one token."""
+        if phase == "total":
+            return self.ms(block, "prefill", work, parent) + work.output * self.ms(block, "decode", work, parent)
+        bare = replace(parent, blocks=())
+        one = bare if block is None else replace(parent, blocks=(block,))
+        context = (work.prompt + 1) // 2 if phase == "prefill" else work.context
+        flops = float(flops_per_token(one, context).total)
+        parameters, kv, ssm, conv = (float(v) for v in values(one))
+        if block is not None:
+            flops -= flops_per_token(bare, context).total
+            parameters -= values(bare)[0]
+        tokens = work.batch * (work.prompt if phase == "prefill" else 1)
+        if block is None:
+            tokens = work.batch  # the head works on the last position only
+        cached = work.batch * (kv * (work.prompt if phase == "prefill" else work.context) + 2 * (ssm + conv))
+        moved = VALUE_BYTES * (parameters + cached + 2 * tokens * parent.hidden)
+        peak, bandwidth = DEVICES[self.device.lower()]
+        return 1e3 * max(flops * tokens / peak, moved / bandwidth)

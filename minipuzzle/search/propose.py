@@ -1,0 +1,90 @@
+"""Candidates from the solver: the best choices block by block under every budget, and others unlike them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minipuzzle.arch import Architecture
+from minipuzzle.artifacts import Scores
+from minipuzzle.cost.pricing import Pricing
+from minipuzzle.recipe import SearchSettings
+from minipuzzle.search.choices import Choices, State, make_choices
+from minipuzzle.search.select import Candidate
+from minipuzzle.search.solve import Instance, Solution, diverse, sweep
+from minipuzzle.space import Bounds
+
+OVERLAP = 0.9
+"""Largest share of blocks on which two proposals may agree; Puzzle takes 0.8 of more choices a block (arXiv:2411.19146)."""
+FRONT_POINTS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposals:
+    """States the solver found, best first, and how sure it is: ``gap`` is relative, 0 for proven optima."""
+
+    choices: Choices
+    states: tuple[State, ...]
+    seconds: float
+    gap: float
+
+    def candidates(self, prices: Pricing, bytes_of: Any) -> list[Candidate]:
+        """The states as candidates s001, s002, ..."""
+        return [candidate(self.choices, state, f"s{n:03}", "solver", bytes_of) for n, state in enumerate(self.states, 1)]
+
+
+def propose(
+    parent: Architecture, scores: Scores, space: Bounds, settings: SearchSettings, prices: Pricing, count: int
+) -> Proposals:
+    """Up to ``count`` solutions, each differing from those before in at least a tenth of the blocks.
+
+    Raises: UserError where no choice of blocks meets the budgets (names those that bind and the smallest reachable).
+    """
+    choices = make_choices(parent, scores, space, settings, prices.of, prices.limits - prices.base, prices.names)
+    found = diverse(instance(choices), count, overlap=OVERLAP)
+    return Proposals(
+        choices=choices, states=tuple(state_of(choices, s) for s in found), seconds=sum(s.seconds for s in found),
+        gap=max(s.gap for s in found),
+    )  # fmt: skip
+
+
+def front(choices: Choices, prices: Pricing) -> list[dict[str, Any]]:
+    """The predicted Pareto front: least damage at limits from the smallest reachable to the parent's own cost.
+
+    All limits are scaled together, from those of an almost empty model to those of the whole one.
+    """
+    cheapest = sum(c[:-1].min(axis=0) if len(c) == 1 else c.min(axis=0) for c in choices.costs)
+    dearest = sum(c[0] for c in choices.costs)
+    shares = np.linspace(0.3, 1.0, FRONT_POINTS)
+    limits = [cheapest + share * (dearest - cheapest) for share in shares]
+    rows = []
+    for limit, solution in zip(limits, sweep(instance(choices), limits), strict=True):
+        cost = choices.cost(state_of(choices, solution)) + prices.base
+        rows.append({"limit": (limit + prices.base).tolist(), "cost": cost.tolist(), "damage": solution.damage,
+                     "gap": solution.gap})  # fmt: skip
+    return rows
+
+
+def candidate(choices: Choices, state: State, name: str, origin: str, bytes_of: Any) -> Candidate:
+    """A state as a candidate; ``bytes_of`` prices an architecture's memory at the workload."""
+    selection = choices.selection(state)
+    student = selection.student(choices.parent)
+    return Candidate(name=name, origin=origin, selection=selection, damage=choices.harm(state),
+                     parameters=student.parameters, bytes=bytes_of(student))  # fmt: skip
+
+
+def instance(choices: Choices) -> Instance:
+    """The choices as a problem for the solver: uniform sizes are tags that all kept blocks of a unit share."""
+    tags = []
+    for i, sizes in enumerate(choices.sizes):
+        shared = sum(unit == choices.unit[i] for unit in choices.unit) > 1
+        tags.append(np.array([*(range(len(sizes)) if shared else [-1] * len(sizes)), -1]))
+    return Instance(damage=choices.damage, costs=choices.costs, limits=choices.limits, names=choices.names,
+                    tags=tuple(tags), classes=choices.unit)  # fmt: skip
+
+
+def state_of(choices: Choices, solution: Solution) -> State:
+    """A solution's choices as rungs."""
+    return tuple(None if c == len(choices.sizes[i]) else c for i, c in enumerate(solution.choices))

@@ -1,0 +1,57 @@
+"""Stage profile: run/latency.json, the times of every distinct block on this machine, and how well they add up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from minipuzzle.arch import Architecture
+from minipuzzle.budget import Generation
+from minipuzzle.cost.latency import LatencyTable
+from minipuzzle.kernels import choose
+from minipuzzle.profile import Machine, additivity, profile
+from minipuzzle.progress import progress_bar
+from minipuzzle.space import LEVELS, Shape, bounds, shape_architecture
+from minipuzzle.stages.job import pick_device, say
+
+CHECKED = 4
+LARGEST_CHECKED = 4e9
+
+
+def run_profile(
+    parent: Architecture, works: Sequence[Generation], target: Path, *, device: str, dtype: str, widths: int
+) -> tuple[LatencyTable, list[dict[str, Any]]]:
+    """Measure, check that sums of blocks are the time of whole models, and write the table with both to ``target``."""
+    where = pick_device(device)
+    kind = torch.bfloat16 if dtype == "bf16" or (dtype == "auto" and where.type == "cuda") else torch.float32
+    machine = Machine(device=where, dtype=kind, kernels=choose(where))
+    say(f"kernels: {machine.kernels.name} ({machine.kernels.reason})")
+    with progress_bar("profile: blocks", widths, "widths") as bar:
+        table = profile(parent, works, machine, widths=widths, advance=bar.advance)
+    checked = some_students(parent, CHECKED, seed=0) if parent.parameters * kind.itemsize < LARGEST_CHECKED else []
+    with progress_bar("profile: whole models", len(checked), "models") as bar:
+        rows = additivity(table, checked, works, machine, bar.advance)
+    worst = max((abs(row["error"]) for row in rows), default=None)
+    table.meta.update(additivity=rows, worst_additivity_error=worst)
+    table.save(target)
+    return table, rows
+
+
+def some_students(parent: Architecture, count: int, seed: int) -> list[Architecture]:
+    """The parent and random legal students of it with global widths."""
+    space = bounds(parent, LEVELS[1], multiple=8, mamba_heads=True)
+    rng = np.random.default_rng(seed)
+    found = [parent]
+    while len(found) < count:
+        shape = Shape(
+            attention=int(rng.integers(space.attention[0], space.attention[1] + 1)),
+            mlp=int(rng.integers(space.mlp[0], space.mlp[1] + 1)),
+            mamba=int(rng.integers(space.mamba[0], space.mamba[1] + 1)),
+            intermediate=int(rng.choice(space.intermediate)), heads=int(rng.choice(space.heads)),
+        )  # fmt: skip
+        found.append(shape_architecture(parent, shape))
+    return found

@@ -1,0 +1,296 @@
+"""Estimators against plain float64 numpy on captured activations, and Taylor against differences of the loss."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import shaken, tiny
+
+from minipuzzle.arch import Attention, FeedForward, Mamba2, Selection
+from minipuzzle.arch.ranking import top_heads
+from minipuzzle.data import pack
+from minipuzzle.errors import UserError
+from minipuzzle.importance import (
+    ESTIMATORS,
+    FORWARD,
+    Collector,
+    HiddenCollector,
+    check_streamable,
+    magnitude_scores,
+    random_scores,
+    taylor_scores,
+)  # fmt: skip
+from minipuzzle.importance.estimators import footprint_hooks
+from minipuzzle.model import HybridLM
+
+VOCAB = 61
+KEYS = {Mamba2: "head_channels", FeedForward: "intermediate", Attention: "q_heads"}
+
+
+def texts(n=5, length=24):
+    tokens = torch.randint(0, VOCAB, (n * length,), generator=torch.Generator().manual_seed(3)).numpy().astype("uint32")
+    return pack([tokens], block_length=length, vocab_size=VOCAB, seed=0, fingerprint="t", text_bytes=1)
+
+
+def tokens(blocks):
+    return torch.from_numpy(blocks.tokens.astype(np.int64))
+
+
+def activations(model, x):
+    """For each block what enters its parts: "norm" LN(X), "first" the first projection's output, "last" y; float64."""
+    found = []
+    with torch.no_grad():
+        for i, (block, module) in enumerate(zip(model.architecture.blocks, model.blocks, strict=True)):
+            got = {}
+            first = {Mamba2: "in_proj", FeedForward: "up_proj", Attention: "q_proj"}[type(block)]
+            last = {Mamba2: "out_proj", FeedForward: "down_proj", Attention: "o_proj"}[type(block)]
+            handles = [
+                module.norm.register_forward_hook(lambda m, i, o, g=got: g.update(norm=o.double().numpy())),
+                getattr(module, first).register_forward_hook(lambda m, i, o, g=got: g.update(first=o.double().numpy())),
+                getattr(module, last).register_forward_pre_hook(lambda m, i, g=got: g.update(last=i[0].double().numpy())),
+            ]
+            model.run_blocks(model.run_blocks(model.embed(x), None, 0, i), None, i, i + 1)
+            for handle in handles:
+                handle.remove()
+            got["weight"] = getattr(module, last).weight.detach().double().numpy()
+            found.append(got)
+    return found
+
+
+def minitron(a):
+    return np.sqrt((np.abs(a).mean(1) ** 2).sum(0))
+
+
+def by_head(a, heads):
+    return a.reshape(*a.shape[:-1], heads, -1)
+
+
+def expected(estimator, block, got):
+    y, norms = got["last"], np.linalg.norm(got["weight"], axis=0)
+    if estimator in ("minitron", "minitron-pre"):
+        if isinstance(block, Mamba2):
+            return minitron(got["first"][..., block.inner : 2 * block.inner]).reshape(block.heads, block.head_dim)
+        if isinstance(block, Attention):
+            return minitron(np.linalg.norm(by_head(y, block.q_heads), axis=-1))
+        return minitron(y if estimator == "minitron" else got["first"])
+    if estimator == "flap":
+        scores = y.reshape(-1, y.shape[-1]).var(0, ddof=1) * norms**2
+        if isinstance(block, Attention):
+            return scores.reshape(block.q_heads, -1).sum(1)
+    else:
+        scores = np.abs(y).mean((0, 1)) * norms
+        if isinstance(block, Attention):
+            parts, columns = np.moveaxis(by_head(y, block.q_heads), 2, 0), np.split(got["weight"], block.q_heads, axis=1)
+            return np.array([np.linalg.norm(p @ c.T, axis=-1).mean() for p, c in zip(parts, columns, strict=True)])
+    return scores.reshape(block.heads, block.head_dim) if isinstance(block, Mamba2) else scores
+
+
+@pytest.mark.parametrize("estimator", ["minitron", "minitron-pre", "flap", "contribution"])
+def test_collectors_equal_numpy_whatever_the_batches(estimator):
+    model = shaken(tiny("M-*M", vocab=VOCAB))
+    x = tokens(texts())
+    want = activations(model, x)
+    for i, (block, module) in enumerate(zip(model.architecture.blocks, model.blocks, strict=True)):
+        saved = None
+        with torch.no_grad():
+            for part in x.split(2):  # a new collector goes on from saved sums: they are all its state
+                collector = Collector(block, module, estimator)
+                for name in saved or {}:
+                    collector.sums[name] = saved[name]
+                with collector:
+                    model.hidden_states(part)
+                saved = {name: value.copy() for name, value in collector.sums.items()}
+                assert all(value.dtype == np.float64 for value in saved.values())
+        scores = collector.scores()
+        assert list(scores) == [KEYS[type(block)]]
+        assert np.allclose(scores[KEYS[type(block)]], expected(estimator, block, want[i]), rtol=2e-5)
+        before = {name: value.copy() for name, value in collector.sums.items()}
+        model.hidden_states(x)  # hooks are gone
+        assert all((collector.sums[name] == before[name]).all() for name in before)
+
+
+def test_minitron_is_the_formula_of_modelopts_l2_norm_hook():
+    """Sequence first, as Megatron has it: |input of fc2|.mean(0), squared, summed over batches, root at the end."""
+    model = shaken(tiny("-", vocab=VOCAB))
+    x = tokens(texts())
+    total = torch.zeros(64)
+
+    def hook(module, inputs):
+        total.add_(inputs[0].transpose(0, 1).float().abs().mean(dim=0).pow(2).sum(dim=0))
+
+    model.blocks[0].down_proj.register_forward_pre_hook(hook)
+    with torch.no_grad(), Collector(model.architecture.blocks[0], model.blocks[0], "minitron") as collector:
+        for part in x.split(2):
+            model.hidden_states(part)
+    assert np.allclose(collector.scores()["intermediate"], total.pow(0.5).numpy(), rtol=1e-5)
+
+
+def test_hidden_channels_add_up_over_blocks():
+    model = shaken(tiny("M-*", vocab=VOCAB))
+    x = tokens(texts())
+    collectors = [HiddenCollector(b, m) for b, m in zip(model.architecture.blocks, model.blocks, strict=True)]
+    for collector in collectors:
+        with torch.no_grad(), collector:
+            for part in x.split(3):
+                model.hidden_states(part)
+    want = sum(minitron(got["norm"]) for got in activations(model, x))
+    assert np.allclose(sum(c.scores()["hidden"] for c in collectors), want, rtol=1e-5)
+
+
+def test_flap_ignores_what_never_changes_and_contribution_does_not():
+    """A constant channel has no variance: FLAP moves it into a bias. Puzzle's contribution counts it."""
+    model = shaken(tiny("-", vocab=VOCAB, intermediate=4))
+    block, module = model.architecture.blocks[0], model.blocks[0]
+    scores = {}
+    for estimator in ("flap", "contribution"):
+        with Collector(block, module, estimator) as collector, torch.no_grad():
+            y = torch.rand(3, 7, 4)
+            y[..., 1] = 5.0
+            module.down_proj(y)
+        scores[estimator] = collector.scores()["intermediate"]
+    assert scores["flap"].argmin() == 1
+    assert scores["flap"][1] == pytest.approx(0, abs=1e-12)
+    assert scores["contribution"].argmax() == 1
+
+
+def test_heads_and_groups_keep_their_order():
+    """Channel 24 h + c of the projection is channel c of head h, so the group rule of top_heads sees true groups."""
+    model = shaken(tiny("M", vocab=VOCAB))
+    block, module = model.architecture.blocks[0], model.blocks[0]
+    with torch.no_grad():
+        x_rows = module.in_proj.weight[block.inner : 2 * block.inner].view(block.heads, block.head_dim, -1)
+        x_rows[5] *= 100
+        module.out_proj.weight.view(-1, block.heads, block.head_dim)[:, 5] *= 100
+    for estimator in ("minitron", "flap", "contribution", "magnitude"):
+        with torch.no_grad(), Collector(block, module, estimator) as collector:
+            model.hidden_states(tokens(texts()))
+        channels = collector.scores()["head_channels"]
+        assert channels.shape == (8, 8)
+        assert np.square(channels).sum(1).argmax() == 5
+        kept = top_heads(channels, 4, block.groups)
+        assert 5 in kept
+        assert [h // 4 for h in kept] == [0, 0, 1, 1]
+        Selection(blocks=({"heads": kept},)).student(model.architecture)
+
+
+def test_baselines_cover_every_axis():
+    model = shaken(tiny("M-*", vocab=VOCAB))
+    parent, modules = model.architecture, model.blocks
+    magnitude, random = magnitude_scores(model), random_scores(parent, 3)
+    for scores in (magnitude, random):
+        assert scores.blocks.shape == (3,)
+        assert scores.hidden.shape == (32,)
+        assert (scores.head_channels[0].shape, scores.intermediate[1].shape, scores.q_heads[2].shape) == ((8, 8), (64,), (4,))
+    assert (random.q_heads[2] == random_scores(parent, 3).q_heads[2]).all()
+    weights = {name: p.detach().double().numpy() for name, p in model.named_parameters() if p.ndim == 2}
+    total = sum((w**2).sum(0 if w.shape[1] == 32 and "out_proj" not in n and "o_proj" not in n and "down" not in n else 1)
+                for n, w in weights.items())  # fmt: skip
+    assert np.allclose(magnitude.hidden, np.sqrt(total))
+    for i, key in enumerate(("head_channels", "intermediate", "q_heads")):
+        with Collector(parent.blocks[i], modules[i], "magnitude") as collector:
+            pass
+        assert collector.sums == {}
+        assert (collector.scores()[key] == getattr(magnitude, key)[i]).all()
+        noise = [Collector(parent.blocks[i], modules[i], "random", seed=s).scores()[key] for s in (1, 1, 2)]
+        assert (noise[0] == noise[1]).all()
+        assert (noise[0] != noise[2]).any()
+
+
+def loss_by_sample(model: HybridLM, x):
+    with torch.no_grad():
+        logits = model(x)[:, :-1].double()
+    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), x[:, 1:].flatten(), reduction="none")
+    return losses.view(len(x), -1).mean(1).numpy()
+
+
+def by_difference(model, x, weights, eps=2e-2):
+    """sqrt(mean_b (dL_b/dm)^2) of scaling ``weights`` (tensor views) by m, by central differences."""
+    ends = []
+    for m in (1 + eps, 1 - eps):
+        before = [w.clone() for w in weights]
+        with torch.no_grad():
+            for w in weights:
+                w.mul_(m)
+        ends.append(loss_by_sample(model, x))
+        with torch.no_grad():
+            for w, old in zip(weights, before, strict=True):
+                w.copy_(old)
+    return np.sqrt((((ends[0] - ends[1]) / (2 * eps)) ** 2).mean())
+
+
+def test_taylor_is_the_derivative_of_the_loss():
+    model = shaken(tiny("M-*-", vocab=VOCAB)).double()
+    for module in model.blocks:
+        module.requires_grad_(True)
+    text = texts()
+    x = tokens(text)
+    model.train()
+    scores = taylor_scores(model, text, samples=5, batch=2)
+    assert model.training
+    assert all(p.requires_grad and p.grad is None for p in model.blocks.parameters())
+    assert scores.meta["samples"] == 5
+    with torch.no_grad():
+        out, down, o = model.blocks[0].out_proj.weight, model.blocks[1].down_proj.weight, model.blocks[2].o_proj.weight
+        for c in (0, 9, 63):
+            assert scores.intermediate[1][c] == pytest.approx(by_difference(model, x, [down[:, c]]), rel=2e-3, abs=1e-6)
+            want = by_difference(model, x, [out[:, c]])
+            assert scores.head_channels[0][c // 8, c % 8] == pytest.approx(want, rel=2e-3, abs=1e-6)
+        for h in range(4):
+            want = by_difference(model, x, [o[:, 8 * h : 8 * h + 8]])
+            assert scores.q_heads[2][h] == pytest.approx(want, rel=2e-3, abs=1e-6)
+        for i, w in enumerate((out, down, o)):
+            assert scores.blocks[i] == pytest.approx(by_difference(model, x, [w]), rel=2e-3)
+        writers = [model.embeddings.weight.t(), out, down, o, model.blocks[3].down_proj.weight]
+        for k in (0, 31):
+            assert scores.hidden[k] == pytest.approx(by_difference(model, x, [w[k] for w in writers]), rel=2e-3, abs=1e-6)
+
+
+def test_taylor_of_one_sample_is_weight_times_gradient():
+    model = shaken(tiny("-M", vocab=VOCAB))
+    text = texts(1)
+    x = tokens(text)
+    scores = taylor_scores(model, text, samples=1, batch=1)
+    logits = model(x)[:, :-1]
+    torch.nn.functional.cross_entropy(logits.flatten(0, 1), x[:, 1:].flatten()).backward()
+    down, out = model.blocks[0].down_proj.weight, model.blocks[1].out_proj.weight
+    for got, w in ((scores.intermediate[0], down), (scores.head_channels[1].ravel(), out)):
+        assert np.allclose(got, (w * w.grad).sum(0).abs().detach().numpy(), rtol=1e-3, atol=1e-7)
+    assert scores.blocks[0] == pytest.approx(abs((down * down.grad).sum().item()), rel=1e-3)
+
+
+def test_unknown_and_whole_model_estimators_are_refused():
+    assert set(ESTIMATORS) - set(FORWARD) == {"taylor"}
+    model = shaken(tiny("-", vocab=VOCAB))
+    with pytest.raises(UserError, match="whole model") as caught:
+        Collector(model.architecture.blocks[0], model.blocks[0], "taylor")
+    assert "taylor_scores" in caught.value.next
+    with pytest.raises(UserError, match="no estimator") as caught:
+        check_streamable("minitrom")
+    assert "'minitron'" in caught.value.next
+    for name in FORWARD:
+        check_streamable(name)
+
+
+@pytest.mark.parametrize("estimator", FORWARD)
+def test_footprint_hooks_run_on_meta_tensors_and_change_nothing(estimator):
+    parent = tiny("M-*", vocab=VOCAB)
+    model = HybridLM(parent).to("meta")
+    for block, module in zip(parent.blocks, model.blocks, strict=True):
+        footprint_hooks(block, estimator)(module)
+        last = {Mamba2: "out_proj", FeedForward: "down_proj", Attention: "o_proj"}[type(block)]
+        x = torch.empty(2, 5, getattr(module, last).in_features, device="meta")
+        assert getattr(module, last)(x).shape == (2, 5, 32)
+        assert module.norm(torch.empty(2, 5, 32, device="meta")).shape == (2, 5, 32)
+
+
+def test_a_model_in_bf16_is_scored():
+    model = shaken(replace(tiny("M-*", vocab=VOCAB))).bfloat16()
+    for estimator in FORWARD:
+        for block, module in zip(model.architecture.blocks, model.blocks, strict=True):
+            with torch.no_grad(), Collector(block, module, estimator) as collector:
+                model.hidden_states(tokens(texts()))
+            (scores,) = collector.scores().values()
+            assert np.isfinite(scores).all()
+            assert scores.dtype == np.float64
+    assert np.isfinite(taylor_scores(model, texts(), 4, 2).blocks).all()

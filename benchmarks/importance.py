@@ -167,9 +167,9 @@ def results(jobs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def plain(selection: Selection) -> dict[str, Any]:
-    """A selection as JSON."""
-    blocks = [None if kept is None else {axis: list(c) for axis, c in kept.items()} for kept in selection.blocks]
-    return {"blocks": blocks, "hidden": None if selection.hidden is None else list(selection.hidden)}
+    """A selection as JSON: how many of each axis stay (None: the block is out). Which ones follows from the seed."""
+    blocks = [None if kept is None else {axis: len(c) for axis, c in kept.items()} for kept in selection.blocks]
+    return {"blocks": blocks, "hidden": None if selection.hidden is None else len(selection.hidden)}
 
 
 def scores(setting: Setting, samples: int, seed: int) -> tuple[dict[str, Scores], dict[str, np.ndarray], Any]:

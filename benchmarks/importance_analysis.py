@@ -184,12 +184,13 @@ def tables(facts: dict[str, Any]) -> str:
     """The results as Markdown."""
     found, lines = facts["correlations"], []
     names = {"before": "no training", "after": f"{facts['tokens']:,} tokens of distillation"}
-    for when in [w for w in names if any(key.startswith(w) for key in found)]:
+    for when in names:
         groups = [[f"{when} / {f} / {how}" for f in ("ffn", "mamba", "attention") for how in ("sum", "share")]]
         groups[0].append(f"{when} / all / share")
         groups.append([f"{when} / {f} / block score" for f in ("blocks", "all")])
-        for keys in groups:
-            keys = [key for key in keys if key in found]
+        for keys in [[key for key in group if key in found] for group in groups]:
+            if not keys:
+                continue
             lines += ["", f"**Spearman of predicted damage and loss increase, {names[when]}** [95 % bootstrap interval]", ""]
             lines += _head([key.split(" / ", 1)[1].replace(" / ", ": ") for key in keys])
             for row in dict.fromkeys(name for key in keys for name in found[key]):

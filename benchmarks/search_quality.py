@@ -20,6 +20,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from minipuzzle import embedded
@@ -37,6 +38,7 @@ from minipuzzle.search.plan import Plan, make_plan
 from minipuzzle.search.propose import instance, propose, state_of
 from minipuzzle.search.rank import Reality, realise
 from minipuzzle.search.refine import refine, repair
+from minipuzzle.search.select import select
 from minipuzzle.search.solve import solve
 from minipuzzle.search.timing import load_timing
 from minipuzzle.surgery import cut
@@ -162,9 +164,9 @@ def search(task: Task, model: HybridLM, choice: TokenBlocks, moves: int) -> tupl
         ranked = realise(plan.candidates(scores, 48), one, {}, "agreement")
         return ranked[0].candidate.selection, len(ranked)
     if task.method == "minitron":
-        largest = sorted(plan.candidates(scores, plan.feasible.count), key=lambda c: -c.parameters)[:10]
-        ranked = realise(largest, one, {}, "agreement")
-        return min(ranked, key=lambda r: r.reality.loss).candidate.selection, len(ranked)
+        largest = np.argsort(-plan.feasible.parameters, kind="stable")[:10]
+        selections = [select(plan.parent, scores, plan.feasible.shape(int(i))) for i in largest]
+        return min(selections, key=lambda selection: one(selection).loss), len(selections)
     prices = plan.prices
     choices = make_choices(plan.parent, scores, plan.widest(settings), settings, prices.of, prices.limits - prices.base,
                            prices.names)  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Any
 
-from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Mamba2, block_parameters
+from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Mamba2
 from minipuzzle.families._nemotron_h_fields import KINDS, canonical, divides, error, layers, limitless, positive, supported
 
 AXIS_FIELDS = {
@@ -77,7 +77,8 @@ def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, An
     for kind in ("mamba", "attention", "mlp"):
         of_kind = [b for b in architecture.blocks if b.kind == kind]
         if of_kind:
-            result |= _sizes(max(of_kind, key=block_parameters))
+            widths = AXIS_FIELDS[kind]
+            result |= _sizes(max(of_kind, key=lambda b: [b.sizes[axis] for axis in widths]))
     if not architecture.homogeneous:
         result |= {
             "model_type": "nemotron_h_puzzle", "architectures": ["NemotronHPuzzleForCausalLM"],

@@ -28,7 +28,7 @@ from minipuzzle.checkpoint.config import read_config
 from minipuzzle.cost.latency import LatencyTable, model_ms
 from minipuzzle.importance import random_scores
 from minipuzzle.kernels import choose
-from minipuzzle.profile import Machine, additivity, profile, time_model
+from minipuzzle.profile import PHASES, Machine, additivity, profile, time_model
 from minipuzzle.recipe import SearchSettings
 from minipuzzle.search.choices import make_choices
 from minipuzzle.search.plan import make_plan
@@ -109,11 +109,12 @@ def published(machine: Machine) -> dict[str, Any]:
     table = LatencyTable(meta={"device": machine.name, "dtype": str(machine.dtype), "date": ""})
     narrow = tuple(replace(b, intermediate=30720) if isinstance(b, FeedForward) else b for b in parent.blocks)
     for shape in (parent, replace(parent, blocks=narrow)):
-        for key, ms in profile(shape, PUBLISHED, machine, widths=1).entries.items():
-            table.entries.setdefault(key, ms)
+        for work, phase in zip(PUBLISHED, PHASES, strict=True):
+            for key, ms in profile(shape, [work], machine, widths=1, phases=[phase]).entries.items():
+                table.entries.setdefault(key, ms)
     rows = []
-    for work, phase in zip(PUBLISHED, ("prefill", "decode"), strict=True):
-        large, little = (model_ms(table, a, phase, work) for a in (parent, small))  # type: ignore[arg-type]
+    for work, phase in zip(PUBLISHED, PHASES, strict=True):
+        large, little = (model_ms(table, a, phase, work) for a in (parent, small))
         rows.append({"workload": str(work), "phase": phase, "ms_56b": large, "ms_47b": little, "speedup": large / little})
         print(f"{phase:<8} {work}: 56B {large:9.2f} ms, 47B {little:9.2f} ms: {large / little:.3f}x (paper: 1.2x)")
     entries = [{"phase": p, "batch": b, "tokens": t, "block": k, "ms": ms} for (p, b, t, k), ms in table.entries.items()]

@@ -20,13 +20,16 @@ from torch import Tensor
 from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Mamba2
 from minipuzzle.budget import Generation, Phase
 from minipuzzle.cost.latency import LatencyTable, describe, model_ms, surroundings
+from minipuzzle.errors import UserError
 from minipuzzle.kernels import Kernels
 from minipuzzle.model import HybridLM
 from minipuzzle.model.cache import Cache
 
 PHASES: tuple[Phase, ...] = ("prefill", "decode")
-SECONDS = 1.5
-REPEATS = (5, 60)
+SECONDS = 0.5
+REPEATS = (6, 60)
+ROUNDS = {"cuda": 1, "cpu": 3}
+"""Times over everything, medians of them: a CPU is shared with others, whose load drifts."""
 MEMORY_SHARE = 0.6
 
 
@@ -45,33 +48,40 @@ class Machine:
             return torch.cuda.get_device_name(self.device)
         return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
 
+    @property
+    def rounds(self) -> int:
+        """How often everything is timed."""
+        return ROUNDS[self.device.type]
+
     def model(self, architecture: Architecture) -> HybridLM:
         """A model of random weights."""
         return HybridLM(architecture, device=self.device, dtype=self.dtype, kernels=self.kernels).eval()
 
 
 def profile(
-    parent: Architecture, works: Sequence[Generation], machine: Machine, *, widths: int,
+    parent: Architecture, works: Sequence[Generation], machine: Machine, *, widths: int, phases: Sequence[Phase] = PHASES,
     advance: Callable[[int], None] = lambda chains: None,
 ) -> LatencyTable:  # fmt: skip
-    """A table of every distinct block of ``parent`` at ``widths`` sizes from whole to an eighth, for each workload."""
-    entries: dict[tuple[str, int, int, str], float] = {}
-    for rung in range(widths):
+    """A table of every distinct block of ``parent`` at ``widths`` sizes from whole to an eighth, for each workload.
+
+    Raises: UserError for a workload that does not fit the device.
+    """
+    seen: dict[tuple[str, int, int, str], list[float]] = {}
+    for rung in [rung for _ in range(machine.rounds) for rung in range(widths)]:
         model = machine.model(chain(parent, rung / max(1, widths - 1), machine))
         for work in works:
-            for phase in PHASES:
-                if phase == "decode" and work.output == 0:
-                    continue
+            for phase in [phase for phase in _phases(work) if phase in phases]:
                 tokens = work.prompt if phase == "prefill" else work.context
                 blocks, around = time_blocks(model, phase, work)
                 by_shape: dict[str, list[float]] = {}
                 for block, ms in zip(model.architecture.blocks, blocks, strict=True):
                     by_shape.setdefault(describe(block), []).append(ms)
                 for text, values in by_shape.items():
-                    entries[phase, work.batch, tokens, text] = statistics.fmean(values)
-                entries.setdefault((phase, work.batch, tokens, surroundings(parent)), around)
+                    seen.setdefault((phase, work.batch, tokens, text), []).append(statistics.fmean(values))
+                seen.setdefault((phase, work.batch, tokens, surroundings(parent)), []).append(around)
         del model
         advance(1)
+    entries = {key: statistics.median(values) for key, values in seen.items()}
     meta = {
         "device": machine.name, "dtype": str(machine.dtype).removeprefix("torch."), "kernels": machine.kernels.reason,
         "torch": torch.__version__, "date": datetime.date.today().isoformat(), "workloads": [str(w) for w in works],
@@ -90,80 +100,107 @@ def chain(parent: Architecture, shrink: float, machine: Machine) -> Architecture
     return replace(parent, blocks=tuple(_shrunk(block, shrink) for block in blocks))
 
 
-@torch.no_grad()
 def time_blocks(model: HybridLM, phase: Phase, work: Generation) -> tuple[list[float], float]:
     """(median ms of each block, ms of everything around them) for one prefill or one decoding step."""
-    step = _step(model, phase, work)
-    clock = _Clock(model.embeddings.weight.device)
-
-    def once() -> list[float]:
-        clock.start()
-        step(clock.mark)
-        return clock.read()
-
-    for _ in range(3):
-        once()
-    rows = _repeat(once)
-    columns = [statistics.median(column) for column in zip(*rows, strict=True)]
+    columns = _times(model, phase, work, inside=True)
     return columns[1:-1], columns[0] + columns[-1]
 
 
-@torch.no_grad()
 def time_model(model: HybridLM, phase: Phase, work: Generation) -> float:
     """Median ms of a whole prefill or decoding step, nothing measured in between."""
-    step = _step(model, phase, work)
-    clock = _Clock(model.embeddings.weight.device)
+    return _times(model, phase, work, inside=False)[0]
 
-    def once() -> float:
-        clock.start()
-        step(lambda: None)
-        clock.mark()
-        return clock.read()[0]
 
-    for _ in range(3):
-        once()
-    return statistics.median(_repeat(once))
+@torch.no_grad()
+def _times(model: HybridLM, phase: Phase, work: Generation, inside: bool) -> list[float]:
+    """Median ms between the start, each block (where ``inside``) and the end of a step.
+
+    Decoding on CUDA is replayed as one CUDA graph, as servers do: launched one by one, its kernels wait for Python.
+    """
+    device = model.embeddings.weight.device
+    try:
+        step = _step(model, phase, work)
+        for _ in range(3):
+            step(lambda: None)
+        clock = _Clock(device, graph=device.type == "cuda" and phase == "decode")
+
+        def once() -> None:
+            clock.start()
+            step(clock.mark if inside else lambda: None)
+            if not inside:
+                clock.mark()
+
+        if clock.graph is not None:
+            torch.cuda.synchronize()
+            with torch.cuda.graph(clock.graph):
+                once()
+            rows = _repeat(clock.replay)
+        else:
+            def timed() -> list[float]:
+                once()
+                return clock.read()
+
+            rows = _repeat(timed)
+    except torch.cuda.OutOfMemoryError as reason:
+        raise UserError(
+            "The workload does not fit the device.", got=f"{phase} of {work}: {str(reason).split('. ')[0]}",
+            allowed=f"what {_memory(device) / 2**30:.0f} GiB hold", next="Profile a smaller batch or a shorter prompt.",
+        ) from reason  # fmt: skip
+    return [statistics.median(column) for column in zip(*rows[1:], strict=True)]
 
 
 def additivity(table: LatencyTable, architectures: Sequence[Architecture], works: Sequence[Generation], machine: Machine,
                advance: Callable[[int], None] = lambda models: None) -> list[dict[str, Any]]:  # fmt: skip
     """Sum of blocks against the whole model, measured: a row for each architecture, workload and phase."""
-    rows = []
-    for architecture in architectures:
-        model = machine.model(architecture)
+    measured: dict[tuple[int, Generation, Phase], list[float]] = {}
+    for number in [n for _ in range(machine.rounds) for n in range(len(architectures))]:
+        model = machine.model(architectures[number])
         for work in works:
-            for phase in PHASES:
-                if phase == "decode" and work.output == 0:
-                    continue
-                predicted, measured = model_ms(table, architecture, phase, work), time_model(model, phase, work)
-                rows.append({"pattern": architecture.pattern, "parameters": architecture.parameters, "phase": phase,
-                             "workload": str(work), "predicted_ms": predicted, "measured_ms": measured,
-                             "error": predicted / measured - 1})  # fmt: skip
+            for phase in _phases(work):
+                measured.setdefault((number, work, phase), []).append(time_model(model, phase, work))
         del model
         advance(1)
+    rows = []
+    for (number, work, phase), values in measured.items():
+        architecture, took = architectures[number], statistics.median(values)
+        predicted = model_ms(table, architecture, phase, work)
+        rows.append({"pattern": architecture.pattern, "parameters": architecture.parameters, "phase": phase,
+                     "workload": str(work), "predicted_ms": predicted, "measured_ms": took,
+                     "error": predicted / took - 1})  # fmt: skip
     return rows
 
 
-class _Clock:
-    """Times between marks: events on CUDA, perf_counter elsewhere."""
+def _phases(work: Generation) -> tuple[Phase, ...]:
+    return PHASES if work.output else PHASES[:1]
 
-    def __init__(self, device: torch.device) -> None:
+
+class _Clock:
+    """Times between marks: events on CUDA (inside a graph, external ones), perf_counter elsewhere."""
+
+    def __init__(self, device: torch.device, graph: bool) -> None:
         self.cuda = device.type == "cuda"
+        self.graph = torch.cuda.CUDAGraph() if graph else None
         self.marks: list[Any] = []
 
     def start(self) -> None:
-        if self.cuda:
+        if self.cuda and self.graph is None:
             torch.cuda.synchronize()
         self.marks = []
         self.mark()
 
     def mark(self) -> None:
         if self.cuda:
-            event = torch.cuda.Event(enable_timing=True)
+            event = torch.cuda.Event(enable_timing=True, external=self.graph is not None)
             event.record()
             self.marks.append(event)
         else:
             self.marks.append(time.perf_counter())
+
+    def replay(self) -> list[float]:
+        """Run the captured step, then ``read``."""
+        assert self.graph is not None
+        self.graph.replay()
+        return self.read()
 
     def read(self) -> list[float]:
         """Milliseconds between marks."""

@@ -10,6 +10,7 @@ import json
 from bisect import bisect_left
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any, Protocol
 
 from minipuzzle.arch import Architecture, Block
@@ -27,6 +28,10 @@ class Timing(Protocol):
     @property
     def source(self) -> str:
         """Where the times come from, for people."""
+
+    @property
+    def margin(self) -> float:
+        """The share by which sums of blocks are typically off: kept free in a budget of time."""
 
     def ms(self, block: Block | None, phase: Phase, work: Generation, parent: Architecture) -> float:
         """Milliseconds of a block, or (None) of embedding, final norm, head and the loop around blocks."""
@@ -49,6 +54,12 @@ class LatencyTable:
     def source(self) -> str:
         """Where the times come from, for people."""
         return f"measured on {self.meta['device']}, {self.meta['dtype']}, {self.meta['date']}"
+
+    @property
+    def margin(self) -> float:
+        """The median additivity error of the whole models that were timed with the table; 0 where none was."""
+        errors = [abs(float(row["error"])) for row in self.meta.get("additivity", [])]
+        return median(errors) if errors else 0.0
 
     def ms(self, block: Block | None, phase: Phase, work: Generation, parent: Architecture) -> float:
         """As ``Timing.ms``. Raises: UserError for a workload or a shape that was not measured."""

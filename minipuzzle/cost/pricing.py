@@ -15,7 +15,10 @@ from minipuzzle.cost.memory import Workload, part_bytes, values
 
 @dataclass(frozen=True, kw_only=True)
 class Pricing:
-    """One column for each limit: ``names`` and ``limits`` [m], ``base`` [m] for what is no block (embedding, norm, head)."""
+    """One column for each limit: ``names`` and ``limits`` [m], ``base`` [m] for what is no block (embedding, norm, head).
+
+    Limits of time keep the timing's margin free: a sum of blocks is not quite the model's time.
+    """
 
     parent: Architecture
     workload: Workload
@@ -41,7 +44,8 @@ def pricing(parent: Architecture, limits: Limits, workload: Workload, timing: Ti
     """The prices of a parent's blocks under the limits that are set; time limits need a ``timing``."""
     named = {"parameters": limits.parameters, "memory": limits.bytes}
     names = [name for name, limit in named.items() if limit is not None]
-    bounds = [float(named[name] or 0) for name in names] + [t.ms for t in limits.times]
+    free = 1.0 if timing is None else 1 / (1 + timing.margin)
+    bounds = [float(named[name] or 0) for name in names] + [t.ms * free for t in limits.times]
     base = _sizes(replace(parent, blocks=()), limits, workload)
     times = [] if timing is None else [timing.ms(None, t.phase, t.work, parent) for t in limits.times]
     return Pricing(

@@ -31,6 +31,11 @@ class Roofline:
         """Where the times come from, for people."""
         return f"roofline estimate for {self.device}, not measured"
 
+    @property
+    def margin(self) -> float:
+        """None is known."""
+        return 0.0
+
     def ms(self, block: Block | None, phase: Phase, work: Generation, parent: Architecture) -> float:
         """As ``Timing.ms``: prefill works on all tokens at once, decode reads every weight and the cache for one token."""
         if phase == "total":

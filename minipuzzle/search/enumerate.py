@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minipuzzle.arch import Architecture
-from minipuzzle.budget import Limits
 from minipuzzle.cost import Workload
 from minipuzzle.cost.memory import part_bytes, values
 from minipuzzle.cost.pricing import Pricing
@@ -90,21 +89,22 @@ def enumerate_shapes(bounds: Bounds, prices: Pricing) -> Feasible:
     shapes = grid(bounds)
     parameters, size = costs(prices.parent, shapes, prices.workload)
     took = times(shapes, prices)
-    fits = within(parameters, size, took, prices.asked)
+    fits = within(parameters, size, took, prices)
     return Feasible(shapes=shapes[fits], parameters=parameters[fits], bytes=size[fits], times=took[fits])
 
 
 def within(
-    parameters: NDArray[np.int64], size: NDArray[np.float64], took: NDArray[np.float64], limits: Limits
+    parameters: NDArray[np.int64], size: NDArray[np.float64], took: NDArray[np.float64], prices: Pricing
 ) -> NDArray[np.bool_]:
     """[n] bool: which keep every limit."""
+    limits = prices.asked
     fits = np.ones(len(parameters), dtype=bool)
     if limits.parameters is not None:
         fits &= parameters <= limits.parameters
     if limits.bytes is not None:
         fits &= size <= limits.bytes
     if limits.times:
-        fits &= (took <= np.array([t.ms for t in limits.times])).all(axis=1)
+        fits &= (took <= prices.limits[-len(limits.times) :]).all(axis=1)
     return fits
 
 
@@ -124,6 +124,6 @@ def maximal(feasible: Feasible, bounds: Bounds, prices: Pricing) -> NDArray[np.b
             stepped[:, column] = values[np.minimum(position, len(values) - 1)]
         parameters, size = costs(prices.parent, stepped, prices.workload)
         fits = np.zeros(len(stepped), dtype=bool)
-        fits[possible] = within(parameters[possible], size[possible], times(stepped[possible], prices), prices.asked)
+        fits[possible] = within(parameters[possible], size[possible], times(stepped[possible], prices), prices)
         result &= ~fits
     return result

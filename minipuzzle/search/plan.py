@@ -81,6 +81,7 @@ class Plan:
                 "workload": asdict(self.prices.workload),
                 "times": {t.name: t.ms for t in self.limits.times},
                 "timing": None if self.prices.timing is None else self.prices.timing.source,
+                "margin": None if self.prices.timing is None else self.prices.timing.margin,
             },
             "bounds": self.bounds.plain(), "points": self.points, "feasible": self.feasible.count,
             "parent_cost": {
@@ -146,7 +147,8 @@ def _unreachable(space: Bounds, prices: Pricing, settings: SearchSettings) -> Us
         smallest.append(f"{parameters.min():,} parameters")
     if prices.asked.bytes is not None:
         smallest.append(f"{size.min() / GIB:.3f} GiB")
-    smallest += [f"{took[:, k].min():.3f} {limit.name}" for k, limit in enumerate(prices.asked.times)]
+    free = 1.0 if prices.timing is None else 1 + prices.timing.margin
+    smallest += [f"{took[:, k].min() * free:.3f} {limit.name}" for k, limit in enumerate(prices.asked.times)]
     heads = "" if settings.mamba_heads else ", or add --mamba-heads to narrow those too"
     return UserError(
         "No architecture in the search space meets this budget.", got=" and ".join(settings.budget),

@@ -30,10 +30,10 @@ def run_profile(
     kind = torch.bfloat16 if dtype == "bf16" or (dtype == "auto" and where.type == "cuda") else torch.float32
     machine = Machine(device=where, dtype=kind, kernels=choose(where))
     say(f"kernels: {machine.kernels.name} ({machine.kernels.reason})")
-    with progress_bar("profile: blocks", widths, "widths") as bar:
+    with progress_bar("profile: blocks", widths * machine.rounds, "models") as bar:
         table = profile(parent, works, machine, widths=widths, advance=bar.advance)
     checked = some_students(parent, CHECKED, seed=0) if parent.parameters * kind.itemsize < LARGEST_CHECKED else []
-    with progress_bar("profile: whole models", len(checked), "models") as bar:
+    with progress_bar("profile: whole models", len(checked) * machine.rounds, "models") as bar:
         rows = additivity(table, checked, works, machine, bar.advance)
     worst = max((abs(row["error"]) for row in rows), default=None)
     table.meta.update(additivity=rows, worst_additivity_error=worst)

@@ -1,0 +1,58 @@
+"""What commands share: options, printing, and the record of what was run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from minipuzzle.recipe import Data
+from minipuzzle.rundir import RunDir
+
+if TYPE_CHECKING:
+    from minipuzzle.stages.job import Job
+
+FIRST = os.environ.get("RANK", "0") == "0"  # of the processes of a torchrun only the first prints
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 132, quiet=not FIRST)
+
+Run = Annotated[Path, typer.Option("--run", help="Run directory that all commands share.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Length = Annotated[int, typer.Option(help="Tokens in a block of text.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+RUN = Path("minipuzzle-run")
+
+
+def make_job(run: Path, checkpoint: Path | None, data: Data, device: str) -> Job:
+    """The job of a run directory; imports torch."""
+    from minipuzzle.stages.job import Job
+
+    return Job(RunDir(run), checkpoint=checkpoint, data=data, device=device)
+
+
+def config_only(path: Path) -> bool:
+    """Whether a folder holds a config.json and no weights."""
+    return (path / "config.json").is_file() and not any(path.glob("*.safetensors*"))
+
+
+@contextmanager
+def command(run: Path) -> Iterator[None]:
+    """Record the command line and its seconds in the run directory once it has succeeded."""
+    started = time.monotonic()
+    yield
+    words = ["minipuzzle", *sys.argv[1:]]
+    RunDir(run).record_command(shlex.join(words), time.monotonic() - started)
+
+
+def print_json(value: Any) -> None:
+    """JSON on standard output, from the first process only."""
+    if FIRST:
+        print(json.dumps(value, indent=1, default=str))

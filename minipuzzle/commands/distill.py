@@ -1,0 +1,35 @@
+"""minipuzzle distill: heal the best candidates with the original as teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from minipuzzle.commands._shared import RUN, Device, Json, Length, Run, command, make_job, out, print_json
+from minipuzzle.recipe import EMBEDDED, Data, DistillSettings, Training
+
+
+def distill(run: Run = RUN,
+            teacher: Annotated[Path | None, typer.Option(help="Teacher (default: the parent).")] = None,
+            data: Annotated[str, typer.Option(help="Training text.")] = EMBEDDED,
+            validation: Annotated[str, typer.Option(help="Validation text.")] = EMBEDDED,
+            tokens: Annotated[int, typer.Option(help="Tokens of the long run.")] = 2_000_000,
+            short_tokens: Annotated[int, typer.Option(help="Tokens of each short run.")] = 200_000,
+            batch: int = 8, learning_rate: float = 5e-4, seed: int = 0, length: Length = 512,
+            device: Device = "auto", as_json: Json = False) -> None:  # fmt: skip
+    """Prune if needed, distil the candidates briefly, then the winner for long."""
+    settings = DistillSettings(
+        short_tokens=short_tokens,
+        training=Training(tokens=tokens, batch=batch, learning_rate=learning_rate, seed=seed),
+    )
+    with command(run):
+        from minipuzzle.stages.distill import run_distill, summary
+
+        job = make_job(run, None, Data(train=data, validation=validation, length=length), device)
+        student = run_distill(job, settings, teacher)
+        if as_json:
+            print_json({"path": str(student.path), "parameters": student.parameters, **summary(job)})
+        else:
+            out.print(f"student: {student.path}  {student.parameters:,} parameters    next: minipuzzle eval")

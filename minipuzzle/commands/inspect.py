@@ -1,0 +1,27 @@
+"""minipuzzle inspect: what a model is and needs, from its config.json alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from minipuzzle.commands._shared import Json, out, print_json
+
+
+def inspect(path: Annotated[Path, typer.Argument(help="Checkpoint, or a folder with a config.json.")],
+            context: str = "8192", batch: int = 1, weights: str = "bf16", kv: str = "bf16", state: str = "bf16",
+            as_json: Json = False) -> None:  # fmt: skip
+    """Show a model's strip, parameters and memory, from its config.json alone."""
+    from minipuzzle.budget import parse_count
+    from minipuzzle.checkpoint.config import read_config
+    from minipuzzle.cost import Workload
+    from minipuzzle.report.inspect import inspect_json, inspect_view
+
+    _, architecture = read_config(path)
+    workload = Workload(context=parse_count(context), batch=batch, weights=weights, kv=kv, state=state)
+    if as_json:
+        print_json(inspect_json(architecture, workload))
+    else:
+        out.print(inspect_view(str(path), architecture, workload))

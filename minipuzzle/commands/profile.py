@@ -1,0 +1,37 @@
+"""minipuzzle profile: times of every distinct block on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from minipuzzle.budget import parse_work
+from minipuzzle.commands._shared import RUN, Device, Json, Run, command, out, print_json
+from minipuzzle.rundir import RunDir
+
+
+def profile(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint, or a folder with only a config.json.")]
+            = None, run: Run = RUN,
+            workload: Annotated[list[str] | None, typer.Option(help="b1,p8k,o1k: batch, prompt, output; may be repeated.")]
+            = None,
+            widths: Annotated[int, typer.Option(help="Sizes of each axis to time, from whole to an eighth.")] = 6,
+            dtype: Annotated[str, typer.Option(help="auto (bf16 on CUDA, fp32 elsewhere), fp32, bf16.")] = "auto",
+            device: Device = "auto", as_json: Json = False) -> None:  # fmt: skip
+    """Time every distinct block on this machine, so that search can meet budgets of time."""
+    works = [parse_work(text) for text in workload or ["b1,p512,o64"]]
+    with command(run):
+        from minipuzzle.checkpoint.config import read_config
+        from minipuzzle.report.tables import profile_table
+        from minipuzzle.stages.job import find_checkpoint
+        from minipuzzle.stages.profile import run_profile
+
+        path = checkpoint or RunDir(run).parent or find_checkpoint(Path.cwd())
+        table, rows = run_profile(read_config(path)[1], works, run / "latency.json", device=device, dtype=dtype,
+                                  widths=widths)  # fmt: skip
+        if as_json:
+            print_json(table.meta)
+        else:
+            out.print(profile_table(table, rows))
+            out.print(f"table: {run / 'latency.json'}    next: minipuzzle search --budget 1.2x")

@@ -1,0 +1,39 @@
+"""minipuzzle score: every block, FFN channel and head on calibration text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from minipuzzle.commands._shared import RUN, Device, Json, Length, Run, command, make_job, out, print_json
+from minipuzzle.recipe import EMBEDDED, Data, ScoreSettings
+
+
+def score(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint (default: the run's).")] = None,
+          run: Run = RUN, data: Annotated[str, typer.Option(help="Calibration text.")] = EMBEDDED,
+          samples: Annotated[int, typer.Option(help="Blocks of text for FFN channels and Mamba heads.")] = 1024,
+          block_samples: Annotated[int, typer.Option(help="Blocks of text for removing whole blocks.")] = 128,
+          batch: int = 8,
+          estimator: Annotated[str, typer.Option(help="How channels and heads are scored.")] = "minitron",
+          metric: Annotated[str, typer.Option(help="What removing a block does: mse, logit-mse, kl or loss.")] = "mse",
+          curves: Annotated[bool, typer.Option(help="Also narrow each block to some sizes.")] = True,
+          iterative: Annotated[int, typer.Option(help="Remove this many blocks one by one, scoring again.")] = 0,
+          seed: int = 0, length: Length = 512, device: Device = "auto", as_json: Json = False) -> None:  # fmt: skip
+    """Score every block, FFN channel and head on calibration text, with one block in memory at a time."""
+    settings = ScoreSettings(
+        samples=samples, block_samples=block_samples, batch=batch, estimator=estimator, curves=curves,
+        metric=metric, iterative=iterative, seed=seed,  # type: ignore[arg-type]
+    )  # fmt: skip
+    with command(run):
+        from minipuzzle.report.tables import scores_table
+        from minipuzzle.stages.score import run_score
+
+        job = make_job(run, checkpoint, Data(calibration=data, length=length), device)
+        scores = run_score(job, settings)
+        if as_json:
+            print_json({"file": str(run / "scores.safetensors"), "blocks": scores.blocks.tolist(), "meta": scores.meta})
+        else:
+            out.print(scores_table(job.parent.architecture.pattern, scores))
+            out.print(f"scores: {run / 'scores.safetensors'}    next: minipuzzle search --budget 83%")

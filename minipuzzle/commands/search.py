@@ -1,0 +1,74 @@
+"""minipuzzle search: the architectures that fit a budget, realised and ranked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from minipuzzle.commands._shared import RUN, Device, Json, Length, Run, command, config_only, make_job, out, print_json
+from minipuzzle.recipe import EMBEDDED, Data, Method, SearchSettings
+
+
+def search(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint, or a folder with only a config.json.")]
+           = None, budget: Annotated[list[str] | None, typer.Option(help="47B, 83%, 31.7GiB; may be repeated.")] = None,
+           run: Run = RUN, context: str = "8192", batch: int = 1,
+           prompt: Annotated[str, typer.Option(help="Budgets of time: tokens read.")] = "512",
+           output: Annotated[str, typer.Option(help="Budgets of time: tokens written.")] = "64",
+           latency: Annotated[str, typer.Option(help="Table of minipuzzle profile (default: the run's).")] = "",
+           roofline: Annotated[str, typer.Option(help="Estimate times for h100, h200, a100, rtx5090.")] = "",
+           target_device: Annotated[str, typer.Option(help="Refuse a latency table of another device.")] = "",
+           target_dtype: Annotated[str, typer.Option(help="Refuse a latency table of another dtype.")] = "",
+           weights: str = "bf16", kv: str = "bf16",
+           state: str = "bf16", candidates: Annotated[int, typer.Option(help="Candidates to realise.")] = 400,
+           top: Annotated[int, typer.Option(help="Candidates to keep.")] = 3,
+           multiple: Annotated[int, typer.Option(help="FFN widths are multiples of this.")] = 64,
+           mamba_heads: Annotated[bool, typer.Option("--mamba-heads", help="Also narrow Mamba heads.")] = False,
+           least: Annotated[list[str] | None, typer.Option(help="Bound the space: attention=50%, others=83%, width=75%.")]
+           = None,
+           method: Annotated[Method, typer.Option(help="minipuzzle: the paper's grid. solver: also block by block.")]
+           = "minipuzzle",
+           uniform: Annotated[bool, typer.Option("--uniform", help="Solver: one FFN width for all blocks.")] = False,
+           own_heads: Annotated[bool, typer.Option("--own-heads", help="Solver: Mamba heads block by block.")] = False,
+           kv_heads: Annotated[bool, typer.Option("--kv-heads", help="Solver: also drop KV groups.")] = False,
+           refine: Annotated[int, typer.Option(help="Solver: moves tried by local search.")] = 100,
+           data: Annotated[str, typer.Option(help="Validation text.")] = EMBEDDED,
+           validation_blocks: int = 128, length: Length = 512, device: Device = "auto",
+           as_json: Json = False) -> None:  # fmt: skip
+    """Find the architectures that fit the budget, realise them as masks and keep the best."""
+    settings = SearchSettings(
+        budget=tuple(budget or ()), context=context, batch=batch, weights=weights, kv=kv, state=state,
+        candidates=candidates, validation_blocks=validation_blocks, top=top, multiple=multiple,
+        mamba_heads=mamba_heads, least=tuple(least or ()), method=method, uniform=uniform, own_heads=own_heads,
+        kv_heads=kv_heads, refine=refine, prompt=prompt, output=output, latency=latency, roofline=roofline,
+        target_device=target_device, target_dtype=target_dtype,
+    )  # fmt: skip
+    from minipuzzle.report.tables import candidates_table, plan_view
+    from minipuzzle.search.plan import make_plan
+
+    if checkpoint is not None and config_only(checkpoint):
+        from minipuzzle.checkpoint.config import read_config
+        from minipuzzle.search.timing import load_timing
+
+        plan = make_plan(read_config(checkpoint)[1], settings, load_timing(settings, run / "latency.json"))
+        if as_json:
+            print_json({**plan.summary(), "maximal": plan.maximal()})
+        else:
+            out.print(plan_view(plan.summary(), plan.maximal()))
+        return
+    with command(run):
+        from minipuzzle.stages.search import run_search
+
+        job = make_job(run, checkpoint, Data(validation=data, length=length), device)
+        result = run_search(job, settings)
+        if as_json:
+            print_json(result)
+        else:
+            out.print(candidates_table(result, settings.top))
+            if "front" in result:
+                from minipuzzle.report.plots import draw_front, save_png
+
+                save_png(lambda axes: draw_front(axes, result), run / "pareto.png")
+                out.print(f"picture: {run / 'pareto.png'}")
+            out.print(f"search: {run / 'search.json'}    next: minipuzzle distill")

@@ -2,8 +2,8 @@
 
 from minipuzzle.distill.checkpointing import load_parameters
 from minipuzzle.distill.loop import mixed_precision, train
-from minipuzzle.distill.objectives import check_vocabularies, distillation, next_token
+from minipuzzle.distill.objectives import answers_only, check_vocabularies, distillation, next_token
 
 __all__ = [
-    "check_vocabularies", "distillation", "load_parameters", "mixed_precision", "next_token", "train",
+    "answers_only", "check_vocabularies", "distillation", "load_parameters", "mixed_precision", "next_token", "train",
 ]  # fmt: skip

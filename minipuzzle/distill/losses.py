@@ -23,7 +23,7 @@ class _LinearKL(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, teacher_hidden: Tensor, teacher_head: Tensor) -> Tensor:
         d_hidden = torch.empty_like(hidden)
-        d_head = torch.zeros_like(head, dtype=torch.float32)
+        d_head = torch.zeros_like(head, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         loss = torch.zeros((), device=hidden.device, dtype=torch.float64)
         for start in range(0, hidden.shape[0], CHUNK_TOKENS):
             part = slice(start, start + CHUNK_TOKENS)
@@ -40,7 +40,7 @@ class _LinearKL(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         d_hidden, d_head = ctx.saved_tensors
         scale = grads[0]
-        return (d_hidden * scale).to(d_hidden.dtype), (d_head * scale).to(ctx.head_dtype), None, None
+        return (d_hidden * scale).to(d_hidden.dtype), _scaled(d_head, scale, ctx.head_dtype), None, None
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -49,7 +49,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         d_hidden = torch.empty_like(hidden)
-        d_head = torch.zeros_like(head, dtype=torch.float32)
+        d_head = torch.zeros_like(head, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         loss = torch.zeros((), device=hidden.device, dtype=torch.float64)
         for start in range(0, hidden.shape[0], CHUNK_TOKENS):
             part = slice(start, start + CHUNK_TOKENS)
@@ -66,13 +66,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         d_hidden, d_head = ctx.saved_tensors
         scale = grads[0]
-        return (d_hidden * scale).to(d_hidden.dtype), (d_head * scale).to(ctx.head_dtype), None
+        return (d_hidden * scale).to(d_hidden.dtype), _scaled(d_head, scale, ctx.head_dtype), None
 
 
-def _accumulate(d_logits: Tensor, hidden: Tensor, head: Tensor, d_hidden: Tensor, d_head: Tensor) -> None:
+def _accumulate(d_logits: Tensor, hidden: Tensor, head: Tensor, d_hidden: Tensor, d_head: Tensor | None) -> None:
     rounded = d_logits.to(hidden.dtype)  # the small difference is rounded, not the large logits
     d_hidden.copy_(matmul_fp32(rounded, head))
-    d_head += matmul_fp32(rounded.t(), hidden)
+    if d_head is not None:  # a frozen head costs one product of the three
+        d_head += matmul_fp32(rounded.t(), hidden)
+
+
+def _scaled(d_head: Tensor | None, scale: Tensor, dtype: torch.dtype) -> Tensor | None:
+    return None if d_head is None else (d_head * scale).to(dtype)
 
 
 def kl_loss(hidden: Tensor, head: Tensor, teacher_hidden: Tensor, teacher_head: Tensor) -> Tensor:

@@ -23,6 +23,27 @@ def next_token(model: HybridLM, tokens: Tensor, documents: Tensor | None) -> tup
     return loss, targets.numel()
 
 
+def answers_only(teacher: HybridLM | None = None) -> Objective:
+    """Cross-entropy of the answers' tokens, or KL(teacher || student) where they are predicted.
+
+    ``documents`` are the segments of ``data.load_instructions``: odd ones are answers, 2 k and 2 k + 1 one example, which
+    sees no other. Only the hidden states that predict an answer meet the head.
+    """
+
+    def objective(model: HybridLM, tokens: Tensor, documents: Tensor | None) -> tuple[Tensor, int]:
+        if documents is None:
+            raise ValueError("answers_only needs the segments: set isolate_documents")
+        examples, wanted = documents // 2, documents[:, 1:] % 2 == 1
+        hidden = model.hidden_states(tokens, examples)[:, :-1][wanted]
+        if teacher is None:
+            return cross_entropy_loss(hidden, model.head_weight, tokens[:, 1:][wanted]), len(hidden)
+        with torch.no_grad():
+            target = teacher.hidden_states(tokens, examples)[:, :-1][wanted]
+        return kl_loss(hidden, model.head_weight, target, teacher.head_weight), len(hidden)
+
+    return objective
+
+
 def distillation(teacher: HybridLM) -> Objective:
     """KL(teacher || student) at every position. The teacher runs without gradients and is never changed."""
 

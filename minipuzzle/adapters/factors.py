@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from minipuzzle.adapters.plan import AdapterPlan, Group, Mask
+from minipuzzle.adapters.plan import FACTORS, AdapterPlan, Group, Mask
 from minipuzzle.errors import UserError
 from minipuzzle.model import HybridLM
 
@@ -33,10 +33,11 @@ class GroupFactors(nn.Module):
         super().__init__()
         self.scale = group.alpha / group.rank
         self.layers = len(group.sites)
-        self.u = self.v = None
-        for factor, shape in group.shapes(mask).items():
-            values = torch.zeros(shape, device=device)
-            self.register_parameter(factor, nn.Parameter(values, requires_grad=factor in mask.train))
+        shapes = group.shapes(mask)
+        for factor in FACTORS:
+            values = torch.zeros(shapes[factor], device=device) if factor in shapes else None
+            trained = factor in mask.train
+            self.register_parameter(factor, None if values is None else nn.Parameter(values, requires_grad=trained))
         self.folded: list[tuple[Tensor, Tensor]] = []
 
     def fold(self, dtype: torch.dtype) -> None:

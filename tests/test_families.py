@@ -217,7 +217,7 @@ def test_what_no_config_can_say_is_not_written(change):
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("nemotron-h", "nemotron_h"), ("nemotronh_puzzle", "nemotron_h_puzzle"), ("", "nemotron")]
+    ("name", "near"), [("nemotron-h", "nemotron_h"), ("nemotronh_puzzle", "nemotron_h_puzzle"), ("", "model_type")]
 )
 def test_unknown_model_type_names_the_known_and_the_nearest(name, near):
     with pytest.raises(UserError) as caught:

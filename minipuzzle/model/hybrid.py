@@ -34,6 +34,7 @@ class HybridLM(nn.Module):
         self.architecture = architecture
         self.kernels = kernels or choose(torch.device(device))
         self.activation_checkpointing = False
+        self.fp8_layers: list[str] = []  # set by model.precision
         self._dropped: frozenset[int] = frozenset()
         self._hidden_mask: Tensor | None = None
         eps = architecture.norm_eps

@@ -115,7 +115,7 @@ def test_old_fields_mean_what_new_ones_do(old, new):
         ("bamba", {"mamba_n_heads": 7}, ["mamba_n_heads", "64 and 7"]),
         ("granitemoehybrid", {"num_local_experts": 4}, ["Mixture-of-experts", "4"]),
         ("granitemoehybrid", {}, ["Mixture-of-experts", "the default"]),
-        ("granitemoehybrid", {"num_local_experts": 0, "mamba_n_heads": 8, "layer_types": ["mamba", "moe", "x"]}, ["layer_types"]),
+        ("granitemoehybrid", {"num_local_experts": 0, "mamba_n_heads": 8, "layer_types": ["moe"] * 3}, ["layer_types"]),
         ("granitemoehybrid", {"num_local_experts": 0, "mamba_n_heads": 8, "logits_scaling": 0}, ["logits_scaling"]),
     ],
 )  # fmt: skip

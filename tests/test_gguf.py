@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import VOCAB, save, shaken, tiny
 from helpers import run
-from serving import LlamaCpp, largest_difference
+from llama_cpp_server import LlamaCpp, largest_difference
 from test_checkpoint import remote_code, unclamped  # noqa: F401
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM

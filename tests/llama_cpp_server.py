@@ -45,7 +45,7 @@ class LlamaCpp:
             "prompt": prompt, "n_predict": count, "temperature": 0, "n_probs": words, "return_tokens": True, "ignore_eos": True,
             "cache_prompt": False,
         })  # fmt: skip
-        steps = [{w["id"]: w["logprob"] for w in step["top_logprobs"]} for step in answer["completion_probabilities"]]
+        steps = [{w["id"]: w["logprob"] for w in step["top_logprobs"]} for step in answer.get("completion_probabilities", [])]
         return answer["tokens"], steps
 
     def _post(self, path, body):

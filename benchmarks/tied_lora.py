@@ -23,7 +23,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TRITON_CACHE_AUTOTUNING", "1")
+os.environ.setdefault("TRITON_CACHE_AUTOTUNING", "1")  # workers find what the first process tuned
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # the losses' compiled kernels pay off at 131,072 words, not at 4,096
 import torch
 
 from minipuzzle.artifacts import read_json, write_json

@@ -7,7 +7,7 @@ manual      LAMBADA-style, a domain that the teacher was not trained on (docs): 
 definition  GCIDE: which of four headwords (of one part of speech) has this definition? Trained on (definition, word);
             tested on dictionary pages that neither the teacher nor the adapter saw. Chance 25 %.
 source      Which of eight manuals is a passage of 240 characters from? Exact match; chance 12.5 %.
-recall      Eight pairs of dictionary words, then one of the first words: its partner? Exact match.
+recall      Sixteen pairs of dictionary words, then one of the first words: its partner? Exact match.
 recovery    Prose and code of the teacher's own training text (see docs/results/embedded.md) for the pruned students.
 """
 
@@ -102,7 +102,7 @@ def make_recall(texts: dict[str, list[str]], out: Path) -> None:
         rng = random.Random(split)
         rows = []
         for _ in range(count):
-            chosen = rng.sample(parts[split], 16)
+            chosen = rng.sample(parts[split], 32)
             pairs = list(zip(chosen[::2], chosen[1::2], strict=True))
             key, value = rng.choice(pairs)
             listed = "\n".join(f"{k} = {v}" for k, v in pairs)

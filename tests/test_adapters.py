@@ -171,17 +171,17 @@ def test_detach_gives_the_model_back():
 
 @pytest.mark.parametrize("mask", MASKS)
 def test_merge_equals_unmerged_and_is_refused_twice(mask, tmp_path):
-    base = Checkpoint.open(save(shaken(tiny("M-M*-M*-", vocab=4096)), tmp_path / "base"))
-    model = load_model(base)
-    attach(model, make_plan(model.architecture, mask, rank=3, target="qkv,o,mamba,mlp"))
+    base = Checkpoint.open(save(shaken(tiny("M-M*-M*-")).double(), tmp_path / "base"))
+    model = load_model(base, dtype=torch.float64)
+    attach(model, make_plan(model.architecture, mask, rank=3, target="qkv,o,mamba,mlp")).double()
     shake(model.adapters)
     saved_of(model, base.fingerprint).write(tmp_path / "adapter.safetensors")
     saved = open_adapter(tmp_path / "adapter.safetensors", base)
-    assert merge(base, saved, tmp_path / "merged") < 1e-5
+    assert merge(base, saved, tmp_path / "merged") < 1e-12
     merged = Checkpoint.open(tmp_path / "merged")
     tokens = tokens_of(model)
-    want, got = model(tokens), load_model(merged)(tokens)
-    assert (want - got).abs().max() <= 1e-5 * want.abs().max()
+    want, got = model(tokens), load_model(merged, dtype=torch.float64)(tokens)
+    assert (want - got).abs().max() <= 1e-12 * want.abs().max()
     assert json.loads((tmp_path / "merged/config.json").read_text())[MARK] == [saved.fingerprint]
     with pytest.raises(UserError, match="already"):
         merge(merged, saved, tmp_path / "twice")

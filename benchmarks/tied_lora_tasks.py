@@ -4,8 +4,8 @@
 
 manual      LAMBADA-style, a domain that the teacher was not trained on (docs): which word follows a passage? Trained on
             plain text of other documents; exact match of the whole word.
-definition  GCIDE: which of four headwords (of one part of speech) has this definition? Trained on (definition, word);
-            tested on dictionary pages that neither the teacher nor the adapter saw. Chance 25 %.
+field       GCIDE, the dictionary: of which of eight fields (zoology, botany, ...) is this entry? Tested on pages that neither
+            the teacher nor the adapter saw, equally many of each field; exact match, chance 12.5 %.
 source      Which of eight manuals is a passage of 240 characters from? Exact match; chance 12.5 %.
 recall      Sixteen pairs of dictionary words, then one of the first words: its partner? Exact match.
 recovery    Prose and code of the teacher's own training text (see docs/results/embedded.md) for the pruned students.
@@ -20,7 +20,6 @@ import lzma
 import random
 import re
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -40,6 +39,8 @@ BRACKETS = re.compile(r"\[[^\]]*\]|\([^)]*\)")
 TRAIN, TEST = 12_000, 600
 MANUAL_BYTES, RECOVERY_BYTES = 6_000_000, 14_000_000
 PASSAGE = 240
+FIELDS = {"Zool.": "zoology", "Bot.": "botany", "Chem.": "chemistry", "Med.": "medicine", "Anat.": "anatomy",
+          "Min.": "minerals", "Naut.": "ships", "Mus.": "music"}  # fmt: skip
 SOURCES = {
     "cppreference": r"From cppreference\.com", "man": r"^\S+\(\d\S*\) ", "PostgreSQL": r"^\d+\.\d+\. .*\n|pg_catalog",
     "SciPy": r"^scipy\.", "Django": r"^Django \d", "Perl": r"^NAME\n\nperl", "LibreOffice": r"Basic|Calc|Writer",
@@ -56,7 +57,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     texts = {f"{g}.{s}": list(read_documents(options.shared / f"{g}.{s}.txt.xz"))
              for g in ("prose", "docs", "code") for s in ("train", "val", "calib")}  # fmt: skip
-    make_definitions(texts, options.out)
+    make_fields(texts, options.out)
     make_recall(texts, options.out)
     make_sources(texts, options.out)
     make_manual(texts, options.out)
@@ -65,21 +66,30 @@ def main() -> None:
     print(f"{sum(f.stat().st_size for f in options.out.iterdir()):,} bytes in {options.out}")
 
 
-def make_definitions(texts: dict[str, list[str]], out: Path) -> None:
-    """(definition, headword), the word and its derivations not in the definition; three others of its part of speech."""
-    unseen = {d for d in texts["prose.train"] if chance(d) >= PROSE_SHARE}
-    held = entries([*texts["prose.val"], *texts["prose.calib"], *sorted(unseen)])
-    seen = {word for word, _, _ in held}
-    train = shuffled([e for e in entries(d for d in texts["prose.train"] if d not in unseen) if e[0] not in seen])
-    by_part = defaultdict(list)
-    for word, part, _ in held:
-        by_part[part].append(word)
-    rows = []
-    for word, part, meaning in shuffled(held)[:TEST]:
-        others = random.Random(word).sample([w for w in by_part[part] if w != word], 3)
-        rows.append({"prompt": f"{meaning}\nThe word:", "answer": f" {word}", "others": [f" {w}" for w in others]})
-    write_rows(out / "definition.test", rows)
-    write_rows(out / "definition.train", [{"prompt": f"{m}\nThe word:", "answer": f" {w}"} for w, _, m in train[:TRAIN]])
+def make_fields(texts: dict[str, list[str]], out: Path) -> None:
+    """Entries and the field that the dictionary puts them in, the label itself taken out."""
+    unseen = sorted(d for d in texts["prose.train"] if chance(d) >= PROSE_SHARE)
+    seen = sorted(d for d in texts["prose.train"] if chance(d) < PROSE_SHARE)
+    held = by_field([*texts["prose.val"], *texts["prose.calib"], *unseen])
+    words = {row["prompt"] for rows in held.values() for row in rows}
+    least = min(TEST // len(FIELDS), *map(len, held.values()))
+    train = {f: [r for r in rows if r["prompt"] not in words] for f, rows in by_field(seen).items()}
+    print("field: " + ", ".join(f"{f} {len(train[f])} + {len(held[f])}" for f in held))
+    write_rows(out / "field.test", shuffled([row for rows in held.values() for row in shuffled(rows)[:least]]))
+    write_rows(out / "field.train", shuffled([r for rows in train.values() for r in shuffled(rows)[: TRAIN // len(FIELDS)]]))
+
+
+def by_field(documents: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+    """Examples by field."""
+    found: dict[str, list[dict[str, Any]]] = {field: [] for field in FIELDS.values()}
+    for document in documents:
+        for word, _, rest in ENTRY.findall(document):
+            labels = re.findall(r"\((\w+\.)\)", rest)
+            plain = " ".join(BRACKETS.sub("", rest).split())[:PASSAGE]
+            if labels and labels[0] in FIELDS and len(plain) >= 30:
+                field = FIELDS[labels[0]]
+                found[field].append({"prompt": f"{word}: {plain}\nField:", "answer": f" {field}"})
+    return found
 
 
 def entries(documents: Iterable[str]) -> list[tuple[str, str, str]]:

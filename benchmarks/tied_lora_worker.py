@@ -64,7 +64,7 @@ def prepare(data: str, device: str, work: str) -> dict[str, Any]:
     for budget, shape in SHAPES.items():
         path = Path(work) / budget
         students[budget] = cut(teacher, select(teacher.architecture, scores, shape), path).parameters
-    for task in ("manual", "definition", "source", "recall", "recovery 60%"):
+    for task in ("manual", "field", "source", "recall", "recovery 60%"):
         training_blocks(task)
     for isolate in (False, True):
         model = load_frozen(teacher, device=PLACE["device"])
@@ -154,7 +154,7 @@ def checkpoint(task: str) -> Checkpoint:
 
 def with_answers(task: str) -> bool:
     """Whether the loss is on answers only."""
-    return task in ("definition", "source", "recall")
+    return task in ("field", "source", "recall")
 
 
 @cache

@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--combinations", default=";".join(COMBINATIONS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rates", type=int, default=3)
+    parser.add_argument("--tests", type=int, default=1200, help="test examples at most, eight to a validation block")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     Bench(options).run()
@@ -89,7 +90,7 @@ class Bench:
             self.results = {json.dumps(r["run"], sort_keys=True): r for r in read_json(options.out)["results"]}
             self.say(f"{len(self.results)} results are there already")
         work = Path(tempfile.gettempdir()) / "tied_lora_work"
-        self.pool_arguments = (str(options.data), options.device, str(work))
+        self.pool_arguments = (str(options.data), options.device, str(work), options.tests)
 
     def run(self) -> None:
         """Sweep, recovery, then the seeds; later phases take the rates that earlier ones chose."""

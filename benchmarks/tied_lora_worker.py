@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from tied_lora import Run
 
 LENGTH = 512
-VALIDATION_BLOCKS = 128
 SHAPES = {
     "83%": Shape(attention=2, mlp=6, mamba=5, intermediate=576, heads=16),
     "60%": Shape(attention=1, mlp=3, mamba=4, intermediate=448, heads=16),
@@ -44,7 +43,7 @@ PROJECTIONS = ["in_proj", "out_proj", "up_proj", "down_proj", "q_proj", "k_proj"
 PLACE: dict[str, Any] = {}
 
 
-def start_worker(counter: Any, data: str, device: str, work: str) -> None:
+def start_worker(counter: Any, data: str, device: str, work: str, tests: int) -> None:
     """Say where this process works: the GPUs are dealt out in turn."""
     torch.set_num_threads(1)
     with counter.get_lock():
@@ -52,12 +51,12 @@ def start_worker(counter: Any, data: str, device: str, work: str) -> None:
     if device == "cuda":
         device = f"cuda:{number % torch.cuda.device_count()}"
         torch.cuda.set_device(device)
-    PLACE.update(data=Path(data), device=torch.device(device), work=Path(work))
+    PLACE.update(data=Path(data), device=torch.device(device), work=Path(work), tests=tests)
 
 
-def prepare(data: str, device: str, work: str) -> dict[str, Any]:
+def prepare(data: str, device: str, work: str, tests: int) -> dict[str, Any]:
     """Tokenise, cut the students and run every kernel once; facts about the machine."""
-    PLACE.update(data=Path(data), device=torch.device(device), work=Path(work))
+    PLACE.update(data=Path(data), device=torch.device(device), work=Path(work), tests=tests)
     scores = Scores.load(Path(data) / "scores.safetensors")
     teacher = Checkpoint.open(embedded.teacher_path())
     students = {}
@@ -171,7 +170,7 @@ def training_blocks(task: str) -> TokenBlocks:
 def examples(task: str) -> list[tuple[list[int], list[list[int]]]]:
     """(prompt, candidates) of the test examples in tokens; the first candidate is the answer."""
     with lzma.open(PLACE["data"] / f"{task}.test.jsonl.xz", "rt") as file:
-        rows = [json.loads(line) for line in file]
+        rows = [json.loads(line) for line in file][: PLACE["tests"]]
     encode = tokenizer()._ids
     return [(encode(row["prompt"]), [encode(w) for w in (row["answer"], *row.get("others", []))]) for row in rows]
 
@@ -189,9 +188,9 @@ def quality(model: HybridLM, task: str) -> dict[str, float]:
     if task.startswith("recovery"):
         blocks = load_blocks(PLACE["data"] / "recovery.val.txt.xz", tokenizer(), block_length=LENGTH,
                              cache=PLACE["work"] / "tokens")  # fmt: skip
+        count = min(PLACE["tests"] // 8, len(blocks) // 2)
         with mixed_precision(PLACE["device"]):
-            halves = [measure(model, blocks.every_other(h).take(min(VALIDATION_BLOCKS, len(blocks) // 2)), teacher=teacher())
-                      for h in (0, 1)]  # fmt: skip
+            halves = [measure(model, blocks.every_other(h).take(count), batch=16, teacher=teacher()) for h in (0, 1)]
         return {"choice": -halves[0].loss, "report": -halves[1].loss, "kl": halves[1].kl or 0.0,
                 "agreement": halves[1].agreement or 0.0}  # fmt: skip
     tests = examples(task)

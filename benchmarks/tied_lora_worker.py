@@ -119,19 +119,22 @@ def make_model(run: Run) -> tuple[HybridLM, dict[str, Any]]:
 def inject_peft(model: HybridLM, kind: str, rank: int, seed: int) -> dict[str, Any]:
     """Put PEFT's own layers into our model, alpha = rank as ours."""
     from peft import LoraConfig, VeraConfig, inject_adapter_in_model
+    from peft.tuners.vera import VeraModel
 
     torch.manual_seed(seed)
-    config = (LoraConfig(r=rank, lora_alpha=rank, target_modules=PROJECTIONS) if kind == "lora" else
-              VeraConfig(r=rank, target_modules=PROJECTIONS, projection_prng_key=seed))  # fmt: skip
-    inject_adapter_in_model(config, model)
+    frozen = 0
+    if kind == "lora":
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=PROJECTIONS), model)
+    else:
+        tuner = VeraModel(model, VeraConfig(r=rank, target_modules=PROJECTIONS, projection_prng_key=seed), "default")
+        frozen = tuner.vera_A["default"].numel() + tuner.vera_B["default"].numel()
     model.to(PLACE["device"])
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()  # as PEFT does in get_peft_model
-    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    stored = count + sum(b.numel() for name, b in model.named_buffers() if name.endswith(("vera_A.default", "vera_B.default"))
-                         and name.startswith("blocks.0."))  # fmt: skip
-    return {"trainable": count, "bytes": 4 * stored, "lora": make_plan(model.architecture, "lora", rank=rank).lora}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.data = parameter.data.float()  # as PEFT does in get_peft_model
+    count = sum(p.numel() for p in trained)
+    return {"trainable": count, "bytes": 4 * (count + frozen),
+            "lora": make_plan(model.architecture, "lora", rank=rank).lora}  # fmt: skip
 
 
 @cache

@@ -74,13 +74,14 @@ def in_process(row: str, options: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, __file__, "--row", row, "--device", options.device, "--batch", str(options.batch),
                "--length", str(options.length), *(["--tiny"] * options.tiny), *(["--profile"] * options.profile)]  # fmt: skip
     print(f"{row} ...", flush=True)
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if options.profile:
         print(done.stdout)
     if not found:
         reasons = [line for line in done.stderr.splitlines() if "Error" in line or line.startswith("got:")]
-        return {"row": row, "error": " ".join(reasons[-2:]) if reasons else f"exit {done.returncode}", "log": done.stderr[-3000:]}
+        error = " ".join(reasons[-2:]) or f"exit {done.returncode}"
+        return {"row": row, "error": error, "log": done.stderr[-3000:]}
     result: dict[str, Any] = json.loads(found[0][7:])
     return result
 
@@ -89,7 +90,8 @@ def architectures(tiny: bool) -> tuple[Architecture, Architecture]:
     """(teacher, student)."""
     hidden, vocab = (64, 512) if tiny else (2048, 131072)
     heads, groups, state = (16, 2, 16) if tiny else (64, 8, 128)
-    m = Mamba2(hidden=hidden, heads=heads, head_dim=8 if tiny else 64, groups=groups, state=state, chunk_size=32 if tiny else 128)
+    m = Mamba2(hidden=hidden, heads=heads, head_dim=hidden // 32 if not tiny else 8, groups=groups, state=state,
+               chunk_size=32 if tiny else 128)  # fmt: skip
     f = FeedForward(hidden=hidden, intermediate=4 * hidden)
     a = Attention(hidden=hidden, q_heads=4 if tiny else 16, kv_heads=2 if tiny else 4, attn_head_dim=16 if tiny else 128)
     blocks: tuple[Block, ...] = (m, f, m, f, m, a, f, m, f, m, f, m, f, m, a, f, m, f, m, f, m, f)
@@ -143,7 +145,8 @@ class Clock:
             self.peak = torch.cuda.max_memory_allocated() / 2**30 if self.device.type == "cuda" else float("nan")
             if self.profiler:
                 self.profiler.__exit__(None, None, None)
-                print(self.profiler.key_averages().table(sort_by="self_device_time_total", row_limit=30, max_name_column_width=70))
+                averages = self.profiler.key_averages()
+                print(averages.table(sort_by="self_device_time_total", row_limit=30, max_name_column_width=70))
             raise Enough(str(loss))
 
     def _sync(self) -> None:
@@ -203,9 +206,12 @@ def hf_models(teacher_shape: Architecture, shape: Architecture, device: str) -> 
     return made[0].eval().requires_grad_(False), made[1].train()
 
 
-def full_logits_loop(logits: Callable[[Any, Any], Any], teacher: Any, student: Any, rows: Any, options: Any, clock: Clock) -> float:
+def full_logits_loop(
+    logits: Callable[[Any, Any], Any], teacher: Any, student: Any, rows: Any, options: Any, clock: Clock
+) -> float:
     """What everyone writes first: both models' logits, FP32 softmax, fused AdamW."""
-    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=options.device == "cuda")
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1,
+                                  fused=options.device == "cuda")  # fmt: skip
     loss = torch.zeros(())
     for start in range(0, len(rows), options.batch):
         batch = torch.from_numpy(rows[start : start + options.batch].astype(np.int64)).to(options.device)
@@ -260,7 +266,8 @@ def trainer_parts(rows: Any, options: Any, clock: Clock) -> tuple[dict[str, Any]
         "gradient_checkpointing": False, "disable_tqdm": True, "dataloader_pin_memory": options.device == "cuda",
         "optim": "adamw_torch_fused" if options.device == "cuda" else "adamw_torch",
     }  # fmt: skip
-    return arguments, {"train_dataset": Dataset.from_dict({"input_ids": rows.tolist()}), "data_collator": collate, "callbacks": [Tick()]}
+    data = Dataset.from_dict({"input_ids": rows.tolist()})
+    return arguments, {"train_dataset": data, "data_collator": collate, "callbacks": [Tick()]}
 
 
 def trl(teacher_shape: Architecture, shape: Architecture, rows: Any, options: Any, clock: Clock) -> float:

@@ -18,7 +18,6 @@ from minipuzzle.data import TokenBlocks
 from minipuzzle.distill.checkpointing import load_state, save_state
 from minipuzzle.distill.log import TrainingLog
 from minipuzzle.distill.objectives import Objective
-from minipuzzle.distill.prepare import prepare
 from minipuzzle.distill.schedule import learning_rate
 from minipuzzle.errors import UserError
 from minipuzzle.model import HybridLM, set_precision
@@ -49,7 +48,7 @@ def train(
     advance(first * settings.batch * blocks.block_length, math.nan)
     last_saved, window = time.monotonic(), _Window(device)
     model.train()
-    prepare(model, settings, settings.batch * blocks.block_length)
+    set_precision(model, settings.precision, settings.bf16_ends)
     for step, (tokens, documents) in enumerate(batches(blocks, settings, first, steps, device), start=first):
         rate = learning_rate(settings, step, steps)
         numbers = _step(model, objective, optimizer, tokens, documents, rate, settings.clip)

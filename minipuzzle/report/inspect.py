@@ -54,8 +54,8 @@ def inspect_view(title: str, architecture: Architecture, workload: Workload) -> 
     for name in ("weights", "KV", "SSM states", "convolution", "total"):
         parts_of_memory.add_column(name, justify="right")
     parts_of_memory.add_row(*(bytes_(v) for v in (used.weights, used.kv, used.ssm, used.conv, used.total)))
-    refused = [Text(f"its checkpoints can't say everything: {'; '.join(said)}")] if (said := architecture.rules.sentences()) else []
-    return Group(strip_text(architecture.pattern), Text(LEGEND, style="dim"), parts, parts_of_memory, *refused)
+    said = [Text(f"not pruned: {sentence}") for sentence in architecture.rules.sentences()]
+    return Group(strip_text(architecture.pattern), Text(LEGEND, style="dim"), parts, parts_of_memory, *said)
 
 
 def _sizes(sizes: dict[str, int]) -> str:

@@ -83,7 +83,8 @@ class Plan:
                 "timing": None if self.prices.timing is None else self.prices.timing.source,
                 "margin": None if self.prices.timing is None else self.prices.timing.margin,
             },
-            "not_pruned": self.parent.rules.sentences(), "bounds": self.bounds.plain(), "points": self.points, "feasible": self.feasible.count,
+            "not_pruned": self.parent.rules.sentences(),
+            "bounds": self.bounds.plain(), "points": self.points, "feasible": self.feasible.count,
             "parent_cost": {
                 "parameters": self.parent.parameters, "bytes": self.bytes(self.parent),
                 "times": {t.name: model_ms(self.prices.timing, self.parent, t.phase, t.work)

@@ -28,9 +28,11 @@ def test_kl_equals_float64(chunk, monkeypatch):
     hidden, head, teacher_hidden, teacher_head = (torch.randn(*s) for s in ((30, 12), (50, 12), (30, 20), (50, 20)))
     want, d_hidden, d_head = exact_kl(hidden, head, teacher_hidden, teacher_head)
     hidden.requires_grad_(), head.requires_grad_()
-    loss = kl_loss(hidden, head, teacher_hidden, teacher_head)
+    loss, entropy = kl_loss(hidden, head, teacher_hidden, teacher_head)
     (loss * 3).backward()
     assert loss.item() == pytest.approx(want.item(), rel=1e-5)
+    p = torch.distributions.Categorical(logits=teacher_hidden.double() @ teacher_head.double().t())
+    assert entropy.item() == pytest.approx(p.entropy().sum().item(), rel=1e-5)
     assert (hidden.grad - 3 * d_hidden).norm() / d_hidden.norm() < 1e-4
     assert (head.grad - 3 * d_head).norm() / d_head.norm() < 1e-4
 
@@ -61,7 +63,7 @@ def test_the_bf16_trap_is_avoided():
     want, d_hidden, _ = exact_kl(hidden, head, teacher_hidden, head)
     assert want.item() / n < 0.05
     leaf = hidden.clone().requires_grad_()
-    kl_loss(leaf.float().to(torch.bfloat16), head, teacher_hidden, head).backward()
+    kl_loss(leaf.float().to(torch.bfloat16), head, teacher_hidden, head)[0].backward()
     ours = ((leaf.grad.double() - d_hidden).norm() / d_hidden.norm()).item()
     naive = hidden.clone().requires_grad_()
     student = torch.log_softmax((naive @ head.t()).float(), -1)

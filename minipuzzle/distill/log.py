@@ -8,7 +8,7 @@ from pathlib import Path
 
 from minipuzzle.artifacts import write_atomic
 
-FIELDS = ("step", "tokens", "loss", "learning_rate", "grad_norm", "seconds")
+FIELDS = ("step", "tokens", "loss", "teacher_entropy", "learning_rate", "grad_norm", "seconds")
 
 
 class TrainingLog:

@@ -49,15 +49,15 @@ def train(
     model.train()
     for step, (tokens, documents) in enumerate(batches(blocks, settings, first, steps, device), start=first):
         rate = learning_rate(settings, step, steps)
-        loss, norm = _step(model, objective, optimizer, tokens, documents, rate, settings.clip)
-        window.add(loss, norm)
+        numbers = _step(model, objective, optimizer, tokens, documents, rate, settings.clip)
+        window.add(numbers)
         done = step + 1
         if done % LOG_EVERY_STEPS == 0 or done == steps:
-            mean_loss, mean_norm = window.means()
+            mean_loss, mean_entropy, mean_norm = window.means()
             used = done * settings.batch * blocks.block_length
             _check_finite(mean_loss, done, folder)
-            log.add(step=done, tokens=used, loss=mean_loss, learning_rate=rate, grad_norm=mean_norm,
-                    seconds=time.monotonic() - started)  # fmt: skip
+            log.add(step=done, tokens=used, loss=mean_loss, teacher_entropy=mean_entropy, learning_rate=rate,
+                    grad_norm=mean_norm, seconds=time.monotonic() - started)  # fmt: skip
             advance(used, mean_loss)
             if done == steps or time.monotonic() - last_saved > settings.checkpoint_seconds:
                 log.write()
@@ -98,35 +98,36 @@ def mixed_precision(device: torch.device) -> AbstractContextManager[Any]:
 def _step(
     model: HybridLM, objective: Objective, optimizer: torch.optim.Optimizer, tokens: Tensor,
     documents: Tensor | None, rate: float, clip: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> Tensor:  # fmt: skip
+    """[3]: loss and teacher's entropy in nats per token, gradient norm."""
     with mixed_precision(tokens.device):
-        loss, count = objective(model, tokens, documents)
-    mean = loss / count
+        batch = objective(model, tokens, documents)
+    mean = batch.total / batch.tokens
     mean.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return mean.detach(), norm
+    return torch.stack((mean.detach().double(), batch.entropy / batch.tokens, norm.double()))
 
 
 class _Window:
     """Means since the last log line, kept on the device: reading a loss each step would stall the GPU."""
 
     def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(2, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(3, dtype=torch.float64, device=device)
         self.count = 0
 
-    def add(self, loss: Tensor, norm: Tensor) -> None:
-        self.sums += torch.stack((loss.double(), norm.double()))
+    def add(self, numbers: Tensor) -> None:
+        self.sums += numbers
         self.count += 1
 
-    def means(self) -> tuple[float, float]:
-        loss, norm = (self.sums / self.count).tolist()
+    def means(self) -> list[float]:
+        result: list[float] = (self.sums / self.count).tolist()
         self.sums.zero_()
         self.count = 0
-        return loss, norm
+        return result
 
 
 def _check_finite(loss: float, step: int, folder: Path) -> None:

@@ -21,20 +21,22 @@ class _LinearKL(torch.autograd.Function):
     """Sum over tokens of KL(teacher || student); the gradient is made in the forward pass, where the logits are."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, teacher_hidden: Tensor, teacher_head: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, teacher_hidden: Tensor, teacher_head: Tensor) -> Any:
         d_hidden = torch.empty_like(hidden)
         d_head = torch.zeros_like(head, dtype=torch.float32)
-        loss = torch.zeros((), device=hidden.device, dtype=torch.float64)
+        loss, entropy = torch.zeros(2, device=hidden.device, dtype=torch.float64)
         for start in range(0, hidden.shape[0], CHUNK_TOKENS):
             part = slice(start, start + CHUNK_TOKENS)
             student = torch.log_softmax(matmul_fp32(hidden[part], head.t()), -1)
             teacher = torch.log_softmax(matmul_fp32(teacher_hidden[part], teacher_head.t()), -1)
             probability = teacher.exp()
             loss += (probability * (teacher - student)).sum()
+            entropy -= (probability * teacher).sum()
             _accumulate(student.exp().sub_(probability), hidden[part], head, d_hidden[part], d_head)
         ctx.save_for_backward(d_hidden, d_head)
         ctx.head_dtype = head.dtype
-        return loss
+        ctx.mark_non_differentiable(entropy)
+        return loss, entropy
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -75,15 +77,17 @@ def _accumulate(d_logits: Tensor, hidden: Tensor, head: Tensor, d_hidden: Tensor
     d_head += matmul_fp32(rounded.t(), hidden)
 
 
-def kl_loss(hidden: Tensor, head: Tensor, teacher_hidden: Tensor, teacher_head: Tensor) -> Tensor:
-    """Sum over tokens of KL(teacher || student) in nats, at temperature 1 and without cross-entropy; float64 scalar.
+def kl_loss(
+    hidden: Tensor, head: Tensor, teacher_hidden: Tensor, teacher_head: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(sum over tokens of KL(teacher || student), of the teacher's entropy) in nats, temperature 1; float64 scalars.
 
     ``hidden`` [n, d_student] and ``teacher_hidden`` [n, d_teacher] are the states just before the heads, ``head`` and
     ``teacher_head`` [vocab, d]. Gradients reach ``hidden`` and ``head`` only.
     Source: arXiv:2504.03624 (logits-only forward KL), arXiv:2407.14679, eq. for L_logits.
     """
     dtype = torch.promote_types(hidden.dtype, head.dtype) if not hidden.is_cuda else hidden.dtype
-    result: Tensor = _LinearKL.apply(
+    result: tuple[Tensor, Tensor] = _LinearKL.apply(
         hidden.to(dtype), head.to(dtype), teacher_hidden.detach(), teacher_head.detach().to(teacher_hidden.dtype)
     )
     return result

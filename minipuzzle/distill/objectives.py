@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,30 +12,40 @@ from minipuzzle.distill.losses import cross_entropy_loss, kl_loss
 from minipuzzle.errors import UserError
 from minipuzzle.model import HybridLM
 
-Objective = Callable[[HybridLM, Tensor, Tensor | None], tuple[Tensor, int]]
-"""(model, tokens [b, s], documents [b, s] or None) -> (summed loss in nats, the number of tokens it sums over)."""
+
+@dataclass(frozen=True, kw_only=True)
+class BatchLoss:
+    """Sums over ``tokens`` tokens, in nats: the loss, which has a gradient, and the teacher's entropy (0 without one)."""
+
+    total: Tensor
+    entropy: Tensor
+    tokens: int
 
 
-def next_token(model: HybridLM, tokens: Tensor, documents: Tensor | None) -> tuple[Tensor, int]:
+Objective = Callable[[HybridLM, Tensor, Tensor | None], BatchLoss]
+"""(model, tokens [b, s], documents [b, s] or None) -> what this batch costs."""
+
+
+def next_token(model: HybridLM, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
     """Cross-entropy of each token but the first of a block, given those before it."""
     hidden = model.hidden_states(tokens, documents)[:, :-1]
     targets = tokens[:, 1:].reshape(-1)
     loss = cross_entropy_loss(hidden.reshape(-1, hidden.shape[-1]), model.head_weight, targets)
-    return loss, targets.numel()
+    return BatchLoss(total=loss, entropy=torch.zeros_like(loss), tokens=targets.numel())
 
 
 def distillation(teacher: HybridLM) -> Objective:
     """KL(teacher || student) at every position. The teacher runs without gradients and is never changed."""
 
-    def objective(model: HybridLM, tokens: Tensor, documents: Tensor | None) -> tuple[Tensor, int]:
+    def objective(model: HybridLM, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
         with torch.no_grad():
             target = teacher.hidden_states(tokens, documents)
         hidden = model.hidden_states(tokens, documents)
-        loss = kl_loss(
+        loss, entropy = kl_loss(
             hidden.reshape(-1, hidden.shape[-1]), model.head_weight, target.reshape(-1, target.shape[-1]),
             teacher.head_weight,
         )  # fmt: skip
-        return loss, tokens.numel()
+        return BatchLoss(total=loss, entropy=entropy, tokens=tokens.numel())
 
     return objective
 

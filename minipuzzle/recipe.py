@@ -19,6 +19,9 @@ Method = Literal["minipuzzle", "solver"]
 Ranking = Literal["agreement", "kl"]
 Metric = Literal["mse", "logit-mse", "kl", "loss"]
 EMBEDDED = "embedded"
+DEFAULT_LOSS = "forward-kl"
+LOSSES = ("forward-kl", "reverse-kl", "jsd", "top-k", "cosine", "cross-entropy")
+"""The first four compare distributions, and one of them at most can be in a sum (``distill.divergences``)."""
 T = TypeVar("T")
 
 
@@ -141,12 +144,14 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class DistillSettings:
-    """Short runs for the top candidates, then the long run for the winner."""
+    """Short runs for the top candidates, then the long run for the winner. ``loss``: see ``loss_terms``."""
 
     short_tokens: int = 200_000
+    loss: str = DEFAULT_LOSS
     training: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:
+        loss_terms(self.loss)
         _require(self.short_tokens >= 1, f"short_tokens {self.short_tokens}", "at least 1 token")
 
 
@@ -173,6 +178,22 @@ class PretrainRecipe:
     device: str = "auto"
     data: Data = field(default_factory=Data)
     training: Training = field(default_factory=Training)
+
+
+def loss_terms(text: str) -> dict[str, float]:
+    """{name: weight} of a sum of LOSSES such as "forward-kl+0.1*cross-entropy". Raises: UserError where it is none."""
+    terms: dict[str, float] = {}
+    for part in text.split("+"):
+        weight, _, name = part.rpartition("*")
+        try:
+            terms[name.strip()] = float(weight or 1)
+        except ValueError:
+            terms[part] = 0.0
+    good = all(name in LOSSES and weight > 0 for name, weight in terms.items())
+    if not good or sum(name in LOSSES[:4] for name in terms) > 1:
+        raise UserError("This loss is not known.", got=text, allowed=f"{', '.join(LOSSES)}, or a sum of them with "
+                        "weights and at most one of the first four", next='Write, say, "forward-kl+0.1*cosine".')  # fmt: skip
+    return terms
 
 
 def load_recipe(path: Path, kind: type[T]) -> T:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from minipuzzle.commands._shared import RUN, Device, Json, Length, Run, command, make_job, out, print_json
-from minipuzzle.recipe import EMBEDDED, Data, DistillSettings, Training
+from minipuzzle.recipe import DEFAULT_LOSS, EMBEDDED, Data, DistillSettings, Training
 
 
 def distill(run: Run = RUN,
@@ -17,11 +17,13 @@ def distill(run: Run = RUN,
             validation: Annotated[str, typer.Option(help="Validation text.")] = EMBEDDED,
             tokens: Annotated[int, typer.Option(help="Tokens of the long run.")] = 2_000_000,
             short_tokens: Annotated[int, typer.Option(help="Tokens of each short run.")] = 200_000,
+            loss: Annotated[str, typer.Option(help="forward-kl, reverse-kl, jsd, top-k, cosine, cross-entropy, or a sum: "
+                                                   "forward-kl+0.1*cosine.")] = DEFAULT_LOSS,
             batch: int = 8, learning_rate: float = 5e-4, seed: int = 0, length: Length = 512,
             device: Device = "auto", as_json: Json = False) -> None:  # fmt: skip
     """Prune if needed, distil the candidates briefly, then the winner for long."""
     settings = DistillSettings(
-        short_tokens=short_tokens,
+        short_tokens=short_tokens, loss=loss,
         training=Training(tokens=tokens, batch=batch, learning_rate=learning_rate, seed=seed),
     )
     with command(run):

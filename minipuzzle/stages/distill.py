@@ -37,7 +37,7 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
         return Checkpoint.open(target)
     same = teacher_file.fingerprint == job.parent.fingerprint
     teacher = (job.parent_model if same else job.load(teacher_file)).requires_grad_(False)
-    objective = distillation(teacher)
+    objective = distillation(teacher, settings.loss)
     winner, losses = _short_runs(job, cuts, objective, blocks, settings, key)
     say(f"distill: {winner} goes on to the long run")
     model = job.load(cuts[winner])

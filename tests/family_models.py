@@ -35,6 +35,30 @@ FORMS = {
     "qwen3": {"plain": {**LAYERS, "head_dim": 16}, "bias": {**LAYERS, "head_dim": 8, "attention_bias": True}},
     "smollm3": {"plain": LAYERS | SPECIAL, "own list": {**LAYERS, **SPECIAL, "no_rope_layers": [0, 1, 0], "mlp_bias": True}},
 }
+MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 2, "mamba_d_state": 8, "mamba_chunk_size": 16}
+FORMS |= {
+    "mamba2": {
+        "plain": {**SIZES, **SPECIAL, "num_hidden_layers": 3, "num_heads": 8, "head_dim": 8, "n_groups": 2, "state_size": 8,
+                  "chunk_size": 16},
+        "tied, biases, one group": {**SIZES, **SPECIAL, "num_hidden_layers": 2, "num_heads": 12, "head_dim": 8, "n_groups": 1,
+                                    "state_size": 16, "expand": 3, "chunk_size": 16, "use_bias": True, "use_conv_bias": False,
+                                    "conv_kernel": 3, "tie_word_embeddings": True},
+    },
+    "bamba": {
+        "plain": {**LAYERS, **SPECIAL, **MAMBA, "attn_layer_indices": [1]},
+        "biases, linear": {**LAYERS, **SPECIAL, **MAMBA, "attn_layer_indices": [0, 2], "mamba_d_head": "auto",
+                           "attention_bias": True, "mlp_bias": True, "mamba_proj_bias": True,
+                           "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
+    },
+    "granitemoehybrid": {
+        "multipliers": {**LAYERS, **SPECIAL, **MAMBA, "num_local_experts": 0, "shared_intermediate_size": 48,
+                        "layer_types": ["mamba", "attention", "mamba"], "embedding_multiplier": 6.0, "logits_scaling": 3.0,
+                        "residual_multiplier": 0.22, "attention_multiplier": 0.1},
+        "rope, tied": {**LAYERS, **SPECIAL, **MAMBA, "num_local_experts": 0, "shared_intermediate_size": 40,
+                       "layer_types": ["attention", "mamba", "attention"], "position_embedding_type": "rope",
+                       "tie_word_embeddings": True, "attention_bias": True, "attention_multiplier": 0.35},
+    },
+}  # fmt: skip
 
 
 def every_form():

@@ -89,11 +89,16 @@ def read_rope(fields: dict[str, Any], head_dim: int, positions: int, partial: fl
     return _scaled(base, said, int(trained), positions) if kind != "default" else base
 
 
-def write_rope(rope: Rope | None) -> dict[str, Any]:
-    """The fields of a rotary embedding, for transformers before and since version 5. Nothing where there is none."""
+def write_rope(rope: Rope | None, head_dim: int | None = None) -> dict[str, Any]:
+    """The fields of a rotary embedding, for transformers before and since version 5. Nothing where there is none.
+
+    With ``head_dim`` also the share of its channels that turn.
+    """
     if rope is None:
         return {}
     scaling: dict[str, Any] = {"rope_type": rope.kind}
+    if head_dim is not None:
+        scaling["partial_rotary_factor"] = rope.dim / head_dim
     if rope.kind != "default":
         scaling["factor"] = rope.factor
     if rope.kind in ("llama3", "yarn"):

@@ -6,6 +6,7 @@ schema that vLLM, SGLang, TensorRT-LLM and llama.cpp read, with the two classes 
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from importlib.resources import files
 from typing import Any
@@ -109,12 +110,24 @@ def names(architecture: Architecture) -> dict[str, tuple[str, ...]]:
 
 
 def extra_files(architecture: Architecture) -> dict[str, str]:
-    """The config and model classes of ``nemotron_h_puzzle``, when blocks of a kind differ."""
+    """The config and model classes of ``nemotron_h_puzzle``, when blocks of a kind differ.
+
+    Where FFN widths differ, also what other engines want changed in config.json: lists in place of ``block_configs``, one
+    entry for each feed-forward block (SGLang 0.5.23, whose own puzzle class demands a mixture-of-experts block), or one
+    for each block (TensorRT-LLM). Both are called ``intermediate_size``, which transformers wants to be one number.
+    """
     if architecture.homogeneous:
         return {}
     folder = files("minipuzzle.families") / "_shipped"
-    return {f"{n}_nemotron_h_puzzle.py": (folder / f"{n}_nemotron_h_puzzle.py").read_text()
-            for n in ("configuration", "modeling")}  # fmt: skip
+    result = {f"{n}_nemotron_h_puzzle.py": (folder / f"{n}_nemotron_h_puzzle.py").read_text()
+              for n in ("configuration", "modeling")}  # fmt: skip
+    widths = [b.intermediate if isinstance(b, FeedForward) else 0 for b in architecture.blocks]
+    if len(set(widths) - {0}) > 1:
+        sglang = {"model_type": "nemotron_h", "architectures": ["NemotronHForCausalLM"], "block_configs": None,
+                  "intermediate_size": [width for width in widths if width]}  # fmt: skip
+        result["overrides.sglang.json"] = json.dumps(sglang) + "\n"
+        result["overrides.tensorrt_llm.json"] = json.dumps({"intermediate_size": widths}) + "\n"
+    return result
 
 
 def _block(kind: str, fields: dict[str, Any], hidden: int) -> Block:

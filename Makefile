@@ -1,4 +1,5 @@
-# make demo: set up and run the whole pipeline on the embedded teacher.  make test: set up and run every check.  make docs: the site.
+# make demo: set up and run the whole pipeline on the embedded teacher.  make test: set up and run every check.
+# make docs: build the docs site into build/site.
 # A GPU machine leaves the constraints out:  make demo CONSTRAINTS=
 VENV ?= .venv
 PYTHON ?= python3

@@ -17,6 +17,8 @@ from minipuzzle.errors import UserError
 
 Method = Literal["minipuzzle", "solver"]
 Ranking = Literal["agreement", "kl"]
+Precision = Literal["bf16", "fp8", "fp8-emulated"]
+Checkpointing = Literal["auto", "on", "off"]
 Metric = Literal["mse", "logit-mse", "kl", "loss"]
 EMBEDDED = "embedded"
 DEFAULT_LOSS = "forward-kl"
@@ -117,6 +119,9 @@ class Training:
 
     Anchors: arXiv:2504.11409 (Minitron-SSM: cosine, 60 warm-up steps), NVIDIA Model Optimizer's pruning examples
     (distilling wants about a fifth of the pre-training peak); beta2 0.95 and clipping at 1.0 as Megatron-LM.
+
+    ``precision`` is that of the blocks' products: FP8 for all but ``bf16_ends`` blocks at either end.
+    ``activation_checkpointing`` "auto" recomputes blocks in the backward pass where a GPU's memory would not hold them.
     """
 
     tokens: int = 2_000_000
@@ -129,6 +134,9 @@ class Training:
     seed: int = 0
     checkpoint_seconds: float = 30.0
     isolate_documents: bool = False
+    precision: Precision = "bf16"
+    bf16_ends: int = 4
+    activation_checkpointing: Checkpointing = "auto"
 
     def __post_init__(self) -> None:
         _require(
@@ -136,6 +144,9 @@ class Training:
             f"tokens {self.tokens}, batch {self.batch}, learning_rate {self.learning_rate}, warmup {self.warmup}",
             "tokens and batch of at least 1, a positive learning rate, warm-up below 1",
         )
+        _require_precision(self.precision, self.bf16_ends)
+        _require(self.activation_checkpointing in typing.get_args(Checkpointing),
+                 f"activation_checkpointing {self.activation_checkpointing!r}", "auto, on or off")  # fmt: skip
 
     def steps(self, length: int) -> int:
         """The number of optimiser steps that use up the tokens (rounded up)."""
@@ -148,10 +159,12 @@ class DistillSettings:
 
     short_tokens: int = 200_000
     loss: str = DEFAULT_LOSS
+    teacher_precision: Precision = "bf16"
     training: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:
         loss_terms(self.loss)
+        _require_precision(self.teacher_precision, 0)
         _require(self.short_tokens >= 1, f"short_tokens {self.short_tokens}", "at least 1 token")
 
 
@@ -249,6 +262,12 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         raise UserError(f"{where} has a value of the wrong kind.", got=repr(value), allowed=allowed,
                         next="Change the value.")  # fmt: skip
     return float(value) if hint is float else value
+
+
+def _require_precision(precision: str, ends: int) -> None:
+    known = typing.get_args(Precision)
+    _require(precision in known and ends >= 0, f"precision {precision!r}, bf16_ends {ends}",
+             f"{' or '.join(map(repr, known))}; at least 0 blocks at either end")  # fmt: skip
 
 
 def _require(holds: bool, got: str, allowed: str) -> None:

@@ -20,7 +20,7 @@ from minipuzzle.distill.log import TrainingLog
 from minipuzzle.distill.objectives import Objective
 from minipuzzle.distill.schedule import learning_rate
 from minipuzzle.errors import UserError
-from minipuzzle.model import HybridLM
+from minipuzzle.model import HybridLM, set_precision
 from minipuzzle.recipe import Training
 
 LOG_EVERY_STEPS = 10
@@ -35,7 +35,8 @@ def train(
     ``folder`` receives ``state.safetensors`` and ``log.csv``; when they are there already, from the same ``identity``
     and settings, training goes on after the last saved step, and the result equals an uninterrupted run's bit for bit
     on a CPU. ``advance(tokens, loss)`` is called as tokens are used up. FP32 master weights; on CUDA the products
-    run in BF16. Raises: UserError where the loss stops being a number, or the state is another run's.
+    run in BF16, or in FP8 as ``settings.precision`` says; the trained model is a BF16 one again.
+    Raises: UserError where the loss stops being a number, or the state is another run's.
     """
     device = next(model.parameters()).device
     steps = settings.steps(blocks.block_length)
@@ -47,6 +48,7 @@ def train(
     advance(first * settings.batch * blocks.block_length, math.nan)
     last_saved, window = time.monotonic(), _Window(device)
     model.train()
+    set_precision(model, settings.precision, settings.bf16_ends)
     for step, (tokens, documents) in enumerate(batches(blocks, settings, first, steps, device), start=first):
         rate = learning_rate(settings, step, steps)
         numbers = _step(model, objective, optimizer, tokens, documents, rate, settings.clip)
@@ -64,7 +66,7 @@ def train(
                 where = {"identity": identity, "step": done, "steps": steps, "seconds": time.monotonic() - started}
                 save_state(folder, model, optimizer, where)
                 last_saved = time.monotonic()
-    model.eval()
+    set_precision(model.eval(), "bf16", 0)
     return log.final_loss()
 
 

@@ -16,7 +16,7 @@ from minipuzzle.data import TokenBlocks
 from minipuzzle.distill import check_vocabularies, distillation, load_parameters, train
 from minipuzzle.distill.objectives import Objective
 from minipuzzle.evaluate import measure
-from minipuzzle.model import HybridLM
+from minipuzzle.model import HybridLM, set_precision
 from minipuzzle.progress import progress_bar
 from minipuzzle.recipe import DistillSettings, Training
 from minipuzzle.report.card import write_card
@@ -37,6 +37,7 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
         return Checkpoint.open(target)
     same = teacher_file.fingerprint == job.parent.fingerprint
     teacher = (job.parent_model if same else job.load(teacher_file)).requires_grad_(False)
+    set_precision(teacher, settings.teacher_precision, settings.training.bf16_ends)
     objective = distillation(teacher, settings.loss)
     winner, losses = _short_runs(job, cuts, objective, blocks, settings, key)
     say(f"distill: {winner} goes on to the long run")
@@ -45,6 +46,7 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
         load_parameters(job.run / "distill" / f"{winner}-short", model)
     folder = job.run / "distill" / "long"
     final = _train(model, objective, blocks, settings.training, folder, f"{key} {winner}", "distill: long run")
+    set_precision(teacher, "bf16", 0)
     write_student(cuts[winner], model, target)
     job.run.mark("distill", key, winner=winner, short_validation_loss=losses, final_kl=final,
                  tokens=settings.training.tokens, short_tokens=settings.short_tokens if losses else 0)  # fmt: skip

@@ -17,8 +17,12 @@ from minipuzzle.errors import UserError
 
 Method = Literal["minipuzzle", "solver"]
 Ranking = Literal["agreement", "kl"]
+Precision = Literal["bf16", "fp8", "fp8-emulated"]
 Metric = Literal["mse", "logit-mse", "kl", "loss"]
 EMBEDDED = "embedded"
+DEFAULT_LOSS = "forward-kl"
+LOSSES = ("forward-kl", "reverse-kl", "jsd", "top-k", "cosine", "cross-entropy")
+"""The first four compare distributions, and one of them at most can be in a sum (``distill.divergences``)."""
 T = TypeVar("T")
 
 
@@ -116,6 +120,7 @@ class Training:
     (distilling wants about a fifth of the pre-training peak); beta2 0.95 and clipping at 1.0 as Megatron-LM.
 
     ``micro_batch`` blocks go through a process's model at once (0: its whole share of the batch).
+    ``precision`` is that of the blocks' products: FP8 for all but ``bf16_ends`` blocks at either end.
     """
 
     tokens: int = 2_000_000
@@ -129,6 +134,8 @@ class Training:
     checkpoint_seconds: float = 30.0
     isolate_documents: bool = False
     micro_batch: int = 0
+    precision: Precision = "bf16"
+    bf16_ends: int = 4
 
     def __post_init__(self) -> None:
         _require(
@@ -136,6 +143,7 @@ class Training:
             f"tokens {self.tokens}, batch {self.batch}, learning_rate {self.learning_rate}, warmup {self.warmup}",
             "tokens and batch of at least 1, a positive learning rate, warm-up below 1",
         )
+        _require_precision(self.precision, self.bf16_ends)
 
     def steps(self, length: int) -> int:
         """The number of optimiser steps that use up the tokens (rounded up)."""
@@ -152,13 +160,21 @@ CHANGEABLE = ("batch", "micro_batch", "learning_rate", "clip", "checkpoint_secon
 
 @dataclass(frozen=True, kw_only=True)
 class DistillSettings:
-    """Short runs for the top candidates, then the long run for the winner."""
+    """Short runs for the top candidates, then the long run for the winner. ``loss``: see ``loss_terms``."""
 
     short_tokens: int = 200_000
+    loss: str = DEFAULT_LOSS
+    teacher_precision: Precision = "bf16"
     training: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:
+        loss_terms(self.loss)
+        _require_precision(self.teacher_precision, 0)
         _require(self.short_tokens >= 1, f"short_tokens {self.short_tokens}", "at least 1 token")
+
+    def fixed(self) -> dict[str, Any]:
+        """As ``Training.fixed``, the training's own included."""
+        return {**asdict(self), "training": self.training.fixed()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +200,22 @@ class PretrainRecipe:
     device: str = "auto"
     data: Data = field(default_factory=Data)
     training: Training = field(default_factory=Training)
+
+
+def loss_terms(text: str) -> dict[str, float]:
+    """{name: weight} of a sum of LOSSES such as "forward-kl+0.1*cross-entropy". Raises: UserError where it is none."""
+    terms: dict[str, float] = {}
+    for part in text.split("+"):
+        weight, _, name = part.rpartition("*")
+        try:
+            terms[name.strip()] = float(weight or 1)
+        except ValueError:
+            terms[part] = 0.0
+    good = all(name in LOSSES and weight > 0 for name, weight in terms.items())
+    if not good or sum(name in LOSSES[:4] for name in terms) > 1:
+        raise UserError("This loss is not known.", got=text, allowed=f"{', '.join(LOSSES)}, or a sum of them with "
+                        "weights and at most one of the first four", next='Write, say, "forward-kl+0.1*cosine".')  # fmt: skip
+    return terms
 
 
 def load_recipe(path: Path, kind: type[T]) -> T:
@@ -239,6 +271,12 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         raise UserError(f"{where} has a value of the wrong kind.", got=repr(value), allowed=allowed,
                         next="Change the value.")  # fmt: skip
     return float(value) if hint is float else value
+
+
+def _require_precision(precision: str, ends: int) -> None:
+    known = typing.get_args(Precision)
+    _require(precision in known and ends >= 0, f"precision {precision!r}, bf16_ends {ends}",
+             f"{' or '.join(map(repr, known))}; at least 0 blocks at either end")  # fmt: skip
 
 
 def _require(holds: bool, got: str, allowed: str) -> None:

@@ -27,8 +27,8 @@ def model():
 
 def noisy(model, tokens, documents):
     """A loss with random numbers in it, as an adapter's dropout has."""
-    loss, count = next_token(model, tokens, documents)
-    return loss + (torch.rand(61) * model.head_weight.sum(1)).sum(), count
+    batch = next_token(model, tokens, documents)
+    return replace(batch, total=batch.total + (torch.rand(61) * model.head_weight.sum(1)).sum())
 
 
 def values(model):
@@ -37,7 +37,7 @@ def values(model):
 
 def rows(folder):
     """The log but for the column of seconds."""
-    return [[*line.split(",")[:5], line.split(",")[6]] for line in (folder / "log.csv").read_text().splitlines()]
+    return [[*line.split(",")[:6], line.split(",")[7]] for line in (folder / "log.csv").read_text().splitlines()]
 
 
 def stopped_at(tokens, folder, settings=SETTINGS, objective=noisy):
@@ -163,8 +163,8 @@ def test_a_step_without_a_number_is_skipped_and_reported(tmp_path):
     def broken_once(model, tokens, documents):
         nonlocal steps
         steps += 1
-        loss, count = next_token(model, tokens, documents)
-        return loss * (float("nan") if steps == 5 else 1.0), count
+        batch = next_token(model, tokens, documents)
+        return replace(batch, total=batch.total * (float("nan") if steps == 5 else 1.0))
 
     train(trained, broken_once, text_blocks(), SETTINGS, tmp_path, identity="x", say=said.append)
     assert said == ["step 5 skipped: loss nan is no longer a number"]

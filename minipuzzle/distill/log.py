@@ -8,8 +8,7 @@ from pathlib import Path
 
 from minipuzzle.artifacts import write_atomic
 
-FIELDS = ("step", "tokens", "loss", "learning_rate", "grad_norm", "seconds", "skipped")
-
+FIELDS = ("step", "tokens", "loss", "teacher_entropy", "learning_rate", "grad_norm", "seconds", "skipped")
 WHOLE = ("step", "tokens", "skipped")
 
 

@@ -20,7 +20,7 @@ from minipuzzle.distill.log import TrainingLog
 from minipuzzle.distill.objectives import Objective
 from minipuzzle.distill.schedule import learning_rate
 from minipuzzle.distill.update import Update, check_batch, make_optimizer, micro_batches, update
-from minipuzzle.model import HybridLM
+from minipuzzle.model import HybridLM, set_precision
 from minipuzzle.ranks import Ranks, alone
 from minipuzzle.recipe import Training
 
@@ -40,7 +40,7 @@ class Progress:
     batch: int = 0
     learning_rate: float = 0.0
     guard: dict[str, Any] = field(default_factory=dict)
-    window: list[tuple[float, float]] = field(default_factory=list)
+    window: list[tuple[float, float, float]] = field(default_factory=list)
 
 
 def train(
@@ -54,8 +54,9 @@ def train(
     they are there already, from the same ``identity`` and settings, training goes on after the last saved state, and the
     result equals an uninterrupted run's bit for bit on a CPU. Batch and learning rate may differ from before.
     ``advance(tokens, loss)`` is called as tokens are used up, ``say`` with what a person should know. FP32 master weights;
-    on CUDA the products run in BF16. With ``ranks`` of several processes the model is sharded (``parallel.shard``) and
-    each takes its share of every batch. SIGTERM saves and exits with 0.
+    on CUDA the products run in BF16, or in FP8 as ``settings.precision`` says; the trained model is a BF16 one again.
+    With ``ranks`` of several processes the model is sharded (``parallel.shard``) and each takes its share of every batch.
+    SIGTERM saves and exits with 0.
     Raises: UserError where training breaks down, the state is another run's, or the disk is full.
     """
     ranks = ranks or alone(next(model.parameters()).device)
@@ -63,9 +64,9 @@ def train(
     identity = fingerprint(identity, settings.fixed(), blocks.fingerprint, model.architecture)
     states = States(folder / STATES, identity, ranks, say)
     with interrupt() as stop:
-        model.train()
+        set_precision(model.train(), settings.precision, settings.bf16_ends)
         log = _Run(model, objective, blocks, settings, folder, ranks, states, stop, advance, say).finish()
-        model.eval()
+        set_precision(model.eval(), "bf16", 0)
     return log.final_loss()
 
 
@@ -126,16 +127,19 @@ class _Run:
         )  # fmt: skip
         at.tokens, at.step, at.updates = at.tokens + per_step, at.step + 1, at.updates + (not done.skipped)
         at.batch, at.learning_rate = settings.batch, settings.learning_rate
-        at.window = [*at.window, (done.loss, done.norm)]
+        at.window = [*at.window, (done.loss, done.entropy, done.norm)]
         if done.skipped:
             self.say(f"step {at.step} skipped: {done.skipped}")
         return done
 
     def _write_row(self) -> None:
-        losses, norms = zip(*self.at.window, strict=True)
-        loss, self.at.window = _mean(losses), []
-        self.log.add(step=self.at.step, tokens=self.at.tokens, loss=loss, learning_rate=self.optimizer.param_groups[0]["lr"],
-                     grad_norm=_mean(norms), seconds=time.monotonic() - self.started, skipped=self.guard.skipped)  # fmt: skip
+        loss, entropy, norm = map(_mean, zip(*self.at.window, strict=True))
+        self.at.window = []
+        self.log.add(
+            step=self.at.step, tokens=self.at.tokens, loss=loss, teacher_entropy=entropy, grad_norm=norm,
+            learning_rate=self.optimizer.param_groups[0]["lr"], seconds=time.monotonic() - self.started,
+            skipped=self.guard.skipped,
+        )  # fmt: skip
         self.advance(self.at.tokens, loss)
 
     def _save(self) -> None:

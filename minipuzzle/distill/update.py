@@ -22,10 +22,12 @@ from minipuzzle.recipe import Training
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """What a step did: mean loss over the valid tokens of all processes (nats), gradient norm before clipping, why it
-    was skipped (empty: it was not), and the sums over all processes of their ``votes``, asked for after the gradients."""
+    """What a step did: mean loss and teacher's entropy over the tokens of all processes (nats), gradient norm before
+    clipping, why it was skipped (empty: it was not), and the sums over all processes of their ``votes``, asked for after
+    the gradients."""
 
     loss: float
+    entropy: float
     norm: float
     skipped: str
     votes: tuple[float, ...]
@@ -40,26 +42,23 @@ def update(
     Losses are summed and divided once by the number of tokens of all processes, so that neither micro-batches nor
     processes of unequal counts are weighed wrongly. Raises: UserError where the guard gives up.
     """
-    loss, count = 0.0, 0
-    total: Tensor | None = None
+    sums, count = torch.zeros(2, dtype=torch.float64), 0
     for tokens, documents in parts:
         with mixed_precision(tokens.device):
-            part, valid = objective(model, tokens, documents)
-        part.backward()
-        total = part.detach() if total is None else total + part.detach()
-        count += valid
-    loss = 0.0 if total is None else float(total)
-    sums = ranks.sum(np.array([loss, count, *votes()]))
-    mean = float(sums[0] / sums[1])
+            batch = objective(model, tokens, documents)
+        batch.total.backward()
+        sums = sums.to(tokens.device) + torch.stack((batch.total.detach().double(), batch.entropy.double()))
+        count += batch.tokens
+    total, entropy, everyone, *voted = ranks.sum(np.array([*sums.tolist(), count, *votes()])).tolist()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    scale = ranks.world / float(sums[1])  # FSDP has averaged the processes' sums
+    scale = ranks.world / everyone  # FSDP has averaged the processes' sums
     norm = _norm(gradients) * scale
-    skipped = guard.accept(mean, norm)
+    skipped = guard.accept(total / everyone, norm)
     if not skipped:
         torch._foreach_mul_(gradients, scale * min(1.0, clip / (norm + 1e-6)))
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return Update(loss=mean, norm=norm, skipped=skipped, votes=tuple(float(v) for v in sums[2:]))
+    return Update(loss=total / everyone, entropy=entropy / everyone, norm=norm, skipped=skipped, votes=tuple(voted))
 
 
 def micro_batches(

@@ -17,7 +17,7 @@ from minipuzzle.distill import check_vocabularies, distillation, load_parameters
 from minipuzzle.distill.loop import STATES
 from minipuzzle.distill.objectives import Objective
 from minipuzzle.evaluate import measure
-from minipuzzle.model import HybridLM
+from minipuzzle.model import HybridLM, set_precision
 from minipuzzle.progress import progress_bar
 from minipuzzle.recipe import DistillSettings, Training
 from minipuzzle.stages.job import Job, say
@@ -30,15 +30,16 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
     check_vocabularies(job.parent.architecture.vocab_size, teacher_file.architecture.vocab_size)
     cuts = run_prune(job)
     blocks = job.text("train")
-    inputs = (job.run.key("prune"), teacher_file.fingerprint, blocks.fingerprint, settings.short_tokens)
-    key, identity = fingerprint(*inputs, asdict(settings.training)), fingerprint(*inputs, settings.training.fixed())
+    inputs = (job.run.key("prune"), teacher_file.fingerprint, blocks.fingerprint)
+    key, identity = fingerprint(*inputs, asdict(settings)), fingerprint(*inputs, settings.fixed())
     target = job.run / "student"
     if job.run.is_done("distill", key) and target.exists():
         say(f"distill: nothing changed, kept {target}")
         return Checkpoint.open(target)
     same = teacher_file.fingerprint == job.parent.fingerprint
     teacher = (job.parent_model if same else job.load(teacher_file)).requires_grad_(False)
-    objective = distillation(teacher)
+    set_precision(teacher, settings.teacher_precision, settings.training.bf16_ends)
+    objective = distillation(teacher, settings.loss)
     winner, losses = _short_runs(job, cuts, objective, blocks, settings, identity)
     say(f"distill: {winner} goes on to the long run")
     model = job.load(cuts[winner])
@@ -46,6 +47,7 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
         load_parameters(job.run / "distill" / f"{winner}-short" / STATES, model)
     folder = job.run / "distill" / "long"
     final = _train(model, objective, blocks, settings.training, folder, f"{identity} {winner}", "distill: long run")
+    set_precision(teacher, "bf16", 0)
     write_student(cuts[winner], model, target)
     job.run.mark("distill", key, winner=winner, short_validation_loss=losses, final_kl=final,
                  tokens=settings.training.tokens, short_tokens=settings.short_tokens if losses else 0)  # fmt: skip

@@ -18,6 +18,7 @@ from minipuzzle.errors import UserError
 Method = Literal["minipuzzle", "solver"]
 Ranking = Literal["agreement", "kl"]
 Precision = Literal["bf16", "fp8", "fp8-emulated"]
+Checkpointing = Literal["auto", "on", "off"]
 Metric = Literal["mse", "logit-mse", "kl", "loss"]
 EMBEDDED = "embedded"
 DEFAULT_LOSS = "forward-kl"
@@ -121,6 +122,7 @@ class Training:
 
     ``micro_batch`` blocks go through a process's model at once (0: its whole share of the batch).
     ``precision`` is that of the blocks' products: FP8 for all but ``bf16_ends`` blocks at either end.
+    ``activation_checkpointing`` "auto" recomputes blocks in the backward pass where a GPU's memory would not hold them.
     """
 
     tokens: int = 2_000_000
@@ -136,6 +138,7 @@ class Training:
     micro_batch: int = 0
     precision: Precision = "bf16"
     bf16_ends: int = 4
+    activation_checkpointing: Checkpointing = "auto"
 
     def __post_init__(self) -> None:
         _require(
@@ -144,6 +147,8 @@ class Training:
             "tokens and batch of at least 1, a positive learning rate, warm-up below 1",
         )
         _require_precision(self.precision, self.bf16_ends)
+        _require(self.activation_checkpointing in typing.get_args(Checkpointing),
+                 f"activation_checkpointing {self.activation_checkpointing!r}", "auto, on or off")  # fmt: skip
 
     def steps(self, length: int) -> int:
         """The number of optimiser steps that use up the tokens (rounded up)."""
@@ -154,7 +159,7 @@ class Training:
         return {name: value for name, value in asdict(self).items() if name not in CHANGEABLE}
 
 
-CHANGEABLE = ("batch", "micro_batch", "learning_rate", "clip", "checkpoint_seconds")
+CHANGEABLE = ("batch", "micro_batch", "learning_rate", "clip", "checkpoint_seconds", "activation_checkpointing")
 """A run counts tokens, so that it can go on with another batch, or with a lower rate after a loss that rose."""
 
 

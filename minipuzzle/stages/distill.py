@@ -20,6 +20,7 @@ from minipuzzle.evaluate import measure
 from minipuzzle.model import HybridLM, set_precision
 from minipuzzle.progress import progress_bar
 from minipuzzle.recipe import DistillSettings, Training
+from minipuzzle.report.card import write_card
 from minipuzzle.stages.job import Job, say
 from minipuzzle.stages.prune import run_prune
 
@@ -51,6 +52,7 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
     write_student(cuts[winner], model, target)
     job.run.mark("distill", key, winner=winner, short_validation_loss=losses, final_kl=final,
                  tokens=settings.training.tokens, short_tokens=settings.short_tokens if losses else 0)  # fmt: skip
+    write_card(job.run.path)
     for states in (job.run / "distill").glob(f"*/{STATES}"):
         shutil.rmtree(states)  # finished: the student is written, and the logs stay
     return Checkpoint.open(target)

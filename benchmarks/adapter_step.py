@@ -23,7 +23,7 @@ from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2
 from minipuzzle.artifacts import write_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.distill import mixed_precision, next_token
-from minipuzzle.distill.loop import make_optimizer
+from minipuzzle.distill.update import make_optimizer
 from minipuzzle.kernels import choose
 from minipuzzle.model import HybridLM
 from minipuzzle.recipe import Training

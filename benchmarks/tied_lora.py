@@ -29,7 +29,7 @@ import torch
 
 from minipuzzle.artifacts import read_json, write_json
 
-TASKS = ("manual", "field", "source", "recall", "recovery 60%")
+TASKS = ("field", "source", "recall", "recovery 60%")
 COMBINATIONS = ("lora", "tl5", "tl6", "vera", "tied:B", "tied:B,u,v", "tied:A,u,v")
 RATES = (1e-3, 4e-3, 1.6e-2)
 SCALES_RATES = (4e-3, 1.6e-2, 6.4e-2)

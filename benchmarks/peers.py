@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from os import getloadavg
 from pathlib import Path
@@ -117,10 +117,10 @@ def main() -> None:
 
 def work(setting: Setting, pool: ThreadPoolExecutor, add: Callable[[dict[str, Any]], None]) -> None:
     """Prune with everyone, distil every student as soon as it is there, then compare the trainers on ours."""
-    pruned: dict[str, Future[dict[str, dict[str, Any]]]] = {name: pool.submit(prune, setting, name) for name in PRUNERS}
+    pruned = {pool.submit(prune, setting, name): name for name in PRUNERS}
     waiting: list[Future[None]] = []
-    for name, future in pruned.items():
-        students = future.result()
+    for future in as_completed(pruned):
+        name, students = pruned[future], future.result()
         for budget, student in students.items():
             for seed in range(setting.seeds if name == "ours" else 1):
                 waiting.append(pool.submit(lambda s=student, n=name, b=budget, k=seed: add(heal(setting, n, b, s, k))))
@@ -174,7 +174,9 @@ def heal(setting: Setting, name: str, budget: str, student: dict[str, Any], seed
     tag = f"{PRUNERS[name][1]}-{budget}-{seed}"
     found = measured(setting, student["checkpoint"], tag, setting.tokens, seed)
     row |= {**found, "train_peak_mib": found.get("peak_mib"),
-            "checkpoint": student["checkpoint"], "reload": reload(setting, student["checkpoint"], tag)}  # fmt: skip
+            "checkpoint": student["checkpoint"]}  # fmt: skip
+    if seed == 0:
+        row["reload"] = reload(setting, student["checkpoint"], tag)
     if "error" not in row:
         row["within"] = row["parameters"] <= setting.budgets[budget]
     return row

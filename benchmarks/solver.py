@@ -4,7 +4,8 @@
 
 Instances resemble a search: each block has sizes from whole to gone, damage grows as it shrinks (steeper the less is
 left), and parameters, memory and time fall, the last two not in proportion. ``ladder`` has even steps, as FFN widths
-have; ``noise`` draws every number by itself, which no model gives but which is hard. Limits lie at 0.5 to 0.9 of the
+have; ``small`` is the same with damages 1000 times smaller, as a KL or an MSE may be; ``noise`` draws every number by
+itself, which no model gives but which is hard. Limits lie at 0.5 to 0.9 of the
 whole. Choices are priced again here: an objective counts only if every limit holds. Both get the same time and run
 one after the other, at most --seconds of wall time an instance; times are wall and CPU seconds of the call (CBC's and
 HiGHS' included), model building included, imports not. On a busy machine compare the CPU seconds.
@@ -37,6 +38,7 @@ SIZES = ((7, 4, 1, 5), (52, 7, 1, 5), (118, 17, 3, 3), (118, 20, 3, 3), (118, 20
 """(blocks, choices, budgets, seeds); the last ones take minutes each."""
 NAMES = ("parameters", "memory", "time")
 SAME = 1e-9
+SMALL = 1e-3
 VERDICTS = ("better", "equal", "worse", "only ours", "only theirs")
 
 
@@ -56,10 +58,11 @@ def main() -> None:
     """Solve everything with both and write JSON and a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--envs", type=Path, default=Path("/tmp/venvs"))
+    parser.add_argument("--kinds", nargs="+", default=["ladder", "noise", "small"])
     parser.add_argument("--seconds", type=float, default=120.0, help="most for one instance, both solvers")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    groups = [[make_case(kind, *size, seed) for seed in range(seeds)] for *size, seeds in SIZES for kind in ("ladder", "noise")]
+    groups = [[make_case(kind, *size, seed) for seed in range(seeds)] for *size, seeds in SIZES for kind in options.kinds]
     python = environment(options.envs, "modelopt")
     rows: list[dict[str, Any]] = []
     with progress_bar("solver: instances", sum(map(len, groups)), "instances") as bar:
@@ -78,8 +81,8 @@ def make_case(kind: str, blocks: int, choices: int, budgets: int, seed: int) -> 
     left = np.linspace(1, 0, choices)
     damage, costs = [], []
     for block in range(blocks):
-        if kind == "ladder":
-            harm = np.exp(rng.normal(0, 1.5)) * (1 - left) ** rng.uniform(1.2, 4)
+        if kind != "noise":
+            harm = np.exp(rng.normal(0, 1.5)) * (1 - left) ** rng.uniform(1.2, 4) * (SMALL if kind == "small" else 1)
             cost = whole[block] * np.maximum(left[:, None], 0) ** rng.uniform([1, 0.6, 0.6][:budgets], [1, 1, 1][:budgets])
         else:
             harm, cost = rng.random(choices), whole[block] * rng.random((choices, budgets))

@@ -20,7 +20,7 @@ def pruners(data: dict[str, Any]) -> list[str]:
              "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for budget in data["budgets"]:
         groups: dict[str, list[Row]] = {}
-        for row in data["rows"]:
+        for row in sorted(data["rows"], key=lambda row: row.get("seed", 0)):
             if row["part"] == "pruner" and row["budget"] == budget:
                 groups.setdefault(row["peer"], []).append(row)
         known = [group for group in groups.values() if "error" not in group[0]]

@@ -5,7 +5,12 @@
 Methods: MiniPuzzle's grid (rank by accuracy and agreement), the solver alone (least summed damage, nothing realised),
 the solver with reality check (realised, ranked by KL, local search), Minitron's uniform shapes (the ten largest of the
 grid, best loss, as NVIDIA's mcore_minitron does), greedy (cheapest step down until it fits) and random (scores without
-information, same walk). Half of the validation text chooses, the other half reports.
+information, same walk). The grid and the reality check end with the three best distilled for --short-tokens, the lowest
+loss winning, as both papers do. Half of the validation text chooses, the other half reports.
+
+    python benchmarks/search_quality.py --text TEXT --latency t1.json t2.json --budgets 1.11x 1.25x 1.43x 1.67x 2x ...
+
+bounds time instead: one latency table (minipuzzle profile) for each teacher.
 """
 
 from __future__ import annotations
@@ -35,8 +40,8 @@ from minipuzzle.model import HybridLM, load_model
 from minipuzzle.recipe import ScoreSettings, SearchSettings, Training
 from minipuzzle.search.choices import make_choices, whole
 from minipuzzle.search.plan import Plan, make_plan
-from minipuzzle.search.propose import instance, propose, state_of
-from minipuzzle.search.rank import Reality, realise
+from minipuzzle.search.propose import candidate, instance, propose, state_of
+from minipuzzle.search.rank import Realised, Reality, realise, reranked, shortlist
 from minipuzzle.search.refine import refine, repair
 from minipuzzle.search.select import select
 from minipuzzle.search.solve import solve
@@ -45,6 +50,7 @@ from minipuzzle.surgery import cut
 
 LENGTH = 512
 CHOICE_BLOCKS = 48
+TOP = 3
 METHODS = ("grid", "solver", "solver + reality", "minitron", "greedy", "random")
 SPACE = ("attention=0%", "others=25%", "width=25%")
 
@@ -67,7 +73,9 @@ def main() -> None:
     parser.add_argument("--text", required=True, help="folder with training text and val/")
     parser.add_argument("--teachers", nargs="+", default=[str(embedded.teacher_path())])
     parser.add_argument("--budgets", nargs="+", default=["90%", "80%", "70%", "60%", "50%"])
-    parser.add_argument("--latency", default="", help="latency table for time budgets")
+    parser.add_argument("--latency", nargs="*", default=[], help="a latency table for each teacher, for time budgets")
+    parser.add_argument("--estimator", default="contribution")
+    parser.add_argument("--short-tokens", type=int, default=100_000)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=500_000)
@@ -80,13 +88,15 @@ def main() -> None:
     options = parser.parse_args()
     started, work = time.time(), Path(tempfile.mkdtemp())
     shared = {**vars(options), "cache": str(work)}
-    plain = tuple((k, shared[k]) for k in ("text", "device", "tokens", "batch", "rate", "seeds", "moves", "cache"))
+    names = ("text", "device", "tokens", "short_tokens", "batch", "rate", "seeds", "moves", "cache")
+    plain = tuple((k, shared[k]) for k in names)
     tasks, teachers = [], {}
     for number, path in enumerate(options.teachers):
         file, teachers[path] = prepare(Path(path), options, work, number)
         say(started, f"scored {path}: loss {teachers[path]['loss']:.4f}")
         tasks += [
-            Task(teacher=path, scores=str(file), budget=budget, method=method, latency=options.latency, options=plain)
+            Task(teacher=path, scores=str(file), budget=budget, method=method, options=plain,
+                 latency=options.latency[number] if options.latency else "")
             for budget in options.budgets for method in METHODS
         ]  # fmt: skip
     rows: list[dict[str, Any]] = []
@@ -106,7 +116,7 @@ def prepare(path: Path, options: argparse.Namespace, work: Path, number: int) ->
     device = torch.device(options.device)
     parent = Checkpoint.open(path)
     model = load_model(parent, device=device).eval()
-    settings = ScoreSettings(samples=options.samples, block_samples=options.samples // 4)
+    settings = ScoreSettings(samples=options.samples, block_samples=options.samples // 4, estimator=options.estimator)
     scores = score(parent, texts(options.text, work, "train"), settings, device=device, partial=work / f"partial{number}")
     with mixed_precision(device):
         report = measure(model, texts(options.text, work, "val").every_other(1), batch=32)
@@ -125,29 +135,39 @@ def work_on(task: Task) -> dict[str, Any]:
     val = texts(options["text"], cache, "val")
     choice, report = val.every_other(0).take(CHOICE_BLOCKS), val.every_other(1)
     with mixed_precision(device):
-        selection, tried = search(task, teacher, choice, options["moves"])
-    searched = time.time() - started
+        selections, tried = search(task, teacher, choice, options["moves"])
     with tempfile.TemporaryDirectory() as folder:
-        student = cut(parent, selection, Path(folder) / "student")
-        blocks, after = texts(options["text"], cache, "train"), []
-        for seed in range(options["seeds"]):
-            model = load_model(student, device=device).eval()
-            with mixed_precision(device):
-                before = measure(model, report, batch=32, teacher=teacher)
-            settings = Training(tokens=options["tokens"], learning_rate=options["rate"], batch=options["batch"], seed=seed,
-                                final_ratio=0.02, checkpoint_seconds=1e9)  # fmt: skip
-            train(model, distillation(teacher), blocks, settings, Path(folder) / f"run{seed}", identity=str(seed))
-            with mixed_precision(device):
-                after.append(measure(model, report, batch=32).loss)
+        students = [cut(parent, selection, Path(folder) / f"student{n}") for n, selection in enumerate(selections)]
+        short = [trained(s, teacher, options, options["short_tokens"], 0, choice) for s in students[1:] and students]
+        student = students[int(np.argmin(short))] if short else students[0]
+        searched = time.time() - started
+        with mixed_precision(device):
+            before = measure(load_model(student, device=device).eval(), report, batch=32, teacher=teacher)
+        after = [trained(student, teacher, options, options["tokens"], seed, report) for seed in range(options["seeds"])]
         shape = {"pattern": student.architecture.pattern, "parameters": student.parameters,
                  "ffn": [b.sizes["intermediate"] for b in student.architecture.blocks if b.kind == "mlp"],
                  "heads": sorted({b.sizes["heads"] for b in student.architecture.blocks if b.kind == "mamba"})}  # fmt: skip
-    return {"teacher": task.teacher, "budget": task.budget, "method": task.method, **shape, "realised": tried,
+    return {"teacher": task.teacher, "budget": task.budget, "method": task.method, **shape, "realised": tried, "short": short,
             "before": asdict(before), "after": after, "search_seconds": searched, "seconds": time.time() - started}  # fmt: skip
 
 
-def search(task: Task, model: HybridLM, choice: TokenBlocks, moves: int) -> tuple[Selection, int]:
-    """The selection that a method chooses, and how many models it realised for it."""
+def trained(
+    student: Checkpoint, teacher: HybridLM, options: dict[str, Any], tokens: int, seed: int, text: TokenBlocks
+) -> float:
+    """The loss on a text of a student distilled with a seed."""
+    device = torch.device(options["device"])
+    model = load_model(student, device=device).eval()
+    blocks = texts(options["text"], Path(options["cache"]), "train")
+    settings = Training(tokens=tokens, learning_rate=options["rate"], batch=options["batch"], seed=seed, final_ratio=0.02,
+                        checkpoint_seconds=1e9)  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        train(model, distillation(teacher), blocks, settings, Path(folder), identity=str(seed))
+    with mixed_precision(device):
+        return measure(model, text, batch=32).loss
+
+
+def search(task: Task, model: HybridLM, choice: TokenBlocks, moves: int) -> tuple[list[Selection], int]:
+    """The selections that a method proposes, best first, and how many models it realised for them."""
     settings = SearchSettings(budget=(task.budget,), least=SPACE, mamba_heads=True, multiple=32, method="solver",
                               candidates=24)  # fmt: skip
     scores = random_scores(model.architecture, 0) if task.method == "random" else Scores.load(Path(task.scores))
@@ -162,11 +182,11 @@ def search(task: Task, model: HybridLM, choice: TokenBlocks, moves: int) -> tupl
 
     if task.method == "grid":
         ranked = realise(plan.candidates(scores, 48), one, {}, "agreement")
-        return ranked[0].candidate.selection, len(ranked)
+        return [r.candidate.selection for r in ranked[:TOP]], len(ranked)
     if task.method == "minitron":
         largest = np.argsort(-plan.feasible.parameters, kind="stable")[:10]
         selections = [select(plan.parent, scores, plan.feasible.shape(int(i))) for i in largest]
-        return min(selections, key=lambda selection: one(selection).loss), len(selections)
+        return [min(selections, key=lambda selection: one(selection).loss)], len(selections)
     prices = plan.prices
     choices = make_choices(plan.parent, scores, plan.widest(settings), settings, prices.of, prices.limits - prices.base,
                            prices.names)  # fmt: skip
@@ -174,17 +194,19 @@ def search(task: Task, model: HybridLM, choice: TokenBlocks, moves: int) -> tupl
         state = repair(choices, whole(choices), frozenset(), drops=True)
         if state is None:
             raise SystemExit(f"greedy cannot reach {task.budget}")
-        return choices.selection(state), 0
+        return [choices.selection(state)], 0
     if task.method == "solver":
-        return choices.selection(state_of(choices, solve(instance(choices)))), 0
+        return [choices.selection(state_of(choices, solve(instance(choices))))], 0
     proposals = propose(plan.parent, scores, plan.widest(settings), settings, prices, 24)
     found = proposals.candidates(prices, plan.bytes) + plan.candidates(scores, 24)
     ranked = realise(found, one, {}, "kl")
     on_ladders = ((choices.state(r.candidate.selection), r) for r in ranked)
     start, first = next((state, r) for state, r in on_ladders if state is not None)
     end = refine(choices, start, first.reality.kl, lambda state: one(choices.selection(state)).kl, moves)
-    better = end.value < ranked[0].reality.kl
-    return choices.selection(end.state) if better else ranked[0].candidate.selection, len(ranked) + end.tried
+    if end.value < first.reality.kl:
+        better = candidate(choices, end.state, "r001", "local search", plan.bytes)
+        ranked = reranked([*ranked, Realised(candidate=better, reality=one(better.selection))], "kl")
+    return [r.candidate.selection for r in shortlist(ranked, TOP, "kl")], len(ranked) + end.tried
 
 
 def plan_for(model: HybridLM, settings: SearchSettings, latency: str) -> Plan:

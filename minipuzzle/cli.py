@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from minipuzzle.commands import distill, evaluate, inspect, pretrain, profile, prune, report, run, score, search
+from minipuzzle.commands import distill, evaluate, export, inspect, pretrain, profile, prune, report, run, score, search
 from minipuzzle.errors import UserError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command()(prune.prune)
 app.command()(distill.distill)
 app.command(name="eval")(evaluate.evaluate)
 app.command()(report.report)
+app.command()(export.export)
 app.command()(pretrain.pretrain)
 app.command(name="run")(run.run_recipe)
 app.command()(run.demo)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from math import ceil
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -17,8 +17,13 @@ from minipuzzle.errors import UserError
 
 Method = Literal["minipuzzle", "solver"]
 Ranking = Literal["agreement", "kl"]
+Precision = Literal["bf16", "fp8", "fp8-emulated"]
+Checkpointing = Literal["auto", "on", "off"]
 Metric = Literal["mse", "logit-mse", "kl", "loss"]
 EMBEDDED = "embedded"
+DEFAULT_LOSS = "forward-kl"
+LOSSES = ("forward-kl", "reverse-kl", "jsd", "top-k", "cosine", "cross-entropy")
+"""The first four compare distributions, and one of them at most can be in a sum (``distill.divergences``)."""
 T = TypeVar("T")
 
 
@@ -114,6 +119,10 @@ class Training:
 
     Anchors: arXiv:2504.11409 (Minitron-SSM: cosine, 60 warm-up steps), NVIDIA Model Optimizer's pruning examples
     (distilling wants about a fifth of the pre-training peak); beta2 0.95 and clipping at 1.0 as Megatron-LM.
+
+    ``micro_batch`` blocks go through a process's model at once (0: its whole share of the batch).
+    ``precision`` is that of the blocks' products: FP8 for all but ``bf16_ends`` blocks at either end.
+    ``activation_checkpointing`` "auto" recomputes blocks in the backward pass where a GPU's memory would not hold them.
     """
 
     tokens: int = 2_000_000
@@ -126,28 +135,51 @@ class Training:
     seed: int = 0
     checkpoint_seconds: float = 30.0
     isolate_documents: bool = False
+    micro_batch: int = 0
+    precision: Precision = "bf16"
+    bf16_ends: int = 4
+    activation_checkpointing: Checkpointing = "auto"
 
     def __post_init__(self) -> None:
         _require(
-            self.tokens >= 1 and self.batch >= 1 and self.learning_rate > 0 and 0 <= self.warmup < 1,
+            self.tokens >= 1 and self.batch >= 1 and self.micro_batch >= 0 and self.learning_rate > 0 and 0 <= self.warmup < 1,
             f"tokens {self.tokens}, batch {self.batch}, learning_rate {self.learning_rate}, warmup {self.warmup}",
             "tokens and batch of at least 1, a positive learning rate, warm-up below 1",
         )
+        _require_precision(self.precision, self.bf16_ends)
+        _require(self.activation_checkpointing in typing.get_args(Checkpointing),
+                 f"activation_checkpointing {self.activation_checkpointing!r}", "auto, on or off")  # fmt: skip
 
     def steps(self, length: int) -> int:
         """The number of optimiser steps that use up the tokens (rounded up)."""
         return ceil(self.tokens / (self.batch * length))
 
+    def fixed(self) -> dict[str, Any]:
+        """The settings that a run keeps from start to end; it may go on with other values of the others."""
+        return {name: value for name, value in asdict(self).items() if name not in CHANGEABLE}
+
+
+CHANGEABLE = ("batch", "micro_batch", "learning_rate", "clip", "checkpoint_seconds", "activation_checkpointing")
+"""A run counts tokens, so that it can go on with another batch, or with a lower rate after a loss that rose."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DistillSettings:
-    """Short runs for the top candidates, then the long run for the winner."""
+    """Short runs for the top candidates, then the long run for the winner. ``loss``: see ``loss_terms``."""
 
     short_tokens: int = 200_000
+    loss: str = DEFAULT_LOSS
+    teacher_precision: Precision = "bf16"
     training: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:
+        loss_terms(self.loss)
+        _require_precision(self.teacher_precision, 0)
         _require(self.short_tokens >= 1, f"short_tokens {self.short_tokens}", "at least 1 token")
+
+    def fixed(self) -> dict[str, Any]:
+        """As ``Training.fixed``, the training's own included."""
+        return {**asdict(self), "training": self.training.fixed()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +205,22 @@ class PretrainRecipe:
     device: str = "auto"
     data: Data = field(default_factory=Data)
     training: Training = field(default_factory=Training)
+
+
+def loss_terms(text: str) -> dict[str, float]:
+    """{name: weight} of a sum of LOSSES such as "forward-kl+0.1*cross-entropy". Raises: UserError where it is none."""
+    terms: dict[str, float] = {}
+    for part in text.split("+"):
+        weight, _, name = part.rpartition("*")
+        try:
+            terms[name.strip()] = float(weight or 1)
+        except ValueError:
+            terms[part] = 0.0
+    good = all(name in LOSSES and weight > 0 for name, weight in terms.items())
+    if not good or sum(name in LOSSES[:4] for name in terms) > 1:
+        raise UserError("This loss is not known.", got=text, allowed=f"{', '.join(LOSSES)}, or a sum of them with "
+                        "weights and at most one of the first four", next='Write, say, "forward-kl+0.1*cosine".')  # fmt: skip
+    return terms
 
 
 def load_recipe(path: Path, kind: type[T]) -> T:
@@ -228,6 +276,12 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         raise UserError(f"{where} has a value of the wrong kind.", got=repr(value), allowed=allowed,
                         next="Change the value.")  # fmt: skip
     return float(value) if hint is float else value
+
+
+def _require_precision(precision: str, ends: int) -> None:
+    known = typing.get_args(Precision)
+    _require(precision in known and ends >= 0, f"precision {precision!r}, bf16_ends {ends}",
+             f"{' or '.join(map(repr, known))}; at least 0 blocks at either end")  # fmt: skip
 
 
 def _require(holds: bool, got: str, allowed: str) -> None:

@@ -23,9 +23,11 @@ TOLERANCE = 1e-4
 def cut(parent: Checkpoint, selection: Selection, target: Path) -> Checkpoint:
     """Write the student that ``selection`` leaves of ``parent`` to ``target`` and return it, opened and counted.
 
-    Raises: UserError where the selection is illegal or the file does not hold exactly what was planned.
+    Raises: UserError where the selection is illegal, the family has no way to write it, or the file does not hold exactly
+    what was planned.
     """
     student = selection.student(parent.architecture)
+    student.rules.check(parent.architecture.blocks, selection.kept_blocks, student.blocks)
     source = _sources(parent.architecture, student, selection)
     planned_bytes = 0
 

@@ -12,7 +12,8 @@ from minipuzzle.importance import random_scores
 from minipuzzle.recipe import SearchSettings
 from minipuzzle.search.choices import combinations, coupled, make_choices, whole
 from minipuzzle.search.damage import size_damage
-from minipuzzle.search.propose import instance, propose, state_of
+from minipuzzle.search.propose import candidate, instance, propose, state_of
+from minipuzzle.search.rank import Realised, Reality, shortlist
 from minipuzzle.search.refine import neighbours, refine
 from minipuzzle.search.solve import solve
 from minipuzzle.space import Level, bounds
@@ -92,3 +93,16 @@ def test_curves_are_read_between_measured_sizes():
     assert [size_damage(parent, scores, 1, s) for s in (16, 32, 48, 64)] == pytest.approx([0.5, 0.2, 0.05, 0.0])
     values = [size_damage(parent, scores, 1, s) for s in range(1, 65)]
     assert values == sorted(values, reverse=True)
+
+
+def test_the_short_list_by_kl_holds_different_blocks_first():
+    *_, choices = made(mamba_heads=True)
+    states = [s for s in combinations(choices) if choices.fits(s)][::5]
+    by_kl = [Realised(candidate=candidate(choices, s, f"x{i}", "test", lambda a: 0), reality=Reality(0, 0, 0, i))
+             for i, s in enumerate(states)]  # fmt: skip
+    kept = shortlist(by_kl, 3, "kl")
+    assert len({tuple(r.candidate.selection.kept_blocks) for r in kept}) == 3
+    assert kept[0] is by_kl[0]
+    assert shortlist(by_kl, 3, "agreement") == by_kl[:3]
+    everything = shortlist(by_kl, len(by_kl), "kl")
+    assert sorted(r.candidate.name for r in everything) == sorted(r.candidate.name for r in by_kl)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from minipuzzle.arch.axes import Weight, weight
-from minipuzzle.arch.blocks import Block, block_parameters
+from minipuzzle.arch.blocks import Attention, Block, block_parameters
+from minipuzzle.arch.rules import Rules
 
 EMBEDDING = weight("embeddings.weight", "vocab", "hidden")
 FINAL_NORM = weight("final_norm.weight", "hidden")
 HEAD = weight("head.weight", "vocab", "hidden")
+EVERYTHING = Rules()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,11 @@ class Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """The shape of a model, apart from its weights. ``norm_eps`` is used by every RMSNorm."""
+    """The shape of a model, apart from its weights. ``norm_eps`` is used by every RMSNorm.
+
+    Embeddings are multiplied with ``embedding_multiplier``, logits divided by ``logits_divisor``. ``rules`` say what may
+    be pruned.
+    """
 
     vocab_size: int
     hidden: int
@@ -38,6 +44,9 @@ class Architecture:
     norm_eps: float = 1e-5
     tied_head: bool = False
     max_positions: int = 8192
+    embedding_multiplier: float = 1.0
+    logits_divisor: float = 1.0
+    rules: Rules = EVERYTHING
 
     @property
     def pattern(self) -> str:
@@ -70,6 +79,15 @@ class Architecture:
         return top + sum(block_parameters(block) for block in self.blocks)
 
     @property
+    def units(self) -> list[tuple[int, ...]]:
+        """The positions of the blocks that stay or go together: one block each, or the two of a layer."""
+        step = 2 if self.rules.paired else 1
+        return [tuple(range(i, i + step)) for i in range(0, len(self.blocks), step)]
+
+    @property
     def homogeneous(self) -> bool:
-        """Whether all blocks of a kind have the same sizes, as stock transformers wants it."""
-        return all(len({b for b in self.blocks if b.kind == kind}) <= 1 for kind in ("mamba", "attention", "mlp"))
+        """Whether all blocks of a kind are alike, as stock transformers wants it, but for their position embedding."""
+        return all(
+            len({replace(b, rope=None) if isinstance(b, Attention) else b for b in self.blocks if b.kind == kind}) <= 1
+            for kind in ("mamba", "attention", "mlp")
+        )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from minipuzzle.arch.axes import Weight, weight
+from minipuzzle.arch.rope import Rope
 
 NORM = weight("norm.weight", "hidden")
 
@@ -31,6 +32,7 @@ class Mamba2:
     conv_bias: bool = True
     proj_bias: bool = False
     chunk_size: int = 128
+    residual_multiplier: float = 1.0
 
     @property
     def inner(self) -> int:
@@ -67,7 +69,11 @@ class Mamba2:
 
 @dataclass(frozen=True, kw_only=True)
 class Attention:
-    """Grouped-query attention without position embedding: query head h reads KV head h // (q_heads / kv_heads)."""
+    """Grouped-query attention: query head h reads KV head h // (q_heads / kv_heads).
+
+    ``rope`` None is attention without position embedding; ``qk_norm`` an RMS norm of each query's and key's head before it;
+    ``scale`` what scores are multiplied with, None for attn_head_dim^-1/2; ``bias`` that of q, k and v.
+    """
 
     kind: ClassVar[str] = "attention"
     symbol: ClassVar[str] = "*"
@@ -78,6 +84,11 @@ class Attention:
     kv_heads: int
     attn_head_dim: int
     bias: bool = False
+    out_bias: bool = False
+    rope: Rope | None = None
+    qk_norm: bool = False
+    scale: float | None = None
+    residual_multiplier: float = 1.0
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -95,13 +106,19 @@ class Attention:
         tensors += [weight("v_proj.weight", kv, "hidden"), weight("o_proj.weight", "hidden", q)]
         if self.bias:
             tensors += [weight("q_proj.bias", q), weight("k_proj.bias", kv), weight("v_proj.bias", kv)]
+        if self.out_bias:
             tensors.append(weight("o_proj.bias", "hidden"))
+        if self.qk_norm:
+            tensors += [weight("q_norm.weight", "attn_head_dim"), weight("k_norm.weight", "attn_head_dim")]
         return tuple(tensors)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeedForward:
-    """down(relu(up(x))**2): two matrices, no gate."""
+    """down(f(up(x))), or where it is ``gated`` down(f(gate(x)) * up(x)), with f = ``activation``: "relu2" or "silu".
+
+    A channel of a gated one has a row in gate and one in up. ``packed``: both lie in one matrix, gate first.
+    """
 
     kind: ClassVar[str] = "mlp"
     symbol: ClassVar[str] = "-"
@@ -110,6 +127,10 @@ class FeedForward:
     hidden: int
     intermediate: int
     bias: bool = False
+    gated: bool = False
+    packed: bool = False
+    activation: str = "relu2"
+    residual_multiplier: float = 1.0
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -117,12 +138,20 @@ class FeedForward:
         return {"hidden": self.hidden, "intermediate": self.intermediate}
 
     @property
+    def inputs(self) -> dict[str, str]:
+        """The projections that read the stream, by name, and their rows."""
+        if self.packed:
+            return {"gate_up_proj": "intermediate + intermediate"}
+        return {"gate_proj": "intermediate", "up_proj": "intermediate"} if self.gated else {"up_proj": "intermediate"}
+
+    @property
     def weights(self) -> tuple[Weight, ...]:
         """The block's tensors and their axes."""
-        tensors = [NORM, weight("up_proj.weight", "intermediate", "hidden")]
+        tensors = [NORM, *(weight(f"{name}.weight", rows, "hidden") for name, rows in self.inputs.items())]
         tensors.append(weight("down_proj.weight", "hidden", "intermediate"))
         if self.bias:
-            tensors += [weight("up_proj.bias", "intermediate"), weight("down_proj.bias", "hidden")]
+            tensors += [weight(f"{name}.bias", rows) for name, rows in self.inputs.items()]
+            tensors.append(weight("down_proj.bias", "hidden"))
         return tuple(tensors)
 
 

@@ -49,7 +49,8 @@ class Selection:
     def student(self, parent: Architecture) -> Architecture:
         """The architecture that is left of the parent.
 
-        Raises: UserError where indices are out of range, unsorted, or break Mamba's or attention's groups.
+        Raises: UserError where indices are out of range, unsorted, or break Mamba's or attention's groups. Whether a file
+        can say it is another question: ``parent.rules.check``.
         """
         if len(self.blocks) != len(parent.blocks):
             raise UserError(

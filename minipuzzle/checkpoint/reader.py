@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,8 +25,8 @@ SINGLE = "model.safetensors"
 PIECE_BYTES = 1 << 24
 TORCH_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
                 "F8_E5M2": "float8_e5m2"}  # fmt: skip
-IGNORED_PREFIX = "mtp."
-"""Multi-token-prediction heads, which transformers does not load either."""
+IGNORED = {"multi-token prediction (mtp.*)": re.compile(r"^mtp\."), "RoPE's speeds": re.compile(r"\.rotary_emb\.inv_freq$")}
+"""What transformers does not load either: it has no such heads, and computes the speeds."""
 
 
 class Checkpoint:
@@ -40,8 +41,8 @@ class Checkpoint:
         self.architecture = architecture
         self.family = families.find(str(config["model_type"]))
         self._names = _claim(path, self.family.names(architecture), entries, architecture)
-        ignored = sum(name.startswith(IGNORED_PREFIX) for name in entries)
-        self.notes = (f"{ignored} tensors of multi-token prediction ({IGNORED_PREFIX}*) are not read",) if ignored else ()
+        ignored = {what: sum(bool(pattern.search(name)) for name in entries) for what, pattern in IGNORED.items()}
+        self.notes = tuple(f"{count} tensors of {what} are not read" for what, count in ignored.items() if count)
         self._entries = {name: entries[theirs] for name, theirs in self._names.items()}
         for tensor in architecture.tensors():
             entry = self._entries[tensor.name]
@@ -199,13 +200,17 @@ def _claim(
             )  # fmt: skip
         claimed[canonical] = present[0]
     tied = {"lm_head.weight"} if architecture.tied_head else set()
-    extra = sorted(n for n in set(entries) - set(claimed.values()) - tied if not n.startswith(IGNORED_PREFIX))
+    extra = sorted(n for n in set(entries) - set(claimed.values()) - tied if not _ignored(n))
     if extra:
         raise UserError(
             f"There are {len(extra)} tensors that the architecture has no place for.", got=", ".join(extra[:3]),
             allowed="the tensors that config.json describes", next="Check that config.json belongs to these weights.",
         )  # fmt: skip
     return claimed
+
+
+def _ignored(name: str) -> bool:
+    return any(pattern.search(name) for pattern in IGNORED.values())
 
 
 def _count(shape: tuple[int, ...]) -> int:

@@ -3,40 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from minipuzzle.distill.losses import cross_entropy_loss, kl_loss
+from minipuzzle.distill.divergences import DIVERGENCES
+from minipuzzle.distill.losses import FORWARD_KL, linear_loss
 from minipuzzle.errors import UserError
 from minipuzzle.model import HybridLM
-
-Objective = Callable[[HybridLM, Tensor, Tensor | None], tuple[Tensor, int]]
-"""(model, tokens [b, s], documents [b, s] or None) -> (summed loss in nats, the number of tokens it sums over)."""
+from minipuzzle.recipe import DEFAULT_LOSS, loss_terms
 
 
-def next_token(model: HybridLM, tokens: Tensor, documents: Tensor | None) -> tuple[Tensor, int]:
+@dataclass(frozen=True, kw_only=True)
+class BatchLoss:
+    """Sums over ``tokens`` tokens, in nats: the loss, which has a gradient, and the teacher's entropy (0 without one)."""
+
+    total: Tensor
+    entropy: Tensor
+    tokens: int
+
+
+Objective = Callable[[HybridLM, Tensor, Tensor | None], BatchLoss]
+"""(model, tokens [b, s], documents [b, s] or None) -> what this batch costs."""
+
+
+def next_token(model: HybridLM, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
     """Cross-entropy of each token but the first of a block, given those before it."""
     hidden = model.hidden_states(tokens, documents)[:, :-1]
     targets = tokens[:, 1:].reshape(-1)
-    loss = cross_entropy_loss(hidden.reshape(-1, hidden.shape[-1]), model.head_weight, targets)
-    return loss, targets.numel()
+    loss = linear_loss(hidden.reshape(-1, hidden.shape[-1]), model.head_weight, targets=targets)
+    return BatchLoss(total=loss.total, entropy=loss.entropy, tokens=targets.numel())
 
 
-def distillation(teacher: HybridLM) -> Objective:
-    """KL(teacher || student) at every position. The teacher runs without gradients and is never changed."""
+def distillation(teacher: HybridLM, loss: str = DEFAULT_LOSS) -> Objective:
+    """What ``loss`` names (``recipe.loss_terms``) between teacher and student at every position.
 
-    def objective(model: HybridLM, tokens: Tensor, documents: Tensor | None) -> tuple[Tensor, int]:
-        with torch.no_grad():
+    The teacher runs without gradients and is never changed. Raises: UserError for a loss that is not known.
+    """
+    terms = loss_terms(loss)
+    name = next((name for name in terms if name in DIVERGENCES), "")
+    cosine, cross_entropy = terms.get("cosine", 0.0), terms.get("cross-entropy", 0.0)
+
+    def objective(model: HybridLM, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
+        with torch.no_grad():  # not inference mode: its tensors cannot be saved for the student's backward pass
             target = teacher.hidden_states(tokens, documents)
         hidden = model.hidden_states(tokens, documents)
-        loss = kl_loss(
-            hidden.reshape(-1, hidden.shape[-1]), model.head_weight, target.reshape(-1, target.shape[-1]),
-            teacher.head_weight,
+        length = hidden.shape[1] - bool(cross_entropy)  # the last position has no next token
+        student, wanted = (h[:, :length].reshape(-1, h.shape[-1]) for h in (hidden, target))
+        found = linear_loss(
+            student, model.head_weight, (wanted, teacher.head_weight),
+            tokens[:, 1:].reshape(-1) if cross_entropy else None, divergence=DIVERGENCES.get(name, FORWARD_KL),
+            weight=terms.get(name, 0.0), target_weight=cross_entropy,
         )  # fmt: skip
-        return loss, tokens.numel()
+        total = found.total if not cosine else found.total + cosine * _cosine(student, wanted)
+        return BatchLoss(total=total, entropy=found.entropy, tokens=student.shape[0])
 
     return objective
+
+
+def _cosine(student: Tensor, teacher: Tensor) -> Tensor:
+    """Sum over tokens of 1 - cos of the states before the heads, float64.
+
+    Source: arXiv:2411.19146, L_cosine, which takes every layer; here the last, since pruned students have fewer.
+    """
+    if student.shape[-1] != teacher.shape[-1]:
+        raise UserError(
+            "The cosine loss compares hidden states of one size.", got=f"student {student.shape[-1]}, teacher "
+            f"{teacher.shape[-1]} channels", allowed="equal hidden sizes", next="Leave cosine out of --loss.",
+        )  # fmt: skip
+    return (1 - torch.nn.functional.cosine_similarity(student.float(), teacher.float(), dim=-1)).double().sum()
 
 
 def check_vocabularies(student: int, teacher: int) -> None:

@@ -42,6 +42,7 @@ def find(model_type: str) -> Family:
         near = difflib.get_close_matches(model_type, known(), n=1, cutoff=0.0)[0]
         raise UserError(
             f"Unknown model_type {model_type!r}.", got=model_type or "no model_type", allowed=", ".join(known()),
-            next=f"The nearest is {near!r}; a new family is one file in minipuzzle/families.",
+            next=(f"The nearest is {near!r}; a new family is one file in minipuzzle/families." if model_type
+                  else "Add the model_type to config.json."),
         )  # fmt: skip
     return cast(Family, importlib.import_module(f"minipuzzle.families.{model_type}"))

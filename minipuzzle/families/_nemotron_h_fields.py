@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from minipuzzle.errors import UserError
+from minipuzzle.families._fields import error, only
 
 KINDS = {"M": "mamba", "*": "attention", "-": "mlp"}
 ALIASES = {"linear_attention": "mamba", "full_attention": "attention"}
@@ -62,38 +62,7 @@ def layers(fields: dict[str, Any]) -> list[str]:
 
 def supported(fields: dict[str, Any]) -> None:
     """Raises: UserError for an option of a block that this model does not have."""
-    for name, only in ONLY.items():
-        if fields.get(name, only) != only:
-            raise error(f"{name} is not supported.", got=fields[name], allowed=repr(only))
-
-
-def limitless(fields: dict[str, Any]) -> None:
-    """Raises: UserError where dt is clamped to another range than (0, inf), which our forward does not do."""
-    limit = fields.get("time_step_limit")
-    if limit is None:
-        return
-    bounds = [b.get("__float__") if isinstance(b, dict) else b for b in limit] if isinstance(limit, list | tuple) else []
-    if [str(b).lower() for b in bounds] not in (["0.0", "inf"], ["0.0", "infinity"], ["0", "inf"], ["0", "infinity"]):
-        raise error("time_step_limit is not supported.", got=limit, allowed="[0.0, Infinity]")
-
-
-def positive(fields: dict[str, Any], name: str, default: int | None = None) -> int:
-    """A whole number above 0. Raises: UserError where the field is anything else, or absent without a default."""
-    value = fields.get(name, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise error(f"{name} is missing or not a positive whole number.", got=value, allowed="a whole number above 0")
-    return value
-
-
-def divides(name: str, value: int, by_name: str, by: int) -> None:
-    """Raises: UserError where ``value`` is no multiple of ``by``."""
-    if value % by:
-        raise error(f"{name} must be a multiple of {by_name}.", got=f"{value} and {by}", allowed=f"a multiple of {by}")
-
-
-def error(what: str, *, got: object, allowed: object) -> UserError:
-    """A fault of config.json."""
-    return UserError(what, got=got, allowed=allowed, next="Mend config.json, or take another checkpoint.")
+    only(fields, ONLY)
 
 
 def _from_pattern(pattern: Any) -> list[str]:

@@ -6,11 +6,14 @@ schema that vLLM, SGLang, TensorRT-LLM and llama.cpp read, with the two classes 
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
 from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Mamba2
-from minipuzzle.families._nemotron_h_fields import KINDS, canonical, divides, error, layers, limitless, positive, supported
+from minipuzzle.families._fields import divides, epsilon, error, limitless, positive
+from minipuzzle.families._nemotron_h_fields import KINDS, canonical, layers, supported
 
 AXIS_FIELDS = {
     "mamba": {"heads": "mamba_num_heads", "head_dim": "mamba_head_dim"},
@@ -45,11 +48,9 @@ def architecture(config: dict[str, Any]) -> Architecture:
     blocks = []
     for kind, own in zip(kinds, fields.get("block_configs") or [{}] * len(kinds), strict=True):
         blocks.append(_block(kind, {**fields, **canonical({k: v for k, v in own.items() if v is not None})}, hidden))
-    epsilon = fields.get("layer_norm_epsilon", 1e-5)
-    if not isinstance(epsilon, int | float) or not 0 <= epsilon < 1:
-        raise error("layer_norm_epsilon is not a small number.", got=epsilon, allowed="a number from 0 to 1")
     return Architecture(
-        vocab_size=positive(fields, "vocab_size"), hidden=hidden, blocks=tuple(blocks), norm_eps=float(epsilon),
+        vocab_size=positive(fields, "vocab_size"), hidden=hidden, blocks=tuple(blocks),
+        norm_eps=epsilon(fields, "layer_norm_epsilon", 1e-5),
         tied_head=False,  # tie_word_embeddings is read by no implementation of this family: each has a head of its own
         max_positions=positive(fields, "max_position_embeddings", 4096),
     )  # fmt: skip
@@ -58,11 +59,11 @@ def architecture(config: dict[str, Any]) -> Architecture:
 def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, Any]:
     """The config.json of an architecture, with what transformers, vLLM, SGLang and llama.cpp each look for.
 
-    Raises: UserError for what no config of this family can say: a tied head, a bias in attention.
+    Raises: UserError for what no config of this family can say: a tied head, a bias in attention, a gate.
     """
-    if architecture.tied_head or any(isinstance(b, Attention) and b.bias for b in architecture.blocks):
+    if architecture.tied_head or any(b != _plain(b) for b in architecture.blocks):
         raise error("nemotron_h has no tied head and no bias in attention.", got="an architecture with one of them",
-                    allowed="a head of its own, attention without bias")  # fmt: skip
+                    allowed="a head of its own, attention without bias or positions, relu2 without a gate")  # fmt: skip
     result = {k: v for k, v in original.items() if k not in REWRITTEN}
     if result.get("num_nextn_predict_layers"):
         result["num_nextn_predict_layers"] = 0  # ``mtp.*`` tensors are not written
@@ -109,12 +110,24 @@ def names(architecture: Architecture) -> dict[str, tuple[str, ...]]:
 
 
 def extra_files(architecture: Architecture) -> dict[str, str]:
-    """The config and model classes of ``nemotron_h_puzzle``, when blocks of a kind differ."""
+    """The config and model classes of ``nemotron_h_puzzle``, when blocks of a kind differ.
+
+    Where FFN widths differ, also what other engines want changed in config.json: lists in place of ``block_configs``, one
+    entry for each feed-forward block (SGLang 0.5.23, whose own puzzle class demands a mixture-of-experts block), or one
+    for each block (TensorRT-LLM). Both are called ``intermediate_size``, which transformers wants to be one number.
+    """
     if architecture.homogeneous:
         return {}
     folder = files("minipuzzle.families") / "_shipped"
-    return {f"{n}_nemotron_h_puzzle.py": (folder / f"{n}_nemotron_h_puzzle.py").read_text()
-            for n in ("configuration", "modeling")}  # fmt: skip
+    result = {f"{n}_nemotron_h_puzzle.py": (folder / f"{n}_nemotron_h_puzzle.py").read_text()
+              for n in ("configuration", "modeling")}  # fmt: skip
+    widths = [b.intermediate if isinstance(b, FeedForward) else 0 for b in architecture.blocks]
+    if len(set(widths) - {0}) > 1:
+        sglang = {"model_type": "nemotron_h", "architectures": ["NemotronHForCausalLM"], "block_configs": None,
+                  "intermediate_size": [width for width in widths if width]}  # fmt: skip
+        result["overrides.sglang.json"] = json.dumps(sglang) + "\n"
+        result["overrides.tensorrt_llm.json"] = json.dumps({"intermediate_size": widths}) + "\n"
+    return result
 
 
 def _block(kind: str, fields: dict[str, Any], hidden: int) -> Block:
@@ -137,6 +150,16 @@ def _block(kind: str, fields: dict[str, Any], hidden: int) -> Block:
         conv_bias=bool(fields.get("use_conv_bias", True)), chunk_size=positive(fields, "chunk_size", 128),
         proj_bias=bool(fields.get("use_bias", False)),
     )  # fmt: skip
+
+
+def _plain(block: Block) -> Block:
+    """The block with nothing but what this family's config can say."""
+    if isinstance(block, FeedForward):
+        return FeedForward(hidden=block.hidden, intermediate=block.intermediate, bias=block.bias)
+    if isinstance(block, Attention):
+        return Attention(hidden=block.hidden, q_heads=block.q_heads, kv_heads=block.kv_heads,
+                         attn_head_dim=block.attn_head_dim)  # fmt: skip
+    return replace(block, residual_multiplier=1.0)
 
 
 def _sizes(block: Block) -> dict[str, Any]:

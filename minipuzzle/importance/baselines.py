@@ -27,7 +27,8 @@ def block_magnitudes(block: Block, module: nn.Module) -> Array:
     """L2 norms of the weight rows that make each FFN channel, each channel of Mamba's x, each query head."""
     parts: Any = module
     if isinstance(block, FeedForward):
-        return _norms(parts.up_proj.weight)
+        matrices = [getattr(parts, name).weight.view(-1, block.intermediate, block.hidden) for name in block.inputs]
+        return _norms(torch.cat(matrices).transpose(0, 1).flatten(1))
     if isinstance(block, Mamba2):
         return _norms(parts.in_proj.weight[block.inner : 2 * block.inner])
     return _norms(parts.q_proj.weight.view(block.q_heads, -1))

@@ -5,11 +5,11 @@
 | ``minitron`` | ``MeanAbsolute`` of relu2(X W1^T), the input of down_proj | ``MeanAbsolute`` of LN(X) Wx^T, before the \
 convolution (arXiv:2504.11409, section 3.1) | ``HeadNorm`` before o_proj (arXiv:2407.14679, F_head) | \
 ``MeanAbsolute`` of LN(X), summed over blocks (arXiv:2407.14679, F_emb) |
-| ``minitron-pre`` | ``MeanAbsolute`` of X W1^T (arXiv:2504.03624, literally) | as ``minitron`` | as ``minitron`` | as \
-``minitron`` |
+| ``minitron-pre`` | ``MeanAbsolute`` of X W1^T (arXiv:2504.03624, literally; of up where there is a gate) | as ``minitron`` | \
+as ``minitron`` | as ``minitron`` |
 | ``flap`` | ``Fluctuation`` into down_proj | ``Fluctuation`` into out_proj | ``Fluctuation`` into o_proj | - |
 | ``contribution`` | ``Contribution`` into down_proj | ``Contribution`` into out_proj (ours) | ``HeadContribution`` | - |
-| ``magnitude`` | norms of rows of up_proj | of in_proj's x | of q_proj | norms over all matrices |
+| ``magnitude`` | norms of rows of up_proj (and gate_proj) | of in_proj's x | of q_proj | norms over all matrices |
 | ``random`` | uniform | uniform | uniform | uniform |
 | ``taylor`` | |sum grad x weight| by sample: ``minipuzzle.importance.taylor``, which needs the whole model |
 
@@ -134,7 +134,8 @@ def watch(block: Block, module: nn.Module, estimator: str, read: Callable[[Tenso
         x = slice(block.inner, 2 * block.inner)
         return parts.in_proj.register_forward_hook(lambda m, i, output: read(output[..., x]))
     if isinstance(block, FeedForward) and estimator == "minitron-pre":
-        return parts.up_proj.register_forward_hook(lambda m, i, output: read(output))
+        up = parts.gate_up_proj if block.packed else parts.up_proj
+        return up.register_forward_hook(lambda m, i, output: read(output[..., -block.intermediate :]))
     return output_projection(block, module).register_forward_pre_hook(lambda m, inputs: read(inputs[0]))
 
 

@@ -48,10 +48,11 @@ class Streams:
         flat = torch.from_numpy(tokens.astype(np.int64).ravel())
         ordered, where = flat.sort(stable=True)
         target = self.hidden[: self.samples].flatten(0, 1)
+        multiplier = checkpoint.architecture.embedding_multiplier
         for first, rows in checkpoint.pieces("embeddings.weight"):
             low, high = (int(n) for n in torch.searchsorted(ordered, torch.tensor([first, first + len(rows)])))
             if high > low:
-                chosen = rows[ordered[low:high] - first].to(target.dtype)
+                chosen = rows[ordered[low:high] - first].to(target.dtype) * multiplier
                 target[where[low:high].to(target.device)] = chosen.to(target.device)
 
     @torch.no_grad()

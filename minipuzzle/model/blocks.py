@@ -1,4 +1,5 @@
-"""How each kind of block runs: h + mixer(norm(h)). Any sizes; masks give what a sliced block would.
+"""How each kind of block runs: h + mixer(norm(h)), the residual multiplier inside the mixer. Any sizes; masks give what a
+sliced block would.
 
 Attribute names of submodules and parameters are the canonical tensor names of ``minipuzzle.arch.blocks``. ``kept`` of
 a block maps an axis to a bool mask; an absent axis is whole.
@@ -12,14 +13,16 @@ from torch import Tensor, nn
 
 from minipuzzle.arch import Attention, Block, FeedForward, Mamba2
 from minipuzzle.kernels import Kernels
+from minipuzzle.kernels.pointwise import relu_squared
 from minipuzzle.model.cache import AttentionSlot, MambaSlot
 from minipuzzle.model.norm import RMSNorm
+from minipuzzle.model.rope import rotate
 
 Masks = dict[str, Tensor]
 
 
 class AttentionBlock(nn.Module):
-    """Causal grouped-query attention, scale head_dim^-1/2, no position embedding (arXiv:2504.03624)."""
+    """Causal grouped-query attention, without position embedding (arXiv:2504.03624) or with a rotary one."""
 
     def __init__(self, block: Attention, eps: float) -> None:
         super().__init__()
@@ -30,14 +33,18 @@ class AttentionBlock(nn.Module):
         self.q_proj = nn.Linear(d, block.q_heads * hd, bias=block.bias)
         self.k_proj = nn.Linear(d, block.kv_heads * hd, bias=block.bias)
         self.v_proj = nn.Linear(d, block.kv_heads * hd, bias=block.bias)
-        self.o_proj = nn.Linear(block.q_heads * hd, d, bias=block.bias)
+        self.o_proj = nn.Linear(block.q_heads * hd, d, bias=block.out_bias)
+        if block.qk_norm:
+            self.q_norm, self.k_norm = RMSNorm(hd, eps), RMSNorm(hd, eps)
 
     def mixer(self, x: Tensor, documents: Tensor | None, slot: AttentionSlot | None, past: int) -> Tensor:
         batch, length, _ = x.shape
         hd = self.block.attn_head_dim
-        q = self.q_proj(x).view(batch, length, -1, hd).transpose(1, 2)
-        k = self.k_proj(x).view(batch, length, -1, hd)
-        v = self.v_proj(x).view(batch, length, -1, hd)
+        q, k, v = (proj(x).view(batch, length, -1, hd) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        if self.block.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if self.block.rope is not None:
+            q, k = (rotate(t, self.block.rope, past) for t in (q, k))
         if slot is not None:
             slot.keys[:, past : past + length] = k
             slot.values[:, past : past + length] = v
@@ -47,13 +54,16 @@ class AttentionBlock(nn.Module):
         if documents is not None:
             same = documents[:, :, None] == documents[:, None, :]
             mask = (same & torch.ones(length, length, dtype=torch.bool, device=x.device).tril())[:, None]
+            ratio = self.block.q_heads // self.block.kv_heads
+            if x.is_cuda and ratio > 1:  # CUDA's kernel for masks wants equal heads; without it all scores are held
+                k, v = (t.repeat_interleave(ratio, 2) for t in (k, v))
         y = F.scaled_dot_product_attention(
-            q, k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, is_causal=mask is None and past == 0,
-            enable_gqa=self.block.q_heads != self.block.kv_heads,
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, scale=self.block.scale,
+            is_causal=mask is None and past == 0, enable_gqa=q.shape[2] != k.shape[2],
         ).transpose(1, 2)  # fmt: skip
         if "q_heads" in self.kept:
             y = y * self.kept["q_heads"][:, None]
-        return self.o_proj(y.reshape(batch, length, -1))
+        return _added(self.o_proj(y.reshape(batch, length, -1)), self.block)
 
 
 class Mamba2Block(nn.Module):
@@ -81,7 +91,14 @@ class Mamba2Block(nn.Module):
 
     def mixer(self, x: Tensor, documents: Tensor | None, slot: MambaSlot | None, past: int) -> Tensor:
         b = self.block
-        z, convolved, dt = self.in_proj(x).split([b.inner, b.conv_channels, b.heads], dim=-1)
+        projected = self.in_proj(x)
+        if slot is None and not self.kept and self.kernels.can_mix(projected.shape[-1], b.conv_channels):
+            y = self.kernels.mix(
+                projected, self.conv.weight[:, 0], self.conv.bias, self.dt_bias, self.A_log, self.D, self.gated_norm.weight,
+                head_dim=b.head_dim, groups=b.groups, chunk_size=b.chunk_size, eps=self.eps, documents=documents,
+            )  # fmt: skip
+            return _added(self.out_proj(y), b)
+        z, convolved, dt = projected.split([b.inner, b.conv_channels, b.heads], dim=-1)
         dt = F.softplus(dt.float() + self.dt_bias.float())
         a = -self.A_log.float().exp()
         weight, bias = self.conv.weight[:, 0], self.conv.bias
@@ -100,7 +117,7 @@ class Mamba2Block(nn.Module):
         y = self.kernels.gated_norm(
             y.flatten(-2), z, self.gated_norm.weight, b.groups, self.eps, self.kept.get("channels")
         )
-        return self.out_proj(y)
+        return _added(self.out_proj(y), b)
 
     def _step(
         self, convolved: Tensor, dt: Tensor, a: Tensor, weight: Tensor, bias: Tensor | None, slot: MambaSlot
@@ -119,21 +136,37 @@ class Mamba2Block(nn.Module):
 
 
 class FeedForwardBlock(nn.Module):
-    """down(relu(up(x))^2)."""
+    """down(f(up(x))) or down(f(gate(x)) * up(x)), f = relu^2 or silu."""
 
     def __init__(self, block: FeedForward, eps: float) -> None:
         super().__init__()
         self.block = block
         self.kept: Masks = {}
         self.norm = RMSNorm(block.hidden, eps)
-        self.up_proj = nn.Linear(block.hidden, block.intermediate, bias=block.bias)
+        if block.packed:
+            self.gate_up_proj = nn.Linear(block.hidden, 2 * block.intermediate, bias=block.bias)
+        else:
+            self.up_proj = nn.Linear(block.hidden, block.intermediate, bias=block.bias)
+            if block.gated:
+                self.gate_proj = nn.Linear(block.hidden, block.intermediate, bias=block.bias)
         self.down_proj = nn.Linear(block.intermediate, block.hidden, bias=block.bias)
 
     def mixer(self, x: Tensor, documents: Tensor | None, slot: None, past: int) -> Tensor:
-        y = F.relu(self.up_proj(x)).square()
+        if self.block.packed:
+            gate, up = self.gate_up_proj(x).chunk(2, -1)
+        else:
+            up = self.up_proj(x)
+            gate = self.gate_proj(x) if self.block.gated else up
+        y = F.silu(gate) if self.block.activation == "silu" else relu_squared(gate)
+        if self.block.gated:
+            y = y * up
         if "intermediate" in self.kept:
             y = y * self.kept["intermediate"]
-        return self.down_proj(y)
+        return _added(self.down_proj(y), self.block)
+
+
+def _added(y: Tensor, block: Block) -> Tensor:
+    return y if block.residual_multiplier == 1 else y * block.residual_multiplier
 
 
 BlockModule = AttentionBlock | Mamba2Block | FeedForwardBlock

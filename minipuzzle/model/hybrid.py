@@ -12,11 +12,12 @@ from torch.utils.checkpoint import checkpoint
 
 from minipuzzle.arch import Architecture, Selection
 from minipuzzle.kernels import Kernels, choose
+from minipuzzle.kernels.pointwise import product_dtype
 from minipuzzle.model.blocks import Mamba2Block, make_block
 from minipuzzle.model.cache import Cache, new_cache
 from minipuzzle.model.head import matmul_fp32
 from minipuzzle.model.masks import block_masks, mask
-from minipuzzle.model.norm import RMSNorm
+from minipuzzle.model.norm import final_norm
 
 
 class HybridLM(nn.Module):
@@ -34,13 +35,14 @@ class HybridLM(nn.Module):
         self.architecture = architecture
         self.kernels = kernels or choose(torch.device(device))
         self.activation_checkpointing = False
+        self.fp8_layers: list[str] = []  # set by model.precision
         self._dropped: frozenset[int] = frozenset()
         self._hidden_mask: Tensor | None = None
         eps = architecture.norm_eps
         with torch.device(device):
             self.embeddings = nn.Embedding(architecture.vocab_size, architecture.hidden)
             self.blocks = nn.ModuleList(make_block(b, eps, self.kernels) for b in architecture.blocks)
-            self.final_norm = RMSNorm(architecture.hidden, eps)
+            self.final_norm = final_norm(architecture)
             if not architecture.tied_head:
                 self.head = nn.Linear(architecture.hidden, architecture.vocab_size, bias=False)
         self.to(dtype)
@@ -53,6 +55,9 @@ class HybridLM(nn.Module):
     def embed(self, tokens: Tensor) -> Tensor:
         """[b, s, hidden]: the input of the first block."""
         h: Tensor = self.embeddings(tokens)
+        h = h.to(product_dtype(h))  # under autocast the residual stream is BF16, as in NVIDIA's model, not the masters' FP32
+        if self.architecture.embedding_multiplier != 1:
+            h = h * self.architecture.embedding_multiplier
         return h if self._hidden_mask is None else h * self._hidden_mask
 
     def run_blocks(self, h: Tensor, documents: Tensor | None, start: int, stop: int, cache: Cache | None = None) -> Tensor:
@@ -67,7 +72,7 @@ class HybridLM(nn.Module):
         return h
 
     def hidden_states(self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        """[b, s, hidden] after the final norm, just before the head.
+        """[b, s, hidden] after the final norm, just before the head (divided by the logits' divisor).
 
         With a ``cache`` the tokens follow those it has seen: any number at first, then one at a time.
         """

@@ -5,21 +5,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from minipuzzle.arch import Architecture
+from minipuzzle.kernels.pointwise import rms_norm
+
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight over the last axis; result in x's dtype."""
+    """x / sqrt(mean(x^2) + eps) * weight / divisor over the last axis; result in x's dtype, or autocast's on CUDA."""
 
     kept: Tensor | None
 
-    def __init__(self, size: int, eps: float) -> None:
+    def __init__(self, size: int, eps: float, divisor: float = 1.0) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
+        self.divisor = divisor
         self.kept = None
 
     def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight.float() if self.divisor == 1 else self.weight.float() / self.divisor
         if self.kept is None:
-            return nn.functional.rms_norm(x.float(), x.shape[-1:], self.weight.float(), self.eps).to(x.dtype)
+            return rms_norm(x, weight, self.eps)
         wide = x.float() * self.kept
         mean = wide.square().sum(-1, keepdim=True) / self.kept.sum()
-        return (wide * torch.rsqrt(mean + self.eps) * self.weight.float()).to(x.dtype)
+        return (wide * torch.rsqrt(mean + self.eps) * weight).to(x.dtype)
+
+
+def final_norm(architecture: Architecture) -> RMSNorm:
+    """The norm before the head. It divides the logits too, so that whoever multiplies with the head gets them right."""
+    return RMSNorm(architecture.hidden, architecture.norm_eps, architecture.logits_divisor)

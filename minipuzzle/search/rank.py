@@ -58,6 +58,24 @@ def reranked(results: Sequence[Realised], ranking: Ranking) -> list[Realised]:
     return [replace(results[i], rank=place) for place, i in enumerate(order, start=1)]
 
 
+def shortlist(ranked: Sequence[Realised], count: int, ranking: Ranking) -> list[Realised]:
+    """The ``count`` that go on to a short distillation.
+
+    By agreement they are the first ones, as in the paper. By KL the first few are often one model with a rung moved, from
+    which a distillation learns nothing: the best of each set of kept blocks comes first, then the others in order.
+    """
+    if ranking == "agreement":
+        return list(ranked[:count])
+    seen: set[tuple[int, ...]] = set()
+    fresh: list[Realised] = []
+    rest: list[Realised] = []
+    for realised in ranked:
+        kept = tuple(realised.candidate.selection.kept_blocks)
+        (rest if kept in seen else fresh).append(realised)
+        seen.add(kept)
+    return (fresh + rest)[:count]
+
+
 def _order(realities: list[Reality], ranking: Ranking) -> list[int]:
     if ranking == "kl":
         return sorted(range(len(realities)), key=lambda i: realities[i].kl)

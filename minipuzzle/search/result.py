@@ -10,7 +10,7 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.recipe import SearchSettings
 from minipuzzle.search.damage import AXES
 from minipuzzle.search.plan import Plan
-from minipuzzle.search.rank import Realised
+from minipuzzle.search.rank import Realised, shortlist
 from minipuzzle.search.select import Candidate
 
 SCHEMA = 2
@@ -31,7 +31,7 @@ def search_result(
     facts: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Parent, budget, funnel, candidates best first, and the selections of the top ones."""
-    kept = ranked[: settings.top]
+    kept = shortlist(ranked, settings.top, "kl" if settings.method == "solver" else "agreement")
     return {
         "schema": SCHEMA, "method": settings.method,
         "parent": {

@@ -1,0 +1,62 @@
+"""minipuzzle export: which engines load a checkpoint, and the file that llama.cpp reads."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from minipuzzle.commands._shared import RUN, Json, Run, command, out, print_json
+from minipuzzle.errors import UserError
+from minipuzzle.report.units import bytes_
+
+
+def export(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint (default: the run's student).")] = None,
+           run: Run = RUN, gguf: Annotated[Path | None, typer.Option(help="Write this GGUF file for llama.cpp.")] = None,
+           dtype: Annotated[str, typer.Option(help="Of its matrices: auto (the checkpoint's), f32, f16, bf16, q8_0.")] = "auto",
+           as_json: Json = False) -> None:  # fmt: skip
+    """Say which engines load a checkpoint and why not, or write it as GGUF."""
+    path = checkpoint or _student(run)
+    with nullcontext() if checkpoint else command(run):
+        if gguf is None:
+            _engines(path, as_json)
+        else:
+            _gguf(path, gguf, dtype, as_json)
+
+
+def _gguf(path: Path, target: Path, dtype: str, as_json: bool) -> None:
+    from minipuzzle.checkpoint import Checkpoint
+    from minipuzzle.export.gguf import export_gguf
+    from minipuzzle.progress import progress_bar
+
+    opened = Checkpoint.open(path)
+    with progress_bar("export", opened.parameters, "weights") as bar:
+        written = export_gguf(opened, target, dtype, advance=bar.advance)
+    if as_json:
+        print_json(asdict(written))
+        return
+    for note in written.notes:
+        out.print(f"note: {note}", soft_wrap=True)
+    out.print(f"gguf: {target}  {written.parameters:,} parameters, {bytes_(written.bytes)}, matrices {written.dtype.upper()}"
+              f"    next: llama-cli -m {target}", soft_wrap=True)  # fmt: skip
+
+
+def _engines(path: Path, as_json: bool) -> None:
+    from minipuzzle.export.engines import engines
+    from minipuzzle.report.engines import engines_table
+
+    rows = [asdict(verdict) for verdict in engines(path)]
+    if as_json:
+        print_json({"checkpoint": str(path), "engines": rows})
+    else:
+        out.print(engines_table(f"engines that load {path}", rows))
+
+
+def _student(run: Path) -> Path:
+    if not (run / "student" / "config.json").is_file():
+        raise UserError("There is no student in this run directory.", got=run, allowed="a checkpoint, or a run with a student",
+                        next="Name one: minipuzzle export CHECKPOINT, or run minipuzzle distill first.")  # fmt: skip
+    return run / "student"

@@ -1,0 +1,127 @@
+"""Which engines load a checkpoint, and why not: rules over its architecture, each with where it was seen. No torch.
+
+"ran" means a test of ours does it; "read" that we read it in that project's source and never ran it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from minipuzzle.arch import Architecture, FeedForward
+from minipuzzle.artifacts import read_json
+from minipuzzle.checkpoint.config import read_config
+from minipuzzle.errors import UserError
+from minipuzzle.export.gguf_nemotron_h import MODEL_TYPES, unsupported
+from minipuzzle.export.gguf_tokenizer import split_name
+
+READ = {
+    "vLLM": "read: vLLM 0.33.0, model_executor/models/nemotron_h.py",
+    "SGLang": "read: SGLang 0.5.23, srt/models/nemotron_h.py, srt/configs/nemotron_h.py",
+    "TensorRT-LLM": "read: TensorRT-LLM 00620eb, _torch/models/modeling_nemotron_h.py",
+}
+MAMBA = {"heads", "head_dim", "groups", "state", "kernel"}
+ATTENTION = {"q_heads", "kv_heads", "attn_head_dim"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Whether an engine loads a checkpoint: "yes", "no" or "unproven"; how it is started, or why it does not load."""
+
+    engine: str
+    loads: str
+    how: str
+    source: str
+
+
+def engines(path: Path) -> list[Verdict]:
+    """The verdict on each engine for the checkpoint in ``path``, from its config.json (weights are not needed).
+
+    Raises: UserError for a config.json that cannot be read, or a family there are no rules for.
+    """
+    config, architecture = read_config(path)
+    model_type = str(config["model_type"])
+    if model_type not in MODEL_TYPES:
+        raise UserError("There are no rules for this family yet.", got=model_type, allowed=", ".join(MODEL_TYPES),
+                        next="Homogeneous checkpoints of a stock family load wherever that family does.")  # fmt: skip
+    rules: list[Callable[[Architecture], Verdict]] = [_transformers, _vllm, _sglang, _tensorrt]
+    return [*(rule(architecture) for rule in rules), _llama_cpp(path, architecture)]
+
+
+def varying(architecture: Architecture) -> set[str]:
+    """The axes that have more than one size among the blocks of a kind, such as {"intermediate", "heads"}."""
+    seen: dict[tuple[str, str], set[int]] = {}
+    for block in architecture.blocks:
+        for axis, size in block.sizes.items():
+            seen.setdefault((block.kind, axis), set()).add(size)
+    return {axis for (_, axis), sizes in seen.items() if len(sizes) > 1}
+
+
+def _transformers(architecture: Architecture) -> Verdict:
+    if architecture.homogeneous:
+        return _yes("transformers", "5.16 or later as it is; it clamps dt at 0.001 in prefill (docs/decisions.md)",
+                    "ran: transformers 5.23.0, tests/test_model.py")  # fmt: skip
+    return _yes("transformers", "5.16 or later with trust_remote_code=True: the two classes are in the checkpoint",
+                "ran: transformers 5.23.0, tests/test_gguf.py")  # fmt: skip
+
+
+def _vllm(architecture: Architecture) -> Verdict:
+    axes = varying(architecture)
+    if axes & MAMBA:
+        return _no("vLLM", f"Mamba-2 sizes are global fields there, these blocks differ in {_said(axes & MAMBA)}")
+    if axes & ATTENTION:
+        return _unproven("vLLM", f"its cache has one shape for all attention blocks, these differ in {_said(axes & ATTENTION)}")
+    return _yes("vLLM", "as it is" if architecture.homogeneous else "--trust-remote-code: the classes are in the checkpoint")
+
+
+def _sglang(architecture: Architecture) -> Verdict:
+    axes = varying(architecture)
+    if axes & MAMBA:
+        return _no("SGLang", f"one cache shape for all Mamba-2 blocks, these differ in {_said(axes & MAMBA)}")
+    if axes & ATTENTION:
+        return _unproven("SGLang", f"one cache pool for all attention blocks, these differ in {_said(axes & ATTENTION)}")
+    if "intermediate" in axes:
+        return _yes("SGLang", "after merging overrides.sglang.json into a copy of config.json: a width for each FFN block")
+    return _yes("SGLang", "as it is")
+
+
+def _tensorrt(architecture: Architecture) -> Verdict:
+    axes = varying(architecture)
+    if any(isinstance(b, FeedForward) and b.bias for b in architecture.blocks):
+        return _no("TensorRT-LLM", "its feed-forward blocks have no bias")
+    if axes & (MAMBA | ATTENTION):
+        return _no("TensorRT-LLM", f"global fields there, these blocks differ in {_said(axes & (MAMBA | ATTENTION))}")
+    if "intermediate" in axes:
+        return _yes("TensorRT-LLM", "after merging overrides.tensorrt_llm.json into a copy of config.json: a width a block")
+    return _yes("TensorRT-LLM", "as it is")
+
+
+def _llama_cpp(path: Path, architecture: Architecture) -> Verdict:
+    source = "ran: xllamacpp 2026.10.11549, tests/test_gguf.py"
+    reason = unsupported(architecture)
+    if reason is not None:
+        return Verdict(engine="llama.cpp", loads="no", how=f"{reason[0]}; it has {reason[1]}", source=source)
+    try:
+        split_name(read_json(path / "tokenizer.json"))
+    except UserError as error:
+        return Verdict(engine="llama.cpp", loads="no", how=f"{error.what} ({error.got})", source=source)
+    return _yes("llama.cpp", "minipuzzle export --gguf FILE", source)
+
+
+def _said(axes: set[str]) -> str:
+    return ", ".join(sorted(axes))
+
+
+def _yes(engine: str, how: str, source: str | None = None) -> Verdict:
+    return Verdict(engine=engine, loads="yes", how=how, source=source or READ[engine])
+
+
+def _no(engine: str, why: str) -> Verdict:
+    return Verdict(engine=engine, loads="no", how=why, source=READ[engine])
+
+
+def _unproven(engine: str, why: str) -> Verdict:
+    return Verdict(engine=engine, loads="unproven", how=why, source=READ[engine])
+
+

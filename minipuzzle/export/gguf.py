@@ -1,0 +1,176 @@
+"""GGUF files, which llama.cpp reads: any width in any block, one tensor in memory at a time.
+
+What a family's blocks are called there is in ``gguf_nemotron_h``; words and merges are in ``gguf_tokenizer``. The file
+itself is written by llama.cpp's own ``gguf`` package.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from minipuzzle.artifacts import disk_error
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DTYPES = ("f32", "f16", "bf16", "q8_0")
+OF_CHECKPOINT = {"F64": "f32", "F32": "f32", "F16": "f16"}
+"""Every other dtype of a checkpoint (BF16, FP8) fits into bf16 without loss."""
+FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
+Q8_BLOCK = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class GgufTensor:
+    """One tensor of the file: its name there, the canonical tensor it is made of, how, and whether it is a matrix.
+
+    Only matrices are stored in fewer bits than FP32: llama.cpp wants its vectors and convolutions in FP32.
+    """
+
+    name: str
+    source: str
+    convert: Callable[[Tensor], Tensor] = lambda tensor: tensor
+    matrix: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What was written. ``notes`` are sentences on what differs from the checkpoint."""
+
+    path: Path
+    dtype: str
+    bytes: int
+    tensors: int
+    parameters: int
+    notes: tuple[str, ...]
+
+
+def export_gguf(
+    checkpoint: Checkpoint, target: Path, dtype: str = "auto", advance: Callable[[int], None] = lambda elements: None
+) -> Exported:
+    """Write ``checkpoint`` as one GGUF file, whole or not at all; ``dtype`` "auto" is the checkpoint's own.
+
+    Raises: UserError where the ``gguf`` package is missing, where llama.cpp has no place for the family, its shapes or
+    its tokenizer, where FP16 cannot hold a weight, and where something else than a GGUF file lies at ``target``.
+    """
+    library = gguf_package()
+    dtype = _dtype(checkpoint, dtype)
+    _check_target(target)
+    temporary: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        os.close(handle)
+        temporary = Path(name)
+        count, notes = _write(library, checkpoint, temporary, dtype, advance)
+        temporary.chmod(0o644)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        raise disk_error(target, error) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    return Exported(path=target, dtype=dtype, bytes=target.stat().st_size, tensors=count,
+                    parameters=checkpoint.parameters, notes=tuple(notes))  # fmt: skip
+
+
+def gguf_package() -> ModuleType:
+    """The ``gguf`` package. Raises: UserError where it is not installed."""
+    try:
+        import gguf
+    except ImportError as error:
+        raise UserError("The package gguf, which writes GGUF files, is not installed.", got=error,
+                        allowed="gguf 0.17 or later", next='pip install "minipuzzle[gguf]"') from error  # fmt: skip
+    return gguf
+
+
+def _write(
+    library: ModuleType, checkpoint: Checkpoint, path: Path, dtype: str, advance: Callable[[int], None]
+) -> tuple[int, list[str]]:
+    from minipuzzle.export.gguf_nemotron_h import add_fields, architecture_name, tensors
+    from minipuzzle.export.gguf_tokenizer import add_tokenizer
+
+    architecture = checkpoint.architecture
+    writer = library.GGUFWriter(path, architecture_name(checkpoint))
+    writer.add_name(checkpoint.path.resolve().name)
+    writer.add_file_type(library.LlamaFileType[FILE_TYPES[dtype]])
+    writer.add_vocab_size(architecture.vocab_size)
+    writer.add_context_length(architecture.max_positions)
+    writer.add_embedding_length(architecture.hidden)
+    writer.add_block_count(len(architecture.blocks))
+    add_fields(writer, architecture)
+    notes = add_tokenizer(library, writer, checkpoint)
+    listed = tensors(architecture)
+    types = _plan(library, writer, checkpoint, listed, dtype)
+    softened = [t.name for t, kind in zip(listed, types, strict=True) if t.matrix and kind.name == "F16" != dtype.upper()]
+    if softened:
+        notes.append(f"{len(softened)} matrices whose rows are no multiple of {Q8_BLOCK} are F16: {', '.join(softened[:3])}")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for tensor, kind in zip(listed, types, strict=True):
+        value = tensor.convert(checkpoint.tensor(tensor.source).float()).contiguous()
+        writer.write_tensor_data(_stored(library, tensor, value, kind))
+        advance(value.numel())
+    writer.close()
+    return len(listed), notes
+
+
+def _plan(library: ModuleType, writer: Any, checkpoint: Checkpoint, listed: list[GgufTensor], dtype: str) -> list[Any]:
+    """Announce every tensor to the writer, and return the GGML type of each."""
+    import numpy as np
+    import torch
+
+    shapes = {t.name: t.shape for t in checkpoint.architecture.tensors()}
+    types = []
+    for tensor in listed:
+        shape = tuple(tensor.convert(torch.empty(shapes[tensor.source], device="meta")).shape)
+        name = dtype if tensor.matrix else "f32"
+        name = "f16" if name == "q8_0" and shape[-1] % Q8_BLOCK else name
+        kind = library.GGMLQuantizationType[name.upper()]
+        block, size = library.GGML_QUANT_SIZES[kind]
+        bytes_ = int(np.prod(shape)) // block * size
+        writer.add_tensor_info(tensor.name, shape, np.dtype(np.float32), bytes_, raw_dtype=kind)
+        types.append(kind)
+    return types
+
+
+def _stored(library: ModuleType, tensor: GgufTensor, value: Tensor, kind: Any) -> Any:
+    import numpy as np
+
+    with np.errstate(over="ignore"):  # reported below
+        stored = library.quants.quantize(value.numpy(), kind)
+    if kind.name == "F16" and not np.isfinite(stored).all():
+        raise UserError(f"FP16 cannot hold {tensor.source}.", got=f"a weight of {value.abs().max():.4g}",
+                        allowed="at most 65,504", next="Take --dtype bf16 or f32.")  # fmt: skip
+    return stored
+
+
+def _dtype(checkpoint: Checkpoint, dtype: str) -> str:
+    if dtype == "auto":
+        return OF_CHECKPOINT.get(checkpoint.dtype, "bf16")
+    if dtype not in DTYPES:
+        raise UserError("Unknown dtype of a GGUF file.", got=dtype, allowed=", ".join(("auto", *DTYPES)),
+                        next="Leave --dtype out for the checkpoint's own.")  # fmt: skip
+    return dtype
+
+
+def _check_target(target: Path) -> None:
+    if target.is_dir():
+        raise UserError("A GGUF file cannot be written over a folder.", got=target, allowed="a file name",
+                        next=f"Name a file in it: {target / 'model.gguf'}")  # fmt: skip
+    if target.exists():
+        with target.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise UserError(f"{target} is not a GGUF file, so it is not replaced.", got="another kind of file",
+                                allowed="a new name, or an older GGUF file", next="Name another file.")  # fmt: skip

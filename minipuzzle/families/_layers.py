@@ -1,0 +1,98 @@
+"""What families share whose layer is two of our blocks, a mixer and the feed-forward after it; and the check of a config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from minipuzzle import families
+from minipuzzle.arch import Architecture, FeedForward, Mamba2
+from minipuzzle.families._fields import divides, error, limitless, only, positive
+
+MAMBA_TENSORS = {
+    **{f"{p}_proj.{t}": f"{p}_proj.{t}" for p in ("in", "out") for t in ("weight", "bias")},
+    "conv.weight": "conv1d.weight", "conv.bias": "conv1d.bias", "gated_norm.weight": "norm.weight",
+    **{name: name for name in ("dt_bias", "A_log", "D")},
+}  # fmt: skip
+ATTENTION_TENSORS = {
+    **{f"{p}_proj.{t}": f"{p}_proj.{t}" for p in "qkvo" for t in ("weight", "bias")},
+    "q_norm.weight": "q_norm.weight", "k_norm.weight": "k_norm.weight",
+}  # fmt: skip
+
+
+def layer_names(
+    architecture: Architecture, tensors: Mapping[str, Mapping[str, str]], top: Mapping[str, str]
+) -> dict[str, tuple[str, ...]]:
+    """Canonical name -> the name in the file; ``tensors`` has the names within a layer by kind of block."""
+    result: dict[str, tuple[str, ...]] = {}
+    for tensor in architecture.tensors():
+        if tensor.block is None:
+            result[tensor.name] = (top[tensor.name],)
+        else:
+            theirs = tensors[architecture.blocks[tensor.block].kind][tensor.weight.name]
+            result[tensor.name] = (f"model.layers.{tensor.block // 2}.{theirs}",)
+    return result
+
+
+def first(architecture: Architecture, kind: str) -> Any:
+    """The first block of a kind, whose sizes stand for all; None where there is none."""
+    return next((block for block in architecture.blocks if block.kind == kind), None)
+
+
+def checked(result: dict[str, Any], architecture: Architecture) -> dict[str, Any]:
+    """``result``, if it says the architecture. Raises: UserError where its family reads another one from it."""
+    again = families.find(result["model_type"]).architecture(result)
+    if again != architecture:
+        pairs = zip(architecture.blocks, again.blocks, strict=False)
+        where = next((f"block {i}: {a}" for i, (a, b) in enumerate(pairs) if a != b), architecture.pattern)
+        raise error(f"A {result['model_type']} config can't say this architecture.", got=where,
+                    allowed="; ".join(again.rules.sentences()) or "what its config.json has fields for")  # fmt: skip
+    return result
+
+
+def attention_sizes(fields: dict[str, Any], hidden: int) -> tuple[int, int, int]:
+    """(query heads, KV heads, head_dim) of the fields' usual names."""
+    q = positive(fields, "num_attention_heads")
+    kv = q if fields.get("num_key_value_heads") is None else positive(fields, "num_key_value_heads")
+    divides("num_attention_heads", q, "num_key_value_heads", kv)
+    if fields.get("head_dim") is not None:
+        return q, kv, positive(fields, "head_dim")
+    divides("hidden_size", hidden, "num_attention_heads", q)
+    return q, kv, hidden // q
+
+
+def read_mamba(fields: dict[str, Any], hidden: int, residual_multiplier: float = 1.0) -> Mamba2:
+    """The Mamba-2 block of bamba's and granitemoehybrid's fields."""
+    limitless(fields)
+    only(fields, {"hidden_act": "silu"})
+    heads, groups = positive(fields, "mamba_n_heads", 128), positive(fields, "mamba_n_groups", 1)
+    inner = positive(fields, "mamba_expand", 2) * hidden
+    divides("mamba_expand x hidden_size", inner, "mamba_n_heads", heads)
+    divides("mamba_n_heads", heads, "mamba_n_groups", groups)
+    if fields.get("mamba_d_head", "auto") not in ("auto", inner // heads):
+        raise error("mamba_d_head x mamba_n_heads is not mamba_expand x hidden_size.", got=fields["mamba_d_head"],
+                    allowed=inner // heads)  # fmt: skip
+    return Mamba2(
+        hidden=hidden, heads=heads, head_dim=inner // heads, groups=groups, state=positive(fields, "mamba_d_state", 256),
+        conv_kernel=positive(fields, "mamba_d_conv", 4), chunk_size=positive(fields, "mamba_chunk_size", 256),
+        conv_bias=bool(fields.get("mamba_conv_bias", True)), proj_bias=bool(fields.get("mamba_proj_bias", False)),
+        residual_multiplier=residual_multiplier,
+    )  # fmt: skip
+
+
+def write_mamba(block: Mamba2 | None) -> dict[str, Any]:
+    """The fields that ``read_mamba`` reads."""
+    if block is None:
+        return {}
+    return {
+        "mamba_n_heads": block.heads, "mamba_d_head": block.head_dim, "mamba_n_groups": block.groups,
+        "mamba_d_state": block.state, "mamba_d_conv": block.conv_kernel, "mamba_chunk_size": block.chunk_size,
+        "mamba_conv_bias": block.conv_bias, "mamba_proj_bias": block.proj_bias,
+        "mamba_expand": block.inner // block.hidden,
+    }  # fmt: skip
+
+
+def feed_forward(fields: dict[str, Any], hidden: int, **own: Any) -> FeedForward:
+    """The SwiGLU of ``intermediate_size``. Raises: UserError for another activation."""
+    only(fields, {"hidden_act": "silu"})
+    return FeedForward(hidden=hidden, intermediate=positive(fields, "intermediate_size"), gated=True, activation="silu", **own)

@@ -1,0 +1,83 @@
+"""Bamba: a layer is Mamba-2 or attention (RoPE on half of each head), then SwiGLU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minipuzzle.arch import Architecture, Attention, Rules
+from minipuzzle.families._fields import epsilon, positive, read_rope, write_rope
+from minipuzzle.families._layers import (
+    MAMBA_TENSORS,
+    attention_sizes,
+    checked,
+    feed_forward,
+    first,
+    layer_names,
+    read_mamba,
+    write_mamba,
+)
+from minipuzzle.families.llama import TENSORS as LLAMA_TENSORS
+from minipuzzle.families.llama import biases
+
+TENSORS = {
+    "attention": LLAMA_TENSORS["attention"],
+    "mamba": {"norm.weight": "input_layernorm.weight", **{k: f"mamba.{v}" for k, v in MAMBA_TENSORS.items()}},
+    "mlp": {**{k: v.replace("mlp.", "feed_forward.") for k, v in LLAMA_TENSORS["mlp"].items()},
+            "norm.weight": "pre_ff_layernorm.weight"},
+}  # fmt: skip
+TOP = {"embeddings.weight": "model.embed_tokens.weight", "final_norm.weight": "model.final_layernorm.weight",
+       "head.weight": "lm_head.weight"}  # fmt: skip
+RULES = Rules(paired=True, own_sizes=False, fixed=("q_heads", "kv_heads"), whole_expansion=True)
+
+
+def architecture(config: dict[str, Any]) -> Architecture:
+    """The architecture of a config.json; what has a default in transformers has it here, but for the model's size.
+
+    Raises: UserError for impossible sizes, another activation, an unknown type of RoPE, or a bounded dt.
+    """
+    fields = {"num_key_value_heads": 8, "max_position_embeddings": 262144, **config}
+    hidden, positions = positive(fields, "hidden_size"), positive(fields, "max_position_embeddings")
+    q, kv, head_dim = attention_sizes(fields, hidden)
+    # transformers overrides the top-level partial_rotary_factor with a half, but not the one in rope_parameters
+    turned = {k: v for k, v in fields.items() if k != "partial_rotary_factor"}
+    bias = bool(fields.get("attention_bias", False))
+    attention = Attention(hidden=hidden, q_heads=q, kv_heads=kv, attn_head_dim=head_dim, bias=bias, out_bias=bias,
+                          rope=read_rope(turned, head_dim, positions, partial=0.5))  # fmt: skip
+    mamba, mlp = read_mamba(fields, hidden), feed_forward(fields, hidden, bias=bool(fields.get("mlp_bias", False)))
+    attending = fields.get("attn_layer_indices") or []
+    layers = [(attention if i in attending else mamba, mlp) for i in range(positive(fields, "num_hidden_layers"))]
+    return Architecture(
+        vocab_size=positive(fields, "vocab_size"), hidden=hidden, blocks=tuple(b for layer in layers for b in layer),
+        norm_eps=epsilon(fields, "rms_norm_eps", 1e-5), tied_head=bool(fields.get("tie_word_embeddings", False)),
+        max_positions=positions, rules=RULES,
+    )  # fmt: skip
+
+
+def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, Any]:
+    """The config.json of an architecture. Raises: UserError for one that no such config can say."""
+    attention, mlp = first(architecture, "attention"), first(architecture, "mlp")
+    result = {k: v for k, v in original.items() if k not in ("auto_map", "time_step_limit", "layers_block_type", "layer_types")}
+    result |= {
+        "model_type": "bamba", "architectures": ["BambaForCausalLM"], "vocab_size": architecture.vocab_size,
+        "hidden_size": architecture.hidden, "num_hidden_layers": len(architecture.blocks) // 2,
+        "rms_norm_eps": architecture.norm_eps, "tie_word_embeddings": architecture.tied_head,
+        "max_position_embeddings": architecture.max_positions, "hidden_act": "silu", **biases(architecture),
+        "attn_layer_indices": [i // 2 for i in architecture.indices("attention")],
+        **write_mamba(first(architecture, "mamba")),
+    }  # fmt: skip
+    if attention is not None:
+        result |= {"num_attention_heads": attention.q_heads, "num_key_value_heads": attention.kv_heads}
+        result |= write_rope(attention.rope, attention.attn_head_dim)
+    if mlp is not None:
+        result["intermediate_size"] = mlp.intermediate
+    return checked(result, architecture)
+
+
+def names(architecture: Architecture) -> dict[str, tuple[str, ...]]:
+    """Canonical tensor name -> the one name in files."""
+    return layer_names(architecture, TENSORS, TOP)
+
+
+def extra_files(architecture: Architecture) -> dict[str, str]:
+    """None: transformers knows the type."""
+    return {}

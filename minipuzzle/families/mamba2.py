@@ -1,0 +1,71 @@
+"""Mamba-2 (arXiv:2405.21060) as transformers has it: every layer is one block. Codestral Mamba and others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minipuzzle.arch import Architecture, Mamba2, Rules
+from minipuzzle.families._fields import divides, epsilon, error, limitless, only, positive
+from minipuzzle.families._layers import MAMBA_TENSORS, checked, first
+
+TENSORS = {"norm.weight": "norm.weight", **{k: f"mixer.{v}" for k, v in MAMBA_TENSORS.items()}}
+TOP = {"embeddings.weight": ("backbone.embeddings.weight", "backbone.embedding.weight"),
+       "final_norm.weight": ("backbone.norm_f.weight",), "head.weight": ("lm_head.weight",)}  # fmt: skip
+RULES = Rules(own_sizes=False, whole_expansion=True)
+
+
+def architecture(config: dict[str, Any]) -> Architecture:
+    """The architecture of a config.json; the sizes of heads, groups and states have transformers' defaults.
+
+    Raises: UserError where num_heads x head_dim is not expand x hidden_size, for another activation, or a bounded dt.
+    """
+    limitless(config)
+    only(config, {"hidden_act": "silu"})
+    hidden, expand = positive(config, "hidden_size"), positive(config, "expand", 2)
+    heads, head_dim = positive(config, "num_heads", 128), positive(config, "head_dim", 64)
+    groups = positive(config, "n_groups", 8)
+    divides("num_heads", heads, "n_groups", groups)
+    if heads * head_dim != expand * hidden:
+        raise error("num_heads x head_dim is not expand x hidden_size.", got=f"{heads} x {head_dim}",
+                    allowed=f"{expand} x {hidden}")  # fmt: skip
+    block = Mamba2(
+        hidden=hidden, heads=heads, head_dim=head_dim, groups=groups, state=positive(config, "state_size", 128),
+        conv_kernel=positive(config, "conv_kernel", 4), conv_bias=bool(config.get("use_conv_bias", True)),
+        proj_bias=bool(config.get("use_bias", False)), chunk_size=positive(config, "chunk_size", 256),
+    )  # fmt: skip
+    return Architecture(
+        vocab_size=positive(config, "vocab_size"), hidden=hidden, blocks=(block,) * positive(config, "num_hidden_layers"),
+        norm_eps=epsilon(config, "layer_norm_epsilon", 1e-5), tied_head=bool(config.get("tie_word_embeddings", False)),
+        rules=RULES,
+    )  # fmt: skip
+
+
+def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, Any]:
+    """The config.json of an architecture. Raises: UserError for one that no such config can say."""
+    result = {k: v for k, v in original.items() if k not in ("auto_map", "time_step_limit")} | {
+        "model_type": "mamba2", "architectures": ["Mamba2ForCausalLM"], "vocab_size": architecture.vocab_size,
+        "hidden_size": architecture.hidden, "num_hidden_layers": len(architecture.blocks), "hidden_act": "silu",
+        "layer_norm_epsilon": architecture.norm_eps, "tie_word_embeddings": architecture.tied_head,
+    }  # fmt: skip
+    block = first(architecture, "mamba")
+    if block is not None:
+        result |= {
+            "num_heads": block.heads, "head_dim": block.head_dim, "n_groups": block.groups, "state_size": block.state,
+            "expand": block.inner // block.hidden, "conv_kernel": block.conv_kernel, "use_conv_bias": block.conv_bias,
+            "use_bias": block.proj_bias, "chunk_size": block.chunk_size,
+        }  # fmt: skip
+    return checked(result, architecture)
+
+
+def names(architecture: Architecture) -> dict[str, tuple[str, ...]]:
+    """Canonical tensor name -> names in files; older ones say ``embedding``."""
+    return {
+        tensor.name: TOP[tensor.name] if tensor.block is None
+        else (f"backbone.layers.{tensor.block}.{TENSORS[tensor.weight.name]}",)
+        for tensor in architecture.tensors()
+    }  # fmt: skip
+
+
+def extra_files(architecture: Architecture) -> dict[str, str]:
+    """None: transformers knows the type."""
+    return {}

@@ -1,0 +1,80 @@
+"""Which linear layers multiply in FP8: all of the blocks between the first and the last few, never the head."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from minipuzzle.errors import UserError
+from minipuzzle.kernels.fp8 import MULTIPLE, emulated_linear, engine_linear, plain_linear
+from minipuzzle.model.hybrid import HybridLM
+
+
+def set_precision(model: HybridLM, precision: str, bf16_ends: int) -> list[str]:
+    """Let ``model`` multiply in "bf16", "fp8" or "fp8-emulated" from now on; the names of its FP8 layers.
+
+    ``bf16_ends`` blocks at either end stay in BF16 (arXiv:2504.03624 keeps 4). Parameters, their names and dtypes do not
+    change. Raises: UserError where FP8 cannot run here, for weights of sizes that it cannot multiply, and where no
+    block is left between the ends.
+    """
+    _set(model, model.fp8_layers, plain_linear)
+    model.fp8_layers = []
+    if precision == "bf16":
+        return []
+    if precision == "fp8":
+        _require_engine(next(model.parameters()).device)
+    inner = range(bf16_ends, len(model.blocks) - bf16_ends)
+    layers = {
+        f"blocks.{i}.{name}": layer
+        for i in inner for name, layer in model.blocks[i].named_children() if isinstance(layer, nn.Linear)
+    }  # fmt: skip
+    if not layers:
+        raise UserError(
+            "No block would multiply in FP8.", got=f"{len(model.blocks)} blocks, of which {bf16_ends} at either end stay BF16",
+            allowed=f"at most {(len(model.blocks) - 1) // 2} at either end", next="Lower --bf16-ends.",
+        )  # fmt: skip
+    _check_sizes(layers)
+    model.fp8_layers = list(layers)
+    _set(model, model.fp8_layers, engine_linear if precision == "fp8" else emulated_linear)
+    return model.fp8_layers
+
+
+def _set(model: HybridLM, layers: list[str], make: Callable[[Any], nn.Module]) -> None:
+    for path in layers:
+        block, _, name = path.rpartition(".")
+        parent = model.get_submodule(block)
+        setattr(parent, name, make(getattr(parent, name)))
+
+
+def _check_sizes(layers: dict[str, nn.Linear]) -> None:
+    wrong = [
+        f"{path}.weight [{layer.out_features:,}, {layer.in_features:,}]"
+        for path, layer in layers.items() if layer.out_features % MULTIPLE or layer.in_features % MULTIPLE
+    ]  # fmt: skip
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise UserError(
+            "These weights cannot be multiplied in FP8.", got=", ".join(wrong[:3]) + more,
+            allowed=f"sizes that are multiples of {MULTIPLE} (Mamba's in_proj: 2 heads x head_dim + 2 groups x state + heads)",
+            next=f"Prune to multiples of {MULTIPLE} (Mamba heads too), or train with --precision bf16.",
+        )  # fmt: skip
+
+
+def _require_engine(device: torch.device) -> None:
+    reason = ""
+    if device.type != "cuda":
+        reason = "no CUDA device"
+    elif torch.cuda.get_device_capability(device) < (8, 9):
+        reason = f"{torch.cuda.get_device_name(device)} has no FP8 units"
+    elif importlib.util.find_spec("transformer_engine") is None:
+        reason = "transformer-engine is not installed"
+    if reason:
+        raise UserError(
+            "FP8 cannot run here.", got=reason, allowed="transformer-engine on a Hopper or newer GPU; "
+            "--precision fp8-emulated makes the same casts anywhere, slowly",
+            next="pip install minipuzzle[gpu] on such a machine, or leave --precision at bf16.",
+        )  # fmt: skip

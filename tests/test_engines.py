@@ -1,0 +1,67 @@
+"""Which engines load a checkpoint: derived from its shapes, with reasons."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from conftest import save, shaken, tiny
+from helpers import run
+
+from minipuzzle.arch import FeedForward
+from minipuzzle.families import nemotron_h
+
+PLAIN = tiny("M-M*-M*-")
+BIASED = replace(PLAIN, blocks=tuple(replace(b, bias=True) if isinstance(b, FeedForward) else b for b in PLAIN.blocks))
+ENGINES = ("transformers", "vLLM", "SGLang", "TensorRT-LLM", "llama.cpp")
+
+
+def changed(kind, **sizes):
+    """The plain architecture with the first block of a kind changed."""
+    first = PLAIN.indices(kind)[0]
+    blocks = [replace(b, **sizes) if i == first else b for i, b in enumerate(PLAIN.blocks)]
+    return replace(PLAIN, blocks=tuple(blocks))
+
+
+CASES = {
+    "homogeneous": (PLAIN, ("yes",) * 5, "as it is"),
+    "FFN widths": (changed("mlp", intermediate=48), ("yes",) * 5, "trust_remote_code=True"),
+    "attention heads": (changed("attention", q_heads=2, kv_heads=1), ("yes", "unproven", "unproven", "no", "yes"),
+                        "kv_heads, q_heads"),
+    "Mamba heads": (changed("mamba", heads=4), ("yes", "no", "no", "no", "no"), "heads [4, 8]"),
+    "FFN bias": (BIASED, ("yes", "yes", "yes", "no", "yes"), "have no bias"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_verdicts(name, tmp_path, capsys):
+    architecture, expected, says = CASES[name]
+    path = save(shaken(architecture), tmp_path / "model")
+    (path / "model.safetensors").unlink()  # a config.json and the tokenizer are enough
+    capsys.readouterr()
+    run("export", path, "--json")
+    rows = json.loads(capsys.readouterr().out)["engines"]
+    assert [r["engine"] for r in rows] == list(ENGINES)
+    assert tuple(r["loads"] for r in rows) == expected
+    assert says in " ".join(r["how"] for r in rows)
+    assert all(r["source"].startswith(("ran: ", "read: ")) for r in rows)
+    run("export", path)
+    shown = capsys.readouterr().out
+    assert all(engine in shown for engine in ENGINES)
+
+
+def test_a_tokenizer_that_llama_cpp_cannot_follow_is_its_reason(checkpoint, capsys):
+    tokenizer = json.loads((checkpoint / "tokenizer.json").read_text())
+    tokenizer["pre_tokenizer"] = {"type": "Whitespace"}
+    (checkpoint / "tokenizer.json").write_text(json.dumps(tokenizer))
+    run("export", checkpoint, "--json")
+    last = json.loads(capsys.readouterr().out)["engines"][-1]
+    assert (last["loads"], "Whitespace" in last["how"]) == ("no", True)
+
+
+def test_per_block_widths_are_also_written_as_the_lists_that_engines_read():
+    extra = nemotron_h.extra_files(changed("mlp", intermediate=48))
+    sglang, tensorrt = (json.loads(extra[f"overrides.{name}.json"]) for name in ("sglang", "tensorrt_llm"))
+    assert sglang["intermediate_size"] == [48, 64, 64]  # one entry for each "-" of M-M*-M*-
+    assert (sglang["model_type"], sglang["block_configs"]) == ("nemotron_h", None)
+    assert tensorrt["intermediate_size"] == [0, 48, 0, 0, 64, 0, 0, 64]
+    assert not any("overrides" in name for name in nemotron_h.extra_files(changed("mamba", heads=4)))

@@ -1,0 +1,213 @@
+"""Configs of the families other than Nemotron-H: round trips, old and new fields, what is refused and how."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from family_models import FORMS, LAYERS, LLAMA3, SPECIAL, every_form, theirs_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from minipuzzle import families
+from minipuzzle.arch import Attention, FeedForward, Mamba2, Rules, Selection
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.errors import UserError
+
+OTHERS = [name for name in families.known() if not name.startswith("nemotron")]
+FORMS_OF_OTHERS = [pair for pair in every_form() if pair[0] in OTHERS]
+
+
+def saved(family, form):
+    """The config.json that transformers writes."""
+    return json.loads(AutoConfig.for_model(family, **FORMS[family][form]).to_json_string(use_diff=False))
+
+
+@pytest.mark.parametrize(("name", "form"), FORMS_OF_OTHERS)
+def test_round_trip(name, form):
+    family = families.find(name)
+    arch = family.architecture(saved(name, form))
+    for original in ({}, saved(name, form), {"num_hidden_layers": 77, "hidden_size": 5, "my_field": 1, "auto_map": {}}):
+        written = json.loads(json.dumps(family.config(arch, original)))
+        assert family.architecture(written) == arch
+        assert written["model_type"] == name
+        assert written.get("my_field") == original.get("my_field")
+        assert "auto_map" not in written
+        assert family.config(arch, written) == written
+    names = family.names(arch)
+    assert list(names) == [t.name for t in arch.tensors()]
+    accepted = [n for choices in names.values() for n in choices]
+    assert len(accepted) == len(set(accepted))
+
+
+@settings(max_examples=25, deadline=None)
+@given(name=st.sampled_from(["llama", "mistral", "qwen2", "qwen3", "smollm3"]),
+       layers=st.integers(1, 5), kv=st.integers(1, 3), queries=st.integers(1, 3), half=st.integers(1, 4),
+       width=st.integers(1, 99), tied=st.booleans())  # fmt: skip
+def test_sizes_are_transformers(name, layers, kv, queries, half, width, tied):
+    form = next(iter(FORMS[name].values()))
+    fields = {**form, "num_hidden_layers": layers, "num_attention_heads": kv * queries, "num_key_value_heads": kv,
+              "hidden_size": 4 * half * kv * queries, "intermediate_size": width, "tie_word_embeddings": tied}  # fmt: skip
+    fields |= {"head_dim": 4 * half} if "head_dim" in form else {}
+    family = families.find(name)
+    arch = family.architecture(fields)
+    written = family.config(arch, SPECIAL)
+    assert family.architecture(written) == arch
+    assert theirs(name, written) == ours(family, arch)
+
+
+def theirs(name, fields):
+    with torch.device("meta"):
+        fields = {k: v for k, v in fields.items() if k != "model_type"}
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **fields))
+    return {n: tuple(p.shape) for n, p in model.named_parameters()}
+
+
+def ours(family, arch):
+    shapes = {t.name: t.shape for t in arch.tensors()}
+    return {accepted[0]: shapes[name] for name, accepted in family.names(arch).items()}
+
+
+OLD_LLAMA3 = {"rope_theta": 5e4, "rope_scaling": {k: v for k, v in LLAMA3.items() if k != "rope_theta"}}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"rope_theta": 5e5}, {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}),
+        ({"rope_theta": 5e5, "rope_scaling": None}, {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}),
+        ({"rope_scaling": {"type": "linear", "factor": 2}}, {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}),
+        (OLD_LLAMA3, {"rope_parameters": LLAMA3}),
+        ({"num_key_value_heads": None}, {"num_key_value_heads": 4}),
+        ({"head_dim": None}, {"head_dim": 8}),
+    ],
+)
+def test_old_fields_mean_what_new_ones_do(old, new):
+    llama = families.find("llama")
+    assert llama.architecture({**LAYERS, **old}) == llama.architecture({**LAYERS, **new})
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "says"),
+    [
+        ("llama", {"rope_scaling": {"rope_type": "longrope", "factor": 2}}, ["rope_type", "longrope", "llama3, yarn"]),
+        ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 2}}, ["low_freq_factor", "None"]),
+        ("llama", {"rope_scaling": "linear"}, ["rope_scaling", "object"]),
+        ("llama", {"rope_scaling": {"type": "linear", "factor": 0}}, ["factor", "above 0"]),
+        ("llama", {"num_attention_heads": 5, "head_dim": 8}, ["hidden_size", "32 and 5"]),
+        ("llama", {"num_key_value_heads": 3}, ["num_key_value_heads", "4 and 3"]),
+        ("llama", {"hidden_act": "gelu"}, ["hidden_act", "gelu", "silu"]),
+        ("llama", {"rms_norm_eps": -1}, ["rms_norm_eps"]),
+        ("llama", {"num_hidden_layers": 0}, ["num_hidden_layers"]),
+        ("llama", {"head_dim": 3}, ["head_dim", "multiple"]),
+        ("mistral", {"sliding_window": 64}, ["sliding window", "64", "128"]),
+        ("mistral", {"max_position_embeddings": 32768}, ["sliding window", "4096"]),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 2}, ["sliding window", "16"]),
+        ("qwen3", {"use_sliding_window": True, "sliding_window": 16, "layer_types": ["sliding_attention"] * 3}, ["window"]),
+        ("smollm3", {"no_rope_layers": [1]}, ["no_rope_layers"]),
+        ("mamba2", {"num_heads": 7, "head_dim": 8, "n_groups": 1}, ["num_heads x head_dim", "7 x 8", "2 x 32"]),
+        ("mamba2", {"num_heads": 8, "head_dim": 8, "n_groups": 3}, ["num_heads", "n_groups"]),
+        ("mamba2", {"num_heads": 8, "head_dim": 8, "time_step_limit": [0.001, 0.1]}, ["time_step_limit"]),
+        ("mamba2", {"num_heads": 8, "head_dim": 8, "hidden_act": "gelu"}, ["hidden_act"]),
+        ("bamba", {"mamba_n_heads": 8, "mamba_d_head": 4}, ["mamba_d_head", "4", "8"]),
+        ("bamba", {"mamba_n_heads": 7}, ["mamba_n_heads", "64 and 7"]),
+        ("granitemoehybrid", {"num_local_experts": 4}, ["Mixture-of-experts", "4"]),
+        ("granitemoehybrid", {}, ["Mixture-of-experts", "the default"]),
+        ("granitemoehybrid", {"num_local_experts": 0, "mamba_n_heads": 8, "layer_types": ["moe"] * 3}, ["layer_types"]),
+        ("granitemoehybrid", {"num_local_experts": 0, "mamba_n_heads": 8, "logits_scaling": 0}, ["logits_scaling"]),
+    ],
+)  # fmt: skip
+def test_refused_configs(name, fields, says):
+    with pytest.raises(UserError) as caught:
+        families.find(name).architecture({**LAYERS, **fields})
+    assert caught.value.allowed
+    assert caught.value.next
+    for words in says:
+        assert words in str(caught.value)
+
+
+def test_a_window_that_covers_every_context_is_none():
+    for name, fields in (("mistral", {"sliding_window": 128}), ("qwen2", {"use_sliding_window": True, "max_window_layers": 3})):
+        assert families.find(name).architecture({**LAYERS, **fields}).count("attention") == 3
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_no_config_can_say_is_not_written(name):
+    family = families.find(name)
+    arch = family.architecture(saved(name, next(iter(FORMS[name]))))
+    last = arch.blocks[-1]
+    odd = replace(last, state=3) if isinstance(last, Mamba2) else replace(last, intermediate=8)
+    wrong = [replace(arch, blocks=(*arch.blocks[:-1], odd)), replace(arch, rules=Rules())]
+    if name != "granitemoehybrid":
+        wrong.append(replace(arch, embedding_multiplier=3.0))
+    if arch.rules.paired:
+        wrong += [replace(arch, blocks=arch.blocks[1:]), replace(arch, blocks=arch.blocks[:-1])]
+    for other in wrong:
+        with pytest.raises(UserError, match=f"{name} config can't say this"):
+            family.config(other, {})
+
+
+def llama():
+    return families.find("llama").architecture(LAYERS)
+
+
+def kept(**sizes):
+    """Every block of the Llama above, the last two narrowed."""
+    blocks = [{} for _ in range(6)]
+    blocks[4] = {a: tuple(range(n)) for a, n in sizes.items() if a in ("q_heads", "kv_heads")}
+    blocks[5] = {a: tuple(range(n)) for a, n in sizes.items() if a == "intermediate"}
+    return blocks
+
+
+@pytest.mark.parametrize(
+    ("blocks", "rules", "says"),
+    [
+        ([None, *kept()[1:]], llama().rules, ["single block", "block 1 without block 0", "whole layers"]),
+        (kept(intermediate=8), llama().rules, ["differ in size", "2 sizes of mlp"]),
+        (kept(q_heads=2, kv_heads=1), Rules(fixed=("q_heads", "kv_heads")), ["the size of q_heads", "2 in block 4", "4"]),
+    ],
+)
+def test_rules_say_what_they_refuse(blocks, rules, says):
+    parent = replace(llama(), rules=rules)
+    selection = Selection(blocks=tuple(blocks))
+    student = selection.student(parent)
+    with pytest.raises(UserError) as caught:
+        rules.check(parent.blocks, selection.kept_blocks, student.blocks)
+    assert "inspect" in caught.value.next
+    for words in says:
+        assert words in str(caught.value)
+    Rules().check(parent.blocks, selection.kept_blocks, student.blocks)
+
+
+def test_mamba_heads_in_whole_expansions():
+    block = Mamba2(hidden=32, heads=8, head_dim=8, groups=2, state=4)
+    assert [n for n in (2, 4, 6, 8) if Rules(whole_expansion=True).allows_heads(block, n)] == [4, 8]
+    assert all(Rules().allows_heads(block, n) for n in (2, 4, 6, 8))
+
+
+def test_a_packed_gate_is_cut_with_its_up():
+    block = FeedForward(hidden=3, intermediate=5, gated=True, packed=True, bias=True)
+    packed = next(w for w in block.weights if w.name == "gate_up_proj.weight")
+    assert packed.shape(block.sizes) == (10, 3)
+    assert packed.indices(block.sizes, {"intermediate": (1, 4)})[0].tolist() == [1, 4, 6, 9]
+
+
+def test_old_buffers_are_not_read(tmp_path):
+    theirs = theirs_of("llama", LAYERS)
+    theirs.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors |= {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": torch.ones(4) for i in range(3)}
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    opened = Checkpoint.open(tmp_path)
+    assert opened.notes == ("3 tensors of RoPE's speeds are not read",)
+    assert opened.parameters == opened.architecture.parameters
+
+
+def test_layers_are_units():
+    assert llama().units == [(0, 1), (2, 3), (4, 5)]
+    assert llama().pattern == "*-*-*-"
+    assert replace(llama(), rules=Rules()).units == [(i,) for i in range(6)]
+    assert llama().homogeneous
+    assert isinstance(llama().blocks[0], Attention)

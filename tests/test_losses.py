@@ -1,0 +1,135 @@
+"""Every loss against float64 with full logits, and what BF16 costs where student and teacher nearly agree."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import shaken, tiny
+
+from minipuzzle.distill import distillation, losses
+from minipuzzle.distill.divergences import DIVERGENCES
+from minipuzzle.distill.losses import linear_loss, tile_sizes
+from minipuzzle.errors import UserError
+from minipuzzle.recipe import DistillSettings, loss_terms
+
+
+def exact(name, s, t):
+    """The loss [n] of float64 log probabilities, through PyTorch's own divergences."""
+    kl = lambda p, q: F.kl_div(q, p, log_target=True, reduction="none").sum(-1)  # noqa: E731
+    if name == "forward-kl":
+        return kl(t, s)
+    if name == "reverse-kl":
+        return kl(s, t)
+    if name == "jsd":
+        m = torch.logsumexp(torch.stack((s, t)), 0) - torch.tensor(2.0).log()
+        return (kl(t, m) + kl(s, m)) / 2
+    ids = t.topk(10, -1).indices  # top-k: k words and the rest as one more
+    buckets = [torch.cat((x.gather(1, ids), (-x.gather(1, ids).exp().sum(-1, keepdim=True)).log1p()), 1) for x in (t, s)]
+    return kl(*buckets)
+
+
+def problem(n=30, vocab=300, width=12, teacher_width=20, dtype=torch.float32, scale=1.0):
+    g = torch.Generator().manual_seed(0)
+    shapes = ((n, width), (vocab, width), (n, teacher_width), (vocab, teacher_width))
+    return [(torch.randn(*s, generator=g) * scale).to(dtype) for s in shapes]
+
+
+def error(got, want):
+    return ((got.double() - want).norm() / want.norm()).item()
+
+
+@pytest.mark.parametrize("tiles", ["one", "many"])
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_equals_full_logits_in_float64(name, tiles, monkeypatch):
+    monkeypatch.setattr(losses, "TOP_K", 10)
+    if tiles == "many":
+        monkeypatch.setattr(losses, "TILE_TOKENS", 7)
+        monkeypatch.setattr(losses, "TILE_BYTES", 1)
+    hidden, head, other, other_head = problem()
+    targets = torch.randint(0, 300, (30,), generator=torch.Generator().manual_seed(1))
+    doubles = [t.double().requires_grad_() for t in (hidden, head)]
+    s = torch.log_softmax(doubles[0] @ doubles[1].t(), -1)
+    t = torch.log_softmax(other.double() @ other_head.double().t(), -1)
+    want = 0.7 * exact(name, s, t).sum() + 0.2 * F.nll_loss(s, targets, reduction="sum")
+    (want * 3).backward()
+    hidden.requires_grad_(), head.requires_grad_()
+    found = linear_loss(hidden, head, (other, other_head), targets, divergence=DIVERGENCES[name], weight=0.7, target_weight=0.2)
+    (found.total * 3).backward()
+    assert found.total.item() == pytest.approx(want.item(), rel=1e-5)
+    entropy = torch.distributions.Categorical(logits=t).entropy().sum().item()
+    assert found.entropy.item() == pytest.approx(entropy, rel=1e-5)
+    assert error(hidden.grad, doubles[0].grad) < 1e-5
+    assert error(head.grad, doubles[1].grad) < 1e-5
+
+
+def test_tiles_fit_their_budget():
+    """131,072 words x 8,192 channels, 8,192 tokens: a tile and the FP32 gradient of the states stay under 1.1 GiB."""
+    rows, words = tile_sizes(8192, 131072, 8192, 8192)
+    assert (rows, 131072 % words) == (4096, 0)
+    tile = rows * words * 10 + words * 8192 * (8 + 4) + rows * 8192 * 4
+    assert tile <= losses.TILE_BYTES
+    assert tile + 8192 * 8192 * 4 < 1.1 * 2**30
+    assert tile_sizes(4096, 4096, 192, 192) == (4096, 4096)  # the embedded model: one tile, its logits are made once
+    rows, words = tile_sizes(5000, 1001, 64, 0)
+    assert (rows, words) == (2500, 1001)
+
+
+def test_frozen_head_or_states_and_no_teacher():
+    hidden, head, *_ = problem()
+    targets = torch.arange(30)
+    want = F.cross_entropy(hidden.double() @ head.double().t(), targets, reduction="sum").item()
+    for leaf in (hidden, head):
+        leaf.requires_grad_()
+        found = linear_loss(hidden, head, targets=targets)
+        found.total.backward()
+        assert found.total.item() == pytest.approx(want, rel=1e-5)
+        assert found.entropy.item() == 0
+        leaf.grad = None
+        leaf.requires_grad_(False)
+    assert hidden.grad is None
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.5])
+def test_bf16_keeps_the_gradient(noise):
+    """Gradient errors against float64, BF16 states and heads. Rounding the result alone is 1.7e-3; the bound is 3e-3."""
+    torch.manual_seed(0)
+    n, d, vocab = 64, 128, 4096
+    head = (torch.randn(vocab, d) * 8 / d**0.5).bfloat16()
+    teacher = torch.randn(n, d).bfloat16()
+    hidden = (teacher.float() + noise * torch.randn(n, d)).bfloat16()
+    leaves = [t.double().requires_grad_() for t in (hidden, head)]
+    t = torch.log_softmax(teacher.double() @ head.double().t(), -1)
+    want = exact("forward-kl", torch.log_softmax(leaves[0] @ leaves[1].t(), -1), t).sum()
+    want.backward()
+    ours = [x.clone().requires_grad_() for x in (hidden, head)]
+    found = linear_loss(*ours, (teacher, head))
+    found.total.backward()
+    naive = [x.clone().requires_grad_() for x in (hidden, head)]
+    logits = [torch.log_softmax((h @ w.t()).float(), -1) for h, w in (naive, (teacher, head))]
+    F.kl_div(*logits, log_target=True, reduction="sum").backward()
+    errors = [[error(x.grad, e.grad) for x, e in zip(xs, leaves, strict=True)] for xs in (ours, naive)]
+    print(f"KL {want.item() / n:.3f} nats: ours {errors[0][0]:.2e} {errors[0][1]:.2e}, BF16 logits {errors[1][0]:.2e}")
+    assert max(errors[0]) < 3e-3
+    assert found.total.item() == pytest.approx(want.item(), rel=1e-4)
+    if noise == 0.02:
+        assert want.item() / n < 0.05
+        assert errors[1][0] > 0.1  # the trap
+
+
+@pytest.mark.parametrize("name", ["forward-kl", "jsd", "top-k+0.5*cosine", "0.5*reverse-kl+0.5*cross-entropy", "cosine"])
+def test_named_losses_fall_to_zero_at_the_teacher(name):
+    teacher, student = shaken(tiny(vocab=61), 0), shaken(tiny(vocab=61), 1)
+    tokens = torch.randint(0, 61, (2, 16))
+    value = lambda model: distillation(teacher, name)(model, tokens, None)  # noqa: E731
+    far, near = value(student), value(teacher)
+    assert far.tokens == (30 if "cross" in name else 32)
+    far.total.backward()
+    assert student.embeddings.weight.grad.abs().sum() > 0
+    assert far.total > near.total
+    assert near.total.item() == pytest.approx(0, abs=1e-4) or "cross" in name
+
+
+def test_loss_names():
+    assert loss_terms("forward-kl + 0.1*cosine") == {"forward-kl": 1.0, "cosine": 0.1}
+    for wrong in ("kl", "forward-kl+jsd", "x*jsd", "-1*jsd", "", "0*jsd"):
+        with pytest.raises(UserError, match="not known"):
+            DistillSettings(loss=wrong)

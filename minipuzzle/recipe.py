@@ -18,6 +18,7 @@ from minipuzzle.errors import UserError
 Method = Literal["minipuzzle", "solver"]
 Ranking = Literal["agreement", "kl"]
 Precision = Literal["bf16", "fp8", "fp8-emulated"]
+Checkpointing = Literal["auto", "on", "off"]
 Metric = Literal["mse", "logit-mse", "kl", "loss"]
 EMBEDDED = "embedded"
 DEFAULT_LOSS = "forward-kl"
@@ -120,6 +121,7 @@ class Training:
     (distilling wants about a fifth of the pre-training peak); beta2 0.95 and clipping at 1.0 as Megatron-LM.
 
     ``precision`` is that of the blocks' products: FP8 for all but ``bf16_ends`` blocks at either end.
+    ``activation_checkpointing`` "auto" recomputes blocks in the backward pass where a GPU's memory would not hold them.
     """
 
     tokens: int = 2_000_000
@@ -134,6 +136,7 @@ class Training:
     isolate_documents: bool = False
     precision: Precision = "bf16"
     bf16_ends: int = 4
+    activation_checkpointing: Checkpointing = "auto"
 
     def __post_init__(self) -> None:
         _require(
@@ -142,6 +145,8 @@ class Training:
             "tokens and batch of at least 1, a positive learning rate, warm-up below 1",
         )
         _require_precision(self.precision, self.bf16_ends)
+        _require(self.activation_checkpointing in typing.get_args(Checkpointing),
+                 f"activation_checkpointing {self.activation_checkpointing!r}", "auto, on or off")  # fmt: skip
 
     def steps(self, length: int) -> int:
         """The number of optimiser steps that use up the tokens (rounded up)."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from minipuzzle.distill.divergences import DIVERGENCES, TOP_K, Divergence
-from minipuzzle.model.head import matmul_fp32
+from minipuzzle.model.head import matmul_fp32, product_dtype
 
 TILE_BYTES = 768 << 20
 """What one tile's buffers may take together."""
@@ -43,7 +43,7 @@ def linear_loss(
     ``hidden`` [n, d] and ``head`` [vocab, d] of the student get gradients, ``teacher`` = (hidden [n, d_teacher], head
     [vocab, d_teacher]) none; ``targets`` [n] int64. Products take BF16 under autocast, else the dtype of ``hidden``.
     """
-    dtype = torch.get_autocast_dtype("cuda") if hidden.is_cuda and torch.is_autocast_enabled("cuda") else hidden.dtype
+    dtype = product_dtype(hidden)
     teacher_hidden, teacher_head = (None, None) if teacher is None else (teacher[0].detach().to(dtype), teacher[1].detach())
     plan = _Plan(divergence=divergence, weight=weight if teacher is not None else 0.0,
                  target_weight=target_weight if targets is not None else 0.0)  # fmt: skip
@@ -232,5 +232,5 @@ def _fused(function: Callable[..., Tensor], tile: Tensor) -> Callable[..., Tenso
 
 @cache
 def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    compiled: Callable[..., Tensor] = torch.compile(function)
+    compiled: Callable[..., Tensor] = torch.compile(function, fullgraph=True)
     return compiled

@@ -16,7 +16,10 @@ from minipuzzle.kernels import reference
 
 @dataclass(frozen=True, kw_only=True)
 class Kernels:
-    """The operations of a Mamba-2 block (signatures: ``minipuzzle.kernels.reference``), their name and the reason."""
+    """The operations of a Mamba-2 block (signatures: ``minipuzzle.kernels.reference``), their name and the reason.
+
+    ``mix``, where there is one, does convolution, scan and gated norm at once and keeps less for the backward pass.
+    """
 
     name: str
     reason: str
@@ -25,6 +28,12 @@ class Kernels:
     scan: Callable[..., Any]
     scan_step: Callable[..., Any]
     gated_norm: Callable[..., Any]
+    mix: Any = None
+    mix_multiple: int = 1
+
+    def can_mix(self, *sizes: int) -> bool:
+        """Whether ``mix`` is there and takes projections and convolutions of these sizes."""
+        return self.mix is not None and not any(size % self.mix_multiple for size in sizes)
 
 
 def choose(device: torch.device, requested: str = "auto") -> Kernels:
@@ -48,4 +57,5 @@ def _bundle(module: Any, name: str, reason: str) -> Kernels:
     return Kernels(
         name=name, reason=reason, causal_conv=module.causal_conv, causal_conv_step=module.causal_conv_step,
         scan=module.scan, scan_step=module.scan_step, gated_norm=module.gated_norm,
+        mix=getattr(module, "mix", None), mix_multiple=getattr(module, "CHANNEL_MULTIPLE", 1),
     )  # fmt: skip

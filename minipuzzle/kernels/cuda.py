@@ -6,7 +6,7 @@ import torch
 from causal_conv1d import causal_conv1d_fn, causal_conv1d_update
 from mamba_ssm.ops.triton.layernorm_gated import rmsnorm_fn
 from mamba_ssm.ops.triton.selective_state_update import selective_state_update
-from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
+from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined, mamba_split_conv1d_scan_combined
 from torch import Tensor
 
 from minipuzzle.kernels import reference
@@ -71,4 +71,21 @@ def gated_norm(
     return rmsnorm_fn(
         y.contiguous(), weight, None, z=z.contiguous(), eps=eps, group_size=y.shape[-1] // groups,
         norm_before_gate=False,
+    )  # fmt: skip
+
+
+def mix(
+    projected: Tensor, conv_weight: Tensor, conv_bias: Tensor | None, dt_bias: Tensor, a_log: Tensor, d: Tensor,
+    norm_weight: Tensor, *, head_dim: int, groups: int, chunk_size: int, eps: float, documents: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """in_proj's output [b, s, z|x|B|C|dt] -> what out_proj gets [b, s, heads * head_dim].
+
+    Only ``projected`` and the scan's output are kept for the backward pass; the convolution and the states are made again.
+    The sizes of projection and convolution must be multiples of CHANNEL_MULTIPLE.
+    """
+    ids = None if documents is None else documents.to(torch.int32).contiguous()
+    return mamba_split_conv1d_scan_combined(
+        projected, conv_weight.to(projected.dtype), None if conv_bias is None else conv_bias.to(projected.dtype),
+        dt_bias.float(), -a_log.float().exp(), d.float(), chunk_size, seq_idx=ids, rmsnorm_weight=norm_weight, rmsnorm_eps=eps,
+        headdim=head_dim, ngroups=groups, norm_before_gate=False,
     )  # fmt: skip

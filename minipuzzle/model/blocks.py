@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from minipuzzle.arch import Attention, Block, FeedForward, Mamba2
 from minipuzzle.kernels import Kernels
+from minipuzzle.kernels.pointwise import relu_squared
 from minipuzzle.model.cache import AttentionSlot, MambaSlot
 from minipuzzle.model.norm import RMSNorm
 from minipuzzle.model.rope import rotate
@@ -53,9 +54,12 @@ class AttentionBlock(nn.Module):
         if documents is not None:
             same = documents[:, :, None] == documents[:, None, :]
             mask = (same & torch.ones(length, length, dtype=torch.bool, device=x.device).tril())[:, None]
+            ratio = self.block.q_heads // self.block.kv_heads
+            if x.is_cuda and ratio > 1:  # CUDA's kernel for masks wants equal heads; without it all scores are held
+                k, v = (t.repeat_interleave(ratio, 2) for t in (k, v))
         y = F.scaled_dot_product_attention(
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, scale=self.block.scale,
-            is_causal=mask is None and past == 0, enable_gqa=self.block.q_heads != self.block.kv_heads,
+            is_causal=mask is None and past == 0, enable_gqa=q.shape[2] != k.shape[2],
         ).transpose(1, 2)  # fmt: skip
         if "q_heads" in self.kept:
             y = y * self.kept["q_heads"][:, None]
@@ -87,7 +91,14 @@ class Mamba2Block(nn.Module):
 
     def mixer(self, x: Tensor, documents: Tensor | None, slot: MambaSlot | None, past: int) -> Tensor:
         b = self.block
-        z, convolved, dt = self.in_proj(x).split([b.inner, b.conv_channels, b.heads], dim=-1)
+        projected = self.in_proj(x)
+        if slot is None and not self.kept and self.kernels.can_mix(projected.shape[-1], b.conv_channels):
+            y = self.kernels.mix(
+                projected, self.conv.weight[:, 0], self.conv.bias, self.dt_bias, self.A_log, self.D, self.gated_norm.weight,
+                head_dim=b.head_dim, groups=b.groups, chunk_size=b.chunk_size, eps=self.eps, documents=documents,
+            )  # fmt: skip
+            return _added(self.out_proj(y), b)
+        z, convolved, dt = projected.split([b.inner, b.conv_channels, b.heads], dim=-1)
         dt = F.softplus(dt.float() + self.dt_bias.float())
         a = -self.A_log.float().exp()
         weight, bias = self.conv.weight[:, 0], self.conv.bias
@@ -151,10 +162,7 @@ class FeedForwardBlock(nn.Module):
         return self._activation(gate) * up
 
     def _activation(self, x: Tensor) -> Tensor:
-        if self.block.activation == "silu":
-            return F.silu(x)
-        x = F.relu(x)  # the name is used again so that the pre-activation's memory goes back before the square
-        return x.square()
+        return F.silu(x) if self.block.activation == "silu" else relu_squared(x)
 
 
 def _added(y: Tensor, block: Block) -> Tensor:

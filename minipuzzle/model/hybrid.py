@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from minipuzzle.arch import Architecture, Selection
 from minipuzzle.kernels import Kernels, choose
+from minipuzzle.kernels.pointwise import product_dtype
 from minipuzzle.model.blocks import Mamba2Block, make_block
 from minipuzzle.model.cache import Cache, new_cache
 from minipuzzle.model.head import matmul_fp32
@@ -54,6 +55,7 @@ class HybridLM(nn.Module):
     def embed(self, tokens: Tensor) -> Tensor:
         """[b, s, hidden]: the input of the first block."""
         h: Tensor = self.embeddings(tokens)
+        h = h.to(product_dtype(h))  # under autocast the residual stream is BF16, as in NVIDIA's model, not the masters' FP32
         if self.architecture.embedding_multiplier != 1:
             h = h * self.architecture.embedding_multiplier
         return h if self._hidden_mask is None else h * self._hidden_mask

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from minipuzzle.arch import Architecture
+from minipuzzle.kernels.pointwise import rms_norm
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight / divisor over the last axis; result in x's dtype."""
+    """x / sqrt(mean(x^2) + eps) * weight / divisor over the last axis; result in x's dtype, or autocast's on CUDA."""
 
     kept: Tensor | None
 
@@ -23,7 +24,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.float() if self.divisor == 1 else self.weight.float() / self.divisor
         if self.kept is None:
-            return nn.functional.rms_norm(x.float(), x.shape[-1:], weight, self.eps).to(x.dtype)
+            return rms_norm(x, weight, self.eps)
         wide = x.float() * self.kept
         mean = wide.square().sum(-1, keepdim=True) / self.kept.sum()
         return (wide * torch.rsqrt(mean + self.eps) * weight).to(x.dtype)

@@ -1,0 +1,57 @@
+"""What a training step costs before it runs: arithmetic against a device's peak, and bytes against its memory."""
+
+from __future__ import annotations
+
+from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Mamba2
+from minipuzzle.cost.flops import flops_per_token
+from minipuzzle.cost.roofline import DEVICES
+
+UPDATE_BYTES = 14
+"""A trained parameter beyond its FP32 value: gradient and two Adam moments in FP32, and autocast's copy in BF16."""
+LOSS_BYTES = 1 << 30
+"""Tiles of the loss (``distill.losses``) and what libraries keep."""
+
+
+def training_flops(student: Architecture, length: int, teacher: Architecture | None = None) -> int:
+    """Operations a token of a training step: the student forward and twice that backward, the teacher forward.
+
+    Recomputed work (activation checkpointing, the loss's second pass) does not count, as usual for MFU
+    (arXiv:2204.02311, appendix B).
+    """
+    context = (length + 1) // 2
+    teaching = 0 if teacher is None else flops_per_token(teacher, context).total
+    return 3 * flops_per_token(student, context).total + teaching
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Dense BF16 FLOP/s of a device by its CUDA name ("NVIDIA H100 80GB HBM3"); None where it is not in the table."""
+    words = device_name.lower().replace("rtx ", "rtx").split()
+    return next((DEVICES[key][0] for key in DEVICES if key in words), None)
+
+
+def training_bytes(student: Architecture, tokens: int, *, checkpointing: bool, ranks: int = 1) -> int:
+    """What a step needs on a GPU beyond the weights that lie there, for ``tokens`` tokens at once, BF16 activations.
+
+    With activation checkpointing each block keeps its input, and one block at a time everything. ``ranks`` GPUs share
+    gradients and optimiser states.
+    """
+    kept = [tokens * saved_bytes(block) for block in student.blocks]
+    inputs = 2 * tokens * student.hidden * len(kept) + max(kept, default=0)
+    ends = 6 * tokens * student.hidden  # the final norm's input and output, and the FP32 gradient of its output
+    return student.parameters * UPDATE_BYTES // ranks + (inputs if checkpointing else sum(kept)) + ends + LOSS_BYTES
+
+
+def saved_bytes(block: Block) -> int:
+    """BF16 bytes a token that a block keeps for its backward pass (mamba-ssm's fused mixer, flash attention).
+
+    The residual stream and the normed input; FFN: before and after the activation (gated: both factors too); attention:
+    q, k, v, the output and its FP32 logsumexp; Mamba-2: in_proj's output, the scan's and the gated norm's.
+    """
+    values = 2 * block.hidden
+    if isinstance(block, FeedForward):
+        values += (4 if block.gated else 2) * block.intermediate
+    elif isinstance(block, Attention):
+        values += 2 * (block.q_heads + block.kv_heads) * block.attn_head_dim + 2 * block.q_heads
+    elif isinstance(block, Mamba2):
+        values += block.inner + block.conv_channels + block.heads + 2 * block.inner
+    return 2 * values

@@ -1,0 +1,41 @@
+"""What a model is set to before it is trained: the precision of its products, and what its blocks keep for backward."""
+
+from __future__ import annotations
+
+import torch
+
+from minipuzzle.cost.training import training_bytes
+from minipuzzle.model import HybridLM, set_precision
+from minipuzzle.recipe import Training
+
+SAFE = 0.9
+"""Of the memory that is free: fragmentation and what the estimate does not see take the rest."""
+
+
+def prepare(model: HybridLM, settings: Training, tokens: int, ranks: int = 1) -> str:
+    """Set precision and activation checkpointing for steps of ``tokens`` tokens at once; a line that says what was chosen.
+
+    Raises: UserError where the precision cannot be had (``set_precision``).
+    """
+    layers = set_precision(model, settings.precision, settings.bf16_ends)
+    wanted, device = settings.activation_checkpointing, next(model.parameters()).device
+    model.activation_checkpointing = wanted == "on"
+    parts = [f"{len(layers)} linear layers in {settings.precision}"] if layers else []
+    if device.type == "cuda":
+        need, less = (training_bytes(model.architecture, tokens, checkpointing=c, ranks=ranks) for c in (False, True))
+        free = free_bytes(device)
+        if wanted == "auto":
+            model.activation_checkpointing = need > SAFE * free
+        chosen = less if model.activation_checkpointing else need
+        parts.append(f"{chosen / 2**30:.1f} of {free / 2**30:.1f} GiB free are needed (estimate)")
+        if chosen > free:
+            parts.append("it may run out: lower --micro-batch, --batch or --length, or use more GPUs with torchrun")
+    if model.activation_checkpointing:
+        parts.append(f"activation checkpointing ({wanted})")
+    return "; ".join(parts)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that PyTorch can still allocate on a CUDA device, its own cache included."""
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + cached

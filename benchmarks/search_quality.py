@@ -44,9 +44,9 @@ from minipuzzle.search.plan import Plan, make_plan
 from minipuzzle.search.propose import candidate, instance, propose, state_of
 from minipuzzle.search.rank import Realised, Reality, realise, reranked, shortlist
 from minipuzzle.search.refine import refine, repair
-from minipuzzle.search.select import select
 from minipuzzle.search.solve import solve
 from minipuzzle.search.timing import load_timing
+from minipuzzle.stages.search import LARGEST
 from minipuzzle.surgery import cut
 
 LENGTH = 512
@@ -196,8 +196,7 @@ def search(task: Task, model: HybridLM, choice: TokenBlocks, moves: int) -> tupl
         ranked = realise(plan.candidates(scores, 48), one, {}, "agreement")
         return [r.candidate.selection for r in ranked[:TOP]], len(ranked)
     if task.method == "minitron":
-        largest = np.argsort(-plan.feasible.parameters, kind="stable")[:10]
-        selections = [select(plan.parent, scores, plan.feasible.shape(int(i))) for i in largest]
+        selections = [c.selection for c in plan.largest(scores, LARGEST)]
         return [min(selections, key=lambda selection: one(selection).loss)], len(selections)
     prices = plan.prices
     choices = make_choices(plan.parent, scores, plan.widest(settings), settings, prices.of, prices.limits - prices.base,
@@ -210,7 +209,7 @@ def search(task: Task, model: HybridLM, choice: TokenBlocks, moves: int) -> tupl
     if task.method == "solver":
         return [choices.selection(state_of(choices, solve(instance(choices))))], 0
     proposals = propose(plan.parent, scores, plan.widest(settings), settings, prices, 24)
-    found = proposals.candidates(prices, plan.bytes) + plan.candidates(scores, 24)
+    found = proposals.candidates(prices, plan.bytes) + plan.candidates(scores, 24) + plan.largest(scores, LARGEST)
     ranked = realise(found, one, {}, "kl")
     on_ladders = ((choices.state(r.candidate.selection), r) for r in ranked)
     start, first = next((state, r) for state, r in on_ladders if state is not None)

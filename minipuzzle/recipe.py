@@ -164,12 +164,41 @@ CHANGEABLE = ("batch", "micro_batch", "learning_rate", "clip", "checkpoint_secon
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdapterSettings:
+    """What is trained beside frozen weights: ``kind`` lora, tl5, tl6, vera or a mask (``adapters.parse_mask``); "" trains
+    all weights instead. ``alpha`` 0 is the rank; ``few`` accepts a target under 10 % of the blocks."""
+
+    kind: str = ""
+    rank: int = 8
+    alpha: float = 0.0
+    target: str = "all"
+    few: bool = False
+
+    def __post_init__(self) -> None:
+        _require(self.rank >= 1 and self.alpha >= 0, f"rank {self.rank}, alpha {self.alpha}",
+                 "a rank of at least 1, an alpha of at least 0")  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptSettings:
+    """An adapter and how it is trained."""
+
+    adapter: AdapterSettings = field(default_factory=lambda: AdapterSettings(kind="tl6"))
+    training: Training = field(default_factory=Training)
+
+    def fixed(self) -> dict[str, Any]:
+        """As ``Training.fixed``."""
+        return {**asdict(self), "training": self.training.fixed()}
+
+
+@dataclass(frozen=True, kw_only=True)
 class DistillSettings:
     """Short runs for the top candidates, then the long run for the winner. ``loss``: see ``loss_terms``."""
 
     short_tokens: int = 200_000
     loss: str = DEFAULT_LOSS
     teacher_precision: Precision = "bf16"
+    adapter: AdapterSettings = field(default_factory=AdapterSettings)
     training: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:

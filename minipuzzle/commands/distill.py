@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from minipuzzle.commands._shared import RUN, Device, Json, Length, Run, command, make_job, out, print_json
-from minipuzzle.recipe import DEFAULT_LOSS, EMBEDDED, Data, DistillSettings, Precision, Training
+from minipuzzle.recipe import DEFAULT_LOSS, EMBEDDED, AdapterSettings, Data, DistillSettings, Precision, Training
 
 
 def distill(run: Run = RUN,
@@ -22,11 +22,15 @@ def distill(run: Run = RUN,
             precision: Annotated[Precision, typer.Option(help="Of the blocks' products.")] = "bf16",
             teacher_precision: Annotated[Precision, typer.Option(help="The same for the teacher.")] = "bf16",
             bf16_ends: Annotated[int, typer.Option(help="Blocks at either end that FP8 leaves in BF16.")] = 4,
+            adapter: Annotated[str, typer.Option(help="Train only an adapter (tl6, lora, ...), then merge it.")] = "",
+            rank: Annotated[int, typer.Option(help="Of the adapter.")] = 8,
+            target: Annotated[str, typer.Option(help="Projections that the adapter is on.")] = "all",
             batch: int = 8, learning_rate: float = 5e-4, seed: int = 0, length: Length = 512,
             device: Device = "auto", as_json: Json = False) -> None:  # fmt: skip
     """Prune if needed, distil the candidates briefly, then the winner for long."""
     settings = DistillSettings(
         short_tokens=short_tokens, loss=loss, teacher_precision=teacher_precision,
+        adapter=AdapterSettings(kind=adapter, rank=rank, target=target),
         training=Training(tokens=tokens, batch=batch, learning_rate=learning_rate, seed=seed,
                           precision=precision, bf16_ends=bf16_ends),
     )

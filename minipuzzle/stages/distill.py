@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from minipuzzle.adapters import merge
 from minipuzzle.artifacts import fingerprint
 from minipuzzle.checkpoint import Checkpoint, write_checkpoint
 from minipuzzle.data import TokenBlocks
@@ -20,6 +21,7 @@ from minipuzzle.model import HybridLM, frozen, set_precision
 from minipuzzle.progress import progress_bar
 from minipuzzle.recipe import DistillSettings, Training
 from minipuzzle.report.card import write_card
+from minipuzzle.stages.adapters import adapted, keep_adapter
 from minipuzzle.stages.job import Job, say
 from minipuzzle.stages.meter import Meter
 from minipuzzle.stages.prune import run_prune
@@ -29,6 +31,8 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
     """Prune what search chose if that is not done, distil, and write the winner to run/student."""
     teacher_file = job.parent if teacher_path is None else Checkpoint.open(teacher_path)
     check_vocabularies(job.parent.architecture.vocab_size, teacher_file.architecture.vocab_size)
+    if settings.adapter.kind:  # decay would pull Delta W to 0, not the weights
+        settings = replace(settings, training=replace(settings.training, weight_decay=0.0))
     cuts = run_prune(job)
     blocks = job.text("train")
     inputs = (job.run.key("prune"), teacher_file.fingerprint, blocks.fingerprint)
@@ -43,18 +47,28 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
     objective = distillation(teacher, settings.loss)
     winner, losses = _short_runs(job, cuts, objective, blocks, settings, identity, teacher)
     say(f"distill: {winner} goes on to the long run")
-    model = job.load(cuts[winner])
+    model = _student(job, cuts[winner], settings)
     if winner in losses:
         load_parameters(job.run / "distill" / f"{winner}-short" / STATES, model)
     folder = job.run / "distill" / "long"
-    final = _train(model, objective, blocks, settings.training, folder, f"{identity} {winner}", "distill: long run", teacher)
-    write_student(cuts[winner], model, target)
+    final = train_in(model, objective, blocks, settings.training, folder, f"{identity} {winner}", "distill: long run", teacher)
+    if settings.adapter.kind:
+        lost = merge(cuts[winner], keep_adapter(job, model, cuts[winner]), target)
+        say(f"distill: adapter merged; {lost:.2%} of Delta W was lost to rounding to {cuts[winner].dtype}")
+    else:
+        write_student(cuts[winner], model, target)
     job.run.mark("distill", key, winner=winner, short_validation_loss=losses, final_kl=final,
                  tokens=settings.training.tokens, short_tokens=settings.short_tokens if losses else 0)  # fmt: skip
     write_card(job.run.path)
     for states in (job.run / "distill").glob(f"*/{STATES}"):
         shutil.rmtree(states)  # finished: the student is written, and the logs stay
     return Checkpoint.open(target)
+
+
+def _student(job: Job, checkpoint: Checkpoint, settings: DistillSettings) -> HybridLM:
+    if settings.adapter.kind:
+        return adapted(job, checkpoint, settings.adapter, settings.training.seed)
+    return job.load(checkpoint)
 
 
 def write_student(like: Checkpoint, model: HybridLM, target: Path) -> None:
@@ -79,24 +93,25 @@ def _short_runs(
     validation = job.validation("search")
     losses = {}
     for name, checkpoint in cuts.items():
-        model = job.load(checkpoint)
+        model = _student(job, checkpoint, settings)
         folder = job.run / "distill" / f"{name}-short"
-        _train(model, objective, blocks, short, folder, f"{identity} {name} short", f"distill: {name}, short", teacher)
+        train_in(model, objective, blocks, short, folder, f"{identity} {name} short", f"distill: {name}, short", teacher)
         losses[name] = measure(model, validation).loss
         say(f"distill: {name} after {settings.short_tokens:,} tokens: validation loss {losses[name]:.4f} nats/token")
     return min(losses, key=losses.__getitem__), losses
 
 
-def _train(
+def train_in(
     model: HybridLM, objective: Objective, blocks: TokenBlocks, settings: Training, folder: Path, identity: str,
-    label: str, teacher: HybridLM,
+    label: str, teacher: HybridLM | None,
 ) -> float:  # fmt: skip
+    """``train`` in a folder of the run, with a progress bar; a state of other inputs in that folder is thrown away."""
     if (folder / STATES).exists() and not _belongs(folder, identity):
         shutil.rmtree(folder)  # an earlier run with other inputs in this run directory; its log goes with it
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "identity").write_text(identity)
     meter = Meter("loss", model.architecture, blocks.block_length, next(model.parameters()).device,
-                  teacher=teacher.architecture)  # fmt: skip
+                  teacher=None if teacher is None else teacher.architecture)  # fmt: skip
     with progress_bar(label, settings.tokens, "tokens") as bar:
 
         def advance(tokens: int, loss: float) -> None:

@@ -98,7 +98,6 @@ def test_answers_alone_carry_the_loss(examples):
                 count += int(answer.sum())
     assert found.tokens == count > 10
     assert found.total.item() == pytest.approx(total, rel=1e-6)
-    assert len(blocks) * 64 < 1.15 * sum(len(t) for r in (tokens,) for t in r)
 
 
 def test_bad_examples_are_refused(tmp_path):

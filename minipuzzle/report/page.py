@@ -12,6 +12,7 @@ from minipuzzle import __version__
 from minipuzzle.artifacts import Scores, read_json, write_atomic
 from minipuzzle.report import plots
 from minipuzzle.report.strip import strip_svg
+from minipuzzle.report.tables import by_task
 from minipuzzle.report.units import bytes_, count, percent
 
 SOURCES = (
@@ -44,6 +45,9 @@ def build_report(run: Path) -> Path:
         facts |= _score_facts(Scores.load(run / "scores.safetensors"), search, winner)
     if measured is not None:
         facts |= _eval_facts(measured)
+    tasks = _optional(run / "tasks.json")
+    if tasks is not None:
+        facts["task_names"], facts["tasks"] = by_task(tasks)
     logs = {p.parent.name: _log(p) for p in sorted((run / "distill").glob("*/log.csv"))}
     if logs:
         facts["curves"] = plots.loss_curves(logs)

@@ -1,4 +1,5 @@
 # make demo: set up and run the whole pipeline on the embedded teacher.  make test: set up and run every check.
+# make docs: build the docs site into build/site.
 # A GPU machine leaves the constraints out:  make demo CONSTRAINTS=
 VENV ?= .venv
 PYTHON ?= python3
@@ -14,6 +15,9 @@ test: $(VENV)/dev
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 
+docs: $(VENV)/dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 $(VENV)/core: pyproject.toml constraints-cpu.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q $(CONSTRAINTS) -e .
@@ -24,4 +28,4 @@ $(VENV)/dev: pyproject.toml constraints-cpu.txt
 	$(BIN)/pip install -q $(CONSTRAINTS) -e ".[dev]"
 	touch $@ $(VENV)/core
 
-.PHONY: demo test
+.PHONY: demo test docs

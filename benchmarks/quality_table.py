@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from minipuzzle.report.plots import save_png
+from minipuzzle.report.svg import save_png
 
 FOLDER = Path(__file__).parent.parent / "docs" / "results"
 ORDER = ("ours, 5 % of teacher's tokens", "ours", "width only", "depth only", "random scores", "magnitude scores",

@@ -1,15 +1,21 @@
-"""The report: one well-formed file without a network, whatever the run directory holds so far."""
+"""The report and the model card: one well-formed file without a network, whatever the run directory holds so far."""
 
+import json
 import re
+from collections import Counter
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from helpers import FAST, run
+from huggingface_hub import ModelCard
 
+from minipuzzle.artifacts import Scores, read_json
 from minipuzzle.errors import UserError
 from minipuzzle.report.page import build_report
 from minipuzzle.report.units import bytes_, count, percent
 
+SECTIONS = ("strip", "removed", "quality", "cost", "scores", "candidates", "distillation", "commands", "sources")
 VOID = {"meta", "br", "img", "hr", "input", "link", "path", "use", "rect", "circle", "line"}
 
 
@@ -20,17 +26,23 @@ class Checker(HTMLParser):
         super().__init__()
         self.open = []
         self.seen = []
+        self.ids = Counter()
+        self.referred = set()
 
     def handle_starttag(self, tag, attributes):
-        self.seen.append(tag)
-        for name, value in attributes:
-            if name in ("src", "href", "xlink:href"):
-                assert value.startswith("#"), value
+        self.handle_startendtag(tag, attributes)
         if tag not in VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attributes):
         self.seen.append(tag)
+        for name, value in attributes:
+            if name == "id":
+                self.ids[value] += 1
+            if name in ("src", "href", "xlink:href", "srcset", "data", "action"):
+                assert value.startswith("#") or (tag == "image" and value.startswith("data:image/png;base64,")), value
+            if name.endswith("href") and value.startswith("#"):
+                self.referred.add(value[1:])
 
     def handle_endtag(self, tag):
         if tag not in VOID:
@@ -38,31 +50,99 @@ class Checker(HTMLParser):
 
 
 def check(page):
+    """(text, tags): well formed, ids unique and there, no script, every section, nothing that a browser would fetch."""
     text = page.read_text()
     checker = Checker()
     checker.feed(text)
     assert not checker.open
-    assert not re.search(r"url\((?!#)", text)
-    assert "@import" not in text
+    assert set(checker.ids.values()) == {1}
+    assert checker.referred | set(re.findall(r"url\(#([^)]+)\)", text)) <= set(checker.ids)
+    assert set(SECTIONS) <= set(checker.ids)
+    assert not {"script", "link", "iframe", "object", "embed", "base"} & set(checker.seen)
+    assert not re.search(r"url\((?!#)|@import", text)
+    outside = re.findall(r"https?://[^\s\"'<)]+", text)
+    assert set(outside) <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink", "http://www.w3.org/1999/xhtml"}
     return text, checker.seen
 
 
-def test_the_report_grows_with_the_run(checkpoint, tmp_path):
+def unfilled(text):
+    return re.findall(r'id="(\w+)">[^<]*</h2>\s*<p>minipuzzle [^<]* fills this section', text)
+
+
+def test_report_and_card_grow_with_the_run(checkpoint, tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(UserError, match="missing"):
         build_report(folder)
+    (checkpoint / "README.md").write_text("---\nlicense: apache-2.0\nlanguage: [en]\n---\n# Parent\n")
     run("score", checkpoint, "--run", folder, *FAST["score"])
     text, seen = check(build_report(folder))
     assert seen.count("svg") == 2
-    assert "minipuzzle search fills this section" in text
+    assert unfilled(text) == ["strip", "removed", "quality", "cost", "candidates", "distillation"]
     run("search", "--run", folder, *FAST["search"])
+    text, seen = check(build_report(folder))
+    assert seen.count("svg") == 3
+    assert unfilled(text) == ["quality", "cost", "distillation"]
     run("distill", "--run", folder, *FAST["distill"])
+    text, _ = check(build_report(folder))
+    assert unfilled(text) == ["quality", "cost"]
+    card = ModelCard.load(folder / "student" / "README.md")
+    assert (card.data.license, card.data.language, card.data.eval_results) == ("apache-2.0", ["en"], None)
     run("eval", "--run", folder, *FAST["eval"])
     text, seen = check(build_report(folder))
-    assert seen.count("svg") == 5
-    assert "fills this section" not in text
-    for words in ("Winner c0", "Dropped blocks", "arXiv:2504.03624", "minipuzzle distill", "student", "color-scheme"):
+    assert seen.count("svg") == 4
+    assert unfilled(text) == []
+    for words in ("Budget: 96%", "arXiv:2504.03624", "minipuzzle distill", "student", "color-scheme", ">exact<"):
         assert words in text
+    check_card(folder)
+
+
+def check_card(folder):
+    """Read by huggingface_hub: the metadata, and the numbers of eval.json."""
+    card = ModelCard.load(folder / "student" / "README.md")
+    assert (card.data.base_model, card.data.library_name) == ("ckpt56b", "transformers")
+    student = read_json(folder / "eval.json")["rows"][-1]
+    measured = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    for metric in ("loss", "perplexity", "bits_per_byte", "kl", "agreement"):
+        assert measured[metric] == pytest.approx(student[metric], abs=1e-5)
+    costs = read_json(folder / "eval.json")["costs"]
+    assert len(costs) == 4
+    assert all(row["predicted"] == row["measured"] for row in costs)
+    assert f"{student['loss']:.4f}" in card.text
+    assert "minipuzzle search" in card.text
+
+
+def test_a_solver_run_of_many_blocks_with_drops(tmp_path):
+    """Made-up files in the form of the stages': other widths in each block, dropped blocks, a front, 118 blocks."""
+    pattern = "M-" * 54 + "*-" * 5
+    rng = np.random.default_rng(0)
+    scores = Scores(
+        blocks=rng.random(118) + 0.1, meta={"metric": "kl"}, q_heads={i: rng.random(4) for i in range(108, 118, 2)},
+        intermediate={i: rng.random(16) for i in range(1, 118, 2)},
+        head_channels={i: rng.random((8, 2)) for i in range(0, 108, 2)},
+    )  # fmt: skip
+    scores.save(tmp_path / "scores.safetensors")
+    blocks = [None if i in (3, 108) else {"intermediate": list(range(8 + i % 8))} if i % 2 else {} for i in range(118)]
+    strip = "".join("." if b is None else c for b, c in zip(blocks, pattern, strict=True))
+    row = {"parameters": 4_000_000_000, "bytes": 2**33, "damage": 0.5, "next_token_accuracy": 0.4, "agreement": 0.9,
+           "loss": 2.0, "kl": 0.1, "strip": strip, "shape": {"attention": 4, "mlp": 58, "mamba": 54, "intermediate": "8-15",
+           "heads": 8}}  # fmt: skip
+    rows = [{**row, "name": f"s{i:03}", "rank": i + 1, "kl": 0.1 + i / 100, "parameters": row["parameters"] - i * 10**7}
+            for i in range(20)]  # fmt: skip
+    search = {
+        "parent": {"pattern": pattern, "parameters": 5_000_000_000},
+        "budget": {"text": ["8GiB"], "bytes": 2**33, "parameters": None},
+        "candidates": rows, "top": ["s000"], "selections": {"s000": {"blocks": blocks}},
+        "front": {"names": ["memory"], "points": [{"cost": [2**33], "damage": 0.4}, {"cost": [2**34], "damage": 0.1}]},
+        "funnel": [{"stage": "points of the grid that fit", "entered": 10**6, "left": 0, "seconds": 0.1}],
+    }  # fmt: skip
+    (tmp_path / "search.json").write_text(json.dumps(search))
+    (tmp_path / "run.json").write_text(json.dumps({"parent": {"path": "/models/<big>&co"}, "stages": {}}))
+    text, seen = check(build_report(tmp_path))
+    assert seen.count("svg") == 4
+    assert "&lt;big&gt;&amp;co" in text
+    assert "8 more in search.json" in text
+    assert "block 3" in text
+    assert "16 to 9–15 a block" in text
 
 
 def test_units():

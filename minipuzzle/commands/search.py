@@ -67,7 +67,8 @@ def search(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint, o
         else:
             out.print(candidates_table(result, settings.top))
             if "front" in result:
-                from minipuzzle.report.plots import draw_front, save_png
+                from minipuzzle.report.plots import draw_front
+                from minipuzzle.report.svg import save_png
 
                 save_png(lambda axes: draw_front(axes, result), run / "pareto.png")
                 out.print(f"picture: {run / 'pareto.png'}")

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-import csv
-import importlib.metadata
-import platform
 from pathlib import Path
 from typing import Any
 
-from minipuzzle import __version__
-from minipuzzle.artifacts import Scores, read_json, write_atomic
+import numpy as np
+
+from minipuzzle.artifacts import read_json, write_atomic
 from minipuzzle.report import plots
-from minipuzzle.report.strip import strip_svg
+from minipuzzle.report.facts import (
+    SOURCES,
+    Facts,
+    block_rows,
+    change,
+    cost_rows,
+    eval_rows,
+    removed_rows,
+    strip_titles,
+    versions,
+    why,
+)  # fmt: skip
+from minipuzzle.report.strip import strip_html
 from minipuzzle.report.tables import by_task
 from minipuzzle.report.units import bytes_, count, percent
 
-SOURCES = (
-    ("2504.03624", "Nemotron-H and MiniPuzzle"), ("2407.14679", "Minitron: channel scores, logit distillation"),
-    ("2411.19146", "Puzzle: block scores"), ("2504.11409", "Minitron-SSM: group-aware Mamba pruning"),
-    ("2405.21060", "Mamba-2"),
-)  # fmt: skip
-SHOWN = 20
+SHOWN = 12
+METRICS = {
+    "mse": "mean squared error of the last hidden states", "logit-mse": "mean squared error of the logits",
+    "kl": "KL to the whole model", "loss": "rise of the loss",
+}  # fmt: skip
 
 
 def build_report(run: Path) -> Path:
@@ -30,113 +39,90 @@ def build_report(run: Path) -> Path:
     """
     from jinja2 import Environment, PackageLoader
 
-    state = read_json(run / "run.json")
-    search = _optional(run / "search.json")
-    measured = _optional(run / "eval.json")
-    facts: dict[str, Any] = {
-        "title": f"{Path(state['parent']['path']).name}, compressed", "subtitle": f"Checkpoint {state['parent']['path']}",
-        "commands": _optional(run / "commands.json"), "versions": _versions(), "sources": SOURCES,
+    facts = Facts(run)
+    values: dict[str, Any] = {
+        "title": f"{facts.parent.name}, compressed", "subtitle": f"Checkpoint {facts.parent}",
+        "commands": facts.commands, "versions": versions(), "sources": SOURCES,
     }  # fmt: skip
-    distilled = state["stages"].get("distill")
-    winner = None if search is None else distilled["winner"] if distilled else search["top"][0]
-    if search is not None and winner is not None:
-        facts |= _search_facts(search, winner)
-    if (run / "scores.safetensors").exists():
-        facts |= _score_facts(Scores.load(run / "scores.safetensors"), search, winner)
-    if measured is not None:
-        facts |= _eval_facts(measured)
-    tasks = _optional(run / "tasks.json")
-    if tasks is not None:
-        facts["task_names"], facts["tasks"] = by_task(tasks)
-    logs = {p.parent.name: _log(p) for p in sorted((run / "distill").glob("*/log.csv"))}
-    if logs:
-        facts["curves"] = plots.loss_curves(logs)
-    if distilled:
-        losses = "; ".join(f"{n} {v:.4f}" for n, v in distilled["short_validation_loss"].items())
-        facts["winner"] = f"Winner {winner}. Validation loss after the short runs: {losses or 'one candidate only'}."
-    environment = Environment(loader=PackageLoader("minipuzzle", "report"), autoescape=True)
+    if facts.scores is not None:
+        values |= _score_values(facts)
+    if facts.search is not None:
+        values |= _search_values(facts, facts.search)
+    if facts.logs:
+        values |= {"curves": plots.loss_curves(facts.logs), "trained": _trained(facts)}
+    if facts.measured is not None:
+        values |= _eval_values(facts.measured)
+    if (run / "tasks.json").exists():
+        values["task_names"], values["tasks"] = by_task(read_json(run / "tasks.json"))
+    loader = PackageLoader("minipuzzle", "report")
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     target = run / "report.html"
-    write_atomic(target, environment.get_template("page.html.j2").render(facts).encode())
+    write_atomic(target, environment.get_template("page.html.j2").render(values).encode())
     return target
 
 
-def _search_facts(search: dict[str, Any], winner: str) -> dict[str, Any]:
-    row = next(c for c in search["candidates"] if c["name"] == winner)
-    pattern, strip, shape = search["parent"]["pattern"], row["strip"], row["shape"]
-    whole = {"-": max(search["bounds"]["intermediate"]), "M": max(search["bounds"]["heads"])}
-    axes = {"-": "intermediate", "M": "heads", "*": "q_heads"}
-    shares = []
-    for letter, kept in zip(pattern, search["selections"][winner]["blocks"], strict=True):
-        size = len(kept[axes[letter]]) if kept and axes[letter] in kept else None
-        shares.append(1.0 if size is None or letter not in whole else size / whole[letter])
-    dropped = [f"{i} ({c})" for i, c in enumerate(pattern) if strip[i] == "."]
-    removed = f"Dropped blocks: {', '.join(dropped) or 'none'}. FFN width {whole['-']} to {shape['intermediate']}, "
-    removed += f"Mamba heads {whole['M']} to {shape['heads']}. Budget: {' and '.join(search['budget']['text'])}."
-    rows = [
-        {**c["shape"], "best": c["name"] == winner, "rank": c["rank"], "name": c["name"],
-         "parameters": count(c["parameters"]), "memory": bytes_(c["bytes"]), "damage": f"{c['damage']:.3g}",
-         "accuracy": percent(c["next_token_accuracy"], 1), "agreement": percent(c["agreement"], 1),
-         "loss": f"{c['loss']:.4f}", "kl": f"{c['kl']:.4f}"}
-        for c in search["candidates"][:SHOWN]
-    ]  # fmt: skip
-    front = {"front": plots.front_picture(search)} if "front" in search else {}
-    return {
-        **front, "strip": strip_svg(pattern, strip, shares), "removed": removed, "funnel": search["funnel"],
-        "scatter": plots.candidates_scatter(search), "candidates": rows,
-    }  # fmt: skip
-
-
-def _score_facts(scores: Scores, search: dict[str, Any] | None, winner: str | None) -> dict[str, Any]:
-    pattern = dict.fromkeys(scores.intermediate, "-") | dict.fromkeys(scores.head_channels, "M")
-    letters = "".join(pattern.get(i, "*") for i in range(len(scores.blocks)))
-    dropped: set[int] = set()
-    kept: dict[int, int] = {}
-    if search is not None and winner is not None:
-        blocks = search["selections"][winner]["blocks"]
-        dropped = {i for i, b in enumerate(blocks) if b is None}
-        kept = {i: len(next(iter(b.values()))) for i, b in enumerate(blocks) if b}
+def _score_values(facts: Facts) -> dict[str, Any]:
+    scores = facts.scores
+    assert scores is not None
     meta = scores.meta
-    text = f"{meta.get('width_samples', '?')} blocks of {meta.get('block_length', '?')} tokens"
+    seen = f"{meta.get('width_samples', '?')} blocks of {meta.get('block_length', '?')} tokens"
     return {
-        "block_scores": plots.block_scores(letters, scores, dropped),
-        "profiles": plots.channel_profiles(letters, scores, kept), "score_text": text,
+        "block_scores": plots.block_scores(facts.pattern, scores, facts.blocks),
+        "heat_map": plots.heat_map(facts.pattern, scores, facts.blocks), "seen": seen,
+        "metric": METRICS.get(str(meta.get("metric")), "damage"), "estimator": meta.get("estimator", "?"),
+        "blocks": block_rows(facts),
     }  # fmt: skip
 
 
-def _eval_facts(measured: dict[str, Any]) -> dict[str, Any]:
-    rows, first, last = measured["rows"], measured["rows"][0], measured["rows"][-1]
-    shown = [
-        {"name": r["name"], "parameters": count(r["parameters"]), "memory": bytes_(r["memory_bytes"]),
-         "loss": f"{r['loss']:.4f}", "change": _change(r["loss"], first["loss"]), "perplexity": f"{r['perplexity']:.2f}",
-         "bits": f"{r['bits_per_byte']:.4f}", "kl": f"{r['kl']:.4f}", "agreement": percent(r["agreement"], 1),
-         "accuracy": percent(r["next_token_accuracy"], 1), "speed": f"{r['tokens_per_second']:,.0f}"}
-        for r in rows
-    ]  # fmt: skip
+def _search_values(facts: Facts, search: dict[str, Any]) -> dict[str, Any]:
+    winner = facts.winner
+    assert winner is not None
+    shares, titles = strip_titles(facts)
+    front = {"front": plots.front_picture(search, winner["name"])} if "front" in search else {}
+    return {
+        **front, "strip": strip_html(facts.pattern, winner["strip"], shares, titles), "why": why(facts),
+        "removed": removed_rows(facts), "funnel": _funnel(search), "pareto": plots.pareto(search, winner["name"]),
+        "candidates": [_candidate(c, winner["name"]) for c in search["candidates"][:SHOWN]],
+        "more": max(0, len(search["candidates"]) - SHOWN), "before": search["parent"]["pattern"], "after": winner["strip"],
+    }  # fmt: skip
+
+
+def _funnel(search: dict[str, Any]) -> list[dict[str, Any]]:
+    """The steps, with a bar for what is left, on a log scale."""
+    largest = np.log1p(max(max(step["entered"], step["left"]) for step in search["funnel"]))
+    return [{**step, "bar": round(100 * np.log1p(step["left"]) / largest)} for step in search["funnel"]]
+
+
+def _candidate(c: dict[str, Any], winner: str) -> dict[str, Any]:
+    return {
+        **c["shape"], "best": c["name"] == winner, "rank": c["rank"], "name": c["name"],
+        "parameters": count(c["parameters"]), "memory": bytes_(c["bytes"]), "damage": f"{c['damage']:.3g}",
+        "accuracy": percent(c["next_token_accuracy"], 1), "agreement": percent(c["agreement"], 1),
+        "loss": f"{c['loss']:.4f}", "kl": f"{c['kl']:.4f}",
+    }  # fmt: skip
+
+
+def _trained(facts: Facts) -> str:
+    if facts.distilled is None:
+        return "Distillation has not finished."
+    losses = facts.distilled["short_validation_loss"]
+    text = f"{facts.distilled['tokens']:,} tokens for {facts.distilled['winner']}, the winner; at the end KL "
+    text += f"{facts.distilled['final_kl']:.4f} nats a token on the training text. "
+    if losses:
+        text += f"Validation loss after {facts.distilled['short_tokens']:,} tokens each: "
+        text += ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()) + "."
+    return text
+
+
+def _eval_values(measured: dict[str, Any]) -> dict[str, Any]:
+    first, last = measured["rows"][0], measured["rows"][-1]
     numbers = [
-        (_change(last["parameters"], first["parameters"]),
+        (change(last["parameters"], first["parameters"]),
          f"parameters: {count(first['parameters'])} to {count(last['parameters'])}"),
-        (_change(last["loss"], first["loss"]),
-         f"validation loss of the {last['name']}: {first['loss']:.3f} to {last['loss']:.3f}"),
-        (f"{last['tokens_per_second'] / first['tokens_per_second']:.2f}x", f"tokens a second on {measured['device']}"),
+        (change(last["loss"], first["loss"]),
+         f"validation loss of the {last['name']}: {first['loss']:.3f} to {last['loss']:.3f} nats a token"),
+        (f"{last['tokens_per_second'] / first['tokens_per_second']:.2f}x",
+         f"tokens a second on {measured['device']}: {first['tokens_per_second']:,.0f} to {last['tokens_per_second']:,.0f}"),
     ]  # fmt: skip
     text = f"{measured['tokens']:,} tokens of validation text that the search never saw, on {measured['device']}."
-    return {"rows": shown, "numbers": numbers, "measured": text}
-
-
-def _change(after: float, before: float) -> str:
-    return f"{100 * (after / before - 1):+.2f} %"
-
-
-def _optional(path: Path) -> Any:
-    return read_json(path) if path.exists() else None
-
-
-def _log(path: Path) -> list[dict[str, float]]:
-    with path.open() as file:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-
-
-def _versions() -> str:
-    names = ("torch", "numpy", "safetensors", "tokenizers")
-    others = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
-    return f"minipuzzle {__version__}, Python {platform.python_version()}, {others}"
+    return {"rows": eval_rows(measured), "numbers": numbers, "measured": text, "costs": cost_rows(measured)}

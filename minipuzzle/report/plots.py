@@ -1,136 +1,134 @@
-"""The report's pictures as SVG text, legible on light and dark pages."""
+"""The report's pictures of scores, candidates and training, as SVG text."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from minipuzzle.artifacts import Scores
+from minipuzzle.report.removed import channel_scores, kept_share
 from minipuzzle.report.strip import COLORS
+from minipuzzle.report.svg import GREY, plain_log, svg
 
-GREY = "#8a8f98"
-STYLE: Any = {
-    "axes.edgecolor": GREY, "axes.labelcolor": GREY, "xtick.color": GREY, "ytick.color": GREY, "text.color": GREY,
-    "axes.spines.top": False, "axes.spines.right": False, "font.size": 10, "svg.fonttype": "none",
-    "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "legend.frameon": False,
-}  # fmt: skip
+COLUMNS = 64
+MANY_BLOCKS = 40
+FEW_ROWS = 5
 
 
-def block_scores(pattern: str, scores: Scores, dropped: set[int]) -> str:
-    """A bar a block, its kind's colour, hatched where the winner drops it; log scale."""
+def block_scores(pattern: str, scores: Scores, blocks: list[dict[str, Any] | None]) -> str:
+    """A bar a block in its kind's colour, hatched and pale where it was dropped; log scale."""
 
     def draw(axes: Any) -> None:
         bars = axes.bar(range(len(pattern)), scores.blocks, color=[COLORS[c] for c in pattern])
-        for i in dropped:
-            bars[i].set(hatch="///", alpha=0.45)
-        axes.set(xlabel="block", ylabel="MSE before the head\nwithout this block", yscale="log")
-        axes.set_xticks(range(len(pattern)), [f"{i}\n{c}" for i, c in enumerate(pattern)] if len(pattern) <= 60 else None)
+        for i, kept in enumerate(blocks):
+            if kept is None:
+                bars[i].set(hatch="///", alpha=0.45)
+        axes.set(xlabel="block", ylabel="damage without it", yscale="log")
+        plain_log(axes)
+        if len(pattern) <= MANY_BLOCKS:
+            axes.set_xticks(range(len(pattern)), [f"{i}\n{c}" for i, c in enumerate(pattern)])
 
-    return _svg(draw, (9, 3))
+    return svg(draw, "blocks")
 
 
-def channel_profiles(pattern: str, scores: Scores, kept: dict[int, int]) -> str:
-    """Channel scores of each FFN and Mamba block, sorted and divided by the largest; a dot where the winner cuts."""
+def heat_map(pattern: str, scores: Scores, blocks: list[dict[str, Any] | None]) -> str:
+    """A row a block: left its own score, right its channels or heads, best first, each relative to the best.
+
+    White ticks mark where a block was cut; rows of dropped blocks are dimmed. ``blocks`` may be empty: nothing cut yet.
+    """
+    rows = np.full((len(pattern), COLUMNS), np.nan)
+    for i in range(len(pattern)):
+        found = channel_scores(scores, i)
+        if found is not None:
+            ordered = np.sort(found[1])[::-1] / (found[1].max() or 1.0)
+            rows[i] = ordered[np.arange(COLUMNS) * len(ordered) // COLUMNS]
+    damage = np.log10(np.maximum(scores.blocks, scores.blocks[scores.blocks > 0].min(initial=1.0)))
+    spread = float(np.ptp(damage)) or 1.0
 
     def draw(axes: Any) -> None:
-        for i, letter in enumerate(pattern):
-            if i in scores.intermediate:
-                values = scores.intermediate[i]
-            elif i in scores.head_channels:
-                values = np.sqrt(np.square(scores.head_channels[i]).sum(axis=1))
-            else:
-                continue
-            ordered = np.sort(values)[::-1] / values.max()
-            share = np.arange(1, len(ordered) + 1) / len(ordered)
-            axes.plot(100 * share, ordered, color=COLORS[letter], alpha=0.6, linewidth=1)
-            if i in kept and kept[i] < len(ordered):
-                axes.plot(100 * share[kept[i] - 1], ordered[kept[i] - 1], "o", color=COLORS[letter], markersize=4)
-        axes.set(xlabel="channels or heads, best first (%)", ylabel="score / largest of the block", ylim=(0, 1.05))
+        lows = ((damage - damage.min()) / spread)[:, None]
+        axes.imshow(lows, aspect="auto", extent=(-14, -4, len(pattern) - 0.5, -0.5), cmap="viridis", interpolation="nearest")
+        picture = axes.imshow(rows, aspect="auto", extent=(0, 100, len(pattern) - 0.5, -0.5), cmap="viridis", vmin=0, vmax=1,
+                              interpolation="nearest")  # fmt: skip
+        for i, kept in enumerate(blocks):
+            share = 100 * kept_share(scores, i, kept)
+            if kept is None:
+                axes.axhspan(i - 0.5, i + 0.5, color=GREY, alpha=0.75)
+            elif share < 100:
+                axes.plot([share, share], [i - 0.5, i + 0.5], color="white", linewidth=2)
+        axes.set(xlim=(-15, 100), ylim=(len(pattern) - 0.5, -0.5), xlabel="channels or heads of the block, best first (%)")
+        step = 1 if len(pattern) <= MANY_BLOCKS else 5
+        axes.set_yticks(range(0, len(pattern), step), [f"{i} {pattern[i]}" for i in range(0, len(pattern), step)])
+        axes.set_xticks([-9, 0, 25, 50, 75, 100], ["itself", "0", "25", "50", "75", "100"])
+        axes.figure.colorbar(picture, ax=axes, label="score / best", fraction=0.04, pad=0.02)
 
-    return _svg(draw, (9, 3))
+    return svg(draw, "heat", height=min(9.0, max(3.0, 0.19 * len(pattern) + 0.9)))
 
 
-def candidates_scatter(search: dict[str, Any]) -> str:
-    """Each realised candidate: parameters against loss before training, the kept ones named, the front as a line."""
+def pareto(search: dict[str, Any], winner: str) -> str:
+    """Each realised candidate: cost against measured KL before training; the front as steps, the chosen one named."""
+    field, unit, label = cost_axis(search)
 
     def draw(axes: Any) -> None:
         rows = search["candidates"]
-        x = np.array([r["parameters"] for r in rows]) / 1e6
-        y = np.array([r["loss"] for r in rows])
-        axes.scatter(x, y, color=COLORS["M"], alpha=0.6)
-        points = list(zip(x, y, strict=True))
-        front = sorted((a, b) for a, b in points if not any(c <= a and d < b for c, d in points))
-        axes.plot([p[0] for p in front], [p[1] for p in front], color=GREY, linewidth=1, linestyle="--")
-        for row in rows:
+        points = [(r[field] / unit, r["kl"]) for r in rows]
+        front = sorted(p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points))
+        axes.step([p[0] for p in front], [p[1] for p in front], where="post", color=GREY, linewidth=1, linestyle="--")
+        axes.scatter(*zip(*points, strict=True), color=COLORS["M"], alpha=0.55, s=18)
+        for row, point in zip(rows, points, strict=True):
             if row["name"] in search["top"]:
-                point = (row["parameters"] / 1e6, row["loss"])
-                axes.scatter(*point, color=COLORS["*"], zorder=3)
-                axes.annotate(row["name"], point, textcoords="offset points", xytext=(5, -10))
-        axes.set(xlabel="parameters (millions)", ylabel="validation loss, untrained\n(nats a token)")
+                chosen = row["name"] == winner
+                axes.scatter(*point, color=COLORS["*"], s=60 if chosen else 24, zorder=3)
+                text = f"{row['name']}, chosen" if chosen else row["name"]
+                axes.annotate(text, point, textcoords="offset points", xytext=(7, 5), weight="bold" if chosen else None)
+        axes.margins(x=0.14, y=0.12)
+        axes.set(xlabel=label, ylabel="KL to the parent, untrained")
 
-    return _svg(draw, (9, 3.4))
-
-
-def front_picture(search: dict[str, Any]) -> str:
-    """The predicted Pareto front over the first budget, as SVG."""
-    return _svg(lambda axes: draw_front(axes, search), (9, 3.4))
+    return svg(draw, "pareto")
 
 
-def draw_front(axes: Any, search: dict[str, Any]) -> None:
-    """Least predicted damage against cost as a line; realised candidates as points, the chosen one marked."""
-    name, points = search["front"]["names"][0], search["front"]["points"]
-    field, unit, label = {"parameters": ("parameters", 1e6, "parameters (millions)"),
-                          "memory": ("bytes", 2**20, "memory (MiB)")}.get(name, ("parameters", 1e6, "parameters (millions)"))
-    column = 0 if name in ("parameters", "memory") else None
-    if column is not None:
-        axes.plot([p["cost"][column] / unit for p in points], [p["damage"] for p in points], color=GREY, marker=".")
+def front_picture(search: dict[str, Any], winner: str) -> str:
+    """The solver's predicted Pareto front over the first budget."""
+    return svg(lambda axes: draw_front(axes, search, winner), "front")
+
+
+def draw_front(axes: Any, search: dict[str, Any], winner: str | None = None) -> None:
+    """Least predicted damage against cost as a line; realised candidates as points, the chosen one (or best) marked."""
+    names, points = search["front"]["names"], search["front"]["points"]
+    field, unit, label = cost_axis(search)
+    column = {"parameters": "parameters", "bytes": "memory"}[field]
+    if column in names:
+        at = names.index(column)
+        axes.plot([p["cost"][at] / unit for p in points], [p["damage"] for p in points], color=GREY, marker=".")
     rows = search["candidates"]
     axes.scatter([r[field] / unit for r in rows], [r["damage"] for r in rows], color=COLORS["M"], alpha=0.5, s=14)
-    chosen = next(r for r in rows if r["name"] == search["top"][0])
+    chosen = next(r for r in rows if r["name"] == (winner or search["top"][0]))
     axes.scatter(chosen[field] / unit, chosen["damage"], color=COLORS["*"], zorder=3)
     axes.annotate(chosen["name"], (chosen[field] / unit, chosen["damage"]), textcoords="offset points", xytext=(6, 4))
     axes.set(xlabel=label, ylabel="predicted damage")
 
 
+def cost_axis(search: dict[str, Any]) -> tuple[str, float, str]:
+    """(field of a candidate, its unit, label): memory where only memory is bounded, parameters otherwise."""
+    budget = search["budget"]
+    if budget["bytes"] is not None and budget["parameters"] is None:
+        unit, name = (2**30, "GiB") if budget["bytes"] >= 2**30 else (2**20, "MiB")
+        return "bytes", unit, f"memory ({name})"
+    size, name = (1e9, "billions") if search["parent"]["parameters"] >= 1e9 else (1e6, "millions")
+    return "parameters", size, f"parameters ({name})"
+
+
 def loss_curves(logs: dict[str, list[dict[str, float]]]) -> str:
-    """KL to the teacher over distillation tokens, one line a run; log scale."""
+    """The training loss over tokens, one line a run; log scale."""
 
     def draw(axes: Any) -> None:
         for name, rows in logs.items():
-            style = {"linewidth": 2} if name == "long" else {"linewidth": 1, "alpha": 0.7}
+            style: dict[str, Any] = {"linewidth": 2} if name == "long" else {"linewidth": 1.2, "alpha": 0.8}
+            style |= {"marker": "."} if len(rows) < FEW_ROWS else {}
             axes.plot([r["tokens"] / 1e3 for r in rows], [r["loss"] for r in rows], label=name, **style)
-        axes.set(xlabel="tokens (thousands)", ylabel="KL to the teacher\n(nats a token)", yscale="log")
+        axes.set(xlabel="tokens (thousands)", ylabel="KL to the teacher (nats a token)", yscale="log")
+        plain_log(axes)
         axes.legend()
 
-    return _svg(draw, (9, 3))
-
-
-def save_png(draw: Callable[[Any], None], path: Path, size: tuple[float, float] = (8, 4)) -> None:
-    """The picture that ``draw(axes)`` makes, as a PNG on white, for docs."""
-    figure, axes = _figure(size)
-    draw(axes)
-    figure.savefig(path, dpi=110, facecolor="white", bbox_inches="tight")
-
-
-def _svg(draw: Callable[[Any], None], size: tuple[float, float]) -> str:
-    figure, axes = _figure(size)
-    draw(axes)
-    text = io.StringIO()
-    figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
-
-
-def _figure(size: tuple[float, float]) -> tuple[Any, Any]:
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    matplotlib.rcParams.update(STYLE)
-    figure = Figure(figsize=size)
-    FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
+    return svg(draw, "curves")

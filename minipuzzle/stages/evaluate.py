@@ -17,6 +17,8 @@ from minipuzzle.evaluate import measure, tokens_per_second
 from minipuzzle.model import HybridLM
 from minipuzzle.progress import progress_bar
 from minipuzzle.recipe import SearchSettings
+from minipuzzle.report.card import write_card
+from minipuzzle.stages.costs import cost_checks
 from minipuzzle.stages.job import Job
 
 FILE = "eval.json"
@@ -27,7 +29,8 @@ def run_eval(job: Job, others: list[Path]) -> dict[str, Any]:
     """Measure the run's checkpoints (or the teacher and ``others``) on the half of the text that search never saw."""
     blocks = job.validation("eval")
     named = named_checkpoints(job, others)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    costs: list[dict[str, Any]] = []
     with progress_bar("eval", len(blocks) * len(named), "blocks") as bar, mixed_precision(job.device):
         for name, checkpoint in named.items():
             check_vocabularies(checkpoint.architecture.vocab_size, job.parent.architecture.vocab_size)
@@ -42,11 +45,15 @@ def run_eval(job: Job, others: list[Path]) -> dict[str, Any]:
                 "next_token_accuracy": metrics.next_token_accuracy,
                 "tokens_per_second": _speed(model, blocks, job.device),
             })  # fmt: skip
+            if name == "student" and not others:
+                costs = cost_checks(job, checkpoint, model, _batch(blocks, 1, job.device))
     result = {
         "schema": 1, "device": device_name(job.device), "data": str(job.data.validation),
-        "tokens": int(blocks.tokens.size), "rows": rows,
+        "tokens": int(blocks.tokens.size), "rows": rows, "costs": costs,
     }  # fmt: skip
     write_json(job.run / FILE, result)
+    if costs:
+        write_card(job.run.path)
     return result
 
 
@@ -90,5 +97,8 @@ def _others(paths: list[Path]) -> dict[str, Checkpoint]:
 
 
 def _speed(model: HybridLM, blocks: TokenBlocks, device: torch.device) -> float:
-    tokens = torch.from_numpy(blocks.tokens[:SPEED_BATCH].astype("int64")).to(device)
-    return tokens_per_second(model, tokens)
+    return tokens_per_second(model, _batch(blocks, SPEED_BATCH, device))
+
+
+def _batch(blocks: TokenBlocks, size: int, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(blocks.tokens[:size].astype("int64")).to(device)

@@ -1,0 +1,213 @@
+"""What a run directory holds, as the facts that the page and the model card show."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import platform
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from minipuzzle import __version__
+from minipuzzle.artifacts import Scores, read_json
+from minipuzzle.report.removed import KIND_NAMES, Removal, channel_scores, kept_share, removals
+from minipuzzle.report.units import bytes_, count, percent
+
+SOURCES = (
+    ("2504.03624", "Nemotron-H and MiniPuzzle: block scores, search under a budget, distillation"),
+    ("2407.14679", "Minitron: channel scores, logit distillation"), ("2411.19146", "Puzzle: block scores, solver"),
+    ("2504.11409", "Minitron-SSM: group-aware Mamba pruning"), ("2405.21060", "Mamba-2"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A run directory, read lazily; what a later stage has not written yet is None or empty."""
+
+    run: Path
+
+    @cached_property
+    def state(self) -> dict[str, Any]:
+        """run.json. Raises: UserError where the folder is no run directory."""
+        return dict(read_json(self.run / "run.json"))
+
+    @cached_property
+    def parent(self) -> Path:
+        """The parent checkpoint's folder."""
+        return Path(self.state["parent"]["path"])
+
+    @cached_property
+    def search(self) -> dict[str, Any] | None:
+        """search.json."""
+        return self._optional("search.json")
+
+    @cached_property
+    def measured(self) -> dict[str, Any] | None:
+        """eval.json."""
+        return self._optional("eval.json")
+
+    @cached_property
+    def commands(self) -> list[dict[str, Any]]:
+        """The commands that were run, with seconds and date."""
+        return self._optional("commands.json") or []
+
+    @cached_property
+    def scores(self) -> Scores | None:
+        """scores.safetensors."""
+        path = self.run / "scores.safetensors"
+        return Scores.load(path) if path.exists() else None
+
+    @cached_property
+    def distilled(self) -> dict[str, Any] | None:
+        """What the stage distill recorded: winner, losses, tokens."""
+        found: dict[str, Any] | None = self.state["stages"].get("distill")
+        return found
+
+    @cached_property
+    def winner(self) -> dict[str, Any] | None:
+        """The candidate that was distilled, or is first so far, as search.json has it."""
+        if self.search is None:
+            return None
+        name = self.distilled["winner"] if self.distilled else self.search["top"][0]
+        return next(c for c in self.search["candidates"] if c["name"] == name)
+
+    @cached_property
+    def blocks(self) -> list[dict[str, Any] | None]:
+        """What the winner keeps of each block; empty before a search."""
+        if self.search is None or self.winner is None:
+            return []
+        found: list[dict[str, Any] | None] = self.search["selections"][self.winner["name"]]["blocks"]
+        return found
+
+    @cached_property
+    def pattern(self) -> str:
+        """The parent's blocks, one letter each."""
+        if self.search is not None:
+            return str(self.search["parent"]["pattern"])
+        scores = self.scores
+        if scores is None:
+            return ""
+        return "".join("-" if i in scores.intermediate else "M" if i in scores.head_channels else "*"
+                       for i in range(len(scores.blocks)))  # fmt: skip
+
+    @cached_property
+    def removed(self) -> list[Removal]:
+        """What the winner lost, by kind of block and by axis."""
+        return removals(self.pattern, self.scores, self.blocks) if self.scores is not None and self.blocks else []
+
+    @cached_property
+    def logs(self) -> dict[str, list[dict[str, float]]]:
+        """The rows of each training log by the run's name; the short runs first."""
+        found = {path.parent.name: _log(path) for path in sorted((self.run / "distill").glob("*/log.csv"))}
+        return {name: rows for name, rows in found.items() if rows}
+
+    def _optional(self, name: str) -> Any:
+        return read_json(self.run / name) if (self.run / name).exists() else None
+
+
+def removed_rows(facts: Facts) -> list[dict[str, str]]:
+    """The table of what was removed, with the scores of both sides."""
+    return [
+        {"what": r.what, "removed": f"{r.count:,} of {r.total:,}" if r.count else "none", "where": r.where,
+         "gone": _range(r.removed), "kept": _range(r.kept),
+         "lost": "" if r.lost is None or not r.count else f"{100 * r.lost:.1f} %"}
+        for r in facts.removed
+    ]  # fmt: skip
+
+
+def why(facts: Facts) -> str:
+    """A sentence on why this candidate: its budget, and the best one of the other sort."""
+    search, winner = facts.search, facts.winner
+    if search is None or winner is None:
+        return ""
+    text = f"Budget: {' and '.join(search['budget']['text'])}. "
+    text += f"{winner['name']} was chosen of {len(search['candidates'])} realised candidates: predicted damage "
+    text += f"{winner['damage']:.3g}, {winner['loss']:.4f} nats a token before training. "
+    drops = "." in winner["strip"]
+    other = next((c for c in search["candidates"] if ("." in c["strip"]) != drops), None)
+    if other is not None:
+        sort = "keeps all blocks" if drops else "drops a block"
+        text += f"The best one that {sort} ({other['name']}) had {other['damage']:.3g} and {other['loss']:.4f}."
+    return text
+
+
+def block_rows(facts: Facts) -> list[dict[str, str]]:
+    """A row a block: kind, score, rank, what stays of its channels and how much of their squared score."""
+    scores, rows = facts.scores, []
+    if scores is None:
+        return []
+    order = sorted(range(len(facts.pattern)), key=lambda i: -scores.blocks[i])
+    rank = {block: place for place, block in enumerate(order, start=1)}
+    for i, letter in enumerate(facts.pattern):
+        kept = facts.blocks[i] if facts.blocks else {}
+        found, stays, share = channel_scores(scores, i), "", ""
+        if found is not None and kept is not None:
+            axis, values = found
+            chosen = kept.get(axis, range(len(values)))
+            stays = f"{len(chosen):,} of {len(values):,}"
+            share = percent((values[list(chosen)] ** 2).sum(), (values**2).sum() or 1.0)
+        rows.append({"block": str(i), "kind": KIND_NAMES[letter], "score": f"{scores.blocks[i]:.4g}", "rank": str(rank[i]),
+                     "stays": "dropped" if kept is None else stays, "share": share})  # fmt: skip
+    return rows
+
+
+def strip_titles(facts: Facts) -> tuple[list[float], list[str]]:
+    """(each block's kept share, the words shown on hovering)."""
+    scores = facts.scores
+    if scores is None:
+        return [0.0 if kept is None else 1.0 for kept in facts.blocks], [f"block {i}" for i in range(len(facts.blocks))]
+    shares = [kept_share(scores, i, kept) for i, kept in enumerate(facts.blocks)]
+    words = [f"block {r['block']}, {r['kind']}, score {r['score']}" + (f", {r['stays']}" if r["stays"] else "")
+             for r in block_rows(facts)]  # fmt: skip
+    return shares, words
+
+
+def eval_rows(measured: dict[str, Any]) -> list[dict[str, str]]:
+    """Teacher, pruned and student as text."""
+    first = measured["rows"][0]
+    return [
+        {"name": r["name"], "parameters": count(r["parameters"]), "memory": bytes_(r["memory_bytes"]),
+         "loss": f"{r['loss']:.4f}", "change": change(r["loss"], first["loss"]), "perplexity": f"{r['perplexity']:.2f}",
+         "bits": f"{r['bits_per_byte']:.4f}", "kl": f"{r['kl']:.4f}", "agreement": percent(r["agreement"], 1),
+         "accuracy": percent(r["next_token_accuracy"], 1), "speed": f"{r['tokens_per_second']:,.0f}"}
+        for r in measured["rows"]
+    ]  # fmt: skip
+
+
+def cost_rows(measured: dict[str, Any]) -> list[dict[str, str]]:
+    """Predicted against measured costs as text."""
+
+    def shown(value: float, unit: str) -> str:
+        return bytes_(value) if unit == "bytes" else f"{value:,.3f} ms" if unit == "ms" else f"{value:,.0f}"
+
+    return [
+        {"what": r["what"], "predicted": shown(r["predicted"], r["unit"]), "measured": shown(r["measured"], r["unit"]),
+         "error": "exact" if r["predicted"] == r["measured"] else change(r["predicted"], r["measured"])}
+        for r in measured["costs"]
+    ]  # fmt: skip
+
+
+def change(after: float, before: float) -> str:
+    """The relative change, "+1.92 %"."""
+    return f"{100 * (after / before - 1):+.2f} %"
+
+
+def versions() -> str:
+    """What this page was made with."""
+    names = ("torch", "numpy", "safetensors", "tokenizers")
+    others = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    return f"minipuzzle {__version__}, Python {platform.python_version()}, {others}"
+
+
+def _range(values: Any) -> str:
+    if not len(values):
+        return ""
+    low, high = float(values.min()), float(values.max())
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+
+
+def _log(path: Path) -> list[dict[str, float]]:
+    with path.open() as file:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]

@@ -1,0 +1,108 @@
+"""What a student lost and why: the scores of removed parts beside those of kept ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minipuzzle.artifacts import Scores
+
+KIND_NAMES = {"*": "attention", "-": "FFN", "M": "Mamba-2"}
+CHANNELS = {"intermediate": "FFN channels", "heads": "Mamba heads", "q_heads": "attention heads"}
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removal:
+    """One sort of part: how many of how many were removed, and the scores [n] of both sides.
+
+    Block scores are as measured; channel and head scores are divided by the largest of their block, so that blocks can be
+    compared. ``lost`` is the removed share of the squared score, None for blocks; ``where`` names the removed ones.
+    """
+
+    what: str
+    removed: Values
+    kept: Values
+    lost: float | None
+    where: str
+
+    @property
+    def count(self) -> int:
+        """How many were removed."""
+        return len(self.removed)
+
+    @property
+    def total(self) -> int:
+        """How many there were."""
+        return len(self.removed) + len(self.kept)
+
+
+def removals(pattern: str, scores: Scores, blocks: list[dict[str, Any] | None]) -> list[Removal]:
+    """A row for each kind of block and each axis of the parent; ``blocks`` is a selection of search.json."""
+    rows = [_of_kind(kind, pattern, scores, blocks) for kind in KIND_NAMES if kind in pattern]
+    for axis, name in CHANNELS.items():
+        row = _of_axis(axis, name, scores, blocks)
+        if row is not None:
+            rows.append(row)
+    return rows
+
+
+def channel_scores(scores: Scores, block: int) -> tuple[str, Values] | None:
+    """(axis, score of each channel or head [size]) of a block; a Mamba head's is the L2 norm over its channels."""
+    if block in scores.intermediate:
+        return "intermediate", scores.intermediate[block]
+    if block in scores.head_channels:
+        return "heads", np.sqrt(np.square(scores.head_channels[block]).sum(axis=1))
+    return ("q_heads", scores.q_heads[block]) if block in scores.q_heads else None
+
+
+def kept_share(scores: Scores, block: int, kept: dict[str, Any] | None) -> float:
+    """The share of a block's channels or heads that stays: 0 where it is dropped, 1 where it is whole."""
+    found = channel_scores(scores, block)
+    if kept is None:
+        return 0.0
+    if found is None or found[0] not in kept:
+        return 1.0
+    return len(kept[found[0]]) / len(found[1])
+
+
+def _of_kind(kind: str, pattern: str, scores: Scores, blocks: list[dict[str, Any] | None]) -> Removal:
+    all_of_kind = [i for i, letter in enumerate(pattern) if letter == kind]
+    dropped = [i for i in all_of_kind if blocks[i] is None]
+    kept = [i for i in all_of_kind if blocks[i] is not None]
+    where = ", ".join(map(str, dropped))
+    return Removal(what=f"{KIND_NAMES[kind]} blocks", removed=scores.blocks[dropped], kept=scores.blocks[kept], lost=None,
+                   where=f"block {where}" if len(dropped) == 1 else f"blocks {where}" if dropped else "")  # fmt: skip
+
+
+def _of_axis(axis: str, name: str, scores: Scores, blocks: list[dict[str, Any] | None]) -> Removal | None:
+    """Channels of kept blocks only: those of a dropped block went with it."""
+    removed, kept, sizes = [], [], []
+    for i, choice in enumerate(blocks):
+        found = channel_scores(scores, i)
+        if choice is None or found is None or found[0] != axis:
+            continue
+        values = found[1]
+        stays = np.ones(len(values), dtype=bool)
+        if axis in choice:
+            stays[:] = False
+            stays[choice[axis]] = True
+        largest = values.max() or 1.0
+        kept.append(values[stays] / largest)
+        removed.append(values[~stays] / largest)
+        sizes.append((int(stays.sum()), len(values)))
+    if not kept:
+        return None
+    gone, left = np.concatenate(removed), np.concatenate(kept)
+    squares = float(np.square(gone).sum())
+    lost = squares / (squares + float(np.square(left).sum()))
+    return Removal(what=name, removed=gone, kept=left, lost=lost, where=_sizes(sizes) if len(gone) else "")
+
+
+def _sizes(sizes: list[tuple[int, int]]) -> str:
+    after = sorted({kept for kept, _ in sizes})
+    before = max(size for _, size in sizes)
+    return f"{before:,} to {after[0]:,}" + ("" if len(after) == 1 else f"–{after[-1]:,}") + " a block"

@@ -1,0 +1,81 @@
+"""What the search said the student would cost, beside what it does cost: rows of eval.json."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import torch
+
+from minipuzzle.arch import Architecture
+from minipuzzle.artifacts import read_json
+from minipuzzle.budget import Generation, Phase, parse_work
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.cost import Workload, memory
+from minipuzzle.cost.latency import LatencyTable, model_ms
+from minipuzzle.model import HybridLM
+from minipuzzle.model.cache import AttentionSlot, Cache
+from minipuzzle.profile import Machine, time_model
+from minipuzzle.stages.job import Job
+
+DTYPES = {"BF16": "bf16", "F16": "fp16", "F32": "fp32"}
+
+
+def cost_checks(job: Job, student: Checkpoint, model: HybridLM, tokens: torch.Tensor) -> list[dict[str, Any]]:
+    """Rows {what, unit, predicted, measured} for the winner ``student``; ``tokens`` [1, s] fill its caches.
+
+    Parameters and weights: the plan against the file. Caches: the memory formula against the tensors after a prefill, all
+    in FP32. Times: the latency table that the search used against the student running on this machine; left out where
+    the budget names no time or the table is of another machine.
+    """
+    search = read_json(job.run / "search.json")
+    winner = job.run.facts("distill")["winner"]
+    planned = next(row for row in search["candidates"] if row["name"] == winner)
+    rows = [_row("parameters", "", planned["parameters"], student.parameters)]
+    if student.dtype in DTYPES:
+        weights = memory(student.architecture, Workload(context=1, weights=DTYPES[student.dtype])).weights
+        rows.append(_row(f"weights in the file, {DTYPES[student.dtype]}", "bytes", weights, student.bytes))
+    length = tokens.shape[1]
+    formula = memory(student.architecture, Workload(context=length, weights="fp32", kv="fp32", state="fp32"))
+    keys, states = _cache_bytes(model, tokens)
+    rows.append(_row(f"keys and values of {length:,} tokens, fp32", "bytes", formula.kv, keys))
+    rows.append(_row("Mamba states of a sequence, fp32", "bytes", formula.ssm, states))
+    return rows + _times(job, search, student.architecture)
+
+
+def _row(what: str, unit: str, predicted: float, measured: float) -> dict[str, Any]:
+    return {"what": what, "unit": unit, "predicted": predicted, "measured": measured}
+
+
+@torch.no_grad()
+def _cache_bytes(model: HybridLM, tokens: torch.Tensor) -> tuple[int, int]:
+    cache: Cache = model.new_cache(*tokens.shape)
+    model.hidden_states(tokens, cache=cache)
+    slots = [slot for slot in cache.slots if slot is not None]
+    keys = sum(slot.keys.nbytes + slot.values.nbytes for slot in slots if isinstance(slot, AttentionSlot))
+    return keys, sum(slot.state.nbytes for slot in slots if not isinstance(slot, AttentionSlot))
+
+
+def _times(job: Job, search: dict[str, Any], student: Architecture) -> list[dict[str, Any]]:
+    file = job.run / "latency.json"
+    if not search["budget"]["times"] or not file.exists():
+        return []
+    table = LatencyTable.load(file)
+    machine = Machine(device=job.device, dtype=getattr(torch, table.meta["dtype"]), kernels=job.kernels)
+    if table.source != search["budget"]["timing"] or table.meta["device"] != machine.name:
+        return []
+    rows = []
+    for name in search["budget"]["times"]:
+        phase, _, work = name.partition(" ms @")
+        for who, architecture in (("teacher", job.parent.architecture), ("student", student)):
+            at = parse_work(work)
+            took = statistics.median(_measured_ms(machine, architecture, phase, at) for _ in range(machine.rounds))
+            rows.append(_row(f"{who}: {phase} of {work}", "ms", model_ms(table, architecture, phase, at), took))
+    return rows
+
+
+def _measured_ms(machine: Machine, architecture: Architecture, phase: Phase, work: Generation) -> float:
+    model = machine.model(architecture)
+    if phase != "total":
+        return time_model(model, phase, work)
+    return time_model(model, "prefill", work) + work.output * time_model(model, "decode", work)

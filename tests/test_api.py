@@ -1,0 +1,71 @@
+"""import minipuzzle as mp: the same files as the commands', lazily, with rooms that share a function's name intact."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+from helpers import FAST, TEXT, run
+
+import minipuzzle as mp
+from minipuzzle import api
+from minipuzzle.artifacts import read_json
+
+FUNCTIONS = ("load", "score", "search", "prune", "distill", "evaluate")
+
+
+def test_importing_needs_no_torch():
+    code = """
+import sys
+import minipuzzle as mp
+mp.SearchSettings(budget=("83%",)), mp.Data(), mp.UserError, mp.__version__, dir(mp)
+assert "torch" not in sys.modules
+import minipuzzle.search.plan
+assert "torch" not in sys.modules
+assert callable(mp.search) and mp.search.plan is sys.modules["minipuzzle.search.plan"]
+import minipuzzle.distill.loop as loop
+from minipuzzle.evaluate import measure
+assert callable(mp.distill) and callable(mp.evaluate) and mp.distill.loop is loop and mp.evaluate.measure is measure
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_are_typed_and_documented(name):
+    shown, function = getattr(mp, name), getattr(api, name)
+    signature = inspect.signature(function)
+    assert inspect.signature(shown) == signature
+    assert all(p.annotation is not inspect.Parameter.empty for p in signature.parameters.values())
+    assert signature.return_annotation is not inspect.Signature.empty
+    assert "Raises: UserError" in function.__doc__
+    assert name in dir(mp)
+
+
+def test_nothing_else_is_there():
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = mp.nothing
+    assert set(FUNCTIONS) < set(mp.__all__)
+
+
+def test_functions_write_what_commands_write(checkpoint, tmp_path):
+    run("score", checkpoint, "--run", tmp_path / "commands", *FAST["score"])
+    run("search", "--run", tmp_path / "commands", *FAST["search"])
+    data = mp.Data(validation=str(TEXT), length=64)
+    job = mp.load(checkpoint, run=tmp_path / "functions", data=data, device="cpu")
+    scores = mp.score(job, mp.ScoreSettings(samples=8, block_samples=4))
+    assert scores.blocks.shape == (len(job.parent.architecture.blocks),)
+    settings = mp.SearchSettings(budget=("96%",), multiple=8, candidates=6, validation_blocks=4, prompt="512", output="64")
+    found = mp.search(job, settings)
+    ours, theirs = (read_json(tmp_path / which / "search.json") for which in ("functions", "commands"))
+    for result in (ours, theirs):
+        for step in result["funnel"]:
+            del step["seconds"]
+    assert ours == theirs
+    assert list(mp.prune(job)) == found["top"]
+    training = mp.Training(tokens=1024, batch=4)
+    student = mp.distill(job, mp.DistillSettings(short_tokens=512, training=training))
+    assert student.parameters <= 0.96 * job.parent.parameters
+    assert [row["name"] for row in mp.evaluate(job)["rows"]] == ["teacher", "pruned", "student"]
+    run("search", "--run", tmp_path / "functions", *FAST["search"])  # the command goes on from the functions' files
+    with pytest.raises(mp.UserError, match="no budget"):
+        mp.search(job, mp.SearchSettings())

@@ -1,0 +1,56 @@
+"""The docs site builds without a warning and loads nothing from elsewhere; the example of the Python API runs."""
+
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+LOADS = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src", "object": "data"}
+
+
+class Loads(HTMLParser):
+    """Collects what a browser would fetch."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        if tag in LOADS and values.get("rel") != "canonical":
+            self.found.append(values.get(LOADS[tag]) or "")
+
+
+def test_the_site_builds_strictly_and_is_self_contained(tmp_path):
+    site = tmp_path / "site"
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", str(ROOT / "mkdocs.yml"), "-d", str(site)],
+        capture_output=True, text=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    pages = list(site.glob("**/*.html"))
+    assert {"index.html", "api.html", "methods.html", "decisions.html"} <= {page.name for page in pages}
+    for page in pages:
+        text = page.read_text()
+        loads = Loads()
+        loads.feed(text)
+        assert not [url for url in loads.found if url.startswith(("http:", "https:", "//"))], page.name
+        assert "fonts.googleapis" not in text
+    for style in site.glob("**/*.css"):
+        assert not re.search(r"url\([\"']?(https?:)?//|@import", style.read_text()), style.name
+    api = (site / "api.html").read_text()
+    assert all(f'id="minipuzzle.api.{name}"' in api for name in ("load", "score", "search", "prune", "distill", "evaluate"))
+    assert (site / "methods.html").read_text().count("<math") == 8
+
+
+def test_the_worked_example_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    source = (ROOT / "docs" / "examples" / "api.py").read_text()
+    exec(compile(source, "api.py", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "least important block: 12" in printed
+    assert "written: minipuzzle-run/student" in printed
+    assert (tmp_path / "minipuzzle-run" / "student" / "README.md").exists()

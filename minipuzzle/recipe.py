@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from math import ceil
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -120,6 +120,7 @@ class Training:
     Anchors: arXiv:2504.11409 (Minitron-SSM: cosine, 60 warm-up steps), NVIDIA Model Optimizer's pruning examples
     (distilling wants about a fifth of the pre-training peak); beta2 0.95 and clipping at 1.0 as Megatron-LM.
 
+    ``micro_batch`` blocks go through a process's model at once (0: its whole share of the batch).
     ``precision`` is that of the blocks' products: FP8 for all but ``bf16_ends`` blocks at either end.
     ``activation_checkpointing`` "auto" recomputes blocks in the backward pass where a GPU's memory would not hold them.
     """
@@ -134,13 +135,14 @@ class Training:
     seed: int = 0
     checkpoint_seconds: float = 30.0
     isolate_documents: bool = False
+    micro_batch: int = 0
     precision: Precision = "bf16"
     bf16_ends: int = 4
     activation_checkpointing: Checkpointing = "auto"
 
     def __post_init__(self) -> None:
         _require(
-            self.tokens >= 1 and self.batch >= 1 and self.learning_rate > 0 and 0 <= self.warmup < 1,
+            self.tokens >= 1 and self.batch >= 1 and self.micro_batch >= 0 and self.learning_rate > 0 and 0 <= self.warmup < 1,
             f"tokens {self.tokens}, batch {self.batch}, learning_rate {self.learning_rate}, warmup {self.warmup}",
             "tokens and batch of at least 1, a positive learning rate, warm-up below 1",
         )
@@ -151,6 +153,14 @@ class Training:
     def steps(self, length: int) -> int:
         """The number of optimiser steps that use up the tokens (rounded up)."""
         return ceil(self.tokens / (self.batch * length))
+
+    def fixed(self) -> dict[str, Any]:
+        """The settings that a run keeps from start to end; it may go on with other values of the others."""
+        return {name: value for name, value in asdict(self).items() if name not in CHANGEABLE}
+
+
+CHANGEABLE = ("batch", "micro_batch", "learning_rate", "clip", "checkpoint_seconds", "activation_checkpointing")
+"""A run counts tokens, so that it can go on with another batch, or with a lower rate after a loss that rose."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +176,10 @@ class DistillSettings:
         loss_terms(self.loss)
         _require_precision(self.teacher_precision, 0)
         _require(self.short_tokens >= 1, f"short_tokens {self.short_tokens}", "at least 1 token")
+
+    def fixed(self) -> dict[str, Any]:
+        """As ``Training.fixed``, the training's own included."""
+        return {**asdict(self), "training": self.training.fixed()}
 
 
 @dataclass(frozen=True, kw_only=True)

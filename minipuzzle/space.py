@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass, replace
 from math import ceil
 from typing import Any
 
-from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Mamba2
+from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Mamba2, Rules
 from minipuzzle.errors import UserError
+from minipuzzle.recipe import SearchSettings
 
 WIDTH_STEPS = 32
 LEAST = re.compile(r"^(attention|others|width)=([0-9]+(?:\.[0-9]+)?)%$")
@@ -32,19 +33,26 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """Inclusive ranges of counts, and the widths and head counts to try, ascending."""
+    """Inclusive ranges of counts, and the widths and head counts to try, ascending.
+
+    ``paired``: each attention or Mamba block has its feed-forward, so there are as many of these as of both others.
+    """
 
     attention: tuple[int, int]
     mlp: tuple[int, int]
     mamba: tuple[int, int]
     intermediate: tuple[int, ...]
     heads: tuple[int, ...]
+    paired: bool = False
 
     @property
     def points(self) -> int:
         """The number of grid points."""
-        counts = [high - low + 1 for low, high in (self.attention, self.mlp, self.mamba)]
-        return counts[0] * counts[1] * counts[2] * len(self.intermediate) * len(self.heads)
+        attention, mlp, mamba = (range(low, high + 1) for low, high in (self.attention, self.mlp, self.mamba))
+        counts = len(attention) * len(mlp) * len(mamba)
+        if self.paired:
+            counts = sum(a + m in mlp for a in attention for m in mamba)
+        return counts * len(self.intermediate) * len(self.heads)
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -93,7 +101,8 @@ def bounds(parent: Architecture, level: Level, *, multiple: int, mamba_heads: bo
         attention=_range(parent.count("attention"), level.attention), mlp=_range(parent.count("mlp"), level.others),
         mamba=_range(parent.count("mamba"), level.others),
         intermediate=(0,) if ffn is None else _widths(ffn.intermediate, level.width, multiple),
-        heads=(0,) if mamba is None else _heads(mamba, level.width) if mamba_heads else (mamba.heads,),
+        heads=(0,) if mamba is None else _heads(mamba, level.width, parent.rules) if mamba_heads else (mamba.heads,),
+        paired=parent.rules.paired,
     )  # fmt: skip
 
 
@@ -123,6 +132,20 @@ def check_uniform(parent: Architecture) -> None:
         )  # fmt: skip
 
 
+def check_asked(parent: Architecture, settings: SearchSettings) -> None:
+    """Raises: UserError for an option that asks for what the parent's family can't write."""
+    mamba, rules = _one(parent, Mamba2), parent.rules
+    wrong = {
+        "--kv-heads": settings.kv_heads and "kv_heads" in rules.fixed,
+        "--own-heads": settings.own_heads and not rules.own_sizes,
+        "--mamba-heads": settings.mamba_heads and mamba is not None and len(_heads(mamba, 0.0, rules)) == 1,
+    }
+    for option, refused in wrong.items():
+        if refused:
+            raise UserError(f"{option} asks for what a checkpoint of this family can't say.", got=option,
+                            allowed="; ".join(rules.sentences()), next=f"Search without {option}.")  # fmt: skip
+
+
 def _one(parent: Architecture, kind: type[FeedForward] | type[Mamba2] | type[Attention]) -> Any:
     return next((b for b in parent.blocks if isinstance(b, kind)), None)
 
@@ -140,9 +163,10 @@ def _widths(width: int, share: float, multiple: int) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def _heads(block: Mamba2, share: float) -> tuple[int, ...]:
+def _heads(block: Mamba2, share: float, rules: Rules) -> tuple[int, ...]:
     per_group = block.heads // block.groups
-    return tuple(k * block.groups for k in range(max(1, _least(per_group, share)), per_group + 1))
+    sizes = (k * block.groups for k in range(max(1, _least(per_group, share)), per_group + 1))
+    return tuple(size for size in sizes if rules.allows_heads(block, size))
 
 
 def _least(count: int, share: float) -> int:

@@ -97,16 +97,16 @@ def test_a_limit_is_inclusive():
 def test_the_whole_grid_of_the_56b_in_time():
     plan = paper_plan()
     whole = Bounds(attention=(0, 10), mlp=(0, 54), mamba=(0, 54), intermediate=tuple(range(24576, 32769, 1024)), heads=(256,))
-    started = time.perf_counter()
+    started = time.process_time()
     feasible = enumerate_shapes(whole, pricing(plan.parent, plan.limits, plan.prices.workload))
     best = maximal(feasible, whole, pricing(plan.parent, plan.limits, plan.prices.workload))
-    assert time.perf_counter() - started < 3
+    assert time.process_time() - started < 3
     shapes = [astuple(feasible.shape(i)) for i in np.flatnonzero(best)]
     assert (5, 48, 45, 30720, 256) in shapes
     assert not (feasible.shapes[(feasible.shapes[:, 1:4] >= (47, 44, 30720)).all(axis=1), 0] >= 6).any()
-    started = time.perf_counter()
+    started = time.process_time()
     found = candidates(plan.parent, scored(plan.parent), feasible, best, 5)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     assert len(found) == 5
 
 

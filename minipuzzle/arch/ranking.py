@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 def top(values: NDArray[np.float64], count: int) -> tuple[int, ...]:
     """The positions of the ``count`` largest values, ascending; of equal values the first ones."""
     order = np.argsort(-values, kind="stable")[:count]
-    return tuple(int(i) for i in np.sort(order))
+    return tuple(np.sort(order).tolist())
 
 
 def top_heads(channels: NDArray[np.float64], count: int, groups: int, width: int | None = None) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """Packed token blocks: documents shuffled, joined and cut to one length, with random access by step.
 
-A batch follows from (step, seed) alone, so training resumes exactly from a step number, without a loader's state.
+A block follows from (position, seed) alone, so training resumes exactly from a number, without a loader's state.
 """
 
 from __future__ import annotations
@@ -42,11 +42,14 @@ class TokenBlocks:
         return int(self.tokens.shape[1])
 
     def batch(self, step: int, batch_size: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """(tokens [batch, length] int64, documents [batch, length] int32) of step ``step`` of an endless stream.
+        """``stream`` from step ``step`` of batches of one size."""
+        return self.stream(range(step * batch_size, (step + 1) * batch_size), seed)
 
-        Each epoch is a permutation of all blocks by (seed, epoch); batches run across epoch borders.
+    def stream(self, positions: range, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """(tokens [n, length] int64, documents [n, length] int32) at n positions of an endless stream of blocks.
+
+        Each epoch is a permutation of all blocks by (seed, epoch).
         """
-        positions = range(step * batch_size, (step + 1) * batch_size)
         rows = [_order(len(self), seed, p // len(self))[p % len(self)] for p in positions]
         return self.tokens[rows].astype(np.int64), self.documents[rows]
 

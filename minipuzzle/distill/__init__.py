@@ -1,8 +1,9 @@
 """Room 7: healing the loss. One loop, two objectives."""
 
 from minipuzzle.distill.checkpointing import load_parameters
-from minipuzzle.distill.loop import mixed_precision, train
+from minipuzzle.distill.loop import train
 from minipuzzle.distill.objectives import check_vocabularies, distillation, next_token
+from minipuzzle.distill.update import mixed_precision
 
 __all__ = [
     "check_vocabularies", "distillation", "load_parameters", "mixed_precision", "next_token", "train",

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from minipuzzle.artifacts import write_atomic
 
-FIELDS = ("step", "tokens", "loss", "teacher_entropy", "learning_rate", "grad_norm", "seconds")
+FIELDS = ("step", "tokens", "loss", "teacher_entropy", "learning_rate", "grad_norm", "seconds", "skipped")
+WHOLE = ("step", "tokens", "skipped")
 
 
 class TrainingLog:
@@ -38,7 +39,7 @@ class TrainingLog:
         writer = csv.DictWriter(text, FIELDS)
         writer.writeheader()
         for row in self.rows:
-            writer.writerow({f: int(row[f]) if f in ("step", "tokens") else f"{row[f]:.6g}" for f in FIELDS})
+            writer.writerow({f: int(row[f]) if f in WHOLE else f"{row[f]:.6g}" for f in FIELDS})
         write_atomic(self.path, text.getvalue().encode())
 
     def final_loss(self, rows: int = 3) -> float:

@@ -1,140 +1,161 @@
-"""The one training loop: pretrain and distill differ only in the objective that they pass in."""
+"""The one training loop: pretrain, distill and adapters differ only in the model and the objective that they pass in."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from minipuzzle.artifacts import fingerprint
 from minipuzzle.data import TokenBlocks
-from minipuzzle.distill.checkpointing import load_state, save_state
+from minipuzzle.distill.checkpointing import States
+from minipuzzle.distill.guard import Guard
+from minipuzzle.distill.interrupt import Interrupt, interrupt
 from minipuzzle.distill.log import TrainingLog
 from minipuzzle.distill.objectives import Objective
 from minipuzzle.distill.schedule import learning_rate
-from minipuzzle.errors import UserError
+from minipuzzle.distill.update import Update, check_batch, make_optimizer, micro_batches, update
 from minipuzzle.model import HybridLM, set_precision
+from minipuzzle.ranks import Ranks, alone
 from minipuzzle.recipe import Training
 
 LOG_EVERY_STEPS = 10
+STATES = "state"
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """Where a run stands, kept in each saved state. ``tokens`` of the data stream are used up (skipped steps count),
+    in ``step`` batches, ``updates`` of which changed the model; ``window`` holds what the log has not yet written."""
+
+    tokens: int = 0
+    step: int = 0
+    updates: int = 0
+    seconds: float = 0.0
+    batch: int = 0
+    learning_rate: float = 0.0
+    guard: dict[str, Any] = field(default_factory=dict)
+    window: list[tuple[float, float, float]] = field(default_factory=list)
 
 
 def train(
     model: HybridLM, objective: Objective, blocks: TokenBlocks, settings: Training, folder: Path, *, identity: str,
-    advance: Callable[[int, float], None] = lambda tokens, loss: None,
+    advance: Callable[[int, float], None] = lambda tokens, loss: None, say: Callable[[str], None] = lambda text: None,
+    ranks: Ranks | None = None,
 ) -> float:  # fmt: skip
     """Train ``model`` in place and return the mean loss (nats per token) of the last logged steps.
 
-    ``folder`` receives ``state.safetensors`` and ``log.csv``; when they are there already, from the same ``identity``
-    and settings, training goes on after the last saved step, and the result equals an uninterrupted run's bit for bit
-    on a CPU. ``advance(tokens, loss)`` is called as tokens are used up. FP32 master weights; on CUDA the products
-    run in BF16, or in FP8 as ``settings.precision`` says; the trained model is a BF16 one again.
-    Raises: UserError where the loss stops being a number, or the state is another run's.
+    Only parameters that require gradients are trained and saved. ``folder`` receives ``state/`` and ``log.csv``; when
+    they are there already, from the same ``identity`` and settings, training goes on after the last saved state, and the
+    result equals an uninterrupted run's bit for bit on a CPU. Batch and learning rate may differ from before.
+    ``advance(tokens, loss)`` is called as tokens are used up, ``say`` with what a person should know. FP32 master weights;
+    on CUDA the products run in BF16, or in FP8 as ``settings.precision`` says; the trained model is a BF16 one again.
+    With ``ranks`` of several processes the model is sharded (``parallel.shard``) and each takes its share of every batch.
+    SIGTERM saves and exits with 0.
+    Raises: UserError where training breaks down, the state is another run's, or the disk is full.
     """
-    device = next(model.parameters()).device
-    steps = settings.steps(blocks.block_length)
-    identity = fingerprint(identity, asdict(settings), blocks.fingerprint, model.architecture)
-    optimizer = make_optimizer(model, settings)
-    progress = load_state(folder, model, optimizer, identity) or {"step": 0, "seconds": 0.0}
-    first, started = progress["step"], time.monotonic() - progress["seconds"]
-    log = TrainingLog.resume(folder / "log.csv", step=first)
-    advance(first * settings.batch * blocks.block_length, math.nan)
-    last_saved, window = time.monotonic(), _Window(device)
-    model.train()
-    set_precision(model, settings.precision, settings.bf16_ends)
-    for step, (tokens, documents) in enumerate(batches(blocks, settings, first, steps, device), start=first):
-        rate = learning_rate(settings, step, steps)
-        numbers = _step(model, objective, optimizer, tokens, documents, rate, settings.clip)
-        window.add(numbers)
-        done = step + 1
-        if done % LOG_EVERY_STEPS == 0 or done == steps:
-            mean_loss, mean_entropy, mean_norm = window.means()
-            used = done * settings.batch * blocks.block_length
-            _check_finite(mean_loss, done, folder)
-            log.add(step=done, tokens=used, loss=mean_loss, teacher_entropy=mean_entropy, learning_rate=rate,
-                    grad_norm=mean_norm, seconds=time.monotonic() - started)  # fmt: skip
-            advance(used, mean_loss)
-            if done == steps or time.monotonic() - last_saved > settings.checkpoint_seconds:
-                log.write()
-                where = {"identity": identity, "step": done, "steps": steps, "seconds": time.monotonic() - started}
-                save_state(folder, model, optimizer, where)
-                last_saved = time.monotonic()
-    set_precision(model.eval(), "bf16", 0)
+    ranks = ranks or alone(next(model.parameters()).device)
+    check_batch(settings.batch, ranks)
+    identity = fingerprint(identity, settings.fixed(), blocks.fingerprint, model.architecture)
+    states = States(folder / STATES, identity, ranks, say)
+    with interrupt() as stop:
+        set_precision(model.train(), settings.precision, settings.bf16_ends)
+        log = _Run(model, objective, blocks, settings, folder, ranks, states, stop, advance, say).finish()
+        set_precision(model.eval(), "bf16", 0)
     return log.final_loss()
 
 
-def batches(
-    blocks: TokenBlocks, settings: Training, first: int, steps: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """The batches of steps ``first``..``steps`` - 1 on ``device``: tokens [b, s] int64, documents [b, s] or None."""
-    for step in range(first, steps):
-        tokens, documents = blocks.batch(step, settings.batch, settings.seed)
-        moved = torch.from_numpy(tokens)
-        moved = moved.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else moved
-        yield moved, torch.from_numpy(documents).to(device) if settings.isolate_documents else None
+class _Run:
+    """The state of ``train`` between steps."""
 
+    def __init__(
+        self, model: HybridLM, objective: Objective, blocks: TokenBlocks, settings: Training, folder: Path, ranks: Ranks,
+        states: States, stop: Interrupt, advance: Callable[[int, float], None], say: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self.model, self.objective, self.blocks, self.settings = model, objective, blocks, settings
+        self.ranks, self.states, self.stop, self.advance, self.say = ranks, states, stop, advance, say
+        self.device = next(model.parameters()).device
+        self.optimizer = make_optimizer(model, settings)
+        saved = states.load(model, self.optimizer)
+        self.at = Progress(**(saved or {}))
+        self.guard = Guard(**self.at.guard)
+        self.log = TrainingLog.resume(folder / "log.csv", step=self.at.step)
+        self.started = time.monotonic() - self.at.seconds
+        if saved is not None:
+            self._note_changes()
 
-def make_optimizer(model: HybridLM, settings: Training) -> torch.optim.AdamW:
-    """AdamW; matrices decay, while norms, biases, the convolution and the state's A, D and dt do not."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim == 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trainable if p.ndim != 2], "weight_decay": 0.0},
-    ]
-    on_gpu = next(model.parameters()).is_cuda
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.95), eps=1e-8, fused=on_gpu)
+    def finish(self) -> TrainingLog:
+        """Step until the tokens are used up; the log."""
+        self.advance(self.at.tokens, math.nan)
+        last_saved = time.monotonic()
+        while self.at.tokens < self.settings.tokens:
+            due = time.monotonic() - last_saved > self.settings.checkpoint_seconds
+            done = self._step(due)
+            last = self.at.tokens >= self.settings.tokens
+            if self.at.step % LOG_EVERY_STEPS == 0 or last:
+                self._write_row()
+            stopping, saving = (vote > 0 for vote in done.votes)
+            if stopping or saving or last:
+                self._save()
+                last_saved = time.monotonic()
+            if stopping and not last:
+                self.states.wait()
+                self.say(f"stopped by SIGTERM after {self.at.tokens:,} tokens; the same command goes on from there")
+                raise SystemExit(0)
+        self.states.wait()
+        return self.log
 
-
-def mixed_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """BF16 products on CUDA, FP32 on a CPU (where BF16 is slower)."""
-    return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
-
-
-def _step(
-    model: HybridLM, objective: Objective, optimizer: torch.optim.Optimizer, tokens: Tensor,
-    documents: Tensor | None, rate: float, clip: float,
-) -> Tensor:  # fmt: skip
-    """[3]: loss and teacher's entropy in nats per token, gradient norm."""
-    with mixed_precision(tokens.device):
-        batch = objective(model, tokens, documents)
-    mean = batch.total / batch.tokens
-    mean.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return torch.stack((mean.detach().double(), batch.entropy / batch.tokens, norm.double()))
-
-
-class _Window:
-    """Means since the last log line, kept on the device: reading a loss each step would stall the GPU."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(3, dtype=torch.float64, device=device)
-        self.count = 0
-
-    def add(self, numbers: Tensor) -> None:
-        self.sums += numbers
-        self.count += 1
-
-    def means(self) -> list[float]:
-        result: list[float] = (self.sums / self.count).tolist()
-        self.sums.zero_()
-        self.count = 0
-        return result
-
-
-def _check_finite(loss: float, step: int, folder: Path) -> None:
-    if not math.isfinite(loss):
-        raise UserError(
-            f"The loss is no longer a number at step {step}.", got=loss, allowed="a finite loss",
-            next=f"Lower --learning-rate and delete {folder}, or check the data.",
+    def _step(self, due: bool) -> Update:
+        at, settings, length = self.at, self.settings, self.blocks.block_length
+        per_step = settings.batch * length
+        rate = learning_rate(settings, at.tokens / per_step, settings.steps(length))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        # Random numbers (an adapter's dropout) follow from the position, so that no state of a generator is saved.
+        torch.manual_seed(int(fingerprint(settings.seed, at.tokens, self.ranks.rank), 16) >> 1)
+        done = update(
+            self.model, self.objective, self.optimizer,
+            micro_batches(self.blocks, settings, at.tokens // length, self.ranks, self.device),
+            clip=settings.clip, guard=self.guard, ranks=self.ranks,
+            # any process may have been told to stop; the first one's clock says when to save
+            votes=lambda: (float(self.stop.asked), float(due and self.ranks.rank == 0)),
         )  # fmt: skip
+        at.tokens, at.step, at.updates = at.tokens + per_step, at.step + 1, at.updates + (not done.skipped)
+        at.batch, at.learning_rate = settings.batch, settings.learning_rate
+        at.window = [*at.window, (done.loss, done.entropy, done.norm)]
+        if done.skipped:
+            self.say(f"step {at.step} skipped: {done.skipped}")
+        return done
+
+    def _write_row(self) -> None:
+        loss, entropy, norm = map(_mean, zip(*self.at.window, strict=True))
+        self.at.window = []
+        self.log.add(
+            step=self.at.step, tokens=self.at.tokens, loss=loss, teacher_entropy=entropy, grad_norm=norm,
+            learning_rate=self.optimizer.param_groups[0]["lr"], seconds=time.monotonic() - self.started,
+            skipped=self.guard.skipped,
+        )  # fmt: skip
+        self.advance(self.at.tokens, loss)
+
+    def _save(self) -> None:
+        self.at.seconds, self.at.guard = time.monotonic() - self.started, self.guard.state()
+        if self.ranks.rank == 0:
+            self.log.write()
+        self.states.save(self.model, self.optimizer, asdict(self.at))
+
+    def _note_changes(self) -> None:
+        settings, at = self.settings, self.at
+        changed = [f"{name} {before:g} -> {now:g}" for name, before, now in (
+            ("batch", at.batch, settings.batch), ("learning rate", at.learning_rate, settings.learning_rate),
+        ) if before != now]  # fmt: skip
+        self.say(f"going on after {at.tokens:,} tokens" + (f", with {', '.join(changed)}" if changed else ""))
+
+
+def _mean(values: tuple[float, ...]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan

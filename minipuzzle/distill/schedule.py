@@ -7,8 +7,8 @@ from math import cos, pi
 from minipuzzle.recipe import Training
 
 
-def learning_rate(settings: Training, step: int, steps: int) -> float:
-    """The rate of step ``step`` (from 0) of ``steps``."""
+def learning_rate(settings: Training, step: float, steps: int) -> float:
+    """The rate of step ``step`` (from 0; a fraction where the batch was another before) of ``steps``."""
     warmup = max(1, round(settings.warmup * steps))
     if step < warmup:
         return settings.learning_rate * (step + 1) / warmup

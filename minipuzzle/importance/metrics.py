@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from minipuzzle.importance.ranks import Ranks
 from minipuzzle.importance.streams import Streams
 from minipuzzle.model.head import matmul_fp32
 from minipuzzle.model.norm import RMSNorm
+from minipuzzle.ranks import Ranks
 from minipuzzle.recipe import Metric
 
 CHUNK_VALUES = 1 << 22

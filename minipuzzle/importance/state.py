@@ -20,7 +20,7 @@ from torch import Tensor
 
 from minipuzzle.artifacts import disk_error
 from minipuzzle.checkpoint.header import read_header
-from minipuzzle.importance.ranks import Ranks
+from minipuzzle.ranks import Ranks
 
 PIECE_ROWS_BYTES = 1 << 25
 SAVING_SHARE = 0.1

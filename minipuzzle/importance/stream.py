@@ -28,13 +28,13 @@ from minipuzzle.importance.curves import Variant, kept, variants
 from minipuzzle.importance.estimators import Collector, HiddenCollector, check_streamable
 from minipuzzle.importance.memory import Peak, check_peak, compute_dtype, plan_peak
 from minipuzzle.importance.metrics import variant_errors
-from minipuzzle.importance.ranks import Ranks, ranks
 from minipuzzle.importance.state import SavedTensors, State
 from minipuzzle.importance.streams import Streams
 from minipuzzle.model.blocks import BlockModule
 from minipuzzle.model.masks import block_masks
 from minipuzzle.model.norm import RMSNorm, final_norm
 from minipuzzle.model.prefetch import BlockReader
+from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.recipe import ScoreSettings
 
 Array = NDArray[np.float64]

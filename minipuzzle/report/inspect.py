@@ -25,6 +25,7 @@ def inspect_json(architecture: Architecture, workload: Workload) -> dict[str, An
         "pattern": architecture.pattern, "blocks": len(architecture.blocks), "hidden_size": architecture.hidden,
         "vocab_size": architecture.vocab_size, "parameters": architecture.parameters,
         "counts": {kind: architecture.count(kind) for kind in KINDS}, "homogeneous": architecture.homogeneous,
+        "not_pruned": architecture.rules.sentences(),
         "workload": asdict(workload), "memory": {**asdict(used), "total": used.total},
     }  # fmt: skip
 
@@ -53,7 +54,8 @@ def inspect_view(title: str, architecture: Architecture, workload: Workload) -> 
     for name in ("weights", "KV", "SSM states", "convolution", "total"):
         parts_of_memory.add_column(name, justify="right")
     parts_of_memory.add_row(*(bytes_(v) for v in (used.weights, used.kv, used.ssm, used.conv, used.total)))
-    return Group(strip_text(architecture.pattern), Text(LEGEND, style="dim"), parts, parts_of_memory)
+    said = [Text(f"not pruned: {sentence}") for sentence in architecture.rules.sentences()]
+    return Group(strip_text(architecture.pattern), Text(LEGEND, style="dim"), parts, parts_of_memory, *said)
 
 
 def _sizes(sizes: dict[str, int]) -> str:

@@ -73,8 +73,9 @@ def plan_view(summary: dict[str, Any], maximal: list[dict[str, Any]]) -> Rendera
                       str(row["heads"]), count(row["parameters"]), bytes_(row["bytes"]))  # fmt: skip
     ranges = ", ".join(f"{k} {bounds[k][0]}..{bounds[k][1]}" for k in ("attention", "mlp", "mamba"))
     widths = bounds["intermediate"]
+    said = "".join(f"\nnot pruned: {sentence}" for sentence in summary["not_pruned"])
     return Group(table, Text(f"space: {ranges}, {len(widths)} widths {widths[0]}..{widths[-1]}, heads {bounds['heads']}; "
-                             "scores and weights are needed to go on", style="dim"))  # fmt: skip
+                             f"scores and weights are needed to go on{said}", style="dim"))  # fmt: skip
 
 
 def profile_table(table: LatencyTable, rows: list[dict[str, Any]]) -> RenderableType:

@@ -1,7 +1,8 @@
 """What may become of each block: kept at one of several sizes, or dropped; with the damage and the cost of each.
 
 A block's sizes are a ladder, the whole block first. Blocks of one ``unit`` change size together: all Mamba blocks where
-heads are to be the same everywhere, because no engine serves other; one block alone where its size is its own.
+heads are to be the same everywhere, because no engine serves other; one block alone where its size is its own. Blocks of one
+layer are dropped together where the parent's family writes only whole layers.
 Source: Puzzle's space of one choice a block (arXiv:2411.19146), without its replacement blocks.
 """
 
@@ -86,7 +87,7 @@ def make_choices(
     of: Callable[[Block], NDArray[np.float64]], left: NDArray[np.float64], names: tuple[str, ...],
 ) -> Choices:  # fmt: skip
     """The choices of a parent. ``of`` prices a block [m], ``left`` [m] is the budget without embedding, head and norm."""
-    own = {"mlp": not settings.uniform, "mamba": settings.own_heads, "attention": False}
+    own = {"mlp": parent.rules.own_sizes and not settings.uniform, "mamba": settings.own_heads, "attention": False}
     sizes, damage, costs, unit = [], [], [], []
     priced: dict[Block, NDArray[np.float64]] = {}
     for i, block in enumerate(parent.blocks):
@@ -124,9 +125,10 @@ def combinations(choices: Choices) -> list[State]:
 
 
 def coupled(choices: Choices, state: State) -> bool:
-    """Whether the kept blocks of each unit have one size."""
+    """Whether the kept blocks of each unit have one size, and no layer is torn."""
     seen: dict[int, int] = {}
-    return all(rung is None or seen.setdefault(choices.unit[i], rung) == rung for i, rung in enumerate(state))
+    whole_layers = all(len({state[i] is None for i in layer}) == 1 for layer in choices.parent.units)
+    return whole_layers and all(rung is None or seen.setdefault(choices.unit[i], rung) == rung for i, rung in enumerate(state))
 
 
 def _ladder(block: Block, space: Bounds, settings: SearchSettings) -> tuple[int, ...]:

@@ -40,7 +40,8 @@ def grid(bounds: Bounds) -> NDArray[np.int64]:
     """All points [n, 5]."""
     counts = [np.arange(low, high + 1) for low, high in (bounds.attention, bounds.mlp, bounds.mamba)]
     axes = np.meshgrid(*counts, np.asarray(bounds.intermediate), np.asarray(bounds.heads), indexing="ij")
-    return np.stack([axis.reshape(-1) for axis in axes], axis=1).astype(np.int64)
+    points = np.stack([axis.reshape(-1) for axis in axes], axis=1).astype(np.int64)
+    return points[points[:, 1] == points[:, 0] + points[:, 2]] if bounds.paired else points
 
 
 def costs(parent: Architecture, shapes: NDArray[np.int64], workload: Workload) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -109,21 +110,26 @@ def within(
 
 
 def maximal(feasible: Feasible, bounds: Bounds, prices: Pricing) -> NDArray[np.bool_]:
-    """[n] bool: the feasible points from which no single step up (one block, one width, one head count) still fits."""
+    """[n] bool: the feasible points from which no single step up (one block or layer, one width, one head count) fits."""
     result = np.ones(feasible.count, dtype=bool)
-    tops = (bounds.attention[1], bounds.mlp[1], bounds.mamba[1])
-    for column in range(len(FIELDS)):
+    tops = np.array([bounds.attention[1], bounds.mlp[1], bounds.mamba[1]])
+    for columns in [(0, 1), (2, 1)] if bounds.paired else [(0,), (1,), (2,)]:
         stepped = feasible.shapes.copy()
-        if column < len(tops):
-            stepped[:, column] += 1
-            possible = stepped[:, column] <= tops[column]
-        else:
-            values = np.asarray(bounds.intermediate if column == 3 else bounds.heads)
-            position = np.searchsorted(values, stepped[:, column]) + 1
-            possible = position < len(values)
-            stepped[:, column] = values[np.minimum(position, len(values) - 1)]
-        parameters, size = costs(prices.parent, stepped, prices.workload)
-        fits = np.zeros(len(stepped), dtype=bool)
-        fits[possible] = within(parameters[possible], size[possible], times(stepped[possible], prices), prices)
-        result &= ~fits
+        stepped[:, columns] += 1
+        possible = np.asarray((stepped[:, columns] <= tops[list(columns)]).all(axis=1))
+        result &= ~_fit(stepped, possible, prices)
+    for column, sizes in ((3, bounds.intermediate), (4, bounds.heads)):
+        stepped, values = feasible.shapes.copy(), np.asarray(sizes)
+        position = np.searchsorted(values, stepped[:, column] + 1)
+        stepped[:, column] = values[np.minimum(position, len(values) - 1)]
+        result &= ~_fit(stepped, position < len(values), prices)
     return result
+
+
+def _fit(shapes: NDArray[np.int64], possible: NDArray[np.bool_], prices: Pricing) -> NDArray[np.bool_]:
+    """[n] bool: which of the ``possible`` shapes keep every limit."""
+    fits = np.zeros(len(shapes), dtype=bool)
+    here = shapes[possible]
+    parameters, size = costs(prices.parent, here, prices.workload)
+    fits[possible] = within(parameters, size, times(here, prices), prices)
+    return fits

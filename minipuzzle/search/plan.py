@@ -19,7 +19,7 @@ from minipuzzle.errors import UserError
 from minipuzzle.recipe import SearchSettings
 from minipuzzle.search.enumerate import Feasible, costs, enumerate_shapes, grid, maximal, times
 from minipuzzle.search.select import Candidate, candidates
-from minipuzzle.space import Bounds, bounds, check_uniform, levels
+from minipuzzle.space import Bounds, bounds, check_asked, check_uniform, levels
 
 GIB = 2**30
 
@@ -83,6 +83,7 @@ class Plan:
                 "timing": None if self.prices.timing is None else self.prices.timing.source,
                 "margin": None if self.prices.timing is None else self.prices.timing.margin,
             },
+            "not_pruned": self.parent.rules.sentences(),
             "bounds": self.bounds.plain(), "points": self.points, "feasible": self.feasible.count,
             "parent_cost": {
                 "parameters": self.parent.parameters, "bytes": self.bytes(self.parent),
@@ -95,10 +96,12 @@ class Plan:
 def make_plan(parent: Architecture, settings: SearchSettings, timing: Timing | None = None) -> Plan:
     """The plan for a parent; time budgets need a ``timing``, a measured table or a roofline.
 
-    Raises: UserError for a malformed budget, one that the parent meets already, one of time without a timing, or one that
-    no point of the widest space meets (says the smallest reachable).
+    Raises: UserError for an option that the parent's family has no way to write, a malformed budget, one that the parent
+    meets already, one of time without a timing, or one that no point of the widest space meets (says the smallest
+    reachable).
     """
     check_uniform(parent)
+    check_asked(parent, settings)
     workload = Workload(context=parse_count(settings.context), batch=settings.batch, weights=settings.weights,
                         kv=settings.kv, state=settings.state)  # fmt: skip
     work = Generation(batch=settings.batch, prompt=parse_count(settings.prompt), output=parse_count(settings.output))

@@ -82,7 +82,8 @@ def instance(choices: Choices) -> Instance:
         shared = sum(unit == choices.unit[i] for unit in choices.unit) > 1
         tags.append(np.array([*(range(len(sizes)) if shared else [-1] * len(sizes)), -1]))
     return Instance(damage=choices.damage, costs=choices.costs, limits=choices.limits, names=choices.names,
-                    tags=tuple(tags), classes=choices.unit)  # fmt: skip
+                    tags=tuple(tags), classes=choices.unit,
+                    together=tuple(unit for unit in choices.parent.units if len(unit) > 1))  # fmt: skip
 
 
 def state_of(choices: Choices, solution: Solution) -> State:

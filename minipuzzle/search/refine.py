@@ -92,25 +92,26 @@ def repair(choices: Choices, state: State, touched: frozenset[int], drops: bool)
 
 
 def _moves(choices: Choices, state: State) -> Iterator[tuple[State, frozenset[int]]]:
-    dropped = [i for i, rung in enumerate(state) if rung is None]
-    kept = [i for i, rung in enumerate(state) if rung is not None]
-    for i in kept:
-        yield _with(state, {i: None}), frozenset({i})
-    for i in dropped:
-        back = _rung_of_unit(choices, state, i)
-        yield _with(state, {i: back}), frozenset({i})
-        for j in kept:
-            if choices.parent.blocks[j].kind == choices.parent.blocks[i].kind:
-                yield _with(state, {i: back, j: None}), frozenset({i, j})
+    layers = choices.parent.units
+    dropped = [layer for layer in layers if state[layer[0]] is None]
+    kept = [layer for layer in layers if state[layer[0]] is not None]
+    for layer in kept:
+        yield _without(state, layer), frozenset(layer)
+    for layer in dropped:
+        back = _restored(choices, state, layer)
+        yield back, frozenset(layer)
+        for other in kept:
+            if choices.parent.blocks[other[0]].kind == choices.parent.blocks[layer[0]].kind:
+                yield _without(back, other), frozenset({*layer, *other})
     for direction in (+1, -1):
         for step in _steps(choices, state, frozenset(), direction, drops=False):
-            yield step, frozenset(i for i in kept if step[i] != state[i])
+            yield step, frozenset(i for i, rung in enumerate(step) if rung != state[i])
 
 
 def _steps(
     choices: Choices, state: State, touched: frozenset[int], direction: int, drops: bool = True
 ) -> Iterator[State]:
-    """One rung down (+1) or up (-1) for each unit, and one block dropped or restored."""
+    """One rung down (+1) or up (-1) for each unit, and one block (or layer) dropped or restored."""
     units: dict[int, list[int]] = {}
     for i, rung in enumerate(state):
         if rung is not None:
@@ -120,9 +121,18 @@ def _steps(
             rung = (state[members[0]] or 0) + direction
             if 0 <= rung < len(choices.sizes[members[0]]):
                 yield _with(state, dict.fromkeys(members, rung))
-    for i, old in enumerate(state):
-        if drops and i not in touched and (old is None) == (direction < 0):
-            yield _with(state, {i: None if old is not None else _rung_of_unit(choices, state, i)})
+    for layer in choices.parent.units if drops else ():
+        gone = state[layer[0]] is None
+        if touched.isdisjoint(layer) and gone == (direction < 0):
+            yield _restored(choices, state, layer) if gone else _without(state, layer)
+
+
+def _restored(choices: Choices, state: State, layer: tuple[int, ...]) -> State:
+    return _with(state, {i: _rung_of_unit(choices, state, i) for i in layer})
+
+
+def _without(state: State, layer: tuple[int, ...]) -> State:
+    return _with(state, dict.fromkeys(layer))
 
 
 def _rung_of_unit(choices: Choices, state: State, block: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ from minipuzzle.errors import UserError
 from minipuzzle.search.damage import AXES, size_damage
 from minipuzzle.search.enumerate import Feasible
 from minipuzzle.space import Shape
+
+SIZES = {"mlp": 3, "mamba": 4}
+"""The column of a grid point that has the size of a kind's blocks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,18 +36,24 @@ class Candidate:
 def select(parent: Architecture, scores: Scores, shape: Shape) -> Selection:
     """The top-n blocks of each kind, the top channels of each FFN, the top heads of each Mamba group.
 
-    Source: arXiv:2504.03624 (conditional NAS: each point keeps what importance ranks first).
+    Where blocks stay or go as layers, a layer's score is the sum of its two. Source: arXiv:2504.03624 (conditional NAS:
+    each point keeps what importance ranks first).
     """
     wanted = {"attention": shape.attention, "mlp": shape.mlp, "mamba": shape.mamba}
-    kept: set[int] = set()
-    for kind, count in wanted.items():
-        ranked = sorted(parent.indices(kind), key=lambda i: (-scores.blocks[i], i))
-        kept.update(ranked[:count])
+    kept = {i for kind, units in ranked_units(parent, scores).items() for unit in units[: wanted[kind]] for i in unit}
     sizes = {"mlp": shape.intermediate, "mamba": shape.heads}
     blocks = [
         narrowed(parent, scores, i, sizes.get(block.kind)) if i in kept else None for i, block in enumerate(parent.blocks)
     ]
     return Selection(blocks=tuple(blocks))
+
+
+def ranked_units(parent: Architecture, scores: Scores) -> dict[str, list[tuple[int, ...]]]:
+    """The blocks that stay or go together, by the kind of the first of them, best first; of equal ones the first."""
+    found: dict[str, list[tuple[int, ...]]] = {}
+    for unit in sorted(parent.units, key=lambda unit: (-float(scores.blocks[list(unit)].sum()), unit)):
+        found.setdefault(parent.blocks[unit[0]].kind, []).append(unit)
+    return found
 
 
 def narrowed(parent: Architecture, scores: Scores, index: int, size: int | None) -> dict[str, tuple[int, ...]]:
@@ -106,16 +116,23 @@ def candidates(
 
 
 def _damages(parent: Architecture, scores: Scores, shapes: NDArray[np.int64]) -> NDArray[np.float64]:
-    """[n] float64: ``damage`` of ``select`` for shapes [n, 5], from one table [kept blocks] for each kind and width."""
+    """[n] float64: ``damage`` of ``select`` for shapes [n, 5], from one table [kept units] for each kind and size."""
     total = np.zeros(len(shapes))
-    for column, (kind, size) in enumerate({"attention": None, "mlp": 3, "mamba": 4}.items()):
-        ranked = sorted(parent.indices(kind), key=lambda i: (-scores.blocks[i], i))
-        harms = scores.blocks[ranked]
+    columns = {"attention": 0, "mlp": 1, "mamba": 2}
+    for kind, ranked in ranked_units(parent, scores).items():
+        harms = np.array([scores.blocks[list(unit)].sum() for unit in ranked])
         dropped = harms.sum() - np.concatenate([[0.0], np.cumsum(harms)])
-        sizes = shapes[:, size] if size else np.zeros(len(shapes), dtype=np.int64)
-        for value in np.unique(sizes):
-            narrow = [size_damage(parent, scores, i, int(value)) if size else 0.0 for i in ranked]
+        sized = [SIZES[parent.blocks[i].kind] for i in ranked[0] if parent.blocks[i].kind in SIZES]
+        for values in product(*(np.unique(shapes[:, column]) for column in sized)):
+            size = {column: int(value) for column, value in zip(sized, values, strict=True)}
+            narrow = [
+                sum(size_damage(parent, scores, i, size[SIZES[parent.blocks[i].kind]]) for i in unit
+                    if parent.blocks[i].kind in SIZES)
+                for unit in ranked
+            ]  # fmt: skip
             table = dropped + np.concatenate([[0.0], np.cumsum(narrow)])
-            here = sizes == value
-            total[here] += table[shapes[here, column]]
+            here = np.ones(len(shapes), dtype=bool)
+            for column, value in size.items():
+                here &= shapes[:, column] == value
+            total[here] += table[shapes[here, columns[kind]]]
     return total

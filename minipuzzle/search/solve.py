@@ -32,7 +32,8 @@ class Instance:
     """``damage[i]`` [k_i] and ``costs[i]`` [k_i, m] of each block's choices, ``limits`` [m] and the budgets' ``names``.
 
     ``tags[i]`` [k_i] int64 couple blocks: chosen tags of at least 0 must be the same in all blocks of one
-    ``classes[i]``; -1 is free. Empty tags couple nothing.
+    ``classes[i]``; -1 is free. Empty tags couple nothing. Blocks in one tuple of ``together`` take their last choice
+    together or not at all.
     """
 
     damage: tuple[Array, ...]
@@ -41,6 +42,7 @@ class Instance:
     names: tuple[str, ...]
     tags: tuple[NDArray[np.int64], ...] = ()
     classes: tuple[int, ...] = ()
+    together: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +136,8 @@ def _program(instance: Instance) -> _Program:
     fixed = [LinearConstraint(_widen(one, len(shared)), 1, 1)]
     if shared:
         fixed += _couplings(instance, offsets, shared, len(damage))
+    if instance.together:
+        fixed.append(_together(instance, offsets, len(damage) + len(shared)))
     return _Program(
         instance=instance, offsets=offsets, objective=np.concatenate([damage * scale, extra]), scale=scale,
         costs=np.concatenate([costs * weights[:, None], np.zeros((len(costs), len(shared)))], axis=1), weights=weights,
@@ -161,6 +165,14 @@ def _couplings(
         shape=(len(kinds), choices + len(shared)),
     )  # fmt: skip
     return [LinearConstraint(vstack([below, one]), -np.inf, np.concatenate([np.zeros(count), np.ones(len(kinds))]))]
+
+
+def _together(instance: Instance, offsets: NDArray[np.int64], columns: int) -> LinearConstraint:
+    """The last choices of blocks that go together are equal."""
+    pairs = [(unit[0], other) for unit in instance.together for other in unit[1:]]
+    rows = np.repeat(np.arange(len(pairs)), 2)
+    last = [int(offsets[i + 1]) - 1 for pair in pairs for i in pair]
+    return LinearConstraint(csr_array(([1.0, -1.0] * len(pairs), (rows, last)), shape=(len(pairs), columns)), 0, 0)
 
 
 def _widen(matrix: csr_array, columns: int) -> csr_array:

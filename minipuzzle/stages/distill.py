@@ -14,6 +14,7 @@ from minipuzzle.artifacts import fingerprint
 from minipuzzle.checkpoint import Checkpoint, write_checkpoint
 from minipuzzle.data import TokenBlocks
 from minipuzzle.distill import check_vocabularies, distillation, load_parameters, train
+from minipuzzle.distill.loop import STATES
 from minipuzzle.distill.objectives import Objective
 from minipuzzle.evaluate import measure
 from minipuzzle.model import HybridLM, set_precision
@@ -30,7 +31,8 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
     check_vocabularies(job.parent.architecture.vocab_size, teacher_file.architecture.vocab_size)
     cuts = run_prune(job)
     blocks = job.text("train")
-    key = fingerprint(job.run.key("prune"), teacher_file.fingerprint, asdict(settings), blocks.fingerprint)
+    inputs = (job.run.key("prune"), teacher_file.fingerprint, blocks.fingerprint)
+    key, identity = fingerprint(*inputs, asdict(settings)), fingerprint(*inputs, settings.fixed())
     target = job.run / "student"
     if job.run.is_done("distill", key) and target.exists():
         say(f"distill: nothing changed, kept {target}")
@@ -39,20 +41,20 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
     teacher = (job.parent_model if same else job.load(teacher_file)).requires_grad_(False)
     set_precision(teacher, settings.teacher_precision, settings.training.bf16_ends)
     objective = distillation(teacher, settings.loss)
-    winner, losses = _short_runs(job, cuts, objective, blocks, settings, key)
+    winner, losses = _short_runs(job, cuts, objective, blocks, settings, identity)
     say(f"distill: {winner} goes on to the long run")
     model = job.load(cuts[winner])
     if winner in losses:
-        load_parameters(job.run / "distill" / f"{winner}-short", model)
+        load_parameters(job.run / "distill" / f"{winner}-short" / STATES, model)
     folder = job.run / "distill" / "long"
-    final = _train(model, objective, blocks, settings.training, folder, f"{key} {winner}", "distill: long run")
+    final = _train(model, objective, blocks, settings.training, folder, f"{identity} {winner}", "distill: long run")
     set_precision(teacher, "bf16", 0)
     write_student(cuts[winner], model, target)
     job.run.mark("distill", key, winner=winner, short_validation_loss=losses, final_kl=final,
                  tokens=settings.training.tokens, short_tokens=settings.short_tokens if losses else 0)  # fmt: skip
     write_card(job.run.path)
-    for state in (job.run / "distill").glob("*/state.safetensors"):
-        state.unlink()  # finished: the student is written, and the logs stay
+    for states in (job.run / "distill").glob(f"*/{STATES}"):
+        shutil.rmtree(states)  # finished: the student is written, and the logs stay
     return Checkpoint.open(target)
 
 
@@ -69,7 +71,7 @@ def write_student(like: Checkpoint, model: HybridLM, target: Path) -> None:
 
 def _short_runs(
     job: Job, cuts: dict[str, Checkpoint], objective: Objective, blocks: TokenBlocks, settings: DistillSettings,
-    key: str,
+    identity: str,
 ) -> tuple[str, dict[str, float]]:  # fmt: skip
     """(the candidate with the lowest validation loss after its short run, all their losses)."""
     if len(cuts) == 1:
@@ -80,7 +82,7 @@ def _short_runs(
     for name, checkpoint in cuts.items():
         model = job.load(checkpoint)
         folder = job.run / "distill" / f"{name}-short"
-        _train(model, objective, blocks, short, folder, f"{key} {name} short", f"distill: {name}, short")
+        _train(model, objective, blocks, short, folder, f"{identity} {name} short", f"distill: {name}, short")
         losses[name] = measure(model, validation).loss
         say(f"distill: {name} after {settings.short_tokens:,} tokens: validation loss {losses[name]:.4f} nats/token")
     return min(losses, key=losses.__getitem__), losses
@@ -90,7 +92,7 @@ def _train(
     model: HybridLM, objective: Objective, blocks: TokenBlocks, settings: Training, folder: Path, identity: str,
     label: str,
 ) -> float:  # fmt: skip
-    if (folder / "state.safetensors").exists() and not _belongs(folder, identity):
+    if (folder / STATES).exists() and not _belongs(folder, identity):
         shutil.rmtree(folder)  # an earlier run with other inputs in this run directory; its log goes with it
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "identity").write_text(identity)
@@ -99,7 +101,7 @@ def _train(
         def advance(tokens: int, loss: float) -> None:
             bar.update(min(tokens, settings.tokens), "" if math.isnan(loss) else f"KL {loss:.4f}")
 
-        return train(model, objective, blocks, settings, folder, identity=identity, advance=advance)
+        return train(model, objective, blocks, settings, folder, identity=identity, advance=advance, say=say)
 
 
 def _belongs(folder: Path, identity: str) -> bool:

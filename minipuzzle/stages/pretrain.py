@@ -46,14 +46,14 @@ def run_pretrain(recipe: PretrainRecipe, run: RunDir) -> Checkpoint:
     say(f"pretrain: {architecture.parameters:,} parameters, {blocks.tokens.size:,} tokens of text; "
         f"kernels: {kernels.name} ({kernels.reason})")  # fmt: skip
     model = init_model(architecture, seed=recipe.training.seed, device=device, kernels=kernels)
-    identity = fingerprint(recipe.model, asdict(recipe.training))
+    identity = fingerprint(recipe.model, recipe.training.fixed())
     with progress_bar("pretrain", recipe.training.tokens, "tokens") as bar:
 
         def advance(tokens: int, loss: float) -> None:
             bar.update(min(tokens, recipe.training.tokens), "" if math.isnan(loss) else f"loss {loss:.4f}")
 
         final = train(model, next_token, blocks, recipe.training, run / "pretrain", identity=identity,
-                      advance=advance)  # fmt: skip
+                      advance=advance, say=say)  # fmt: skip
     target = run / "model"
     config = family.config(architecture, {**recipe.model, "torch_dtype": "bfloat16", "dtype": "bfloat16"})
     values = model.state_dict()

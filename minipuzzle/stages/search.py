@@ -37,6 +37,8 @@ def run_search(job: Job, settings: SearchSettings) -> dict[str, Any]:
         say(f"search: nothing changed, kept {job.run / FILE}")
         return dict(read_json(job.run / FILE))
     plan = make_plan(job.parent.architecture, settings, timing)
+    for sentence in plan.parent.rules.sentences():
+        say(f"search: {job.parent.config['model_type']}: {sentence}")
     model = job.parent_model
     said = answers(model, blocks)
 

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from minipuzzle.distill.divergences import DIVERGENCES, TOP_K, Divergence
-from minipuzzle.model.head import matmul_fp32, product_dtype
+from minipuzzle.model.head import compiled, matmul_fp32, product_dtype
 
 TILE_BYTES = 768 << 20
 """What one tile's buffers may take together."""
@@ -227,10 +226,4 @@ def _logit_gradient(
 
 def _fused(function: Callable[..., Tensor], tile: Tensor) -> Callable[..., Tensor]:
     """The function as one kernel on CUDA: a dozen passes over a tile of logits would cost more than its products."""
-    return _compiled(function) if tile.is_cuda else function
-
-
-@cache
-def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    compiled: Callable[..., Tensor] = torch.compile(function, fullgraph=True)
-    return compiled
+    return compiled(function) if tile.is_cuda else function

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from minipuzzle.kernels.pointwise import product_dtype
+from minipuzzle.kernels.pointwise import compiled, product_dtype
 
-__all__ = ["matmul_fp32", "product_dtype"]
+__all__ = ["compiled", "matmul_fp32", "product_dtype"]
 
 
 def matmul_fp32(a: Tensor, b: Tensor) -> Tensor:

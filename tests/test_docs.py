@@ -35,6 +35,9 @@ def test_the_site_builds_strictly_and_is_self_contained(tmp_path):
     assert built.returncode == 0, built.stderr
     pages = list(site.glob("**/*.html"))
     assert {"index.html", "api.html", "methods.html", "decisions.html"} <= {page.name for page in pages}
+    sections = re.findall(r"^## (.+)$", (ROOT / "docs" / "commands.md").read_text(), re.MULTILINE)
+    assert len(list((site / "commands").glob("*.html"))) == len(sections) >= 10
+    assert "One block is in memory" in (site / "commands" / "score.html").read_text()
     for page in pages:
         text = page.read_text()
         loads = Loads()

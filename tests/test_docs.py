@@ -9,6 +9,8 @@ from pathlib import Path
 
 from helpers import TEXT
 
+from minipuzzle.cli import app
+
 ROOT = Path(__file__).parent.parent
 LOADS = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src", "object": "data"}
 
@@ -49,6 +51,13 @@ def test_the_site_builds_strictly_and_is_self_contained(tmp_path):
     api = (site / "api.html").read_text()
     assert all(f'id="minipuzzle.api.{name}"' in api for name in ("load", "score", "search", "prune", "distill", "evaluate"))
     assert (site / "methods.html").read_text().count("<math") == 8
+
+
+def test_every_command_has_a_section():
+    words = re.findall(r"^## (.+)$", (ROOT / "docs" / "commands.md").read_text(), re.MULTILINE)
+    described = {name for heading in words for name in re.split(r"[^a-z]+", heading)}
+    names = {command.name or command.callback.__name__.removesuffix("_recipe") for command in app.registered_commands}
+    assert names - described == set()
 
 
 def test_the_worked_example_runs(tmp_path, monkeypatch, capsys):

@@ -134,6 +134,11 @@ def ours() -> Loss:
     return lambda h, w, ht, wt: linear_loss(h, w, (ht, wt)).total
 
 
+def ours_master() -> Loss:
+    """The same with a head in FP32, as one GPU trains it: logits are made once (its casts count here)."""
+    return lambda h, w, ht, wt: linear_loss(h, w.float(), (ht, wt)).total
+
+
 def plain() -> Loss:
     """Logits in BF16, then FP32."""
     def loss(h: Tensor, w: Tensor, ht: Tensor, wt: Tensor) -> Tensor:
@@ -164,7 +169,9 @@ def trl() -> Loss:
     return lambda h, w, ht, wt: ChunkedDivergenceFunction.apply(h, w, None, ht, wt, None, 0.0)[0].sum()
 
 
-ROWS: dict[str, Callable[[], Loss]] = {"ours": ours, "plain": plain, "plain-fp32": plain_fp32, "liger": liger, "trl": trl}
+ROWS: dict[str, Callable[[], Loss]] = {
+    "ours": ours, "ours-master": ours_master, "plain": plain, "plain-fp32": plain_fp32, "liger": liger, "trl": trl,
+}  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ import torch
 import torch.nn.functional as F
 from conftest import shaken, tiny
 
-from minipuzzle.distill import distillation, losses
+from minipuzzle.distill import distillation, loss_tiles, losses
 from minipuzzle.distill.divergences import DIVERGENCES
-from minipuzzle.distill.losses import linear_loss, tile_sizes
+from minipuzzle.distill.loss_tiles import tile_sizes
+from minipuzzle.distill.losses import linear_loss
 from minipuzzle.errors import UserError
+from minipuzzle.kernels import pointwise
 from minipuzzle.recipe import DistillSettings, loss_terms
 
 
@@ -37,13 +39,18 @@ def error(got, want):
     return ((got.double() - want).norm() / want.norm()).item()
 
 
-@pytest.mark.parametrize("tiles", ["one", "many"])
+@pytest.mark.parametrize("way", ["one pass", "one pass, few rows", "one tile", "many tiles"])
 @pytest.mark.parametrize("name", DIVERGENCES)
-def test_equals_full_logits_in_float64(name, tiles, monkeypatch):
-    monkeypatch.setattr(losses, "TOP_K", 10)
-    if tiles == "many":
-        monkeypatch.setattr(losses, "TILE_TOKENS", 7)
-        monkeypatch.setattr(losses, "TILE_BYTES", 1)
+def test_equals_full_logits_in_float64(name, way, monkeypatch):
+    monkeypatch.setattr(loss_tiles, "TOP_K", 10)
+    if "tile" in way:
+        monkeypatch.setattr(losses, "makes_logits_once", lambda *heads: False)
+    if way == "many tiles":
+        monkeypatch.setattr(loss_tiles, "TILE_TOKENS", 7)
+        monkeypatch.setattr(loss_tiles, "TILE_BYTES", 1)
+    if "few" in way:
+        monkeypatch.setattr(losses, "ROW_BYTES", 1)
+        monkeypatch.setattr(losses, "GRADIENT_BYTES", 1)
     hidden, head, other, other_head = problem()
     targets = torch.randint(0, 300, (30,), generator=torch.Generator().manual_seed(1))
     doubles = [t.double().requires_grad_() for t in (hidden, head)]
@@ -62,15 +69,24 @@ def test_equals_full_logits_in_float64(name, tiles, monkeypatch):
 
 
 def test_tiles_fit_their_budget():
-    """131,072 words x 8,192 channels, 8,192 tokens: a tile and the FP32 gradient of the states stay under 1.1 GiB."""
+    """131,072 words x 8,192 channels, 8,192 tokens: a tile and the FP32 gradient of the states stay under 1.2 GiB."""
     rows, words = tile_sizes(8192, 131072, 8192, 8192)
     assert (rows, 131072 % words) == (4096, 0)
-    tile = rows * words * 10 + words * 8192 * (8 + 4) + rows * 8192 * 4
-    assert tile <= losses.TILE_BYTES
-    assert tile + 8192 * 8192 * 4 < 1.1 * 2**30
+    tile = rows * words * 10 + words * 8192 * (4 + 4)
+    assert tile <= loss_tiles.TILE_BYTES
+    assert tile + 8192 * 8192 * 4 < 1.2 * 2**30
     assert tile_sizes(4096, 4096, 192, 192) == (4096, 4096)  # the embedded model: one tile, its logits are made once
-    rows, words = tile_sizes(5000, 1001, 64, 0)
-    assert (rows, words) == (2500, 1001)
+    assert tile_sizes(5000, 1001, 64, 0) == (2500, 1001)
+
+
+def test_logits_are_made_once_where_memory_allows():
+    head = lambda vocab, width, dtype, grad=True: torch.empty(vocab, width, dtype=dtype, device="meta", requires_grad=grad)  # noqa: E731
+    bf16, fp32 = torch.bfloat16, torch.float32
+    teacher = head(131072, 2048, bf16, False)
+    assert losses.makes_logits_once(head(131072, 2048, fp32), teacher, bf16)  # FP32 masters, 1 B parameters
+    assert not losses.makes_logits_once(head(131072, 8192, fp32), teacher, bf16)  # its BF16 copy takes 2 GiB
+    assert not losses.makes_logits_once(head(131072, 2048, bf16), teacher, bf16)  # sharded: the gradient is BF16
+    assert losses.makes_logits_once(head(131072, 8192, bf16, False), teacher, bf16)  # a frozen head
 
 
 def test_frozen_head_or_states_and_no_teacher():
@@ -133,3 +149,28 @@ def test_loss_names():
     for wrong in ("kl", "forward-kl+jsd", "x*jsd", "-1*jsd", "", "0*jsd"):
         with pytest.raises(UserError, match="not known"):
             DistillSettings(loss=wrong)
+
+
+def test_what_cuda_compiles_is_one_graph_each():
+    """fullgraph raises at a graph break; the "eager" backend runs what was traced without compiling it."""
+    import torch._dynamo
+
+    whole = lambda function: torch.compile(function, fullgraph=True, backend="eager")  # noqa: E731
+    student, teacher = torch.randn(6, 40), torch.randn(6, 40)
+    running = torch.zeros(6, 6)
+    running[:2] = float("-inf")
+    got = whole(loss_tiles._statistics)(student, teacher, running)
+    assert torch.equal(got, loss_tiles._statistics(student, teacher, running))
+    lse, one = torch.stack((student.logsumexp(-1), teacher.logsumexp(-1))), torch.ones(())
+    floor, column = teacher.topk(10, -1).values[:, -1:] - lse[1][:, None], torch.randint(0, 40, (6, 1))
+    for divergence in DIVERGENCES.values():
+        sums = torch.zeros(0, 6) if divergence.sums is None else divergence.sums(student - lse[0][:, None], teacher, floor)
+        arguments = (student, teacher, lse, floor, sums, column, one, divergence.gradient, 0.7, 0.3, torch.bfloat16)
+        assert torch.equal(whole(loss_tiles._logit_gradient)(*arguments), loss_tiles._logit_gradient(*arguments))
+    x, weight = torch.randn(2, 3, 8).bfloat16(), torch.randn(8)
+    for function, arguments in ((pointwise._rms_norm, (x, weight, 1e-5, x.dtype)), (pointwise._relu_squared, (x,))):
+        assert torch.equal(whole(function)(*arguments), function(*arguments))
+    want = torch.nn.functional.rms_norm(x.float(), (8,), weight, 1e-5)
+    assert torch.allclose(pointwise._rms_norm(x, weight, 1e-5, torch.float32), want, atol=1e-6)
+    assert torch.equal(pointwise._relu_squared(x), pointwise.relu_squared(x))
+    torch._dynamo.reset()

@@ -46,8 +46,10 @@ def test_loss_memory_at_131072_words_of_8192_channels(master):
     assert extra < 1.5
 
 
+@pytest.mark.parametrize("once", [False, True])
 @pytest.mark.parametrize("noise", [0.02, 0.5])
-def test_loss_gradient_under_autocast(noise):
+def test_loss_gradient_under_autocast(noise, once, monkeypatch):
+    monkeypatch.setattr("minipuzzle.distill.losses.makes_logits_once", lambda *heads: once)
     n, d, vocab = 1024, 512, 32768
     head = rand(vocab, d, dtype=torch.float32) * 8 / d**0.5
     head = head.bfloat16().float()  # what the products see, so that only the loss's own rounding counts

@@ -18,6 +18,7 @@ from minipuzzle.distill.guard import Guard
 from minipuzzle.distill.interrupt import Interrupt, interrupt
 from minipuzzle.distill.log import TrainingLog
 from minipuzzle.distill.objectives import Objective
+from minipuzzle.distill.prepare import prepare
 from minipuzzle.distill.schedule import learning_rate
 from minipuzzle.distill.update import Update, check_batch, make_optimizer, micro_batches, update
 from minipuzzle.model import HybridLM, set_precision
@@ -64,7 +65,8 @@ def train(
     identity = fingerprint(identity, settings.fixed(), blocks.fingerprint, model.architecture)
     states = States(folder / STATES, identity, ranks, say)
     with interrupt() as stop:
-        set_precision(model.train(), settings.precision, settings.bf16_ends)
+        at_once = (settings.micro_batch or settings.batch // ranks.world) * blocks.block_length
+        say(prepare(model.train(), settings, at_once, ranks.world))
         log = _Run(model, objective, blocks, settings, folder, ranks, states, stop, advance, say).finish()
         set_precision(model.eval(), "bf16", 0)
     return log.final_loss()

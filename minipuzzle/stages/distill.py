@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,11 +16,12 @@ from minipuzzle.distill import check_vocabularies, distillation, load_parameters
 from minipuzzle.distill.loop import STATES
 from minipuzzle.distill.objectives import Objective
 from minipuzzle.evaluate import measure
-from minipuzzle.model import HybridLM, set_precision
+from minipuzzle.model import HybridLM, frozen, set_precision
 from minipuzzle.progress import progress_bar
 from minipuzzle.recipe import DistillSettings, Training
 from minipuzzle.report.card import write_card
 from minipuzzle.stages.job import Job, say
+from minipuzzle.stages.meter import Meter
 from minipuzzle.stages.prune import run_prune
 
 
@@ -38,17 +38,16 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
         say(f"distill: nothing changed, kept {target}")
         return Checkpoint.open(target)
     same = teacher_file.fingerprint == job.parent.fingerprint
-    teacher = (job.parent_model if same else job.load(teacher_file)).requires_grad_(False)
+    teacher = frozen(job.take_parent() if same else job.load(teacher_file))
     set_precision(teacher, settings.teacher_precision, settings.training.bf16_ends)
     objective = distillation(teacher, settings.loss)
-    winner, losses = _short_runs(job, cuts, objective, blocks, settings, identity)
+    winner, losses = _short_runs(job, cuts, objective, blocks, settings, identity, teacher)
     say(f"distill: {winner} goes on to the long run")
     model = job.load(cuts[winner])
     if winner in losses:
         load_parameters(job.run / "distill" / f"{winner}-short" / STATES, model)
     folder = job.run / "distill" / "long"
-    final = _train(model, objective, blocks, settings.training, folder, f"{identity} {winner}", "distill: long run")
-    set_precision(teacher, "bf16", 0)
+    final = _train(model, objective, blocks, settings.training, folder, f"{identity} {winner}", "distill: long run", teacher)
     write_student(cuts[winner], model, target)
     job.run.mark("distill", key, winner=winner, short_validation_loss=losses, final_kl=final,
                  tokens=settings.training.tokens, short_tokens=settings.short_tokens if losses else 0)  # fmt: skip
@@ -71,7 +70,7 @@ def write_student(like: Checkpoint, model: HybridLM, target: Path) -> None:
 
 def _short_runs(
     job: Job, cuts: dict[str, Checkpoint], objective: Objective, blocks: TokenBlocks, settings: DistillSettings,
-    identity: str,
+    identity: str, teacher: HybridLM,
 ) -> tuple[str, dict[str, float]]:  # fmt: skip
     """(the candidate with the lowest validation loss after its short run, all their losses)."""
     if len(cuts) == 1:
@@ -82,7 +81,7 @@ def _short_runs(
     for name, checkpoint in cuts.items():
         model = job.load(checkpoint)
         folder = job.run / "distill" / f"{name}-short"
-        _train(model, objective, blocks, short, folder, f"{identity} {name} short", f"distill: {name}, short")
+        _train(model, objective, blocks, short, folder, f"{identity} {name} short", f"distill: {name}, short", teacher)
         losses[name] = measure(model, validation).loss
         say(f"distill: {name} after {settings.short_tokens:,} tokens: validation loss {losses[name]:.4f} nats/token")
     return min(losses, key=losses.__getitem__), losses
@@ -90,16 +89,18 @@ def _short_runs(
 
 def _train(
     model: HybridLM, objective: Objective, blocks: TokenBlocks, settings: Training, folder: Path, identity: str,
-    label: str,
+    label: str, teacher: HybridLM,
 ) -> float:  # fmt: skip
     if (folder / STATES).exists() and not _belongs(folder, identity):
         shutil.rmtree(folder)  # an earlier run with other inputs in this run directory; its log goes with it
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "identity").write_text(identity)
+    meter = Meter("loss", model.architecture, blocks.block_length, next(model.parameters()).device,
+                  teacher=teacher.architecture)  # fmt: skip
     with progress_bar(label, settings.tokens, "tokens") as bar:
 
         def advance(tokens: int, loss: float) -> None:
-            bar.update(min(tokens, settings.tokens), "" if math.isnan(loss) else f"KL {loss:.4f}")
+            bar.update(min(tokens, settings.tokens), meter.note(tokens, loss))
 
         return train(model, objective, blocks, settings, folder, identity=identity, advance=advance, say=say)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from minipuzzle.recipe import EMBEDDED, PretrainRecipe
 from minipuzzle.rundir import RunDir
 from minipuzzle.stages.evaluate import device_name
 from minipuzzle.stages.job import pick_device, say
+from minipuzzle.stages.meter import Meter
 
 
 def run_pretrain(recipe: PretrainRecipe, run: RunDir) -> Checkpoint:
@@ -47,10 +47,11 @@ def run_pretrain(recipe: PretrainRecipe, run: RunDir) -> Checkpoint:
         f"kernels: {kernels.name} ({kernels.reason})")  # fmt: skip
     model = init_model(architecture, seed=recipe.training.seed, device=device, kernels=kernels)
     identity = fingerprint(recipe.model, recipe.training.fixed())
+    meter = Meter("loss", architecture, recipe.data.length, device)
     with progress_bar("pretrain", recipe.training.tokens, "tokens") as bar:
 
         def advance(tokens: int, loss: float) -> None:
-            bar.update(min(tokens, recipe.training.tokens), "" if math.isnan(loss) else f"loss {loss:.4f}")
+            bar.update(min(tokens, recipe.training.tokens), meter.note(tokens, loss))
 
         final = train(model, next_token, blocks, recipe.training, run / "pretrain", identity=identity,
                       advance=advance, say=say)  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from minipuzzle.commands._shared import RUN, Device, Json, Length, Run, command, make_job, out, print_json
-from minipuzzle.recipe import DEFAULT_LOSS, EMBEDDED, Data, DistillSettings, Precision, Training
+from minipuzzle.recipe import DEFAULT_LOSS, EMBEDDED, Checkpointing, Data, DistillSettings, Precision, Training
 
 
 def distill(run: Run = RUN,
@@ -22,13 +22,14 @@ def distill(run: Run = RUN,
             precision: Annotated[Precision, typer.Option(help="Of the blocks' products.")] = "bf16",
             teacher_precision: Annotated[Precision, typer.Option(help="The same for the teacher.")] = "bf16",
             bf16_ends: Annotated[int, typer.Option(help="Blocks at either end that FP8 leaves in BF16.")] = 4,
+            activation_checkpointing: Annotated[Checkpointing, typer.Option(help="Recompute blocks in backward.")] = "auto",
             batch: int = 8, learning_rate: float = 5e-4, seed: int = 0, length: Length = 512,
             device: Device = "auto", as_json: Json = False) -> None:  # fmt: skip
     """Prune if needed, distil the candidates briefly, then the winner for long."""
     settings = DistillSettings(
         short_tokens=short_tokens, loss=loss, teacher_precision=teacher_precision,
         training=Training(tokens=tokens, batch=batch, learning_rate=learning_rate, seed=seed,
-                          precision=precision, bf16_ends=bf16_ends),
+                          precision=precision, bf16_ends=bf16_ends, activation_checkpointing=activation_checkpointing),
     )
     with command(run):
         from minipuzzle.stages.distill import run_distill, summary

@@ -18,6 +18,7 @@ from minipuzzle.distill.guard import Guard
 from minipuzzle.distill.interrupt import Interrupt, interrupt
 from minipuzzle.distill.log import TrainingLog
 from minipuzzle.distill.objectives import Objective
+from minipuzzle.distill.parallel import check_precision
 from minipuzzle.distill.schedule import learning_rate
 from minipuzzle.distill.update import Update, check_batch, make_optimizer, micro_batches, update
 from minipuzzle.model import HybridLM, set_precision
@@ -63,10 +64,15 @@ def train(
     check_batch(settings.batch, ranks)
     identity = fingerprint(identity, settings.fixed(), blocks.fingerprint, model.architecture)
     states = States(folder / STATES, identity, ranks, say)
-    with interrupt() as stop:
-        set_precision(model.train(), settings.precision, settings.bf16_ends)
+    check_precision(settings.precision, ranks)
+    with interrupt(ranks) as stop:
+        model.train()
+        if ranks.world == 1:
+            set_precision(model, settings.precision, settings.bf16_ends)
         log = _Run(model, objective, blocks, settings, folder, ranks, states, stop, advance, say).finish()
-        set_precision(model.eval(), "bf16", 0)
+        model.eval()
+        if ranks.world == 1:
+            set_precision(model, "bf16", 0)
     return log.final_loss()
 
 
@@ -100,6 +106,8 @@ class _Run:
             if self.at.step % LOG_EVERY_STEPS == 0 or last:
                 self._write_row()
             stopping, saving = (vote > 0 for vote in done.votes)
+            if stopping:
+                self.stop.agreed.set()
             if stopping or saving or last:
                 self._save()
                 last_saved = time.monotonic()

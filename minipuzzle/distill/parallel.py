@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
-from minipuzzle.kernels import Kernels
 from minipuzzle.model import HybridLM
 from minipuzzle.ranks import Ranks
 
@@ -44,11 +43,11 @@ def shard(model: HybridLM, ranks: Ranks, replicas: int = 1) -> None:
     register_fsdp_forward_method(model, "hidden_states")
 
 
-def load_sharded(
-    checkpoint: Checkpoint, ranks: Ranks, *, replicas: int, dtype: torch.dtype, kernels: Kernels
-) -> HybridLM:
-    """A checkpoint's model of which each process reads and holds its shards only. Raises: as ``shard``, and for NaN."""
-    model = HybridLM(checkpoint.architecture, device="meta", dtype=dtype, kernels=kernels)
+def load_sharded(model: HybridLM, checkpoint: Checkpoint, ranks: Ranks, replicas: int = 1) -> HybridLM:
+    """``model``, made on "meta", sharded and filled: each process reads and holds its own rows only.
+
+    Raises: as ``shard``, and UserError for NaN or infinite weights.
+    """
     shard(model, ranks, replicas)
     model.to_empty(device=ranks.device)
     for name, parameter in model.named_parameters():

@@ -8,7 +8,7 @@ grid, best loss, as NVIDIA's mcore_minitron does), greedy (cheapest step down un
 information, same walk). The grid and the reality check end with the three best distilled for --short-tokens, the lowest
 loss winning, as both papers do. Half of the validation text chooses, the other half reports.
 
-    python benchmarks/search_quality.py --text TEXT --latency t1.json t2.json --budgets 1.11x 1.25x 1.43x 1.67x 2x ...
+    python benchmarks/search_quality.py --text TEXT --latency t1.json t2.json --budgets 1.25x@b1,p512,o64 2x@b1,p512,o64
 
 bounds time instead: one latency table (minipuzzle profile) for each teacher.
 """
@@ -34,6 +34,7 @@ from minipuzzle.artifacts import Scores, write_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks, Tokenizer, load_blocks
 from minipuzzle.distill import distillation, mixed_precision, train
+from minipuzzle.errors import UserError
 from minipuzzle.evaluate import answers, measure
 from minipuzzle.importance import random_scores, score
 from minipuzzle.model import HybridLM, load_model
@@ -43,9 +44,9 @@ from minipuzzle.search.plan import Plan, make_plan
 from minipuzzle.search.propose import candidate, instance, propose, state_of
 from minipuzzle.search.rank import Realised, Reality, realise, reranked, shortlist
 from minipuzzle.search.refine import refine, repair
-from minipuzzle.search.select import select
 from minipuzzle.search.solve import solve
 from minipuzzle.search.timing import load_timing
+from minipuzzle.stages.search import LARGEST
 from minipuzzle.surgery import cut
 
 LENGTH = 512
@@ -74,8 +75,8 @@ def main() -> None:
     parser.add_argument("--teachers", nargs="+", default=[str(embedded.teacher_path())])
     parser.add_argument("--budgets", nargs="+", default=["90%", "80%", "70%", "60%", "50%"])
     parser.add_argument("--latency", nargs="*", default=[], help="a latency table for each teacher, for time budgets")
-    parser.add_argument("--estimator", default="contribution")
-    parser.add_argument("--short-tokens", type=int, default=100_000)
+    parser.add_argument("--estimator", default="mixed")
+    parser.add_argument("--short-tokens", type=int, default=200_000)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--tokens", type=int, default=500_000)
@@ -105,6 +106,9 @@ def main() -> None:
         for future in as_completed([pool.submit(work_on, task) for task in tasks]):
             row = future.result()
             rows.append(row)
+            if "error" in row:
+                say(started, f"{row['budget']} {row['method']}: {row['error']}")
+                continue
             write_json(options.out, {"device": name, "options": {k: str(v) for k, v in vars(options).items()},
                                      "teachers": teachers, "rows": rows, "seconds": time.time() - started})  # fmt: skip
             say(started, f"{Path(row['teacher']).name} {row['budget']} {row['method']:<17} {row['before']['loss']:.4f} -> "
@@ -126,6 +130,14 @@ def prepare(path: Path, options: argparse.Namespace, work: Path, number: int) ->
 
 
 def work_on(task: Task) -> dict[str, Any]:
+    """One row; a method that finds nothing is a row with its error."""
+    try:
+        return row_of(task)
+    except UserError as error:
+        return {"teacher": task.teacher, "budget": task.budget, "method": task.method, "error": str(error)}
+
+
+def row_of(task: Task) -> dict[str, Any]:
     """Search with one method, distil the winner with each seed, and measure."""
     options = dict(task.options)
     torch.set_num_threads(1)
@@ -184,8 +196,7 @@ def search(task: Task, model: HybridLM, choice: TokenBlocks, moves: int) -> tupl
         ranked = realise(plan.candidates(scores, 48), one, {}, "agreement")
         return [r.candidate.selection for r in ranked[:TOP]], len(ranked)
     if task.method == "minitron":
-        largest = np.argsort(-plan.feasible.parameters, kind="stable")[:10]
-        selections = [select(plan.parent, scores, plan.feasible.shape(int(i))) for i in largest]
+        selections = [c.selection for c in plan.largest(scores, LARGEST)]
         return [min(selections, key=lambda selection: one(selection).loss)], len(selections)
     prices = plan.prices
     choices = make_choices(plan.parent, scores, plan.widest(settings), settings, prices.of, prices.limits - prices.base,
@@ -193,12 +204,12 @@ def search(task: Task, model: HybridLM, choice: TokenBlocks, moves: int) -> tupl
     if task.method in ("greedy", "random"):
         state = repair(choices, whole(choices), frozenset(), drops=True)
         if state is None:
-            raise SystemExit(f"greedy cannot reach {task.budget}")
+            raise UserError("The walk gets stuck above the budget.", got=task.budget, allowed="a larger one", next="-")
         return [choices.selection(state)], 0
     if task.method == "solver":
         return [choices.selection(state_of(choices, solve(instance(choices))))], 0
     proposals = propose(plan.parent, scores, plan.widest(settings), settings, prices, 24)
-    found = proposals.candidates(prices, plan.bytes) + plan.candidates(scores, 24)
+    found = proposals.candidates(prices, plan.bytes) + plan.candidates(scores, 24) + plan.largest(scores, LARGEST)
     ranked = realise(found, one, {}, "kl")
     on_ladders = ((choices.state(r.candidate.selection), r) for r in ranked)
     start, first = next((state, r) for state, r in on_ladders if state is not None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 
 class UserError(Exception):
     """A mistake the user can mend. The command line prints its four parts and exits with code 2."""
@@ -12,6 +14,9 @@ class UserError(Exception):
         self.got = str(got)
         self.allowed = str(allowed)
         self.next = next
+
+    def __reduce__(self) -> tuple[object, ...]:  # a process of a pool sends its error home
+        return partial(UserError, got=self.got, allowed=self.allowed, next=self.next), (self.what,)
 
     def __str__(self) -> str:
         return f"{self.what}\n  got:     {self.got}\n  allowed: {self.allowed}\n  next:    {self.next}"

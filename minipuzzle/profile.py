@@ -29,7 +29,7 @@ PHASES: tuple[Phase, ...] = ("prefill", "decode")
 SECONDS = 0.5
 REPEATS = (6, 60)
 ROUNDS = {"cuda": 1, "cpu": 3}
-"""Times over everything, medians of them: a CPU is shared with others, whose load drifts."""
+"""Times over everything, the least of which counts: a CPU is shared with others, who can only slow a round down."""
 MEMORY_SHARE = 0.6
 
 
@@ -81,7 +81,7 @@ def profile(
                 seen.setdefault((phase, work.batch, tokens, surroundings(parent)), []).append(around)
         del model
         advance(1)
-    entries = {key: statistics.median(values) for key, values in seen.items()}
+    entries = {key: min(values) for key, values in seen.items()}
     meta = {
         "device": machine.name, "dtype": str(machine.dtype).removeprefix("torch."), "kernels": machine.kernels.reason,
         "torch": torch.__version__, "date": datetime.date.today().isoformat(), "workloads": [str(w) for w in works],
@@ -162,7 +162,7 @@ def additivity(table: LatencyTable, architectures: Sequence[Architecture], works
         advance(1)
     rows = []
     for (number, work, phase), values in measured.items():
-        architecture, took = architectures[number], statistics.median(values)
+        architecture, took = architectures[number], min(values)
         predicted = model_ms(table, architecture, phase, work)
         rows.append({"pattern": architecture.pattern, "parameters": architecture.parameters, "phase": phase,
                      "workload": str(work), "predicted_ms": predicted, "measured_ms": took,

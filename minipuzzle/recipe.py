@@ -50,7 +50,7 @@ class ScoreSettings:
     samples: int = 1024
     block_samples: int = 128
     batch: int = 8
-    estimator: str = "minitron"
+    estimator: str = "mixed"
     metric: Metric = "mse"
     curves: bool = True
     iterative: int = 0

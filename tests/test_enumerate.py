@@ -165,6 +165,14 @@ def test_candidates_are_the_maximal_then_the_rest_by_least_damage(seed, share, l
         assert candidate.bytes == memory(student, workload).total
 
 
+def test_the_largest_are_those_with_the_most_parameters():
+    parent = tiny("M-M-M*-", vocab=64)
+    plan = make_plan(parent, SearchSettings(budget=("70%",), multiple=8, least=("attention=0%", "others=25%", "width=25%")))
+    found = plan.largest(scored(parent), 10)
+    assert [c.parameters for c in found] == sorted(plan.feasible.parameters.tolist(), reverse=True)[:10]
+    assert all(c.selection.student(parent).parameters == c.parameters for c in found)
+
+
 def test_damage_adds_up_what_is_dropped_and_cut():
     parent = tiny("M-M*-M-")
     scores = scored(parent)

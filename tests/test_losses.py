@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 from conftest import shaken, tiny
 
-from minipuzzle.distill import distillation, losses
+from minipuzzle.distill import distillation, loss_tiles, losses
 from minipuzzle.distill.divergences import DIVERGENCES
-from minipuzzle.distill.losses import linear_loss, tile_sizes
+from minipuzzle.distill.loss_tiles import tile_sizes
+from minipuzzle.distill.losses import linear_loss
 from minipuzzle.errors import UserError
 from minipuzzle.recipe import DistillSettings, loss_terms
 
@@ -37,13 +38,18 @@ def error(got, want):
     return ((got.double() - want).norm() / want.norm()).item()
 
 
-@pytest.mark.parametrize("tiles", ["one", "many"])
+@pytest.mark.parametrize("way", ["one pass", "one pass, few rows", "one tile", "many tiles"])
 @pytest.mark.parametrize("name", DIVERGENCES)
-def test_equals_full_logits_in_float64(name, tiles, monkeypatch):
-    monkeypatch.setattr(losses, "TOP_K", 10)
-    if tiles == "many":
-        monkeypatch.setattr(losses, "TILE_TOKENS", 7)
-        monkeypatch.setattr(losses, "TILE_BYTES", 1)
+def test_equals_full_logits_in_float64(name, way, monkeypatch):
+    monkeypatch.setattr(loss_tiles, "TOP_K", 10)
+    if "tile" in way:
+        monkeypatch.setattr(losses, "makes_logits_once", lambda *heads: False)
+    if way == "many tiles":
+        monkeypatch.setattr(loss_tiles, "TILE_TOKENS", 7)
+        monkeypatch.setattr(loss_tiles, "TILE_BYTES", 1)
+    if "few" in way:
+        monkeypatch.setattr(losses, "ROW_BYTES", 1)
+        monkeypatch.setattr(losses, "GRADIENT_BYTES", 1)
     hidden, head, other, other_head = problem()
     targets = torch.randint(0, 300, (30,), generator=torch.Generator().manual_seed(1))
     doubles = [t.double().requires_grad_() for t in (hidden, head)]
@@ -62,15 +68,24 @@ def test_equals_full_logits_in_float64(name, tiles, monkeypatch):
 
 
 def test_tiles_fit_their_budget():
-    """131,072 words x 8,192 channels, 8,192 tokens: a tile and the FP32 gradient of the states stay under 1.1 GiB."""
+    """131,072 words x 8,192 channels, 8,192 tokens: a tile and the FP32 gradient of the states stay under 1.2 GiB."""
     rows, words = tile_sizes(8192, 131072, 8192, 8192)
     assert (rows, 131072 % words) == (4096, 0)
-    tile = rows * words * 10 + words * 8192 * (8 + 4) + rows * 8192 * 4
-    assert tile <= losses.TILE_BYTES
-    assert tile + 8192 * 8192 * 4 < 1.1 * 2**30
+    tile = rows * words * 10 + words * 8192 * (4 + 4)
+    assert tile <= loss_tiles.TILE_BYTES
+    assert tile + 8192 * 8192 * 4 < 1.2 * 2**30
     assert tile_sizes(4096, 4096, 192, 192) == (4096, 4096)  # the embedded model: one tile, its logits are made once
-    rows, words = tile_sizes(5000, 1001, 64, 0)
-    assert (rows, words) == (2500, 1001)
+    assert tile_sizes(5000, 1001, 64, 0) == (2500, 1001)
+
+
+def test_logits_are_made_once_where_memory_allows():
+    head = lambda vocab, width, dtype, grad=True: torch.empty(vocab, width, dtype=dtype, device="meta", requires_grad=grad)  # noqa: E731
+    bf16, fp32 = torch.bfloat16, torch.float32
+    teacher = head(131072, 2048, bf16, False)
+    assert losses.makes_logits_once(head(131072, 2048, fp32), teacher, bf16)  # FP32 masters, 1 B parameters
+    assert not losses.makes_logits_once(head(131072, 8192, fp32), teacher, bf16)  # its BF16 copy takes 2 GiB
+    assert not losses.makes_logits_once(head(131072, 2048, bf16), teacher, bf16)  # sharded: the gradient is BF16
+    assert losses.makes_logits_once(head(131072, 8192, bf16, False), teacher, bf16)  # a frozen head
 
 
 def test_frozen_head_or_states_and_no_teacher():

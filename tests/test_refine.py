@@ -1,5 +1,7 @@
 """Choices and local search: every state fits, units stay together, and small spaces are searched to the optimum."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import tiny
@@ -104,5 +106,7 @@ def test_the_short_list_by_kl_holds_different_blocks_first():
     assert len({tuple(r.candidate.selection.kept_blocks) for r in kept}) == 3
     assert kept[0] is by_kl[0]
     assert shortlist(by_kl, 3, "agreement") == by_kl[:3]
+    solvers = [replace(r, candidate=replace(r.candidate, origin="solver", damage=-i)) for i, r in enumerate(by_kl)]
+    assert [r.candidate.name for r in shortlist(solvers, 2, "kl")] == [by_kl[0].candidate.name, by_kl[-1].candidate.name]
     everything = shortlist(by_kl, len(by_kl), "kl")
     assert sorted(r.candidate.name for r in everything) == sorted(r.candidate.name for r in by_kl)

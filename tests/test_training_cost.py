@@ -1,6 +1,9 @@
 """What a training step costs, by pencil."""
 
+import math
+
 import pytest
+import torch
 from conftest import shaken, tiny
 
 from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2
@@ -8,6 +11,7 @@ from minipuzzle.cost.flops import flops_per_token
 from minipuzzle.cost.training import peak_flops, saved_bytes, training_bytes, training_flops
 from minipuzzle.distill.prepare import prepare
 from minipuzzle.recipe import Training
+from minipuzzle.stages.meter import Meter
 
 
 def test_flops():
@@ -36,6 +40,18 @@ def test_bytes():
     whole, less = (training_bytes(model, 1000, checkpointing=c) for c in (False, True))
     assert whole - less == 1000 * (10 * (saved_bytes(ff) + saved_bytes(mamba)) - 20 * 16 - saved_bytes(mamba))
     assert whole - training_bytes(model, 1000, checkpointing=False, ranks=2) == model.parameters * 7
+
+
+def test_meter(monkeypatch):
+    now = iter((0.0, 2.0, 4.0))
+    monkeypatch.setattr("minipuzzle.stages.meter.time.monotonic", lambda: next(now))
+    architecture = tiny()
+    meter = Meter("KL", architecture, 63, torch.device("cpu"))
+    meter.peak = 1000.0 * meter.flops
+    assert meter.note(0, math.nan) == ""
+    assert meter.note(500, 0.5) == "KL 0.5000  250 tokens/s  MFU 25.0%"
+    meter.peak = None
+    assert meter.note(4500, 0.25) == "KL 0.2500  2,000 tokens/s"
 
 
 @pytest.mark.parametrize("checkpointing", ["auto", "on", "off"])

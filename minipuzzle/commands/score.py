@@ -16,7 +16,7 @@ def score(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint (de
           samples: Annotated[int, typer.Option(help="Blocks of text for FFN channels and Mamba heads.")] = 1024,
           block_samples: Annotated[int, typer.Option(help="Blocks of text for removing whole blocks.")] = 128,
           batch: int = 8,
-          estimator: Annotated[str, typer.Option(help="How channels and heads are scored.")] = "minitron",
+          estimator: Annotated[str, typer.Option(help="How channels and heads are scored.")] = "mixed",
           metric: Annotated[str, typer.Option(help="What removing a block does: mse, logit-mse, kl or loss.")] = "mse",
           curves: Annotated[bool, typer.Option(help="Also narrow each block to some sizes.")] = True,
           iterative: Annotated[int, typer.Option(help="Remove this many blocks one by one, scoring again.")] = 0,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
@@ -119,8 +119,11 @@ class LatencyTable:
 
 
 def describe(block: Block) -> str:
-    """A block as JSON: what distinguishes its time from another's."""
-    return json.dumps({"kind": block.kind, **asdict(block)}, sort_keys=True)
+    """A block as JSON: what distinguishes its time from another's. Defaults are left out, so that a field which is new to
+    blocks does not make tables unreadable that were measured before it."""
+    default = {f.name: f.default for f in fields(block)}
+    own = {name: value for name, value in asdict(block).items() if value != default[name]}
+    return json.dumps({"kind": block.kind, **own}, sort_keys=True)
 
 
 def surroundings(parent: Architecture) -> str:

@@ -19,6 +19,7 @@ from minipuzzle.distill.interrupt import Interrupt, interrupt
 from minipuzzle.distill.log import TrainingLog
 from minipuzzle.distill.objectives import Objective
 from minipuzzle.distill.parallel import check_precision
+from minipuzzle.distill.prepare import prepare
 from minipuzzle.distill.schedule import learning_rate
 from minipuzzle.distill.update import Update, check_batch, make_optimizer, micro_batches, update
 from minipuzzle.model import HybridLM, set_precision
@@ -66,13 +67,12 @@ def train(
     states = States(folder / STATES, identity, ranks, say)
     check_precision(settings.precision, ranks)
     with interrupt(ranks) as stop:
-        model.train()
-        if ranks.world == 1:
-            set_precision(model, settings.precision, settings.bf16_ends)
+        at_once = (settings.micro_batch or settings.batch // ranks.world) * blocks.block_length
+        chosen = prepare(model.train(), settings, at_once, ranks.world)
+        if chosen:
+            say(chosen)
         log = _Run(model, objective, blocks, settings, folder, ranks, states, stop, advance, say).finish()
-        model.eval()
-        if ranks.world == 1:
-            set_precision(model, "bf16", 0)
+        set_precision(model.eval(), "bf16", 0)
     return log.final_loss()
 
 

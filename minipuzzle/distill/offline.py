@@ -70,7 +70,8 @@ class TeacherCache:
             "isolate_documents": isolate, "keep": f"{'sampled' if keep.sample else 'top'}-{keep.count}",
             "vocabulary": vocabulary,
         }  # fmt: skip
-        self.rows = max(1, SHARD_BYTES // (keep.bytes_per_token(vocabulary) * blocks.block_length))
+        wanted = SHARD_BYTES // (keep.bytes_per_token(vocabulary) * blocks.block_length)
+        self.rows = max(1, min(len(blocks), wanted))
         self._check()
         self._where: dict[bytes, tuple[Path, int]] = {}
 

@@ -8,6 +8,7 @@ convolution (arXiv:2504.11409, section 3.1) | ``HeadNorm`` before o_proj (arXiv:
 | ``minitron-pre`` | ``MeanAbsolute`` of X W1^T (arXiv:2504.03624, literally; of up where there is a gate) | as ``minitron`` | \
 as ``minitron`` | as ``minitron`` |
 | ``flap`` | ``Fluctuation`` into down_proj | ``Fluctuation`` into out_proj | ``Fluctuation`` into o_proj | - |
+| ``mixed`` (default) | as ``flap`` | as ``contribution`` | as ``contribution`` | as ``minitron`` |
 | ``contribution`` | ``Contribution`` into down_proj | ``Contribution`` into out_proj (ours) | ``HeadContribution`` | - |
 | ``magnitude`` | norms of rows of up_proj (and gate_proj) | of in_proj's x | of q_proj | norms over all matrices |
 | ``random`` | uniform | uniform | uniform | uniform |
@@ -17,7 +18,9 @@ Where sources differ: NVIDIA's Model Optimizer reads FFN channels after the acti
 arXiv:2504.03624 before it (``minitron-pre``). For attention it takes mean |x| of each channel and then the norm over a
 head's; F_head of arXiv:2407.14679 takes the norm first, as here. FLAP's released code squares its attention scores and
 standardises all of them to compare blocks, and adds the mean of what it cuts to a bias; none of that is done here.
-Scores rank the channels of one block; ``minipuzzle.importance.stream`` says what blocks are worth.
+``mixed`` takes for each kind of block what kept most on two teachers, before and after distillation
+(docs/results/importance.md). Scores rank the channels of one block; ``minipuzzle.importance.stream`` says what blocks
+are worth.
 """
 
 from __future__ import annotations
@@ -36,7 +39,8 @@ from minipuzzle.errors import UserError
 from minipuzzle.importance.baselines import block_magnitudes, block_noise
 from minipuzzle.importance.readings import Array, Contribution, Fluctuation, HeadContribution, HeadNorm, MeanAbsolute, Reading
 
-FORWARD = ("minitron", "minitron-pre", "flap", "contribution", "magnitude", "random")
+MIXED = {"mlp": "flap", "mamba": "contribution", "attention": "contribution"}
+FORWARD = ("mixed", "minitron", "minitron-pre", "flap", "contribution", "magnitude", "random")
 """Estimators that need one block at a time: forward activations or weights alone."""
 ESTIMATORS = (*FORWARD, "taylor")
 OUTPUTS = {"mamba": "out_proj", "mlp": "down_proj", "attention": "o_proj"}
@@ -64,6 +68,11 @@ def width_axis(block: Block) -> tuple[str, tuple[int, ...]]:
     return ("intermediate", (block.intermediate,)) if isinstance(block, FeedForward) else ("q_heads", (block.q_heads,))
 
 
+def of_kind(block: Block, estimator: str) -> str:
+    """The estimator that scores a block: itself, or the one that "mixed" takes for the block's kind."""
+    return MIXED[block.kind] if estimator == "mixed" else estimator
+
+
 class Collector:
     """Hooks on one block's module while it is entered; every batch that passes meanwhile counts.
 
@@ -74,9 +83,9 @@ class Collector:
 
     def __init__(self, block: Block, module: nn.Module, estimator: str, seed: int = 0) -> None:
         check_streamable(estimator)
-        self.block, self.module, self.estimator, self.seed = block, module, estimator, seed
+        self.block, self.module, self.estimator, self.seed = block, module, of_kind(block, estimator), seed
         self.handles: list[RemovableHandle] = []
-        self.reading = _reading(block, module, estimator)
+        self.reading = _reading(block, module, self.estimator)
         self.sums: dict[str, Array] = {} if self.reading is None else self.reading.sums
 
     def __enter__(self) -> Collector:
@@ -141,6 +150,8 @@ def watch(block: Block, module: nn.Module, estimator: str, read: Callable[[Tenso
 
 def footprint_hooks(block: Block, estimator: str = "minitron") -> Callable[[nn.Module], None]:
     """Puts hooks on a module of "meta" tensors that allocate what the collectors do and keep nothing."""
+
+    estimator = of_kind(block, estimator)
 
     def put(module: Any) -> None:
         reading, hidden = _reading(block, module, estimator), MeanAbsolute(block.hidden)

@@ -165,17 +165,17 @@ class FeedForwardBlock(_Residual):
         self.down_proj = nn.Linear(block.intermediate, block.hidden, bias=block.bias)
 
     def mixer(self, x: Tensor, documents: Tensor | None, slot: None, past: int) -> Tensor:
-        if self.block.packed:
-            gate, up = self.gate_up_proj(x).chunk(2, -1)
-        else:
-            up = self.up_proj(x)
-            gate = self.gate_proj(x) if self.block.gated else up
-        y = F.silu(gate) if self.block.activation == "silu" else relu_squared(gate)
-        if self.block.gated:
-            y = y * up
+        y = self._gated(x) if self.block.gated else self._activation(self.up_proj(x))
         if "intermediate" in self.kept:
             y = y * self.kept["intermediate"]
         return _added(self.down_proj(y), self.block)
+
+    def _gated(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up_proj(x).chunk(2, -1) if self.block.packed else (self.gate_proj(x), self.up_proj(x))
+        return self._activation(gate) * up
+
+    def _activation(self, x: Tensor) -> Tensor:
+        return F.silu(x) if self.block.activation == "silu" else relu_squared(x)
 
 
 def _added(y: Tensor, block: Block) -> Tensor:

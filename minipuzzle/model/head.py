@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from minipuzzle.kernels.pointwise import product_dtype
+from minipuzzle.kernels.pointwise import compiled, product_dtype
 
-__all__ = ["matmul_fp32", "product_dtype"]
+__all__ = ["add_matmul_fp32", "compiled", "matmul_fp32", "product_dtype"]
 
 
 def matmul_fp32(a: Tensor, b: Tensor) -> Tensor:
@@ -22,3 +22,12 @@ def matmul_fp32(a: Tensor, b: Tensor) -> Tensor:
         if a.is_cuda and a.dtype == torch.bfloat16 and not has_gradient:  # PyTorch has no derivative of this one
             return torch.mm(a, b, out_dtype=torch.float32)
         return a.float() @ b.float()
+
+
+@torch.no_grad()
+def add_matmul_fp32(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b for an FP32 ``total``, the product never rounded and on CUDA never stored on its own."""
+    if a.is_cuda and a.dtype == torch.bfloat16:
+        torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
+    else:
+        total.addmm_(a.float(), b.float())

@@ -55,3 +55,12 @@ def init_model(
             dt = torch.empty_like(block.dt_bias).uniform_(math.log(1e-3), math.log(0.1), generator=generator).exp()
             block.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus(dt_bias) == dt
     return model.to(device=device, dtype=dtype)
+
+
+@torch.no_grad()
+def frozen(model: HybridLM) -> HybridLM:
+    """The model as a teacher: no gradients, and on CUDA its matrices in BF16, in which they are multiplied anyway."""
+    for parameter in model.requires_grad_(False).parameters():
+        if parameter.is_cuda and parameter.ndim == 2:
+            parameter.data = parameter.data.to(torch.bfloat16)
+    return model.eval()

@@ -18,7 +18,7 @@ from minipuzzle.cost.pricing import Pricing, pricing
 from minipuzzle.errors import UserError
 from minipuzzle.recipe import SearchSettings
 from minipuzzle.search.enumerate import Feasible, costs, enumerate_shapes, grid, maximal, times
-from minipuzzle.search.select import Candidate, candidates
+from minipuzzle.search.select import Candidate, candidates, largest
 from minipuzzle.space import Bounds, bounds, check_asked, check_uniform, levels
 
 GIB = 2**30
@@ -61,6 +61,10 @@ class Plan:
     def candidates(self, scores: Scores, limit: int) -> list[Candidate]:
         """The ``limit`` candidates with the least predicted damage."""
         return candidates(self.parent, scores, self.feasible, self.is_maximal, limit)
+
+    def largest(self, scores: Scores, count: int) -> list[Candidate]:
+        """The ``count`` candidates with the most parameters."""
+        return largest(self.parent, scores, self.feasible, count)
 
     def maximal(self) -> list[dict[str, Any]]:
         """The maximal shapes, largest first, with their costs."""

@@ -62,18 +62,22 @@ def shortlist(ranked: Sequence[Realised], count: int, ranking: Ranking) -> list[
     """The ``count`` that go on to a short distillation.
 
     By agreement they are the first ones, as in the paper. By KL the first few are often one model with a rung moved, from
-    which a distillation learns nothing: the best of each set of kept blocks comes first, then the others in order.
+    which a distillation learns nothing, and KL before training favours what is intact over what heals: first comes the
+    best by KL, then the solver's own optimum (least summed damage), then the best of each other set of kept blocks.
     """
-    if ranking == "agreement":
+    if ranking == "agreement" or not ranked:
         return list(ranked[:count])
-    seen: set[tuple[int, ...]] = set()
-    fresh: list[Realised] = []
-    rest: list[Realised] = []
+    optimum = min((r for r in ranked if r.candidate.origin == "solver"), key=lambda r: r.candidate.damage, default=ranked[0])
+    chosen = {r.candidate.name: r for r in (ranked[0], optimum)}
+    seen = {tuple(r.candidate.selection.kept_blocks) for r in chosen.values()}
     for realised in ranked:
         kept = tuple(realised.candidate.selection.kept_blocks)
-        (rest if kept in seen else fresh).append(realised)
-        seen.add(kept)
-    return (fresh + rest)[:count]
+        if kept not in seen:
+            seen.add(kept)
+            chosen.setdefault(realised.candidate.name, realised)
+    for realised in ranked:
+        chosen.setdefault(realised.candidate.name, realised)
+    return list(chosen.values())[:count]
 
 
 def _order(realities: list[Reality], ranking: Ranking) -> list[int]:

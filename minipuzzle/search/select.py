@@ -115,6 +115,21 @@ def candidates(
     ]  # fmt: skip
 
 
+def largest(parent: Architecture, scores: Scores, feasible: Feasible, count: int) -> list[Candidate]:
+    """The ``count`` shapes with the most parameters, from which NVIDIA's mcore_minitron chooses (Model Optimizer).
+
+    Where many blocks go at once, sums of one-block scores can leave the best of these out.
+    """
+    found = []
+    for number, index in enumerate(np.argsort(-feasible.parameters, kind="stable")[:count], start=1):
+        selection = select(parent, scores, feasible.shape(int(index)))
+        found.append(Candidate(
+            name=f"l{number:03}", origin="largest", selection=selection, damage=damage(parent, scores, selection),
+            parameters=int(feasible.parameters[index]), bytes=int(feasible.bytes[index]),
+        ))  # fmt: skip
+    return found
+
+
 def _damages(parent: Architecture, scores: Scores, shapes: NDArray[np.int64]) -> NDArray[np.float64]:
     """[n] float64: ``damage`` of ``select`` for shapes [n, 5], from one table [kept units] for each kind and size."""
     total = np.zeros(len(shapes))

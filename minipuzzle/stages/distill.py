@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -20,13 +19,14 @@ from minipuzzle.distill.objectives import Objective
 from minipuzzle.distill.offline import Keep, TeacherCache
 from minipuzzle.distill.parallel import check_precision, load_sharded, write_gathered
 from minipuzzle.evaluate import measure
-from minipuzzle.model import HybridLM, set_precision
+from minipuzzle.model import HybridLM, frozen, set_precision
 from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.recipe import DistillSettings, Training
 from minipuzzle.report.card import write_card
 from minipuzzle.rundir import RunDir
 from minipuzzle.stages.job import Job, say
+from minipuzzle.stages.meter import Meter
 from minipuzzle.stages.prune import run_prune
 
 
@@ -107,10 +107,7 @@ class _Distillation:
         model = self._load(cut)
         if short:
             load_parameters(self.job.run / "distill" / f"{name}-short" / STATES, model, self.group)
-        final = self._train(model, self.settings.training, "long", name, "long run")
-        if "parent_model" in vars(self.job):
-            set_precision(self.job.parent_model, "bf16", 0)
-        return model, final
+        return model, self._train(model, self.settings.training, "long", name, "long run")
 
     def _train(self, model: HybridLM, settings: Training, folder_name: str, identity: str, label: str) -> float:
         folder, identity = self.job.run / "distill" / folder_name, f"{self.identity} {identity}"
@@ -120,10 +117,13 @@ class _Distillation:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "identity").write_text(identity)
         self.group.together(lambda: None)
+        teacher = None if self.settings.teacher_logits else self.teacher_file.architecture
+        meter = Meter("loss", model.architecture, self.blocks.block_length, self.job.device, teacher=teacher,
+                      ranks=self.group.world)  # fmt: skip
         with progress_bar(f"distill: {label}", settings.tokens, "tokens") as bar:
 
             def advance(tokens: int, loss: float) -> None:
-                bar.update(min(tokens, settings.tokens), "" if math.isnan(loss) else f"KL {loss:.4f}")
+                bar.update(min(tokens, settings.tokens), meter.note(tokens, loss))
 
             return train(model, self.objective, self.blocks, settings, folder, identity=identity, advance=advance, say=say,
                          ranks=self.group)  # fmt: skip
@@ -140,7 +140,7 @@ class _Distillation:
             dtype = torch.bfloat16 if self.job.device.type == "cuda" else torch.float32
             return self._load(self.teacher_file, dtype).requires_grad_(False)
         same = self.teacher_file.fingerprint == self.job.parent.fingerprint
-        teacher = (self.job.parent_model if same else self.job.load(self.teacher_file)).requires_grad_(False)
+        teacher = frozen(self.job.take_parent() if same else self.job.load(self.teacher_file))
         set_precision(teacher, self.settings.teacher_precision, self.settings.training.bf16_ends)
         return teacher
 
@@ -160,7 +160,6 @@ class _Distillation:
             teacher = self._teacher()
             with progress_bar("distill: teacher", len(missing) * cache.rows * length, "tokens") as bar:
                 cache.fill(teacher, missing, self.group, max(1, training.batch // self.group.world), bar.advance)
-            vars(self.job).pop("parent_model", None)
         return cache.objective()
 
 

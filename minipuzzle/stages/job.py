@@ -69,6 +69,12 @@ class Job:
         say(f"kernels: {self.kernels.name} ({self.kernels.reason})")
         return self.load(self.parent)
 
+    def take_parent(self) -> HybridLM:
+        """The parent for a caller that will change it; who asks for ``parent_model`` afterwards gets it loaded anew."""
+        model = self.parent_model
+        del self.parent_model
+        return model
+
 
 def check_tokenizer(tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
     """Raises: UserError where the tokenizer has words that the model has no embedding for."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +24,7 @@ from minipuzzle.recipe import EMBEDDED, PretrainRecipe
 from minipuzzle.rundir import RunDir
 from minipuzzle.stages.evaluate import device_name
 from minipuzzle.stages.job import pick_device, say
+from minipuzzle.stages.meter import Meter
 
 
 def run_pretrain(recipe: PretrainRecipe, run: RunDir) -> Checkpoint:
@@ -59,10 +59,11 @@ def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
     if group.world > 1:
         shard(model, group, recipe.training.replicas)
     identity = fingerprint(recipe.model, recipe.training.fixed())
+    meter = Meter("loss", architecture, recipe.data.length, device, ranks=group.world)
     with progress_bar("pretrain", recipe.training.tokens, "tokens") as bar:
 
         def advance(tokens: int, loss: float) -> None:
-            bar.update(min(tokens, recipe.training.tokens), "" if math.isnan(loss) else f"loss {loss:.4f}")
+            bar.update(min(tokens, recipe.training.tokens), meter.note(tokens, loss))
 
         final = train(model, next_token, blocks, recipe.training, run / "pretrain", identity=identity,
                       advance=advance, say=say, ranks=group)  # fmt: skip

@@ -23,6 +23,7 @@ from minipuzzle.stages.job import Job, say
 
 FILE = "search.json"
 LATENCY = "latency.json"
+LARGEST = 10
 
 
 def run_search(job: Job, settings: SearchSettings) -> dict[str, Any]:
@@ -96,6 +97,9 @@ class Search:
                                 self.plan.prices, self.settings.candidates)  # fmt: skip
             facts = self._facts(proposals)
             found += proposals.candidates(self.plan.prices, self.plan.bytes)
+            largest = self.plan.largest(self.scores, LARGEST)
+            found += largest
+            self._step("with the most parameters", self.plan.feasible.count, len(largest), 0.0)
             self._step("proposed by the solver", len(proposals.states), len(proposals.states), proposals.seconds)
         started = time.monotonic()
         with progress_bar("search: candidates", len(found), "candidates") as bar:

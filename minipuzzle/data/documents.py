@@ -71,14 +71,15 @@ def _format(path: Path) -> str:
     return inner if inner in (".txt", ".jsonl") else ""
 
 
-def _open(path: Path) -> IO[bytes]:
+def open_data(path: Path) -> IO[bytes]:
+    """The uncompressed bytes of a file."""
     suffix = path.suffix.lower()
     return OPENERS[suffix](path) if suffix in OPENERS else path.open("rb")
 
 
 def _text(path: Path) -> Iterator[str]:
     separator, rest = SEPARATOR.encode(), b""
-    with _open(path) as file:
+    with open_data(path) as file:
         while part := file.read(READ_AT_ONCE):
             *whole, rest = (rest + part).split(separator)
             yield from (document.decode() for document in whole)
@@ -86,7 +87,7 @@ def _text(path: Path) -> Iterator[str]:
 
 
 def _jsonl(path: Path) -> Iterator[str]:
-    with _open(path) as file:
+    with open_data(path) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue

@@ -2,9 +2,9 @@
 
 from minipuzzle.distill.checkpointing import load_parameters
 from minipuzzle.distill.loop import train
-from minipuzzle.distill.objectives import check_vocabularies, distillation, next_token
+from minipuzzle.distill.objectives import answers_only, check_vocabularies, distillation, next_token
 from minipuzzle.distill.update import mixed_precision
 
 __all__ = [
-    "check_vocabularies", "distillation", "load_parameters", "mixed_precision", "next_token", "train",
+    "answers_only", "check_vocabularies", "distillation", "load_parameters", "mixed_precision", "next_token", "train",
 ]  # fmt: skip

@@ -68,8 +68,7 @@ def train(
     check_precision(settings.precision, ranks)
     with interrupt(ranks) as stop:
         at_once = (settings.micro_batch or settings.batch // ranks.world) * blocks.block_length
-        chosen = prepare(model.train(), settings, at_once, ranks.world)
-        if chosen:
+        if chosen := prepare(model.train(), settings, at_once, ranks.world):
             say(chosen)
         log = _Run(model, objective, blocks, settings, folder, ranks, states, stop, advance, say).finish()
         set_precision(model.eval(), "bf16", 0)

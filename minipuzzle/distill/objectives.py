@@ -36,6 +36,29 @@ def next_token(model: HybridLM, tokens: Tensor, documents: Tensor | None) -> Bat
     return BatchLoss(total=loss.total, entropy=loss.entropy, tokens=targets.numel())
 
 
+def answers_only(teacher: HybridLM | None = None) -> Objective:
+    """Cross-entropy of the answers' tokens, or KL(teacher || student) where they are predicted.
+
+    ``documents`` are the segments of ``data.load_instructions``: odd ones are answers, 2 k and 2 k + 1 one example, which
+    sees no other. Only the hidden states that predict an answer meet the head.
+    """
+
+    def objective(model: HybridLM, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
+        if documents is None:
+            raise ValueError("answers_only needs the segments: set isolate_documents")
+        examples, wanted = documents // 2, documents[:, 1:] % 2 == 1
+        hidden = model.hidden_states(tokens, examples)[:, :-1][wanted]
+        if teacher is None:
+            found = linear_loss(hidden, model.head_weight, targets=tokens[:, 1:][wanted])
+        else:
+            with torch.no_grad():
+                target = teacher.hidden_states(tokens, examples)[:, :-1][wanted]
+            found = linear_loss(hidden, model.head_weight, (target, teacher.head_weight))
+        return BatchLoss(total=found.total, entropy=found.entropy, tokens=len(hidden))
+
+    return objective
+
+
 def distillation(teacher: HybridLM, loss: str = DEFAULT_LOSS) -> Objective:
     """What ``loss`` names (``recipe.loss_terms``) between teacher and student at every position.
 

@@ -40,12 +40,15 @@ def update(
     """Take a step on ``parts`` (tokens [b, s], documents), this process's micro-batches.
 
     Losses are summed and divided once by the number of tokens of all processes, so that neither micro-batches nor
-    processes of unequal counts are weighed wrongly. Raises: UserError where the guard gives up.
+    processes of unequal counts are weighed wrongly. Raises: UserError where the guard gives up, and where nothing would
+    be trained.
     """
     sums, count = torch.zeros(2, dtype=torch.float64), 0
     for tokens, documents in parts:
         with mixed_precision(tokens.device):
             batch = objective(model, tokens, documents)
+        if not batch.total.requires_grad:
+            raise _no_gradient("a loss that depends on no trained parameter")
         batch.total.backward()
         sums = sums.to(tokens.device) + torch.stack((batch.total.detach().double(), batch.entropy.double()))
         count += batch.tokens
@@ -53,6 +56,8 @@ def update(
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     scale = ranks.world / everyone  # FSDP has averaged the processes' sums
     norm = _norm(gradients) * scale
+    if norm == 0 and total != 0:
+        raise _no_gradient(f"{len(gradients)} gradients, all of them 0, at a loss of {total / everyone:.4g}")
     skipped = guard.accept(total / everyone, norm)
     if not skipped:
         torch._foreach_mul_(gradients, scale * min(1.0, clip / (norm + 1e-6)))
@@ -101,6 +106,13 @@ def make_optimizer(model: HybridLM, settings: Training) -> torch.optim.AdamW:
     ]
     on_gpu = next(model.parameters()).is_cuda
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.95), eps=1e-8, fused=on_gpu)
+
+
+def _no_gradient(got: str) -> UserError:
+    return UserError(
+        "This step would train nothing.", got=got, allowed="a gradient of some trained parameter",
+        next="Check which parameters are trained: an adapter must be on projections that the model runs.",
+    )  # fmt: skip
 
 
 def _norm(gradients: list[Tensor]) -> float:

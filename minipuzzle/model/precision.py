@@ -47,7 +47,9 @@ def _set(model: HybridLM, layers: list[str], make: Callable[[Any], nn.Module]) -
     for path in layers:
         block, _, name = path.rpartition(".")
         parent = model.get_submodule(block)
-        setattr(parent, name, make(getattr(parent, name)))
+        before = getattr(parent, name)
+        setattr(parent, name, after := make(before))
+        after._forward_hooks = before._forward_hooks  # an adapter goes with its projection
 
 
 def _check_sizes(layers: dict[str, nn.Linear]) -> None:

@@ -1,0 +1,133 @@
+"""Our file of a trained adapter: one safetensors file, shared tensors once, and a JSON header that says what ties to what."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from minipuzzle.adapters.plan import AdapterPlan, Group, Site, parse_mask, projections
+from minipuzzle.arch import Architecture
+from minipuzzle.artifacts import write_atomic
+from minipuzzle.errors import UserError
+
+FORMAT = "minipuzzle-adapter-1"
+NAME = "adapter.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """One projection's ordinary LoRA: W + (alpha/rank) b a, a [rank, d_in], b [d_out, rank]."""
+
+    module: str
+    rank: int
+    alpha: float
+    a: Tensor
+    b: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedAdapter:
+    """A plan with the values of its factors ("group.factor" -> tensor) and the fingerprint of the checkpoint it was
+    trained on (None: unknown, as for adapters of PEFT)."""
+
+    plan: AdapterPlan
+    tensors: dict[str, Tensor]
+    base: str | None
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of the values and what they mean."""
+        digest = hashlib.sha256(json.dumps(_header(self), sort_keys=True).encode())
+        for name, tensor in sorted(self.tensors.items()):
+            digest.update(name.encode() + tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def loras(self) -> Iterator[Lora]:
+        """What each adapted projection amounts to, exactly: a = diag(u) A, b = diag(v) B, in the dtype of the factors.
+
+        Source: arXiv:2311.09578; a diagonal matrix between two factors belongs to either of them.
+        """
+        for group in self.plan.groups:
+            for layer, site in enumerate(group.sites):
+                a, b = (self._scaled(group.name, *names, layer) for names in (("A", "u"), ("B", "v")))
+                for module, rows in site.parts():
+                    yield Lora(module=module, rank=group.rank, alpha=group.alpha, a=a, b=b[rows].contiguous())
+
+    def check(self, architecture: Architecture) -> None:
+        """Raises: UserError where the model has not the projections that the adapter is for."""
+        for group in self.plan.groups:
+            for site in group.sites:
+                found = projections(architecture.blocks[site.block]) if site.block < len(architecture.blocks) else {}
+                for name, rows in zip(site.projections, site.rows, strict=True):
+                    if found.get(name) != (rows, group.d_in):
+                        raise UserError(
+                            f"The adapter is for another model: blocks.{site.block}.{name}.", got=found.get(name),
+                            allowed=f"a projection of shape {(rows, group.d_in)}",
+                            next="Name the checkpoint that the adapter was trained on.",
+                        )  # fmt: skip
+
+    def write(self, path: Path) -> None:
+        """Write the file, whole or not at all."""
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in self.tensors.items()}
+        write_atomic(path, save(tensors, metadata={"minipuzzle": json.dumps(_header(self))}))
+
+    def _scaled(self, group: str, factor: str, scale: str, layer: int) -> Tensor:
+        values = self.tensors[f"{group}.{factor}"]
+        values = values[layer] if values.ndim == 3 else values
+        scales = self.tensors.get(f"{group}.{scale}")
+        return values if scales is None else scales[layer][:, None] * values
+
+
+def read_adapter(path: Path) -> SavedAdapter:
+    """The adapter in a file of ours, or in a folder that holds one.
+
+    Raises: UserError where there is none, it is damaged, or a factor is missing, of another shape or not trained as said.
+    """
+    file = path / NAME if path.is_dir() else path
+    try:
+        with safe_open(file, framework="pt") as opened:
+            header = json.loads((opened.metadata() or {}).get("minipuzzle", "{}"))
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        if header.get("format") != FORMAT:
+            raise ValueError(f"format {header.get('format')!r}")
+        saved = SavedAdapter(plan=_plan(header), tensors=tensors, base=header["base"])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is not an adapter of ours.", got=error,
+                        allowed=f"a file that minipuzzle adapt wrote ({FORMAT})",
+                        next="Name the run's adapter.safetensors, or a folder of PEFT.") from error  # fmt: skip
+    planned = {f"{g.name}.{f}": shape for g in saved.plan.groups for f, shape in g.shapes(saved.plan.mask).items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if found != planned:
+        wrong = sorted(set(found.items()) ^ set(planned.items()))[0]
+        raise UserError(f"{file} does not hold the factors that it announces.", got=f"{wrong[0]}: {found.get(wrong[0])}",
+                        allowed=planned.get(wrong[0], "no such factor: a frozen u or v is 1 and not stored"),
+                        next="Copy the file again.")  # fmt: skip
+    return saved
+
+
+def _header(saved: SavedAdapter) -> dict[str, Any]:
+    mask = saved.plan.mask
+    return {
+        "format": FORMAT, "adapter": f"{'tied' if mask.tied else 'layer'}:{','.join(mask.train)}", "base": saved.base,
+        "formula": "y = W x + (alpha/rank) diag(v) B diag(u) A x; a frozen u or v is 1 and not stored",
+        "groups": [asdict(group) for group in saved.plan.groups],
+    }  # fmt: skip
+
+
+def _plan(header: dict[str, Any]) -> AdapterPlan:
+    groups = []
+    for fields in header["groups"]:
+        sites = tuple(
+            Site(block=s["block"], projections=tuple(s["projections"]), rows=tuple(s["rows"])) for s in fields["sites"]
+        )
+        groups.append(Group(**{**fields, "sites": sites}))
+    return AdapterPlan(mask=parse_mask(header["adapter"]), groups=tuple(groups))

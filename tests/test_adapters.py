@@ -1,0 +1,230 @@
+"""Adapters: plans and counts against the paper's formulas, gradients, files, merging."""
+
+import json
+
+import pytest
+import torch
+from conftest import save, shaken, tiny
+
+from minipuzzle.adapters import attach, check_start, detach, make_plan, merge, open_adapter, parse_mask, read_adapter
+from minipuzzle.adapters.merge import MARK
+from minipuzzle.adapters.saved import SavedAdapter
+from minipuzzle.arch import Architecture, Attention, FeedForward
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.errors import UserError
+from minipuzzle.model import load_model
+
+MASKS = ("lora", "tl5", "tl6", "vera", "tied:A,u,v", "tied:B,u,v", "tied:B", "tied:A", "tied:u", "layer:A,B,u,v", "layer:B")
+LLAMA_7B = Architecture(vocab_size=32000, hidden=4096, blocks=tuple(
+    Attention(hidden=4096, q_heads=32, kv_heads=32, attn_head_dim=128) for _ in range(32)))  # fmt: skip
+
+
+def adapted(mask, target="all", seed=0, rank=3, alpha=None):
+    """A tiny model with an adapter whose factors are all away from their start."""
+    model = shaken(tiny("M-M*-M*-", vocab=61))
+    adapters = attach(model, make_plan(model.architecture, mask, rank=rank, target=target, alpha=alpha), seed=seed)
+    shake(adapters)
+    return model
+
+
+@torch.no_grad()
+def shake(adapters, scale=0.2):
+    generator = torch.Generator().manual_seed(7)
+    for parameter in adapters.parameters():
+        parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
+
+
+def tokens_of(model, length=24):
+    return torch.randint(0, model.architecture.vocab_size, (2, length), generator=torch.Generator().manual_seed(3))
+
+
+def saved_of(model, base=None):
+    return SavedAdapter(plan=model.adapters.plan, tensors=model.adapters.tensors(), base=base)
+
+
+@pytest.mark.parametrize(("rank", "tl5", "tl6"), [(2, 32_768, 426_048), (8, 131_072, 524_544), (128, 2_097_152, 2_494_464)])
+def test_counts_are_the_papers(rank, tl5, tl6):
+    """arXiv:2311.09578, LLaMA2-7B's fused QKV: 4Ldr for LoRA, 4dr tied, + L(r + 3d) with u and v; TL5/LoRA = 1/L."""
+    plans = {name: make_plan(LLAMA_7B, name, rank=rank, target="qkv") for name in ("lora", "tl5", "tl6", "vera")}
+    lora = 4 * 32 * 4096 * rank
+    assert {name: plan.trainable for name, plan in plans.items()} == {
+        "lora": lora, "tl5": tl5, "tl6": tl6, "vera": 32 * (rank + 3 * 4096)}  # fmt: skip
+    assert all(plan.lora == lora for plan in plans.values())
+    assert plans["tl5"].trainable * 32 == lora
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_counts_are_the_tensors(mask):
+    model = adapted(mask)
+    plan = model.adapters.plan
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == plan.trainable
+    assert all(name.startswith("adapters.") for name, p in model.named_parameters() if p.requires_grad)
+
+
+def test_groups_are_kind_and_shape():
+    blocks = list(tiny("M-M-M-*-", vocab=61).blocks)
+    blocks[3] = FeedForward(hidden=32, intermediate=40)
+    plan = make_plan(Architecture(vocab_size=61, hidden=32, blocks=tuple(blocks)), "tl6", rank=4)
+    sizes = {group.name: len(group.sites) for group in plan.groups}
+    assert sizes["mlp-up_proj-32x64"] == 3
+    assert sizes["mlp-up_proj-32x40"] == 1
+    assert {"mlp-up_proj-32x40", "mlp-down_proj-40x32", "attention-q_proj-32x32"} <= set(plan.lonely)
+    assert make_plan(tiny("M-*"), "lora", rank=4).lonely == ()
+
+
+@pytest.mark.parametrize("target", ["in,out", "mamba", "in_proj,out_proj"])
+def test_targets(target):
+    plan = make_plan(tiny(), "tl5", rank=2, target=target)
+    assert {site.projections[0] for group in plan.groups for site in group.sites} == {"in_proj", "out_proj"}
+
+
+def test_targets_that_would_do_nothing_are_refused():
+    with pytest.raises(UserError, match="matches nothing") as caught:
+        make_plan(tiny("M-M-"), "lora", rank=2, target="q_proj")
+    assert "mamba" in caught.value.allowed
+    wide = tiny("M-" * 10 + "*")
+    with pytest.raises(UserError, match="almost none") as caught:
+        make_plan(wide, "lora", rank=2, target="qkv")
+    assert "1 of 21 blocks" in caught.value.got
+    assert len(make_plan(wide, "lora", rank=2, target="qkv", few=True).groups) == 1
+    with pytest.raises(UserError, match="no such adapter"):
+        parse_mask("tied:A,C")
+    with pytest.raises(UserError, match="no such adapter"):
+        parse_mask("tied:")
+    with pytest.raises(UserError, match="rank"):
+        make_plan(tiny(), "lora", rank=0)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_training_starts_at_the_model_with_a_gradient(mask):
+    model = shaken(tiny("M-*-", vocab=61))
+    tokens = tokens_of(model)
+    before = model(tokens)
+    attach(model, make_plan(model.architecture, mask, rank=3))
+    logits = model(tokens)
+    assert torch.equal(before, logits)
+    logits.square().mean().backward()
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in model.adapters.parameters())
+    assert all(p.grad is None for name, p in model.named_parameters() if not name.startswith("adapters."))
+    check_start(model.adapters.plan, model.adapters.tensors())
+
+
+@pytest.mark.parametrize(("mask", "zero"), [("tl6", "Bv"), ("vera", "A"), ("tied:B", "A"), ("lora", "AB")])
+def test_a_start_without_gradient_is_refused(mask, zero):
+    adapters = adapted(mask).adapters
+    tensors = {name: torch.zeros_like(t) if name[-1] in zero else t for name, t in adapters.tensors().items()}
+    with pytest.raises(UserError, match="never learn"):
+        adapters.load(tensors)
+
+
+@pytest.mark.parametrize("target", ["all", "qkv,o,mamba,mlp"])
+def test_forward_is_the_formula(target):
+    """Against the merged weights in float64, made here from the formula."""
+    model = adapted("tl6", target, alpha=6.0).double()
+    want = shaken(tiny("M-M*-M*-", vocab=61)).double()
+    modules = dict(want.named_modules())
+    with torch.no_grad():
+        for group in model.adapters.plan.groups:
+            factors = model.adapters.groups[group.name]
+            for layer, site in enumerate(group.sites):
+                delta = 2.0 * torch.diag(factors.v[layer]) @ factors.B @ torch.diag(factors.u[layer]) @ factors.A
+                for name, rows in site.parts():
+                    modules[name].weight += delta[rows]
+    tokens = tokens_of(model)
+    assert (model(tokens) - want(tokens)).abs().max() < 1e-12
+
+
+def test_tied_gradients_are_the_sums_of_untied_ones():
+    tied, untied = adapted("tl6").double(), shaken(tiny("M-M*-M*-", vocab=61)).double()
+    attach(untied, make_plan(untied.architecture, "layer:A,B,u,v", rank=3)).double()
+    with torch.no_grad():
+        for name, group in untied.adapters.groups.items():
+            for factor, parameter in group.named_parameters():
+                parameter.copy_(getattr(tied.adapters.groups[name], factor).expand_as(parameter))
+    tokens = tokens_of(tied)
+    for model in (tied, untied):
+        model(tokens).square().mean().backward()
+    for name, group in tied.adapters.groups.items():
+        other = untied.adapters.groups[name]
+        for factor in "AB":
+            want = getattr(other, factor).grad.sum(0)
+            assert (getattr(group, factor).grad - want).abs().max() <= 1e-12 * want.abs().max(), (name, factor)
+        for factor in "uv":
+            assert torch.allclose(getattr(group, factor).grad, getattr(other, factor).grad, rtol=1e-10, atol=1e-14)
+
+
+def test_activation_checkpointing_changes_nothing():
+    gradients = []
+    for recompute in (False, True):
+        model = adapted("tl6")
+        model.activation_checkpointing = recompute
+        model(tokens_of(model)).square().mean().backward()
+        gradients.append([p.grad for p in model.adapters.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_detach_gives_the_model_back():
+    model = adapted("lora")
+    detach(model)
+    assert torch.equal(model(tokens_of(model)), shaken(tiny("M-M*-M*-", vocab=61))(tokens_of(model)))
+
+
+@pytest.mark.parametrize("mask", MASKS[:6])
+def test_merge_equals_unmerged_and_is_refused_twice(mask, tmp_path):
+    base = Checkpoint.open(save(shaken(tiny("M-M*-M*-")).double(), tmp_path / "base"))
+    model = load_model(base, dtype=torch.float64)
+    attach(model, make_plan(model.architecture, mask, rank=3, target="qkv,o,mamba,mlp")).double()
+    shake(model.adapters)
+    saved_of(model, base.fingerprint).write(tmp_path / "adapter.safetensors")
+    saved = open_adapter(tmp_path / "adapter.safetensors", base)
+    assert merge(base, saved, tmp_path / "merged") < 1e-12
+    merged = Checkpoint.open(tmp_path / "merged")
+    tokens = tokens_of(model)
+    want, got = model(tokens), load_model(merged, dtype=torch.float64)(tokens)
+    assert (want - got).abs().max() <= 1e-12 * want.abs().max()
+    assert json.loads((tmp_path / "merged/config.json").read_text())[MARK] == [saved.fingerprint]
+    with pytest.raises(UserError, match="already"):
+        merge(merged, saved, tmp_path / "twice")
+    assert not (tmp_path / "twice").exists()
+
+
+def test_an_adapter_of_another_checkpoint_or_model_is_refused(tmp_path):
+    model = adapted("tl6")
+    base = Checkpoint.open(save(shaken(tiny("M-M*-M*-", vocab=4096), seed=5), tmp_path / "base"))
+    saved_of(model, "0123456789abcdef").write(tmp_path / "adapter.safetensors")
+    with pytest.raises(UserError, match="another checkpoint"):
+        merge(base, open_adapter(tmp_path / "adapter.safetensors", base), tmp_path / "merged")
+    other = Checkpoint.open(save(shaken(tiny("M-M-M*-", vocab=4096)), tmp_path / "other"))
+    with pytest.raises(UserError, match="another model"):
+        open_adapter(tmp_path / "adapter.safetensors", other)
+
+
+def test_the_compact_file_holds_shared_tensors_once(tmp_path):
+    file = tmp_path / "adapter.safetensors"
+    for mask, exact in (("tl6", True), ("lora", False)):
+        saved = saved_of(adapted(mask), "base")
+        saved.write(file)
+        again = read_adapter(file)
+        assert again.plan == saved.plan
+        assert again.fingerprint == saved.fingerprint
+        assert all(torch.equal(again.tensors[name], tensor) for name, tensor in saved.tensors.items())
+        if exact:
+            stored = sum(t.numel() for t in again.tensors.values())
+            assert stored == saved.plan.trainable < 0.6 * saved.plan.lora
+
+
+def test_damaged_adapter_files_are_refused(tmp_path):
+    file = tmp_path / "adapter.safetensors"
+    saved = saved_of(adapted("tl5"), "base")
+    extra = next(iter(saved.plan.groups)).name + ".u"
+    broken = SavedAdapter(plan=saved.plan, tensors={**saved.tensors, extra: torch.full((3, 3), 2.0)}, base="base")
+    broken.write(file)
+    with pytest.raises(UserError, match="does not hold the factors") as caught:
+        read_adapter(file)
+    assert "a frozen u or v is 1" in caught.value.allowed
+    saved.write(file)
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(UserError, match="not an adapter of ours"):
+        read_adapter(file)
+    with pytest.raises(UserError, match="not an adapter of ours"):
+        read_adapter(tmp_path)

@@ -1,13 +1,14 @@
 """Tokens/s and memory of one distillation step: ours in BF16 and FP8 against what people use. docs/results/distill_speed.md.
 
-    python benchmarks/distill_speed.py --out speed.json               # all rows, a process each: about 8 minutes on an H100
+    python benchmarks/distill_speed.py --out speed.json               # all rows, a process each: about 9 minutes on an H100
     python benchmarks/distill_speed.py --rows ours-fp8 --profile      # the kernels that take the time
     python benchmarks/distill_speed.py --tiny --device cpu --rows ours-bf16 plain     # does it run at all
 
 A hybrid teacher of 1.2 B parameters, a student of 1.0 B, 131,072 words, random tokens, 2 x 4096 a step, forward KL, FP32
 master weights, fused AdamW, BF16 teacher. Every row may use mamba-ssm and causal-conv1d (transformers takes them when they
-are installed). ``plain`` is transformers' model in a plain PyTorch loop with both models' full logits, ``plain-ours`` our
-model in that loop; ``trl`` is GKDTrainer (lmbda 0, beta 0), ``modelopt`` NVIDIA's KDTrainer. A row whose package cannot be
+are installed). ``ours-fp8-both`` has the teacher in FP8 too. ``plain`` is transformers' model in a plain PyTorch loop with
+both models' full logits, ``plain-ours`` our model in that loop; ``trl`` is GKDTrainer (lmbda 0, beta 0), ``modelopt``
+NVIDIA's KDTrainer. A row whose package cannot be
 imported says so. MFU counts the student's forward and backward and the teacher's forward, against the BF16 peak.
 """
 
@@ -33,7 +34,7 @@ from minipuzzle.cost.training import peak_flops, training_flops
 from minipuzzle.data import TokenBlocks
 from minipuzzle.recipe import Training
 
-ROWS = ("ours-bf16", "ours-fp8", "plain", "plain-ours", "trl", "modelopt")
+ROWS = ("ours-bf16", "ours-fp8", "ours-fp8-both", "plain", "plain-ours", "trl", "modelopt")
 WARM, STEPS = 10, 20
 """Steps before the clock starts (Triton tunes its kernels meanwhile) and steps timed."""
 
@@ -163,11 +164,14 @@ def tokens(architecture: Architecture, options: argparse.Namespace) -> np.ndarra
 def ours(teacher_shape: Architecture, shape: Architecture, rows: Any, options: Any, clock: Clock, row: str) -> float:
     """Our loop, as ``minipuzzle distill`` runs it."""
     from minipuzzle.distill import distillation, train
+    from minipuzzle.model import set_precision
 
     teacher, student = our_models(teacher_shape, shape, options.device)
     blocks = TokenBlocks(tokens=rows, documents=np.zeros(rows.shape, np.int32), fingerprint="random", text_bytes=1)
-    settings = Training(tokens=rows.size, batch=options.batch, learning_rate=1e-4, precision=row.removeprefix("ours-"),  # type: ignore
+    precision = "fp8" if "fp8" in row else "bf16"
+    settings = Training(tokens=rows.size, batch=options.batch, learning_rate=1e-4, precision=precision,  # type: ignore[arg-type]
                         checkpoint_seconds=1e9)  # fmt: skip
+    set_precision(teacher, precision if "both" in row else "bf16", settings.bf16_ends)
     done = [0]
 
     def advance(used: int, loss: float) -> None:

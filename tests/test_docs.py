@@ -7,6 +7,10 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+from helpers import TEXT
+
+from minipuzzle.cli import app
+
 ROOT = Path(__file__).parent.parent
 LOADS = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src", "object": "data"}
 
@@ -33,6 +37,9 @@ def test_the_site_builds_strictly_and_is_self_contained(tmp_path):
     assert built.returncode == 0, built.stderr
     pages = list(site.glob("**/*.html"))
     assert {"index.html", "api.html", "methods.html", "decisions.html"} <= {page.name for page in pages}
+    sections = re.findall(r"^## (.+)$", (ROOT / "docs" / "commands.md").read_text(), re.MULTILINE)
+    assert len(list((site / "commands").glob("*.html"))) == len(sections) >= 10
+    assert "One block is in memory" in (site / "commands" / "score.html").read_text()
     for page in pages:
         text = page.read_text()
         loads = Loads()
@@ -46,9 +53,19 @@ def test_the_site_builds_strictly_and_is_self_contained(tmp_path):
     assert (site / "methods.html").read_text().count("<math") == 8
 
 
+def test_every_command_has_a_section():
+    words = re.findall(r"^## (.+)$", (ROOT / "docs" / "commands.md").read_text(), re.MULTILINE)
+    described = {name for heading in words for name in re.split(r"[^a-z]+", heading)}
+    names = {command.name or command.callback.__name__.removesuffix("_recipe") for command in app.registered_commands}
+    assert names - described == set()
+
+
 def test_the_worked_example_runs(tmp_path, monkeypatch, capsys):
+    """As it stands, but for a shorter validation text."""
     monkeypatch.chdir(tmp_path)
     source = (ROOT / "docs" / "examples" / "api.py").read_text()
+    assert "mp.Data(length=64)" in source
+    source = source.replace("mp.Data(length=64)", f"mp.Data(length=64, validation={str(TEXT)!r})")
     exec(compile(source, "api.py", "exec"), {})
     printed = capsys.readouterr().out
     assert "least important block: 12" in printed

@@ -10,6 +10,7 @@ from minipuzzle.distill.divergences import DIVERGENCES
 from minipuzzle.distill.loss_tiles import tile_sizes
 from minipuzzle.distill.losses import linear_loss
 from minipuzzle.errors import UserError
+from minipuzzle.kernels import pointwise
 from minipuzzle.recipe import DistillSettings, loss_terms
 
 
@@ -148,3 +149,28 @@ def test_loss_names():
     for wrong in ("kl", "forward-kl+jsd", "x*jsd", "-1*jsd", "", "0*jsd"):
         with pytest.raises(UserError, match="not known"):
             DistillSettings(loss=wrong)
+
+
+def test_what_cuda_compiles_is_one_graph_each():
+    """fullgraph raises at a graph break; the "eager" backend runs what was traced without compiling it."""
+    import torch._dynamo
+
+    whole = lambda function: torch.compile(function, fullgraph=True, backend="eager")  # noqa: E731
+    student, teacher = torch.randn(6, 40), torch.randn(6, 40)
+    running = torch.zeros(6, 6)
+    running[:2] = float("-inf")
+    got = whole(loss_tiles._statistics)(student, teacher, running)
+    assert torch.equal(got, loss_tiles._statistics(student, teacher, running))
+    lse, one = torch.stack((student.logsumexp(-1), teacher.logsumexp(-1))), torch.ones(())
+    floor, column = teacher.topk(10, -1).values[:, -1:] - lse[1][:, None], torch.randint(0, 40, (6, 1))
+    for divergence in DIVERGENCES.values():
+        sums = torch.zeros(0, 6) if divergence.sums is None else divergence.sums(student - lse[0][:, None], teacher, floor)
+        arguments = (student, teacher, lse, floor, sums, column, one, divergence.gradient, 0.7, 0.3, torch.bfloat16)
+        assert torch.equal(whole(loss_tiles._logit_gradient)(*arguments), loss_tiles._logit_gradient(*arguments))
+    x, weight = torch.randn(2, 3, 8).bfloat16(), torch.randn(8)
+    for function, arguments in ((pointwise._rms_norm, (x, weight, 1e-5, x.dtype)), (pointwise._relu_squared, (x,))):
+        assert torch.equal(whole(function)(*arguments), function(*arguments))
+    want = torch.nn.functional.rms_norm(x.float(), (8,), weight, 1e-5)
+    assert torch.allclose(pointwise._rms_norm(x, weight, 1e-5, torch.float32), want, atol=1e-6)
+    assert torch.equal(pointwise._relu_squared(x), pointwise.relu_squared(x))
+    torch._dynamo.reset()

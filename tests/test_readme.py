@@ -1,13 +1,41 @@
-"""The README's commands are run and print what it shows (speeds aside)."""
+"""Every command of the README and of the docs is run; what the README shows of output is what is printed (speeds aside).
+
+Commands that show output (console blocks with $) in the README are run as they stand. All others are run one after another
+in one folder with a tiny checkpoint, made small by SMALL and NAMES; what cannot be run here is in ELSEWHERE, with the reason.
+"""
 
 import re
 import shlex
 from pathlib import Path
 
 import pytest
-from helpers import run
+from conftest import save, shaken, tiny
+from helpers import FAST, TEXT, run
 
 ROOT = Path(__file__).parent.parent
+SMALL = {
+    "score": FAST["score"],
+    "search": [w for w in FAST["search"] if w not in ("--budget", "96%")],
+    "distill": ("--data", TEXT, *FAST["distill"]),
+    "eval": FAST["eval"],
+    "prune": ("--device", "cpu"),
+    "profile": ("--widths", 2, "--workload", "b1,p16,o4", "--device", "cpu"),
+}
+"""Options that come after those of a command, and win: small texts and few samples."""
+NAMES = {
+    "47B": "96%", "83%": "96%", "12MiB": "100MiB", "candidates/c005": "student", "other-model": "ckpt56b",
+    "corpus/": str(TEXT), "1.2x": "1.01x",
+}  # fmt: skip
+"""Words that stand for something that a reader has: what they are replaced by."""
+ELSEWHERE = {
+    "make ": "make demo is test_command_prints_what_the_readme_shows, make test is this run, make docs is test_docs",
+    "pip install": "an installation", "git clone": "the address is the reader's",
+    "torchrun": "needs several GPUs", "minipuzzle.embedded.corpus": "needs 300 MB of text outside the repository",
+    "pretrain recipes/embedded-teacher": "needs an H100 for 337 s; test_cli pretrains a small model",
+    "run recipes/": "minutes; test_command_prints_what_the_readme_shows runs the demo's recipe",
+    "minipuzzle demo": "test_command_prints_what_the_readme_shows",
+}  # fmt: skip
+COMMAND = re.compile(r"^(\$ )?((?:minipuzzle|torchrun|make|pip|python -m|git clone) .*?)(?:\s{2,}#.*)?$", re.MULTILINE)
 SPEED = re.compile(r"[\d,]+ \d+\.\d\dx\s*$|report: .*|, on CPU, \d+ threads")
 
 
@@ -51,6 +79,47 @@ def test_command_prints_what_the_readme_shows(command, lines, capsys, tmp_path, 
     printed = plain(capsys.readouterr().out.splitlines())
     for line in plain(lines):
         assert any(same(line, other) for other in printed), f"{line!r} is not in the output:\n" + "\n".join(printed)
+
+
+def commands():
+    """[(page, command)] of every fenced block, in reading order, without the README's console blocks."""
+    found = []
+    for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("docs/commands/*.md"))]:
+        for language, block in re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+            if language in ("", "sh", "console") and not (page.name == "README.md" and language == "console"):
+                found += [(page.name, match[2]) for match in COMMAND.finditer(block)]
+    return found
+
+
+def elsewhere(command):
+    return next((reason for part, reason in ELSEWHERE.items() if part in command), None)
+
+
+def test_every_command_is_run_or_has_a_reason(tmp_path, monkeypatch):
+    """The score, search, ... of all pages on one checkpoint: a page's example may lean on the command before it."""
+    monkeypatch.chdir(tmp_path)
+    save(shaken(tiny("M-M*-M-")), tmp_path / "ckpt56b")
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    (tmp_path / "minipuzzle").mkdir()
+    (tmp_path / "minipuzzle" / "embedded").symlink_to(ROOT / "minipuzzle" / "embedded")
+    ran = set()
+    for _, command in commands():
+        if elsewhere(command):
+            continue
+        words = [NAMES.get(word, word) for word in shlex.split(command, comments=True)[1:]]
+        words = [word.replace("candidates/c005", "student") for word in words]
+        config_only = any("docs/examples" in word for word in words)
+        words += [] if config_only else SMALL.get(words[0], ())
+        if tuple(words) not in ran:
+            run(*words)
+            ran.add(tuple(words))
+    done = {words[0] for words in ran}
+    assert {"inspect", "score", "search", "prune", "distill", "eval", "report", "export"} <= done
+
+
+def test_every_reason_is_needed():
+    texts = " ".join(command for _, command in commands()) + (ROOT / "README.md").read_text()
+    assert [part for part in ELSEWHERE if part not in texts] == []
 
 
 def test_what_the_readme_links_to_is_there():

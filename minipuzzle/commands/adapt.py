@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from minipuzzle.adapter_settings import AdapterSettings
 from minipuzzle.commands._shared import RUN, Device, Json, Length, Run, command, make_job, out, print_json
-from minipuzzle.recipe import EMBEDDED, AdapterSettings, AdaptSettings, Data, Precision, Training
+from minipuzzle.recipe import EMBEDDED, Data, Precision, Training
 
 
 def adapt(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint (default: the run's).")] = None,
@@ -25,15 +26,14 @@ def adapt(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint (de
           bf16_ends: Annotated[int, typer.Option(help="Blocks at either end that FP8 leaves in BF16.")] = 4,
           seed: int = 0, length: Length = 512, device: Device = "auto", as_json: Json = False) -> None:  # fmt: skip
     """Train an adapter beside frozen weights, with cross-entropy or with a teacher."""
-    settings = AdaptSettings(
-        adapter=AdapterSettings(kind=adapter, rank=rank, alpha=alpha, target=target, few=few),
-        training=Training(tokens=tokens, batch=batch, learning_rate=learning_rate, seed=seed, precision=precision,
-                          bf16_ends=bf16_ends),
-    )  # fmt: skip
+    kind = AdapterSettings(kind=adapter, rank=rank, alpha=alpha, target=target, few=few)
+    training = Training(tokens=tokens, batch=batch, learning_rate=learning_rate, seed=seed, precision=precision,
+                        bf16_ends=bf16_ends)  # fmt: skip
     with command(run):
-        from minipuzzle.stages.adapt import run_adapt
+        from minipuzzle.stages.adapt import AdaptSettings, run_adapt
 
-        file, facts = run_adapt(make_job(run, checkpoint, Data(train=data, length=length), device), settings, teacher)
+        job = make_job(run, checkpoint, Data(train=data, length=length), device)
+        file, facts = run_adapt(job, AdaptSettings(adapter=kind, training=training), teacher)
         if as_json:
             print_json({"path": str(file), "bytes": file.stat().st_size, **facts})
         else:

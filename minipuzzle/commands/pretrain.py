@@ -7,16 +7,19 @@ from typing import Annotated
 
 import typer
 
-from minipuzzle.commands._shared import RUN, Run, command, out
+from minipuzzle.commands._shared import command, out
 from minipuzzle.recipe import PretrainRecipe, load_recipe
 from minipuzzle.rundir import RunDir
 
 
-def pretrain(recipe: Annotated[Path, typer.Argument(help="YAML recipe.")], run: Run = RUN) -> None:
+def pretrain(recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],
+             run: Annotated[Path | None, typer.Option("--run", help="Run directory (default: the recipe's).")] = None
+             ) -> None:  # fmt: skip
     """Train a hybrid from nothing with a recipe; run/model is an ordinary checkpoint."""
     loaded = load_recipe(recipe, PretrainRecipe)
-    with command(run):
+    where = run or Path(loaded.run)
+    with command(where):
         from minipuzzle.stages.pretrain import run_pretrain
 
-        model = run_pretrain(loaded, RunDir(run))
+        model = run_pretrain(loaded, RunDir(where))
         out.print(f"model: {model.path}  {model.parameters:,} parameters")

@@ -8,8 +8,8 @@ from minipuzzle.cost.roofline import DEVICES
 
 UPDATE_BYTES = 14
 """A trained parameter beyond its FP32 value: gradient and two Adam moments in FP32, and autocast's copy in BF16."""
-LOSS_BYTES = 1 << 30
-"""Tiles of the loss (``distill.losses``) and what libraries keep."""
+LOSS_BYTES = 3 << 29
+"""Logits, their gradients and copies of heads in the loss (``distill.losses``), and what libraries keep: 1.5 GiB."""
 
 
 def training_flops(student: Architecture, length: int, teacher: Architecture | None = None) -> int:

@@ -7,6 +7,8 @@ Source: arXiv:2504.03624 (the recipe), arXiv:2209.05433 (the formats), transform
 
 from __future__ import annotations
 
+import os
+from functools import cache
 from typing import Any
 
 import torch
@@ -78,10 +80,16 @@ def plain_linear(linear: nn.Module) -> nn.Module:
 
 def engine_linear(linear: nn.Module) -> nn.Module:
     """The same layer, parameters shared, in transformer-engine's FP8. Weights that need no gradient are cast once."""
+    return _share(linear, _engine_class()(*_sizes(linear), bias=linear.bias is not None, device="meta"))
+
+
+@cache
+def _engine_class() -> Any:
+    os.environ.setdefault("NVTE_FRAMEWORK", "pytorch")  # else it warns that its JAX part is missing
     import transformer_engine.pytorch as te
     from transformer_engine.common.recipe import Float8CurrentScaling, Format
 
-    recipe = Float8CurrentScaling(fp8_format=Format.HYBRID)
+    recipe = Float8CurrentScaling(fp8_format=Format.HYBRID)  # its default recipe keeps a history of maxima
 
     class EngineLinear(te.Linear):
         cast = False  # whether a frozen weight's FP8 copy has been made
@@ -93,7 +101,7 @@ def engine_linear(linear: nn.Module) -> nn.Module:
                 y: Tensor = super().forward(x, is_first_microbatch=first)
             return y
 
-    return _share(linear, EngineLinear(*_sizes(linear), bias=linear.bias is not None, device="meta"))
+    return EngineLinear
 
 
 def _sizes(linear: nn.Module) -> tuple[int, int]:

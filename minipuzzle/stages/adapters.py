@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from rich.table import Table
 
+from minipuzzle.adapter_settings import AdapterSettings
 from minipuzzle.adapters import AdapterPlan, Adapters, SavedAdapter, attach, load_frozen, make_plan
 from minipuzzle.adapters.saved import NAME
 from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.errors import UserError
 from minipuzzle.model import HybridLM
 from minipuzzle.progress import console
-from minipuzzle.recipe import AdapterSettings
+from minipuzzle.ranks import Ranks
 from minipuzzle.stages.job import Job, say
 
 REFUSED_BY_PEFT = "mamba-out_proj"
@@ -31,6 +33,13 @@ def adapted(job: Job, checkpoint: Checkpoint, settings: AdapterSettings, seed: i
     model = load_frozen(checkpoint, device=job.device, kernels=job.kernels)
     attach(model, plan, seed=seed)
     return model
+
+
+def check_alone(settings: AdapterSettings, group: Ranks) -> None:
+    """Raises: UserError for an adapter on several GPUs, which is not built."""
+    if settings.kind and group.world > 1:
+        raise UserError("Adapters train on one GPU only.", got=f"{settings.kind} in {group.world} processes",
+                        allowed="one process", next="Start the command without torchrun.")  # fmt: skip
 
 
 def keep_adapter(job: Job, model: HybridLM, base: Checkpoint) -> SavedAdapter:

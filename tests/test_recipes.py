@@ -1,0 +1,60 @@
+"""Every recipe loads strictly, has its results beside it, and plans what its page says; example configs have real sizes."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers import run
+
+from minipuzzle.checkpoint.config import read_config
+from minipuzzle.errors import UserError
+from minipuzzle.recipe import PretrainRecipe, Recipe, build, load_recipe
+from minipuzzle.search.plan import make_plan
+
+ROOT = Path(__file__).parent.parent
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+EXAMPLES = {"nemotron-h-47b": "nemotron-h-56b", "nemotron-h-4b": "nemotron-h-8b", "nemotron-nano-9b": "nemotron-nano-12b-v2"}
+PUBLISHED = {
+    "nemotron-h-8b": 8_100_852_736, "nemotron-h-56b": 56_324_350_464, "nemotron-h-47b": 46_791_554_816,
+    "nemotron-h-4b": 4_489_223_040, "nemotron-nano-12b-v2": 12_310_001_152, "nemotron-nano-9b-v2": 8_888_227_328,
+}  # fmt: skip
+
+
+def kind(path):
+    return PretrainRecipe if "model" in yaml.safe_load(path.read_text()) else Recipe
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_is_strict_flat_and_has_results(path):
+    load_recipe(path, kind(path))
+    with pytest.raises(UserError, match="unknown key 'lenght'"):
+        build(kind(path), {**yaml.safe_load(path.read_text()), "lenght": 1}, path.name)
+    assert path.with_suffix(".md").exists()
+    assert re.match(r"# \S", path.read_text())
+
+
+@pytest.mark.parametrize(("name", "example"), EXAMPLES.items())
+def test_recipes_for_large_models_plan_what_their_pages_say(name, example):
+    recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml", Recipe)
+    plan = make_plan(read_config(ROOT / "docs" / "examples" / example)[1], recipe.search)
+    page = (ROOT / "recipes" / f"{name}.md").read_text()
+    says = f"{plan.feasible.count:,} of {plan.points:,} architectures fit {recipe.search.budget[0]}; "
+    says += f"{len(plan.maximal())} are maximal"
+    assert says in page
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "recipes").glob("*.md")), ids=lambda page: page.stem)
+def test_commands_that_pages_show_print_what_they_show(page, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for block in re.findall(r"```console\n\$ (minipuzzle search docs.*?)```", page.read_text(), re.DOTALL):
+        command, *lines = block.splitlines()
+        run(*shlex.split(command)[1:])
+        printed = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+        assert [line for line in lines if line.strip(" ─") and " ".join(line.split()) not in printed] == []
+
+
+@pytest.mark.parametrize(("name", "parameters"), PUBLISHED.items())
+def test_example_configs_have_the_published_parameters(name, parameters):
+    assert read_config(ROOT / "docs" / "examples" / name)[1].parameters == parameters

@@ -20,5 +20,7 @@ class AdapterSettings:
 
     def __post_init__(self) -> None:
         if self.rank < 1 or self.alpha < 0:
-            raise UserError("This adapter cannot be made.", got=f"rank {self.rank}, alpha {self.alpha}",
-                            allowed="a rank of at least 1, an alpha of at least 0", next="Change --rank or --alpha.")  # fmt: skip
+            raise UserError(
+                "This adapter cannot be made.", got=f"rank {self.rank}, alpha {self.alpha}",
+                allowed="a rank of at least 1, an alpha of at least 0", next="Change --rank or --alpha.",
+            )  # fmt: skip

@@ -59,8 +59,8 @@ def run_adapt(job: Job, settings: AdaptSettings, teacher_path: Path | None) -> t
         teacher = frozen(job.load(teacher_file))
     training = replace(settings.training, weight_decay=0.0, isolate_documents=answers or settings.training.isolate_documents)
     folder = job.run / "adapt"
-    final = train_in(job, model, _objective(answers, teacher), blocks, training, folder, identity, "adapt", group=alone(job.device),
-                     teacher=None if teacher is None else teacher.architecture)  # fmt: skip
+    final = train_in(job, model, _objective(answers, teacher), blocks, training, folder, identity, "adapt",
+                     group=alone(job.device), teacher=None if teacher is None else teacher.architecture)  # fmt: skip
     plan = keep_adapter(job, model, job.parent).plan
     facts = {"final_loss": final, "tokens": training.tokens, "trained": plan.trainable, "lora": plan.lora}
     job.run.mark("adapt", key, **facts)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from minipuzzle import families
 from minipuzzle.arch import Attention, FeedForward, Mamba2, Rules, Selection
-from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.checkpoint import Checkpoint, read_config
 from minipuzzle.errors import UserError
 
 OTHERS = [name for name in families.known() if not name.startswith("nemotron")]
@@ -68,6 +69,49 @@ def theirs(name, fields):
 def ours(family, arch):
     shapes = {t.name: t.shape for t in arch.tensors()}
     return {accepted[0]: shapes[name] for name, accepted in family.names(arch).items()}
+
+
+PUBLISHED = {  # the parameters that the checkpoints on the hub have
+    "Llama 3 8B": ("llama", 8_030_261_248, (128256, 4096, 14336, 32, 32, 8, False)),
+    "Mistral 7B v0.2": ("mistral", 7_241_732_096, (32000, 4096, 14336, 32, 32, 8, False)),
+    "Qwen 2.5 0.5B": ("qwen2", 494_032_768, (151936, 896, 4864, 24, 14, 2, True)),
+    "Qwen 3 0.6B": ("qwen3", 596_049_920, (151936, 1024, 3072, 28, 16, 8, True)),
+    "SmolLM 3 3B": ("smollm3", 3_075_098_624, (128256, 2048, 11008, 36, 16, 4, True)),
+}
+NAMES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+         "tie_word_embeddings")  # fmt: skip
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_published_parameters(model):
+    name, parameters, sizes = PUBLISHED[model]
+    fields = {**dict(zip(NAMES, sizes, strict=True)), "sliding_window": None}
+    assert families.find(name).architecture(fields).parameters == parameters
+
+
+def test_published_parameters_of_examples():
+    codestral = {"vocab_size": 32768, "hidden_size": 4096, "num_hidden_layers": 64}
+    assert families.find("mamba2").architecture(codestral).parameters == 7_285_403_648
+    example = Path(__file__).parents[1] / "docs" / "examples" / "llama-3.2-1b"
+    assert read_config(example)[1].parameters == 1_235_814_400
+
+
+def test_the_table_of_the_page_is_what_the_rules_say():
+    page = (Path(__file__).parents[1] / "docs" / "families.md").read_text()
+    rows = {cells[1].strip(" `"): [c.strip() for c in cells[4:8]] for line in page.splitlines()
+            if line.startswith("| `") and (cells := line.split("|"))}  # fmt: skip
+    assert sorted(rows) == families.known()
+    for name in OTHERS:
+        arch = families.find(name).architecture(saved(name, next(iter(FORMS[name]))))
+        kinds, rules = {b.kind for b in arch.blocks}, arch.rules
+        assert rows[name] == [
+            "whole layers" if rules.paired else "any block",
+            "one for all" if "mlp" in kinds else "",
+            ("stay" if "kv_heads" in rules.fixed else "one number for all") if "attention" in kinds else "",
+            "whole expansions" if "mamba" in kinds else "",
+        ]
+        assert rules.whole_expansion == ("mamba" in kinds)
+        assert not rules.own_sizes
 
 
 OLD_LLAMA3 = {"rope_theta": 5e4, "rope_scaling": {k: v for k, v in LLAMA3.items() if k != "rope_theta"}}

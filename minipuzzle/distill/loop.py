@@ -66,7 +66,8 @@ def train(
     states = States(folder / STATES, identity, ranks, say)
     with interrupt() as stop:
         at_once = (settings.micro_batch or settings.batch // ranks.world) * blocks.block_length
-        say(prepare(model.train(), settings, at_once, ranks.world))
+        if chosen := prepare(model.train(), settings, at_once, ranks.world):
+            say(chosen)
         log = _Run(model, objective, blocks, settings, folder, ranks, states, stop, advance, say).finish()
         set_precision(model.eval(), "bf16", 0)
     return log.final_loss()

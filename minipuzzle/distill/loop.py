@@ -18,6 +18,7 @@ from minipuzzle.distill.guard import Guard
 from minipuzzle.distill.interrupt import Interrupt, interrupt
 from minipuzzle.distill.log import TrainingLog
 from minipuzzle.distill.objectives import Objective
+from minipuzzle.distill.parallel import check_precision
 from minipuzzle.distill.prepare import prepare
 from minipuzzle.distill.schedule import learning_rate
 from minipuzzle.distill.update import Update, check_batch, make_optimizer, micro_batches, update
@@ -64,7 +65,8 @@ def train(
     check_batch(settings.batch, ranks)
     identity = fingerprint(identity, settings.fixed(), blocks.fingerprint, model.architecture)
     states = States(folder / STATES, identity, ranks, say)
-    with interrupt() as stop:
+    check_precision(settings.precision, ranks)
+    with interrupt(ranks) as stop:
         at_once = (settings.micro_batch or settings.batch // ranks.world) * blocks.block_length
         if chosen := prepare(model.train(), settings, at_once, ranks.world):
             say(chosen)
@@ -103,6 +105,8 @@ class _Run:
             if self.at.step % LOG_EVERY_STEPS == 0 or last:
                 self._write_row()
             stopping, saving = (vote > 0 for vote in done.votes)
+            if stopping:
+                self.stop.agreed.set()
             if stopping or saving or last:
                 self._save()
                 last_saved = time.monotonic()

@@ -120,7 +120,8 @@ class Training:
     Anchors: arXiv:2504.11409 (Minitron-SSM: cosine, 60 warm-up steps), NVIDIA Model Optimizer's pruning examples
     (distilling wants about a fifth of the pre-training peak); beta2 0.95 and clipping at 1.0 as Megatron-LM.
 
-    ``micro_batch`` blocks go through a process's model at once (0: its whole share of the batch).
+    ``micro_batch`` blocks go through a process's model at once (0: its whole share of the batch). Under torchrun the
+    model is sharded over all processes, or over each of ``replicas`` groups of them (HSDP).
     ``precision`` is that of the blocks' products: FP8 for all but ``bf16_ends`` blocks at either end.
     ``activation_checkpointing`` "auto" recomputes blocks in the backward pass where a GPU's memory would not hold them.
     """
@@ -136,6 +137,8 @@ class Training:
     checkpoint_seconds: float = 30.0
     isolate_documents: bool = False
     micro_batch: int = 0
+    replicas: int = 1
+    tensorboard: bool = False
     precision: Precision = "bf16"
     bf16_ends: int = 4
     activation_checkpointing: Checkpointing = "auto"
@@ -159,27 +162,37 @@ class Training:
         return {name: value for name, value in asdict(self).items() if name not in CHANGEABLE}
 
 
-CHANGEABLE = ("batch", "micro_batch", "learning_rate", "clip", "checkpoint_seconds", "activation_checkpointing")
+CHANGEABLE = ("batch", "micro_batch", "learning_rate", "clip", "checkpoint_seconds", "activation_checkpointing",
+              "replicas", "tensorboard")  # fmt: skip
 """A run counts tokens, so that it can go on with another batch, or with a lower rate after a loss that rose."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillSettings:
-    """Short runs for the top candidates, then the long run for the winner. ``loss``: see ``loss_terms``."""
+    """Short runs for the top candidates, then the long run for the winner. ``loss``: see ``loss_terms``.
+
+    With a folder ``teacher_logits`` the teacher is asked once, before training; ``teacher_keep`` of its words at each token
+    ("top-64", "sampled-50") are stored there.
+    """
 
     short_tokens: int = 200_000
     loss: str = DEFAULT_LOSS
     teacher_precision: Precision = "bf16"
+    teacher_logits: str = ""
+    teacher_keep: str = "top-64"
     training: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:
         loss_terms(self.loss)
         _require_precision(self.teacher_precision, 0)
         _require(self.short_tokens >= 1, f"short_tokens {self.short_tokens}", "at least 1 token")
+        _require(not self.teacher_logits or self.loss == DEFAULT_LOSS, f"teacher_logits with loss {self.loss}",
+                 f"{DEFAULT_LOSS}, which is what stored words are enough for")  # fmt: skip
 
     def fixed(self) -> dict[str, Any]:
         """As ``Training.fixed``, the training's own included."""
-        return {**asdict(self), "training": self.training.fixed()}
+        keep = self.teacher_keep if self.teacher_logits else ""
+        return {**asdict(self), "teacher_logits": "", "teacher_keep": keep, "training": self.training.fixed()}
 
 
 @dataclass(frozen=True, kw_only=True)

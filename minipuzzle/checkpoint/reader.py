@@ -96,8 +96,10 @@ class Checkpoint:
         self._check_finite(name, result)
         return result
 
-    def pieces(self, name: str, *, pinned: bool = False) -> Iterator[tuple[int, Tensor]]:
-        """(first row, some rows) of a tensor from start to end, on the CPU, in its own dtype.
+    def pieces(
+        self, name: str, *, pinned: bool = False, start: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[int, Tensor]]:
+        """(first row, some rows) of a tensor's rows ``start``..``stop`` - 1, on the CPU, in its own dtype.
 
         Read into one buffer of PIECE_BYTES that the next piece overwrites: a tensor of any size costs that much memory
         and no mapped pages (which would count as the process's own). ``pinned`` memory suits copies to a GPU.
@@ -111,18 +113,22 @@ class Checkpoint:
         step = max(1, min(rows, PIECE_BYTES // row_bytes))
         buffer = torch.empty(step * row_bytes, dtype=torch.uint8, pin_memory=pinned)
         with entry.file.open("rb", buffering=0) as file:
-            file.seek(entry.start)
-            for first in range(0, rows, step):
-                size = min(step, rows - first) * row_bytes
+            file.seek(entry.start + start * row_bytes)
+            last = rows if stop is None else stop
+            for first in range(start, last, step):
+                size = min(step, last - first) * row_bytes
                 _fill(file, buffer.numpy().data[:size])
                 values = buffer[:size].view(dtype).view(-1, *entry.shape[1:])
                 self._check_finite(name, values)
                 yield first, values
 
-    def read_into(self, name: str, target: Tensor) -> None:
-        """Fill ``target`` (any dtype and device) with a tensor, a piece at a time. Raises: as ``pieces``."""
-        for first, values in self.pieces(name, pinned=target.is_cuda):
-            target[first : first + len(values)].copy_(values)
+    def read_into(self, name: str, target: Tensor, start: int = 0) -> None:
+        """Fill ``target`` (any dtype and device) with a tensor's rows from ``start`` on, a piece at a time.
+
+        Raises: as ``pieces``.
+        """
+        for first, values in self.pieces(name, pinned=target.is_cuda, start=start, stop=start + len(target)):
+            target[first - start : first - start + len(values)].copy_(values)
 
     def _check_finite(self, name: str, values: Tensor) -> None:
         import torch

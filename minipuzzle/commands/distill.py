@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from minipuzzle.commands._shared import RUN, Device, Json, Length, Run, command, make_job, out, print_json
+from minipuzzle.errors import UserError
 from minipuzzle.recipe import DEFAULT_LOSS, EMBEDDED, Checkpointing, Data, DistillSettings, Precision, Training
 
 
@@ -22,21 +23,54 @@ def distill(run: Run = RUN,
             precision: Annotated[Precision, typer.Option(help="Of the blocks' products.")] = "bf16",
             teacher_precision: Annotated[Precision, typer.Option(help="The same for the teacher.")] = "bf16",
             bf16_ends: Annotated[int, typer.Option(help="Blocks at either end that FP8 leaves in BF16.")] = 4,
+            teacher_logits: Annotated[str, typer.Option(help="Folder: ask the teacher once, train from what is stored.")] = "",
+            teacher_keep: Annotated[str, typer.Option(help="What is stored of a token: top-K or sampled-K words.")] = "top-64",
+            micro_batch: Annotated[int, typer.Option(help="Blocks a process takes at once (0: its share of the batch).")] = 0,
+            replicas: Annotated[int, typer.Option(help="torchrun: whole copies of the model, each sharded (HSDP).")] = 1,
+            tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard scalars.")] = False,
             activation_checkpointing: Annotated[Checkpointing, typer.Option(help="Recompute blocks in backward.")] = "auto",
+            plan: Annotated[bool, typer.Option("--plan", help="Only print what it takes: configs are enough.")] = False,
+            student: Annotated[Path | None, typer.Option(help="--plan: folder with the student's config.json.")] = None,
+            mfu: Annotated[float, typer.Option(help="--plan: share of the GPU's peak that is reached.")] = 0.35,
+            gpu: Annotated[str, typer.Option(help="--plan: h100, h200, a100.")] = "h100",
             batch: int = 8, learning_rate: float = 5e-4, seed: int = 0, length: Length = 512,
             device: Device = "auto", as_json: Json = False) -> None:  # fmt: skip
     """Prune if needed, distil the candidates briefly, then the winner for long."""
     settings = DistillSettings(
-        short_tokens=short_tokens, loss=loss, teacher_precision=teacher_precision,
+        short_tokens=short_tokens, loss=loss, teacher_precision=teacher_precision, teacher_logits=teacher_logits,
+        teacher_keep=teacher_keep,
         training=Training(tokens=tokens, batch=batch, learning_rate=learning_rate, seed=seed,
-                          precision=precision, bf16_ends=bf16_ends, activation_checkpointing=activation_checkpointing),
+                          precision=precision, bf16_ends=bf16_ends, activation_checkpointing=activation_checkpointing,
+                          micro_batch=micro_batch, replicas=replicas, tensorboard=tensorboard),
     )
+    if plan:
+        _print_plan(teacher, student, tokens, length, max(1, micro_batch), mfu, gpu, as_json)
+        return
     with command(run):
         from minipuzzle.stages.distill import run_distill, summary
 
         job = make_job(run, None, Data(train=data, validation=validation, length=length), device)
-        student = run_distill(job, settings, teacher)
+        made = run_distill(job, settings, teacher)
         if as_json:
-            print_json({"path": str(student.path), "parameters": student.parameters, **summary(job)})
+            print_json({"path": str(made.path), "parameters": made.parameters, **summary(job)})
         else:
-            out.print(f"student: {student.path}  {student.parameters:,} parameters    next: minipuzzle eval")
+            out.print(f"student: {made.path}  {made.parameters:,} parameters    next: minipuzzle eval")
+
+
+def _print_plan(
+    teacher: Path | None, student: Path | None, tokens: int, length: int, micro_batch: int, mfu: float, gpu: str, as_json: bool
+) -> None:  # fmt: skip
+    from minipuzzle.checkpoint.config import read_config
+    from minipuzzle.cost.distill_plan import DistillPlan
+    from minipuzzle.report.plan import distill_plan_view
+
+    if teacher is None or student is None:
+        raise UserError("A plan needs two models.", got=f"--teacher {teacher}, --student {student}",
+                        allowed="folders with a config.json; no weights are needed",
+                        next="For example docs/examples/nemotron-h-56b and docs/examples/nemotron-h-47b.")  # fmt: skip
+    made = DistillPlan(student=read_config(student)[1], teacher=read_config(teacher)[1], tokens=tokens, length=length,
+                       micro_batch=micro_batch, mfu=mfu, device=gpu).summary()  # fmt: skip
+    if as_json:
+        print_json(made)
+    else:
+        out.print(distill_plan_view(made))

@@ -13,11 +13,13 @@ import torch
 
 from minipuzzle.artifacts import fingerprint
 from minipuzzle.data import TokenBlocks
+from minipuzzle.data.ahead import Ahead
 from minipuzzle.distill.checkpointing import States
 from minipuzzle.distill.guard import Guard
 from minipuzzle.distill.interrupt import Interrupt, interrupt
 from minipuzzle.distill.log import TrainingLog
 from minipuzzle.distill.objectives import Objective
+from minipuzzle.distill.parallel import check_precision
 from minipuzzle.distill.prepare import prepare
 from minipuzzle.distill.schedule import learning_rate
 from minipuzzle.distill.update import Update, check_batch, make_optimizer, micro_batches, update
@@ -64,7 +66,8 @@ def train(
     check_batch(settings.batch, ranks)
     identity = fingerprint(identity, settings.fixed(), blocks.fingerprint, model.architecture)
     states = States(folder / STATES, identity, ranks, say)
-    with interrupt() as stop:
+    check_precision(settings.precision, ranks)
+    with interrupt(ranks) as stop:
         at_once = (settings.micro_batch or settings.batch // ranks.world) * blocks.block_length
         if chosen := prepare(model.train(), settings, at_once, ranks.world):
             say(chosen)
@@ -82,7 +85,7 @@ class _Run:
     ) -> None:  # fmt: skip
         self.model, self.objective, self.blocks, self.settings = model, objective, blocks, settings
         self.ranks, self.states, self.stop, self.advance, self.say = ranks, states, stop, advance, say
-        self.device = next(model.parameters()).device
+        self.device, self.ahead = next(model.parameters()).device, Ahead(blocks)
         self.optimizer = make_optimizer(model, settings)
         saved = states.load(model, self.optimizer)
         self.at = Progress(**(saved or {}))
@@ -103,6 +106,8 @@ class _Run:
             if self.at.step % LOG_EVERY_STEPS == 0 or last:
                 self._write_row()
             stopping, saving = (vote > 0 for vote in done.votes)
+            if stopping:
+                self.stop.agreed.set()
             if stopping or saving or last:
                 self._save()
                 last_saved = time.monotonic()
@@ -123,7 +128,7 @@ class _Run:
         torch.manual_seed(int(fingerprint(settings.seed, at.tokens, self.ranks.rank), 16) >> 1)
         done = update(
             self.model, self.objective, self.optimizer,
-            micro_batches(self.blocks, settings, at.tokens // length, self.ranks, self.device),
+            micro_batches(self.ahead, settings, at.tokens // length, self.ranks, self.device),
             clip=settings.clip, guard=self.guard, ranks=self.ranks,
             # any process may have been told to stop; the first one's clock says when to save
             votes=lambda: (float(self.stop.asked), float(due and self.ranks.rank == 0)),

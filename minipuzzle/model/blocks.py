@@ -7,6 +7,8 @@ a block maps an axis to a bool mask; an absent axis is whole.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,7 +23,18 @@ from minipuzzle.model.rope import rotate
 Masks = dict[str, Tensor]
 
 
-class AttentionBlock(nn.Module):
+class _Residual(nn.Module):
+    """h + mixer(norm(h)): what is sharded, and computed again in the backward pass, as one."""
+
+    def forward(
+        self: Any, h: Tensor, documents: Tensor | None = None, slot: Any = None, past: int = 0, mask: Tensor | None = None
+    ) -> Tensor:
+        added = self.mixer(self.norm(h), documents, slot, past)
+        result: Tensor = h + (added if mask is None else added * mask)
+        return result
+
+
+class AttentionBlock(_Residual):
     """Causal grouped-query attention, without position embedding (arXiv:2504.03624) or with a rotary one."""
 
     def __init__(self, block: Attention, eps: float) -> None:
@@ -66,7 +79,7 @@ class AttentionBlock(nn.Module):
         return _added(self.o_proj(y.reshape(batch, length, -1)), self.block)
 
 
-class Mamba2Block(nn.Module):
+class Mamba2Block(_Residual):
     """Mamba-2 with z|x|B|C|dt packed in one projection and a gated, grouped norm (arXiv:2405.21060, 2504.03624)."""
 
     def __init__(self, block: Mamba2, eps: float, kernels: Kernels) -> None:
@@ -135,7 +148,7 @@ class Mamba2Block(nn.Module):
         )  # fmt: skip
 
 
-class FeedForwardBlock(nn.Module):
+class FeedForwardBlock(_Residual):
     """down(f(up(x))) or down(f(gate(x)) * up(x)), f = relu^2 or silu."""
 
     def __init__(self, block: FeedForward, eps: float) -> None:

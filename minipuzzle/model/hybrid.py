@@ -131,10 +131,8 @@ class HybridLM(nn.Module):
     def _block(self, index: int, h: Tensor, documents: Tensor | None, cache: Cache | None) -> Tensor:
         block: Any = self.blocks[index]
         slot, past = (None, 0) if cache is None else (cache.slots[index], cache.length)
-        added = block.mixer(block.norm(h), documents, slot, past)
-        if self._hidden_mask is not None:
-            added = added * self._hidden_mask
-        return h + added
+        result: Tensor = block(h, documents, slot, past, self._hidden_mask)
+        return result
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,94 +16,151 @@ from minipuzzle.data import TokenBlocks
 from minipuzzle.distill import check_vocabularies, distillation, load_parameters, train
 from minipuzzle.distill.loop import STATES
 from minipuzzle.distill.objectives import Objective
+from minipuzzle.distill.offline import Keep, TeacherCache
+from minipuzzle.distill.parallel import check_precision, load_sharded, write_gathered
 from minipuzzle.evaluate import measure
 from minipuzzle.model import HybridLM, frozen, set_precision
 from minipuzzle.progress import progress_bar
+from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.recipe import DistillSettings, Training
 from minipuzzle.report.card import write_card
+from minipuzzle.rundir import RunDir
 from minipuzzle.stages.job import Job, say
 from minipuzzle.stages.meter import Meter
 from minipuzzle.stages.prune import run_prune
 
 
 def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) -> Checkpoint:
-    """Prune what search chose if that is not done, distil, and write the winner to run/student."""
+    """Prune what search chose if that is not done, distil, and write the winner to run/student.
+
+    Under torchrun student and teacher are sharded over all processes; the first one prunes and writes.
+    """
     teacher_file = job.parent if teacher_path is None else Checkpoint.open(teacher_path)
     check_vocabularies(job.parent.architecture.vocab_size, teacher_file.architecture.vocab_size)
-    cuts = run_prune(job)
-    blocks = job.text("train")
-    inputs = (job.run.key("prune"), teacher_file.fingerprint, blocks.fingerprint)
-    key, identity = fingerprint(*inputs, asdict(settings)), fingerprint(*inputs, settings.fixed())
-    target = job.run / "student"
-    if job.run.is_done("distill", key) and target.exists():
-        say(f"distill: nothing changed, kept {target}")
-        return Checkpoint.open(target)
-    same = teacher_file.fingerprint == job.parent.fingerprint
-    teacher = frozen(job.take_parent() if same else job.load(teacher_file))
-    set_precision(teacher, settings.teacher_precision, settings.training.bf16_ends)
-    objective = distillation(teacher, settings.loss)
-    winner, losses = _short_runs(job, cuts, objective, blocks, settings, identity, teacher)
-    say(f"distill: {winner} goes on to the long run")
-    model = job.load(cuts[winner])
-    if winner in losses:
-        load_parameters(job.run / "distill" / f"{winner}-short" / STATES, model)
-    folder = job.run / "distill" / "long"
-    final = _train(model, objective, blocks, settings.training, folder, f"{identity} {winner}", "distill: long run", teacher)
-    write_student(cuts[winner], model, target)
-    job.run.mark("distill", key, winner=winner, short_validation_loss=losses, final_kl=final,
-                 tokens=settings.training.tokens, short_tokens=settings.short_tokens if losses else 0)  # fmt: skip
-    write_card(job.run.path)
-    for states in (job.run / "distill").glob(f"*/{STATES}"):
-        shutil.rmtree(states)  # finished: the student is written, and the logs stay
+    with ranks(job.device) as group:
+        for precision in (settings.teacher_precision, settings.training.precision):
+            check_precision(precision, group)
+        cuts = group.first_then_all(lambda: _cuts(job))
+        blocks = group.first_then_all(lambda: job.text("train"))
+        inputs = (job.run.key("prune"), teacher_file.fingerprint, blocks.fingerprint)
+        key, identity = fingerprint(*inputs, asdict(settings)), fingerprint(*inputs, settings.fixed())
+        target = job.run / "student"
+        if job.run.is_done("distill", key) and target.exists():
+            say(f"distill: nothing changed, kept {target}")
+            return Checkpoint.open(target)
+        run = _Distillation(job, settings, group, blocks, identity, teacher_file)
+        winner, losses = run.short_runs(cuts)
+        say(f"distill: {winner} goes on to the long run")
+        model, final = run.long_run(cuts[winner], winner, short=winner in losses)
+        write_gathered(model, group, lambda tensor: write_student(cuts[winner], tensor, target))
+        job.run.mark("distill", key, winner=winner, short_validation_loss=losses, final_kl=final,
+                     tokens=settings.training.tokens, short_tokens=settings.short_tokens if losses else 0)  # fmt: skip
+        if job.run.writes:
+            write_card(job.run.path)
+            for states in (job.run / "distill").glob(f"*/{STATES}"):
+                shutil.rmtree(states)  # finished: the student is written, and the logs stay
     return Checkpoint.open(target)
 
 
-def write_student(like: Checkpoint, model: HybridLM, target: Path) -> None:
-    """Write a trained model as a checkpoint with the dtypes, config and tokenizer of ``like``."""
-    values = model.state_dict()
-
-    def tensor(name: str) -> torch.Tensor:
-        return values[name].detach().cpu().to(like.tensor(name).dtype).contiguous()
-
+def write_student(like: Checkpoint, tensor: Callable[[str], torch.Tensor], target: Path) -> None:
+    """Write trained tensors, by name, as a checkpoint with the dtypes, config and tokenizer of ``like``."""
     extra = like.family.extra_files(like.architecture)
-    write_checkpoint(target, like.architecture, tensor, source=like, config=like.config, extra=extra)
+    write_checkpoint(target, like.architecture, lambda name: tensor(name).to(like.tensor(name).dtype).contiguous(),
+                     source=like, config=like.config, extra=extra)  # fmt: skip
 
 
-def _short_runs(
-    job: Job, cuts: dict[str, Checkpoint], objective: Objective, blocks: TokenBlocks, settings: DistillSettings,
-    identity: str, teacher: HybridLM,
-) -> tuple[str, dict[str, float]]:  # fmt: skip
-    """(the candidate with the lowest validation loss after its short run, all their losses)."""
-    if len(cuts) == 1:
-        return next(iter(cuts)), {}
-    short = replace(settings.training, tokens=settings.short_tokens)
-    validation = job.validation("search")
-    losses = {}
-    for name, checkpoint in cuts.items():
-        model = job.load(checkpoint)
-        folder = job.run / "distill" / f"{name}-short"
-        _train(model, objective, blocks, short, folder, f"{identity} {name} short", f"distill: {name}, short", teacher)
-        losses[name] = measure(model, validation).loss
-        say(f"distill: {name} after {settings.short_tokens:,} tokens: validation loss {losses[name]:.4f} nats/token")
-    return min(losses, key=losses.__getitem__), losses
+def _cuts(job: Job) -> dict[str, Checkpoint]:
+    job.run = RunDir(job.run.path)  # with what the first process has written meanwhile
+    cuts = run_prune(job)
+    if torch.distributed.is_initialized():
+        vars(job).pop("parent_model", None)  # whole on one GPU, where shards are needed
+    return cuts
 
 
-def _train(
-    model: HybridLM, objective: Objective, blocks: TokenBlocks, settings: Training, folder: Path, identity: str,
-    label: str, teacher: HybridLM,
-) -> float:  # fmt: skip
-    if (folder / STATES).exists() and not _belongs(folder, identity):
-        shutil.rmtree(folder)  # an earlier run with other inputs in this run directory; its log goes with it
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "identity").write_text(identity)
-    meter = Meter("loss", model.architecture, blocks.block_length, next(model.parameters()).device,
-                  teacher=teacher.architecture)  # fmt: skip
-    with progress_bar(label, settings.tokens, "tokens") as bar:
+class _Distillation:
+    """What the short runs and the long one share."""
 
-        def advance(tokens: int, loss: float) -> None:
-            bar.update(min(tokens, settings.tokens), meter.note(tokens, loss))
+    def __init__(
+        self, job: Job, settings: DistillSettings, group: Ranks, blocks: TokenBlocks, identity: str, teacher: Checkpoint
+    ) -> None:
+        self.job, self.settings, self.group, self.blocks, self.identity = job, settings, group, blocks, identity
+        self.teacher_file = teacher
+        self.objective = self._offline() if settings.teacher_logits else distillation(self._teacher(), settings.loss)
 
-        return train(model, objective, blocks, settings, folder, identity=identity, advance=advance, say=say)
+    def short_runs(self, cuts: dict[str, Checkpoint]) -> tuple[str, dict[str, float]]:
+        """(the candidate with the lowest validation loss after its short run, all their losses)."""
+        if len(cuts) == 1:
+            return next(iter(cuts)), {}
+        tokens = self.settings.short_tokens
+        short = replace(self.settings.training, tokens=tokens)
+        validation = self.group.first_then_all(lambda: self.job.validation("search"))
+        losses = {}
+        for name, checkpoint in cuts.items():
+            model = self._load(checkpoint)
+            self._train(model, short, f"{name}-short", f"{name} short", f"{name}, short")
+            losses[name] = measure(model, validation).loss
+            say(f"distill: {name} after {tokens:,} tokens: validation loss {losses[name]:.4f} nats/token")
+        return min(losses, key=losses.__getitem__), losses
+
+    def long_run(self, cut: Checkpoint, name: str, short: bool) -> tuple[HybridLM, float]:
+        """(the trained student, its last KL), from its ``short`` run's weights where there was one."""
+        model = self._load(cut)
+        if short:
+            load_parameters(self.job.run / "distill" / f"{name}-short" / STATES, model, self.group)
+        return model, self._train(model, self.settings.training, "long", name, "long run")
+
+    def _train(self, model: HybridLM, settings: Training, folder_name: str, identity: str, label: str) -> float:
+        folder, identity = self.job.run / "distill" / folder_name, f"{self.identity} {identity}"
+        if self.job.run.writes:
+            if (folder / STATES).exists() and not _belongs(folder, identity):
+                shutil.rmtree(folder)  # an earlier run with other inputs in this run directory; its log goes with it
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "identity").write_text(identity)
+        self.group.together(lambda: None)
+        teacher = None if self.settings.teacher_logits else self.teacher_file.architecture
+        meter = Meter("loss", model.architecture, self.blocks.block_length, self.job.device, teacher=teacher,
+                      ranks=self.group.world)  # fmt: skip
+        with progress_bar(f"distill: {label}", settings.tokens, "tokens") as bar:
+
+            def advance(tokens: int, loss: float) -> None:
+                bar.update(min(tokens, settings.tokens), meter.note(tokens, loss))
+
+            return train(model, self.objective, self.blocks, settings, folder, identity=identity, advance=advance, say=say,
+                         ranks=self.group)  # fmt: skip
+
+    def _load(self, checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> HybridLM:
+        if self.group.world == 1:
+            return self.job.load(checkpoint)
+        model = HybridLM(checkpoint.architecture, device="meta", dtype=dtype, kernels=self.job.kernels)
+        return load_sharded(model, checkpoint, self.group, self.settings.training.replicas)
+
+    def _teacher(self) -> HybridLM:
+        """Frozen; over several GPUs in BF16, since it has no master weights to keep."""
+        if self.group.world > 1:
+            dtype = torch.bfloat16 if self.job.device.type == "cuda" else torch.float32
+            return self._load(self.teacher_file, dtype).requires_grad_(False)
+        same = self.teacher_file.fingerprint == self.job.parent.fingerprint
+        teacher = frozen(self.job.take_parent() if same else self.job.load(self.teacher_file))
+        set_precision(teacher, self.settings.teacher_precision, self.settings.training.bf16_ends)
+        return teacher
+
+    def _offline(self) -> Objective:
+        """The objective from stored words; the teacher is loaded only for shards that are missing."""
+        settings, training = self.settings, self.settings.training
+        cache = TeacherCache(
+            Path(settings.teacher_logits), self.blocks, Keep.parse(settings.teacher_keep), seed=training.seed,
+            teacher=f"{self.teacher_file.fingerprint} {settings.teacher_precision}", isolate=training.isolate_documents,
+            vocabulary=self.teacher_file.architecture.vocab_size,
+        )  # fmt: skip
+        length = self.blocks.block_length
+        tokens = max(training.tokens, settings.short_tokens)
+        missing = cache.missing(training.batch * -(-tokens // (training.batch * length)))
+        say(f"distill: teacher logits in {cache.folder}: {cache.size(tokens)}; {len(missing)} shards are missing")
+        if missing:
+            teacher = self._teacher()
+            with progress_bar("distill: teacher", len(missing) * cache.rows * length, "tokens") as bar:
+                cache.fill(teacher, missing, self.group, max(1, training.batch // self.group.world), bar.advance)
+        return cache.objective()
 
 
 def _belongs(folder: Path, identity: str) -> bool:

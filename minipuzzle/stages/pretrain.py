@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from minipuzzle.artifacts import fingerprint, write_json
 from minipuzzle.checkpoint import Checkpoint, write_checkpoint
 from minipuzzle.data import Tokenizer, load_blocks
 from minipuzzle.distill import mixed_precision, next_token, train
+from minipuzzle.distill.parallel import shard, write_gathered
 from minipuzzle.errors import UserError
 from minipuzzle.evaluate import measure
 from minipuzzle.kernels import choose
 from minipuzzle.model import HybridLM, init_model
 from minipuzzle.progress import progress_bar
+from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.recipe import EMBEDDED, PretrainRecipe
 from minipuzzle.rundir import RunDir
 from minipuzzle.stages.evaluate import device_name
@@ -29,7 +32,12 @@ def run_pretrain(recipe: PretrainRecipe, run: RunDir) -> Checkpoint:
 
     Beside it, ``training.json`` keeps the recipe, the machine, the wall time and the losses.
     """
-    device = pick_device(recipe.device)
+    with ranks(pick_device(recipe.device)) as group:
+        return _pretrain(recipe, run, group)
+
+
+def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
+    device = group.device
     family = families.find(str(recipe.model.get("model_type", "")))
     architecture = family.architecture(recipe.model)
     folder = embedded.teacher_path() if recipe.tokenizer == EMBEDDED else Path(recipe.tokenizer)
@@ -40,34 +48,43 @@ def run_pretrain(recipe: PretrainRecipe, run: RunDir) -> Checkpoint:
             allowed=f"at most the model's {architecture.vocab_size:,}", next="Set model.vocab_size or another tokenizer.",
         )  # fmt: skip
     train_path = embedded.text_path("train") if recipe.data.train == EMBEDDED else Path(recipe.data.train)
-    blocks = load_blocks(train_path, tokenizer, block_length=recipe.data.length, seed=recipe.data.seed,
-                         cache=run / "tokens")  # fmt: skip
+    blocks = group.first_then_all(lambda: load_blocks(
+        train_path, tokenizer, block_length=recipe.data.length, seed=recipe.data.seed, cache=run / "tokens"
+    ))  # fmt: skip
     kernels = choose(device)
     say(f"pretrain: {architecture.parameters:,} parameters, {blocks.tokens.size:,} tokens of text; "
         f"kernels: {kernels.name} ({kernels.reason})")  # fmt: skip
-    model = init_model(architecture, seed=recipe.training.seed, device=device, kernels=kernels)
+    where = device if group.world == 1 else torch.device("cpu")  # shards move to their devices block by block
+    model = init_model(architecture, seed=recipe.training.seed, device=where, kernels=kernels)
+    if group.world > 1:
+        shard(model, group, recipe.training.replicas)
     identity = fingerprint(recipe.model, recipe.training.fixed())
-    meter = Meter("loss", architecture, recipe.data.length, device)
+    meter = Meter("loss", architecture, recipe.data.length, device, ranks=group.world)
     with progress_bar("pretrain", recipe.training.tokens, "tokens") as bar:
 
         def advance(tokens: int, loss: float) -> None:
             bar.update(min(tokens, recipe.training.tokens), meter.note(tokens, loss))
 
         final = train(model, next_token, blocks, recipe.training, run / "pretrain", identity=identity,
-                      advance=advance, say=say)  # fmt: skip
+                      advance=advance, say=say, ranks=group)  # fmt: skip
     target = run / "model"
     config = family.config(architecture, {**recipe.model, "torch_dtype": "bfloat16", "dtype": "bfloat16"})
-    values = model.state_dict()
-    write_checkpoint(target, architecture, lambda name: values[name].detach().cpu().bfloat16().contiguous(),
-                     source=None, config=config, extra=family.extra_files(architecture))  # fmt: skip
-    tokenizer.copy_to(target)
+
+    def write(tensor: Callable[[str], torch.Tensor]) -> None:
+        write_checkpoint(target, architecture, lambda name: tensor(name).bfloat16().contiguous(), source=None,
+                         config=config, extra=family.extra_files(architecture))  # fmt: skip
+        tokenizer.copy_to(target)
+
+    write_gathered(model, group, write)
+    validation = _validation(recipe, tokenizer, model, run)
     facts = {
         "recipe": asdict(recipe), "device": device_name(device), "torch": torch.__version__, "kernels": kernels.name,
         "seconds": _seconds(run / "pretrain" / "log.csv"), "tokens": recipe.training.tokens,
         "unique_tokens": int(blocks.tokens.size), "train_loss": final,
-        "validation": _validation(recipe, tokenizer, model, run),
+        "validation": validation,
     }  # fmt: skip
-    write_json(target / "training.json", facts)
+    if run.writes:
+        write_json(target / "training.json", facts)
     return Checkpoint.open(target)
 
 

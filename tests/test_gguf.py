@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import shutil
 import sys
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import VOCAB, save, shaken, tiny
+from family_models import FORMS, theirs_of
 from helpers import run
 from llama_cpp_server import LlamaCpp, largest_difference
 from test_checkpoint import remote_code, unclamped  # noqa: F401
@@ -90,6 +92,44 @@ def test_odd_shapes_are_served_as_they_are(name, tmp_path):
         tokens, steps = server.greedy(prompt, 8)
     assert prompt + tokens == ours
     assert largest_difference(steps, probabilities(model(torch.tensor([ours])), prompt)) <= 1e-4
+
+
+LLAMAS = [("llama", "plain"), ("llama", "linear, biases, own head_dim"), ("llama", "llama3, tied"), ("mistral", "own head_dim"),
+          ("qwen2", "plain"), ("qwen3", "plain")]  # fmt: skip
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("family", "form"), LLAMAS)
+def test_llama_types_say_the_same_in_llama_cpp_and_in_transformers(family, form, tmp_path):
+    theirs = theirs_of(family, {**FORMS[family][form], "vocab_size": VOCAB}, seed=3)
+    theirs.save_pretrained(tmp_path / "model")
+    shutil.copy(embedded.teacher_path() / "tokenizer.json", tmp_path / "model")
+    checkpoint = Checkpoint.open(tmp_path / "model")
+    written = export_gguf(checkpoint, tmp_path / "x.gguf")
+    prompt = list(range(407, 440))
+    ours = generate(load_model(checkpoint).eval(), torch.tensor([prompt]), 16)[0].tolist()
+    with LlamaCpp(tmp_path / "x.gguf") as server:
+        tokens, steps = server.greedy(prompt, 16)
+    assert prompt + tokens == ours
+    assert largest_difference(steps, probabilities(theirs(torch.tensor([ours])).logits, prompt)) <= 1e-4
+    stored = sum(t.n_elements for t in gguf.GGUFReader(written.path).tensors if t.name != "rope_freqs.weight")
+    assert stored == checkpoint.parameters
+
+
+@pytest.mark.parametrize(("family", "form", "says"), [
+    ("llama", "yarn", "rope_type yarn"), ("llama", "dynamic, past its context", "rope_type dynamic"),
+    ("qwen3", "bias", "together with biases"), ("smollm3", "plain", "smollm3"), ("mamba2", "plain", "mamba2"),
+])  # fmt: skip
+def test_llama_types_that_are_refused(family, form, says, tmp_path, capsys):
+    theirs_of(family, {**FORMS[family][form], "vocab_size": VOCAB}).save_pretrained(tmp_path / "model")
+    shutil.copy(embedded.teacher_path() / "tokenizer.json", tmp_path / "model")
+    with pytest.raises(UserError) as caught:
+        export_gguf(Checkpoint.open(tmp_path / "model"), tmp_path / "x.gguf")
+    assert says in str(caught.value)
+    run("export", tmp_path / "model", "--json")
+    rows = {row["engine"]: row for row in json.loads(capsys.readouterr().out)["engines"]}
+    assert (rows["transformers"]["loads"], rows["llama.cpp"]["loads"]) == ("yes", "no")
+    assert says in rows["llama.cpp"]["how"]
 
 
 @pytest.mark.parametrize(("dtype", "allowed"), [("f32", 0), ("bf16", 2**-8), ("f16", 2**-11), ("q8_0", 0.01)])

@@ -8,13 +8,23 @@ from typing import Annotated
 import typer
 
 from minipuzzle.commands._shared import RUN, Device, Json, Length, Run, command, make_job, out, print_json
+from minipuzzle.errors import UserError
 from minipuzzle.recipe import EMBEDDED, Data
 
 
 def evaluate(checkpoints: Annotated[list[Path] | None, typer.Argument(help="Others to compare with the parent.")] = None,
              run: Run = RUN, data: Annotated[str, typer.Option(help="Validation text.")] = EMBEDDED,
+             tasks: Annotated[str, typer.Option(help="Tasks of lm-eval in place of the text: a,b,c.")] = "",
+             include: Annotated[Path | None, typer.Option(help="Folder of lm-eval task files (YAML) to know too.")] = None,
+             limit: Annotated[int | None, typer.Option(help="Only so many examples of each task.")] = None,
              length: Length = 512, device: Device = "auto", as_json: Json = False) -> None:  # fmt: skip
-    """Measure teacher, pruned model and student side by side."""
+    """Measure teacher, pruned model and student side by side, on a text or on lm-eval's tasks."""
+    if tasks:
+        _tasks(run, checkpoints or [], tasks.split(","), include, limit, device, as_json)
+        return
+    if include is not None or limit is not None:
+        raise UserError("--include and --limit are about tasks, and none was named.", got=include or limit,
+                        allowed="them together with --tasks", next="Add --tasks NAME.")  # fmt: skip
     with command(run):
         from minipuzzle.report.tables import eval_table
         from minipuzzle.stages.evaluate import run_eval
@@ -24,3 +34,17 @@ def evaluate(checkpoints: Annotated[list[Path] | None, typer.Argument(help="Othe
             print_json(result)
         else:
             out.print(eval_table(result))
+
+
+def _tasks(run: Path, checkpoints: list[Path], tasks: list[str], include: Path | None, limit: int | None, device: str,
+           as_json: bool) -> None:  # fmt: skip
+    with command(run):
+        from minipuzzle.report.tables import tasks_table
+        from minipuzzle.stages.tasks import run_tasks
+
+        result = run_tasks(make_job(run, None, Data(), device), checkpoints, tasks, include, limit)
+        if as_json:
+            print_json(result)
+        else:
+            out.print(tasks_table(result))
+            out.print(f"lm-eval's own results: {run / 'lm_eval'}", soft_wrap=True)

@@ -23,8 +23,8 @@ while it encodes."""
 
 
 class Tokenizer:
-    """Text to tokens and back. ``eos_id`` ends each document; ``vocab_size`` is one more than the highest token;
-    ``fingerprint`` is the start of the SHA-256 of tokenizer.json."""
+    """Text to tokens and back. ``eos_id`` ends each document, ``bos_id`` (or None) begins one; ``vocab_size`` is one more
+    than the highest token; ``fingerprint`` is the start of the SHA-256 of tokenizer.json."""
 
     def __init__(self, folder: Path) -> None:
         import tokenizers
@@ -47,6 +47,8 @@ class Tokenizer:
         self.fingerprint = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
         self.vocab_size: int = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
         self.eos_id = self._find_eos()
+        bos = self._named("bos_token")
+        self.bos_id: int | None = None if bos is None else self._tokenizer.token_to_id(bos)
 
     @staticmethod
     def load(folder: Path) -> Tokenizer:
@@ -64,6 +66,10 @@ class Tokenizer:
                 if last:
                     yield np.concatenate([*parts, end])
                     parts = []
+
+    def encode(self, text: str, *, special_tokens: bool) -> list[int]:
+        """The tokens of a text; ``special_tokens`` also those that tokenizer.json puts around one, such as a first <s>."""
+        return list(self._tokenizer.encode(text, add_special_tokens=special_tokens).ids)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of tokens."""
@@ -100,20 +106,22 @@ class Tokenizer:
         return None
 
     def _ids(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        return self.encode(text, special_tokens=False)
 
     def _find_eos(self) -> int:
-        config: dict[str, Any] = {}
-        if (self.folder / "tokenizer_config.json").is_file():
-            config = read_json(self.folder / "tokenizer_config.json")
-        named = config.get("eos_token")
-        named = named.get("content") if isinstance(named, dict) else named
+        named = self._named("eos_token")
         for name in ([named] if named else []) + list(END_NAMES):
             token = self._tokenizer.token_to_id(name)
             if token is not None:
                 return int(token)
         raise UserError("The tokenizer has no end-of-document token.", got=self.folder,
                         allowed="eos_token in tokenizer_config.json", next="Add it.")  # fmt: skip
+
+    def _named(self, what: str) -> str | None:
+        file = self.folder / "tokenizer_config.json"
+        config: dict[str, Any] = read_json(file) if file.is_file() else {}
+        named = config.get(what)
+        return named.get("content") if isinstance(named, dict) else named
 
 
 def _batches(pieces: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, bool]]]:

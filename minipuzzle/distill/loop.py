@@ -13,6 +13,7 @@ import torch
 
 from minipuzzle.artifacts import fingerprint
 from minipuzzle.data import TokenBlocks
+from minipuzzle.data.ahead import Ahead
 from minipuzzle.distill.board import open_board, write_row
 from minipuzzle.distill.checkpointing import States
 from minipuzzle.distill.guard import Guard
@@ -85,7 +86,7 @@ class _Run:
     ) -> None:  # fmt: skip
         self.model, self.objective, self.blocks, self.settings = model, objective, blocks, settings
         self.ranks, self.states, self.stop, self.advance, self.say = ranks, states, stop, advance, say
-        self.device = next(model.parameters()).device
+        self.device, self.ahead = next(model.parameters()).device, Ahead(blocks)
         self.optimizer = make_optimizer(model, settings)
         saved = states.load(model, self.optimizer)
         self.at = Progress(**(saved or {}))
@@ -130,7 +131,7 @@ class _Run:
         torch.manual_seed(int(fingerprint(settings.seed, at.tokens, self.ranks.rank), 16) >> 1)
         done = update(
             self.model, self.objective, self.optimizer,
-            micro_batches(self.blocks, settings, at.tokens // length, self.ranks, self.device),
+            micro_batches(self.ahead, settings, at.tokens // length, self.ranks, self.device),
             clip=settings.clip, guard=self.guard, ranks=self.ranks,
             # any process may have been told to stop; the first one's clock says when to save
             votes=lambda: (float(self.stop.asked), float(due and self.ranks.rank == 0)),

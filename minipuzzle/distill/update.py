@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from minipuzzle.data import TokenBlocks
+from minipuzzle.data.ahead import Ahead
 from minipuzzle.distill.guard import Guard
 from minipuzzle.distill.objectives import Objective
 from minipuzzle.errors import UserError
@@ -67,7 +68,7 @@ def update(
 
 
 def micro_batches(
-    blocks: TokenBlocks, settings: Training, first: int, ranks: Ranks, device: torch.device
+    blocks: TokenBlocks | Ahead, settings: Training, first: int, ranks: Ranks, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """This process's share of the batch that begins at block ``first`` of the stream, ``micro_batch`` blocks at a time.
 

@@ -13,7 +13,9 @@ from minipuzzle.arch import Architecture, FeedForward
 from minipuzzle.artifacts import read_json
 from minipuzzle.checkpoint.config import read_config
 from minipuzzle.errors import UserError
-from minipuzzle.export.gguf_nemotron_h import MODEL_TYPES, unsupported
+from minipuzzle.export import gguf_llama
+from minipuzzle.export.gguf import layout_of
+from minipuzzle.export.gguf_nemotron_h import MODEL_TYPES
 from minipuzzle.export.gguf_tokenizer import split_name
 
 READ = {
@@ -38,15 +40,28 @@ class Verdict:
 def engines(path: Path) -> list[Verdict]:
     """The verdict on each engine for the checkpoint in ``path``, from its config.json (weights are not needed).
 
-    Raises: UserError for a config.json that cannot be read, or a family there are no rules for.
+    Raises: UserError for a config.json that cannot be read.
     """
     config, architecture = read_config(path)
     model_type = str(config["model_type"])
-    if model_type not in MODEL_TYPES:
-        raise UserError("There are no rules for this family yet.", got=model_type, allowed=", ".join(MODEL_TYPES),
-                        next="Homogeneous checkpoints of a stock family load wherever that family does.")  # fmt: skip
-    rules: list[Callable[[Architecture], Verdict]] = [_transformers, _vllm, _sglang, _tensorrt]
-    return [*(rule(architecture) for rule in rules), _llama_cpp(path, architecture)]
+    if model_type in MODEL_TYPES:
+        rules: list[Callable[[Architecture], Verdict]] = [_transformers, _vllm, _sglang, _tensorrt]
+        verdicts = [rule(architecture) for rule in rules]
+    else:
+        verdicts = _stock(model_type)
+    return [*verdicts, _llama_cpp(path, model_type, architecture)]
+
+
+def _stock(model_type: str) -> list[Verdict]:
+    """Checkpoints of every other family are homogeneous (its config can say nothing else), so its own class loads them."""
+    said = "as it is: an ordinary checkpoint of its family"
+    known = model_type in gguf_llama.MODEL_TYPES
+    ran = Verdict(engine="transformers", loads="yes", how=said, source="ran: transformers 5.23.0, tests of the families")
+    return [ran, *(
+        Verdict(engine=engine, loads="yes" if known else "unproven", source="not run, not read",
+                how=said if known else "whether it has this family was not looked up")
+        for engine in READ
+    )]  # fmt: skip
 
 
 def varying(architecture: Architecture) -> set[str]:
@@ -97,15 +112,14 @@ def _tensorrt(architecture: Architecture) -> Verdict:
     return _yes("TensorRT-LLM", "as it is")
 
 
-def _llama_cpp(path: Path, architecture: Architecture) -> Verdict:
+def _llama_cpp(path: Path, model_type: str, architecture: Architecture) -> Verdict:
     source = "ran: xllamacpp 2026.10.11549, tests/test_gguf.py"
-    reason = unsupported(architecture)
-    if reason is not None:
-        return Verdict(engine="llama.cpp", loads="no", how=f"{reason[0]}; it has {reason[1]}", source=source)
     try:
+        layout_of(model_type, architecture)
         split_name(read_json(path / "tokenizer.json"))
     except UserError as error:
-        return Verdict(engine="llama.cpp", loads="no", how=f"{error.what} ({error.got})", source=source)
+        why = f"{error.what} {error.got}; allowed: {error.allowed}"
+        return Verdict(engine="llama.cpp", loads="no", how=why, source=source)
     return _yes("llama.cpp", "minipuzzle export --gguf FILE", source)
 
 

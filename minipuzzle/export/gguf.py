@@ -1,7 +1,7 @@
 """GGUF files, which llama.cpp reads: any width in any block, one tensor in memory at a time.
 
-What a family's blocks are called there is in ``gguf_nemotron_h``; words and merges are in ``gguf_tokenizer``. The file
-itself is written by llama.cpp's own ``gguf`` package.
+What a family's blocks are called there is in ``gguf_nemotron_h`` and ``gguf_llama``; words and merges are in
+``gguf_tokenizer``. The file itself is written by llama.cpp's own ``gguf`` package.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import disk_error
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
@@ -26,6 +27,7 @@ OF_CHECKPOINT = {"F64": "f32", "F32": "f32", "F16": "f16"}
 """Every other dtype of a checkpoint (BF16, FP8) fits into bf16 without loss."""
 FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
 Q8_BLOCK = 32
+LATER = "Take transformers; minipuzzle export CHECKPOINT lists the engines."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,23 +96,41 @@ def gguf_package() -> ModuleType:
     return gguf
 
 
+def layout_of(model_type: str, architecture: Architecture) -> tuple[ModuleType, str]:
+    """The module that knows a family's fields and tensors in GGUF, and llama.cpp's name of the architecture.
+
+    Raises: UserError for a family without one, or shapes that llama.cpp has no place for.
+    """
+    from minipuzzle.export import gguf_llama, gguf_nemotron_h
+
+    layouts: tuple[ModuleType, ...] = (gguf_nemotron_h, gguf_llama)
+    found = next((layout for layout in layouts if model_type in layout.MODEL_TYPES), None)
+    if found is None:
+        raise UserError("This family cannot be written as GGUF yet.", got=model_type, next=LATER,
+                        allowed=", ".join(t for layout in layouts for t in layout.MODEL_TYPES))  # fmt: skip
+    reason = found.unsupported(architecture)
+    if reason is not None:
+        raise UserError(f"llama.cpp has no place for this architecture as {model_type}.", got=reason[0], allowed=reason[1],
+                        next=LATER)  # fmt: skip
+    return found, found.MODEL_TYPES[model_type]
+
+
 def _write(
     library: ModuleType, checkpoint: Checkpoint, path: Path, dtype: str, advance: Callable[[int], None]
 ) -> tuple[int, list[str]]:
-    from minipuzzle.export.gguf_nemotron_h import add_fields, architecture_name, tensors
     from minipuzzle.export.gguf_tokenizer import add_tokenizer
 
     architecture = checkpoint.architecture
-    writer = library.GGUFWriter(path, architecture_name(checkpoint))
+    layout, model = layout_of(str(checkpoint.config["model_type"]), architecture)
+    writer = library.GGUFWriter(path, model)
     writer.add_name(checkpoint.path.resolve().name)
     writer.add_file_type(library.LlamaFileType[FILE_TYPES[dtype]])
     writer.add_vocab_size(architecture.vocab_size)
     writer.add_context_length(architecture.max_positions)
     writer.add_embedding_length(architecture.hidden)
-    writer.add_block_count(len(architecture.blocks))
-    add_fields(writer, architecture)
+    layout.add_fields(library, writer, architecture)
     notes = add_tokenizer(library, writer, checkpoint)
-    listed = tensors(architecture)
+    listed: list[GgufTensor] = layout.tensors(architecture, model)
     types = _plan(library, writer, checkpoint, listed, dtype)
     softened = [t.name for t, kind in zip(listed, types, strict=True) if t.matrix and kind.name == "F16" != dtype.upper()]
     if softened:

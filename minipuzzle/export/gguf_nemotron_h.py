@@ -9,28 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2
-from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.errors import UserError
 from minipuzzle.export.gguf import GgufTensor
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MODEL_TYPES = ("nemotron_h", "nemotron_h_puzzle")
-LATER = "Take transformers, with the classes in the checkpoint; minipuzzle export CHECKPOINT lists the engines."
-
-
-def architecture_name(checkpoint: Checkpoint) -> str:
-    """llama.cpp's name. Raises: UserError for a family or shapes that its architecture has no field for."""
-    model_type = str(checkpoint.config["model_type"])
-    if model_type not in MODEL_TYPES:
-        raise UserError("This family cannot be written as GGUF yet.", got=model_type, allowed=", ".join(MODEL_TYPES),
-                        next=LATER)  # fmt: skip
-    reason = unsupported(checkpoint.architecture)
-    if reason is not None:
-        raise UserError("llama.cpp's nemotron_h has no place for this architecture.", got=reason[0], allowed=reason[1],
-                        next=LATER)  # fmt: skip
-    return "nemotron_h"
+MODEL_TYPES = {"nemotron_h": "nemotron_h", "nemotron_h_puzzle": "nemotron_h"}
+"""model_type -> llama.cpp's architecture."""
 
 
 def unsupported(architecture: Architecture) -> tuple[str, str] | None:
@@ -50,9 +35,10 @@ def unsupported(architecture: Architecture) -> tuple[str, str] | None:
     return None
 
 
-def add_fields(writer: Any, architecture: Architecture) -> None:
+def add_fields(_library: Any, writer: Any, architecture: Architecture) -> None:
     """Write the sizes, one for each layer where llama.cpp has an array."""
     blocks = architecture.blocks
+    writer.add_block_count(len(blocks))
     attention = [b for b in blocks if isinstance(b, Attention)]
     writer.add_feed_forward_length([b.intermediate if isinstance(b, FeedForward) else 0 for b in blocks])
     # a 0 in the first layer would make llama.cpp ignore key_length
@@ -70,7 +56,7 @@ def add_fields(writer: Any, architecture: Architecture) -> None:
     writer.add_ssm_time_step_rank(mamba.heads)
 
 
-def tensors(architecture: Architecture) -> list[GgufTensor]:
+def tensors(architecture: Architecture, _name: str) -> list[GgufTensor]:
     """Every tensor of the file in order: the model's own, and a zero bias of the convolution where it has none."""
     result = [GgufTensor(name="token_embd.weight", source="embeddings.weight")]
     for i, block in enumerate(architecture.blocks):

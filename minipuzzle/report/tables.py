@@ -121,6 +121,31 @@ def eval_table(result: dict[str, Any]) -> RenderableType:
     return table
 
 
+def tasks_table(result: dict[str, Any]) -> RenderableType:
+    """lm-eval's metrics with their standard errors, one column a checkpoint."""
+    names, lines = by_task(result)
+    title = f"lm-eval, on {result['device']}" + (f", {result['limit']} examples of each" if result["limit"] else "")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("task", "metric", "examples", *names):
+        table.add_column(column, justify="left" if column in ("task", "metric") else "right")
+    for line in lines:
+        table.add_row(line["task"], line["metric"], line["samples"], *line["values"])
+    return table
+
+
+def by_task(result: dict[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
+    """The checkpoints' names, and for each task and metric their values as text: "0.4120 ± 0.0156"."""
+    names = list(dict.fromkeys(row["name"] for row in result["rows"]))
+    lines: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in result["rows"]:
+        better = {True: " (higher is better)", False: " (lower is better)"}.get(row["higher_is_better"], "")
+        empty = {"task": row["task"], "metric": row["metric"] + better, "samples": str(row["samples"] or ""), "values": {}}
+        error = "" if row["stderr"] is None else f" ± {row['stderr']:.4f}"
+        line = lines.setdefault((row["task"], row["metric"]), empty)
+        line["values"][row["name"]] = f"{row['value']:.4f}{error}"
+    return names, [{**line, "values": [line["values"].get(name, "") for name in names]} for line in lines.values()]
+
+
 def _funnel(search: dict[str, Any]) -> str:
     steps = [f"{search['points']:,} points", f"{search['feasible']:,} fit {' and '.join(search['budget']['text'])}"]
     steps += [f"{len(search['candidates'])} realised", f"{len(search['top'])} kept"]

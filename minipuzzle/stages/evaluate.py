@@ -28,7 +28,7 @@ SPEED_BATCH = 4
 def run_eval(job: Job, others: list[Path]) -> dict[str, Any]:
     """Measure the run's checkpoints (or the teacher and ``others``) on the half of the text that search never saw."""
     blocks = job.validation("eval")
-    named = {"teacher": job.parent, **(_others(others) if others else _of_run(job))}
+    named = named_checkpoints(job, others)
     rows: list[dict[str, Any]] = []
     costs: list[dict[str, Any]] = []
     with progress_bar("eval", len(blocks) * len(named), "blocks") as bar, mixed_precision(job.device):
@@ -55,6 +55,11 @@ def run_eval(job: Job, others: list[Path]) -> dict[str, Any]:
     if costs:
         write_card(job.run.path)
     return result
+
+
+def named_checkpoints(job: Job, others: list[Path]) -> dict[str, Checkpoint]:
+    """The teacher and ``others``, or where there are none what the run has: pruned and student."""
+    return {"teacher": job.parent, **(_others(others) if others else _of_run(job))}
 
 
 def workload(job: Job) -> Workload:

@@ -61,11 +61,11 @@ def test_every_command_has_a_section():
 
 
 def test_the_worked_example_runs(tmp_path, monkeypatch, capsys):
-    """As it stands, but for a shorter validation text."""
+    """As it stands, but for shorter texts."""
     monkeypatch.chdir(tmp_path)
     source = (ROOT / "docs" / "examples" / "api.py").read_text()
     assert "mp.Data(length=64)" in source
-    source = source.replace("mp.Data(length=64)", f"mp.Data(length=64, validation={str(TEXT)!r})")
+    source = source.replace("mp.Data(length=64)", f"mp.Data(length=64, train={str(TEXT)!r}, validation={str(TEXT)!r})")
     exec(compile(source, "api.py", "exec"), {})
     printed = capsys.readouterr().out
     assert "least important block: 12" in printed

@@ -213,3 +213,18 @@ def test_a_full_disk_loses_nothing_earlier(whole, tmp_path):
         assert torch.equal(values(trained), whole[0])
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_tensorboard_has_the_numbers_of_the_log(whole, tmp_path, monkeypatch):
+    stopped_at(STEP * 13, tmp_path, replace(SETTINGS, tensorboard=True))
+    train(model(), noisy, text_blocks(), replace(SETTINGS, tensorboard=True), tmp_path, identity="x")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    found = {event.step: event.value for event in board.Scalars("loss")}
+    want = {int(row[0]): float(row[2]) for row in whole[1][1:]}
+    assert found == pytest.approx(want, rel=1e-5)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="not installed"):
+        train(model(), noisy, text_blocks(), replace(SETTINGS, tensorboard=True), tmp_path / "new", identity="x")

@@ -15,12 +15,14 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks, pack
 from minipuzzle.distill import distillation, train
 from minipuzzle.distill.parallel import gather, load_sharded
+from minipuzzle.errors import UserError
 from minipuzzle.kernels import choose
 from minipuzzle.model import HybridLM, load_model
 from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.recipe import Training
 
 CPU = torch.device("cpu")
+DEVICE = torch.device(os.environ.get("WORLD_DEVICE", "cpu"))
 STEP = 32 * 6
 SETTINGS = Training(tokens=STEP * 8, learning_rate=1e-3, batch=6, checkpoint_seconds=1e9)
 
@@ -47,7 +49,8 @@ def models(folder: Path, group: Ranks, replicas: int = 1):
             yield load_sharded(empty, checkpoint, group, replicas)
 
 
-def distil(folder: Path, group: Ranks, run: str, *, stop_after: int = 0, replicas: int = 1, said=None, **settings) -> None:
+def distil(folder: Path, group: Ranks, run: str, *, stop_after: int = 0, kill=False, replicas: int = 1, said=None,
+           **settings) -> None:  # fmt: skip
     """Distil in FOLDER/run; SIGTERM comes to the last process in step ``stop_after``. Writes FOLDER/run.safetensors."""
     student, teacher = models(folder, group, replicas)
     objective, steps = distillation(teacher.requires_grad_(False)), 0
@@ -55,6 +58,8 @@ def distil(folder: Path, group: Ranks, run: str, *, stop_after: int = 0, replica
     def counted(*args):
         nonlocal steps
         steps += 1
+        if kill and steps == 5 and group.rank == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
         if steps == stop_after and group.rank == group.world - 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return objective(*args)
@@ -70,7 +75,7 @@ def distil(folder: Path, group: Ranks, run: str, *, stop_after: int = 0, replica
 
 
 def main(folder: Path, part: str) -> None:
-    with ranks(CPU) as group:
+    with ranks(DEVICE) as group:
         if part == "two":
             distil(folder, group, "two")
             distil(folder, group, "hsdp", replicas=group.world)
@@ -78,10 +83,15 @@ def main(folder: Path, part: str) -> None:
             distil(folder, group, "resumed", stop_after=3)
             distil(folder, group, "resumed")
             distil(folder, group, "moved", stop_after=3)
+        elif part == "killed":
+            distil(folder, group, "killed", kill=True, tokens=STEP * 100)
         elif part == "three":
             distil(folder, group, "moved")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), sys.argv[2])
+    try:
+        main(Path(sys.argv[1]), sys.argv[2])
+    except UserError as error:
+        sys.exit(f"error: {error}")

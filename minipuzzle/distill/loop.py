@@ -14,6 +14,7 @@ import torch
 from minipuzzle.artifacts import fingerprint
 from minipuzzle.data import TokenBlocks
 from minipuzzle.data.ahead import Ahead
+from minipuzzle.distill.board import open_board, write_row
 from minipuzzle.distill.checkpointing import States
 from minipuzzle.distill.guard import Guard
 from minipuzzle.distill.interrupt import Interrupt, interrupt
@@ -91,6 +92,8 @@ class _Run:
         self.at = Progress(**(saved or {}))
         self.guard = Guard(**self.at.guard)
         self.log = TrainingLog.resume(folder / "log.csv", step=self.at.step)
+        wanted = settings.tensorboard and ranks.rank == 0
+        self.board = open_board(folder / "tensorboard", self.at.step) if wanted else None
         self.started = time.monotonic() - self.at.seconds
         if saved is not None:
             self._note_changes()
@@ -148,6 +151,8 @@ class _Run:
             learning_rate=self.optimizer.param_groups[0]["lr"], seconds=time.monotonic() - self.started,
             skipped=self.guard.skipped,
         )  # fmt: skip
+        if self.board is not None:
+            write_row(self.board, self.log.rows[-1])
         self.advance(self.at.tokens, loss)
 
     def _save(self) -> None:

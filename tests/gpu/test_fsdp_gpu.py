@@ -1,0 +1,81 @@
+"""Two GPUs train as one does: FSDP2 over NCCL, states moved between one and two processes, kernels as on one GPU.
+
+Started by pytest in one process; it launches torchrun itself. NVLink multicast stays off (NCCL_NVLS_ENABLE=0).
+"""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import save, shaken, tiny
+from safetensors.torch import load_file
+
+from minipuzzle.distill.checkpointing import list_states
+from minipuzzle.ranks import alone
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs 2 GPUs")]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "4", "NCCL_NVLS_ENABLE": "0", "WORLD_DEVICE": "cuda"}
+WORLD = Path(__file__).parent.parent / "world.py"
+
+
+def launch(folder, part, count=2):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), str(WORLD)]
+    started = time.monotonic()
+    done = subprocess.run([*command, str(folder), part], env=ENVIRONMENT, capture_output=True, text=True, timeout=300,
+                          check=False)  # fmt: skip
+    return done, time.monotonic() - started
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    sizes = {"hidden": 256, "heads": 16, "head_dim": 64, "groups": 2, "state": 64, "intermediate": 512, "vocab": 61,
+             "chunk_size": 64}  # fmt: skip
+    save(shaken(tiny("M-*-", **sizes), 0), folder / "student", tokenizer=False)
+    save(shaken(tiny("M-*-M-", **sizes), 1), folder / "teacher", tokenizer=False)
+    done, seconds = launch(folder, "two")
+    print(f"two GPUs: {seconds:.0f} s")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def column(folder, run, name):
+    lines = (folder / run / "log.csv").read_text().splitlines()
+    place = lines[0].split(",").index(name)
+    return [float(line.split(",")[place]) for line in lines[1:]]
+
+
+def test_two_gpus_equal_one(world):
+    """Losses within BF16's rounding: sharded runs gather vectors (norms, A, D, dt) in BF16 too, a single GPU has FP32."""
+    from world import distil
+
+    distil(world, alone(torch.device("cuda")), "one")
+    for run in ("two", "hsdp", "micro"):
+        off = max(abs(a / b - 1) for a, b in zip(column(world, run, "loss"), column(world, "one", "loss"), strict=True))
+        print(f"{run}: losses within {off:.2%} of one GPU's")
+        assert off < 0.02
+
+
+def test_resume_and_one_process_after_two(world):
+    from world import distil
+
+    one, other = (load_file(world / f"{name}.safetensors") for name in ("two", "resumed"))
+    off = max((one[n] - other[n]).abs().max().item() for n in one)
+    print(f"resumed: parameters within {off:.1e} of the uninterrupted run's")
+    assert off < 1e-3
+    assert len(list(list_states(world / "moved/state")[0].glob("*.safetensors"))) == 2
+    said = []
+    distil(world, alone(torch.device("cuda")), "moved", said=said)
+    assert any(line.startswith("going on after") for line in said)
+
+
+def test_a_killed_process_ends_the_other(world):
+    done, seconds = launch(world, "killed")
+    print(f"ended {seconds:.0f} s after the start")
+    assert done.returncode
+    assert "Another process of this run has ended" in done.stderr
+    assert seconds < 90

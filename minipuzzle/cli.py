@@ -7,7 +7,21 @@ import sys
 import typer
 from rich.console import Console
 
-from minipuzzle.commands import distill, evaluate, export, inspect, pretrain, profile, prune, report, run, score, search
+from minipuzzle.commands import (
+    adapt,
+    distill,
+    evaluate,
+    export,
+    inspect,
+    merge,
+    pretrain,
+    profile,
+    prune,
+    report,
+    run,
+    score,
+    search,
+)
 from minipuzzle.errors import UserError
 
 app = typer.Typer(
@@ -20,6 +34,8 @@ app.command()(search.search)
 app.command()(profile.profile)
 app.command()(prune.prune)
 app.command()(distill.distill)
+app.command()(adapt.adapt)
+app.command()(merge.merge)
 app.command(name="eval")(evaluate.evaluate)
 app.command()(report.report)
 app.command()(export.export)

@@ -13,6 +13,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from minipuzzle.adapter_settings import AdapterSettings
 from minipuzzle.errors import UserError
 
 Method = Literal["minipuzzle", "solver"]
@@ -180,6 +181,7 @@ class DistillSettings:
     teacher_precision: Precision = "bf16"
     teacher_logits: str = ""
     teacher_keep: str = "top-64"
+    adapter: AdapterSettings = field(default_factory=AdapterSettings)
     training: Training = field(default_factory=Training)
 
     def __post_init__(self) -> None:

@@ -55,6 +55,13 @@ def test_from_checkpoint_to_student(name, tmp_path, capsys):
     rows = json.loads((folder / "eval.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["teacher", "pruned", "student"]
     assert rows[2]["kl"] < rows[1]["kl"]
+    capsys.readouterr()
+    run("export", "--run", folder, "--json")
+    verdicts = {row["engine"]: row["loads"] for row in json.loads(capsys.readouterr().out)["engines"]}
+    assert verdicts["transformers"] == "yes"
+    if verdicts["llama.cpp"] == "yes":
+        run("export", "--run", folder, "--gguf", tmp_path / "student.gguf")
+    assert (tmp_path / "student.gguf").exists() == (name == "llama")
     theirs = AutoModelForCausalLM.from_pretrained(folder / "student").eval()
     assert sum(p.numel() for p in theirs.parameters()) == student.parameters
     tokens = torch.randint(0, VOCAB, (2, 90), generator=torch.Generator().manual_seed(0))

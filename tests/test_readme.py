@@ -33,6 +33,9 @@ ELSEWHERE = {
     "torchrun": "needs several GPUs", "minipuzzle.embedded.corpus": "needs 300 MB of text outside the repository",
     "pretrain recipes/embedded-teacher": "needs an H100 for 337 s; test_cli pretrains a small model",
     "run recipes/": "minutes; test_command_prints_what_the_readme_shows runs the demo's recipe",
+    "eval --tasks": "the tasks are the reader's; test_tasks runs small ones",
+    "minipuzzle adapt": "models of the reader's; test_adapt runs small ones",
+    "minipuzzle merge": "models of the reader's; test_adapt runs small ones",
     "minipuzzle demo": "test_command_prints_what_the_readme_shows",
 }  # fmt: skip
 COMMAND = re.compile(r"^(\$ )?((?:minipuzzle|torchrun|make|pip|python -m|git clone) .*?)(?:\s{2,}#.*)?$", re.MULTILINE)

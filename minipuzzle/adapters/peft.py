@@ -22,14 +22,17 @@ from minipuzzle.errors import UserError
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
 NOT_READ = {"use_dora": False, "bias": "none", "modules_to_save": None, "lora_bias": False, "layer_replication": None}
+REFUSED = {"nemotron_h": ("mamba", "out_proj"), "mamba2": ("mamba", "out_proj")}
+"""What PEFT 0.21 loads no LoRA for, by model_type: transformers' fused Mamba kernel reads that weight past the module."""
 DROPPED = ("use_qalora", "alora_invocation_tokens")
 
 
-def export_peft(saved: SavedAdapter, base: Checkpoint, folder: Path) -> None:
+def export_peft(saved: SavedAdapter, base: Checkpoint, folder: Path) -> str:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors`` of a LoRA that computes the same.
 
-    Modules have transformers' names. ``rank_pattern`` and ``alpha_pattern`` say where groups differ. The config is
-    written last: without it PEFT finds nothing. Raises: UserError where the adapter is for another model.
+    Modules have transformers' names; ``rank_pattern`` and ``alpha_pattern`` say where groups differ. The config is
+    written last: without it PEFT finds nothing. Returns the projection that PEFT will refuse ("" for none).
+    Raises: UserError where the adapter is for another model.
     """
     saved.check(base.architecture)
     theirs = module_names(base)
@@ -49,6 +52,8 @@ def export_peft(saved: SavedAdapter, base: Checkpoint, folder: Path) -> None:
         "inference_mode": True, "rank_pattern": {n: r for n, r in ranks.items() if r != rank},
         "alpha_pattern": {n: _plain(a) for n, a in alphas.items() if a != alpha},
     })  # fmt: skip
+    kind, projection = REFUSED.get(str(base.config["model_type"]), ("", ""))
+    return projection if any(group.name.startswith(f"{kind}-{projection}-") for group in saved.plan.groups) else ""
 
 
 def import_peft(folder: Path, base: Checkpoint) -> SavedAdapter:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from minipuzzle.adapter_settings import AdapterSettings
 from minipuzzle.commands._shared import RUN, Device, Json, Length, Run, command, make_job, out, print_json
 from minipuzzle.errors import UserError
 from minipuzzle.recipe import DEFAULT_LOSS, EMBEDDED, Checkpointing, Data, DistillSettings, Precision, Training
@@ -23,6 +24,9 @@ def distill(run: Run = RUN,
             precision: Annotated[Precision, typer.Option(help="Of the blocks' products.")] = "bf16",
             teacher_precision: Annotated[Precision, typer.Option(help="The same for the teacher.")] = "bf16",
             bf16_ends: Annotated[int, typer.Option(help="Blocks at either end that FP8 leaves in BF16.")] = 4,
+            adapter: Annotated[str, typer.Option(help="Train only an adapter (tl6, lora, ...), then merge it.")] = "",
+            rank: Annotated[int, typer.Option(help="Of the adapter.")] = 8,
+            target: Annotated[str, typer.Option(help="Projections that the adapter is on.")] = "all",
             teacher_logits: Annotated[str, typer.Option(help="Folder: ask the teacher once, train from what is stored.")] = "",
             teacher_keep: Annotated[str, typer.Option(help="What is stored of a token: top-K or sampled-K words.")] = "top-64",
             micro_batch: Annotated[int, typer.Option(help="Blocks a process takes at once (0: its share of the batch).")] = 0,
@@ -38,7 +42,7 @@ def distill(run: Run = RUN,
     """Prune if needed, distil the candidates briefly, then the winner for long."""
     settings = DistillSettings(
         short_tokens=short_tokens, loss=loss, teacher_precision=teacher_precision, teacher_logits=teacher_logits,
-        teacher_keep=teacher_keep,
+        teacher_keep=teacher_keep, adapter=AdapterSettings(kind=adapter, rank=rank, target=target),
         training=Training(tokens=tokens, batch=batch, learning_rate=learning_rate, seed=seed,
                           precision=precision, bf16_ends=bf16_ends, activation_checkpointing=activation_checkpointing,
                           micro_batch=micro_batch, replicas=replicas, tensorboard=tensorboard),

@@ -24,6 +24,7 @@ from minipuzzle.errors import UserError
 OBJECTIVE = 1e4
 """Damage is scaled to this: HiGHS stops at an absolute gap of 1e-6, which must be far below any real difference."""
 ATTEMPTS = 12
+SECONDS, CHOICES_A_SECOND, LONGEST = 4.0, 600, 60.0
 Array = NDArray[np.float64]
 
 
@@ -73,19 +74,22 @@ class _Program:
     fixed: list[LinearConstraint] = field(default_factory=list)
 
 
-def solve(instance: Instance, *, seconds: float = 60.0, gap: float = 0.0) -> Solution:
+def solve(instance: Instance, *, seconds: float | None = None, gap: float = 0.0) -> Solution:
     """The choices with the least summed damage within the limits, proven to ``gap`` or the best found in ``seconds``.
+
+    By default a second for every CHOICES_A_SECOND choices, at least SECONDS: the best is found early, and what is left
+    of the proof is in the solution's gap.
 
     Raises: UserError where no choice meets the limits: names those that bind and the smallest reachable.
     """
-    found = _solve(_program(instance), instance.limits, [], seconds, gap)
+    found = _solve(_program(instance), instance.limits, [], seconds or _patience(instance), gap)
     if found is None:
         raise _infeasible(instance)
     return found
 
 
 def diverse(
-    instance: Instance, count: int, *, overlap: float = 1.0, seconds: float = 60.0, gap: float = 0.0
+    instance: Instance, count: int, *, overlap: float = 1.0, seconds: float | None = None, gap: float = 0.0
 ) -> list[Solution]:  # fmt: skip
     """Up to ``count`` solutions, best first, any two alike in at most ``overlap`` of the blocks and not the same.
 
@@ -96,7 +100,7 @@ def diverse(
     found: list[Solution] = []
     cuts: list[LinearConstraint] = []
     while len(found) < count:
-        next_ = _solve(program, instance.limits, cuts, seconds, gap)
+        next_ = _solve(program, instance.limits, cuts, seconds or _patience(instance), gap)
         if next_ is None:
             break
         found.append(next_)
@@ -121,6 +125,10 @@ def sweep(instance: Instance, limits: Iterable[Array], *, seconds: float = 60.0,
             raise _infeasible(replace(instance, limits=np.asarray(limit, dtype=np.float64)))
         found.append(solution)
     return found
+
+
+def _patience(instance: Instance) -> float:
+    return max(SECONDS, sum(len(damage) for damage in instance.damage) / CHOICES_A_SECOND)
 
 
 def _program(instance: Instance) -> _Program:
@@ -196,6 +204,8 @@ def _solve(
                 options={"time_limit": max(1.0, seconds - (time.monotonic() - started)), "mip_rel_gap": gap},
             )  # fmt: skip
         if result.x is None:
+            if result.status == 1 and seconds < LONGEST:  # a busy machine, or a hard one: better late than never
+                return _solve(program, limits, cuts, LONGEST, gap)
             if result.status == 1:
                 raise UserError("The solver found nothing in its time.", got=f"{seconds:.0f} s", allowed="more time",
                                 next="Search with fewer widths (a larger --multiple) or a looser budget.")  # fmt: skip

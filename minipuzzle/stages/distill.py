@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from minipuzzle.adapters import merge
+from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import fingerprint
 from minipuzzle.checkpoint import Checkpoint, write_checkpoint
 from minipuzzle.data import TokenBlocks
@@ -25,6 +27,7 @@ from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.recipe import DistillSettings, Training
 from minipuzzle.report.card import write_card
 from minipuzzle.rundir import RunDir
+from minipuzzle.stages.adapters import adapted, check_alone, keep_adapter
 from minipuzzle.stages.job import Job, say
 from minipuzzle.stages.meter import Meter
 from minipuzzle.stages.prune import run_prune
@@ -37,7 +40,10 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
     """
     teacher_file = job.parent if teacher_path is None else Checkpoint.open(teacher_path)
     check_vocabularies(job.parent.architecture.vocab_size, teacher_file.architecture.vocab_size)
+    if settings.adapter.kind:  # decay would pull Delta W to 0, not the weights
+        settings = replace(settings, training=replace(settings.training, weight_decay=0.0))
     with ranks(job.device) as group:
+        check_alone(settings.adapter, group)
         for precision in (settings.teacher_precision, settings.training.precision):
             check_precision(precision, group)
         cuts = group.first_then_all(lambda: _cuts(job))
@@ -52,7 +58,11 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
         winner, losses = run.short_runs(cuts)
         say(f"distill: {winner} goes on to the long run")
         model, final = run.long_run(cuts[winner], winner, short=winner in losses)
-        write_gathered(model, group, lambda tensor: write_student(cuts[winner], tensor, target))
+        if settings.adapter.kind:
+            lost = merge(cuts[winner], keep_adapter(job, model, cuts[winner]), target)
+            say(f"distill: adapter merged; {lost:.2%} of Delta W was lost to rounding to {cuts[winner].dtype}")
+        else:
+            write_gathered(model, group, lambda tensor: write_student(cuts[winner], tensor, target))
         job.run.mark("distill", key, winner=winner, short_validation_loss=losses, final_kl=final,
                      tokens=settings.training.tokens, short_tokens=settings.short_tokens if losses else 0)  # fmt: skip
         if job.run.writes:
@@ -96,7 +106,7 @@ class _Distillation:
         validation = self.group.first_then_all(lambda: self.job.validation("search"))
         losses = {}
         for name, checkpoint in cuts.items():
-            model = self._load(checkpoint)
+            model = self._student(checkpoint)
             self._train(model, short, f"{name}-short", f"{name} short", f"{name}, short")
             losses[name] = measure(model, validation).loss
             say(f"distill: {name} after {tokens:,} tokens: validation loss {losses[name]:.4f} nats/token")
@@ -104,29 +114,21 @@ class _Distillation:
 
     def long_run(self, cut: Checkpoint, name: str, short: bool) -> tuple[HybridLM, float]:
         """(the trained student, its last KL), from its ``short`` run's weights where there was one."""
-        model = self._load(cut)
+        model = self._student(cut)
         if short:
             load_parameters(self.job.run / "distill" / f"{name}-short" / STATES, model, self.group)
         return model, self._train(model, self.settings.training, "long", name, "long run")
 
     def _train(self, model: HybridLM, settings: Training, folder_name: str, identity: str, label: str) -> float:
         folder, identity = self.job.run / "distill" / folder_name, f"{self.identity} {identity}"
-        if self.job.run.writes:
-            if (folder / STATES).exists() and not _belongs(folder, identity):
-                shutil.rmtree(folder)  # an earlier run with other inputs in this run directory; its log goes with it
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "identity").write_text(identity)
-        self.group.together(lambda: None)
         teacher = None if self.settings.teacher_logits else self.teacher_file.architecture
-        meter = Meter("loss", model.architecture, self.blocks.block_length, self.job.device, teacher=teacher,
-                      ranks=self.group.world)  # fmt: skip
-        with progress_bar(f"distill: {label}", settings.tokens, "tokens") as bar:
+        return train_in(self.job, model, self.objective, self.blocks, settings, folder, identity, f"distill: {label}",
+                        group=self.group, teacher=teacher)  # fmt: skip
 
-            def advance(tokens: int, loss: float) -> None:
-                bar.update(min(tokens, settings.tokens), meter.note(tokens, loss))
-
-            return train(model, self.objective, self.blocks, settings, folder, identity=identity, advance=advance, say=say,
-                         ranks=self.group)  # fmt: skip
+    def _student(self, checkpoint: Checkpoint) -> HybridLM:
+        if self.settings.adapter.kind:
+            return adapted(self.job, checkpoint, self.settings.adapter, self.settings.training.seed)
+        return self._load(checkpoint)
 
     def _load(self, checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> HybridLM:
         if self.group.world == 1:
@@ -161,6 +163,26 @@ class _Distillation:
             with progress_bar("distill: teacher", len(missing) * cache.rows * length, "tokens") as bar:
                 cache.fill(teacher, missing, self.group, max(1, training.batch // self.group.world), bar.advance)
         return cache.objective()
+
+
+def train_in(
+    job: Job, model: HybridLM, objective: Objective, blocks: TokenBlocks, settings: Training, folder: Path, identity: str,
+    label: str, *, group: Ranks, teacher: Architecture | None,
+) -> float:  # fmt: skip
+    """``train`` in a folder of the run, with a progress bar; a state of other inputs in that folder is thrown away."""
+    if job.run.writes:
+        if (folder / STATES).exists() and not _belongs(folder, identity):
+            shutil.rmtree(folder)  # an earlier run with other inputs in this run directory; its log goes with it
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "identity").write_text(identity)
+    group.together(lambda: None)
+    meter = Meter("loss", model.architecture, blocks.block_length, job.device, teacher=teacher, ranks=group.world)
+    with progress_bar(label, settings.tokens, "tokens") as bar:
+
+        def advance(tokens: int, loss: float) -> None:
+            bar.update(min(tokens, settings.tokens), meter.note(tokens, loss))
+
+        return train(model, objective, blocks, settings, folder, identity=identity, advance=advance, say=say, ranks=group)
 
 
 def _belongs(folder: Path, identity: str) -> bool:

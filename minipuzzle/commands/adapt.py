@@ -1,0 +1,41 @@
+"""minipuzzle adapt: LoRA, Tied-LoRA and what lies between, on weights that stay as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from minipuzzle.adapter_settings import AdapterSettings
+from minipuzzle.commands._shared import RUN, Device, Json, Length, Run, command, make_job, out, print_json
+from minipuzzle.recipe import EMBEDDED, Data, Precision, Training
+
+
+def adapt(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint (default: the run's).")] = None,
+          run: Run = RUN,
+          data: Annotated[str, typer.Option(help="Text, or JSON lines of prompt and answer.")] = EMBEDDED,
+          adapter: Annotated[str, typer.Option(help="lora, tl5, tl6, vera, or a mask: tied:A,u,v, layer:A,B,u,v.")] = "tl6",
+          rank: int = 8, alpha: Annotated[float, typer.Option(help="Scales by alpha/rank (0: the rank).")] = 0.0,
+          target: Annotated[str, typer.Option(help="Projections (in, out, up, down, q, k, v, o, qkv), kinds of blocks, all.")]
+          = "all",
+          few: Annotated[bool, typer.Option("--few", help="Under 10 % of the blocks is meant.")] = False,
+          teacher: Annotated[Path | None, typer.Option(help="Learn from this checkpoint's distribution.")] = None,
+          tokens: int = 2_000_000, batch: int = 8, learning_rate: float = 4e-3,
+          precision: Annotated[Precision, typer.Option(help="Of the frozen blocks' products.")] = "bf16",
+          bf16_ends: Annotated[int, typer.Option(help="Blocks at either end that FP8 leaves in BF16.")] = 4,
+          seed: int = 0, length: Length = 512, device: Device = "auto", as_json: Json = False) -> None:  # fmt: skip
+    """Train an adapter beside frozen weights, with cross-entropy or with a teacher."""
+    kind = AdapterSettings(kind=adapter, rank=rank, alpha=alpha, target=target, few=few)
+    training = Training(tokens=tokens, batch=batch, learning_rate=learning_rate, seed=seed, precision=precision,
+                        bf16_ends=bf16_ends)  # fmt: skip
+    with command(run):
+        from minipuzzle.stages.adapt import AdaptSettings, run_adapt
+
+        job = make_job(run, checkpoint, Data(train=data, length=length), device)
+        file, facts = run_adapt(job, AdaptSettings(adapter=kind, training=training), teacher)
+        if as_json:
+            print_json({"path": str(file), "bytes": file.stat().st_size, **facts})
+        else:
+            size = file.stat().st_size
+            out.print(f"adapter: {file}  {size:,} bytes    next: minipuzzle merge CHECKPOINT {file}", soft_wrap=True)

@@ -1,0 +1,78 @@
+"""Stage adapt: a checkpoint's weights stay, an adapter learns a text or its answers, run/adapter/."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from minipuzzle.adapter_settings import AdapterSettings
+from minipuzzle.adapters.saved import NAME
+from minipuzzle.artifacts import fingerprint
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.data import TokenBlocks, has_answers, load_instructions
+from minipuzzle.distill import answers_only, check_vocabularies, distillation, next_token
+from minipuzzle.distill.loop import STATES
+from minipuzzle.distill.objectives import Objective
+from minipuzzle.model import HybridLM, frozen
+from minipuzzle.ranks import alone, ranks
+from minipuzzle.recipe import EMBEDDED, Training
+from minipuzzle.stages.adapters import adapted, check_alone, keep_adapter
+from minipuzzle.stages.distill import train_in
+from minipuzzle.stages.job import Job, say
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptSettings:
+    """An adapter and how it is trained."""
+
+    adapter: AdapterSettings
+    training: Training = field(default_factory=Training)
+
+    def fixed(self) -> dict[str, Any]:
+        """As ``Training.fixed``."""
+        return {**asdict(self), "training": self.training.fixed()}
+
+
+def run_adapt(job: Job, settings: AdaptSettings, teacher_path: Path | None) -> tuple[Path, dict[str, Any]]:
+    """Train an adapter on job.data.train; (the file of the adapter, what was recorded).
+
+    JSON lines of prompts and answers are learned by their answers only, other texts by every next token; with a teacher
+    by KL(teacher || model) in place of cross-entropy. Raises: UserError where nothing would be trained.
+    """
+    with ranks(job.device) as group:
+        check_alone(settings.adapter, group)
+    answers = job.data.train != EMBEDDED and has_answers(Path(job.data.train))
+    blocks = _instructions(job) if answers else job.text("train")
+    teacher_file = None if teacher_path is None else Checkpoint.open(teacher_path)
+    inputs = (job.parent.fingerprint, blocks.fingerprint, "" if teacher_file is None else teacher_file.fingerprint)
+    key, identity = fingerprint(*inputs, asdict(settings)), fingerprint(*inputs, settings.fixed())
+    target = job.run / "adapter" / NAME
+    if job.run.is_done("adapt", key) and target.exists():
+        say(f"adapt: nothing changed, kept {target}")
+        return target, job.run.facts("adapt")
+    model = adapted(job, job.parent, settings.adapter, settings.training.seed)
+    teacher = None
+    if teacher_file is not None:
+        check_vocabularies(job.parent.architecture.vocab_size, teacher_file.architecture.vocab_size)
+        teacher = frozen(job.load(teacher_file))
+    training = replace(settings.training, weight_decay=0.0, isolate_documents=answers or settings.training.isolate_documents)
+    folder = job.run / "adapt"
+    final = train_in(job, model, _objective(answers, teacher), blocks, training, folder, identity, "adapt",
+                     group=alone(job.device), teacher=None if teacher is None else teacher.architecture)  # fmt: skip
+    plan = keep_adapter(job, model, job.parent).plan
+    facts = {"final_loss": final, "tokens": training.tokens, "trained": plan.trainable, "lora": plan.lora}
+    job.run.mark("adapt", key, **facts)
+    shutil.rmtree(folder / STATES, ignore_errors=True)
+    return target, facts
+
+
+def _objective(answers: bool, teacher: HybridLM | None) -> Objective:
+    if answers:
+        return answers_only(teacher)
+    return next_token if teacher is None else distillation(teacher)
+
+
+def _instructions(job: Job) -> TokenBlocks:
+    return load_instructions(Path(job.data.train), job.tokenizer, block_length=job.data.length, seed=job.data.seed)

@@ -113,7 +113,7 @@ def test_a_killed_process_ends_the_command_clearly_and_the_command_goes_on(tmp_p
     options = ("--run", folder, "--data", TEXT, "--validation", TEXT, "--length", 64, "--batch", 4, "--device", "cpu")
     eager = tmp_path / "eager.py"
     eager.write_text(EAGER)
-    command = [str(eager), "distill", *map(str, options), "--tokens"]
+    command = ["--", str(eager), "distill", *map(str, options), "--tokens"]
     endless = subprocess.Popen([*LAUNCH, "2", *command, "100000000"], env=ENVIRONMENT, text=True, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE)  # fmt: skip
     while not list_states(folder / "distill/long/state"):

@@ -16,7 +16,6 @@ from minipuzzle.checkpoint import write_checkpoint
 from minipuzzle.families import nemotron_h
 from minipuzzle.model import init_model
 
-torch.set_num_threads(2)
 VOCAB = 4096
 
 

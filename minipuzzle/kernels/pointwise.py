@@ -32,7 +32,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def relu_squared(x: Tensor) -> Tensor:
     """relu(x)^2 in x's dtype."""
     if not _compiles(x):
-        return torch.relu(x).square()
+        x = torch.relu(x)  # the name is used again: the input's memory can go back before the square
+        return x.square()
     with torch.autocast("cuda", enabled=False):
         return compiled(_relu_squared)(x)
 

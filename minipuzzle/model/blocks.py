@@ -7,6 +7,7 @@ a block maps an axis to a bool mask; an absent axis is whole.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from minipuzzle.model.norm import RMSNorm
 from minipuzzle.model.rope import rotate
 
 Masks = dict[str, Tensor]
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu2": relu_squared, "silu": F.silu}
 
 
 class _Residual(nn.Module):
@@ -165,17 +167,15 @@ class FeedForwardBlock(_Residual):
         self.down_proj = nn.Linear(block.intermediate, block.hidden, bias=block.bias)
 
     def mixer(self, x: Tensor, documents: Tensor | None, slot: None, past: int) -> Tensor:
-        y = self._gated(x) if self.block.gated else self._activation(self.up_proj(x))
+        activation = ACTIVATIONS[self.block.activation]
+        y = self._gated(x, activation) if self.block.gated else activation(self.up_proj(x))
         if "intermediate" in self.kept:
             y = y * self.kept["intermediate"]
         return _added(self.down_proj(y), self.block)
 
-    def _gated(self, x: Tensor) -> Tensor:
+    def _gated(self, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
         gate, up = self.gate_up_proj(x).chunk(2, -1) if self.block.packed else (self.gate_proj(x), self.up_proj(x))
-        return self._activation(gate) * up
-
-    def _activation(self, x: Tensor) -> Tensor:
-        return F.silu(x) if self.block.activation == "silu" else relu_squared(x)
+        return activation(gate) * up
 
 
 def _added(y: Tensor, block: Block) -> Tensor:

@@ -66,7 +66,7 @@ class Bounds:
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """Least shares of the parent: of its attention blocks, of its Mamba and FFN blocks, of widths and heads, of the hidden size."""
+    """Least shares of the parent: of its attention blocks, of its Mamba and FFN blocks, of widths and heads, of hidden."""
 
     attention: float
     others: float

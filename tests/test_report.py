@@ -116,7 +116,8 @@ def test_a_solver_run_of_many_blocks_with_drops(tmp_path):
     pattern = "M-" * 54 + "*-" * 5
     rng = np.random.default_rng(0)
     scores = Scores(
-        blocks=rng.random(118) + 0.1, hidden=rng.random(64), meta={"metric": "kl"}, q_heads={i: rng.random(4) for i in range(108, 118, 2)},
+        blocks=rng.random(118) + 0.1, hidden=rng.random(64), meta={"metric": "kl"},
+        q_heads={i: rng.random(4) for i in range(108, 118, 2)},
         intermediate={i: rng.random(16) for i in range(1, 118, 2)},
         head_channels={i: rng.random((8, 2)) for i in range(0, 108, 2)},
     )  # fmt: skip

@@ -15,7 +15,7 @@ class Rules:
 
     ``paired``: blocks 2i and 2i + 1, a mixer and its feed-forward, are one layer and stay or go together. ``own_sizes``:
     blocks of a kind may differ in size. ``fixed``: axes that keep the parent's size. ``whole_expansion``: Mamba heads x
-    head_dim is a whole multiple of the hidden size. ``whole_heads``: the hidden size is one of the query heads.
+    head_dim is a whole multiple of the hidden size, ``whole_heads``: that the hidden size is one of the query heads.
     """
 
     paired: bool = False

@@ -42,8 +42,8 @@ def search(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint, o
     settings = SearchSettings(
         budget=tuple(budget or ()), context=context, batch=batch, weights=weights, kv=kv, state=state,
         candidates=candidates, validation_blocks=validation_blocks, top=top, multiple=multiple,
-        mamba_heads=mamba_heads, hidden_size=hidden_size, least=tuple(least or ()), method=method, uniform=uniform, own_heads=own_heads,
-        kv_heads=kv_heads, refine=refine, prompt=prompt, output=output, latency=latency, roofline=roofline,
+        mamba_heads=mamba_heads, hidden_size=hidden_size, least=tuple(least or ()), method=method, uniform=uniform,
+        own_heads=own_heads, kv_heads=kv_heads, refine=refine, prompt=prompt, output=output, latency=latency, roofline=roofline,
         target_device=target_device, target_dtype=target_dtype,
     )  # fmt: skip
     from minipuzzle.report.tables import candidates_table, plan_view

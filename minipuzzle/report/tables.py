@@ -50,7 +50,8 @@ def candidates_table(search: dict[str, Any], top: int) -> RenderableType:
         s = row["shape"]
         table.add_row(
             str(row["rank"]), row["name"], str(s["attention"]), str(s["mlp"]), str(s["mamba"]), str(s["intermediate"]),
-            str(s["heads"]), *(str(s[name]) for name in hidden), count(row["parameters"]), bytes_(row["bytes"]), f"{row['damage']:.3g}",
+            str(s["heads"]), *(str(s[name]) for name in hidden), count(row["parameters"]), bytes_(row["bytes"]),
+            f"{row['damage']:.3g}",
             percent(row["next_token_accuracy"], 1), percent(row["agreement"], 1), f"{row['loss']:.4f}", f"{row['kl']:.4f}",
             style="bold" if row["rank"] <= top else "",
         )  # fmt: skip
@@ -72,14 +73,14 @@ def plan_view(summary: dict[str, Any], maximal: list[dict[str, Any]]) -> Rendera
     for column in ("attention", "FFN", "Mamba", "FFN width", "heads", *hidden, "parameters", "memory"):
         table.add_column(column, justify="right")
     for row in maximal[:SHOWN]:
-        table.add_row(str(row["attention"]), str(row["mlp"]), str(row["mamba"]), str(row["intermediate"]),
-                      str(row["heads"]), *(str(row[name]) for name in hidden), count(row["parameters"]), bytes_(row["bytes"]))  # fmt: skip
+        sizes = ("attention", "mlp", "mamba", "intermediate", "heads", *hidden)
+        table.add_row(*(str(row[name]) for name in sizes), count(row["parameters"]), bytes_(row["bytes"]))
     ranges = ", ".join(f"{k} {bounds[k][0]}..{bounds[k][1]}" for k in ("attention", "mlp", "mamba"))
     widths = bounds["intermediate"]
     narrower = f", hidden sizes {bounds['hidden']}" if hidden else ""
     said = "".join(f"\nnot pruned: {sentence}" for sentence in summary["not_pruned"])
-    return Group(table, Text(f"space: {ranges}, {len(widths)} widths {widths[0]}..{widths[-1]}, heads {bounds['heads']}{narrower}; "
-                             f"scores and weights are needed to go on{said}", style="dim"))  # fmt: skip
+    return Group(table, Text(f"space: {ranges}, {len(widths)} widths {widths[0]}..{widths[-1]}, heads {bounds['heads']}"
+                             f"{narrower}; scores and weights are needed to go on{said}", style="dim"))  # fmt: skip
 
 
 def profile_table(table: LatencyTable, rows: list[dict[str, Any]]) -> RenderableType:

@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 
 from minipuzzle.arch import Architecture, Attention, Mamba2
+from minipuzzle.kernels.attention import Rows
 
 
 @dataclass(kw_only=True)
 class AttentionSlot:
-    """Keys and values so far: [b, max_length, kv_heads, head_dim]."""
+    """Keys and values so far: [b, max_length, kv_heads, head_dim]. ``rows`` where each row has its own length."""
 
     keys: Tensor
     values: Tensor
+    rows: Rows | None = None
 
 
 @dataclass(kw_only=True)
@@ -28,10 +30,36 @@ class MambaSlot:
 
 @dataclass(kw_only=True)
 class Cache:
-    """One slot a block (None for feed-forward) and the number of tokens seen."""
+    """One slot a block (None for feed-forward), room for ``capacity`` tokens a row, and the number of tokens seen.
+
+    Any number of tokens may follow those seen, the same in every row; after ``decode_rows`` one a row.
+    """
 
     slots: list[AttentionSlot | MambaSlot | None] = field(default_factory=list)
+    capacity: int
     length: int = 0
+
+    def part(self, start: int, stop: int) -> Cache:
+        """Rows start..stop-1 as a cache of their own that shares this one's memory and has seen nothing."""
+        slots: list[AttentionSlot | MambaSlot | None] = []
+        for slot in self.slots:
+            if isinstance(slot, AttentionSlot):
+                slots.append(AttentionSlot(keys=slot.keys[start:stop], values=slot.values[start:stop]))
+            elif isinstance(slot, MambaSlot):
+                slots.append(MambaSlot(window=slot.window[start:stop], state=slot.state[start:stop]))
+            else:
+                slots.append(None)
+        return Cache(slots=slots, capacity=self.capacity)
+
+    def decode_rows(self, lengths: list[int], device: torch.device) -> Rows:
+        """From now on one token a row at a time, row i after its own ``lengths[i]`` tokens. The caller advances the rows;
+        ``length`` is then only a bound that no row is above."""
+        rows = Rows.of(lengths, self.capacity, device)
+        for slot in self.slots:
+            if isinstance(slot, AttentionSlot):
+                slot.rows = rows
+        self.length = max(lengths)
+        return rows
 
 
 def new_cache(
@@ -39,7 +67,7 @@ def new_cache(
     state_dtype: torch.dtype = torch.float32,
 ) -> Cache:  # fmt: skip
     """An empty cache for ``batch`` sequences of up to ``max_length`` tokens."""
-    cache = Cache()
+    cache = Cache(capacity=max_length)
     for block in architecture.blocks:
         if isinstance(block, Attention):
             shape = (batch, max_length, block.kv_heads, block.attn_head_dim)

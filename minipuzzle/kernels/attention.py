@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 
 FLASH_HEAD_DIM = 256
 
@@ -42,8 +41,13 @@ class Rows:
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, past: int, scale: float | None) -> Tensor:
     """Query i sees keys 0..past + i. q [b, s, h, d], k and v [b, past + s, kv, d] -> [b, s, h, d]."""
-    length = q.shape[1]
-    mask = causal_lower_right(length, past + length) if past and length > 1 else None
+    length, mask = q.shape[1], None
+    if past and length > 1:
+        if _flash(q, k):  # its causal mask ends with the last key, SDPA's begins with the first
+            heads = [t.transpose(1, 2) for t in (q, k, v)]
+            y: Tensor = torch.ops.aten._scaled_dot_product_flash_attention(*heads, 0.0, True, scale=scale)[0]
+            return y.transpose(1, 2)
+        mask = torch.ones(length, past + length, dtype=torch.bool, device=q.device).tril_(past)
     return F.scaled_dot_product_attention(
         q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, is_causal=past == 0, scale=scale,
         enable_gqa=q.shape[2] != k.shape[2],
@@ -52,7 +56,7 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, past: int, scale: float | 
 
 def row_attention(q: Tensor, keys: Tensor, values: Tensor, rows: Rows, most: int, scale: float | None) -> Tensor:
     """One query a row over its first ``rows.lengths`` keys, none over ``most``. q [b, 1, h, d], keys [b, c, kv, d]."""
-    if q.is_cuda and q.dtype == keys.dtype and q.dtype in (torch.bfloat16, torch.float16) and _flash(q.shape[-1]):
+    if _flash(q, keys):
         # SDPA has no lengths; a mask would cost flash attention, with its split of long keys over the whole GPU
         y: Tensor = torch.ops.aten._flash_attention_forward(
             q[:, 0].contiguous(), keys.flatten(0, 1), values.flatten(0, 1), rows.query_starts, rows.key_starts, 1,
@@ -66,5 +70,7 @@ def row_attention(q: Tensor, keys: Tensor, values: Tensor, rows: Rows, most: int
     ).transpose(1, 2)
 
 
-def _flash(head_dim: int) -> bool:
-    return head_dim <= FLASH_HEAD_DIM and head_dim % 8 == 0
+def _flash(q: Tensor, k: Tensor) -> bool:
+    """Whether CUDA's flash attention takes these; asked of "meta" tensors, whether it would."""
+    fits = q.shape[-1] <= FLASH_HEAD_DIM and q.shape[-1] % 8 == 0
+    return fits and not q.is_cpu and q.dtype == k.dtype and q.dtype in (torch.bfloat16, torch.float16)

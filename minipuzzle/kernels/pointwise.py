@@ -55,8 +55,10 @@ def relu_squared(x: Tensor) -> Tensor:
 
 def silu_product(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up in their dtype."""
-    if not _compiles(gate) or torch.is_grad_enabled():
+    if torch.is_grad_enabled():
         return torch.nn.functional.silu(gate) * up
+    if not _compiles(gate):
+        return torch.nn.functional.silu(gate).mul_(up)  # a third tensor, never a fourth
     return compiled(_silu_product)(gate, up)
 
 

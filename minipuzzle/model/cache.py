@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from minipuzzle.arch import Architecture, Attention, Mamba2
+from minipuzzle.arch import Architecture, Attention, Block, Mamba2
 from minipuzzle.kernels.attention import Rows
 
 
@@ -26,6 +27,13 @@ class MambaSlot:
 
     window: Tensor
     state: Tensor
+
+
+def slot_tensors(slot: AttentionSlot | MambaSlot | None) -> list[Tensor]:
+    """The tensors of a slot."""
+    if isinstance(slot, AttentionSlot):
+        return [slot.keys, slot.values]
+    return [] if slot is None else [slot.window, slot.state]
 
 
 @dataclass(kw_only=True)
@@ -67,16 +75,20 @@ def new_cache(
     state_dtype: torch.dtype = torch.float32,
 ) -> Cache:  # fmt: skip
     """An empty cache for ``batch`` sequences of up to ``max_length`` tokens."""
-    cache = Cache(capacity=max_length)
-    for block in architecture.blocks:
-        if isinstance(block, Attention):
-            shape = (batch, max_length, block.kv_heads, block.attn_head_dim)
-            keys = torch.zeros(shape, device=device, dtype=kv_dtype)
-            cache.slots.append(AttentionSlot(keys=keys, values=torch.zeros_like(keys)))
-        elif isinstance(block, Mamba2):
-            window = torch.zeros(batch, block.conv_channels, block.conv_kernel, device=device, dtype=kv_dtype)
-            shape = (batch, block.heads, block.head_dim, block.state)
-            cache.slots.append(MambaSlot(window=window, state=torch.zeros(shape, device=device, dtype=state_dtype)))
-        else:
-            cache.slots.append(None)
-    return cache
+    kinds = {"device": device, "kv_dtype": kv_dtype, "state_dtype": state_dtype}
+    return Cache(slots=[new_slot(block, batch, max_length, **kinds) for block in architecture.blocks], capacity=max_length)
+
+
+def new_slot(
+    block: Block, batch: int, max_length: int, *, device: Any, kv_dtype: Any, state_dtype: Any
+) -> AttentionSlot | MambaSlot | None:
+    """What one block remembers, empty."""
+    if isinstance(block, Attention):
+        shape = (batch, max_length, block.kv_heads, block.attn_head_dim)
+        keys = torch.zeros(shape, device=device, dtype=kv_dtype)
+        return AttentionSlot(keys=keys, values=torch.zeros_like(keys))
+    if isinstance(block, Mamba2):
+        window = torch.zeros(batch, block.conv_channels, block.conv_kernel, device=device, dtype=kv_dtype)
+        shape = (batch, block.heads, block.head_dim, block.state)
+        return MambaSlot(window=window, state=torch.zeros(shape, device=device, dtype=state_dtype))
+    return None

@@ -39,13 +39,12 @@ class HybridLM(nn.Module):
         self._dropped: frozenset[int] = frozenset()
         self._hidden_mask: Tensor | None = None
         eps = architecture.norm_eps
-        with torch.device(device):
+        with torch.device(device), _default(dtype):  # a large model in FP32 first would not fit
             self.embeddings = nn.Embedding(architecture.vocab_size, architecture.hidden)
             self.blocks = nn.ModuleList(make_block(b, eps, self.kernels) for b in architecture.blocks)
             self.final_norm = final_norm(architecture)
             if not architecture.tied_head:
                 self.head = nn.Linear(architecture.hidden, architecture.vocab_size, bias=False)
-        self.to(dtype)
 
     @property
     def head_weight(self) -> Tensor:
@@ -131,3 +130,13 @@ class HybridLM(nn.Module):
         slot, past = (None, 0) if cache is None else (cache.slots[index], cache.length)
         result: Tensor = block(h, documents, slot, past, self._hidden_mask)
         return result
+
+
+@contextmanager
+def _default(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

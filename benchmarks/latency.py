@@ -119,7 +119,7 @@ def faster(parent: Architecture, table: LatencyTable, work: Generation, machine:
 def published(machine: Machine) -> dict[str, Any]:
     """56B against 47B by their blocks."""
     parent = read_config(EXAMPLES / "nemotron-h-56b")[1]
-    small = shape_architecture(parent, Shape(attention=5, mlp=48, mamba=45, intermediate=30720, heads=256))
+    small = shape_architecture(parent, Shape(attention=5, mlp=48, mamba=45, intermediate=30720, heads=256, hidden=8192))
     table = LatencyTable(meta={"device": machine.name, "dtype": str(machine.dtype), "date": ""})
     narrow = tuple(replace(b, intermediate=30720) if isinstance(b, FeedForward) else b for b in parent.blocks)
     for shape in (parent, replace(parent, blocks=narrow)):

@@ -67,7 +67,7 @@ class SearchSettings:
     """What must fit, at which workload, and how many candidates are realised.
 
     ``least`` bounds the space: "attention=50%", "others=83%" (Mamba and FFN blocks), "width=75%" (FFN width and heads),
-    each the least share of the parent to keep; what is not given is chosen to reach the budget. Times come from
+    "hidden=75%", each the least share of the parent to keep; what is not given is chosen to reach the budget. Times come from
     ``latency``, a table of minipuzzle profile (default: the run's), or a ``roofline`` estimate; ``target_device`` and
     ``target_dtype`` refuse a table of another one.
 
@@ -94,6 +94,7 @@ class SearchSettings:
     top: int = 3
     multiple: int = 64
     mamba_heads: bool = False
+    hidden_size: bool = False
     least: tuple[str, ...] = ()
     method: Method = "minipuzzle"
     uniform: bool = False

@@ -48,6 +48,7 @@ def some_students(parent: Architecture, count: int, seed: int) -> list[Architect
             mlp=int(rng.integers(space.mlp[0], space.mlp[1] + 1)),
             mamba=int(rng.integers(space.mamba[0], space.mamba[1] + 1)),
             intermediate=int(rng.choice(space.intermediate)), heads=int(rng.choice(space.heads)),
+            hidden=parent.hidden,
         )  # fmt: skip
         found.append(shape_architecture(parent, shape))
     return found

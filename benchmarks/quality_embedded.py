@@ -4,7 +4,8 @@
 
 Every row has the same token budget, data, batch and schedule; seeds change the order of the data (and the fresh
 weights of rows from scratch). Scores decide what is cut; "random" and "magnitude" cut the shape that ours found.
-Selection and learning rate are chosen on one half of the validation text, losses are reported on the other.
+Selection and learning rate (our student's at each budget and number of tokens, for all rows like it) are chosen on one
+half of the validation text, losses are reported on the other.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ from minipuzzle.surgery import cut
 
 LENGTH = 512
 CHOICE_BLOCKS = 64
-RATES = (5e-4, 1e-3, 2e-3)
+RATES = (2.5e-4, 5e-4, 1e-3, 2e-3)
+TARGET = "ours, 5 % of teacher's tokens"
 SCRATCH_RATE = 3e-3
 SPACES = {
     "ours": ("width=50%",), "depth only": ("width=100%", "attention=0%", "others=25%"),
@@ -99,20 +101,27 @@ def main() -> None:
         return done
 
     with pool:
-        sweep = run([Task(row="sweep", budget="83%", path=students["83% ours"], rate=r, seed=0, **common) for r in RATES])
-        best = min(sweep, key=lambda r: r["choice_loss"])["rate"]
+        target = {**common, "tokens": options.target_tokens}
+        sweep = run([
+            Task(row=f"sweep {row}", budget=budget, path=students[f"{budget} ours"], rate=rate, seed=0, **how)
+            for row, budget, how in ((TARGET, "83%", target), ("ours", "83%", common), ("ours", "60%", common))
+            for rate in RATES
+        ])  # fmt: skip
+        best = {
+            key: min((r for r in sweep if (r["row"], r["budget"]) == key), key=lambda r: r["choice_loss"])["rate"]
+            for key in {(r["row"], r["budget"]) for r in sweep}
+        }
         tasks = [
-            Task(row="ours, 5 % of teacher's tokens", budget="83%", path=students["83% ours"], rate=best, seed=seed,
-                 **{**common, "tokens": options.target_tokens})
+            Task(row=TARGET, budget="83%", path=students["83% ours"], rate=best[f"sweep {TARGET}", "83%"], seed=seed, **target)
             for seed in range(options.seeds)
-        ]  # fmt: skip
+        ]
         for seed in range(options.seeds):
             for name, path in students.items():
                 budget, row = name.split(" ", 1)
-                tasks.append(Task(row=row, budget=budget, path=path, rate=best, seed=seed, **common))
+                tasks.append(Task(row=row, budget=budget, path=path, rate=best["sweep ours", budget], seed=seed, **common))
             for budget in ("83%", "60%"):
-                ours = students[f"{budget} ours"]
-                tasks.append(Task(row="ours, cross-entropy", budget=budget, path=ours, rate=best, seed=seed,
+                ours, rate = students[f"{budget} ours"], best["sweep ours", budget]
+                tasks.append(Task(row="ours, cross-entropy", budget=budget, path=ours, rate=rate, seed=seed,
                                   **{**common, "objective": "ce"}))  # fmt: skip
                 tasks.append(Task(row="same shape from scratch", budget=budget, path=ours, rate=SCRATCH_RATE, seed=seed,
                                   **{**common, "objective": "ce", "fresh": True}))  # fmt: skip
@@ -176,6 +185,7 @@ def shape_of(student: Architecture) -> Shape:
     return Shape(
         attention=student.count("attention"), mlp=student.count("mlp"), mamba=student.count("mamba"),
         intermediate=first.get("mlp", {}).get("intermediate", 0), heads=first.get("mamba", {}).get("heads", 0),
+        hidden=student.hidden,
     )  # fmt: skip
 
 

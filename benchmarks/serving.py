@@ -25,7 +25,8 @@ from minipuzzle import embedded
 from minipuzzle.arch import Selection
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.export.gguf import DTYPES, export_gguf
-from minipuzzle.model import generate, load_model
+from minipuzzle.generation import generate
+from minipuzzle.model import load_model
 from minipuzzle.surgery import cut
 
 STEPS, PROMPT = 64, 48
@@ -56,7 +57,7 @@ def main() -> None:
             with LlamaCpp(written.path) as server:
                 prompt = server.tokenize(text[:400])[:PROMPT]
                 started = time.perf_counter()
-                ours = generate(model, torch.tensor([prompt]), STEPS)[0].tolist()
+                ours = prompt + generate(model, [prompt], STEPS)[0]
                 seconds = time.perf_counter() - started
                 tokens, steps = server.greedy(prompt, STEPS, words=checkpoint.architecture.vocab_size)
                 started = time.perf_counter()

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 LENGTH = 512
 SHAPES = {
-    "83%": Shape(attention=2, mlp=6, mamba=5, intermediate=576, heads=16),
-    "60%": Shape(attention=1, mlp=3, mamba=4, intermediate=448, heads=16),
+    "83%": Shape(attention=2, mlp=6, mamba=5, intermediate=576, heads=16, hidden=192),
+    "60%": Shape(attention=1, mlp=3, mamba=4, intermediate=448, heads=16, hidden=192),
 }
 """The students of docs/results/embedded.md."""
 PROJECTIONS = ["in_proj", "out_proj", "up_proj", "down_proj", "q_proj", "k_proj", "v_proj", "o_proj"]

@@ -9,9 +9,11 @@ from rich.console import Console
 
 from minipuzzle.commands import (
     adapt,
+    bench,
     distill,
     evaluate,
     export,
+    generate,
     inspect,
     merge,
     pretrain,
@@ -37,6 +39,8 @@ app.command()(distill.distill)
 app.command()(adapt.adapt)
 app.command()(merge.merge)
 app.command(name="eval")(evaluate.evaluate)
+app.command()(generate.generate)
+app.command()(bench.bench)
 app.command()(report.report)
 app.command()(export.export)
 app.command()(pretrain.pretrain)

@@ -5,6 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -54,11 +55,28 @@ def pytest_collection_modifyitems(items):
     """GPU tests are skipped where there is no CUDA device, with that reason. The README's demo, the longest, goes first."""
     items.sort(key=lambda item: item.path.name != "test_readme.py")
     for item in items:
-        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-            item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.filterwarnings("default"))  # torch's compiler and the built kernels warn, not we
+            if not torch.cuda.is_available():
+                item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
 
 
 @pytest.fixture
 def checkpoint(tmp_path):
     """A tiny checkpoint on disk with the embedded tokenizer."""
     return save(shaken(tiny()), tmp_path / "ckpt56b")
+
+
+@pytest.fixture
+def small_disk(tmp_path, request):
+    """A folder on a disk of the given size ("4m"), soon full."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a tmpfs needs root")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={request.param}", "tmpfs", disk]
+    mounted = subprocess.run(command, capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.decode().strip()}")
+    yield disk
+    subprocess.run(["umount", disk], check=True)

@@ -24,7 +24,8 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
 from minipuzzle.export.gguf import export_gguf
 from minipuzzle.export.gguf_tokenizer import SPLITS, WHOLE_WORDS_FIRST
-from minipuzzle.model import generate, load_model
+from minipuzzle.generation import generate
+from minipuzzle.model import load_model
 from minipuzzle.surgery import cut
 
 STEPS = 64
@@ -51,7 +52,7 @@ def test_the_pruned_student_says_the_same_in_llama_cpp_in_transformers_and_here(
     assert len({b.intermediate for b in student.architecture.blocks if b.kind == "mlp"}) == 6
     prompt = Tokenizer.from_file(str(student.path / "tokenizer.json")).encode(TEXT[:400]).ids[:48]
     model = load_model(student).eval()
-    ours = generate(model, torch.tensor([prompt]), STEPS)[0].tolist()
+    ours = prompt + generate(model, [prompt], STEPS)[0]
     log_p = probabilities(model(torch.tensor([ours])), prompt)
 
     theirs = unclamped(AutoModelForCausalLM.from_pretrained(student.path, trust_remote_code=True, dtype=torch.float32).eval())
@@ -87,7 +88,7 @@ def test_odd_shapes_are_served_as_they_are(name, tmp_path):
     written = export_gguf(Checkpoint.open(save(model, tmp_path / "odd")), tmp_path / "odd.gguf")
     assert (written.dtype, written.notes) == ("f32", ())
     prompt = list(range(7, 40))
-    ours = generate(model, torch.tensor([prompt]), 8)[0].tolist()
+    ours = prompt + generate(model, [prompt], 8)[0]
     with LlamaCpp(tmp_path / "odd.gguf") as server:
         tokens, steps = server.greedy(prompt, 8)
     assert prompt + tokens == ours
@@ -107,7 +108,7 @@ def test_llama_types_say_the_same_in_llama_cpp_and_in_transformers(family, form,
     checkpoint = Checkpoint.open(tmp_path / "model")
     written = export_gguf(checkpoint, tmp_path / "x.gguf")
     prompt = list(range(407, 440))
-    ours = generate(load_model(checkpoint).eval(), torch.tensor([prompt]), 16)[0].tolist()
+    ours = prompt + generate(load_model(checkpoint).eval(), [prompt], 16)[0]
     with LlamaCpp(tmp_path / "x.gguf") as server:
         tokens, steps = server.greedy(prompt, 16)
     assert prompt + tokens == ours

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from minipuzzle.errors import UserError
 from minipuzzle.recipe import Data
 from minipuzzle.rundir import RunDir
 
@@ -41,6 +42,14 @@ def make_job(run: Path, checkpoint: Path | None, data: Data, device: str) -> Job
 def config_only(path: Path) -> bool:
     """Whether a folder holds a config.json and no weights."""
     return (path / "config.json").is_file() and not any(path.glob("*.safetensors*"))
+
+
+def student(run: Path) -> Path:
+    """The student of a run. Raises: UserError where there is none."""
+    if not (run / "student" / "config.json").is_file():
+        raise UserError("There is no student in this run directory.", got=run, allowed="a checkpoint, or a run with a student",
+                        next="Name a checkpoint before anything else, or run minipuzzle distill first.")  # fmt: skip
+    return run / "student"
 
 
 @contextmanager

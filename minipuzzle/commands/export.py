@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from minipuzzle.commands._shared import RUN, Json, Run, command, out, print_json
-from minipuzzle.errors import UserError
+from minipuzzle.commands._shared import RUN, Json, Run, command, out, print_json, student
 from minipuzzle.report.units import bytes_
 
 
@@ -19,7 +18,7 @@ def export(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint (d
            dtype: Annotated[str, typer.Option(help="Of its matrices: auto (the checkpoint's), f32, f16, bf16, q8_0.")] = "auto",
            as_json: Json = False) -> None:  # fmt: skip
     """Say which engines load a checkpoint and why not, or write it as GGUF."""
-    path = checkpoint or _student(run)
+    path = checkpoint or student(run)
     with nullcontext() if checkpoint else command(run):
         if gguf is None:
             _engines(path, as_json)
@@ -53,10 +52,3 @@ def _engines(path: Path, as_json: bool) -> None:
         print_json({"checkpoint": str(path), "engines": rows})
     else:
         out.print(engines_table(f"engines that load {path}", rows))
-
-
-def _student(run: Path) -> Path:
-    if not (run / "student" / "config.json").is_file():
-        raise UserError("There is no student in this run directory.", got=run, allowed="a checkpoint, or a run with a student",
-                        next="Name one: minipuzzle export CHECKPOINT, or run minipuzzle distill first.")  # fmt: skip
-    return run / "student"

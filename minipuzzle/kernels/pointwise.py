@@ -1,11 +1,13 @@
-"""RMS norm and squared ReLU. On CUDA each is one compiled kernel, so that nothing is moved or kept in FP32 on the way.
+"""RMS norm, squared ReLU, SwiGLU's product and RoPE's turn. On CUDA each is one compiled kernel, so that nothing is moved
+or kept in FP32 on the way.
 
 Eagerly, autocast would turn the square into FP32 and the norm would keep an FP32 copy of its input for backward.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -13,6 +15,19 @@ from torch import Tensor
 
 COMPILED_VARIANTS = 64
 """Sizes, dtypes and gradient modes that a function is compiled for; PyTorch's limit of 8 is below a pruned model's."""
+
+_replayed = False
+
+
+@contextmanager
+def replayed() -> Iterator[None]:
+    """Meanwhile a token's kernels are for a CUDA graph: calling compiled ones costs nothing when it is replayed."""
+    global _replayed
+    _replayed = True
+    try:
+        yield
+    finally:
+        _replayed = False
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
@@ -38,6 +53,22 @@ def relu_squared(x: Tensor) -> Tensor:
         return compiled(_relu_squared)(x)
 
 
+def silu_product(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up in their dtype."""
+    if torch.is_grad_enabled():
+        return torch.nn.functional.silu(gate) * up
+    if not _compiles(gate):
+        return torch.nn.functional.silu(gate).mul_(up)  # a third tensor, never a fourth
+    return compiled(_silu_product)(gate, up)
+
+
+def turn(x: Tensor, angles: Tensor, factor: float) -> Tensor:
+    """x [b, s, heads, d] with its pairs (k, k + n) turned by angles [b or 1, s, n], times ``factor``; the rest as it is."""
+    if not _compiles(x[:, :, 0]) or torch.is_grad_enabled():
+        return _turn(x, angles, factor)
+    return compiled(_turn)(x, angles, factor)
+
+
 @cache
 def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The function compiled once; a graph break in it is an error, not a slow surprise."""
@@ -49,7 +80,8 @@ def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _compiles(x: Tensor) -> bool:
-    return x.is_cuda and x.ndim > 1 and x.shape[-2] > 1  # a decoded token's kernels are short: compiled ones cost more to call
+    # a decoded token's kernels are short: compiled ones cost more to call, unless a graph does it
+    return x.is_cuda and x.ndim > 1 and (x.shape[-2] > 1 or _replayed)
 
 
 def _rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
@@ -60,3 +92,14 @@ def _rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tens
 def _relu_squared(x: Tensor) -> Tensor:
     positive = torch.relu(x)
     return positive * positive
+
+
+def _silu_product(gate: Tensor, up: Tensor) -> Tensor:
+    return torch.nn.functional.silu(gate) * up
+
+
+def _turn(x: Tensor, angles: Tensor, factor: float) -> Tensor:
+    half = angles.shape[-1]
+    cos, sin = angles.cos()[:, :, None] * factor, angles.sin()[:, :, None] * factor
+    first, second, rest = x.float().split([half, half, x.shape[-1] - 2 * half], dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), -1).to(x.dtype)

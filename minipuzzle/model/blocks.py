@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from minipuzzle.arch import Attention, Block, FeedForward, Mamba2
 from minipuzzle.kernels import Kernels
-from minipuzzle.kernels.pointwise import relu_squared
+from minipuzzle.kernels.attention import causal_attention, row_attention
+from minipuzzle.kernels.pointwise import relu_squared, silu_product
 from minipuzzle.model.cache import AttentionSlot, MambaSlot
 from minipuzzle.model.norm import RMSNorm
 from minipuzzle.model.rope import rotate
@@ -58,27 +59,38 @@ class AttentionBlock(_Residual):
         q, k, v = (proj(x).view(batch, length, -1, hd) for proj in (self.q_proj, self.k_proj, self.v_proj))
         if self.block.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
+        rows = None if slot is None else slot.rows
         if self.block.rope is not None:
-            q, k = (rotate(t, self.block.rope, past) for t in (q, k))
-        if slot is not None:
-            slot.keys[:, past : past + length] = k
-            slot.values[:, past : past + length] = v
-            if past:
-                k, v = (t[:, : past + length].to(q.dtype) for t in (slot.keys, slot.values))
-        mask = None
-        if documents is not None:
-            same = documents[:, :, None] == documents[:, None, :]
-            mask = (same & torch.ones(length, length, dtype=torch.bool, device=x.device).tril())[:, None]
-            ratio = self.block.q_heads // self.block.kv_heads
-            if x.is_cuda and ratio > 1:  # CUDA's kernel for masks wants equal heads; without it all scores are held
-                k, v = (t.repeat_interleave(ratio, 2) for t in (k, v))
-        y = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, scale=self.block.scale,
-            is_causal=mask is None and past == 0, enable_gqa=q.shape[2] != k.shape[2],
-        ).transpose(1, 2)  # fmt: skip
+            places = torch.arange(past, past + length, device=x.device)[None] if rows is None else rows.positions[:, None]
+            q, k = (rotate(t, self.block.rope, places, past + length) for t in (q, k))
+        if slot is not None and rows is not None:
+            slot.keys[rows.index, rows.positions] = k[:, 0].to(slot.keys.dtype)
+            slot.values[rows.index, rows.positions] = v[:, 0].to(slot.values.dtype)
+            y = row_attention(q, slot.keys, slot.values, rows, past + 1, self.block.scale)
+        elif documents is not None:
+            y = self._within_documents(q, k, v, documents)
+        else:
+            if slot is not None:
+                slot.keys[:, past : past + length] = k
+                slot.values[:, past : past + length] = v
+                if past:
+                    k, v = (t[:, : past + length].to(q.dtype) for t in (slot.keys, slot.values))
+            y = causal_attention(q, k, v, past, self.block.scale)
         if "q_heads" in self.kept:
             y = y * self.kept["q_heads"][:, None]
         return _added(self.o_proj(y.reshape(batch, length, -1)), self.block)
+
+    def _within_documents(self, q: Tensor, k: Tensor, v: Tensor, documents: Tensor) -> Tensor:
+        length = q.shape[1]
+        same = documents[:, :, None] == documents[:, None, :]
+        mask = (same & torch.ones(length, length, dtype=torch.bool, device=q.device).tril())[:, None]
+        ratio = self.block.q_heads // self.block.kv_heads
+        if q.is_cuda and ratio > 1:  # CUDA's kernel for masks wants equal heads; without it all scores are held
+            k, v = (t.repeat_interleave(ratio, 2) for t in (k, v))
+        return F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, scale=self.block.scale,
+            enable_gqa=q.shape[2] != k.shape[2],
+        ).transpose(1, 2)  # fmt: skip
 
 
 class Mamba2Block(_Residual):
@@ -117,22 +129,37 @@ class Mamba2Block(_Residual):
         dt = F.softplus(dt.float() + self.dt_bias.float())
         a = -self.A_log.float().exp()
         weight, bias = self.conv.weight[:, 0], self.conv.bias
-        if slot is not None and past:
+        if slot is not None and past and x.shape[1] == 1:
             y = self._step(convolved[:, 0], dt[:, 0], a, weight, bias, slot)[:, None]
         else:
-            if slot is not None:
-                tail = convolved[:, -b.conv_kernel :].transpose(1, 2)
-                slot.window.zero_()
-                slot.window[..., b.conv_kernel - tail.shape[-1] :] = tail
-            convolved = self.kernels.causal_conv(convolved, weight, bias, documents)
-            xs, bs, cs = self._parts(convolved)
-            y, state = self.kernels.scan(xs, dt, a, bs, cs, self.D, chunk_size=b.chunk_size, documents=documents)
-            if slot is not None:
-                slot.state.copy_(state)
+            y = self._scan(convolved, dt, a, weight, bias, documents, slot, past)
         y = self.kernels.gated_norm(
             y.flatten(-2), z, self.gated_norm.weight, b.groups, self.eps, self.kept.get("channels")
         )
         return _added(self.out_proj(y), b)
+
+    def _scan(
+        self, convolved: Tensor, dt: Tensor, a: Tensor, weight: Tensor, bias: Tensor | None, documents: Tensor | None,
+        slot: MambaSlot | None, past: int,
+    ) -> Tensor:  # fmt: skip
+        b = self.block
+        before = b.conv_kernel - 1 if slot is not None and past else 0
+        if slot is not None:
+            if before:
+                convolved = torch.cat((slot.window[..., 1:].transpose(1, 2).to(convolved.dtype), convolved), 1)
+            tail = convolved[:, -b.conv_kernel :].transpose(1, 2)
+            slot.window.zero_()
+            slot.window[..., b.conv_kernel - tail.shape[-1] :] = tail
+        convolved = self.kernels.causal_conv(convolved, weight, bias, documents)[:, before:]
+        xs, bs, cs = self._parts(convolved)
+        y, state = self.kernels.scan(
+            xs, dt, a, bs, cs, self.D, chunk_size=b.chunk_size, documents=documents,
+            initial_state=slot.state if slot is not None and past else None,
+        )  # fmt: skip
+        if slot is not None:
+            slot.state.copy_(state)
+        result: Tensor = y
+        return result
 
     def _step(
         self, convolved: Tensor, dt: Tensor, a: Tensor, weight: Tensor, bias: Tensor | None, slot: MambaSlot
@@ -175,7 +202,7 @@ class FeedForwardBlock(_Residual):
 
     def _gated(self, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
         gate, up = self.gate_up_proj(x).chunk(2, -1) if self.block.packed else (self.gate_proj(x), self.up_proj(x))
-        return activation(gate) * up
+        return silu_product(gate, up) if activation is F.silu else activation(gate) * up
 
 
 def _added(y: Tensor, block: Block) -> Tensor:

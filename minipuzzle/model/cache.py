@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from minipuzzle.arch import Architecture, Attention, Mamba2
+from minipuzzle.arch import Architecture, Attention, Block, Mamba2
+from minipuzzle.kernels.attention import Rows
 
 
 @dataclass(kw_only=True)
 class AttentionSlot:
-    """Keys and values so far: [b, max_length, kv_heads, head_dim]."""
+    """Keys and values so far: [b, max_length, kv_heads, head_dim]. ``rows`` where each row has its own length."""
 
     keys: Tensor
     values: Tensor
+    rows: Rows | None = None
 
 
 @dataclass(kw_only=True)
@@ -26,12 +29,45 @@ class MambaSlot:
     state: Tensor
 
 
+def slot_tensors(slot: AttentionSlot | MambaSlot | None) -> list[Tensor]:
+    """The tensors of a slot."""
+    if isinstance(slot, AttentionSlot):
+        return [slot.keys, slot.values]
+    return [] if slot is None else [slot.window, slot.state]
+
+
 @dataclass(kw_only=True)
 class Cache:
-    """One slot a block (None for feed-forward) and the number of tokens seen."""
+    """One slot a block (None for feed-forward), room for ``capacity`` tokens a row, and the number of tokens seen.
+
+    Any number of tokens may follow those seen, the same in every row; after ``decode_rows`` one a row.
+    """
 
     slots: list[AttentionSlot | MambaSlot | None] = field(default_factory=list)
+    capacity: int
     length: int = 0
+
+    def part(self, start: int, stop: int) -> Cache:
+        """Rows start..stop-1 as a cache of their own that shares this one's memory and has seen nothing."""
+        slots: list[AttentionSlot | MambaSlot | None] = []
+        for slot in self.slots:
+            if isinstance(slot, AttentionSlot):
+                slots.append(AttentionSlot(keys=slot.keys[start:stop], values=slot.values[start:stop]))
+            elif isinstance(slot, MambaSlot):
+                slots.append(MambaSlot(window=slot.window[start:stop], state=slot.state[start:stop]))
+            else:
+                slots.append(None)
+        return Cache(slots=slots, capacity=self.capacity)
+
+    def decode_rows(self, lengths: list[int], device: torch.device) -> Rows:
+        """From now on one token a row at a time, row i after its own ``lengths[i]`` tokens. The caller advances the rows;
+        ``length`` is then only a bound that no row is above."""
+        rows = Rows.of(lengths, self.capacity, device)
+        for slot in self.slots:
+            if isinstance(slot, AttentionSlot):
+                slot.rows = rows
+        self.length = max(lengths)
+        return rows
 
 
 def new_cache(
@@ -39,16 +75,20 @@ def new_cache(
     state_dtype: torch.dtype = torch.float32,
 ) -> Cache:  # fmt: skip
     """An empty cache for ``batch`` sequences of up to ``max_length`` tokens."""
-    cache = Cache()
-    for block in architecture.blocks:
-        if isinstance(block, Attention):
-            shape = (batch, max_length, block.kv_heads, block.attn_head_dim)
-            keys = torch.zeros(shape, device=device, dtype=kv_dtype)
-            cache.slots.append(AttentionSlot(keys=keys, values=torch.zeros_like(keys)))
-        elif isinstance(block, Mamba2):
-            window = torch.zeros(batch, block.conv_channels, block.conv_kernel, device=device, dtype=kv_dtype)
-            shape = (batch, block.heads, block.head_dim, block.state)
-            cache.slots.append(MambaSlot(window=window, state=torch.zeros(shape, device=device, dtype=state_dtype)))
-        else:
-            cache.slots.append(None)
-    return cache
+    kinds = {"device": device, "kv_dtype": kv_dtype, "state_dtype": state_dtype}
+    return Cache(slots=[new_slot(block, batch, max_length, **kinds) for block in architecture.blocks], capacity=max_length)
+
+
+def new_slot(
+    block: Block, batch: int, max_length: int, *, device: Any, kv_dtype: Any, state_dtype: Any
+) -> AttentionSlot | MambaSlot | None:
+    """What one block remembers, empty."""
+    if isinstance(block, Attention):
+        shape = (batch, max_length, block.kv_heads, block.attn_head_dim)
+        keys = torch.zeros(shape, device=device, dtype=kv_dtype)
+        return AttentionSlot(keys=keys, values=torch.zeros_like(keys))
+    if isinstance(block, Mamba2):
+        window = torch.zeros(batch, block.conv_channels, block.conv_kernel, device=device, dtype=kv_dtype)
+        shape = (batch, block.heads, block.head_dim, block.state)
+        return MambaSlot(window=window, state=torch.zeros(shape, device=device, dtype=state_dtype))
+    return None

@@ -21,18 +21,19 @@ from torch.utils._pytree import tree_leaves
 from minipuzzle.arch import Block
 from minipuzzle.kernels import Kernels, choose
 from minipuzzle.model.blocks import BlockModule, make_block
+from minipuzzle.model.cache import new_slot, slot_tensors
 from minipuzzle.model.prefetch import held_dtype
 
 
 @torch.no_grad()
 def forward_bytes(
-    block: Block, *, batch: int, length: int, dtype: torch.dtype, fast: bool,
+    block: Block, *, batch: int, length: int, dtype: torch.dtype, fast: bool, past: int | None = None,
     watch: Callable[[BlockModule], None] = lambda module: None,
 ) -> int:  # fmt: skip
     """Peak bytes of mixer(norm(h)) for h [batch, length, hidden], beyond h and the weights, its result included.
 
     ``fast`` counts what mamba-ssm's kernels allocate, else the reference's. ``watch`` may put hooks on the module first;
-    what they allocate counts too.
+    what they allocate counts too. With ``past`` the tokens follow so many in a cache, which is not counted.
     """
     kernels = choose(torch.device("cpu"), "reference")
     with torch.device("meta"):
@@ -41,8 +42,11 @@ def forward_bytes(
         parameter.data = parameter.data.to(held_dtype(name, parameter.ndim, dtype))
     watch(module)
     h = torch.empty(batch, length, block.hidden, dtype=dtype, device="meta")
-    with _FlashAttention(), _Live([h, *module.parameters()]) as live:
-        module.mixer(module.norm(h), None, None, 0)
+    slot: Any = None
+    if past is not None:
+        slot = new_slot(block, batch, past + length, device="meta", kv_dtype=dtype, state_dtype=torch.float32)
+    with _FlashAttention(), _Live([h, *module.parameters(), *slot_tensors(slot)]) as live:
+        module.mixer(module.norm(h), None, slot, past or 0)
     return live.peak
 
 
@@ -108,4 +112,11 @@ def _mamba_ssm(reference: Kernels) -> Kernels:
         y, z = y.contiguous(), z.contiguous()
         return torch.empty_like(y)
 
-    return replace(reference, causal_conv=causal_conv, scan=scan, gated_norm=gated_norm)
+    def causal_conv_step(x: Tensor, window: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return torch.empty_like(x)
+
+    def scan_step(x: Tensor, state: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+        return torch.empty_like(x)
+
+    return replace(reference, causal_conv=causal_conv, causal_conv_step=causal_conv_step, scan=scan, scan_step=scan_step,
+                   gated_norm=gated_norm)  # fmt: skip

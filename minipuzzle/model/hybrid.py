@@ -39,13 +39,12 @@ class HybridLM(nn.Module):
         self._dropped: frozenset[int] = frozenset()
         self._hidden_mask: Tensor | None = None
         eps = architecture.norm_eps
-        with torch.device(device):
+        with torch.device(device), _default(dtype):  # a large model in FP32 first would not fit
             self.embeddings = nn.Embedding(architecture.vocab_size, architecture.hidden)
             self.blocks = nn.ModuleList(make_block(b, eps, self.kernels) for b in architecture.blocks)
             self.final_norm = final_norm(architecture)
             if not architecture.tied_head:
                 self.head = nn.Linear(architecture.hidden, architecture.vocab_size, bias=False)
-        self.to(dtype)
 
     @property
     def head_weight(self) -> Tensor:
@@ -74,10 +73,8 @@ class HybridLM(nn.Module):
     def hidden_states(self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """[b, s, hidden] after the final norm, just before the head (divided by the logits' divisor).
 
-        With a ``cache`` the tokens follow those it has seen: any number at first, then one at a time.
+        With a ``cache`` the tokens follow those it has seen, of which it takes note.
         """
-        if cache is not None and cache.length and tokens.shape[1] != 1:
-            raise ValueError("after the prefill a cache takes one token at a time")
         h = self.run_blocks(self.embed(tokens), documents, 0, len(self.blocks), cache)
         if cache is not None:
             cache.length += tokens.shape[1]
@@ -116,7 +113,7 @@ class HybridLM(nn.Module):
             self._set_kernels(usual)
 
     def new_cache(self, batch: int, max_length: int, state_dtype: torch.dtype = torch.float32) -> Cache:
-        """An empty cache on the model's device, keys and values in its dtype."""
+        """An empty cache on the model's device, keys, values and convolution windows in its dtype."""
         weight = self.embeddings.weight
         return new_cache(
             self.architecture, batch, max_length, device=weight.device, kv_dtype=weight.dtype, state_dtype=state_dtype
@@ -135,12 +132,11 @@ class HybridLM(nn.Module):
         return result
 
 
-@torch.no_grad()
-def generate(model: HybridLM, tokens: Tensor, count: int) -> Tensor:
-    """tokens [b, s] followed by ``count`` greedy ones: [b, s + count] int64."""
-    cache = model.new_cache(tokens.shape[0], tokens.shape[1] + count)
-    step, result = tokens, tokens
-    for _ in range(count):
-        step = model(step, cache=cache)[:, -1:].argmax(-1)
-        result = torch.cat((result, step), 1)
-    return result
+@contextmanager
+def _default(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

@@ -8,19 +8,17 @@ import torch
 from torch import Tensor
 
 from minipuzzle.arch import Rope, rope_speeds
+from minipuzzle.kernels.pointwise import turn
 
 
-def rotate(x: Tensor, rope: Rope, past: int) -> Tensor:
-    """x [b, s, heads, head_dim] turned, in FP32 and back to its dtype; the first token's position is ``past``.
+def rotate(x: Tensor, rope: Rope, positions: Tensor, longest: int) -> Tensor:
+    """x [b, s, heads, head_dim] turned by its ``positions`` [b or 1, s], in FP32 and back to its dtype.
 
-    Channel k is paired with channel k + dim / 2, as in transformers' files.
+    ``longest`` is the length of the sequence so far, which "dynamic" reads. Channel k is paired with channel k + dim / 2, as
+    in transformers' files.
     """
-    length = past + x.shape[1]
-    speeds = _speeds(rope, length if rope.kind == "dynamic" and length > rope.original else 0, x.device)
-    angles = torch.arange(past, length, device=x.device, dtype=torch.float32)[:, None] * speeds
-    cos, sin = angles.cos()[:, None] * rope.attention_factor, angles.sin()[:, None] * rope.attention_factor
-    first, second, rest = x.float().split([rope.dim // 2, rope.dim // 2, x.shape[-1] - rope.dim], dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), -1).to(x.dtype)
+    speeds = _speeds(rope, longest if rope.kind == "dynamic" and longest > rope.original else 0, x.device)
+    return turn(x, positions[..., None] * speeds, rope.attention_factor)
 
 
 @lru_cache(maxsize=64)

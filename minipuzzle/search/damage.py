@@ -33,6 +33,17 @@ def size_damage(parent: Architecture, scores: Scores, index: int, size: int) -> 
     return gone * float(lost_curve(parent, scores, index)[size])
 
 
+def hidden_damage(scores: Scores, size: int) -> float:
+    """Predicted damage of keeping the ``size`` best hidden channels in the whole model, 0 for all of them.
+
+    All blocks' damage, shared out by the squared channel scores that are cut off: no score measures it (ours).
+    """
+    if scores.hidden is None or size == len(scores.hidden):
+        return 0.0
+    squares = np.sort(np.square(scores.hidden))[::-1]
+    return float(scores.blocks.sum() * squares[size:].sum() / max(squares.sum(), 1e-300))
+
+
 def lost_curve(parent: Architecture, scores: Scores, index: int) -> NDArray[np.float64]:
     """[size + 1] float64: the share of squared scores lost when a block keeps 0, 1, ... of its channels or heads."""
     block = parent.blocks[index]

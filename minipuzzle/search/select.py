@@ -12,8 +12,8 @@ from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2, Select
 from minipuzzle.arch.ranking import top, top_heads, top_kv_heads
 from minipuzzle.artifacts import Scores
 from minipuzzle.errors import UserError
-from minipuzzle.search.damage import AXES, size_damage
-from minipuzzle.search.enumerate import Feasible
+from minipuzzle.search.damage import AXES, hidden_damage, size_damage
+from minipuzzle.search.enumerate import HIDDEN, Feasible
 from minipuzzle.space import Shape
 
 SIZES = {"mlp": 3, "mamba": 4}
@@ -45,7 +45,22 @@ def select(parent: Architecture, scores: Scores, shape: Shape) -> Selection:
     blocks = [
         narrowed(parent, scores, i, sizes.get(block.kind)) if i in kept else None for i, block in enumerate(parent.blocks)
     ]
-    return Selection(blocks=tuple(blocks))
+    return Selection(blocks=tuple(blocks), hidden=kept_hidden(parent, scores, shape.hidden))
+
+
+def kept_hidden(parent: Architecture, scores: Scores, size: int) -> tuple[int, ...] | None:
+    """The ``size`` best hidden channels, ascending; None for all of them.
+
+    Raises: UserError where the scores have none for hidden channels.
+    """
+    if size == parent.hidden:
+        return None
+    if scores.hidden is None:
+        raise UserError(
+            "The scores have none for hidden channels.", got=f"estimator {scores.meta.get('estimator')}",
+            allowed="scores with hidden", next="Run minipuzzle score again, or leave --hidden-size out.",
+        )  # fmt: skip
+    return top(scores.hidden, size)
 
 
 def ranked_units(parent: Architecture, scores: Scores) -> dict[str, list[tuple[int, ...]]]:
@@ -77,11 +92,12 @@ def narrowed(parent: Architecture, scores: Scores, index: int, size: int | None)
 
 
 def damage(parent: Architecture, scores: Scores, selection: Selection) -> float:
-    """Predicted harm: the scores of dropped blocks, and of narrowed ones what their curve or cut-off channels say.
+    """Predicted harm: the scores of dropped blocks, and of narrowed ones and of the hidden size what curves or cut-off
+    channels say.
 
     Sums of one-block errors: they only order candidates before these are realised, which is what decides.
     """
-    total = 0.0
+    total = 0.0 if selection.hidden is None else hidden_damage(scores, len(selection.hidden))
     for i, kept in enumerate(selection.blocks):
         axis = AXES[parent.blocks[i].kind]
         if kept is None:
@@ -131,8 +147,9 @@ def largest(parent: Architecture, scores: Scores, feasible: Feasible, count: int
 
 
 def _damages(parent: Architecture, scores: Scores, shapes: NDArray[np.int64]) -> NDArray[np.float64]:
-    """[n] float64: ``damage`` of ``select`` for shapes [n, 5], from one table [kept units] for each kind and size."""
-    total = np.zeros(len(shapes))
+    """[n] float64: ``damage`` of ``select`` for shapes [n, 6], from one table [kept units] for each kind and size."""
+    sizes, of_size = np.unique(shapes[:, HIDDEN], return_inverse=True)
+    total = np.array([0.0 if size == parent.hidden else hidden_damage(scores, int(size)) for size in sizes])[of_size]
     columns = {"attention": 0, "mlp": 1, "mamba": 2}
     for kind, ranked in ranked_units(parent, scores).items():
         harms = np.array([scores.blocks[list(unit)].sum() for unit in ranked])

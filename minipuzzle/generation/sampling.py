@@ -1,0 +1,53 @@
+"""Which token comes next: the likeliest, or one drawn from a tempered distribution without its tail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from minipuzzle.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """``temperature`` divides the logits, 0 takes the likeliest token. Of the rest only the likeliest tokens that together
+    have at least ``top_p`` of the probability may be drawn (nucleus sampling, arXiv:1904.09751).
+
+    Raises: UserError for a temperature below 0 or a ``top_p`` outside of (0, 1].
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise UserError("This temperature has no meaning.", got=self.temperature, allowed="0 (greedy) or above",
+                            next="Change --temperature.")  # fmt: skip
+        if not 0 < self.top_p <= 1:
+            raise UserError("This top-p has no meaning.", got=self.top_p, allowed="above 0, at most 1", next="Change --top-p.")
+
+
+GREEDY = Sampling()
+
+
+class Picker:
+    """Picks a token a row. Its random numbers are drawn on the CPU, so that a seed means the same on every device."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self.sampling = sampling
+        self._generator = torch.Generator().manual_seed(sampling.seed)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """[b] int64 from logits [b, vocab] float32."""
+        if self.sampling.temperature == 0:
+            return logits.argmax(-1)
+        p, order = (logits / self.sampling.temperature).softmax(-1).sort(-1, descending=True)
+        before = p.cumsum(-1) - p
+        p = p.where(before < self.sampling.top_p, 0)  # the first is kept whatever its share
+        at = torch.rand(len(p), 1, generator=self._generator).to(p.device) * p.sum(-1, keepdim=True)
+        place = (p.cumsum(-1) <= at).sum(-1, keepdim=True)
+        last = (p > 0).sum(-1, keepdim=True) - 1  # rounding may put ``at`` behind the sum
+        return order.gather(-1, place.minimum(last))[:, 0]

@@ -1,0 +1,74 @@
+"""Prompts in, tokens out, as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from minipuzzle.errors import UserError
+from minipuzzle.generation.sampling import GREEDY, Picker, Sampling
+from minipuzzle.generation.step import TOKENS_AT_ONCE, Decoder, grows, prefill
+from minipuzzle.model import HybridLM
+
+
+@torch.no_grad()
+def stream(
+    model: HybridLM, prompts: Sequence[Sequence[int]] | Tensor, count: int, *, sampling: Sampling = GREEDY,
+    end: int | None = None, state_dtype: torch.dtype = torch.float32, tokens_at_once: int = TOKENS_AT_ONCE,
+) -> Iterator[list[int | None]]:  # fmt: skip
+    """Up to ``count`` times the next token of every prompt, None for rows that have said ``end`` before.
+
+    ``prompts`` are lists of tokens, of any lengths, or [b, s]. Keys, values and convolution windows are cached in the
+    model's dtype, Mamba states in ``state_dtype``; prompts are read ``tokens_at_once`` at a time.
+    Raises: UserError for an empty prompt, for unequal ones that go past the context of a "dynamic" RoPE, and for a batch
+    that does not fit the device.
+    """
+    lengths = [len(p) for p in prompts]
+    capacity = max(lengths, default=0) + count
+    _check(model, lengths, capacity)
+    try:
+        cache = model.new_cache(len(prompts), capacity, state_dtype)
+        decoder = Decoder(model, cache, len(prompts)) if count > 1 else None
+        logits = prefill(model, cache, prompts, tokens_at_once)
+    except torch.cuda.OutOfMemoryError as error:
+        raise UserError(
+            "The prompts do not fit the device.", got=f"{len(prompts)} of up to {max(lengths):,} tokens",
+            allowed="what its memory holds", next="Take fewer prompts or shorter ones.",
+        ) from error  # fmt: skip
+    if decoder is not None:
+        decoder.start(lengths)
+    pick, done = Picker(sampling), [False] * len(prompts)
+    for i in range(count):
+        tokens = pick(logits)
+        said = [None if over else token for over, token in zip(done, tokens.tolist(), strict=True)]
+        yield said
+        done = [over or token == end for over, token in zip(done, said, strict=True)]
+        if all(done):
+            return
+        if decoder is not None and i + 1 < count:
+            logits = decoder.step(tokens)
+
+
+def generate(
+    model: HybridLM, prompts: Sequence[Sequence[int]] | Tensor, count: int, *, sampling: Sampling = GREEDY,
+    end: int | None = None,
+) -> list[list[int]]:  # fmt: skip
+    """What ``stream`` says after each prompt, ``end`` included."""
+    answers: list[list[int]] = [[] for _ in prompts]
+    for step in stream(model, prompts, count, sampling=sampling, end=end):
+        for answer, token in zip(answers, step, strict=True):
+            answer += [] if token is None else [token]
+    return answers
+
+
+def _check(model: HybridLM, lengths: list[int], capacity: int) -> None:
+    if not all(lengths) or not lengths:
+        raise UserError("A prompt has no tokens.", got=lengths, allowed="at least one token each", next="Write a prompt.")
+    if grows(model, capacity) and len(set(lengths)) > 1:
+        raise UserError(
+            "Prompts of different lengths cannot go past this model's context together: its RoPE depends on the length.",
+            got=f"{min(lengths)} to {max(lengths)} tokens and {capacity - max(lengths)} new ones",
+            allowed=f"{model.architecture.max_positions} tokens, or prompts of one length", next="Ask one prompt at a time.",
+        )  # fmt: skip

@@ -20,7 +20,8 @@ from minipuzzle.cost.roofline import Roofline
 from minipuzzle.errors import UserError
 from minipuzzle.importance import random_scores
 from minipuzzle.model import load_model
-from minipuzzle.recipe import Recipe, SearchSettings, load_recipe
+from minipuzzle.recipe import Recipe, SearchSettings
+from minipuzzle.recipe_file import load_recipe
 from minipuzzle.search.choices import combinations
 from minipuzzle.search.enumerate import enumerate_shapes, grid, times
 from minipuzzle.search.plan import make_plan

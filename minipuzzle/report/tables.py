@@ -83,7 +83,7 @@ def plan_view(summary: dict[str, Any], maximal: list[dict[str, Any]]) -> Rendera
                              f"{narrower}; scores and weights are needed to go on{said}", style="dim"))  # fmt: skip
 
 
-def profile_table(table: LatencyTable, rows: list[dict[str, Any]]) -> RenderableType:
+def profile_table(table: LatencyTable) -> RenderableType:
     """Measured blocks, and sums of blocks against whole models."""
     shown = Table(title=table.source, title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("phase", "batch", "tokens", "block", "ms"):
@@ -91,12 +91,14 @@ def profile_table(table: LatencyTable, rows: list[dict[str, Any]]) -> Renderable
     for (phase, batch, tokens, text), ms in table.entries.items():
         shown.add_row(phase, str(batch), f"{tokens:,}", _block_name(text), f"{ms:.4f}")
     checked = Table(title="sum of blocks against the whole model", title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("pattern", "parameters", "phase", "workload", "predicted ms", "measured ms", "error"):
+    for column in ("pattern", "parameters", "phase", "workload", "predicted ms", "measured ms", "error", "predicted speed-up",
+                   "measured", "error"):  # fmt: skip
         checked.add_column(column, justify="left" if column in ("pattern", "phase", "workload") else "right")
-    for r in rows:
+    for r in table.meta["additivity"]:
         checked.add_row(r["pattern"], count(r["parameters"]), r["phase"], r["workload"], f"{r['predicted_ms']:.3f}",
-                        f"{r['measured_ms']:.3f}", f"{100 * r['error']:+.1f} %")  # fmt: skip
-    return Group(shown, checked) if rows else shown
+                        f"{r['measured_ms']:.3f}", f"{100 * r['error']:+.1f} %", f"{r['predicted_speedup']:.3f}x",
+                        f"{r['measured_speedup']:.3f}x", f"{100 * r['speedup_error']:+.1f} %")  # fmt: skip
+    return Group(shown, checked) if table.meta["additivity"] else shown
 
 
 def _block_name(text: str) -> str:

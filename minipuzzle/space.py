@@ -144,13 +144,7 @@ def check_uniform(parent: Architecture) -> None:
 
 
 def check_asked(parent: Architecture, settings: SearchSettings) -> None:
-    """Raises: UserError for an option that asks for what the parent's family can't write, or its method can't choose."""
-    if settings.hidden_size and settings.method == "solver":
-        raise UserError(
-            "The solver does not choose the hidden size: it takes each block by itself, and that size is one for all.",
-            got="--method solver --hidden-size", allowed="--hidden-size with --method minipuzzle, the grid",
-            next="Leave one of the two out.",
-        )  # fmt: skip
+    """Raises: UserError for an option that asks for what the parent's family can't write."""
     mamba, rules = _one(parent, Mamba2), parent.rules
     wrong = {
         "--kv-heads": settings.kv_heads and "kv_heads" in rules.fixed,

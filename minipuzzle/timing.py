@@ -133,7 +133,14 @@ def _turn(model: HybridLM, phase: Phase, work: Generation, inside: bool) -> list
 
 
 def _medians(rows: Sequence[Sequence[float]]) -> list[float]:
-    return [statistics.median(column) for column in zip(*rows, strict=True)]
+    """The columns' medians, scaled to add up to the median of the rows' sums.
+
+    A disturbance hits a few blocks of a step but the whole step always: medians of 15 parts add up to 5 % less than the
+    median of their sums on a busy machine.
+    """
+    middle = [statistics.median(column) for column in zip(*rows, strict=True)]
+    scale = statistics.median(map(sum, rows)) / sum(middle)
+    return [scale * ms for ms in middle]
 
 
 class _Clock:

@@ -22,8 +22,10 @@ from minipuzzle.importance import random_scores
 from minipuzzle.model import load_model
 from minipuzzle.recipe import Recipe, SearchSettings
 from minipuzzle.recipe_file import load_recipe
+from minipuzzle.search.choices import combinations
 from minipuzzle.search.enumerate import enumerate_shapes, grid, times
 from minipuzzle.search.plan import make_plan
+from minipuzzle.search.propose import front, propose_each
 from minipuzzle.search.select import damage, select
 from minipuzzle.space import LEVELS, Level, Shape, bounds, shape_architecture
 
@@ -93,6 +95,35 @@ def test_damage_of_a_narrower_model_is_the_share_of_the_scores_that_goes():
     assert damage(parent, scores, selection) == pytest.approx(share * scores.blocks.sum())
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_the_solver_takes_the_best_of_all_hidden_sizes(seed):
+    """Against every choice of blocks at every hidden size, priced as the architecture it leaves."""
+    parent, workload = tiny("M-*M-", vocab=64), Workload(context=100)
+    scores = random_scores(parent, seed)
+    limits = Limits(parameters=int(0.6 * parent.parameters), bytes=int(0.7 * memory(parent, workload).total))
+    prices, settings = pricing(parent, limits, workload), SearchSettings(multiple=16, mamba_heads=True)
+    level = Level(attention=0, others=0, width=0.5, hidden=0.5)
+    space = bounds(parent, level, multiple=32, mamba_heads=True, hidden_size=True)
+    each = propose_each(parent, scores, space, settings, prices, 3)
+    assert [len(p.choices.hidden or range(32)) for p in each] == [16, 24, 32]
+    best = {}
+    for proposals in each:
+        choices = proposals.choices
+        for state in combinations(choices):
+            selection = choices.selection(state)
+            student = selection.student(parent)
+            fits = student.parameters <= limits.parameters and memory(student, workload).total <= limits.bytes
+            assert fits == choices.fits(state)
+            if fits:
+                best[student.hidden] = min(best.get(student.hidden, 1e9), damage(parent, scores, selection))
+    assert [p.choices.harm(p.states[0]) for p in each] == pytest.approx([best[h] for h in (16, 24, 32)])
+    names = [c.name for p, first in zip(each, (1, 2, 3), strict=True) for c in p.candidates(lambda a: 0, first)]
+    assert names == ["s001", "s002", "s003"]
+    points = [(*row["cost"], row["damage"]) for row in front(each)]
+    assert not any(a != b and all(x <= y for x, y in zip(a, b, strict=True)) and a[-1] < b[-1] for a in points for b in points)
+    assert len(points) > 12  # of 12 at each hidden size
+
+
 def refusal(settings, timing=None, parent=None):
     with pytest.raises(UserError) as caught:
         make_plan(parent or tiny(), SearchSettings(multiple=8, hidden_size=True, **settings), timing)
@@ -100,7 +131,6 @@ def refusal(settings, timing=None, parent=None):
 
 
 def test_what_cannot_choose_or_price_a_hidden_size_says_so():
-    assert "The solver does not choose the hidden size" in refusal({"budget": ("80%",), "method": "solver"})
     table = LatencyTable(meta={"device": "test", "dtype": "float32", "date": "today"})
     assert "none of narrower ones" in refusal({"budget": ("1.2x",)}, table)
     parent = tiny()
@@ -147,6 +177,11 @@ def test_from_a_hybrid_to_a_narrower_student(checkpoint, tmp_path, capsys):
     with torch.no_grad():
         ours = load_model(student).eval()(tokens)
         assert (theirs(tokens, use_cache=False).logits - ours).abs().max() < 1e-4 * max(1.0, ours.abs().max())
+    run("search", "--run", folder, "--data", TEXT, "--budget", "70%", "--hidden-size", "--least", "hidden=50%", "--method",
+        "solver", "--refine", 3, "--candidates", 6, "--validation-blocks", 2, "--length", 64, "--device", "cpu")  # fmt: skip
+    solved = [row for row in read_json(folder / "search.json")["candidates"] if row["origin"] == "solver"]
+    assert {row["shape"]["hidden"] for row in solved} == {16, 24}  # nothing fits at 32: the embedding alone is 262,144
+    assert len({row["name"] for row in solved}) == len(solved)
 
 
 def test_a_config_alone_lists_hidden_sizes(capsys):

@@ -40,7 +40,7 @@ def main() -> None:
     print(f"| FFN width of 896 | {' | '.join(scores)} |\n|---|{'---|' * len(scores)}")
     for width in WIDTHS:
         shape = Shape(attention=whole.count("attention"), mlp=whole.count("mlp"), mamba=whole.count("mamba"),
-                      intermediate=width, heads=16)  # fmt: skip
+                      intermediate=width, heads=16, hidden=whole.hidden)  # fmt: skip
         losses = []
         for each in scores.values():
             model.set_mask(select(whole, each, shape))

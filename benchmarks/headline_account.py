@@ -24,7 +24,7 @@ from minipuzzle.cost.roofline import Roofline
 from minipuzzle.generation.step import TOKENS_AT_ONCE, Decoder, prefill
 from minipuzzle.kernels import choose
 from minipuzzle.model import HybridLM
-from minipuzzle.profile import Machine, time_blocks
+from minipuzzle.timing import Machine, time_in_turns
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def account(options: argparse.Namespace) -> None:
     print(f"  copy {ceilings['bytes_per_s'] / 1e12:.2f} TB/s, product {ceilings['flops_per_s'] / 1e12:.0f} TFLOP/s")
     prompt = (options.prompts or [65536])[0]
     sizes = {"prefill": (1, min(prompt, TOKENS_AT_ONCE)), "decode": (1, prompt), "decode, batch 32": (32, prompt)}
-    works = {name: Generation(batch=batch, prompt=tokens, output=0) for name, (batch, tokens) in sizes.items()}
+    works = {name: Generation(batch=batch, prompt=tokens, output=1) for name, (batch, tokens) in sizes.items()}
     for name, work in works.items():
         phase = name.split(",")[0]
         result = once(options, name, partial(step_account, architecture, phase, work, ceilings, device))
@@ -63,8 +63,8 @@ def account(options: argparse.Namespace) -> None:
 def step_account(architecture: Any, phase: Any, work: Generation, ceilings: dict[str, float], device: torch.device) -> Any:
     """Each kind of block: measured, its bytes and operations, the bound they set; then the kernels of one whole step."""
     machine = Machine(device=device, dtype=dtype_of(device), kernels=choose(device))
-    model = machine.model(architecture)
-    blocks, around = time_blocks(model, phase, work)
+    first, *blocks, last = time_in_turns([architecture], [work], machine, marked=1, phases=[phase])[0][work, phase]
+    around = first + last
     line, parts = Roofline(device="h100"), []
     for kind in ("mamba", "attention", "mlp", None):
         where = architecture.indices(kind) if kind else [None]
@@ -81,7 +81,7 @@ def step_account(architecture: Any, phase: Any, work: Generation, ceilings: dict
                       "bound_ms": bounds[bound_by], "bound_by": bound_by})  # fmt: skip
     gap = max(parts, key=lambda p: p["ms"] - p["bound_ms"])
     return {"work": str(work), "parts": parts, "ms": sum(p["ms"] for p in parts), "largest_gap": gap["part"],
-            "bound_ms": sum(p["bound_ms"] for p in parts), "kernels": step_kernels(model, phase, work, device)}  # fmt: skip
+            "bound_ms": sum(p["bound_ms"] for p in parts), "kernels": step_kernels(machine.model(architecture), phase, work, device)}  # fmt: skip
 
 
 @torch.no_grad()

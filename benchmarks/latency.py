@@ -1,17 +1,18 @@
 """Are sums of measured blocks the time of the whole model? And does a search for 1.2x find 1.2x? docs/results/latency.md.
 
-    python benchmarks/latency.py --device cpu --workload b1,p512,o64 --out docs/results/latency-cpu.json
+    OMP_NUM_THREADS=1 python benchmarks/latency.py --device cpu --rounds 100 --out docs/results/latency_cpu.json
     python benchmarks/latency.py --device cuda --config docs/examples/nemotron-h-8b --workload b1,p8k,o64 --out gpu.json
     python benchmarks/latency.py --device cuda --published --out published.json
 
-Baseline of every prediction: the whole model of random weights, measured in the same run. ``--published`` times every
-distinct block of the 56B and 47B (one of each in memory) and sums them at (batch 1, 8k prefill) and (batch 32, decode at
-64k): the ratio stands next to the paper's 1.2.
+Baseline of every prediction: the whole model of random weights, which has its turns beside the blocks and the parent, in
+the same rounds. ``--published`` times every distinct block of the 56B and 47B (one of each in memory) and sums them at
+(batch 1, 8k prefill) and (batch 32, decode at 64k): the ratio stands next to the paper's 1.2.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from dataclasses import replace
@@ -28,7 +29,7 @@ from minipuzzle.checkpoint.config import read_config
 from minipuzzle.cost.latency import LatencyTable, model_ms
 from minipuzzle.importance import random_scores
 from minipuzzle.kernels import choose
-from minipuzzle.profile import PHASES, Machine, additivity, profile, time_model
+from minipuzzle.profile import profile
 from minipuzzle.recipe import SearchSettings
 from minipuzzle.search.choices import make_choices
 from minipuzzle.search.plan import make_plan
@@ -36,6 +37,7 @@ from minipuzzle.search.propose import instance, state_of
 from minipuzzle.search.solve import solve
 from minipuzzle.space import Shape, shape_architecture
 from minipuzzle.stages.profile import some_students
+from minipuzzle.timing import PHASES, Machine, step_ms, time_in_turns
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 SPEEDUP = 1.2
@@ -50,36 +52,53 @@ def main() -> None:
     parser.add_argument("--workload", default="b1,p512,o64")
     parser.add_argument("--widths", type=int, default=8)
     parser.add_argument("--models", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=0, help="0: as minipuzzle profile does")
     parser.add_argument("--published", action="store_true")
     parser.add_argument("--table", type=Path, help="also write the latency table here")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     started, device = time.time(), torch.device(options.device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    machine = Machine(device=device, dtype=dtype, kernels=choose(device))
+    machine = Machine(device=device, dtype=dtype, kernels=choose(device), rounds=options.rounds)
     result = published(machine) if options.published else checked(machine, options)
     write_json(options.out, {**result, "device": machine.name, "dtype": str(dtype), "torch": torch.__version__,
-                             "kernels": machine.kernels.name, "seconds": time.time() - started})  # fmt: skip
+                             "kernels": machine.kernels.name, "rounds": machine.turns, "load": os.getloadavg(),
+                             "seconds": time.time() - started})  # fmt: skip
 
 
 def checked(machine: Machine, options: argparse.Namespace) -> dict[str, Any]:
     """Predicted against measured for random students, and one search for 1.2x."""
     parent, work = read_config(options.config)[1], parse_work(options.workload)
-    table = profile(parent, [work], machine, widths=options.widths)
-    rows = additivity(table, some_students(parent, options.models, seed=1), [work], machine)
+    table = profile(parent, [work], machine, widths=options.widths, checked=some_students(parent, options.models, seed=1))
+    rows = table.meta["additivity"] + requests(table.meta["additivity"], work)
     for row in rows:
         print(f"{row['pattern'][:40]:<40} {row['parameters']:>13,} {row['phase']:<8} {row['predicted_ms']:9.3f} "
-              f"{row['measured_ms']:9.3f} ms  {100 * row['error']:+5.1f} %")  # fmt: skip
-    errors = [abs(row["error"]) for row in rows]
-    print(f"{len(rows)} times of {options.models} models: median error {100 * statistics.median(errors):.1f} %, "
-          f"largest {100 * max(errors):.1f} %")  # fmt: skip
-    table.meta.update(additivity=rows, worst_additivity_error=max(errors))
+              f"{row['measured_ms']:9.3f} ms  {100 * row['error']:+5.1f} %  {row['predicted_speedup']:.3f}x "
+              f"{row['measured_speedup']:.3f}x {100 * row['speedup_error']:+5.1f} %")  # fmt: skip
+    summary = {}
+    for phase, error in [(p, e) for p in (*PHASES, "total") for e in ("error", "speedup_error")]:
+        errors = [abs(row[error]) for row in rows if row["phase"] == phase and row[error]]
+        summary[f"{phase} {error}"] = {"median": statistics.median(errors), "largest": max(errors)}
+        print(f"{phase:<8} {error:<14} of {len(errors)} models: median {100 * statistics.median(errors):.1f} %, "
+              f"largest {100 * max(errors):.1f} %")  # fmt: skip
     if options.table:
         table.save(options.table)
     found = faster(parent, table, work, machine)
     print(f"search --budget 1.2x: {found['pattern']} predicted {found['predicted']:.3f}x, measured {found['measured']:.3f}x")
-    return {"workload": str(work), "rows": rows, "median_error": statistics.median(errors), "largest_error": max(errors),
-            "search": found}  # fmt: skip
+    return {"workload": str(work), "rows": rows, "errors": summary, "search": found}
+
+
+def requests(rows: list[dict[str, Any]], work: Generation) -> list[dict[str, Any]]:
+    """Rows of whole requests, the phase "total", from those of a prefill and of a step."""
+    found: list[dict[str, Any]] = []
+    for prefill, step in zip(rows[::2], rows[1::2], strict=True):
+        predicted, measured = (prefill[key] + work.output * step[key] for key in ("predicted_ms", "measured_ms"))
+        first = found[0] if found else {"predicted_ms": predicted, "measured_ms": measured}
+        expected, speedup = first["predicted_ms"] / predicted, first["measured_ms"] / measured
+        found.append({**prefill, "phase": "total", "predicted_ms": predicted, "measured_ms": measured,
+                      "error": predicted / measured - 1, "predicted_speedup": expected, "measured_speedup": speedup,
+                      "speedup_error": expected / speedup - 1})  # fmt: skip
+    return found
 
 
 def faster(parent: Architecture, table: LatencyTable, work: Generation, machine: Machine) -> dict[str, Any]:
@@ -91,12 +110,7 @@ def faster(parent: Architecture, table: LatencyTable, work: Generation, machine:
     choices = make_choices(parent, random_scores(parent, 0), plan.widest(settings), settings, prices.of,
                            prices.limits - prices.base, prices.names)  # fmt: skip
     student = choices.selection(state_of(choices, solve(instance(choices)))).student(parent)
-    parent_model, model = machine.model(parent), machine.model(student)
-    both = []
-    for _ in range(3):
-        both.append([sum(f * time_model(m, p, work) for p, f in (("prefill", 1), ("decode", work.output)))
-                     for m in (parent_model, model)])  # fmt: skip
-    before, after = (min(column) for column in zip(*both, strict=True))
+    before, after = (step_ms(times, "total", work) for times in time_in_turns([parent, student], [work], machine))
     predicted = model_ms(table, parent, "total", work) / model_ms(table, student, "total", work)
     return {"pattern": student.pattern, "parameters": student.parameters, "asked": SPEEDUP, "predicted": predicted,
             "measured": before / after, "parent_ms": before, "student_ms": after}  # fmt: skip
@@ -105,7 +119,7 @@ def faster(parent: Architecture, table: LatencyTable, work: Generation, machine:
 def published(machine: Machine) -> dict[str, Any]:
     """56B against 47B by their blocks."""
     parent = read_config(EXAMPLES / "nemotron-h-56b")[1]
-    small = shape_architecture(parent, Shape(attention=5, mlp=48, mamba=45, intermediate=30720, heads=256))
+    small = shape_architecture(parent, Shape(attention=5, mlp=48, mamba=45, intermediate=30720, heads=256, hidden=8192))
     table = LatencyTable(meta={"device": machine.name, "dtype": str(machine.dtype), "date": ""})
     narrow = tuple(replace(b, intermediate=30720) if isinstance(b, FeedForward) else b for b in parent.blocks)
     for shape in (parent, replace(parent, blocks=narrow)):

@@ -185,6 +185,7 @@ def shape_of(student: Architecture) -> Shape:
     return Shape(
         attention=student.count("attention"), mlp=student.count("mlp"), mamba=student.count("mamba"),
         intermediate=first.get("mlp", {}).get("intermediate", 0), heads=first.get("mamba", {}).get("heads", 0),
+        hidden=student.hidden,
     )  # fmt: skip
 
 

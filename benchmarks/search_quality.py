@@ -209,7 +209,7 @@ def search(task: Task, model: HybridLM, choice: TokenBlocks, moves: int) -> tupl
     if task.method == "solver":
         return [choices.selection(state_of(choices, solve(instance(choices))))], 0
     proposals = propose(plan.parent, scores, plan.widest(settings), settings, prices, 24)
-    found = proposals.candidates(prices, plan.bytes) + plan.candidates(scores, 24) + plan.largest(scores, LARGEST)
+    found = proposals.candidates(plan.bytes) + plan.candidates(scores, 24) + plan.largest(scores, LARGEST)
     ranked = realise(found, one, {}, "kl")
     on_ladders = ((choices.state(r.candidate.selection), r) for r in ranked)
     start, first = next((state, r) for state, r in on_ladders if state is not None)

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from minipuzzle import embedded
-from minipuzzle.adapters import attach, load_frozen, make_plan
+from minipuzzle.adapters import attach, make_plan
 from minipuzzle.adapters.saved import SavedAdapter
 from minipuzzle.artifacts import Scores
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks, Tokenizer, load_blocks, load_instructions
 from minipuzzle.distill import answers_only, distillation, mixed_precision, next_token, train
 from minipuzzle.evaluate import measure
-from minipuzzle.model import HybridLM, load_model
+from minipuzzle.model import HybridLM, load_frozen, load_model
 from minipuzzle.recipe import Training
 from minipuzzle.search.select import select
 from minipuzzle.space import Shape
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 LENGTH = 512
 SHAPES = {
-    "83%": Shape(attention=2, mlp=6, mamba=5, intermediate=576, heads=16),
-    "60%": Shape(attention=1, mlp=3, mamba=4, intermediate=448, heads=16),
+    "83%": Shape(attention=2, mlp=6, mamba=5, intermediate=576, heads=16, hidden=192),
+    "60%": Shape(attention=1, mlp=3, mamba=4, intermediate=448, heads=16, hidden=192),
 }
 """The students of docs/results/embedded.md."""
 PROJECTIONS = ["in_proj", "out_proj", "up_proj", "down_proj", "q_proj", "k_proj", "v_proj", "o_proj"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -38,6 +38,16 @@ class Ranks:
         tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
         dist.all_reduce(tensor, group=self.group)
         return tensor.cpu().numpy()
+
+    def average(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Make each tensor, in place, the mean of all processes' ones; all of one dtype, on ``device``."""
+        if self.world == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        dist.all_reduce(flat, group=self.group)
+        parts = flat.div_(self.world).split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
 
     def least(self, number: float) -> float:
         """The least of all processes' numbers."""

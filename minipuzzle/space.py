@@ -1,4 +1,5 @@
-"""Room 3: the choices. MiniPuzzle's are global: how many blocks of each kind, one FFN width, one number of Mamba heads.
+"""Room 3: the choices. MiniPuzzle's are global: how many blocks of each kind, one FFN width, one number of Mamba heads,
+one hidden size.
 
 Source: arXiv:2504.03624; the paper's grid of widths is 75 % to 100 % of the parent's in steps of 1/32 (24576..32768 by
 1024). The ranges of the counts are not published; ``LEVELS`` is ours (docs/decisions.md).
@@ -17,23 +18,26 @@ from minipuzzle.errors import UserError
 from minipuzzle.recipe import SearchSettings
 
 WIDTH_STEPS = 32
-LEAST = re.compile(r"^(attention|others|width)=([0-9]+(?:\.[0-9]+)?)%$")
+HIDDEN_STEPS, HIDDEN_MULTIPLE, SMALL_MULTIPLE = 16, 64, 8
+"""Hidden sizes are sixteenths of the parent's (4096: steps of 256, as in arXiv:2504.11409), rounded for matrix units."""
+LEAST = re.compile(r"^(attention|others|width|hidden)=([0-9]+(?:\.[0-9]+)?)%$")
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Shape:
-    """A point of the grid: counts of blocks by kind, the FFN width and the Mamba heads of each block."""
+    """A point of the grid: counts of blocks by kind, each block's FFN width and Mamba heads, the hidden size."""
 
     attention: int
     mlp: int
     mamba: int
     intermediate: int
     heads: int
+    hidden: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """Inclusive ranges of counts, and the widths and head counts to try, ascending.
+    """Inclusive ranges of counts, and the widths, head counts and hidden sizes to try, ascending.
 
     ``paired``: each attention or Mamba block has its feed-forward, so there are as many of these as of both others.
     """
@@ -43,6 +47,7 @@ class Bounds:
     mamba: tuple[int, int]
     intermediate: tuple[int, ...]
     heads: tuple[int, ...]
+    hidden: tuple[int, ...]
     paired: bool = False
 
     @property
@@ -52,7 +57,7 @@ class Bounds:
         counts = len(attention) * len(mlp) * len(mamba)
         if self.paired:
             counts = sum(a + m in mlp for a in attention for m in mamba)
-        return counts * len(self.intermediate) * len(self.heads)
+        return counts * len(self.intermediate) * len(self.heads) * len(self.hidden)
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -61,17 +66,18 @@ class Bounds:
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """Least shares of the parent: of its attention blocks, of its Mamba and FFN blocks, of widths and of heads."""
+    """Least shares of the parent: of its attention blocks, of its Mamba and FFN blocks, of widths and heads, of hidden."""
 
     attention: float
     others: float
     width: float
+    hidden: float
 
 
 LEVELS = (
-    Level(attention=0.5, others=0.83, width=0.75),
-    Level(attention=0.5, others=0.5, width=0.5),
-    Level(attention=0.0, others=0.25, width=0.25),
+    Level(attention=0.5, others=0.83, width=0.75, hidden=0.75),
+    Level(attention=0.5, others=0.5, width=0.5, hidden=0.5),
+    Level(attention=0.0, others=0.25, width=0.25, hidden=0.25),
 )
 """Tried in order; the first that reaches the budget is the space. The first is for cuts such as 56B -> 47B."""
 
@@ -87,27 +93,32 @@ def levels(least: Sequence[str]) -> tuple[Level, ...]:
         if match is None or not 0 <= float(match[2]) <= 100:
             raise UserError(
                 f"{text!r} does not bound the space.", got=text,
-                allowed="attention=S%, others=S% (Mamba and FFN blocks), width=S% (FFN width and Mamba heads)",
+                allowed="attention=S%, others=S% (Mamba and FFN blocks), width=S% (FFN width and Mamba heads), hidden=S%",
                 next="Write for example --least width=50%.",
             )  # fmt: skip
         own[match[1]] = float(match[2]) / 100
     return tuple(replace(level, **own) for level in LEVELS)
 
 
-def bounds(parent: Architecture, level: Level, *, multiple: int, mamba_heads: bool) -> Bounds:
-    """The grid of a level. FFN widths are multiples of ``multiple``; heads are equal in each group."""
+def bounds(
+    parent: Architecture, level: Level, *, multiple: int, mamba_heads: bool, hidden_size: bool = False
+) -> Bounds:  # fmt: skip
+    """The grid of a level. FFN widths are multiples of ``multiple``; heads are equal in each group.
+
+    Mamba heads and the hidden size are narrowed where ``mamba_heads`` and ``hidden_size`` say so.
+    """
     ffn, mamba = _one(parent, FeedForward), _one(parent, Mamba2)
     return Bounds(
         attention=_range(parent.count("attention"), level.attention), mlp=_range(parent.count("mlp"), level.others),
         mamba=_range(parent.count("mamba"), level.others),
         intermediate=(0,) if ffn is None else _widths(ffn.intermediate, level.width, multiple),
         heads=(0,) if mamba is None else _heads(mamba, level.width, parent.rules) if mamba_heads else (mamba.heads,),
-        paired=parent.rules.paired,
+        hidden=_hidden(parent, level.hidden) if hidden_size else (parent.hidden,), paired=parent.rules.paired,
     )  # fmt: skip
 
 
 def shape_architecture(parent: Architecture, shape: Shape) -> Architecture:
-    """An architecture with the shape's counts and widths (the first blocks of each kind: they cost the same)."""
+    """An architecture with the shape's counts and sizes (the first blocks of each kind: they cost the same)."""
     left = {"attention": shape.attention, "mlp": shape.mlp, "mamba": shape.mamba}
     blocks: list[Block] = []
     for block in parent.blocks:
@@ -119,7 +130,7 @@ def shape_architecture(parent: Architecture, shape: Shape) -> Architecture:
         elif isinstance(block, Mamba2):
             block = replace(block, heads=shape.heads)
         blocks.append(block)
-    return replace(parent, blocks=tuple(blocks))
+    return replace(parent, blocks=tuple(blocks)).at_hidden(shape.hidden)
 
 
 def check_uniform(parent: Architecture) -> None:
@@ -138,6 +149,7 @@ def check_asked(parent: Architecture, settings: SearchSettings) -> None:
     wrong = {
         "--kv-heads": settings.kv_heads and "kv_heads" in rules.fixed,
         "--own-heads": settings.own_heads and not rules.own_sizes,
+        "--hidden-size": settings.hidden_size and len(_hidden(parent, 0.0)) == 1,
         "--mamba-heads": settings.mamba_heads and mamba is not None and len(_heads(mamba, 0.0, rules)) == 1,
     }
     for option, refused in wrong.items():
@@ -154,10 +166,16 @@ def _range(count: int, share: float) -> tuple[int, int]:
     return _least(count, share), count
 
 
-def _widths(width: int, share: float, multiple: int) -> tuple[int, ...]:
+def _hidden(parent: Architecture, share: float) -> tuple[int, ...]:
+    multiple = HIDDEN_MULTIPLE if parent.hidden >= HIDDEN_STEPS * HIDDEN_MULTIPLE else SMALL_MULTIPLE
+    sizes = _widths(parent.hidden, share, multiple, HIDDEN_STEPS)
+    return tuple(size for size in sizes if parent.rules.allows_hidden(parent.blocks, size))
+
+
+def _widths(width: int, share: float, multiple: int, steps: int = WIDTH_STEPS) -> tuple[int, ...]:
     found = {width}
-    for step in range(1, WIDTH_STEPS):
-        rounded = round(width * step / WIDTH_STEPS / multiple) * multiple
+    for step in range(1, steps):
+        rounded = round(width * step / steps / multiple) * multiple
         if max(1, _least(width, share)) <= rounded < width:
             found.add(rounded)
     return tuple(sorted(found))

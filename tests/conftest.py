@@ -5,6 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,18 @@ def pytest_collection_modifyitems(items):
 def checkpoint(tmp_path):
     """A tiny checkpoint on disk with the embedded tokenizer."""
     return save(shaken(tiny()), tmp_path / "ckpt56b")
+
+
+@pytest.fixture
+def small_disk(tmp_path, request):
+    """A folder on a disk of the given size ("4m"), soon full."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a tmpfs needs root")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={request.param}", "tmpfs", disk]
+    mounted = subprocess.run(command, capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.decode().strip()}")
+    yield disk
+    subprocess.run(["umount", disk], check=True)

@@ -1,15 +1,19 @@
 """import minipuzzle as mp: the same files as the commands', lazily, with rooms that share a function's name intact."""
 
 import inspect
+import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from helpers import FAST, TEXT, run
 
 import minipuzzle as mp
-from minipuzzle import api
+from minipuzzle import api, embedded
 from minipuzzle.artifacts import read_json
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.stages.evaluate import named_checkpoints
 
 FUNCTIONS = ("load", "score", "search", "prune", "distill", "evaluate")
 
@@ -69,3 +73,13 @@ def test_functions_write_what_commands_write(checkpoint, tmp_path):
     run("search", "--run", tmp_path / "functions", *FAST["search"])  # the command goes on from the functions' files
     with pytest.raises(mp.UserError, match="no budget"):
         mp.search(job, mp.SearchSettings())
+
+
+def test_no_checkpoint_takes_anothers_row(checkpoint, tmp_path):
+    names = ("teacher", "a/student", "b/student", "other")
+    paths = [shutil.copytree(checkpoint, tmp_path / name) for name in names]
+    parent = Checkpoint.open(embedded.teacher_path())
+    found = named_checkpoints(SimpleNamespace(parent=parent), [*paths, tmp_path / "b" / ".." / "other"])
+    assert list(found) == ["teacher", f"{tmp_path.name}/teacher", "a/student", "b/student", "other"]
+    assert found["teacher"] is parent
+    assert [c.path for c in found.values()][1:4] == paths[:3]

@@ -60,7 +60,8 @@ def test_memory_at_the_papers_workload(name, gib):
 
 
 def test_memory_of_the_other_reading_of_the_paper_does_not_fit():
-    other = shape_architecture(architecture(fields("56B")), Shape(attention=5, mlp=49, mamba=44, intermediate=30720, heads=256))
+    shape = Shape(attention=5, mlp=49, mamba=44, intermediate=30720, heads=256, hidden=8192)
+    other = shape_architecture(architecture(fields("56B")), shape)
     assert memory(other, Workload(**PAPER)).total / GIB == pytest.approx(31.705, abs=0.0005)
     assert memory(other, Workload(**PAPER)).total > 31.7 * GIB
 
@@ -73,7 +74,8 @@ def test_memory_of_nano_9b():
 
 def test_the_whole_grid():
     plan = paper_plan()
-    whole = Bounds(attention=(0, 10), mlp=(0, 54), mamba=(0, 54), intermediate=tuple(range(24576, 32769, 1024)), heads=(256,))
+    whole = Bounds(attention=(0, 10), mlp=(0, 54), mamba=(0, 54), intermediate=tuple(range(24576, 32769, 1024)), heads=(256,),
+                   hidden=(8192,))  # fmt: skip
     feasible = enumerate_shapes(whole, plan.prices)
     assert (whole.points, feasible.count) == (299_475, 259_027)  # derived independently in the method reference
     for index in range(0, feasible.count, 40_000):
@@ -85,7 +87,7 @@ def test_the_whole_grid():
 def test_the_released_47b_is_feasible_and_maximal_and_six_attention_layers_are_not():
     plan = paper_plan()
     shapes = [plan.feasible.shape(i) for i in range(plan.feasible.count)]
-    released = Shape(attention=5, mlp=48, mamba=45, intermediate=30720, heads=256)
+    released = Shape(attention=5, mlp=48, mamba=45, intermediate=30720, heads=256, hidden=8192)
     assert released in shapes
     assert plan.is_maximal[shapes.index(released)]
     assert not any(s.attention == 6 and s.intermediate == 30720 for s in shapes)

@@ -47,7 +47,7 @@ def test_other_readings_of_the_47b(changed, gib):
      (6, 47, 45, 30720, 33.43), (6, 48, 44, 30720, 33.45)],
 )  # fmt: skip
 def test_every_step_up_from_the_released_47b_is_over_the_budget(attention, mlp, mamba, width, gib):
-    shape = Shape(attention=attention, mlp=mlp, mamba=mamba, intermediate=width, heads=256)
+    shape = Shape(attention=attention, mlp=mlp, mamba=mamba, intermediate=width, heads=256, hidden=8192)
     used = memory(shape_architecture(architecture(fields("56B")), shape), Workload(**PAPER)).total
     assert used / GIB == pytest.approx(gib, abs=0.006)
     assert used > 31.7 * GIB

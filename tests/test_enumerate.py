@@ -24,7 +24,7 @@ from minipuzzle.search.plan import make_plan
 from minipuzzle.search.select import candidates, damage, select
 from minipuzzle.space import Bounds, Shape, shape_architecture
 
-SPACE = Bounds(attention=(0, 1), mlp=(1, 3), mamba=(1, 3), intermediate=(24, 40, 64), heads=(4, 6, 8))
+SPACE = Bounds(attention=(0, 1), mlp=(1, 3), mamba=(1, 3), intermediate=(24, 64), heads=(4, 6, 8), hidden=(16, 24, 32))
 WORKLOADS = st.builds(
     Workload, context=st.integers(1, 300), batch=st.integers(1, 3), weights=st.sampled_from(list(BYTES)),
     kv=st.sampled_from(list(BYTES)), state=st.sampled_from(list(BYTES)),
@@ -38,7 +38,7 @@ def scored(parent, seed=0, ties=False):
         return rng.integers(0, 3, shape).astype(float) if ties else rng.random(shape)
 
     return Scores(
-        blocks=draw(len(parent.blocks)), meta={},
+        blocks=draw(len(parent.blocks)), hidden=draw(parent.hidden), meta={},
         intermediate={i: draw(b.intermediate) for i, b in enumerate(parent.blocks) if isinstance(b, FeedForward)},
         head_channels={i: draw(b.heads, b.head_dim) for i, b in enumerate(parent.blocks) if isinstance(b, Mamba2)},
     )  # fmt: skip
@@ -47,8 +47,8 @@ def scored(parent, seed=0, ties=False):
 def every_shape(space):
     counts = [range(low, high + 1) for low, high in (space.attention, space.mlp, space.mamba)]
     return {
-        Shape(attention=a, mlp=f, mamba=m, intermediate=w, heads=h)
-        for a, f, m, w, h in itertools.product(*counts, space.intermediate, space.heads)
+        Shape(attention=a, mlp=f, mamba=m, intermediate=w, heads=h, hidden=d)
+        for a, f, m, w, h, d in itertools.product(*counts, space.intermediate, space.heads, space.hidden)
     }
 
 
@@ -87,7 +87,7 @@ def test_what_fits_and_what_is_maximal_is_what_brute_force_finds(workload, share
 
 def test_a_limit_is_inclusive():
     parent, workload = tiny("M-*", vocab=48), Workload(context=4)
-    space = Bounds(attention=(1, 1), mlp=(1, 1), mamba=(1, 1), intermediate=(64,), heads=(8,))
+    space = Bounds(attention=(1, 1), mlp=(1, 1), mamba=(1, 1), intermediate=(64,), heads=(8,), hidden=(32,))
     exact = Limits(parameters=parent.parameters, bytes=memory(parent, workload).total)
     assert enumerate_shapes(space, pricing(parent, exact, workload)).count == 1
     assert enumerate_shapes(space, pricing(parent, replace(exact, parameters=parent.parameters - 1), workload)).count == 0
@@ -96,13 +96,14 @@ def test_a_limit_is_inclusive():
 
 def test_the_whole_grid_of_the_56b_in_time():
     plan = paper_plan()
-    whole = Bounds(attention=(0, 10), mlp=(0, 54), mamba=(0, 54), intermediate=tuple(range(24576, 32769, 1024)), heads=(256,))
+    whole = Bounds(attention=(0, 10), mlp=(0, 54), mamba=(0, 54), intermediate=tuple(range(24576, 32769, 1024)), heads=(256,),
+                   hidden=(8192,))  # fmt: skip
     started = time.process_time()
     feasible = enumerate_shapes(whole, pricing(plan.parent, plan.limits, plan.prices.workload))
     best = maximal(feasible, whole, pricing(plan.parent, plan.limits, plan.prices.workload))
     assert time.process_time() - started < 3
     shapes = [astuple(feasible.shape(i)) for i in np.flatnonzero(best)]
-    assert (5, 48, 45, 30720, 256) in shapes
+    assert (5, 48, 45, 30720, 256, 8192) in shapes
     assert not (feasible.shapes[(feasible.shapes[:, 1:4] >= (47, 44, 30720)).all(axis=1), 0] >= 6).any()
     started = time.process_time()
     found = candidates(plan.parent, scored(plan.parent), feasible, best, 5)
@@ -122,6 +123,8 @@ def test_what_is_kept_sums_to_the_most(seed, ties, shape):
         best = max(sum(scores.blocks[list(c)]) for c in itertools.combinations(parent.indices(kind), count))
         kept = [i for i in chosen.kept_blocks if parent.blocks[i].kind == kind]
         assert sum(scores.blocks[kept]) == pytest.approx(best)
+    if shape.hidden < parent.hidden:
+        assert sum(scores.hidden[list(chosen.hidden)]) == pytest.approx(sum(sorted(scores.hidden)[-shape.hidden :]))
     for i in chosen.kept_blocks:
         if "intermediate" in (kept_axes := chosen.blocks[i]):
             channels = scores.intermediate[i]
@@ -188,7 +191,7 @@ def test_a_block_whose_channels_all_score_zero_is_narrowed_for_nothing():
     parent = tiny("M-")
     scores = scored(parent)
     scores.intermediate[1][:] = 0
-    shape = Shape(attention=0, mlp=1, mamba=1, intermediate=8, heads=8)
+    shape = Shape(attention=0, mlp=1, mamba=1, intermediate=8, heads=8, hidden=32)
     assert damage(parent, scores, select(parent, scores, shape)) == 0
 
 
@@ -197,7 +200,7 @@ def test_what_cannot_be_met_says_the_smallest_and_what_is_met_already_says_so():
     with pytest.raises(UserError, match="No architecture") as caught:
         make_plan(parent, SearchSettings(budget=("2%",), multiple=8))
     # The widest space: a quarter of the Mamba and FFN blocks, a quarter of the width, no attention, whole heads.
-    smallest = shape_architecture(parent, Shape(attention=0, mlp=1, mamba=1, intermediate=16, heads=8))
+    smallest = shape_architecture(parent, Shape(attention=0, mlp=1, mamba=1, intermediate=16, heads=8, hidden=32))
     assert f"{smallest.parameters:,} parameters" in caught.value.allowed
     assert make_plan(parent, SearchSettings(budget=(str(smallest.parameters),), multiple=8)).feasible.count == 1
     for enough in ("100%", "300%", "1TB", str(parent.parameters)):

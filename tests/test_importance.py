@@ -66,7 +66,7 @@ def test_select_keeps_the_best_of_each_kind(seed, data):
     scores = random_scores(parent, seed)
     shape = Shape(
         attention=data.draw(st.integers(0, 2)), mlp=data.draw(st.integers(0, 3)), mamba=data.draw(st.integers(0, 3)),
-        intermediate=data.draw(st.integers(1, 64)), heads=data.draw(st.sampled_from([2, 4, 6, 8])),
+        intermediate=data.draw(st.integers(1, 64)), heads=data.draw(st.sampled_from([2, 4, 6, 8])), hidden=32,
     )  # fmt: skip
     selection = select(parent, scores, shape)
     student = selection.student(parent)

@@ -24,7 +24,7 @@ from minipuzzle.search.select import candidates, damage, ranked_units, select
 from minipuzzle.search.solve import solve
 from minipuzzle.space import LEVELS, Level, Shape, bounds, shape_architecture
 
-LEVEL = Level(attention=0, others=0, width=0.5)
+LEVEL = Level(attention=0, others=0, width=0.5, hidden=0.5)
 WORKLOAD = Workload(context=64)
 
 
@@ -36,8 +36,9 @@ def brute(parent, space, limits):
     """{shape: costs} of all shapes whose feed-forwards are as many as their mixers, priced one at a time."""
     counts = [range(low, high + 1) for low, high in (space.attention, space.mlp, space.mamba)]
     found = {}
-    for a, f, m, w, h in itertools.product(*counts, space.intermediate, space.heads):
-        made = shape_architecture(parent, shape := Shape(attention=a, mlp=f, mamba=m, intermediate=w, heads=h))
+    for a, f, m, w, h, d in itertools.product(*counts, space.intermediate, space.heads, space.hidden):
+        shape = Shape(attention=a, mlp=f, mamba=m, intermediate=w, heads=h, hidden=d)
+        made = shape_architecture(parent, shape)
         size = memory(made, WORKLOAD).total
         if f == a + m and made.parameters <= limits.parameters and size <= limits.bytes:
             found[shape] = (made.parameters, size)
@@ -47,7 +48,7 @@ def brute(parent, space, limits):
 @pytest.mark.parametrize("name", ["llama", "bamba", "granitemoehybrid"])
 def test_the_grid_has_whole_layers_and_is_what_brute_force_finds(name):
     parent = parent_of(name) if name != "granitemoehybrid" else families.find(name).architecture(FORMS[name]["multipliers"])
-    space = bounds(parent, LEVEL, multiple=8, mamba_heads=True)
+    space = bounds(parent, LEVEL, multiple=8, mamba_heads=True, hidden_size=True)
     limits = Limits(parameters=int(0.8 * parent.parameters), bytes=int(0.9 * memory(parent, WORKLOAD).total))
     prices = pricing(parent, limits, WORKLOAD)
     feasible, expected = enumerate_shapes(space, prices), brute(parent, space, limits)
@@ -72,7 +73,7 @@ def test_the_best_layers_stay():
     parent = parent_of("llama")
     scores = replace(random_scores(parent, 0), blocks=np.array([9.0, 0.0, 1.0, 1.0, 0.0, 8.0, 3.0, 3.0]))
     assert ranked_units(parent, scores) == {"attention": [(0, 1), (4, 5), (6, 7), (2, 3)]}
-    shape = Shape(attention=2, mlp=2, mamba=0, intermediate=48, heads=0)
+    shape = Shape(attention=2, mlp=2, mamba=0, intermediate=48, heads=0, hidden=parent.hidden)
     assert select(parent, scores, shape).kept_blocks == [0, 1, 4, 5]
 
 
@@ -118,7 +119,9 @@ def test_mamba_heads_go_only_as_whole_expansions():
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
-        ("qwen2", {"kv_heads": True}, ["--kv-heads", "q_heads, kv_heads keep their size"]),
+        ("qwen2", {"kv_heads": True}, ["--kv-heads", "q_heads, kv_heads, hidden keep their size"]),
+        ("qwen2", {"hidden_size": True}, ["--hidden-size", "q_heads, kv_heads, hidden keep their size"]),
+        ("mamba2", {"hidden_size": True}, ["--hidden-size", "whole multiple of the hidden size"]),
         ("mamba2", {"own_heads": True, "mamba_heads": True}, ["--own-heads", "one size"]),
         ("granitemoehybrid", {"mamba_heads": True}, ["--mamba-heads", "whole multiple of the hidden size"]),
     ],

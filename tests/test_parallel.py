@@ -1,6 +1,8 @@
 """Several processes (gloo, on the CPU) train as one does, and go on from each other's states."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +14,10 @@ import torch
 from conftest import save, shaken, tiny
 from helpers import FAST, TEXT, run
 from safetensors.torch import load_file
-from world import CPU, STEP, distil
+from world import CPU, FP8, STEP, distil
 
+from minipuzzle.adapters import read_adapter
+from minipuzzle.artifacts import read_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.distill.checkpointing import list_states
 from minipuzzle.model import load_model
@@ -32,9 +36,14 @@ def torchrun(count: int, *words: object) -> subprocess.CompletedProcess:
 def world(tmp_path_factory):
     """A folder in which one process, then two have trained the same student."""
     folder = tmp_path_factory.mktemp("world")
-    save(shaken(tiny("M-*", hidden=16, vocab=61), 0), folder / "student", tokenizer=False)
-    save(shaken(tiny("M-*-", hidden=16, vocab=61), 1), folder / "teacher", tokenizer=False)
-    distil(folder, alone(CPU), "one")
+    sizes = {"hidden": 16, "heads": 16, "head_dim": 4, "vocab": 61}  # multiples of 16, for FP8
+    save(shaken(tiny("M-*", **sizes), 0), folder / "student", tokenizer=False)
+    save(shaken(tiny("M-*-", **sizes), 1), folder / "teacher", tokenizer=False)
+    one = alone(CPU)
+    distil(folder, one, "one")
+    distil(folder, one, "one-adapter", adapter="tl6")
+    distil(folder, one, "one-fp8", micro_batch=3, **FP8)  # each process's share: a scale is that of what is multiplied at once
+    distil(folder, one, "one-adapter-fp8", adapter="lora", micro_batch=3, **FP8)
     done = torchrun(2, Path(__file__).with_name("world.py"), folder, "two")
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
@@ -52,20 +61,39 @@ def column(folder, run, name):
     return [float(line.split(",")[place]) for line in lines[1:]]
 
 
-@pytest.mark.parametrize("run", ["two", "hsdp", "micro"])
+@pytest.mark.parametrize("run", ["two", "hsdp", "micro", "borrowed", "adapter", "fp8", "adapter-fp8"])
 def test_two_processes_equal_one(world, run):
     start = load_model(Checkpoint.open(world / "student")).state_dict()
-    moved = max((v - start[n]).abs().max().item() for n, v in load_file(world / "one.safetensors").items())
-    off = difference(world, "one", run)
+    one = f"one-{run}" if (world / f"one-{run}").exists() else "one"
+    trained = load_file(world / f"{one}.safetensors")
+    start |= {name: torch.zeros(()) for name in trained if name.endswith(".B")}
+    moved = max((trained[name] - value).abs().max().item() for name, value in start.items())
+    off = difference(world, one, run)
     print(f"{run}: parameters differ by {off:.1e} from one process after 8 AdamW steps (they moved by up to {moved:.1e})")
     assert off < 1e-3 * moved
     for name in ("loss", "teacher_entropy", "grad_norm"):
-        assert column(world, run, name) == pytest.approx(column(world, "one", name), rel=2e-5)
+        assert column(world, run, name) == pytest.approx(column(world, one, name), rel=2e-5)
+    if run.startswith("adapter"):
+        assert all(torch.equal(trained[name], value) for name, value in start.items() if value.ndim)  # the base is frozen
 
 
-def test_two_processes_resume_bit_for_bit(world):
-    assert difference(world, "two", "resumed") == 0.0
-    assert column(world, "two", "loss") == column(world, "resumed", "loss")
+def test_two_processes_in_fp8_are_not_those_without(world):
+    assert difference(world, "two", "fp8") > 1e-4
+
+
+@pytest.mark.parametrize(("run", "resumed"), [("two", "resumed"), ("adapter", "adapter-resumed")])
+def test_two_processes_resume_bit_for_bit(world, run, resumed):
+    assert difference(world, run, resumed) == 0.0
+    assert column(world, run, "loss") == column(world, resumed, "loss")
+
+
+def test_an_adapters_state_of_two_processes_goes_on_in_one(world):
+    (state,) = list_states(world / "adapter-moved/state")
+    held = {name for file in state.glob("*.safetensors") for name in load_file(file)}
+    assert held
+    assert all("adapters." in name for name in held)  # never the frozen base
+    distil(world, alone(CPU), "adapter-moved", adapter="tl6")
+    assert difference(world, "one-adapter", "adapter-moved") < 2e-5
 
 
 def test_two_then_one_then_three_processes(world):
@@ -81,6 +109,54 @@ def test_two_then_one_then_three_processes(world):
     assert done.returncode == 0, done.stderr[-3000:]
     assert difference(world, "one", "moved") < 2e-5
     assert torch.isfinite(torch.tensor(column(world, "moved", "loss"))).all()
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory):
+    """Two run directories, "one" and "two", in which a model was pruned, and a teacher."""
+    folder = tmp_path_factory.mktemp("pruned")
+    for seed, name in enumerate(("model", "teacher")):
+        save(shaken(tiny("M-M*-M-", heads=16), seed), folder / name)
+    run("score", folder / "model", "--run", folder / "one", *FAST["score"])
+    run("search", "--run", folder / "one", *FAST["search"], "--multiple", 16, "--top", 1)
+    run("prune", "--run", folder / "one", "--device", "cpu")
+    shutil.copytree(folder / "one", folder / "two")
+    return folder
+
+
+def in_one_and_two(folder, command, *options):
+    """The command in one process and, under torchrun, in two; what each recorded."""
+    words = (*options, "--tokens", 2048, "--length", 64, "--batch", 4, "--device", "cpu", "--rank", 2)
+    run(command, *words, "--run", folder / "one")
+    done = torchrun(2, "-m", "--", "minipuzzle", command, *words, "--run", folder / "two")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [read_json(folder / name / "run.json")["stages"][command] for name in ("one", "two")]
+
+
+def test_adapt_in_two_processes(pruned):
+    """Answers only, with a teacher: the processes have different numbers of them."""
+    words = "union", "state", "nation", "people", "congress", "treasury"
+    rows = [{"prompt": f"{a} and {b}:", "answer": f" {a}" * (1 + len(b) % 3)} for a in words for b in words]
+    (pruned / "qa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    one, two = in_one_and_two(pruned, "adapt", pruned / "model", "--data", pruned / "qa.jsonl", "--adapter", "lora",
+                              "--teacher", pruned / "teacher")  # fmt: skip
+    assert two["final_loss"] == pytest.approx(one["final_loss"], rel=1e-6)
+    factors, others = (read_adapter(pruned / name / "adapter").tensors for name in ("one", "two"))
+    off = max((others[name] - values).abs().max().item() for name, values in factors.items())
+    print(f"adapt, 8 steps: factors differ by {off:.1e} from one process's")
+    assert off < 1e-5
+
+
+def test_distill_with_an_adapter_in_two_processes(pruned):
+    one, two = in_one_and_two(pruned, "distill", "--data", TEXT, "--validation", TEXT, "--adapter", "tl6")
+    assert two["final_kl"] == pytest.approx(one["final_kl"], rel=1e-6)
+    start, merged, other = (Checkpoint.open(pruned / name) for name in ("one/candidates/" + one["winner"], "one/student",
+                                                                        "two/student"))  # fmt: skip
+    names = [tensor.name for tensor in merged.architecture.tensors()]
+    moved, off = (max((a.tensor(n) - merged.tensor(n)).abs().max().item() for n in names) for a in (start, other))
+    print(f"distill --adapter: merged weights differ by {off:.1e} from one process's (they moved by up to {moved:.1e})")
+    assert off < 1e-3 * moved
+    assert read_adapter(pruned / "two/adapter").base == start.fingerprint
 
 
 EAGER = """
@@ -105,12 +181,13 @@ def workers(parent: int) -> list[int]:
 
 
 def test_a_killed_process_ends_the_command_clearly_and_the_command_goes_on(tmp_path):
-    """minipuzzle distill under torchrun: one process is killed, the other says so; given again it finishes."""
+    """minipuzzle distill under torchrun, in emulated FP8: one process is killed, the other says so; given again it ends."""
     folder = tmp_path / "run"
-    save(shaken(tiny()), tmp_path / "model")
+    save(shaken(tiny(heads=16)), tmp_path / "model")
     run("score", tmp_path / "model", "--run", folder, *FAST["score"])
-    run("search", "--run", folder, *FAST["search"], "--top", 1)
-    options = ("--run", folder, "--data", TEXT, "--validation", TEXT, "--length", 64, "--batch", 4, "--device", "cpu")
+    run("search", "--run", folder, *FAST["search"], "--multiple", 16, "--top", 1)
+    options = ("--run", folder, "--data", TEXT, "--validation", TEXT, "--length", 64, "--batch", 4, "--device", "cpu",
+               "--precision", "fp8-emulated", "--teacher-precision", "fp8-emulated", "--bf16-ends", 1)  # fmt: skip
     eager = tmp_path / "eager.py"
     eager.write_text(EAGER)
     command = ["--", str(eager), "distill", *map(str, options), "--tokens"]

@@ -10,7 +10,8 @@ from helpers import run
 
 from minipuzzle.checkpoint.config import read_config
 from minipuzzle.errors import UserError
-from minipuzzle.recipe import PretrainRecipe, Recipe, build, load_recipe
+from minipuzzle.recipe import PretrainRecipe, Recipe
+from minipuzzle.recipe_file import build, load_recipe
 from minipuzzle.search.plan import make_plan
 
 ROOT = Path(__file__).parent.parent

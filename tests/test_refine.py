@@ -20,7 +20,7 @@ from minipuzzle.search.refine import neighbours, refine
 from minipuzzle.search.solve import solve
 from minipuzzle.space import Level, bounds
 
-LEVEL = Level(attention=0, others=0, width=0.25)
+LEVEL = Level(attention=0, others=0, width=0.25, hidden=0.25)
 
 
 def made(share=0.8, pattern="M-M*-", seed=0, **settings):

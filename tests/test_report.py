@@ -116,7 +116,8 @@ def test_a_solver_run_of_many_blocks_with_drops(tmp_path):
     pattern = "M-" * 54 + "*-" * 5
     rng = np.random.default_rng(0)
     scores = Scores(
-        blocks=rng.random(118) + 0.1, meta={"metric": "kl"}, q_heads={i: rng.random(4) for i in range(108, 118, 2)},
+        blocks=rng.random(118) + 0.1, hidden=rng.random(64), meta={"metric": "kl"},
+        q_heads={i: rng.random(4) for i in range(108, 118, 2)},
         intermediate={i: rng.random(16) for i in range(1, 118, 2)},
         head_channels={i: rng.random((8, 2)) for i in range(0, 108, 2)},
     )  # fmt: skip
@@ -125,13 +126,14 @@ def test_a_solver_run_of_many_blocks_with_drops(tmp_path):
     strip = "".join("." if b is None else c for b, c in zip(blocks, pattern, strict=True))
     row = {"parameters": 4_000_000_000, "bytes": 2**33, "damage": 0.5, "next_token_accuracy": 0.4, "agreement": 0.9,
            "loss": 2.0, "kl": 0.1, "strip": strip, "shape": {"attention": 4, "mlp": 58, "mamba": 54, "intermediate": "8-15",
-           "heads": 8}}  # fmt: skip
+           "heads": 8, "hidden": 64}}  # fmt: skip
     rows = [{**row, "name": f"s{i:03}", "rank": i + 1, "kl": 0.1 + i / 100, "parameters": row["parameters"] - i * 10**7}
             for i in range(20)]  # fmt: skip
     search = {
         "parent": {"pattern": pattern, "parameters": 5_000_000_000},
         "budget": {"text": ["8GiB"], "bytes": 2**33, "parameters": None},
-        "candidates": rows, "top": ["s000"], "selections": {"s000": {"blocks": blocks}},
+        "candidates": rows, "top": ["s000"], "selections": {"s000": {"blocks": blocks, "hidden": list(range(1, 49))}},
+        "bounds": {"hidden": [48, 64]},
         "front": {"names": ["memory"], "points": [{"cost": [2**33], "damage": 0.4}, {"cost": [2**34], "damage": 0.1}]},
         "funnel": [{"stage": "points of the grid that fit", "entered": 10**6, "left": 0, "seconds": 0.1}],
     }  # fmt: skip
@@ -143,6 +145,8 @@ def test_a_solver_run_of_many_blocks_with_drops(tmp_path):
     assert "8 more in search.json" in text
     assert "block 3" in text
     assert "16 to 9–15 a block" in text
+    assert "Hidden size 64 to 48 in every block" in text
+    assert "<td>hidden channels</td><td>16 of 64</td>" in text
 
 
 def test_units():

@@ -27,7 +27,7 @@ def test_the_papers_grid_of_widths_and_our_counts():
        per_group=st.integers(1, 8), blocks=st.integers(1, 60))  # fmt: skip
 def test_every_choice_is_legal_and_no_share_is_overdrawn(percent, width, multiple, groups, per_group, blocks):
     parent = tiny("M-*" * blocks, intermediate=width, groups=groups, heads=groups * per_group)
-    level = Level(attention=percent / 100, others=percent / 100, width=percent / 100)
+    level = Level(attention=percent / 100, others=percent / 100, width=percent / 100, hidden=percent / 100)
     space = bounds(parent, level, multiple=multiple, mamba_heads=True)
     least = Fraction(percent, 100)
     assert space.attention == space.mlp == space.mamba == (ceil(blocks * least), blocks)
@@ -49,11 +49,12 @@ def test_a_parent_without_a_kind_has_one_choice_for_it():
 
 
 def test_a_shape_becomes_an_architecture():
-    shape = Shape(attention=1, mlp=2, mamba=1, intermediate=24, heads=4)
+    shape = Shape(attention=1, mlp=2, mamba=1, intermediate=24, heads=4, hidden=16)
     made = shape_architecture(tiny("M-M*-M-"), shape)
     assert made.pattern == "M-*-"
     assert {b.intermediate for b in made.blocks if isinstance(b, FeedForward)} == {24}
     assert {b.heads for b in made.blocks if isinstance(b, Mamba2)} == {4}
+    assert {made.hidden, *(b.hidden for b in made.blocks)} == {16}
 
 
 def test_least_replaces_only_what_it_names():

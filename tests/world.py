@@ -3,27 +3,32 @@
 import os
 import signal
 import sys
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from minipuzzle.adapters import attach, make_plan
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks, pack
 from minipuzzle.distill import distillation, train
 from minipuzzle.distill.parallel import gather, load_sharded
 from minipuzzle.errors import UserError
-from minipuzzle.kernels import choose
-from minipuzzle.model import HybridLM, load_model
+from minipuzzle.kernels import choose, fp8
+from minipuzzle.model import HybridLM, load_model, precision, set_precision
 from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.recipe import Training
 
 CPU = torch.device("cpu")
 DEVICE = torch.device(os.environ.get("WORLD_DEVICE", "cpu"))
 STEP = 32 * 6
+_FP8 = "fp8" if DEVICE.type == "cuda" else "fp8-emulated"
+FP8 = {"precision": _FP8, "teacher_precision": _FP8, "bf16_ends": 0}
 SETTINGS = Training(tokens=STEP * 8, learning_rate=1e-3, batch=6, checkpoint_seconds=1e9)
 
 
@@ -31,11 +36,6 @@ def text() -> TokenBlocks:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, 61, (40 * 32,), generator=generator).numpy().astype("uint32")
     return pack([tokens], block_length=32, vocab_size=61, seed=0, fingerprint="test", text_bytes=1)
-
-
-def names(model):
-    """Of all parameters."""
-    return [tensor.name for tensor in model.architecture.tensors()]
 
 
 def models(folder: Path, group: Ranks, replicas: int = 1):
@@ -50,15 +50,19 @@ def models(folder: Path, group: Ranks, replicas: int = 1):
 
 
 def distil(folder: Path, group: Ranks, run: str, *, stop_after: int = 0, kill=False, replicas: int = 1, said=None,
-           **settings) -> None:  # fmt: skip
+           adapter: str = "", teacher_precision: str = "bf16", **settings) -> None:  # fmt: skip
     """Distil in FOLDER/run; SIGTERM comes to the last process in step ``stop_after``. Writes FOLDER/run.safetensors."""
     student, teacher = models(folder, group, replicas)
+    if adapter:
+        attach(student, make_plan(student.architecture, adapter, rank=2))
+    set_precision(teacher, teacher_precision, 1)
     objective, steps = distillation(teacher.requires_grad_(False)), 0
 
     def counted(*args):
         nonlocal steps
         steps += 1
         if kill and steps == 5 and group.rank == 0:
+            print(f"killed at {time.time()}", flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
         if steps == stop_after and group.rank == group.world - 1:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -69,9 +73,37 @@ def distil(folder: Path, group: Ranks, run: str, *, stop_after: int = 0, kill=Fa
         train(student, counted, text(), replace(SETTINGS, **settings), folder / run, identity="x", ranks=group, say=say)
     if stop_after:
         return
-    whole = {name: gather(student, name) for name in names(student)}
+    whole = {name: gather(student, name) for name, _ in student.named_parameters()}
     if group.rank == 0:
         save_file(whole, folder / f"{run}.safetensors")
+
+
+class Borrower(torch.nn.Linear):
+    """As te.Linear is called, but its products are FP32's: what is left to see is whose weights it multiplies with."""
+
+    def forward(self, x, is_first_microbatch):
+        assert is_first_microbatch is None
+        assert type(self.weight) is torch.nn.Parameter  # gathered
+        return super().forward(x)
+
+
+def engine_of_borrowers() -> None:
+    """transformer-engine as far as ``engine_linear`` uses it."""
+    engine = SimpleNamespace(Linear=Borrower, autocast=lambda **_: nullcontext())
+    fp8._engine, precision._require_engine = lambda: (engine, None), lambda device: None
+
+
+def more_in_two(folder: Path, group: Ranks) -> None:
+    """Adapters, FP8, and both; transformer-engine's way with weights, where it is not there."""
+    distil(folder, group, "adapter", adapter="tl6")
+    distil(folder, group, "adapter-resumed", adapter="tl6", stop_after=3)
+    distil(folder, group, "adapter-resumed", adapter="tl6")
+    distil(folder, group, "adapter-moved", adapter="tl6", stop_after=3)
+    distil(folder, group, "fp8", **FP8)
+    distil(folder, group, "adapter-fp8", adapter="lora", **FP8)
+    if DEVICE.type == "cpu":
+        engine_of_borrowers()
+        distil(folder, group, "borrowed", precision="fp8", teacher_precision="fp8", bf16_ends=0)
 
 
 def main(folder: Path, part: str) -> None:
@@ -83,6 +115,7 @@ def main(folder: Path, part: str) -> None:
             distil(folder, group, "resumed", stop_after=3)
             distil(folder, group, "resumed")
             distil(folder, group, "moved", stop_after=3)
+            more_in_two(folder, group)
         elif part == "killed":
             distil(folder, group, "killed", kill=True, tokens=STEP * 100)
         elif part == "three":

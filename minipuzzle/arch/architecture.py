@@ -53,6 +53,10 @@ class Architecture:
         """One letter a block: M Mamba-2, - feed-forward, * attention."""
         return "".join(block.symbol for block in self.blocks)
 
+    def at_hidden(self, hidden: int) -> Architecture:
+        """The same with another hidden size, everything else as it is."""
+        return replace(self, hidden=hidden, blocks=tuple(replace(block, hidden=hidden) for block in self.blocks))
+
     def count(self, kind: str) -> int:
         """How many blocks are of a kind ("mamba", "attention", "mlp")."""
         return sum(block.kind == kind for block in self.blocks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from minipuzzle.arch.blocks import Block, Mamba2
+from minipuzzle.arch.blocks import Attention, Block, Mamba2
 from minipuzzle.errors import UserError
 
 
@@ -15,13 +15,14 @@ class Rules:
 
     ``paired``: blocks 2i and 2i + 1, a mixer and its feed-forward, are one layer and stay or go together. ``own_sizes``:
     blocks of a kind may differ in size. ``fixed``: axes that keep the parent's size. ``whole_expansion``: Mamba heads x
-    head_dim is a whole multiple of the hidden size.
+    head_dim is a whole multiple of the hidden size, ``whole_heads``: that the hidden size is one of the query heads.
     """
 
     paired: bool = False
     own_sizes: bool = True
     fixed: tuple[str, ...] = ()
     whole_expansion: bool = False
+    whole_heads: bool = False
 
     def sentences(self) -> list[str]:
         """What can't be pruned, for people; empty where all can."""
@@ -34,11 +35,21 @@ class Rules:
             said.append(f"{', '.join(self.fixed)} keep their size")
         if self.whole_expansion:
             said.append("Mamba heads x head_dim stays a whole multiple of the hidden size")
+        if self.whole_heads:
+            said.append("the hidden size stays a whole multiple of the query heads")
         return said
 
     def allows_heads(self, block: Mamba2, heads: int) -> bool:
         """Whether a Mamba-2 block may have so many heads."""
         return not self.whole_expansion or (heads * block.head_dim) % block.hidden == 0
+
+    def allows_hidden(self, blocks: Sequence[Block], hidden: int) -> bool:
+        """Whether a search may give all ``blocks`` this hidden size; where it is tied to Mamba heads it stays as it is."""
+        if any(block.hidden == hidden for block in blocks):
+            return True
+        if "hidden" in self.fixed or self.whole_expansion:
+            return False
+        return not self.whole_heads or all(hidden % b.q_heads == 0 for b in blocks if isinstance(b, Attention))
 
     def check(self, parent: Sequence[Block], kept: Sequence[int], blocks: Sequence[Block]) -> None:
         """``kept`` are the positions in the parent of the student's ``blocks``. Raises: UserError for a broken rule."""

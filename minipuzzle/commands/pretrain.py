@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from minipuzzle.commands._shared import command, out
-from minipuzzle.recipe import PretrainRecipe, load_recipe
+from minipuzzle.recipe import PretrainRecipe
+from minipuzzle.recipe_file import load_recipe
 from minipuzzle.rundir import RunDir
 
 

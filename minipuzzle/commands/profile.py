@@ -28,10 +28,9 @@ def profile(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint, 
         from minipuzzle.stages.profile import run_profile
 
         path = checkpoint or RunDir(run).parent or find_checkpoint(Path.cwd())
-        table, rows = run_profile(read_config(path)[1], works, run / "latency.json", device=device, dtype=dtype,
-                                  widths=widths)  # fmt: skip
+        table = run_profile(read_config(path)[1], works, run / "latency.json", device=device, dtype=dtype, widths=widths)
         if as_json:
             print_json(table.meta)
         else:
-            out.print(profile_table(table, rows))
+            out.print(profile_table(table))
             out.print(f"table: {run / 'latency.json'}    next: minipuzzle search --budget 1.2x")

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from minipuzzle.commands._shared import Device, Json, command, out, print_json
-from minipuzzle.recipe import Recipe, load_recipe
+from minipuzzle.recipe import Recipe
+from minipuzzle.recipe_file import load_recipe
 
 
 def run_recipe(recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],

@@ -25,7 +25,9 @@ def search(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint, o
            top: Annotated[int, typer.Option(help="Candidates to keep.")] = 3,
            multiple: Annotated[int, typer.Option(help="FFN widths are multiples of this.")] = 64,
            mamba_heads: Annotated[bool, typer.Option("--mamba-heads", help="Also narrow Mamba heads.")] = False,
-           least: Annotated[list[str] | None, typer.Option(help="Bound the space: attention=50%, others=83%, width=75%.")]
+           hidden_size: Annotated[bool, typer.Option("--hidden-size", help="Also narrow the model.")] = False,
+           least: Annotated[list[str] | None,
+                            typer.Option(help="Bound the space: attention=50%, others=83%, width=75%, hidden=75%.")]
            = None,
            method: Annotated[Method, typer.Option(help="minipuzzle: the paper's grid. solver: also block by block.")]
            = "minipuzzle",
@@ -40,8 +42,8 @@ def search(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint, o
     settings = SearchSettings(
         budget=tuple(budget or ()), context=context, batch=batch, weights=weights, kv=kv, state=state,
         candidates=candidates, validation_blocks=validation_blocks, top=top, multiple=multiple,
-        mamba_heads=mamba_heads, least=tuple(least or ()), method=method, uniform=uniform, own_heads=own_heads,
-        kv_heads=kv_heads, refine=refine, prompt=prompt, output=output, latency=latency, roofline=roofline,
+        mamba_heads=mamba_heads, hidden_size=hidden_size, least=tuple(least or ()), method=method, uniform=uniform,
+        own_heads=own_heads, kv_heads=kv_heads, refine=refine, prompt=prompt, output=output, latency=latency, roofline=roofline,
         target_device=target_device, target_dtype=target_dtype,
     )  # fmt: skip
     from minipuzzle.report.tables import candidates_table, plan_view

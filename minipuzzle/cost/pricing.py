@@ -34,6 +34,10 @@ class Pricing:
         times = [] if self.timing is None else [self.timing.ms(block, t.phase, t.work, self.parent) for t in self.asked.times]
         return np.concatenate([sizes - self.base[: len(sizes)], times])
 
+    def at_hidden(self, hidden: int) -> Pricing:
+        """The prices under the same limits where the parent has another hidden size."""
+        return pricing(self.parent.at_hidden(hidden), self.asked, self.workload, self.timing)
+
     def total(self, architecture: Architecture) -> NDArray[np.float64]:
         """[m]: an architecture's cost under each limit."""
         result: NDArray[np.float64] = sum((self.of(block) for block in architecture.blocks), self.base)

@@ -20,7 +20,6 @@ from minipuzzle.distill.guard import Guard
 from minipuzzle.distill.interrupt import Interrupt, interrupt
 from minipuzzle.distill.log import TrainingLog
 from minipuzzle.distill.objectives import Objective
-from minipuzzle.distill.parallel import check_precision
 from minipuzzle.distill.prepare import prepare
 from minipuzzle.distill.schedule import learning_rate
 from minipuzzle.distill.update import Update, check_batch, make_optimizer, micro_batches, update
@@ -59,7 +58,8 @@ def train(
     result equals an uninterrupted run's bit for bit on a CPU. Batch and learning rate may differ from before.
     ``advance(tokens, loss)`` is called as tokens are used up, ``say`` with what a person should know. FP32 master weights;
     on CUDA the products run in BF16, or in FP8 as ``settings.precision`` says; the trained model is a BF16 one again.
-    With ``ranks`` of several processes the model is sharded (``parallel.shard``) and each takes its share of every batch.
+    With ``ranks`` of several processes the model is sharded (``parallel.shard``; adapters are not, and each process holds
+    all of them) and each takes its share of every batch.
     SIGTERM saves and exits with 0.
     Raises: UserError where training breaks down, the state is another run's, or the disk is full.
     """
@@ -67,7 +67,6 @@ def train(
     check_batch(settings.batch, ranks)
     identity = fingerprint(identity, settings.fixed(), blocks.fingerprint, model.architecture)
     states = States(folder / STATES, identity, ranks, say)
-    check_precision(settings.precision, ranks)
     with interrupt(ranks) as stop:
         at_once = (settings.micro_batch or settings.batch // ranks.world) * blocks.block_length
         if chosen := prepare(model.train(), settings, at_once, ranks.world):

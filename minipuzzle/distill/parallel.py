@@ -2,6 +2,7 @@
 
 Every block gathers its parameters when its turn comes. The embedding is a group of its own; final norm and head are
 gathered with the root and stay so until backward has passed them, so that the loss reads the head as an ordinary tensor.
+An adapter is attached after that and stays outside: each process holds all of it, and ``update`` averages its gradients.
 """
 
 from __future__ import annotations
@@ -81,13 +82,6 @@ def write_gathered(model: HybridLM, ranks: Ranks, write: Callable[[Callable[[str
                 gather(model, tensor.name)
 
     ranks.together(mine)
-
-
-def check_precision(precision: str, ranks: Ranks) -> None:
-    """Raises: UserError for FP8 on several GPUs, which is not built."""
-    if ranks.world > 1 and precision != "bf16":
-        raise UserError("FP8 runs on one GPU only.", got=f"{precision} in {ranks.world} processes", allowed="bf16",
-                        next="Leave --precision (and --teacher-precision) out, or start one process.")  # fmt: skip
 
 
 def _local(parameter: nn.Parameter) -> tuple[Tensor, int]:

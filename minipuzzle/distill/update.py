@@ -55,7 +55,8 @@ def update(
         count += batch.tokens
     total, entropy, everyone, *voted = ranks.sum(np.array([*sums.tolist(), count, *votes()])).tolist()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    scale = ranks.world / everyone  # FSDP has averaged the processes' sums
+    ranks.average([g for g in gradients if not hasattr(g, "to_local")])  # an adapter's; FSDP has averaged those of shards
+    scale = ranks.world / everyone
     norm = _norm(gradients) * scale
     if norm == 0 and total != 0:
         raise _no_gradient(f"{len(gradients)} gradients, all of them 0, at a loss of {total / everyone:.4g}")

@@ -96,7 +96,7 @@ def make_tokenizer(shared: Path, forbidden: set[str], folder: Path) -> None:
     for group in ("prose", "docs", "code"):
         documents = [d for d in read_documents(shared / f"{group}.train.txt.xz") if d not in forbidden]
         sample += take(sorted(documents, key=digest), TOKENIZER_BYTES)
-    train_tokenizer((d[:200_000] for d in sample), VOCABULARY).save(str(folder / "tokenizer.json"))
+    train_tokenizer((d[:200_000] for d in sample), VOCABULARY).save(str(folder / "tokenizer.json"), pretty=False)
     end = {"eos_token": "<|endoftext|>", "bos_token": "<|endoftext|>", "pad_token": "<|pad|>"}
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 2048, **end}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -27,7 +27,7 @@ TENSORS = {
 }  # fmt: skip
 TOP = {"embeddings.weight": "model.embed_tokens.weight", "final_norm.weight": "model.final_layernorm.weight",
        "head.weight": "lm_head.weight"}  # fmt: skip
-RULES = Rules(paired=True, own_sizes=False, fixed=("q_heads", "kv_heads"), whole_expansion=True)
+RULES = Rules(paired=True, own_sizes=False, fixed=("q_heads", "kv_heads", "hidden"), whole_expansion=True)
 
 
 def architecture(config: dict[str, Any]) -> Architecture:

@@ -16,7 +16,7 @@ TENSORS = {
     "mlp": {"norm.weight": "post_attention_layernorm.weight", "gate_up_proj.weight": "shared_mlp.input_linear.weight",
             "down_proj.weight": "shared_mlp.output_linear.weight"},
 }  # fmt: skip
-RULES = Rules(paired=True, own_sizes=False, fixed=("q_heads", "kv_heads"), whole_expansion=True)
+RULES = Rules(paired=True, own_sizes=False, fixed=("q_heads", "kv_heads", "hidden"), whole_expansion=True)
 KINDS = {"mamba": "mamba", "linear_attention": "mamba", "attention": "attention", "full_attention": "attention"}
 
 

@@ -20,8 +20,8 @@ TENSORS = {
 TOP = {"embeddings.weight": "model.embed_tokens.weight", "final_norm.weight": "model.norm.weight",
        "head.weight": "lm_head.weight"}  # fmt: skip
 RULES = Rules(paired=True, own_sizes=False)
-FIXED_HEADS = replace(RULES, fixed=("q_heads", "kv_heads"))
-"""For configs without a field for head_dim: it is hidden_size / num_attention_heads, so the heads must stay."""
+FIXED_HEADS = replace(RULES, fixed=("q_heads", "kv_heads", "hidden"))
+"""For configs without a field for head_dim: it is hidden_size / num_attention_heads, so both must stay."""
 
 
 def architecture(config: dict[str, Any]) -> Architecture:
@@ -32,7 +32,8 @@ def architecture(config: dict[str, Any]) -> Architecture:
     bias = bool(config.get("attention_bias", False))
     heads = positive(config, "num_attention_heads")
     divides("hidden_size", positive(config, "hidden_size"), "num_attention_heads", heads)  # transformers insists
-    return read(config, bias=bias, out_bias=bias, mlp_bias=bool(config.get("mlp_bias", False)))
+    mlp_bias = bool(config.get("mlp_bias", False))
+    return read(config, bias=bias, out_bias=bias, mlp_bias=mlp_bias, rules=replace(RULES, whole_heads=True))
 
 
 def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, Any]:

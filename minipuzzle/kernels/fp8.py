@@ -1,14 +1,17 @@
 """Linear layers in FP8 with per-tensor current scaling: E4M3 inputs and weights, E5M2 gradients, FP32 sums.
 
-``EmulatedLinear`` makes the same casts in PyTorch, on any device; ``engine_linear`` is transformer-engine's. Both keep
-the weight, its name and its dtype, so that checkpoints and optimiser states are those of BF16.
+``EmulatedLinear`` makes the same casts in PyTorch, on any device; ``EngineLinear`` is transformer-engine's. A layer changes
+its class and stays the module it was: weights, names, dtypes and hooks too, so that checkpoints, optimiser states, adapters
+and FSDP2, which hold on to modules, see those of BF16.
 Source: arXiv:2504.03624 (the recipe), arXiv:2209.05433 (the formats), transformer-engine 2.20 (the scale's formula).
 """
 
 from __future__ import annotations
 
 import os
-from functools import cache
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -67,48 +70,62 @@ class EmulatedLinear(nn.Linear):
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
 
-def emulated_linear(linear: nn.Module) -> nn.Module:
-    """The same layer, parameters shared, in emulated FP8."""
-    return _share(linear, EmulatedLinear(*_sizes(linear), bias=linear.bias is not None, device="meta"))
+class EngineLinear(nn.Linear):
+    """A linear layer whose products are transformer-engine's in FP8; made by ``engine_linear``.
+
+    ``engine`` (a te.Linear, what switches FP8 on) is no submodule and borrows the parameters for each forward: FSDP2 puts
+    the gathered ones into this module, and frees them afterwards.
+    """
+
+    engine: tuple[Any, Callable[[], AbstractContextManager[Any]]]
+    sharded: bool
+    cast: bool
+
+    def forward(self, x: Tensor) -> Tensor:
+        linear, fp8 = self.engine
+        linear._parameters.update(self.named_parameters(recurse=False))
+        first = None if self.weight.requires_grad or self.sharded else not self.cast
+        self.cast = first is not None
+        with fp8():
+            y: Tensor = linear(x, is_first_microbatch=first)
+        return y
 
 
-def plain_linear(linear: nn.Module) -> nn.Module:
-    """The same layer, parameters shared, without FP8."""
-    has_bias = isinstance(linear.bias, nn.Parameter)  # transformer-engine has an empty tensor instead of None
-    return _share(linear, nn.Linear(*_sizes(linear), bias=has_bias, device="meta"))
+def emulated_linear(linear: nn.Linear) -> nn.Linear:
+    """Let a layer multiply in emulated FP8 from now on; the same layer."""
+    plain_linear(linear).__class__ = EmulatedLinear
+    return linear
 
 
-def engine_linear(linear: nn.Module) -> nn.Module:
-    """The same layer, parameters shared, in transformer-engine's FP8. Weights that need no gradient are cast once."""
-    return _share(linear, _engine_class()(*_sizes(linear), bias=linear.bias is not None, device="meta"))
+def plain_linear(linear: nn.Linear) -> nn.Linear:
+    """Let a layer multiply without FP8 again; the same layer."""
+    for name in EngineLinear.__annotations__:
+        vars(linear).pop(name, None)
+    linear.__class__ = nn.Linear
+    return linear
+
+
+def engine_linear(linear: nn.Linear) -> nn.Linear:
+    """Let a layer multiply in transformer-engine's FP8 from now on; the same layer.
+
+    A frozen weight is cast once, but not one in shards: its FP8 copy would be whole on every GPU. Those are cast again for
+    the backward pass too.
+    """
+    te, recipe = _engine()
+    made = te.Linear(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
+    made.train(linear.training)
+    plain_linear(linear).__class__ = EngineLinear
+    assert isinstance(linear, EngineLinear)
+    linear.sharded, linear.cast = hasattr(linear.weight, "to_local"), False
+    made._is_fsdp2 = linear.sharded  # it would look for itself among FSDP's modules
+    linear.engine = (made, partial(te.autocast, enabled=True, recipe=recipe))
+    return linear
 
 
 @cache
-def _engine_class() -> Any:
+def _engine() -> tuple[Any, Any]:
     os.environ.setdefault("NVTE_FRAMEWORK", "pytorch")  # else it warns that its JAX part is missing
     import transformer_engine.pytorch as te
     from transformer_engine.common.recipe import Float8CurrentScaling, Format
 
-    recipe = Float8CurrentScaling(fp8_format=Format.HYBRID)  # its default recipe keeps a history of maxima
-
-    class EngineLinear(te.Linear):
-        cast = False  # whether a frozen weight's FP8 copy has been made
-
-        def forward(self, x: Tensor) -> Tensor:
-            first = None if self.weight.requires_grad else not self.cast
-            self.cast = first is not None
-            with te.autocast(enabled=True, recipe=recipe):
-                y: Tensor = super().forward(x, is_first_microbatch=first)
-            return y
-
-    return EngineLinear
-
-
-def _sizes(linear: nn.Module) -> tuple[int, int]:
-    return linear.in_features, linear.out_features  # type: ignore[return-value]
-
-
-def _share(linear: nn.Module, made: nn.Module) -> nn.Module:
-    for name, parameter in linear.named_parameters():
-        setattr(made, name, parameter)
-    return made.train(linear.training)
+    return te, Float8CurrentScaling(fp8_format=Format.HYBRID)  # its default recipe keeps a history of maxima

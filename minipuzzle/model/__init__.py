@@ -2,7 +2,7 @@
 
 from minipuzzle.model.cache import Cache
 from minipuzzle.model.hybrid import HybridLM
-from minipuzzle.model.load import frozen, init_model, load_model
+from minipuzzle.model.load import frozen, init_model, load_frozen, load_model
 from minipuzzle.model.precision import set_precision
 
-__all__ = ["Cache", "HybridLM", "frozen", "init_model", "load_model", "set_precision"]
+__all__ = ["Cache", "HybridLM", "frozen", "init_model", "load_frozen", "load_model", "set_precision"]

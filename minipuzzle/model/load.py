@@ -28,6 +28,22 @@ def load_model(
 
 
 @torch.no_grad()
+def load_frozen(checkpoint: Checkpoint, *, device: torch.device, kernels: Kernels | None = None) -> HybridLM:
+    """The checkpoint's model without gradients. On CUDA its matrices, the embedding included, are BF16, in which they are
+    multiplied under autocast anyway; the rest, with which FP32 is computed, is FP32. On a CPU all is FP32.
+
+    Raises: UserError for NaN or infinite weights.
+    """
+    narrow = device.type == "cuda"
+    model = HybridLM(checkpoint.architecture, device=device, dtype=torch.bfloat16 if narrow else torch.float32, kernels=kernels)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim != 2:
+            parameter.data = parameter.data.float()
+        checkpoint.read_into(name, parameter.data)
+    return model.requires_grad_(False).eval()
+
+
+@torch.no_grad()
 def init_model(
     architecture: Architecture, seed: int, *, device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32, kernels: Kernels | None = None,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
@@ -21,7 +19,8 @@ def set_precision(model: HybridLM, precision: str, bf16_ends: int) -> list[str]:
     change. Raises: UserError where FP8 cannot run here, for weights of sizes that it cannot multiply, and where no
     block is left between the ends.
     """
-    _set(model, model.fp8_layers, plain_linear)
+    for path in model.fp8_layers:
+        plain_linear(_linear(model, path))
     model.fp8_layers = []
     if precision == "bf16":
         return []
@@ -38,18 +37,16 @@ def set_precision(model: HybridLM, precision: str, bf16_ends: int) -> list[str]:
             allowed=f"at most {(len(model.blocks) - 1) // 2} at either end", next="Lower --bf16-ends.",
         )  # fmt: skip
     _check_sizes(layers)
+    for layer in layers.values():
+        (engine_linear if precision == "fp8" else emulated_linear)(layer)
     model.fp8_layers = list(layers)
-    _set(model, model.fp8_layers, engine_linear if precision == "fp8" else emulated_linear)
     return model.fp8_layers
 
 
-def _set(model: HybridLM, layers: list[str], make: Callable[[Any], nn.Module]) -> None:
-    for path in layers:
-        block, _, name = path.rpartition(".")
-        parent = model.get_submodule(block)
-        before = getattr(parent, name)
-        setattr(parent, name, after := make(before))
-        after._forward_hooks = before._forward_hooks  # an adapter goes with its projection
+def _linear(model: HybridLM, path: str) -> nn.Linear:
+    layer = model.get_submodule(path)
+    assert isinstance(layer, nn.Linear)
+    return layer
 
 
 def _check_sizes(layers: dict[str, nn.Linear]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from minipuzzle import __version__
 from minipuzzle.artifacts import Scores, read_json
-from minipuzzle.report.removed import KIND_NAMES, Removal, channel_scores, kept_share, removals
+from minipuzzle.report.removed import KIND_NAMES, Removal, channel_scores, hidden_change, kept_share, removals
 from minipuzzle.report.units import bytes_, count, percent
 
 SOURCES = (
@@ -82,6 +82,14 @@ class Facts:
         return found
 
     @cached_property
+    def hidden(self) -> str:
+        """What became of the hidden size; empty where it stayed."""
+        if self.search is None or self.winner is None:
+            return ""
+        kept = self.search["selections"][self.winner["name"]]["hidden"]
+        return "" if kept is None else hidden_change(self.search["bounds"]["hidden"][-1], kept)
+
+    @cached_property
     def pattern(self) -> str:
         """The parent's blocks, one letter each."""
         if self.search is not None:
@@ -95,7 +103,9 @@ class Facts:
     @cached_property
     def removed(self) -> list[Removal]:
         """What the winner lost, by kind of block and by axis."""
-        return removals(self.pattern, self.scores, self.blocks) if self.scores is not None and self.blocks else []
+        if self.scores is None or self.search is None or self.winner is None:
+            return []
+        return removals(self.pattern, self.scores, self.search["selections"][self.winner["name"]])
 
     @cached_property
     def logs(self) -> dict[str, list[dict[str, float]]]:

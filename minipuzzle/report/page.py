@@ -84,6 +84,7 @@ def _search_values(facts: Facts, search: dict[str, Any]) -> dict[str, Any]:
         "removed": removed_rows(facts), "funnel": _funnel(search), "pareto": plots.pareto(search, winner["name"]),
         "candidates": [_candidate(c, winner["name"]) for c in search["candidates"][:SHOWN]],
         "more": max(0, len(search["candidates"]) - SHOWN), "before": search["parent"]["pattern"], "after": winner["strip"],
+        "hidden": facts.hidden, "narrower": len(search["bounds"]["hidden"]) > 1,
     }  # fmt: skip
 
 

@@ -40,14 +40,15 @@ class Removal:
         return len(self.removed) + len(self.kept)
 
 
-def removals(pattern: str, scores: Scores, blocks: list[dict[str, Any] | None]) -> list[Removal]:
-    """A row for each kind of block and each axis of the parent; ``blocks`` is a selection of search.json."""
+def removals(pattern: str, scores: Scores, selection: dict[str, Any]) -> list[Removal]:
+    """A row for each kind of block and each axis of the parent; ``selection`` is one of search.json."""
+    blocks = selection["blocks"]
     rows = [_of_kind(kind, pattern, scores, blocks) for kind in KIND_NAMES if kind in pattern]
     for axis, name in CHANNELS.items():
         row = _of_axis(axis, name, scores, blocks)
         if row is not None:
             rows.append(row)
-    return rows
+    return rows + ([] if selection["hidden"] is None else [_of_stream(scores, selection["hidden"])])
 
 
 def channel_scores(scores: Scores, block: int) -> tuple[str, Values] | None:
@@ -100,6 +101,22 @@ def _of_axis(axis: str, name: str, scores: Scores, blocks: list[dict[str, Any] |
     squares = float(np.square(gone).sum())
     lost = squares / (squares + float(np.square(left).sum()))
     return Removal(what=name, removed=gone, kept=left, lost=lost, where=_sizes(sizes) if len(gone) else "")
+
+
+def _of_stream(scores: Scores, hidden: list[int]) -> Removal:
+    """Hidden channels are the whole model's; their scores too are divided by the largest."""
+    assert scores.hidden is not None
+    values = scores.hidden / (scores.hidden.max() or 1.0)
+    stays = np.zeros(len(values), dtype=bool)
+    stays[hidden] = True
+    squares = np.square(values)
+    return Removal(what="hidden channels", removed=values[~stays], kept=values[stays], where=hidden_change(len(values), hidden),
+                   lost=float(squares[~stays].sum() / squares.sum()))  # fmt: skip
+
+
+def hidden_change(before: int, kept: list[int]) -> str:
+    """Both hidden sizes in words."""
+    return f"{before:,} to {len(kept):,} in every block"
 
 
 def _sizes(sizes: list[tuple[int, int]]) -> str:

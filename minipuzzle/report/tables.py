@@ -41,22 +41,25 @@ def scores_table(pattern: str, scores: Scores) -> RenderableType:
 def candidates_table(search: dict[str, Any], top: int) -> RenderableType:
     """The best candidates of a search, and the winner's strip under its parent's."""
     table = Table(title=_funnel(search), title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("rank", "name", "attn", "FFN", "Mamba", "FFN width", "heads", "parameters", "memory", "damage",
+    rows, narrower = search["candidates"], len(search["bounds"]["hidden"]) > 1
+    hidden = ("hidden",) if narrower else ()
+    for column in ("rank", "name", "attn", "FFN", "Mamba", "FFN width", "heads", *hidden, "parameters", "memory", "damage",
                    "next token", "agreement", "loss", "KL"):  # fmt: skip
         table.add_column(column, justify="right", no_wrap=True)
-    rows = search["candidates"]
     for row in rows[:SHOWN]:
         s = row["shape"]
         table.add_row(
             str(row["rank"]), row["name"], str(s["attention"]), str(s["mlp"]), str(s["mamba"]), str(s["intermediate"]),
-            str(s["heads"]), count(row["parameters"]), bytes_(row["bytes"]), f"{row['damage']:.3g}",
+            str(s["heads"]), *(str(s[name]) for name in hidden), count(row["parameters"]), bytes_(row["bytes"]),
+            f"{row['damage']:.3g}",
             percent(row["next_token_accuracy"], 1), percent(row["agreement"], 1), f"{row['loss']:.4f}", f"{row['kl']:.4f}",
             style="bold" if row["rank"] <= top else "",
         )  # fmt: skip
     parent = search["parent"]
     strips = Text.assemble("parent  ", strip_text(parent["pattern"]), f"  {count(parent['parameters'])}\n")
     for row in rows[:top]:
-        strips.append_text(Text.assemble(f"{row['name']:<7} ", strip_text(row["strip"]), f"  {count(row['parameters'])}\n"))
+        size = f"  {count(row['parameters'])}" + (f", hidden size {row['shape']['hidden']}" if narrower else "")
+        strips.append_text(Text.assemble(f"{row['name']:<7} ", strip_text(row["strip"]), f"{size}\n"))
     return Group(table, strips)
 
 
@@ -66,19 +69,21 @@ def plan_view(summary: dict[str, Any], maximal: list[dict[str, Any]]) -> Rendera
     title = (f"{summary['feasible']:,} of {summary['points']:,} architectures fit {' and '.join(summary['budget']['text'])}; "
              f"{len(maximal)} are maximal")  # fmt: skip
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("attention", "FFN", "Mamba", "FFN width", "heads", "parameters", "memory"):
+    hidden = ("hidden",) if len(bounds["hidden"]) > 1 else ()
+    for column in ("attention", "FFN", "Mamba", "FFN width", "heads", *hidden, "parameters", "memory"):
         table.add_column(column, justify="right")
     for row in maximal[:SHOWN]:
-        table.add_row(str(row["attention"]), str(row["mlp"]), str(row["mamba"]), str(row["intermediate"]),
-                      str(row["heads"]), count(row["parameters"]), bytes_(row["bytes"]))  # fmt: skip
+        sizes = ("attention", "mlp", "mamba", "intermediate", "heads", *hidden)
+        table.add_row(*(str(row[name]) for name in sizes), count(row["parameters"]), bytes_(row["bytes"]))
     ranges = ", ".join(f"{k} {bounds[k][0]}..{bounds[k][1]}" for k in ("attention", "mlp", "mamba"))
     widths = bounds["intermediate"]
+    narrower = f", hidden sizes {bounds['hidden']}" if hidden else ""
     said = "".join(f"\nnot pruned: {sentence}" for sentence in summary["not_pruned"])
-    return Group(table, Text(f"space: {ranges}, {len(widths)} widths {widths[0]}..{widths[-1]}, heads {bounds['heads']}; "
-                             f"scores and weights are needed to go on{said}", style="dim"))  # fmt: skip
+    return Group(table, Text(f"space: {ranges}, {len(widths)} widths {widths[0]}..{widths[-1]}, heads {bounds['heads']}"
+                             f"{narrower}; scores and weights are needed to go on{said}", style="dim"))  # fmt: skip
 
 
-def profile_table(table: LatencyTable, rows: list[dict[str, Any]]) -> RenderableType:
+def profile_table(table: LatencyTable) -> RenderableType:
     """Measured blocks, and sums of blocks against whole models."""
     shown = Table(title=table.source, title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("phase", "batch", "tokens", "block", "ms"):
@@ -86,12 +91,14 @@ def profile_table(table: LatencyTable, rows: list[dict[str, Any]]) -> Renderable
     for (phase, batch, tokens, text), ms in table.entries.items():
         shown.add_row(phase, str(batch), f"{tokens:,}", _block_name(text), f"{ms:.4f}")
     checked = Table(title="sum of blocks against the whole model", title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("pattern", "parameters", "phase", "workload", "predicted ms", "measured ms", "error"):
+    for column in ("pattern", "parameters", "phase", "workload", "predicted ms", "measured ms", "error", "predicted speed-up",
+                   "measured", "error"):  # fmt: skip
         checked.add_column(column, justify="left" if column in ("pattern", "phase", "workload") else "right")
-    for r in rows:
+    for r in table.meta["additivity"]:
         checked.add_row(r["pattern"], count(r["parameters"]), r["phase"], r["workload"], f"{r['predicted_ms']:.3f}",
-                        f"{r['measured_ms']:.3f}", f"{100 * r['error']:+.1f} %")  # fmt: skip
-    return Group(shown, checked) if rows else shown
+                        f"{r['measured_ms']:.3f}", f"{100 * r['error']:+.1f} %", f"{r['predicted_speedup']:.3f}x",
+                        f"{r['measured_speedup']:.3f}x", f"{100 * r['speedup_error']:+.1f} %")  # fmt: skip
+    return Group(shown, checked) if table.meta["additivity"] else shown
 
 
 def _block_name(text: str) -> str:

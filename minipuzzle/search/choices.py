@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Mamba2, Selection
 from minipuzzle.artifacts import Scores
 from minipuzzle.recipe import SearchSettings
-from minipuzzle.search.damage import AXES, size_damage
-from minipuzzle.search.select import narrowed
+from minipuzzle.search.damage import AXES, drop_damage, hidden_damage, size_damage
+from minipuzzle.search.select import kept_hidden, narrowed
 from minipuzzle.space import Bounds
 
 State = tuple[int | None, ...]
@@ -30,7 +30,8 @@ State = tuple[int | None, ...]
 class Choices:
     """``sizes[i]`` descending, ``damage[i]`` [rungs + 1] and ``costs[i]`` [rungs + 1, m]: the last entry drops the block.
 
-    ``unit[i]`` is the block's unit. ``limits`` [m] are what is left for blocks.
+    ``unit[i]`` is the block's unit. ``limits`` [m] are what is left for blocks. ``hidden`` are the hidden channels that all
+    states keep, None for all of them, and ``narrower`` what that is predicted to harm.
     """
 
     parent: Architecture
@@ -41,6 +42,8 @@ class Choices:
     unit: tuple[int, ...]
     limits: NDArray[np.float64]
     names: tuple[str, ...]
+    hidden: tuple[int, ...] | None = None
+    narrower: float = 0.0
 
     def cost(self, state: State) -> NDArray[np.float64]:
         """[m] of a state's blocks."""
@@ -48,8 +51,8 @@ class Choices:
         return total
 
     def harm(self, state: State) -> float:
-        """The predicted damage of a state: the sum over its blocks."""
-        return float(sum(self.damage[i][self.column(i, r)] for i, r in enumerate(state)))
+        """The predicted damage of a state: the sum over its blocks, and that of the hidden size."""
+        return float(self.narrower + sum(self.damage[i][self.column(i, r)] for i, r in enumerate(state)))
 
     def fits(self, state: State) -> bool:
         """Whether a state keeps every limit."""
@@ -65,10 +68,12 @@ class Choices:
             None if rung is None else narrowed(self.parent, self.scores, i, self.sizes[i][rung])
             for i, rung in enumerate(state)
         ]
-        return Selection(blocks=tuple(kept))
+        return Selection(blocks=tuple(kept), hidden=self.hidden)
 
     def state(self, selection: Selection) -> State | None:
-        """The state of a selection; None where it has a size that is on no ladder."""
+        """The state of a selection; None where it has a size that is on no ladder, or another hidden size."""
+        if selection.hidden != self.hidden:
+            return None
         found: list[int | None] = []
         for i, kept in enumerate(selection.blocks):
             if kept is None:
@@ -85,15 +90,18 @@ class Choices:
 def make_choices(
     parent: Architecture, scores: Scores, space: Bounds, settings: SearchSettings,
     of: Callable[[Block], NDArray[np.float64]], left: NDArray[np.float64], names: tuple[str, ...],
+    hidden: int | None = None,
 ) -> Choices:  # fmt: skip
-    """The choices of a parent. ``of`` prices a block [m], ``left`` [m] is the budget without embedding, head and norm."""
+    """The choices of a parent at a hidden size (default: its own). ``of`` prices a block [m] at that size, ``left`` [m] is
+    the budget without embedding, head and norm."""
+    hidden = hidden or parent.hidden
     own = {"mlp": parent.rules.own_sizes and not settings.uniform, "mamba": settings.own_heads, "attention": False}
-    sizes, damage, costs, unit = [], [], [], []
+    sizes, damage, costs, unit, drops = [], [], [], [], drop_damage(scores)
     priced: dict[Block, NDArray[np.float64]] = {}
     for i, block in enumerate(parent.blocks):
         ladder = _ladder(block, space, settings)
         sizes.append(ladder)
-        damage.append(np.array([*(size_damage(parent, scores, i, size) for size in ladder), scores.blocks[i]]))
+        damage.append(np.array([*(size_damage(parent, scores, i, size) for size in ladder), drops[i]]))
         rungs = [resized(block, size) for size in ladder]
         for rung in rungs:
             if rung not in priced:
@@ -101,7 +109,8 @@ def make_choices(
         costs.append(np.array([*(priced[rung] for rung in rungs), left * 0]))
         unit.append(i if own[block.kind] else -1 - list(AXES).index(block.kind))
     return Choices(parent=parent, scores=scores, sizes=tuple(sizes), damage=tuple(damage), costs=tuple(costs),
-                   unit=tuple(unit), limits=left, names=names)  # fmt: skip
+                   unit=tuple(unit), limits=left, names=names, hidden=kept_hidden(parent, scores, hidden),
+                   narrower=hidden_damage(scores, hidden))  # fmt: skip
 
 
 def resized(block: Block, size: int) -> Block:

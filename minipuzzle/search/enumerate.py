@@ -14,12 +14,13 @@ from minipuzzle.cost.memory import part_bytes, values
 from minipuzzle.cost.pricing import Pricing
 from minipuzzle.space import Bounds, Shape, shape_architecture
 
-FIELDS = ("attention", "mlp", "mamba", "intermediate", "heads")
+FIELDS = ("attention", "mlp", "mamba", "intermediate", "heads", "hidden")
+HIDDEN = FIELDS.index("hidden")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Feasible:
-    """The grid points within the limits: ``shapes`` [n, 5] int64 in the order of FIELDS, and their costs [n], times [n, t]."""
+    """The grid points within the limits: ``shapes`` [n, 6] int64 in the order of FIELDS, and their costs [n], times [n, t]."""
 
     shapes: NDArray[np.int64]
     parameters: NDArray[np.int64]
@@ -37,9 +38,10 @@ class Feasible:
 
 
 def grid(bounds: Bounds) -> NDArray[np.int64]:
-    """All points [n, 5]."""
+    """All points [n, 6]."""
     counts = [np.arange(low, high + 1) for low, high in (bounds.attention, bounds.mlp, bounds.mamba)]
-    axes = np.meshgrid(*counts, np.asarray(bounds.intermediate), np.asarray(bounds.heads), indexing="ij")
+    sizes = [np.asarray(values) for values in (bounds.intermediate, bounds.heads, bounds.hidden)]
+    axes = np.meshgrid(*counts, *sizes, indexing="ij")
     points = np.stack([axis.reshape(-1) for axis in axes], axis=1).astype(np.int64)
     return points[points[:, 1] == points[:, 0] + points[:, 2]] if bounds.paired else points
 
@@ -48,9 +50,19 @@ def costs(parent: Architecture, shapes: NDArray[np.int64], workload: Workload) -
     """(parameters [n], memory in bytes [n]) of grid points.
 
     Values are those of the model without blocks plus, for each kind, count x one block's: so each distinct (width,
-    heads) is counted once, through the functions that price any architecture, and the bytes equal ``memory``'s exactly.
+    heads, hidden size) is counted once, through the functions that price any architecture, and the bytes equal
+    ``memory``'s exactly.
     """
-    empty = Shape(attention=0, mlp=0, mamba=0, intermediate=1, heads=1)
+    total = np.zeros((len(shapes), 4), dtype=np.int64)
+    for hidden in np.unique(shapes[:, HIDDEN]):
+        here = shapes[:, HIDDEN] == hidden
+        total[here] = _values(parent.at_hidden(int(hidden)), shapes[here])
+    return total[:, 0], part_bytes(total, workload).sum(axis=1)
+
+
+def _values(parent: Architecture, shapes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[n, 4]: ``memory.values`` of shapes that all have the parent's hidden size."""
+    empty = Shape(attention=0, mlp=0, mamba=0, intermediate=1, heads=1, hidden=parent.hidden)
     base = np.asarray(values(shape_architecture(parent, empty)))
     total = np.tile(base, (len(shapes), 1))
     for column, kind in enumerate(("attention", "mlp", "mamba")):
@@ -63,15 +75,22 @@ def costs(parent: Architecture, shapes: NDArray[np.int64], workload: Workload) -
             added = np.asarray(values(shape_architecture(parent, one))) - base
             here = settings == value
             total[here] += shapes[here, column, None] * added
-    return total[:, 0], part_bytes(total, workload).sum(axis=1)
+    return total
 
 
 def times(shapes: NDArray[np.int64], prices: Pricing) -> NDArray[np.float64]:
     """[n, t] milliseconds under each time limit: count x one block's, as ``costs`` does for parameters."""
+    total = np.zeros((len(shapes), len(prices.asked.times)))
+    for hidden in np.unique(shapes[:, HIDDEN]) if prices.asked.times else ():
+        here = shapes[:, HIDDEN] == hidden
+        total[here] = _times(shapes[here], prices.at_hidden(int(hidden)))
+    return total
+
+
+def _times(shapes: NDArray[np.int64], prices: Pricing) -> NDArray[np.float64]:
+    """As ``times``, for shapes that all have the hidden size of the prices' parent."""
     count = len(prices.asked.times)
     total = np.tile(prices.base[len(prices.base) - count :], (len(shapes), 1))
-    if not count:
-        return total
     for column, kind in enumerate(("attention", "mlp", "mamba")):
         block = next((b for b in prices.parent.blocks if b.kind == kind), None)
         if block is None:
@@ -110,7 +129,7 @@ def within(
 
 
 def maximal(feasible: Feasible, bounds: Bounds, prices: Pricing) -> NDArray[np.bool_]:
-    """[n] bool: the feasible points from which no single step up (one block or layer, one width, one head count) fits."""
+    """[n] bool: the feasible points from which no single step up (one block or layer, one size of an axis) fits."""
     result = np.ones(feasible.count, dtype=bool)
     tops = np.array([bounds.attention[1], bounds.mlp[1], bounds.mamba[1]])
     for columns in [(0, 1), (2, 1)] if bounds.paired else [(0,), (1,), (2,)]:
@@ -118,7 +137,7 @@ def maximal(feasible: Feasible, bounds: Bounds, prices: Pricing) -> NDArray[np.b
         stepped[:, columns] += 1
         possible = np.asarray((stepped[:, columns] <= tops[list(columns)]).all(axis=1))
         result &= ~_fit(stepped, possible, prices)
-    for column, sizes in ((3, bounds.intermediate), (4, bounds.heads)):
+    for column, sizes in ((3, bounds.intermediate), (4, bounds.heads), (HIDDEN, bounds.hidden)):
         stepped, values = feasible.shapes.copy(), np.asarray(sizes)
         position = np.searchsorted(values, stepped[:, column] + 1)
         stepped[:, column] = values[np.minimum(position, len(values) - 1)]

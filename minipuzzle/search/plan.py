@@ -13,13 +13,13 @@ from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import Scores
 from minipuzzle.budget import Budget, Generation, Limits, Phase, parse_budget, parse_count
 from minipuzzle.cost import Workload, memory
-from minipuzzle.cost.latency import Timing, model_ms
+from minipuzzle.cost.latency import LatencyTable, Timing, model_ms
 from minipuzzle.cost.pricing import Pricing, pricing
 from minipuzzle.errors import UserError
 from minipuzzle.recipe import SearchSettings
 from minipuzzle.search.enumerate import Feasible, costs, enumerate_shapes, grid, maximal, times
 from minipuzzle.search.select import Candidate, candidates, largest
-from minipuzzle.space import Bounds, bounds, check_asked, check_uniform, levels
+from minipuzzle.space import Bounds, Level, bounds, check_asked, check_uniform, levels
 
 GIB = 2**30
 
@@ -50,8 +50,7 @@ class Plan:
 
     def widest(self, settings: SearchSettings) -> Bounds:
         """The sizes that the solver may choose from: those of the last level, since it does not enumerate them."""
-        level = levels(settings.least)[-1]
-        return bounds(self.parent, level, multiple=settings.multiple, mamba_heads=settings.mamba_heads)
+        return _bounds(self.parent, levels(settings.least)[-1], settings)
 
     @cached_property
     def is_maximal(self) -> NDArray[np.bool_]:
@@ -116,6 +115,12 @@ def make_plan(parent: Architecture, settings: SearchSettings, timing: Timing | N
             allowed="run/latency.json, --latency FILE, or --roofline DEVICE for an estimate",
             next=f"Run minipuzzle profile --workload {budget.times[0].work} first.",
         )  # fmt: skip
+    if budget.times and settings.hidden_size and isinstance(timing, LatencyTable):
+        raise UserError(
+            "A latency table holds times at the model's own hidden size, and none of narrower ones.",
+            got=f"--hidden-size with {' and '.join(settings.budget)}", allowed="--roofline DEVICE (an estimate), or another "
+            "budget", next="Leave --hidden-size out, or give --roofline.",
+        )  # fmt: skip
 
     def parent_ms(phase: Phase, at: Generation) -> float:
         assert timing is not None
@@ -125,11 +130,16 @@ def make_plan(parent: Architecture, settings: SearchSettings, timing: Timing | N
     prices = pricing(parent, limits, workload, timing if budget.times else None)
     _check_needed(prices, settings)
     for level in levels(settings.least):
-        space = bounds(parent, level, multiple=settings.multiple, mamba_heads=settings.mamba_heads)
+        space = _bounds(parent, level, settings)
         feasible = enumerate_shapes(space, prices)
         if feasible.count:
             return Plan(parent=parent, budget=budget, prices=prices, bounds=space, feasible=feasible)
     raise _unreachable(space, prices, settings)
+
+
+def _bounds(parent: Architecture, level: Level, settings: SearchSettings) -> Bounds:
+    return bounds(parent, level, multiple=settings.multiple, mamba_heads=settings.mamba_heads,
+                  hidden_size=settings.hidden_size)  # fmt: skip
 
 
 def _check_needed(prices: Pricing, settings: SearchSettings) -> None:
@@ -156,9 +166,10 @@ def _unreachable(space: Bounds, prices: Pricing, settings: SearchSettings) -> Us
         smallest.append(f"{size.min() / GIB:.3f} GiB")
     free = 1.0 if prices.timing is None else 1 + prices.timing.margin
     smallest += [f"{took[:, k].min() * free:.3f} {limit.name}" for k, limit in enumerate(prices.asked.times)]
-    heads = "" if settings.mamba_heads else ", or add --mamba-heads to narrow those too"
+    unused = [f"--{name}" for name in ("mamba-heads", "hidden-size") if not getattr(settings, name.replace("-", "_"))]
+    more = f", or add {' or '.join(unused)} to narrow those too" if unused else ""
     return UserError(
         "No architecture in the search space meets this budget.", got=" and ".join(settings.budget),
         allowed=f"at least {' and '.join(smallest)} (the smallest reachable)",
-        next=f"Raise the budget{heads}, or widen --least; for memory, a shorter --context or smaller dtypes.",
+        next=f"Raise the budget{more}, or widen --least; for memory, a shorter --context or smaller dtypes.",
     )  # fmt: skip

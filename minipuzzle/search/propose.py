@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from minipuzzle.cost.pricing import Pricing
 from minipuzzle.recipe import SearchSettings
 from minipuzzle.search.choices import Choices, State, make_choices
 from minipuzzle.search.select import Candidate
-from minipuzzle.search.solve import Instance, Solution, diverse, sweep
+from minipuzzle.search.solve import Infeasible, Instance, Solution, diverse, sweep
 from minipuzzle.space import Bounds
 
 OVERLAP = 0.9
@@ -23,38 +24,74 @@ FRONT_POINTS = 12
 
 @dataclass(frozen=True, kw_only=True)
 class Proposals:
-    """States the solver found, best first, and how sure it is: ``gap`` is relative, 0 for proven optima."""
+    """States of one hidden size that the solver found, best first, and how sure it is: ``gap`` is relative, 0 for proven
+    optima. ``prices`` are those at that size."""
 
     choices: Choices
+    prices: Pricing
     states: tuple[State, ...]
     seconds: float
     gap: float
 
-    def candidates(self, prices: Pricing, bytes_of: Any) -> list[Candidate]:
-        """The states as candidates s001, s002, ..."""
-        return [candidate(self.choices, state, f"s{n:03}", "solver", bytes_of) for n, state in enumerate(self.states, 1)]
+    def candidates(self, bytes_of: Any, first: int = 1) -> list[Candidate]:
+        """The states as candidates s001, s002, ..., or from another number on."""
+        return [candidate(self.choices, s, f"s{n:03}", "solver", bytes_of) for n, s in enumerate(self.states, first)]
+
+
+def propose_each(
+    parent: Architecture, scores: Scores, space: Bounds, settings: SearchSettings, prices: Pricing, count: int
+) -> list[Proposals]:
+    """``propose`` for each hidden size of the space, ``count`` in all; sizes at which nothing fits are left out.
+
+    Raises: UserError where nothing fits at any size.
+    """
+    found: list[Proposals] = []
+    refused: list[Infeasible] = []
+    for hidden in space.hidden:
+        here = prices if hidden == parent.hidden else prices.at_hidden(hidden)
+        try:
+            found.append(propose(parent, scores, space, settings, here, max(1, count // len(space.hidden))))
+        except Infeasible as error:
+            refused.append(error)
+    if not found:
+        raise refused[0]
+    return found
 
 
 def propose(
     parent: Architecture, scores: Scores, space: Bounds, settings: SearchSettings, prices: Pricing, count: int
 ) -> Proposals:
-    """Up to ``count`` solutions, each differing from those before in at least a tenth of the blocks.
+    """Up to ``count`` solutions at the hidden size of ``prices``, each differing from those before in at least a tenth of
+    the blocks.
 
     Raises: UserError where no choice of blocks meets the budgets (names those that bind and the smallest reachable).
     """
-    choices = make_choices(parent, scores, space, settings, prices.of, prices.limits - prices.base, prices.names)
+    hidden = prices.parent.hidden
+    choices = make_choices(parent, scores, space, settings, lambda block: prices.of(replace(block, hidden=hidden)),
+                           prices.limits - prices.base, prices.names, hidden)  # fmt: skip
     found = diverse(instance(choices), count, overlap=OVERLAP)
     return Proposals(
-        choices=choices, states=tuple(state_of(choices, s) for s in found), seconds=sum(s.seconds for s in found),
-        gap=max(s.gap for s in found),
+        choices=choices, prices=prices, states=tuple(state_of(choices, s) for s in found),
+        seconds=sum(s.seconds for s in found), gap=max(s.gap for s in found),
     )  # fmt: skip
 
 
-def front(choices: Choices, prices: Pricing) -> list[dict[str, Any]]:
-    """The predicted Pareto front: least damage at limits from the smallest reachable to the parent's own cost.
+def front(each: Sequence[Proposals]) -> list[dict[str, Any]]:
+    """The predicted Pareto front: least damage at limits from the smallest reachable to the parent's own cost, the best of
+    all hidden sizes.
 
     All limits are scaled together, from those of an almost empty model to those of the whole one.
     """
+    rows = [row for proposals in each for row in _front(proposals.choices, proposals.prices)]
+    return [row for row in rows if not any(_beats(other, row) for other in rows)]
+
+
+def _beats(other: dict[str, Any], row: dict[str, Any]) -> bool:
+    cheaper = all(a <= b for a, b in zip(other["cost"], row["cost"], strict=True))
+    return cheaper and bool(other["damage"] < row["damage"])
+
+
+def _front(choices: Choices, prices: Pricing) -> list[dict[str, Any]]:
     cheapest = sum(c[:-1].min(axis=0) if len(c) == 1 else c.min(axis=0) for c in choices.costs)
     dearest = sum(c[0] for c in choices.costs)
     shares = np.linspace(0.3, 1.0, FRONT_POINTS)
@@ -62,8 +99,8 @@ def front(choices: Choices, prices: Pricing) -> list[dict[str, Any]]:
     rows = []
     for limit, solution in zip(limits, sweep(instance(choices), limits), strict=True):
         cost = choices.cost(state_of(choices, solution)) + prices.base
-        rows.append({"limit": (limit + prices.base).tolist(), "cost": cost.tolist(), "damage": solution.damage,
-                     "gap": solution.gap})  # fmt: skip
+        rows.append({"limit": (limit + prices.base).tolist(), "cost": cost.tolist(),
+                     "damage": solution.damage + choices.narrower, "gap": solution.gap})  # fmt: skip
     return rows
 
 

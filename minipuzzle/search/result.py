@@ -58,7 +58,7 @@ def _row(parent: Architecture, realised: Realised) -> dict[str, Any]:
 
 def _shape(student: Architecture) -> dict[str, int | str]:
     """Counts by kind, and each axis's size: a number where all blocks have it, a range where they differ."""
-    shape: dict[str, int | str] = {kind: student.count(kind) for kind in AXES}
+    shape: dict[str, int | str] = {**{kind: student.count(kind) for kind in AXES}, "hidden": student.hidden}
     for kind, axis in AXES.items():
         sizes = sorted({block.sizes[axis] for block in student.blocks if block.kind == kind})
         shape[axis] = (sizes[0] if len(sizes) == 1 else f"{sizes[0]}-{sizes[-1]}") if sizes else 0

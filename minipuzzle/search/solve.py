@@ -28,6 +28,10 @@ SECONDS, CHOICES_A_SECOND, LONGEST = 4.0, 600, 60.0
 Array = NDArray[np.float64]
 
 
+class Infeasible(UserError):
+    """No choice meets the limits."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Instance:
     """``damage[i]`` [k_i] and ``costs[i]`` [k_i, m] of each block's choices, ``limits`` [m] and the budgets' ``names``.
@@ -241,7 +245,7 @@ def _quiet() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _infeasible(instance: Instance) -> UserError:
+def _infeasible(instance: Instance) -> Infeasible:
     smallest = []
     binding = []
     for k, name in enumerate(instance.names):
@@ -249,7 +253,7 @@ def _infeasible(instance: Instance) -> UserError:
         smallest.append(f"{name} {alone:,.0f} beyond embedding and head")
         if alone > instance.limits[k]:
             binding.append(name)
-    return UserError(
+    return Infeasible(
         "No choice of blocks meets the budget.",
         got=", ".join(f"{n} {v:,.0f} left for blocks" for n, v in zip(instance.names, instance.limits, strict=True)),
         allowed="at least " + ", ".join(smallest) + " (the smallest reachable)",

@@ -15,10 +15,10 @@ from minipuzzle.data import TokenBlocks, has_answers, load_instructions
 from minipuzzle.distill import answers_only, check_vocabularies, distillation, next_token
 from minipuzzle.distill.loop import STATES
 from minipuzzle.distill.objectives import Objective
-from minipuzzle.model import HybridLM, frozen
-from minipuzzle.ranks import alone, ranks
+from minipuzzle.model import HybridLM
+from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.recipe import EMBEDDED, Training
-from minipuzzle.stages.adapters import adapted, check_alone, keep_adapter
+from minipuzzle.stages.adapters import adapted, keep_adapter
 from minipuzzle.stages.distill import train_in
 from minipuzzle.stages.job import Job, say
 
@@ -39,12 +39,16 @@ def run_adapt(job: Job, settings: AdaptSettings, teacher_path: Path | None) -> t
     """Train an adapter on job.data.train; (the file of the adapter, what was recorded).
 
     JSON lines of prompts and answers are learned by their answers only, other texts by every next token; with a teacher
-    by KL(teacher || model) in place of cross-entropy. Raises: UserError where nothing would be trained.
+    by KL(teacher || model) in place of cross-entropy. Under torchrun the weights of both are sharded over all processes.
+    Raises: UserError where nothing would be trained.
     """
     with ranks(job.device) as group:
-        check_alone(settings.adapter, group)
+        return _adapt(job, settings, teacher_path, group)
+
+
+def _adapt(job: Job, settings: AdaptSettings, teacher_path: Path | None, group: Ranks) -> tuple[Path, dict[str, Any]]:
     answers = job.data.train != EMBEDDED and has_answers(Path(job.data.train))
-    blocks = _instructions(job) if answers else job.text("train")
+    blocks = group.first_then_all(lambda: _instructions(job) if answers else job.text("train"))
     teacher_file = None if teacher_path is None else Checkpoint.open(teacher_path)
     inputs = (job.parent.fingerprint, blocks.fingerprint, "" if teacher_file is None else teacher_file.fingerprint)
     key, identity = fingerprint(*inputs, asdict(settings)), fingerprint(*inputs, settings.fixed())
@@ -52,19 +56,20 @@ def run_adapt(job: Job, settings: AdaptSettings, teacher_path: Path | None) -> t
     if job.run.is_done("adapt", key) and target.exists():
         say(f"adapt: nothing changed, kept {target}")
         return target, job.run.facts("adapt")
-    model = adapted(job, job.parent, settings.adapter, settings.training.seed)
+    model = adapted(job, job.parent, settings.adapter, settings.training, group)
     teacher = None
     if teacher_file is not None:
         check_vocabularies(job.parent.architecture.vocab_size, teacher_file.architecture.vocab_size)
-        teacher = frozen(job.load(teacher_file))
+        teacher = job.load_frozen(teacher_file, group, settings.training.replicas)
     training = replace(settings.training, weight_decay=0.0, isolate_documents=answers or settings.training.isolate_documents)
     folder = job.run / "adapt"
     final = train_in(job, model, _objective(answers, teacher), blocks, training, folder, identity, "adapt",
-                     group=alone(job.device), teacher=None if teacher is None else teacher.architecture)  # fmt: skip
-    plan = keep_adapter(job, model, job.parent).plan
+                     group=group, teacher=None if teacher is None else teacher.architecture)  # fmt: skip
+    plan = group.first_then_all(lambda: keep_adapter(job, model, job.parent)).plan
     facts = {"final_loss": final, "tokens": training.tokens, "trained": plan.trainable, "lora": plan.lora}
     job.run.mark("adapt", key, **facts)
-    shutil.rmtree(folder / STATES, ignore_errors=True)
+    if job.run.writes:
+        shutil.rmtree(folder / STATES, ignore_errors=True)
     return target, facts
 
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 from rich.table import Table
 
 from minipuzzle.adapter_settings import AdapterSettings
-from minipuzzle.adapters import AdapterPlan, Adapters, SavedAdapter, attach, load_frozen, make_plan
+from minipuzzle.adapters import AdapterPlan, Adapters, SavedAdapter, attach, make_plan
 from minipuzzle.adapters.saved import NAME
 from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.errors import UserError
 from minipuzzle.model import HybridLM
 from minipuzzle.progress import console
 from minipuzzle.ranks import Ranks
+from minipuzzle.recipe import Training
 from minipuzzle.stages.job import Job, say
 
 REFUSED_BY_PEFT = "mamba-out_proj"
 
 
-def adapted(job: Job, checkpoint: Checkpoint, settings: AdapterSettings, seed: int) -> HybridLM:
+def adapted(job: Job, checkpoint: Checkpoint, settings: AdapterSettings, training: Training, group: Ranks) -> HybridLM:
     """A checkpoint's model with frozen weights and fresh adapters; prints what is trained, against ordinary LoRA.
 
+    Over several processes the weights are in shards, and each process has all of the adapters.
     Raises: UserError for an unknown adapter or a target that matches nothing or next to nothing.
     """
     plan = make_plan(checkpoint.architecture, settings.kind, rank=settings.rank, alpha=settings.alpha or None,
@@ -30,16 +31,9 @@ def adapted(job: Job, checkpoint: Checkpoint, settings: AdapterSettings, seed: i
     if any(group.name.startswith(REFUSED_BY_PEFT) for group in plan.groups):
         say("Mamba's out_proj is adapted: merge and vLLM take it, PEFT does not (leave it out for PEFT: "
             "--target attention,in,mlp)")  # fmt: skip
-    model = load_frozen(checkpoint, device=job.device, kernels=job.kernels)
-    attach(model, plan, seed=seed)
+    model = job.load_frozen(checkpoint, group, training.replicas)
+    attach(model, plan, seed=training.seed)
     return model
-
-
-def check_alone(settings: AdapterSettings, group: Ranks) -> None:
-    """Raises: UserError for an adapter on several GPUs, which is not built."""
-    if settings.kind and group.world > 1:
-        raise UserError("Adapters train on one GPU only.", got=f"{settings.kind} in {group.world} processes",
-                        allowed="one process", next="Start the command without torchrun.")  # fmt: skip
 
 
 def keep_adapter(job: Job, model: HybridLM, base: Checkpoint) -> SavedAdapter:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import statistics
 from typing import Any
 
 import torch
 
 from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import read_json
-from minipuzzle.budget import Generation, Phase, parse_work
+from minipuzzle.budget import parse_work
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.cost import Workload, memory
 from minipuzzle.cost.latency import LatencyTable, model_ms
 from minipuzzle.model import HybridLM
 from minipuzzle.model.cache import AttentionSlot, Cache
-from minipuzzle.profile import Machine, time_model
 from minipuzzle.stages.job import Job
+from minipuzzle.timing import Machine, step_ms, time_in_turns
 
 DTYPES = {"BF16": "bf16", "F16": "fp16", "F32": "fp32"}
 
@@ -64,18 +63,8 @@ def _times(job: Job, search: dict[str, Any], student: Architecture) -> list[dict
     machine = Machine(device=job.device, dtype=getattr(torch, table.meta["dtype"]), kernels=job.kernels)
     if table.source != search["budget"]["timing"] or table.meta["device"] != machine.name:
         return []
-    rows = []
-    for name in search["budget"]["times"]:
-        phase, _, work = name.partition(" ms @")
-        for who, architecture in (("teacher", job.parent.architecture), ("student", student)):
-            at = parse_work(work)
-            took = statistics.median(_measured_ms(machine, architecture, phase, at) for _ in range(machine.rounds))
-            rows.append(_row(f"{who}: {phase} of {work}", "ms", model_ms(table, architecture, phase, at), took))
-    return rows
-
-
-def _measured_ms(machine: Machine, architecture: Architecture, phase: Phase, work: Generation) -> float:
-    model = machine.model(architecture)
-    if phase != "total":
-        return time_model(model, phase, work)
-    return time_model(model, "prefill", work) + work.output * time_model(model, "decode", work)
+    asked = [(parse_work(text), phase) for phase, text in (name.split(" ms @") for name in search["budget"]["times"])]
+    models = {"teacher": job.parent.architecture, "student": student}
+    taken = time_in_turns(list(models.values()), list(dict.fromkeys(work for work, _ in asked)), machine)
+    return [_row(f"{who}: {phase} of {work}", "ms", model_ms(table, architecture, phase, work), step_ms(times, phase, work))
+            for work, phase in asked for (who, architecture), times in zip(models.items(), taken, strict=True)]  # fmt: skip

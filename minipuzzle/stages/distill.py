@@ -19,15 +19,15 @@ from minipuzzle.distill import check_vocabularies, distillation, load_parameters
 from minipuzzle.distill.loop import STATES
 from minipuzzle.distill.objectives import Objective
 from minipuzzle.distill.offline import Keep, TeacherCache
-from minipuzzle.distill.parallel import check_precision, load_sharded, write_gathered
+from minipuzzle.distill.parallel import write_gathered
 from minipuzzle.evaluate import measure
-from minipuzzle.model import HybridLM, frozen, set_precision
+from minipuzzle.model import HybridLM, set_precision
 from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.recipe import DistillSettings, Training
 from minipuzzle.report.card import write_card
 from minipuzzle.rundir import RunDir
-from minipuzzle.stages.adapters import adapted, check_alone, keep_adapter
+from minipuzzle.stages.adapters import adapted, keep_adapter
 from minipuzzle.stages.job import Job, say
 from minipuzzle.stages.meter import Meter
 from minipuzzle.stages.prune import run_prune
@@ -43,9 +43,6 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
     if settings.adapter.kind:  # decay would pull Delta W to 0, not the weights
         settings = replace(settings, training=replace(settings.training, weight_decay=0.0))
     with ranks(job.device) as group:
-        check_alone(settings.adapter, group)
-        for precision in (settings.teacher_precision, settings.training.precision):
-            check_precision(precision, group)
         cuts = group.first_then_all(lambda: _cuts(job))
         blocks = group.first_then_all(lambda: job.text("train"))
         inputs = (job.run.key("prune"), teacher_file.fingerprint, blocks.fingerprint)
@@ -59,8 +56,7 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
         say(f"distill: {winner} goes on to the long run")
         model, final = run.long_run(cuts[winner], winner, short=winner in losses)
         if settings.adapter.kind:
-            lost = merge(cuts[winner], keep_adapter(job, model, cuts[winner]), target)
-            say(f"distill: adapter merged; {lost:.2%} of Delta W was lost to rounding to {cuts[winner].dtype}")
+            group.first_then_all(lambda: _merge(job, model, cuts[winner], target))
         else:
             write_gathered(model, group, lambda tensor: write_student(cuts[winner], tensor, target))
         job.run.mark("distill", key, winner=winner, short_validation_loss=losses, final_kl=final,
@@ -81,10 +77,14 @@ def write_student(like: Checkpoint, tensor: Callable[[str], torch.Tensor], targe
 
 def _cuts(job: Job) -> dict[str, Checkpoint]:
     job.run = RunDir(job.run.path)  # with what the first process has written meanwhile
-    cuts = run_prune(job)
-    if torch.distributed.is_initialized():
-        vars(job).pop("parent_model", None)  # whole on one GPU, where shards are needed
-    return cuts
+    return run_prune(job)
+
+
+def _merge(job: Job, model: HybridLM, base: Checkpoint, target: Path) -> None:
+    """Keep the adapter and write the student with it in its weights; only the process that writes has something to do."""
+    if job.run.writes:
+        lost = merge(base, keep_adapter(job, model, base), target)
+        say(f"distill: adapter merged; {lost:.2%} of Delta W was lost to rounding to {base.dtype}")
 
 
 class _Distillation:
@@ -127,22 +127,12 @@ class _Distillation:
 
     def _student(self, checkpoint: Checkpoint) -> HybridLM:
         if self.settings.adapter.kind:
-            return adapted(self.job, checkpoint, self.settings.adapter, self.settings.training.seed)
-        return self._load(checkpoint)
-
-    def _load(self, checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> HybridLM:
-        if self.group.world == 1:
-            return self.job.load(checkpoint)
-        model = HybridLM(checkpoint.architecture, device="meta", dtype=dtype, kernels=self.job.kernels)
-        return load_sharded(model, checkpoint, self.group, self.settings.training.replicas)
+            return adapted(self.job, checkpoint, self.settings.adapter, self.settings.training, self.group)
+        return self.job.load(checkpoint, self.group, self.settings.training.replicas)
 
     def _teacher(self) -> HybridLM:
-        """Frozen; over several GPUs in BF16, since it has no master weights to keep."""
-        if self.group.world > 1:
-            dtype = torch.bfloat16 if self.job.device.type == "cuda" else torch.float32
-            return self._load(self.teacher_file, dtype).requires_grad_(False)
-        same = self.teacher_file.fingerprint == self.job.parent.fingerprint
-        teacher = frozen(self.job.take_parent() if same else self.job.load(self.teacher_file))
+        self.job.forget_parent()
+        teacher = self.job.load_frozen(self.teacher_file, self.group, self.settings.training.replicas)
         set_precision(teacher, self.settings.teacher_precision, self.settings.training.bf16_ends)
         return teacher
 

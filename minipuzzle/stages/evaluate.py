@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ def run_eval(job: Job, others: list[Path]) -> dict[str, Any]:
 
 
 def named_checkpoints(job: Job, others: list[Path]) -> dict[str, Checkpoint]:
-    """The teacher and ``others``, or where there are none what the run has: pruned and student."""
+    """The teacher and ``others`` by the names of their folders, or where there are none what the run has: pruned and
+    student."""
     return {"teacher": job.parent, **(_others(others) if others else _of_run(job))}
 
 
@@ -93,7 +95,12 @@ def _of_run(job: Job) -> dict[str, Checkpoint]:
 
 
 def _others(paths: list[Path]) -> dict[str, Checkpoint]:
-    return {path.name: Checkpoint.open(path) for path in paths}
+    """Each under the shortest end of its path that is nobody else's, the teacher's row included."""
+    whole = {path.resolve(): path for path in paths}
+    ends = {path: [str(Path(*path.parts[-n:])) for n in range(1, len(path.parts) + 1)] for path in whole}
+    taken = Counter(["teacher", *(end for path in whole for end in ends[path])])
+    return {next(end for end in ends[path] if taken[end] == 1): Checkpoint.open(given)
+            for path, given in whole.items()}  # fmt: skip
 
 
 def _speed(model: HybridLM, blocks: TokenBlocks, device: torch.device) -> float:

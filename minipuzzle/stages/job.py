@@ -10,10 +10,12 @@ import torch
 from minipuzzle import embedded
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks, Tokenizer, load_blocks
+from minipuzzle.distill.parallel import load_sharded
 from minipuzzle.errors import UserError
 from minipuzzle.kernels import choose
-from minipuzzle.model import HybridLM, load_model
+from minipuzzle.model import HybridLM, load_frozen, load_model
 from minipuzzle.progress import console
+from minipuzzle.ranks import Ranks
 from minipuzzle.recipe import EMBEDDED, Data
 from minipuzzle.rundir import RunDir
 
@@ -59,9 +61,22 @@ class Job:
             )  # fmt: skip
         return whole.every_other(0 if part == "search" else 1)
 
-    def load(self, checkpoint: Checkpoint) -> HybridLM:
-        """A checkpoint's model on the device, in FP32 (BF16 products come from autocast on CUDA)."""
+    def load(self, checkpoint: Checkpoint, group: Ranks | None = None, replicas: int = 1) -> HybridLM:
+        """A checkpoint's model on the device, in FP32 (BF16 products come from autocast on CUDA); in shards over ``group``."""
+        if group is not None and group.world > 1:
+            return self._shards(checkpoint, torch.float32, group, replicas)
         return load_model(checkpoint, device=self.device, dtype=torch.float32, kernels=self.kernels).eval()
+
+    def load_frozen(self, checkpoint: Checkpoint, group: Ranks, replicas: int = 1) -> HybridLM:
+        """The same without gradients, in BF16 on CUDA: a teacher, or what an adapter is trained beside."""
+        if group.world > 1:
+            dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+            return self._shards(checkpoint, dtype, group, replicas).requires_grad_(False)
+        return load_frozen(checkpoint, device=self.device, kernels=self.kernels)
+
+    def _shards(self, checkpoint: Checkpoint, dtype: torch.dtype, group: Ranks, replicas: int) -> HybridLM:
+        model = HybridLM(checkpoint.architecture, device="meta", dtype=dtype, kernels=self.kernels)
+        return load_sharded(model, checkpoint, group, replicas)
 
     @cached_property
     def parent_model(self) -> HybridLM:
@@ -69,11 +84,9 @@ class Job:
         say(f"kernels: {self.kernels.name} ({self.kernels.reason})")
         return self.load(self.parent)
 
-    def take_parent(self) -> HybridLM:
-        """The parent for a caller that will change it; who asks for ``parent_model`` afterwards gets it loaded anew."""
-        model = self.parent_model
-        del self.parent_model
-        return model
+    def forget_parent(self) -> None:
+        """Give its memory back; who asks for ``parent_model`` afterwards gets it loaded anew."""
+        vars(self).pop("parent_model", None)
 
 
 def check_tokenizer(tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +12,11 @@ from minipuzzle.arch import Architecture
 from minipuzzle.budget import Generation
 from minipuzzle.cost.latency import LatencyTable
 from minipuzzle.kernels import choose
-from minipuzzle.profile import Machine, additivity, profile
+from minipuzzle.profile import profile
 from minipuzzle.progress import progress_bar
 from minipuzzle.space import LEVELS, Shape, bounds, shape_architecture
 from minipuzzle.stages.job import pick_device, say
+from minipuzzle.timing import Machine
 
 CHECKED = 4
 LARGEST_CHECKED = 4e9
@@ -24,21 +24,17 @@ LARGEST_CHECKED = 4e9
 
 def run_profile(
     parent: Architecture, works: Sequence[Generation], target: Path, *, device: str, dtype: str, widths: int
-) -> tuple[LatencyTable, list[dict[str, Any]]]:
-    """Measure, check that sums of blocks are the time of whole models, and write the table with both to ``target``."""
+) -> LatencyTable:
+    """Measure blocks and whole models in turns and write the table to ``target``: ms, and how well sums of blocks agree."""
     where = pick_device(device)
     kind = torch.bfloat16 if dtype == "bf16" or (dtype == "auto" and where.type == "cuda") else torch.float32
     machine = Machine(device=where, dtype=kind, kernels=choose(where))
     say(f"kernels: {machine.kernels.name} ({machine.kernels.reason})")
-    with progress_bar("profile: blocks", widths * machine.rounds, "models") as bar:
-        table = profile(parent, works, machine, widths=widths, advance=bar.advance)
     checked = some_students(parent, CHECKED, seed=0) if parent.parameters * kind.itemsize < LARGEST_CHECKED else []
-    with progress_bar("profile: whole models", len(checked) * machine.rounds, "models") as bar:
-        rows = additivity(table, checked, works, machine, bar.advance)
-    worst = max((abs(row["error"]) for row in rows), default=None)
-    table.meta.update(additivity=rows, worst_additivity_error=worst)
+    with progress_bar("profile", (widths + len(checked)) * machine.turns, "turns") as bar:
+        table = profile(parent, works, machine, widths=widths, checked=checked, advance=bar.advance)
     table.save(target)
-    return table, rows
+    return table
 
 
 def some_students(parent: Architecture, count: int, seed: int) -> list[Architecture]:
@@ -52,6 +48,7 @@ def some_students(parent: Architecture, count: int, seed: int) -> list[Architect
             mlp=int(rng.integers(space.mlp[0], space.mlp[1] + 1)),
             mamba=int(rng.integers(space.mamba[0], space.mamba[1] + 1)),
             intermediate=int(rng.choice(space.intermediate)), heads=int(rng.choice(space.heads)),
+            hidden=parent.hidden,
         )  # fmt: skip
         found.append(shape_architecture(parent, shape))
     return found

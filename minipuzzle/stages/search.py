@@ -14,7 +14,7 @@ from minipuzzle.evaluate import answers, measure
 from minipuzzle.progress import progress_bar
 from minipuzzle.recipe import SearchSettings
 from minipuzzle.search.plan import Plan, make_plan
-from minipuzzle.search.propose import Proposals, candidate, front, propose
+from minipuzzle.search.propose import Proposals, candidate, front, propose_each
 from minipuzzle.search.rank import Realised, Reality, realise, reranked
 from minipuzzle.search.refine import Refined, refine
 from minipuzzle.search.result import Step, search_result
@@ -91,16 +91,18 @@ class Search:
         self._step("points of the grid that fit", self.plan.points, self.plan.feasible.count, 0.0)
         self._step("least predicted damage", self.plan.feasible.count, len(found), time.monotonic() - started)
         facts: dict[str, Any] = {}
-        proposals = None
+        each: list[Proposals] = []
         if solver:
-            proposals = propose(self.plan.parent, self.scores, self.plan.widest(self.settings), self.settings,
+            each = propose_each(self.plan.parent, self.scores, self.plan.widest(self.settings), self.settings,
                                 self.plan.prices, self.settings.candidates)  # fmt: skip
-            facts = self._facts(proposals)
-            found += proposals.candidates(self.plan.prices, self.plan.bytes)
+            facts, count = self._facts(each), 0
+            for proposals in each:
+                found += proposals.candidates(self.plan.bytes, count + 1)
+                count += len(proposals.states)
             largest = self.plan.largest(self.scores, LARGEST)
             found += largest
             self._step("with the most parameters", self.plan.feasible.count, len(largest), 0.0)
-            self._step("proposed by the solver", len(proposals.states), len(proposals.states), proposals.seconds)
+            self._step("proposed by the solver", count, count, facts["solver"]["seconds"])
         started = time.monotonic()
         with progress_bar("search: candidates", len(found), "candidates") as bar:
 
@@ -110,14 +112,15 @@ class Search:
 
             ranked = realise(found, one, self.known.results, "kl" if solver else "agreement", finished)
         self._step("realised on validation text", len(found), len(ranked), time.monotonic() - started)
-        if proposals is not None and self.settings.refine:
-            ranked = self._refined(ranked, proposals, one)
+        if each and self.settings.refine:
+            ranked = self._refined(ranked, each, one)
         self._step("kept for distillation", len(ranked), min(self.settings.top, len(ranked)), 0.0)
         return ranked, self.steps, facts
 
-    def _refined(self, ranked: list[Realised], proposals: Proposals, one: Any) -> list[Realised]:
-        started, choices = time.monotonic(), proposals.choices
-        start = choices.state(ranked[0].candidate.selection)
+    def _refined(self, ranked: list[Realised], each: list[Proposals], one: Any) -> list[Realised]:
+        started, best = time.monotonic(), ranked[0].candidate.selection
+        choices = next((p.choices for p in each if p.choices.hidden == best.hidden), each[-1].choices)
+        start = choices.state(best)
         if start is None or not choices.fits(start):
             say("search: the best candidate has sizes that the solver's space has not; no local search")
             return ranked
@@ -137,12 +140,12 @@ class Search:
         better = candidate(choices, end.state, "r001", "local search", self.plan.bytes)
         return reranked([*ranked, Realised(candidate=better, reality=self.known.results[f"move {end.state}"])], "kl")
 
-    def _facts(self, proposals: Proposals) -> dict[str, Any]:
-        points = front(proposals.choices, self.plan.prices)
+    def _facts(self, each: list[Proposals]) -> dict[str, Any]:
         return {
-            "solver": {"proposals": len(proposals.states), "seconds": proposals.seconds, "gap": proposals.gap},
-            "front": {"names": list(proposals.choices.names), "points": points},
-        }
+            "solver": {"proposals": sum(len(p.states) for p in each), "seconds": sum(p.seconds for p in each),
+                       "gap": max(p.gap for p in each)},
+            "front": {"names": list(self.plan.prices.names), "points": front(each)},
+        }  # fmt: skip
 
     def _step(self, stage: str, entered: int, left: int, seconds: float) -> None:
         self.steps.append(Step(stage=stage, entered=entered, left=left, seconds=seconds))

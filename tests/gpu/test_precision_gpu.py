@@ -3,15 +3,17 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import save, shaken, tiny
 
 from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2
+from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.cost.training import training_bytes
 from minipuzzle.distill import distillation, mixed_precision
 from minipuzzle.distill.losses import linear_loss
 from minipuzzle.kernels import choose
 from minipuzzle.kernels.fp8 import E4M3, E5M2, emulated_linear, engine_linear, quantize
 from minipuzzle.kernels.pointwise import relu_squared, rms_norm
-from minipuzzle.model import HybridLM, frozen, init_model, set_precision
+from minipuzzle.model import HybridLM, frozen, init_model, load_frozen, set_precision
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
@@ -140,6 +142,24 @@ def test_frozen_teacher_in_fp8_casts_its_weights_once():
         first, second = teacher.hidden_states(tokens), teacher.hidden_states(tokens)
     assert torch.equal(first, second)
     assert 0 < error(first, want) < 0.15
+
+
+def test_a_frozen_models_embedding_in_bf16_changes_nothing_under_autocast(tmp_path):
+    model = shaken(tiny("M-*-", hidden=64, heads=16, head_dim=16))
+    checkpoint = Checkpoint.open(save(model, tmp_path / "x", tokenizer=False))  # FP32: both round it
+    loaded = load_frozen(checkpoint, device=CUDA)
+    assert loaded.embeddings.weight.dtype == torch.bfloat16
+    wide = load_frozen(checkpoint, device=CUDA)
+    wide.embeddings.weight.data = checkpoint.tensor("embeddings.weight").cuda().float()
+    tokens = torch.randint(0, 4096, (2, 128), device="cuda")
+    ends = []
+    for frozen_one in (loaded, wide):
+        with mixed_precision(CUDA), torch.no_grad():
+            hidden = frozen_one.hidden_states(tokens)
+            loss = linear_loss(hidden.flatten(0, 1), frozen_one.head_weight, targets=tokens.flatten())
+        ends.append((hidden, loss.total))
+    assert torch.equal(ends[0][0], ends[1][0])
+    assert ends[0][1].item() == pytest.approx(ends[1][1].item(), rel=1e-7)
 
 
 def test_compiled_pointwise_functions():

@@ -1,0 +1,69 @@
+"""Recipes read from YAML, strictly: unknown keys are errors that name the nearest known one. No torch."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from minipuzzle.errors import UserError
+
+T = TypeVar("T")
+
+
+def load_recipe(path: Path, kind: type[T]) -> T:
+    """The recipe in a YAML file. Raises: UserError for a missing file, bad YAML, an unknown key or a wrong type."""
+    import yaml
+
+    if not path.is_file():
+        shipped = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none in that folder"
+        raise UserError("There is no such recipe.", got=path, allowed=f"a YAML file ({shipped})", next="Check the path.")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML.", got=error, allowed="YAML", next="Mend the line it names.") from error
+    return build(kind, values if values is not None else {}, str(path.name))
+
+
+def build(kind: type[T], values: Any, where: str) -> T:
+    """``kind`` made from nested dictionaries, strictly: every key known, every value of the field's type."""
+    if not isinstance(values, dict):
+        raise UserError(f"{where} should hold keys and values.", got=repr(values)[:80], allowed="a mapping",
+                        next="Write it as key: value lines.")  # fmt: skip
+    hints = typing.get_type_hints(kind)
+    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
+            raise UserError(f"{where}: unknown key {key!r}.", got=key, allowed=", ".join(known),
+                            next=f"Did you mean {near!r}?")  # fmt: skip
+    try:
+        return kind(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in values.items()})
+    except TypeError as error:
+        raise UserError(f"{where} is incomplete.", got=error, allowed=", ".join(known),
+                        next="Add the missing key.") from error  # fmt: skip
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    if is_dataclass(hint):
+        return build(hint, value, where)  # type: ignore[arg-type]
+    if origin is tuple:
+        return tuple(_convert(str, v, where) for v in (value if isinstance(value, list) else [value]))
+    if origin is Literal:
+        good, allowed = value in typing.get_args(hint), " or ".join(map(repr, typing.get_args(hint)))
+    elif hint is float:
+        good, allowed = isinstance(value, int | float) and not isinstance(value, bool), "a number (1e-3 is written 1.0e-3)"
+    elif hint is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    else:
+        plain = dict if origin is dict else hint
+        good = isinstance(value, plain) and not (hint is int and isinstance(value, bool))
+        allowed = getattr(plain, "__name__", str(plain))
+    if isinstance(hint, types.UnionType) or not good:
+        raise UserError(f"{where} has a value of the wrong kind.", got=repr(value), allowed=allowed,
+                        next="Change the value.")  # fmt: skip
+    return float(value) if hint is float else value

@@ -81,7 +81,8 @@ def step_account(architecture: Any, phase: Any, work: Generation, ceilings: dict
                       "bound_ms": bounds[bound_by], "bound_by": bound_by})  # fmt: skip
     gap = max(parts, key=lambda p: p["ms"] - p["bound_ms"])
     return {"work": str(work), "parts": parts, "ms": sum(p["ms"] for p in parts), "largest_gap": gap["part"],
-            "bound_ms": sum(p["bound_ms"] for p in parts), "kernels": step_kernels(machine.model(architecture), phase, work, device)}  # fmt: skip
+            "bound_ms": sum(p["bound_ms"] for p in parts),
+            "kernels": step_kernels(machine.model(architecture), phase, work, device)}  # fmt: skip
 
 
 @torch.no_grad()

@@ -99,6 +99,7 @@ class Scores:
     ``blocks`` [n_blocks]: damage done by removing block i alone. ``intermediate`` block -> [intermediate]: FFN channels.
     ``head_channels`` block -> [heads, head_dim]: channels of the Mamba x projection, from which both head and
     head-channel scores follow (arXiv:2504.11409, section 3.1). ``q_heads`` block -> [q_heads]: attention heads.
+    ``layers`` [n_layers]: damage of removing layer i, where a layer is several blocks that stay or go together.
     ``hidden`` [hidden]: hidden channels of the whole model. ``curves`` block -> axis ("intermediate", "heads",
     "kv_heads") -> (sizes int64 ascending, errors): damage, as in ``blocks``, of narrowing block i alone to a size; the
     whole size does none. ``meta`` says how they were measured.
@@ -109,6 +110,7 @@ class Scores:
     head_channels: dict[int, Array]
     q_heads: dict[int, Array] = field(default_factory=dict)
     hidden: Array | None = None
+    layers: Array | None = None
     curves: dict[int, dict[str, Curve]] = field(default_factory=dict)
     meta: dict[str, Any]
 
@@ -118,12 +120,13 @@ class Scores:
 
         tensors: dict[str, NDArray] = {"blocks": self.blocks}
         tensors |= {f"blocks.{i}.{axis}": s for axis in WIDTHS for i, s in getattr(self, axis).items()}
-        tensors |= {} if self.hidden is None else {"hidden": self.hidden}
+        tensors |= {name: value for name in ("hidden", "layers") if (value := getattr(self, name)) is not None}
         for i, axes in self.curves.items():
             for axis, (sizes, errors) in axes.items():
                 tensors |= {f"blocks.{i}.curve.{axis}.sizes": sizes, f"blocks.{i}.curve.{axis}.errors": errors}
         about = {
             "schema": SCHEMA, "blocks": "[n_blocks] damage of removing one block",
+            "layers": "[n_layers] damage of removing one layer of several blocks",
             "blocks.N.intermediate": "[intermediate] FFN channel score",
             "blocks.N.head_channels": "[heads, head_dim] Mamba x-projection channel score",
             "blocks.N.q_heads": "[q_heads] attention head score", "hidden": "[hidden] hidden channel score",
@@ -157,5 +160,6 @@ class Scores:
             if n[2:3] == ("curve",) and n[4] == "sizes":
                 curves.setdefault(int(n[1]), {})[n[3]] = (sizes, named[*n[:4], "errors"])
         return Scores(
-            blocks=tensors["blocks"], hidden=tensors.get("hidden"), curves=curves, meta=about["meta"], **widths
-        )
+            blocks=tensors["blocks"], hidden=tensors.get("hidden"), layers=tensors.get("layers"), curves=curves,
+            meta=about["meta"], **widths,
+        )  # fmt: skip

@@ -18,11 +18,13 @@ MULTIPLE, SMALL_MULTIPLE = 64, 8
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """The parent with one block changed: taken out (``axis`` None) or narrowed to ``size`` on an axis."""
+    """The parent with one block changed: taken out (``axis`` None), with the whole ``layer`` that it ends, or narrowed to
+    ``size`` on an axis."""
 
     block: int
     axis: str | None = None
     size: int = 0
+    layer: bool = False
 
 
 def narrowings(block: Block) -> list[tuple[str, int]]:
@@ -40,9 +42,10 @@ def narrowings(block: Block) -> list[tuple[str, int]]:
 
 
 def variants(architecture: Architecture, index: int, curves: bool) -> list[Variant]:
-    """The variants that begin at a block, its removal first."""
+    """The variants that begin at a block, its removal first, then that of a layer of several blocks which it ends."""
     narrow = narrowings(architecture.blocks[index]) if curves else []
-    return [Variant(block=index), *(Variant(block=index, axis=axis, size=size) for axis, size in narrow)]
+    layer = [Variant(block=index, layer=True)] if any(unit[1:] and unit[-1] == index for unit in architecture.units) else []
+    return [Variant(block=index), *layer, *(Variant(block=index, axis=axis, size=size) for axis, size in narrow)]
 
 
 def kept(

@@ -73,7 +73,19 @@ def of_kind(block: Block, estimator: str) -> str:
     return MIXED[block.kind] if estimator == "mixed" else estimator
 
 
-class Collector:
+class _Hooks:
+    """Hooks that are taken off where the context ends."""
+
+    def __init__(self) -> None:
+        self.handles: list[RemovableHandle] = []
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+        self.handles.clear()
+
+
+class Collector(_Hooks):
     """Hooks on one block's module while it is entered; every batch that passes meanwhile counts.
 
     ``sums`` is float64 and additive over batches, and may be replaced entry by entry (resumed, or summed over
@@ -84,7 +96,7 @@ class Collector:
     def __init__(self, block: Block, module: nn.Module, estimator: str, seed: int = 0) -> None:
         check_streamable(estimator)
         self.block, self.module, self.estimator, self.seed = block, module, of_kind(block, estimator), seed
-        self.handles: list[RemovableHandle] = []
+        super().__init__()
         self.reading = _reading(block, module, self.estimator)
         self.sums: dict[str, Array] = {} if self.reading is None else self.reading.sums
 
@@ -92,11 +104,6 @@ class Collector:
         if self.reading is not None:
             self.handles.append(watch(self.block, self.module, self.estimator, self.reading.add))
         return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self.handles:
-            handle.remove()
-        self.handles.clear()
 
     def scores(self) -> dict[str, Array]:
         """{"intermediate": [f]}, {"head_channels": [heads, head_dim]} or {"q_heads": [q]}, by the block's kind."""
@@ -109,7 +116,7 @@ class Collector:
         return {key: self.reading.scores().reshape(shape)}
 
 
-class HiddenCollector:
+class HiddenCollector(_Hooks):
     """Hidden channels at one block's norm, mean |LN(x)| over the sequence and L2 over the batch; blocks' scores add up.
 
     Source: arXiv:2407.14679, F_emb; the sum over blocks of the L2 norms is what NVIDIA's Model Optimizer does.
@@ -119,16 +126,11 @@ class HiddenCollector:
         self.module: Any = module
         self.reading = MeanAbsolute(block.hidden)
         self.sums: dict[str, Array] = self.reading.sums
-        self.handles: list[RemovableHandle] = []
+        super().__init__()
 
     def __enter__(self) -> HiddenCollector:
         self.handles.append(self.module.norm.register_forward_hook(lambda m, i, output: self.reading.add(output)))
         return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self.handles:
-            handle.remove()
-        self.handles.clear()
 
     def scores(self) -> dict[str, Array]:
         """{"hidden": [hidden]}: this block's part of the model's sum."""

@@ -4,7 +4,8 @@ Removing or narrowing block j changes nothing before j, so a variant begins as t
 it from there: N removals cost N(N+1)/2 block-forwards a sample, the parent's N included, and one read of the weights;
 the naive loop costs N(N-1) + N and N reads. score(j) = error between the ends of both streams (``metrics``), single-shot
 as in arXiv:2411.19146 and arXiv:2504.03624; ``iterative`` removes the least damaging block and scores again (Nemotron
-Nano 2, arXiv:2508.14444; Nemotron Elastic, arXiv:2511.16664), always against the whole parent.
+Nano 2, arXiv:2508.14444; Nemotron Elastic, arXiv:2511.16664), always against the whole parent. Where blocks stay or go as
+layers of two, the removal of both is one more variant, which begins at the second as the removal of the first.
 """
 
 from __future__ import annotations
@@ -32,8 +33,7 @@ from minipuzzle.importance.state import SavedTensors, State
 from minipuzzle.importance.streams import Streams
 from minipuzzle.model.blocks import BlockModule
 from minipuzzle.model.masks import block_masks
-from minipuzzle.model.norm import RMSNorm, final_norm
-from minipuzzle.model.prefetch import BlockReader
+from minipuzzle.model.prefetch import BlockReader, embed_into
 from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.recipe import ScoreSettings
 
@@ -60,12 +60,13 @@ def score(
 
 
 def check_settings(settings: ScoreSettings, architecture: Architecture) -> None:
-    """Raises: UserError for an unknown estimator or more removals than blocks."""
+    """Raises: UserError for an unknown estimator or more removals than blocks or layers that go one by one."""
     check_streamable(settings.estimator)
-    if settings.iterative >= len(architecture.blocks):
+    count = len(architecture.units)
+    if settings.iterative >= count:
         raise UserError(
-            "Iterative scoring must leave a block.", got=f"{settings.iterative} removals of {len(architecture.blocks)} "
-            "blocks", allowed=f"at most {len(architecture.blocks) - 1}", next="Lower --iterative.",
+            "Iterative scoring must leave a block.", got=f"{settings.iterative} removals of {count} blocks or layers",
+            allowed=f"at most {count - 1}", next="Lower --iterative.",
         )  # fmt: skip
 
 
@@ -74,10 +75,12 @@ def work(settings: ScoreSettings, architecture: Architecture, available: int) ->
     samples, shared = min(settings.samples, available), min(settings.block_samples, available)
     count = len(architecture.blocks)
     started = [variants(architecture, i, settings.curves) for i in range(count)]
-    narrow = sum((len(v) - 1) * (count - i) for i, v in enumerate(started))
-    total = max(samples, shared) * count + shared * (count * (count - 1) // 2 + narrow)
-    for left in range(count - 1, count - max(1, settings.iterative), -1):
-        total += shared * left * (left + 1) // 2
+    step = len(architecture.units[0])
+    begun = sum(count - i - (v.axis is None) for i, each in enumerate(started) for v in each)
+    total = max(samples, shared) * count + shared * begun
+    for left in range(count - step, count - step * max(1, settings.iterative), -step):
+        layers = sum(range(0, left, step)) if step > 1 else 0
+        total += shared * (left * (left + 1) // 2 + layers)
     return total
 
 
@@ -91,6 +94,7 @@ class _Run:
         self.checkpoint, self.settings, self.group = checkpoint, settings, group
         self.tell, self.passed = advance, 0
         self.architecture = checkpoint.architecture
+        self.step = len(self.architecture.units[0])
         self.width_samples = min(settings.samples, len(blocks))
         self.block_samples = min(settings.block_samples, len(blocks))
         chosen = blocks.take(max(self.width_samples, self.block_samples), seed=settings.seed).tokens
@@ -118,11 +122,11 @@ class _Run:
             done, about, tensors = saved
             self.removed = about["removed"]
             self.found = {name.removeprefix("found."): tensors.array(name) for name in about["arrays"]}
-        for number in range(len(self.removed), max(1, self.settings.iterative)):
+        for number in range(len(self.removed) // self.step, max(1, self.settings.iterative)):
             streams = self._streams(number)
             done_here = 0
             if saved is None:
-                streams.embed(self.checkpoint, self.tokens[: streams.samples])
+                embed_into(streams.hidden[: streams.samples], self.checkpoint, self.tokens[: streams.samples])
             else:
                 done_here = self._restore(streams, saved[1], saved[2])
                 saved = None
@@ -131,7 +135,7 @@ class _Run:
             if number == 0:
                 self._note_errors(streams.variants, errors)
             if self.settings.iterative:
-                self.removed.append(min(zip(errors, streams.variants, strict=True), key=_least_removal)[1].block)
+                self.removed += self._least_removal(streams.variants, errors)
             del streams  # before the next round's are made
         return self._result()
 
@@ -148,12 +152,16 @@ class _Run:
         tokens = torch.from_numpy(self.tokens[: self.shared].astype(np.int64))
         reference = streams.hidden[: self.shared] if self.reference is None else self.reference
         return variant_errors(
-            streams, reference, self._final_norm(), self._head(), tokens, self.settings.metric, self.group
+            streams, reference, self.reader.final_norm(), self._head(), tokens, self.settings.metric, self.group
         )
 
     def _visit(self, streams: Streams, index: int, module: BlockModule, whole: bool) -> None:
         """One block: every variant begun before it, the parent (in the whole round with collectors), then its own."""
         begun = streams.alive
+        if any(variant.layer for variant in variants(self.architecture, index, curves=False)):
+            first = streams.variants.index(Variant(block=index - 1))
+            layer = streams.begin(Variant(block=index, layer=True))
+            streams.hidden[layer : layer + self.shared] = streams.variant(first)
         removal = streams.begin(Variant(block=index))
         streams.hidden[removal : removal + self.shared] = streams.hidden[: self.shared]
         widths = self._parent(streams, index, module) if whole else {}
@@ -163,7 +171,7 @@ class _Run:
         if not whole or not self.settings.curves:
             return
         block = self.architecture.blocks[index]
-        for variant in variants(self.architecture, index, curves=True)[1:]:
+        for variant in [v for v in variants(self.architecture, index, curves=True) if v.axis is not None]:
             chosen = kept(block, variant, widths)
             if chosen is None:
                 continue
@@ -226,19 +234,17 @@ class _Run:
 
     def _note_errors(self, measured: list[Variant], errors: Array) -> None:
         self.found["blocks"] = np.zeros(len(self.architecture.blocks))
+        if self.step > 1:
+            self.found["layers"] = np.zeros(len(self.architecture.units))
         for variant, error in zip(measured, errors, strict=True):
-            if variant.axis is None:
+            if variant.layer:
+                self.found["layers"][variant.block // self.step] = error
+            elif variant.axis is None:
                 self.found["blocks"][variant.block] = error
             else:
                 name = f"{variant.block}.curve.{variant.axis}"
                 row = np.array([[variant.size, error]])
                 self.found[name] = np.concatenate([self.found[name], row]) if name in self.found else row
-
-    def _final_norm(self) -> RMSNorm:
-        with torch.device("meta"):
-            norm = final_norm(self.architecture)
-        norm.load_state_dict({"weight": self.reader.tensor("final_norm.weight", torch.float32)}, assign=True)
-        return norm
 
     def _head(self) -> Tensor | None:
         if self.settings.metric == "mse":
@@ -262,9 +268,11 @@ class _Run:
         }  # fmt: skip
         if self.settings.iterative:
             meta["removal_order"] = self.removed
-        return Scores(blocks=found["blocks"], hidden=found["hidden"], curves=curves, meta=meta, **widths)
+        return Scores(blocks=found["blocks"], hidden=found["hidden"], layers=found.get("layers"), curves=curves, meta=meta,
+                      **widths)  # fmt: skip
 
-
-def _least_removal(entry: tuple[float, Variant]) -> tuple[bool, float, int]:
-    error, variant = entry
-    return variant.axis is not None, error, variant.block
+    def _least_removal(self, measured: list[Variant], errors: Array) -> list[int]:
+        """The blocks of the unit whose removal does least."""
+        _, last = min((error, v.block) for v, error in zip(measured, errors, strict=True)
+                      if v.axis is None and v.layer == (self.step > 1))  # fmt: skip
+        return list(range(last - self.step + 1, last + 1))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Mamba2, Selection
 from minipuzzle.artifacts import Scores
 from minipuzzle.recipe import SearchSettings
-from minipuzzle.search.damage import AXES, hidden_damage, size_damage
+from minipuzzle.search.damage import AXES, drop_damage, hidden_damage, size_damage
 from minipuzzle.search.select import kept_hidden, narrowed
 from minipuzzle.space import Bounds
 
@@ -96,12 +96,12 @@ def make_choices(
     the budget without embedding, head and norm."""
     hidden = hidden or parent.hidden
     own = {"mlp": parent.rules.own_sizes and not settings.uniform, "mamba": settings.own_heads, "attention": False}
-    sizes, damage, costs, unit = [], [], [], []
+    sizes, damage, costs, unit, drops = [], [], [], [], drop_damage(scores)
     priced: dict[Block, NDArray[np.float64]] = {}
     for i, block in enumerate(parent.blocks):
         ladder = _ladder(block, space, settings)
         sizes.append(ladder)
-        damage.append(np.array([*(size_damage(parent, scores, i, size) for size in ladder), scores.blocks[i]]))
+        damage.append(np.array([*(size_damage(parent, scores, i, size) for size in ladder), drops[i]]))
         rungs = [resized(block, size) for size in ladder]
         for rung in rungs:
             if rung not in priced:

@@ -44,6 +44,20 @@ def hidden_damage(scores: Scores, size: int) -> float:
     return float(scores.blocks.sum() * squares[size:].sum() / max(squares.sum(), 1e-300))
 
 
+def drop_damage(scores: Scores) -> NDArray[np.float64]:
+    """[n_blocks] float64: predicted damage of dropping each block: its score, or its share of its layer's.
+
+    Two blocks that go together do not do the sum of what each does alone; where layers were measured the difference is
+    shared out evenly.
+    """
+    if scores.layers is None:
+        return scores.blocks
+    alone = scores.blocks.reshape(len(scores.layers), -1)
+    together = (scores.layers - alone.sum(1)) / alone.shape[1]
+    shares: NDArray[np.float64] = (alone + together[:, None]).ravel()
+    return shares
+
+
 def lost_curve(parent: Architecture, scores: Scores, index: int) -> NDArray[np.float64]:
     """[size + 1] float64: the share of squared scores lost when a block keeps 0, 1, ... of its channels or heads."""
     block = parent.blocks[index]

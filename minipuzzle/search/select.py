@@ -12,7 +12,7 @@ from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2, Select
 from minipuzzle.arch.ranking import top, top_heads, top_kv_heads
 from minipuzzle.artifacts import Scores
 from minipuzzle.errors import UserError
-from minipuzzle.search.damage import AXES, hidden_damage, size_damage
+from minipuzzle.search.damage import AXES, drop_damage, hidden_damage, size_damage
 from minipuzzle.search.enumerate import HIDDEN, Feasible
 from minipuzzle.space import Shape
 
@@ -36,7 +36,7 @@ class Candidate:
 def select(parent: Architecture, scores: Scores, shape: Shape) -> Selection:
     """The top-n blocks of each kind, the top channels of each FFN, the top heads of each Mamba group.
 
-    Where blocks stay or go as layers, a layer's score is the sum of its two. Source: arXiv:2504.03624 (conditional NAS:
+    Where blocks stay or go as layers, the measured score of a layer counts. Source: arXiv:2504.03624 (conditional NAS:
     each point keeps what importance ranks first).
     """
     wanted = {"attention": shape.attention, "mlp": shape.mlp, "mamba": shape.mamba}
@@ -66,7 +66,8 @@ def kept_hidden(parent: Architecture, scores: Scores, size: int) -> tuple[int, .
 def ranked_units(parent: Architecture, scores: Scores) -> dict[str, list[tuple[int, ...]]]:
     """The blocks that stay or go together, by the kind of the first of them, best first; of equal ones the first."""
     found: dict[str, list[tuple[int, ...]]] = {}
-    for unit in sorted(parent.units, key=lambda unit: (-float(scores.blocks[list(unit)].sum()), unit)):
+    drops = drop_damage(scores)
+    for unit in sorted(parent.units, key=lambda unit: (-float(drops[list(unit)].sum()), unit)):
         found.setdefault(parent.blocks[unit[0]].kind, []).append(unit)
     return found
 
@@ -97,11 +98,12 @@ def damage(parent: Architecture, scores: Scores, selection: Selection) -> float:
 
     Sums of one-block errors: they only order candidates before these are realised, which is what decides.
     """
+    drops = drop_damage(scores)
     total = 0.0 if selection.hidden is None else hidden_damage(scores, len(selection.hidden))
     for i, kept in enumerate(selection.blocks):
         axis = AXES[parent.blocks[i].kind]
         if kept is None:
-            total += float(scores.blocks[i])
+            total += float(drops[i])
         elif axis in kept:
             total += size_damage(parent, scores, i, len(kept[axis]))
     return total
@@ -150,9 +152,9 @@ def _damages(parent: Architecture, scores: Scores, shapes: NDArray[np.int64]) ->
     """[n] float64: ``damage`` of ``select`` for shapes [n, 6], from one table [kept units] for each kind and size."""
     sizes, of_size = np.unique(shapes[:, HIDDEN], return_inverse=True)
     total = np.array([0.0 if size == parent.hidden else hidden_damage(scores, int(size)) for size in sizes])[of_size]
-    columns = {"attention": 0, "mlp": 1, "mamba": 2}
+    columns, drops = {"attention": 0, "mlp": 1, "mamba": 2}, drop_damage(scores)
     for kind, ranked in ranked_units(parent, scores).items():
-        harms = np.array([scores.blocks[list(unit)].sum() for unit in ranked])
+        harms = np.array([drops[list(unit)].sum() for unit in ranked])
         dropped = harms.sum() - np.concatenate([[0.0], np.cumsum(harms)])
         sized = [SIZES[parent.blocks[i].kind] for i in ranked[0] if parent.blocks[i].kind in SIZES]
         for values in product(*(np.unique(shapes[:, column]) for column in sized)):

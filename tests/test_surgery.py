@@ -15,6 +15,7 @@ from minipuzzle.model import load_model
 from minipuzzle.surgery import cut, verify_logits
 
 VOCAB = 61
+CPU = torch.device("cpu")
 
 
 def some(draw, size, least=1):
@@ -73,6 +74,7 @@ def test_sliced_equals_masked_and_reloads_in_transformers(case, tmp_path_factory
     with torch.no_grad():
         masked, sliced = model(tokens), load_model(student).eval()(tokens)
     assert (masked - sliced).abs().max() <= 1e-5 * max(1.0, masked.abs().max().item())
+    assert verify_logits(parent, student, selection, tokens.numpy(), CPU) <= 1e-5
     assert student.architecture == selection.student(arch)
     theirs = AutoModelForCausalLM.from_pretrained(folder / "student", trust_remote_code=True).eval()
     for layer in theirs.model.layers:
@@ -120,6 +122,33 @@ def test_illegal_selections(kept, what):
         Selection(blocks=(kept,)).student(tiny("M"))
 
 
+@pytest.mark.parametrize("narrower", [False, True])
+def test_the_check_from_disk_finds_what_whole_models_differ_by(narrower, tmp_path, monkeypatch):
+    """Block by block and the head in pieces; a file from which other channels were cut than planned."""
+    arch = tiny("M-M*-", vocab=VOCAB)
+    parent = Checkpoint.open(save(shaken(arch), tmp_path / "parent", tokenizer=False))
+    hidden = tuple(range(0, 32, 2)) if narrower else None
+    planned, other = (
+        Selection(blocks=tuple(None if i == 2 else {"intermediate": tuple(range(first, 32 + first))} if b.kind == "mlp" else {}
+                               for i, b in enumerate(arch.blocks)), hidden=hidden)
+        for first in (0, 1)
+    )  # fmt: skip
+    tokens = np.random.default_rng(0).integers(0, VOCAB, (2, 40))
+    saved = cut(parent, other, tmp_path / "saved")
+    whole, sliced = load_model(parent).eval(), load_model(saved).eval()
+    whole.set_mask(planned)
+    with torch.no_grad():
+        want, got = (model(torch.from_numpy(tokens)) for model in (whole, sliced))
+    apart = ((want - got).abs().max() / want.abs().max()).item()
+    monkeypatch.setattr("minipuzzle.surgery.TOLERANCE", 10.0)
+    monkeypatch.setattr("minipuzzle.surgery.HEAD_NUMBERS", 32 * 20)  # 61 words in 4 pieces
+    found = verify_logits(parent, saved, planned, tokens, CPU)
+    print(f"whole models {apart:.6f}, from disk {found:.6f} of the largest logit")
+    assert found == pytest.approx(apart, rel=1e-4)
+    assert found > 1e-2
+    assert verify_logits(parent, saved, other, tokens, CPU) < 1e-5
+
+
 def test_plan_is_not_file_is_an_error(tmp_path, monkeypatch):
     """A silent no-op, as peers had it: the file keeps an axis that was to shrink."""
     parent = Checkpoint.open(save(shaken(tiny()), tmp_path / "parent"))
@@ -128,7 +157,7 @@ def test_plan_is_not_file_is_an_error(tmp_path, monkeypatch):
     cut(parent, wrong, tmp_path / "whole")
     saved = Checkpoint.open(tmp_path / "whole")
     with pytest.raises(UserError, match="does not compute what was planned"):
-        verify_logits(load_model(parent), saved, selection, torch.arange(32)[None])
+        verify_logits(parent, saved, selection, np.arange(32)[None], CPU)
     monkeypatch.setattr("minipuzzle.surgery.write_checkpoint", lambda *a, **k: None)
     (tmp_path / "target").mkdir()
     for file in (tmp_path / "whole").iterdir():

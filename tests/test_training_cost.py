@@ -40,6 +40,7 @@ def test_bytes():
     whole, less = (training_bytes(model, 1000, checkpointing=c) for c in (False, True))
     assert whole - less == 1000 * (10 * (saved_bytes(ff) + saved_bytes(mamba)) - 20 * 16 - saved_bytes(mamba))
     assert whole - training_bytes(model, 1000, checkpointing=False, ranks=2) == model.parameters * 7
+    assert whole - training_bytes(model, 1000, checkpointing=False, trained=100) == (model.parameters - 100) * 14
 
 
 def test_meter(monkeypatch):

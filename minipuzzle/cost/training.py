@@ -29,16 +29,19 @@ def peak_flops(device_name: str) -> float | None:
     return next((DEVICES[key][0] for key in DEVICES if key in words), None)
 
 
-def training_bytes(student: Architecture, tokens: int, *, checkpointing: bool, ranks: int = 1) -> int:
+def training_bytes(
+    student: Architecture, tokens: int, *, checkpointing: bool, ranks: int = 1, trained: int | None = None
+) -> int:  # fmt: skip
     """What a step needs on a GPU beyond the weights that lie there, for ``tokens`` tokens at once, BF16 activations.
 
     With activation checkpointing each block keeps its input, and one block at a time everything. ``ranks`` GPUs share
-    gradients and optimiser states.
+    gradients and optimiser states of ``trained`` parameters (None: of all; an adapter's are few).
     """
     kept = [tokens * saved_bytes(block) for block in student.blocks]
     inputs = 2 * tokens * student.hidden * len(kept) + max(kept, default=0)
     ends = 6 * tokens * student.hidden  # the final norm's input and output, and the FP32 gradient of its output
-    return student.parameters * UPDATE_BYTES // ranks + (inputs if checkpointing else sum(kept)) + ends + LOSS_BYTES
+    updated = student.parameters if trained is None else trained
+    return updated * UPDATE_BYTES // ranks + (inputs if checkpointing else sum(kept)) + ends + LOSS_BYTES
 
 
 def saved_bytes(block: Block) -> int:

@@ -22,7 +22,7 @@ def prepare(model: HybridLM, settings: Training, tokens: int, ranks: int = 1) ->
     model.activation_checkpointing = wanted == "on"
     parts = [f"{len(layers)} linear layers in {settings.precision}"] if layers else []
     if device.type == "cuda":
-        need, less = (training_bytes(model.architecture, tokens, checkpointing=c, ranks=ranks) for c in (False, True))
+        need, less = (_bytes(model, tokens, checkpointing, ranks) for checkpointing in (False, True))
         free = free_bytes(device)
         if wanted == "auto":
             model.activation_checkpointing = need > SAFE * free
@@ -33,6 +33,12 @@ def prepare(model: HybridLM, settings: Training, tokens: int, ranks: int = 1) ->
     if model.activation_checkpointing:
         parts.append(f"activation checkpointing ({wanted})")
     return "; ".join(parts)
+
+
+def _bytes(model: HybridLM, tokens: int, checkpointing: bool, ranks: int) -> int:
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    shares = 1 if hasattr(model, "adapters") else ranks  # an adapter is whole on every GPU
+    return training_bytes(model.architecture, tokens, checkpointing=checkpointing, ranks=shares, trained=trained)
 
 
 def free_bytes(device: torch.device) -> int:

@@ -33,8 +33,7 @@ from minipuzzle.importance.state import SavedTensors, State
 from minipuzzle.importance.streams import Streams
 from minipuzzle.model.blocks import BlockModule
 from minipuzzle.model.masks import block_masks
-from minipuzzle.model.norm import RMSNorm, final_norm
-from minipuzzle.model.prefetch import BlockReader
+from minipuzzle.model.prefetch import BlockReader, embed_into
 from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.recipe import ScoreSettings
 
@@ -127,7 +126,7 @@ class _Run:
             streams = self._streams(number)
             done_here = 0
             if saved is None:
-                streams.embed(self.checkpoint, self.tokens[: streams.samples])
+                embed_into(streams.hidden[: streams.samples], self.checkpoint, self.tokens[: streams.samples])
             else:
                 done_here = self._restore(streams, saved[1], saved[2])
                 saved = None
@@ -153,7 +152,7 @@ class _Run:
         tokens = torch.from_numpy(self.tokens[: self.shared].astype(np.int64))
         reference = streams.hidden[: self.shared] if self.reference is None else self.reference
         return variant_errors(
-            streams, reference, self._final_norm(), self._head(), tokens, self.settings.metric, self.group
+            streams, reference, self.reader.final_norm(), self._head(), tokens, self.settings.metric, self.group
         )
 
     def _visit(self, streams: Streams, index: int, module: BlockModule, whole: bool) -> None:
@@ -246,12 +245,6 @@ class _Run:
                 name = f"{variant.block}.curve.{variant.axis}"
                 row = np.array([[variant.size, error]])
                 self.found[name] = np.concatenate([self.found[name], row]) if name in self.found else row
-
-    def _final_norm(self) -> RMSNorm:
-        with torch.device("meta"):
-            norm = final_norm(self.architecture)
-        norm.load_state_dict({"weight": self.reader.tensor("final_norm.weight", torch.float32)}, assign=True)
-        return norm
 
     def _head(self) -> Tensor | None:
         if self.settings.metric == "mse":

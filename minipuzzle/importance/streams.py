@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.importance.curves import Variant
 from minipuzzle.model.blocks import BlockModule
 
@@ -41,19 +38,6 @@ class Streams:
         """[shared, s, hidden] of a variant."""
         start = self.samples + number * self.shared
         return self.hidden[start : start + self.shared]
-
-    @torch.no_grad()
-    def embed(self, checkpoint: Checkpoint, tokens: NDArray[np.integer]) -> None:
-        """Make the parent's rows the embeddings of tokens [samples, s]; the table is read once, in pieces."""
-        flat = torch.from_numpy(tokens.astype(np.int64).ravel())
-        ordered, where = flat.sort(stable=True)
-        target = self.hidden[: self.samples].flatten(0, 1)
-        multiplier = checkpoint.architecture.embedding_multiplier
-        for first, rows in checkpoint.pieces("embeddings.weight"):
-            low, high = (int(n) for n in torch.searchsorted(ordered, torch.tensor([first, first + len(rows)])))
-            if high > low:
-                chosen = rows[ordered[low:high] - first].to(target.dtype) * multiplier
-                target[where[low:high].to(target.device)] = chosen.to(target.device)
 
     @torch.no_grad()
     def run(self, module: BlockModule, start: int, stop: int, target: int | None = None) -> None:

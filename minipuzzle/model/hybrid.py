@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from minipuzzle.arch import Architecture, Selection
 from minipuzzle.kernels import Kernels, choose
 from minipuzzle.kernels.pointwise import product_dtype
-from minipuzzle.model.blocks import Mamba2Block, make_block
+from minipuzzle.model.blocks import make_block
 from minipuzzle.model.cache import Cache, new_cache
 from minipuzzle.model.head import matmul_fp32
 from minipuzzle.model.masks import block_masks, mask
@@ -102,28 +102,12 @@ class HybridLM(nn.Module):
             block.kept = block_masks(self.architecture.blocks[i], selection, i, device) if kept else {}  # type: ignore
             block.norm.kept = self._hidden_mask
 
-    @contextmanager
-    def exact(self) -> Iterator[None]:
-        """Run on the reference kernels meanwhile: Triton multiplies FP32 in TF32, which blurs a comparison of logits."""
-        usual = self.kernels
-        self._set_kernels(choose(self.embeddings.weight.device, "reference"))
-        try:
-            yield
-        finally:
-            self._set_kernels(usual)
-
     def new_cache(self, batch: int, max_length: int, state_dtype: torch.dtype = torch.float32) -> Cache:
         """An empty cache on the model's device, keys, values and convolution windows in its dtype."""
         weight = self.embeddings.weight
         return new_cache(
             self.architecture, batch, max_length, device=weight.device, kv_dtype=weight.dtype, state_dtype=state_dtype
         )
-
-    def _set_kernels(self, kernels: Kernels) -> None:
-        self.kernels = kernels
-        for block in self.blocks:
-            if isinstance(block, Mamba2Block):
-                block.kernels = kernels
 
     def _block(self, index: int, h: Tensor, documents: Tensor | None, cache: Cache | None) -> Tensor:
         block: Any = self.blocks[index]

@@ -6,25 +6,29 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.kernels import choose
 from minipuzzle.model.blocks import BlockModule, make_block
+from minipuzzle.model.norm import RMSNorm, final_norm
 
 
 class BlockReader:
     """Reads blocks' modules in ``dtype`` onto ``device``; never more than two of them hold memory at once.
 
-    Vectors (norms, A, D, dt) stay in FP32: they are small, and the forward computes with them in FP32.
+    Vectors (norms, A, D, dt) stay in FP32: they are small, and the forward computes with them in FP32. ``exact`` takes the
+    reference kernels: Triton multiplies FP32 in TF32, which blurs a comparison.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype, exact: bool = False) -> None:
         self.checkpoint = checkpoint
         self.device = device
         self.dtype = dtype
-        self.kernels = choose(device)
+        self.kernels = choose(device, "reference" if exact else "auto")
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def blocks(self, indices: Sequence[int]) -> Iterator[tuple[int, BlockModule]]:
@@ -49,6 +53,13 @@ class BlockReader:
         self.checkpoint.read_into(name, result)
         return result
 
+    def final_norm(self) -> RMSNorm:
+        """The norm before the head."""
+        with torch.device("meta"):
+            norm = final_norm(self.checkpoint.architecture)
+        norm.load_state_dict({"weight": self.tensor("final_norm.weight", torch.float32)}, assign=True)
+        return norm
+
     def _start(self, pool: ThreadPoolExecutor, index: int) -> Future[BlockModule]:
         # Allocated here, in the stream that will use and free them; filled there.
         block = self.checkpoint.architecture.blocks[index]
@@ -71,6 +82,22 @@ class BlockReader:
             module = make_block(architecture.blocks[index], architecture.norm_eps, self.kernels)
         module.load_state_dict(tensors, assign=True)
         return module.eval()
+
+
+@torch.no_grad()
+def embed_into(target: Tensor, checkpoint: Checkpoint, tokens: NDArray[np.integer]) -> None:
+    """Make ``target`` [b, s, hidden], on any device, the input of the first block for tokens [b, s].
+
+    The table is read once, in pieces. Raises: UserError for NaN or infinite weights.
+    """
+    ordered, where = torch.from_numpy(tokens.astype(np.int64).ravel()).sort(stable=True)
+    flat = target.flatten(0, 1)
+    multiplier = checkpoint.architecture.embedding_multiplier
+    for first, rows in checkpoint.pieces("embeddings.weight"):
+        low, high = (int(n) for n in torch.searchsorted(ordered, torch.tensor([first, first + len(rows)])))
+        if high > low:
+            chosen = rows[ordered[low:high] - first].to(flat.dtype) * multiplier
+            flat[where[low:high].to(flat.device)] = chosen.to(flat.device)
 
 
 def held_dtype(name: str, dims: int, dtype: torch.dtype) -> torch.dtype:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch
+import numpy as np
 
 from minipuzzle.artifacts import fingerprint, read_json
 from minipuzzle.checkpoint import Checkpoint
@@ -22,12 +22,12 @@ def run_prune(job: Job) -> dict[str, Checkpoint]:
         say("prune: nothing changed, kept " + ", ".join(str(p) for p in paths.values()))
         return {name: Checkpoint.open(path) for name, path in paths.items()}
     vocabulary = job.parent.architecture.vocab_size
-    tokens = torch.randint(0, vocabulary, (2, PROBE_TOKENS), generator=torch.Generator().manual_seed(0))
+    tokens = np.random.default_rng(0).integers(0, vocabulary, (2, PROBE_TOKENS))
     cuts, errors = {}, {}
     for name, path in paths.items():
         selection = load_selection(search, name)
         cuts[name] = cut(job.parent, selection, path)
-        errors[name] = verify_logits(job.parent_model, cuts[name], selection, tokens)
+        errors[name] = verify_logits(job.parent, cuts[name], selection, tokens, job.device)
         say(
             f"prune: {path}  {cuts[name].parameters:,} parameters, {cuts[name].bytes:,} bytes as planned; "
             f"masked parent and file differ by {errors[name]:.1e} of the largest logit"

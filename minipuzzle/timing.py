@@ -12,6 +12,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from minipuzzle.arch import Architecture
 from minipuzzle.budget import Generation, Phase
 from minipuzzle.errors import UserError
 from minipuzzle.kernels import Kernels
+from minipuzzle.kernels.pointwise import replayed
 from minipuzzle.model import HybridLM
 from minipuzzle.model.cache import Cache
 
@@ -193,15 +195,21 @@ def _repeat(once: Callable[[], Any], device: torch.device) -> list[Any]:
 
 
 def _step(model: HybridLM, phase: Phase, work: Generation) -> Callable[[Callable[[], None]], None]:
-    """One prefill or decoding step that calls its argument after the embedding and after each block."""
+    """One prefill or decoding step that calls its argument after the embedding and after each block.
+
+    Decoding is what ``minipuzzle.generation`` runs: each row at its own position, on CUDA with the kernels of its graph.
+    """
     device = model.embeddings.weight.device
     length = work.prompt if phase == "prefill" else 1
     tokens = torch.randint(0, model.architecture.vocab_size, (work.batch, length), device=device)
     cache = model.new_cache(work.batch, work.prompt if phase == "prefill" else work.context + 1)
+    if phase == "decode":
+        cache.decode_rows([work.context] * work.batch, device)
 
     def step(mark: Callable[[], None]) -> None:
         cache.length = 0 if phase == "prefill" else work.context
-        _forward(model, tokens, cache, mark)
+        with replayed() if phase == "decode" else nullcontext():
+            _forward(model, tokens, cache, mark)
 
     return step
 

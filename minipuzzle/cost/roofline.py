@@ -40,6 +40,12 @@ class Roofline:
         """As ``Timing.ms``: prefill works on all tokens at once, decode reads every weight and the cache for one token."""
         if phase == "total":
             return self.ms(block, "prefill", work, parent) + work.output * self.ms(block, "decode", work, parent)
+        flops, moved = self.needs(block, phase, work, parent)
+        peak, bandwidth = DEVICES[self.device.lower()]
+        return 1e3 * max(flops / peak, moved / bandwidth)
+
+    def needs(self, block: Block | None, phase: Phase, work: Generation, parent: Architecture) -> tuple[float, float]:
+        """(operations, bytes moved) of one prefill or decoding step: each weight and cached value once, the stream twice."""
         bare = replace(parent, blocks=())
         one = bare if block is None else replace(parent, blocks=(block,))
         context = (work.prompt + 1) // 2 if phase == "prefill" else work.context
@@ -53,5 +59,4 @@ class Roofline:
             tokens = work.batch  # the head works on the last position only
         cached = work.batch * (kv * (work.prompt if phase == "prefill" else work.context) + 2 * (ssm + conv))
         moved = VALUE_BYTES * (parameters + cached + 2 * tokens * parent.hidden)
-        peak, bandwidth = DEVICES[self.device.lower()]
-        return 1e3 * max(flops * tokens / peak, moved / bandwidth)
+        return flops * tokens, moved

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 from minipuzzle.errors import UserError
 
 T = TypeVar("T")
+PATIENCE = timedelta(hours=2)
+"""For the others' part in what all do together: the first process may be pruning a large model. NCCL's own is ten minutes.
+A process that dies is noticed at once, by torchrun and by closed connections."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +121,7 @@ def ranks(device: torch.device) -> Iterator[Ranks]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     ours = not dist.is_initialized()
     if ours:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield Ranks(rank=dist.get_rank(), world=world, device=device)
     except RuntimeError as error:

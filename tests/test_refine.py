@@ -108,5 +108,8 @@ def test_the_short_list_by_kl_holds_different_blocks_first():
     assert shortlist(by_kl, 3, "agreement") == by_kl[:3]
     solvers = [replace(r, candidate=replace(r.candidate, origin="solver", damage=-i)) for i, r in enumerate(by_kl)]
     assert [r.candidate.name for r in shortlist(solvers, 2, "kl")] == [by_kl[0].candidate.name, by_kl[-1].candidate.name]
+    halved = [replace(r, candidate=replace(r.candidate, name=f"h{i}", selection=replace(r.candidate.selection, hidden=(0, 1))))
+              for i, r in enumerate(by_kl)]  # fmt: skip
+    assert shortlist([*by_kl, *halved], 3, "agreement") == [by_kl[0], halved[0], by_kl[1]]
     everything = shortlist(by_kl, len(by_kl), "kl")
     assert sorted(r.candidate.name for r in everything) == sorted(r.candidate.name for r in by_kl)

@@ -40,6 +40,6 @@ def _compress(recipe: Recipe, run: Path | None, as_json: bool) -> None:
         if as_json:
             print_json({**measured, "report": str(page)})
             return
-        out.print(candidates_table(read_json(where / "search.json"), recipe.search.top))
+        out.print(candidates_table(read_json(where / "search.json")))
         out.print(eval_table(measured))
         out.print(f"report: {page}", soft_wrap=True)

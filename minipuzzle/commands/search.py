@@ -67,7 +67,7 @@ def search(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint, o
         if as_json:
             print_json(result)
         else:
-            out.print(candidates_table(result, settings.top))
+            out.print(candidates_table(result))
             if "front" in result:
                 from minipuzzle.report.plots import draw_front
                 from minipuzzle.report.svg import save_png

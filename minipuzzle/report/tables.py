@@ -38,8 +38,8 @@ def scores_table(pattern: str, scores: Scores) -> RenderableType:
     return table
 
 
-def candidates_table(search: dict[str, Any], top: int) -> RenderableType:
-    """The best candidates of a search, and the winner's strip under its parent's."""
+def candidates_table(search: dict[str, Any]) -> RenderableType:
+    """The best candidates of a search, and the strips of those that go on under their parent's."""
     table = Table(title=_funnel(search), title_justify="left", box=box.SIMPLE_HEAD)
     rows, narrower = search["candidates"], len(search["bounds"]["hidden"]) > 1
     hidden = ("hidden",) if narrower else ()
@@ -53,11 +53,11 @@ def candidates_table(search: dict[str, Any], top: int) -> RenderableType:
             str(s["heads"]), *(str(s[name]) for name in hidden), count(row["parameters"]), bytes_(row["bytes"]),
             f"{row['damage']:.3g}",
             percent(row["next_token_accuracy"], 1), percent(row["agreement"], 1), f"{row['loss']:.4f}", f"{row['kl']:.4f}",
-            style="bold" if row["rank"] <= top else "",
+            style="bold" if row["name"] in search["top"] else "",
         )  # fmt: skip
     parent = search["parent"]
     strips = Text.assemble("parent  ", strip_text(parent["pattern"]), f"  {count(parent['parameters'])}\n")
-    for row in rows[:top]:
+    for row in [row for row in rows if row["name"] in search["top"]]:
         size = f"  {count(row['parameters'])}" + (f", hidden size {row['shape']['hidden']}" if narrower else "")
         strips.append_text(Text.assemble(f"{row['name']:<7} ", strip_text(row["strip"]), f"{size}\n"))
     return Group(table, strips)

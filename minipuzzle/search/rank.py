@@ -61,23 +61,33 @@ def reranked(results: Sequence[Realised], ranking: Ranking) -> list[Realised]:
 def shortlist(ranked: Sequence[Realised], count: int, ranking: Ranking) -> list[Realised]:
     """The ``count`` that go on to a short distillation.
 
-    By agreement they are the first ones, as in the paper. By KL the first few are often one model with a rung moved, from
+    By agreement they are the first ones, as in the paper, but the best of each hidden size before a second of any: narrower
+    ones heal better than they look (docs/decisions.md). By KL the first few are often one model with a rung moved, from
     which a distillation learns nothing, and KL before training favours what is intact over what heals: first comes the
-    best by KL, then the solver's own optimum (least summed damage), then the best of each other set of kept blocks.
+    best by KL, then the solver's own optimum (least summed damage), then the best of each other set of kept blocks or
+    hidden size.
     """
-    if ranking == "agreement" or not ranked:
-        return list(ranked[:count])
-    optimum = min((r for r in ranked if r.candidate.origin == "solver"), key=lambda r: r.candidate.damage, default=ranked[0])
-    chosen = {r.candidate.name: r for r in (ranked[0], optimum)}
-    seen = {tuple(r.candidate.selection.kept_blocks) for r in chosen.values()}
+    if not ranked:
+        return []
+    chosen = {ranked[0].candidate.name: ranked[0]}
+    if ranking == "kl":
+        solved = (r for r in ranked if r.candidate.origin == "solver")
+        optimum = min(solved, key=lambda r: r.candidate.damage, default=ranked[0])
+        chosen[optimum.candidate.name] = optimum
+    seen = {_sort(r, ranking) for r in chosen.values()}
     for realised in ranked:
-        kept = tuple(realised.candidate.selection.kept_blocks)
-        if kept not in seen:
-            seen.add(kept)
+        sort = _sort(realised, ranking)
+        if sort not in seen:
+            seen.add(sort)
             chosen.setdefault(realised.candidate.name, realised)
     for realised in ranked:
         chosen.setdefault(realised.candidate.name, realised)
     return list(chosen.values())[:count]
+
+
+def _sort(realised: Realised, ranking: Ranking) -> tuple[object, ...]:
+    selection = realised.candidate.selection
+    return selection.hidden, tuple(selection.kept_blocks) if ranking == "kl" else None
 
 
 def _order(realities: list[Reality], ranking: Ranking) -> list[int]:

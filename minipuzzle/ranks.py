@@ -79,6 +79,13 @@ class Ranks:
                 raise UserError(what, got=got, allowed=allowed, next=following)
         return [value for _, value in found]
 
+    def by_first(self, work: Callable[[], T]) -> T:
+        """``work``'s result (it can be pickled) in every process; only the first does it.
+
+        Raises: UserError in all of them, where it does.
+        """
+        return self.together(lambda: work() if self.rank == 0 else None)[0]  # type: ignore[return-value]
+
     def first_then_all(self, work: Callable[[], T]) -> T:
         """``work``'s result; the first process does it alone, so that the others find on disk what it wrote."""
         if self.world == 1:

@@ -115,6 +115,9 @@ def account(found: dict[str, Any]) -> Lines:
     ceilings = found["ceilings"]
     yield (f"\nCopy {ceilings['bytes_per_s'] / 1e12:.2f} TB/s (read and written), BF16 product of 8192^3 "
            f"{ceilings['flops_per_s'] / 1e12:.0f} TFLOP/s, {ceilings['card']}.")  # fmt: skip
+    rates = {name.removesuffix("_attention_flops_per_s"): rate for name, rate in ceilings.items() if "_attention_" in name}
+    said = [f"{name} {'does not run' if rate is None else f'{rate / 1e12:.0f} TFLOP/s'}" for name, rate in rates.items()]
+    yield f"Causal attention, 32 query and 8 KV heads of 128, 16,384 tokens: {', '.join(said)}."
     for name, result in found.items():
         if "parts" not in result:
             continue

@@ -15,9 +15,6 @@ imported says so. MFU counts the student's forward and backward and the teacher'
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _rows import in_process, tell
 
 from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Mamba2
 from minipuzzle.artifacts import write_json
@@ -56,9 +54,13 @@ def main() -> None:
     parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.row:
-        print("RESULT " + json.dumps(measure(options.row, options)))
+        tell(measure(options.row, options))
         return
-    rows = [in_process(row, options) for row in options.rows]
+    rows: list[dict[str, Any]] = []
+    for row in options.rows:
+        rows.append(measured(row, options))
+        if options.out:  # after each: a call that runs out of time has told something
+            write_json(options.out, {"rows": rows, "batch": options.batch, "length": options.length})
     print(f"\n{'row':<12}{'tokens/s':>10}{'ms/step':>9}{'peak GiB':>10}{'MFU':>8}{'loss':>9}")
     for row in rows:
         if "error" in row:
@@ -66,24 +68,16 @@ def main() -> None:
         else:
             print(f"{row['row']:<12}{row['tokens_per_second']:>10,.0f}{row['step_ms']:>9.1f}{row['peak_gib']:>10.2f}"
                   f"{row['mfu']:>8.1%}{row['loss']:>9.4f}")  # fmt: skip
-    if options.out:
-        write_json(options.out, {"rows": rows, "batch": options.batch, "length": options.length})
 
 
-def in_process(row: str, options: argparse.Namespace) -> dict[str, Any]:
-    """A row from a process of its own, so that no row inherits memory or compiled code."""
-    command = [sys.executable, __file__, "--row", row, "--device", options.device, "--batch", str(options.batch),
-               "--length", str(options.length), *(["--tiny"] * options.tiny), *(["--profile"] * options.profile)]  # fmt: skip
+def measured(row: str, options: argparse.Namespace) -> dict[str, Any]:
+    """A row from a process of its own."""
     print(f"{row} ...", flush=True)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    flags = ["--tiny"] * options.tiny + ["--profile"] * options.profile
+    result, printed = in_process(__file__, row, "--device", options.device, "--batch", options.batch, "--length",
+                                 options.length, *flags)  # fmt: skip
     if options.profile:
-        print(done.stdout)
-    if not found:
-        reasons = [line for line in done.stderr.splitlines() if "Error" in line or line.startswith("got:")]
-        error = " ".join(reasons[-2:]) or f"exit {done.returncode}"
-        return {"row": row, "error": error, "log": done.stderr[-3000:]}
-    result: dict[str, Any] = json.loads(found[0][7:])
+        print(printed)
     return result
 
 

@@ -1,10 +1,9 @@
 """Is a model trained in FP8 as good as in BF16? The same hybrid, text and seed, three ways. docs/results/fp8.md.
 
     python benchmarks/fp8_data.py --shared ../shared/data --out .carry/fp8             # here, once
-    # on the GPU machine, one arm a GPU; the same command again goes on where it stopped:
-    for a in bf16 fp8 fp8-all; do CUDA_VISIBLE_DEVICES=$((i++)) python benchmarks/fp8_parity.py --arm $a --seconds 540 \
-        --data .carry/fp8 --work /tmp/parity --out $OUT & done; wait
-    python benchmarks/fp8_parity.py --report $OUT                                       # the table, and fp8.svg
+    # on the GPU machine; the same command again goes on where it stopped, with the arm that is furthest behind first:
+    python benchmarks/fp8_parity.py --arms bf16 fp8 fp8-all --gpus 2 --seconds 540 --data .carry/fp8 --out $OUT
+    python benchmarks/fp8_parity.py --report FOLDER                                # the table and fp8.svg, from those files
 
 138 M parameters, 16,384 words, blocks of 2,048 tokens, 32 at a time, 300 M tokens. ``fp8`` keeps 4 blocks at either end in
 BF16, ``fp8-all`` none. Validation loss is measured in each arm's own precision, ten times in the last tenth; their means are
@@ -19,7 +18,10 @@ import hashlib
 import io
 import lzma
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -29,7 +31,7 @@ import numpy as np
 import torch
 
 from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Mamba2
-from minipuzzle.artifacts import write_json
+from minipuzzle.artifacts import read_json, write_json
 from minipuzzle.data import TokenBlocks
 from minipuzzle.distill import mixed_precision, next_token, train
 from minipuzzle.distill.schedule import learning_rate
@@ -40,14 +42,18 @@ from minipuzzle.recipe import Training
 ARMS = {"bf16": ("bf16", 4), "fp8": ("fp8", 4), "fp8-all": ("fp8", 0), "emulated": ("fp8-emulated", 4)}
 PATTERN = "M-M-M*-M-M-M*-M-M-M*-M-M-"
 LENGTH, EVALUATIONS, LAST = 2048, 10, 0.1
+LEAST_SECONDS = 60
+"""Of a GPU that an arm is begun for: it loads and compiles first."""
 FIELDS = ("tokens", "train_loss", "validation_loss", "learning_rate", "seconds")
 
 
 def main() -> None:
     """Train an arm for some time, or compare the arms that are done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arm", choices=ARMS)
-    parser.add_argument("--seconds", type=float, default=540)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS)[:3])
+    parser.add_argument("--gpus", type=int, default=2, help="arms at a time, a GPU each")
+    parser.add_argument("--arm", choices=ARMS, help="only this one, in this process")
+    parser.add_argument("--seconds", type=float, default=540, help="then states are saved, which takes up to 30 more")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--work", type=Path, default=Path("/tmp/parity"))
     parser.add_argument("--out", type=Path)
@@ -60,8 +66,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.report:
         report(options.report)
-    else:
+    elif options.arm:
         run(options)
+    else:
+        run_all(options)
 
 
 def architecture(tiny: bool) -> Architecture:
@@ -99,8 +107,67 @@ def validation_loss(model: HybridLM, blocks: TokenBlocks, batch: int) -> float:
     return total / count
 
 
+def run_all(options: argparse.Namespace) -> None:
+    """Arms beside each other, each free GPU taking the one that is furthest behind; what stands where at the end."""
+    end, running, failed = time.monotonic() + options.seconds, dict[int, tuple[str, subprocess.Popen[bytes]]](), set[str]()
+    while True:
+        for gpu, (arm, process) in list(running.items()):
+            if process.poll() is not None:
+                failed |= {arm} if process.returncode else set()
+                del running[gpu]
+        busy = {arm for arm, _ in running.values()} | failed
+        waiting = sorted((a for a in options.arms if a not in busy and not standing(options, a)["done"]),
+                         key=lambda a: standing(options, a)["tokens"])  # fmt: skip
+        free = [gpu for gpu in range(options.gpus) if gpu not in running]
+        seconds = end - time.monotonic()
+        if seconds > min(LEAST_SECONDS, options.seconds / 2):
+            for gpu, arm in zip(free, waiting, strict=False):
+                running[gpu] = (arm, start(options, arm, gpu, seconds))
+        if not running:
+            break
+        time.sleep(0.5)
+    found = {arm: standing(options, arm) for arm in options.arms}
+    for arm, stands in found.items():
+        left = "done" if stands["done"] else f"{stands['minutes_left']:.1f} minutes left" if stands["speed"] else "not begun"
+        print(f"{arm:<10}{stands['tokens']:>13,.0f} tokens {stands['speed']:>9,.0f} tokens/s  {left}")
+    if options.out:
+        write_json(options.out / "arms.json", found)
+        for curve in options.work.glob("*/curve.csv"):  # an arm that was done before this call has written none there
+            shutil.copy(curve, options.out / f"{curve.parent.name}.csv")
+    for arm in sorted(failed):
+        print(f"{arm} FAILED\n" + (options.work / arm / "log.txt").read_text()[-1500:])
+    sys.exit(bool(failed))
+
+
+def start(options: argparse.Namespace, arm: str, gpu: int, seconds: float) -> subprocess.Popen[bytes]:
+    """An arm in a process and on a GPU of its own."""
+    print(f"{arm} on GPU {gpu} for {seconds:.0f} s", flush=True)
+    (options.work / arm).mkdir(parents=True, exist_ok=True)
+    same = ("data", "work", "tokens", "batch", "learning_rate", "device", *(["out"] if options.out else []))
+    words = [w for name in same for w in (f"--{name.replace('_', '-')}", str(getattr(options, name)))]
+    command = [sys.executable, __file__, "--arm", arm, "--seconds", str(seconds), *words, *(["--tiny"] * options.tiny)]
+    environment = {"TRITON_CACHE_AUTOTUNING": "1", **os.environ, "CUDA_VISIBLE_DEVICES": str(gpu)}
+    with (options.work / arm / "log.txt").open("ab") as log:
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+
+def standing(options: argparse.Namespace, arm: str) -> dict[str, Any]:
+    """How far an arm is: tokens, tokens/s with what was spent on validation, minutes left, and what it said when done."""
+    log, facts = options.work / arm / "run/log.csv", options.work / arm / "done.json"
+    rows = list(csv.DictReader(log.read_text().splitlines())) if log.exists() else []
+    tokens, seconds = (float(rows[-1][name]) if rows else 0.0 for name in ("tokens", "seconds"))
+    speed = tokens / seconds if seconds else 0.0
+    done = read_json(facts) if facts.exists() else {"done": False}
+    left = (options.tokens - tokens) / speed / 60 if speed else None
+    return {"tokens": tokens, "speed": speed, "minutes_left": left, **done}
+
+
 def run(options: argparse.Namespace) -> None:
     """Train until the tokens or the seconds are used up. Rows of the CSV after the last saved state are made again."""
+    started = time.monotonic()
+    timer = threading.Timer(options.seconds, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    timer.daemon = True  # an arm that fails ends at once
+    timer.start()
     precision, ends = ARMS[options.arm]
     length, device = 64 if options.tiny else LENGTH, torch.device(options.device)
     settings = Training(tokens=options.tokens, batch=options.batch, learning_rate=options.learning_rate, warmup=0.02,
@@ -109,10 +176,9 @@ def run(options: argparse.Namespace) -> None:
     model = init_model(architecture(options.tiny), 0, device=device, kernels=choose(device))
     print(f"{options.arm}: {model.architecture.parameters:,} parameters, {text.tokens.size:,} tokens of text, "
           f"{held.tokens.size:,} of validation, kernels {model.kernels.name}", flush=True)  # fmt: skip
-    folder, started = options.work / options.arm, time.monotonic()
+    folder = options.work / options.arm
     folder.mkdir(parents=True, exist_ok=True)
     table = Table(folder / "curve.csv", options.out / f"{options.arm}.csv" if options.out else None)
-    threading.Timer(options.seconds, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
 
     def advance(used: int, loss: float) -> None:
         if table.due(used, options.tokens):
@@ -125,10 +191,9 @@ def run(options: argparse.Namespace) -> None:
         print(f"{options.arm}: stopped after {table.rows[-1]['tokens'] if table.rows else 0:,} tokens, go on", flush=True)
     else:
         print(f"{options.arm}: done", flush=True)
-        if options.out:
-            facts = {"arm": options.arm, "parameters": model.architecture.parameters, "tokens": options.tokens, "done": True,
-                     "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", "torch": torch.__version__}
-            write_json(options.out / f"{options.arm}.json", facts)
+        name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+        write_json(folder / "done.json", {"done": True, "parameters": model.architecture.parameters, "device": name,
+                                          "torch": torch.__version__})  # fmt: skip
     os._exit(0)  # the timer must not end whoever comes next
 
 
@@ -166,7 +231,7 @@ class Table:
 
 
 def report(folder: Path) -> None:
-    """A table of the arms against BF16, fp8.json and fp8.svg."""
+    """A table of the arms against BF16, fp8.json and fp8.svg. An arm that is not done is not compared: its rate is higher."""
     curves: dict[str, list[dict[str, float]]] = {}
     for arm in ARMS:
         if (folder / f"{arm}.csv").exists():
@@ -177,11 +242,13 @@ def report(folder: Path) -> None:
         end = rows[-1]["tokens"]
         tail = [row for row in rows if row["tokens"] > (1 - LAST) * end]
         final[arm] = {"tokens": end, "validation_loss": float(np.mean([r["validation_loss"] for r in tail])), "rows": len(tail)}
-    base = final["bf16"]["validation_loss"]
+    base, whole = final["bf16"]["validation_loss"], max(row["tokens"] for row in final.values())
     print(f"{'arm':<10}{'tokens':>14}{'validation loss, last tenth':>30}{'against BF16':>15}")
     for arm, row in final.items():
-        row["relative"] = row["validation_loss"] / base - 1
-        print(f"{arm:<10}{row['tokens']:>14,.0f}{row['validation_loss']:>30.5f}{row['relative']:>+15.3%}")
+        comparable = row["tokens"] == whole == final["bf16"]["tokens"]
+        row["relative"] = row["validation_loss"] / base - 1 if comparable else None
+        against = f"{row['relative']:>+15.3%}" if comparable else f"{'not done':>15}"
+        print(f"{arm:<10}{row['tokens']:>14,.0f}{row['validation_loss']:>30.5f}{against}")
     write_json(folder / "fp8.json", final)
     plot(curves, folder / "fp8.svg")
 

@@ -11,15 +11,14 @@ FP32`` makes the logits in FP32; Liger is LigerFusedLinearJSDLoss(beta=0), TRL i
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
+from _rows import in_process, tell
 from torch import Tensor
 from torch.nn.functional import kl_div
 
@@ -44,9 +43,13 @@ def main() -> None:
     parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.row:
-        print("RESULT " + json.dumps(measure(options.row, options)))
+        tell(measure(options.row, options))
         return
-    results = [in_process(row, width, options) for width in options.widths for row in options.rows]
+    results: list[dict[str, Any]] = []
+    for width, row in product(options.widths, options.rows):
+        results.append(measured(row, width, options))
+        if options.out:  # after each: a call that runs out of time has told something
+            write_json(options.out, {"rows": results, "tokens": options.tokens, "vocab": options.vocab})
     print(f"\n{'row':<12}{'width':>6}{'ms':>9}{'GiB beyond':>12}{'dHidden near':>14}{'dHead near':>12}{'dHidden far':>13}")
     for r in results:
         if "error" in r:
@@ -54,22 +57,14 @@ def main() -> None:
         else:
             print(f"{r['row']:<12}{r['width']:>6}{r['ms']:>9.1f}{r['extra_gib']:>12.2f}{r['near'][0]:>14.2e}{r['near'][1]:>12.2e}"
                   f"{r['far'][0]:>13.2e}")  # fmt: skip
-    if options.out:
-        write_json(options.out, {"rows": results, "tokens": options.tokens, "vocab": options.vocab})
 
 
-def in_process(row: str, width: int, options: argparse.Namespace) -> dict[str, Any]:
+def measured(row: str, width: int, options: argparse.Namespace) -> dict[str, Any]:
     """A row from a process of its own."""
-    command = [sys.executable, __file__, "--row", row, "--device", options.device, "--tokens", str(options.tokens),
-               "--vocab", str(options.vocab), "--widths", str(width)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    if not found:
-        reasons = [line for line in done.stderr.splitlines() if "Error" in line]
-        return {"row": row, "width": width, "error": reasons[-1] if reasons else f"exit {done.returncode}"}
-    result: dict[str, Any] = json.loads(found[0][7:])
-    print(f"{row}, width {width}: {result['ms']:.1f} ms", flush=True)
-    return result
+    result, _ = in_process(__file__, row, "--device", options.device, "--tokens", options.tokens, "--vocab", options.vocab,
+                           "--widths", width)  # fmt: skip
+    print(f"{row}, width {width}: {result.get('error') or format(result['ms'], '.1f') + ' ms'}", flush=True)
+    return {"width": width, **result}
 
 
 def measure(row: str, options: argparse.Namespace) -> dict[str, Any]:

@@ -182,6 +182,7 @@ def test_from_a_hybrid_to_a_narrower_student(checkpoint, tmp_path, capsys):
     solved = [row for row in read_json(folder / "search.json")["candidates"] if row["origin"] == "solver"]
     assert {row["shape"]["hidden"] for row in solved} == {16, 24}  # nothing fits at 32: the embedding alone is 262,144
     assert len({row["name"] for row in solved}) == len(solved)
+    run("report", "--run", folder)  # the distilled winner is not among the new candidates
 
 
 def test_a_config_alone_lists_hidden_sizes(capsys):

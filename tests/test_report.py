@@ -145,7 +145,8 @@ def test_a_solver_run_of_many_blocks_with_drops(tmp_path):
     assert "8 more in search.json" in text
     assert "block 3" in text
     assert "16 to 9–15 a block" in text
-    assert "Hidden size 64 to 48 in every block" in text
+    assert "Hidden size 64 to 48 in every block: the slimmer boxes." in text
+    assert text.count("width:75%") == 116  # all but the two that were dropped
     assert "<td>hidden channels</td><td>16 of 64</td>" in text
 
 

@@ -30,8 +30,9 @@ def write_card(run: Path) -> Path:
     assert search is not None
     text = environment.get_template("card.md.j2").render(
         header=_yaml(front_matter(facts, config)), parent=parent_name(facts), before=facts.pattern, after=winner["strip"],
-        hidden=facts.hidden, parameters=(count(search["parent"]["parameters"]), count(winner["parameters"])), why=why(facts),
-        removed=removed_rows(facts), distilled=facts.distilled, rows=eval_rows(facts.measured) if facts.measured else [],
+        parameters=(count(search["parent"]["parameters"]), count(winner["parameters"])), why=why(facts),
+        hidden=facts.hidden_change, removed=removed_rows(facts), distilled=facts.distilled,
+        rows=eval_rows(facts.measured) if facts.measured else [],
         measured=facts.measured, text=Path(facts.measured["data"]).name if facts.measured else "",
         remote="auto_map" in config, commands=facts.commands, versions=versions(), sources=SOURCES,
     )  # fmt: skip

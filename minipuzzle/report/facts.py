@@ -61,9 +61,10 @@ class Facts:
 
     @cached_property
     def distilled(self) -> dict[str, Any] | None:
-        """What the stage distill recorded: winner, losses, tokens."""
+        """What the stage distill recorded: winner, losses, tokens. None where a later search has no such winner."""
         found: dict[str, Any] | None = self.state["stages"].get("distill")
-        return found
+        names = {candidate["name"] for candidate in (self.search or {}).get("candidates", [])}
+        return found if found and found["winner"] in names else None
 
     @cached_property
     def winner(self) -> dict[str, Any] | None:
@@ -82,12 +83,17 @@ class Facts:
         return found
 
     @cached_property
-    def hidden(self) -> str:
-        """What became of the hidden size; empty where it stayed."""
+    def hidden(self) -> tuple[int, int] | None:
+        """The hidden sizes of parent and winner; None where it stayed."""
         if self.search is None or self.winner is None:
-            return ""
+            return None
         kept = self.search["selections"][self.winner["name"]]["hidden"]
-        return "" if kept is None else hidden_change(self.search["bounds"]["hidden"][-1], kept)
+        return None if kept is None else (self.search["bounds"]["hidden"][-1], len(kept))
+
+    @property
+    def hidden_change(self) -> str:
+        """Both in words; empty where it stayed."""
+        return "" if self.hidden is None else hidden_change(*self.hidden)
 
     @cached_property
     def pattern(self) -> str:

@@ -80,11 +80,11 @@ def _search_values(facts: Facts, search: dict[str, Any]) -> dict[str, Any]:
     shares, titles = strip_titles(facts)
     front = {"front": plots.front_picture(search, winner["name"])} if "front" in search else {}
     return {
-        **front, "strip": strip_html(facts.pattern, winner["strip"], shares, titles), "why": why(facts),
+        **front, "strip": strip_html(facts.pattern, winner["strip"], shares, titles, facts.hidden), "why": why(facts),
         "removed": removed_rows(facts), "funnel": _funnel(search), "pareto": plots.pareto(search, winner["name"]),
         "candidates": [_candidate(c, winner["name"]) for c in search["candidates"][:SHOWN]],
         "more": max(0, len(search["candidates"]) - SHOWN), "before": search["parent"]["pattern"], "after": winner["strip"],
-        "hidden": facts.hidden, "narrower": len(search["bounds"]["hidden"]) > 1,
+        "hidden": facts.hidden_change, "narrower": len(search["bounds"]["hidden"]) > 1,
     }  # fmt: skip
 
 

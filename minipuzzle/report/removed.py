@@ -110,13 +110,14 @@ def _of_stream(scores: Scores, hidden: list[int]) -> Removal:
     stays = np.zeros(len(values), dtype=bool)
     stays[hidden] = True
     squares = np.square(values)
-    return Removal(what="hidden channels", removed=values[~stays], kept=values[stays], where=hidden_change(len(values), hidden),
-                   lost=float(squares[~stays].sum() / squares.sum()))  # fmt: skip
+    lost = float(squares[~stays].sum() / squares.sum())
+    return Removal(what="hidden channels", removed=values[~stays], kept=values[stays], lost=lost,
+                   where=hidden_change(len(values), len(hidden)))  # fmt: skip
 
 
-def hidden_change(before: int, kept: list[int]) -> str:
+def hidden_change(before: int, after: int) -> str:
     """Both hidden sizes in words."""
-    return f"{before:,} to {len(kept):,} in every block"
+    return f"{before:,} to {after:,} in every block"
 
 
 def _sizes(sizes: list[tuple[int, int]]) -> str:

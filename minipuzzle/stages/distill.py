@@ -166,7 +166,8 @@ def train_in(
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "identity").write_text(identity)
     group.together(lambda: None)
-    meter = Meter("loss", model.architecture, blocks.block_length, job.device, teacher=teacher, ranks=group.world)
+    meter = Meter("loss", model.architecture, blocks.block_length, job.device, teacher=teacher, ranks=group.world,
+                  frozen=hasattr(model, "adapters"))  # fmt: skip
     with progress_bar(label, settings.tokens, "tokens") as bar:
 
         def advance(tokens: int, loss: float) -> None:

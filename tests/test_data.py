@@ -48,7 +48,8 @@ def numbered(lengths: list[int], length: int, seed: int = 0) -> TokenBlocks:
     ("name", "content"),
     [
         ("a.txt", AS_TEXT), ("a.txt.xz", lzma.compress(AS_TEXT)), ("a.txt.gz", gzip.compress(AS_TEXT)),
-        ("a.txt.bz2", bz2.compress(AS_TEXT)), ("a.jsonl", AS_JSONL), ("a.jsonl.xz", lzma.compress(AS_JSONL)), ("a.jsonl.gz", gzip.compress(AS_JSONL)),
+        ("a.txt.bz2", bz2.compress(AS_TEXT)), ("a.jsonl.bz2", bz2.compress(AS_JSONL)),
+        ("a.jsonl", AS_JSONL), ("a.jsonl.xz", lzma.compress(AS_JSONL)), ("a.jsonl.gz", gzip.compress(AS_JSONL)),
     ], ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
 def test_each_format_gives_the_documents_back(tmp_path: Path, name: str, content: bytes) -> None:

@@ -57,14 +57,17 @@ def speeds(section: str, key: str, result: dict[str, Any]) -> Lines:
     if "error" in result:
         yield f"\n**{key} tokens in: not run**: {result['error'].splitlines()[0]}"
         return
-    yield f"\n{key} tokens in, {result['output']:,} out, {result['dtype']}, {result['card']}:\n"
+    batch, _, tokens = key.partition(", ")
+    tokens, _, held = tokens.partition(", ")
+    kinds = result["dtype"] + (f", {held}" if held else "")
+    yield f"\n{batch}, {int(tokens):,} tokens in, {result['output']:,} out, {kinds}, {result['card']}:\n"
     yield "| model | batch | first token | prefill tokens/s | decode tokens/s | output tokens/s | ratio | paper |"
     yield "|---|---|---|---|---|---|---|---|"
     first = result["rows"][0]
     for row in result["rows"]:
         before, after = (first, row) if section == "large" else (row, first)
         ratio = after["tokens_per_s"] / before["tokens_per_s"]
-        paper = PAPER[section].get(row["name"], "") if key == "largest batch, 65536" else ""
+        paper = PAPER[section].get(row["name"], "") if key.startswith("largest batch, 65536") else ""
         yield (f"| {row['name']} | {row['batch']} | {row['first_token_s']:.2f} s | {row['prefill_tokens_per_s']:,.0f} | "
                f"{row['decode_tokens_per_s']:,.1f} | {row['tokens_per_s']:,.1f} | "
                f"{'' if row is first else f'**{ratio:.2f}x**'} | {paper and f'{paper}x'} |")  # fmt: skip

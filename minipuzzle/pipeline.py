@@ -20,8 +20,8 @@ from minipuzzle.stages.search import run_search
 def compress(recipe: Recipe, run: Path) -> tuple[dict[str, Any], Path]:
     """Score, search, prune, distil, evaluate, report; (the contents of eval.json, the report's path).
 
-    A stage whose inputs did not change is kept from the last time. Under torchrun all processes score and distil; the first
-    does the rest, and the others wait for it.
+    A stage whose inputs did not change is kept from the last time. Under torchrun all processes share the work of all stages
+    but pruning and the report, which the first one does.
     """
     from minipuzzle import embedded
 
@@ -29,8 +29,8 @@ def compress(recipe: Recipe, run: Path) -> tuple[dict[str, Any], Path]:
     job = Job(RunDir(run), checkpoint=checkpoint, data=recipe.data, device=recipe.device)
     with ranks(job.device) as group:
         run_score(job, recipe.score)
-        group.by_first(lambda: run_search(job, recipe.search))
+        run_search(job, recipe.search)
         group.by_first(lambda: list(run_prune(job)))
         run_distill(job, recipe.distill, teacher_path=None)
-        measured = group.by_first(lambda: run_eval(job, others=[]))
+        measured = run_eval(job, others=[])
         return measured, group.by_first(lambda: build_report(run))

@@ -86,6 +86,13 @@ class Ranks:
         """
         return self.together(lambda: work() if self.rank == 0 else None)[0]  # type: ignore[return-value]
 
+    def said_by_first(self, word: T) -> T:
+        """The first process's ``word``, which can be pickled, in every process."""
+        said = [word]
+        if self.world > 1:
+            dist.broadcast_object_list(said, src=0, group=self.group)
+        return said[0]
+
     def first_then_all(self, work: Callable[[], T]) -> T:
         """``work``'s result; the first process does it alone, so that the others find on disk what it wrote."""
         if self.world == 1:

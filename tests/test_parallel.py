@@ -151,6 +151,9 @@ def test_a_whole_recipe_with_an_adapter_in_two_processes(tmp_path):
     done = torchrun(2, "-m", "--", "minipuzzle", "run", tmp_path / "recipe.yaml", "--run", tmp_path / "two")
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "two/report.html").exists()
+    for row, same in zip(*(read_json(tmp_path / name / "search.json")["candidates"] for name in ("one", "two")), strict=True):
+        assert same["name"] == row["name"]
+        assert [same["loss"], same["kl"]] == pytest.approx([row["loss"], row["kl"]], rel=1e-4)
     one, two = (read_json(tmp_path / name / "run.json")["stages"]["distill"] for name in ("one", "two"))
     assert two["winner"] == one["winner"]
     assert two["final_kl"] == pytest.approx(one["final_kl"], rel=1e-5)

@@ -112,7 +112,7 @@ def test_a_recipe_on_two_gpus(tmp_path):
         assert done.returncode == 0, done.stderr[-3000:]
         rows.append(read_json(tmp_path / name / "eval.json")["rows"])
     for one, two in zip(*rows, strict=True):
-        print(f"{one['name']}: loss {one['loss']:.4f} on one GPU, {two['loss']:.4f} on two, KL {one['kl']:.4f}, {two['kl']:.4f}")
+        print(f"{one['name']}: {one['loss']:.4f} on one GPU, {two['loss']:.4f} on two; KL {one['kl']:.4f}, {two['kl']:.4f}")
         assert two["loss"] == pytest.approx(one["loss"], rel=0.02)
 
 

@@ -126,7 +126,7 @@ class Search:
         self._step("realised on validation text", len(found), len(ranked), time.monotonic() - started)
         if each and self.settings.refine:
             ranked = self._refined(ranked, each, one)
-        self._step("kept for distillation", len(ranked), min(self.settings.top, len(ranked)), 0.0)
+        self._step("kept for distillation", len(ranked), min(self.settings.finalists, len(ranked)), 0.0)
         return ranked, self.steps, facts
 
     def _refined(self, ranked: list[Realised], each: list[Proposals], one: Any) -> list[Realised]:

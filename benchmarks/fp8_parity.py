@@ -136,6 +136,7 @@ def run_all(options: argparse.Namespace) -> None:
             shutil.copy(curve, options.out / f"{curve.parent.name}.csv")
     for arm in sorted(failed):
         print(f"{arm} FAILED\n" + (options.work / arm / "log.txt").read_text()[-1500:])
+    sys.exit(bool(failed))
 
 
 def start(options: argparse.Namespace, arm: str, gpu: int, seconds: float) -> subprocess.Popen[bytes]:
@@ -164,7 +165,9 @@ def standing(options: argparse.Namespace, arm: str) -> dict[str, Any]:
 def run(options: argparse.Namespace) -> None:
     """Train until the tokens or the seconds are used up. Rows of the CSV after the last saved state are made again."""
     started = time.monotonic()
-    threading.Timer(options.seconds, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+    timer = threading.Timer(options.seconds, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    timer.daemon = True  # an arm that fails ends at once
+    timer.start()
     precision, ends = ARMS[options.arm]
     length, device = 64 if options.tiny else LENGTH, torch.device(options.device)
     settings = Training(tokens=options.tokens, batch=options.batch, learning_rate=options.learning_rate, warmup=0.02,

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from headline_speed import EXAMPLES, OUT, SMALL, dtype_of, kernel_times, now, once
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minipuzzle.budget import Generation
 from minipuzzle.checkpoint.config import read_config
@@ -110,7 +112,24 @@ def measured_ceilings(device: torch.device) -> dict[str, float]:
     b = torch.empty_like(a)
     x, y = (torch.randn(size, size, dtype=dtype_of(device), device=device) for _ in range(2))
     copy, product = (fastest(run, device) for run in (lambda: b.copy_(a), lambda: x @ y))
-    return {"bytes_per_s": 4 * values / copy, "flops_per_s": 2 * size**3 / product}
+    return {"bytes_per_s": 4 * values / copy, "flops_per_s": 2 * size**3 / product, **attention_rates(device)}
+
+
+def attention_rates(device: torch.device) -> dict[str, float | None]:
+    """Operations a second of causal attention (32 query, 8 KV heads of 128) by each of PyTorch's kernels, None where it does
+    not run. Prompts beyond the first piece use "flash", which bears most on the Transformers."""
+    heads, length = ((32, 8), 16384) if device.type == "cuda" else ((4, 2), 256)
+    q, k, v = (torch.randn(1, n, length, 128, dtype=dtype_of(device), device=device) for n in (heads[0], heads[1], heads[1]))
+    rates: dict[str, float | None] = {}
+    for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION):
+        name = f"{backend.name.lower()}_flops_per_s"
+        try:
+            with sdpa_kernel(backend):
+                seconds = fastest(lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True), device)
+            rates[name] = 2 * heads[0] * 128 * length**2 / seconds
+        except RuntimeError:
+            rates[name] = None
+    return rates
 
 
 def fastest(run: Callable[[], Any], device: torch.device) -> float:

@@ -2,6 +2,7 @@
 
     python benchmarks/headline_speed.py small         # 8B hybrid beside the shapes of Llama-3.1-8B and Qwen2.5-7B: 9 minutes
     python benchmarks/headline_speed.py large         # 56B beside 47B, whole, on an H200: 7 minutes
+    python benchmarks/headline_speed.py large --weights fp8      # the same on an H100, blocks held in FP8: 7 minutes
     python benchmarks/headline_speed.py transformers  # decoding of the 8B against transformers' generate: 3 minutes
     python benchmarks/headline_speed.py memory        # predicted against measured peak of the three 8B shapes: 4 minutes
 
@@ -46,6 +47,7 @@ def main() -> None:
     parser.add_argument("--configs", type=Path, nargs="+", help="others than the published shapes, to try the script")
     parser.add_argument("--prompts", type=int, nargs="+")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--weights", choices=("auto", "fp8"), default="auto")
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
@@ -82,8 +84,9 @@ def compared(options: argparse.Namespace) -> None:
         for batch in (1, None):
             work = None if batch is None else Generation(batch=batch, prompt=prompt, output=OUTPUT)
             run = partial(run_bench, options.configs, work, prompt=prompt, output=OUTPUT, device=options.device, dtype="auto",
-                          state="auto", seconds=options.seconds)  # fmt: skip
-            result = once(options, f"{'largest batch' if batch is None else 'batch 1'}, {prompt}", run)
+                          state="auto", seconds=options.seconds, fp8_weights=options.weights == "fp8")  # fmt: skip
+            held = "" if options.weights == "auto" else f", weights {options.weights}"
+            result = once(options, f"{'largest batch' if batch is None else 'batch 1'}, {prompt}{held}", run)
             for row in result.get("rows", []):
                 print(f"  {row['name']:<16} batch {row['batch']:>3}  first token {row['first_token_s']:8.2f} s  prefill "
                       f"{row['prefill_tokens_per_s']:9,.0f}  decode {row['decode_tokens_per_s']:9,.1f}  output "

@@ -1,8 +1,9 @@
-"""Tables of benchmarks/headline_speed.py and headline_account.py, for docs/results/headline.md.
+"""Tables of benchmarks/headline_speed.py, headline_account.py and headline.py, for docs/results/headline.md.
 
-    python benchmarks/headline_table.py [docs/results/headline_speed.json] --write docs/results/headline.md
+    python benchmarks/headline_table.py --write docs/results/headline.md
 
---write replaces what stands between the two "<!-- speed -->" lines of that page.
+--write replaces what stands between the two "<!-- speed -->" and the two "<!-- experiment -->" lines of that page, as far as
+there are results.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import headline_tasks
+
 from minipuzzle.artifacts import read_json, write_atomic
 
-RESULTS = Path(__file__).parent.parent / "docs" / "results" / "headline_speed.json"
-MARK = "<!-- speed -->"
+RESULTS = Path(__file__).parent.parent / "docs" / "results"
 PAPER = {"small": {"llama-3.1-8b": 3.0, "qwen2.5-7b": 1.8}, "large": {"nemotron-h-47b": 1.2}}
 """arXiv:2504.03624, 65,536 in and 1,024 out, each at its best batch: the 8B over the Transformers, the 47B over the 56B."""
 GIB = 2**30
@@ -25,15 +27,19 @@ Lines = Iterator[str]
 def main() -> None:
     """Print the tables, or write them into the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, nargs="?", default=RESULTS)
+    parser.add_argument("--speed", type=Path, default=RESULTS / "headline_speed.json")
+    parser.add_argument("--experiment", type=Path, default=RESULTS / "headline_experiment.json")
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
-    text = "\n".join(tables(read_json(options.results)))
-    if options.write is None:
-        print(text)
-        return
-    before, _, after = options.write.read_text().split(MARK)
-    write_atomic(options.write, f"{before}{MARK}\n{text}\n{MARK}{after}".encode())
+    for name, file, show in (("speed", options.speed, tables), ("experiment", options.experiment, experiment)):
+        if not file.exists():
+            continue
+        text, mark = "\n".join(show(read_json(file))), f"<!-- {name} -->"
+        if options.write is None:
+            print(text)
+            continue
+        before, _, after = options.write.read_text().split(mark)
+        write_atomic(options.write, f"{before}{mark}\n{text}\n{mark}{after}".encode())
 
 
 def tables(found: dict[str, Any]) -> Lines:
@@ -51,14 +57,17 @@ def speeds(section: str, key: str, result: dict[str, Any]) -> Lines:
     if "error" in result:
         yield f"\n**{key} tokens in: not run**: {result['error'].splitlines()[0]}"
         return
-    yield f"\n{key} tokens in, {result['output']:,} out, {result['dtype']}, {result['card']}:\n"
+    batch, _, tokens = key.partition(", ")
+    tokens, _, held = tokens.partition(", ")
+    kinds = result["dtype"] + (f", {held}" if held else "")
+    yield f"\n{batch}, {int(tokens):,} tokens in, {result['output']:,} out, {kinds}, {result['card']}:\n"
     yield "| model | batch | first token | prefill tokens/s | decode tokens/s | output tokens/s | ratio | paper |"
     yield "|---|---|---|---|---|---|---|---|"
     first = result["rows"][0]
     for row in result["rows"]:
         before, after = (first, row) if section == "large" else (row, first)
         ratio = after["tokens_per_s"] / before["tokens_per_s"]
-        paper = PAPER[section].get(row["name"], "") if key == "largest batch, 65536" else ""
+        paper = PAPER[section].get(row["name"], "") if key.startswith("largest batch, 65536") else ""
         yield (f"| {row['name']} | {row['batch']} | {row['first_token_s']:.2f} s | {row['prefill_tokens_per_s']:,.0f} | "
                f"{row['decode_tokens_per_s']:,.1f} | {row['tokens_per_s']:,.1f} | "
                f"{'' if row is first else f'**{ratio:.2f}x**'} | {paper and f'{paper}x'} |")  # fmt: skip
@@ -109,6 +118,9 @@ def account(found: dict[str, Any]) -> Lines:
     ceilings = found["ceilings"]
     yield (f"\nCopy {ceilings['bytes_per_s'] / 1e12:.2f} TB/s (read and written), BF16 product of 8192^3 "
            f"{ceilings['flops_per_s'] / 1e12:.0f} TFLOP/s, {ceilings['card']}.")  # fmt: skip
+    rates = {name.removesuffix("_attention_flops_per_s"): rate for name, rate in ceilings.items() if "_attention_" in name}
+    said = [f"{name} {'does not run' if rate is None else f'{rate / 1e12:.0f} TFLOP/s'}" for name, rate in rates.items()]
+    yield f"Causal attention, 32 query and 8 KV heads of 128, 16,384 tokens: {', '.join(said)}."
     for name, result in found.items():
         if "parts" not in result:
             continue
@@ -120,6 +132,20 @@ def account(found: dict[str, Any]) -> Lines:
         yield f"\nLargest gap: **{result['largest_gap']}**. Longest kernels (ms, calls):\n"
         for kernel, calls, ms in result["kernels"][:8]:
             yield f"- {ms:.3f} ms, {calls}: `{kernel[:70]}`"
+
+
+def experiment(found: dict[str, Any]) -> Lines:
+    """Teacher, students and the same shapes from scratch; then what was chosen, and the time of each stage."""
+    yield ""
+    yield from headline_tasks.table(found["tasks"])
+    yield "\n| run | winner | pattern | validation loss after the short runs | tokens of the long run |\n|---|---|---|---|---|"
+    patterns = {row["name"]: row["pattern"] for row in found["tasks"]["rows"]}
+    for name, run in found["distilled"].items():
+        losses = ", ".join(f"{k} {v:.4f}" for k, v in run["short_validation_loss"].items())
+        pattern = patterns.get(name.replace("-seed", ", seed ").replace("-memory", ", memory"), "")
+        yield f"| {name} | {run['winner']} | `{pattern}` | {losses} | {run['tokens']:,} |"
+    seconds = {name: stage["seconds"] for name, stage in found["stages"].items()}
+    yield f"\nSeconds: {', '.join(f'{name} {s:.0f}' for name, s in seconds.items())}; together {sum(seconds.values()):.0f}."
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median_low
 from typing import Any
 
 import numpy as np
@@ -182,24 +182,27 @@ def speed(
     timed: list[tuple[int, float, float]], slice_: Architecture, whole: Architecture, settings: ScoreSettings, peak: float,
     length: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Seconds a sample by kind of block, FLOP/s against the measured matmul peak, and the time for the whole model."""
+    """Seconds a sample by kind of block, FLOP/s against the measured matmul peak, and the time for the whole model.
+
+    The first block of a kind pays for tuning its kernels and the last for the comparison at the end: a kind's time is the
+    median of its blocks (the lower of two). ``once_s`` is what the run took beyond that.
+    """
     rows = passes(slice_, settings)
+    kinds = [slice_.blocks[index].kind for index, _, _ in timed]
     a_sample: dict[str, list[float]] = defaultdict(list)
-    operations = 0.0
-    for (index, _, spent), passed in zip(timed, rows, strict=True):
-        block = slice_.blocks[index]
-        a_sample[block.kind].append(spent / passed)
-        operations += passed * length * flops(block, length)
-    by_kind = {kind: mean(values) for kind, values in a_sample.items()}
+    for kind, (_, _, spent), passed in zip(kinds, timed, rows, strict=True):
+        a_sample[kind].append(spent / passed)
+    by_kind = {kind: median_low(values) for kind, values in a_sample.items()}
+    operations = sum(passed * length * flops(slice_.blocks[i], length) for (i, _, _), passed in zip(timed, rows, strict=True))
+    computing = sum(by_kind[kind] * passed for kind, passed in zip(kinds, rows, strict=True))
     waited = [wait for _, wait, _ in timed[1:]]
     reading = mean(waited) if waited else 0.0
-    spent = sum(s for _, _, s in timed)
-    achieved = operations / spent
     return {
-        "blocks": [{"block": i, "kind": slice_.blocks[i].kind, "waited_s": w, "seconds": s, "samples": r}
-                   for (i, w, s), r in zip(timed, rows, strict=True)],
-        "seconds_a_sample_and_block": by_kind, "waiting_for_a_block_s": reading, "flops_per_s": achieved,
-        "matmul_peak_flops_per_s": peak, "fraction_of_peak": achieved / peak,
+        "blocks": [{"block": i, "kind": kind, "waited_s": w, "seconds": s, "samples": r}
+                   for kind, (i, w, s), r in zip(kinds, timed, rows, strict=True)],
+        "seconds_a_sample_and_block": by_kind, "waiting_for_a_block_s": reading, "computing_s": computing,
+        "once_s": sum(s for _, _, s in timed) - computing, "flops_per_s": operations / computing,
+        "matmul_peak_flops_per_s": peak, "fraction_of_peak": operations / computing / peak,
         "extrapolated_hours": extrapolated(whole, settings, by_kind, reading),
     }  # fmt: skip
 

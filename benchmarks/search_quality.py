@@ -6,7 +6,8 @@ Methods: MiniPuzzle's grid (rank by accuracy and agreement), the solver alone (l
 the solver with reality check (realised, ranked by KL, local search), Minitron's uniform shapes (the ten largest of the
 grid, best loss, as NVIDIA's mcore_minitron does), greedy (cheapest step down until it fits) and random (scores without
 information, same walk). The grid and the reality check end with the three best distilled for --short-tokens, the lowest
-loss winning, as both papers do. Half of the validation text chooses, the other half reports.
+loss winning, as both papers do; the reality check picks its three by a heat of nine, as minipuzzle distill does. Half of
+the validation text chooses, the other half reports.
 
     python benchmarks/search_quality.py --text TEXT --latency t1.json t2.json --budgets 1.25x@b1,p512,o64 2x@b1,p512,o64
 
@@ -46,12 +47,12 @@ from minipuzzle.search.rank import Realised, Reality, realise, reranked, shortli
 from minipuzzle.search.refine import refine, repair
 from minipuzzle.search.solve import solve
 from minipuzzle.search.timing import load_timing
+from minipuzzle.stages.distill import FINALISTS, HEAT_SHARE
 from minipuzzle.stages.search import LARGEST
 from minipuzzle.surgery import cut
 
 LENGTH = 512
 CHOICE_BLOCKS = 48
-TOP = 3
 METHODS = ("grid", "solver", "solver + reality", "minitron", "greedy", "random")
 SPACE = ("attention=0%", "others=25%", "width=25%")
 
@@ -150,12 +151,14 @@ def row_of(task: Task) -> dict[str, Any]:
         selections, tried = search(task, teacher, choice, options["moves"])
     with tempfile.TemporaryDirectory() as folder:
         students = [cut(parent, selection, Path(folder) / f"student{n}") for n, selection in enumerate(selections)]
-        short = [trained(s, teacher, options, options["short_tokens"], 0, choice) for s in students[1:] and students]
-        student = students[int(np.argmin(short))] if short else students[0]
+        student, short = short_runs(students, teacher, options, choice)
         searched = time.time() - started
         with mixed_precision(device):
             before = measure(load_model(student, device=device).eval(), report, batch=32, teacher=teacher)
-        after = [trained(student, teacher, options, options["tokens"], seed, report) for seed in range(options["seeds"])]
+        after = [
+            trained(load_model(student, device=device).eval(), teacher, options, options["tokens"], seed, report)
+            for seed in range(options["seeds"])
+        ]
         shape = {"pattern": student.architecture.pattern, "parameters": student.parameters,
                  "ffn": [b.sizes["intermediate"] for b in student.architecture.blocks if b.kind == "mlp"],
                  "heads": sorted({b.sizes["heads"] for b in student.architecture.blocks if b.kind == "mamba"})}  # fmt: skip
@@ -163,12 +166,27 @@ def row_of(task: Task) -> dict[str, Any]:
             "before": asdict(before), "after": after, "search_seconds": searched, "seconds": time.time() - started}  # fmt: skip
 
 
+def short_runs(
+    students: list[Checkpoint], teacher: HybridLM, options: dict[str, Any], choice: TokenBlocks
+) -> tuple[Checkpoint, list[float]]:
+    """(the student with the lowest loss after its short run, the losses): minipuzzle.stages.distill, in memory."""
+    if len(students) == 1:
+        return students[0], []
+    tokens, first = options["short_tokens"], options["short_tokens"] // HEAT_SHARE
+    models = [load_model(student, device=torch.device(options["device"])).eval() for student in students]
+    order = list(range(len(students)))
+    if len(students) > FINALISTS:
+        heat = [trained(model, teacher, options, first, 0, choice) for model in models]
+        order, tokens = sorted(order, key=heat.__getitem__)[:FINALISTS], tokens - first
+    losses = [trained(models[i], teacher, options, tokens, 0, choice) for i in order]
+    return students[order[int(np.argmin(losses))]], losses
+
+
 def trained(
-    student: Checkpoint, teacher: HybridLM, options: dict[str, Any], tokens: int, seed: int, text: TokenBlocks
+    model: HybridLM, teacher: HybridLM, options: dict[str, Any], tokens: int, seed: int, text: TokenBlocks
 ) -> float:
-    """The loss on a text of a student distilled with a seed."""
+    """The loss on a text of a student after it was distilled with a seed."""
     device = torch.device(options["device"])
-    model = load_model(student, device=device).eval()
     blocks = texts(options["text"], Path(options["cache"]), "train")
     settings = Training(tokens=tokens, learning_rate=options["rate"], batch=options["batch"], seed=seed, final_ratio=0.02,
                         checkpoint_seconds=1e9)  # fmt: skip
@@ -194,7 +212,7 @@ def search(task: Task, model: HybridLM, choice: TokenBlocks, moves: int) -> tupl
 
     if task.method == "grid":
         ranked = realise(plan.candidates(scores, 48), one, {}, "agreement")
-        return [r.candidate.selection for r in ranked[:TOP]], len(ranked)
+        return [r.candidate.selection for r in ranked[:FINALISTS]], len(ranked)
     if task.method == "minitron":
         selections = [c.selection for c in plan.largest(scores, LARGEST)]
         return [min(selections, key=lambda selection: one(selection).loss)], len(selections)
@@ -217,7 +235,7 @@ def search(task: Task, model: HybridLM, choice: TokenBlocks, moves: int) -> tupl
     if end.value < first.reality.kl:
         better = candidate(choices, end.state, "r001", "local search", plan.bytes)
         ranked = reranked([*ranked, Realised(candidate=better, reality=one(better.selection))], "kl")
-    return [r.candidate.selection for r in shortlist(ranked, TOP, "kl")], len(ranked) + end.tried
+    return [r.candidate.selection for r in shortlist(ranked, settings.finalists, "kl")], len(ranked) + end.tried
 
 
 def plan_for(model: HybridLM, settings: SearchSettings, latency: str) -> Plan:

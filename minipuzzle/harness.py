@@ -18,6 +18,7 @@ from torch import Tensor
 
 from minipuzzle.data import Tokenizer
 from minipuzzle.errors import UserError
+from minipuzzle.generation import stream
 from minipuzzle.model import HybridLM
 from minipuzzle.model.head import matmul_fp32
 from minipuzzle.progress import progress_bar
@@ -131,7 +132,7 @@ class HarnessLM(TemplateLM):
         groups: dict[tuple[int, int], list[tuple[int, list[int], list[str]]]] = defaultdict(list)
         for i, request in enumerate(requests):
             context, until, count = self._generation(*request.args)
-            groups[len(context), count].append((i, context, until))  # only equal lengths share a batch: no padding in states
+            groups[len(context), count].append((i, context, until))  # equal lengths are read at once
         answers = [""] * len(requests)
         with progress_bar("generate", len(requests), "texts") as bar:
             for (_, count), group in groups.items():
@@ -156,15 +157,12 @@ class HarnessLM(TemplateLM):
         return self.tok_encode(text)[-(self.max_length - count) :], list(plain["until"]), count
 
     def _generate(self, contexts: list[list[int]], until: list[list[str]], count: int) -> list[str]:
-        step = torch.tensor(contexts, device=self._device)
-        cache = self.model.new_cache(len(contexts), step.shape[1] + count)
         said: list[list[int]] = [[] for _ in contexts]
         texts = [""] * len(contexts)
         done = [False] * len(contexts)
-        for _ in range(count):
-            step = self.model_logits(self.model.hidden_states(step, cache=cache)[:, -1]).argmax(-1, keepdim=True)
-            for i, token in enumerate(step[:, 0].tolist()):
-                if done[i]:
+        for step in stream(self.model, contexts, count, end=self.words.eos_id):
+            for i, token in enumerate(step):
+                if done[i] or token is None:
                     continue
                 done[i] = token == self.words.eos_id
                 said[i] += [] if done[i] else [token]

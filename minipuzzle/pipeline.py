@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from minipuzzle.ranks import ranks
 from minipuzzle.recipe import EMBEDDED, Recipe
 from minipuzzle.report.page import build_report
 from minipuzzle.rundir import RunDir
@@ -19,15 +20,17 @@ from minipuzzle.stages.search import run_search
 def compress(recipe: Recipe, run: Path) -> tuple[dict[str, Any], Path]:
     """Score, search, prune, distil, evaluate, report; (the contents of eval.json, the report's path).
 
-    A stage whose inputs did not change is kept from the last time.
+    A stage whose inputs did not change is kept from the last time. Under torchrun all processes share the work of all stages
+    but pruning and the report, which the first one does.
     """
     from minipuzzle import embedded
 
     checkpoint = embedded.teacher_path() if recipe.checkpoint == EMBEDDED else Path(recipe.checkpoint)
     job = Job(RunDir(run), checkpoint=checkpoint, data=recipe.data, device=recipe.device)
-    run_score(job, recipe.score)
-    run_search(job, recipe.search)
-    run_prune(job)
-    run_distill(job, recipe.distill, teacher_path=None)
-    measured = run_eval(job, others=[])
-    return measured, build_report(run)
+    with ranks(job.device) as group:
+        run_score(job, recipe.score)
+        run_search(job, recipe.search)
+        group.by_first(lambda: list(run_prune(job)))
+        run_distill(job, recipe.distill, teacher_path=None)
+        measured = run_eval(job, others=[])
+        return measured, group.by_first(lambda: build_report(run))

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 from minipuzzle.errors import UserError
 
 T = TypeVar("T")
+PATIENCE = timedelta(hours=2)
+"""For the others' part in what all do together: the first process may be pruning a large model. NCCL's own is ten minutes.
+A process that dies is noticed at once, by torchrun and by closed connections."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +79,20 @@ class Ranks:
                 raise UserError(what, got=got, allowed=allowed, next=following)
         return [value for _, value in found]
 
+    def by_first(self, work: Callable[[], T]) -> T:
+        """``work``'s result (it can be pickled) in every process; only the first does it.
+
+        Raises: UserError in all of them, where it does.
+        """
+        return self.together(lambda: work() if self.rank == 0 else None)[0]  # type: ignore[return-value]
+
+    def said_by_first(self, word: T) -> T:
+        """The first process's ``word``, which can be pickled, in every process."""
+        said = [word]
+        if self.world > 1:
+            dist.broadcast_object_list(said, src=0, group=self.group)
+        return said[0]
+
     def first_then_all(self, work: Callable[[], T]) -> T:
         """``work``'s result; the first process does it alone, so that the others find on disk what it wrote."""
         if self.world == 1:
@@ -117,7 +135,7 @@ def ranks(device: torch.device) -> Iterator[Ranks]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     ours = not dist.is_initialized()
     if ours:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield Ranks(rank=dist.get_rank(), world=world, device=device)
     except RuntimeError as error:

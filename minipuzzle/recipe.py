@@ -75,6 +75,9 @@ class SearchSettings:
     choices block by block, ranks by KL and goes on from the best by ``refine`` measured moves. There FFN widths differ
     from block to block unless ``uniform``, Mamba heads (where ``mamba_heads`` narrows them) only with ``own_heads``, and
     KV heads may go with ``kv_heads``.
+
+    ``top`` candidates go on to the short runs of distill; 0 is the paper's three, and nine with "solver", whose models lie so
+    close by KL that only training tells them apart (docs/results/search.md).
     """
 
     budget: tuple[str, ...] = ()
@@ -91,7 +94,7 @@ class SearchSettings:
     state: str = "bf16"
     candidates: int = 400
     validation_blocks: int = 128
-    top: int = 3
+    top: int = 0
     multiple: int = 64
     mamba_heads: bool = False
     hidden_size: bool = False
@@ -104,10 +107,15 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         _require(
-            min(self.batch, self.candidates, self.validation_blocks, self.top, self.multiple) >= 1 and self.refine >= 0,
+            min(self.batch, self.candidates, self.validation_blocks, self.multiple) >= 1 and min(self.top, self.refine) >= 0,
             f"batch {self.batch}, candidates {self.candidates}, validation_blocks {self.validation_blocks}, "
-            f"top {self.top}, multiple {self.multiple}", "numbers of at least 1",
+            f"top {self.top}, multiple {self.multiple}", "numbers of at least 1; top 0 for the method's own",
         )  # fmt: skip
+
+    @property
+    def finalists(self) -> int:
+        """How many candidates go on to the short runs."""
+        return self.top or (9 if self.method == "solver" else 3)
 
 
 @dataclass(frozen=True, kw_only=True)

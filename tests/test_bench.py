@@ -6,17 +6,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny
-from helpers import run
+from conftest import save, shaken, tiny
+from helpers import TEXT, run
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from minipuzzle import embedded
 from minipuzzle.arch import Architecture, Attention, FeedForward, Rope
 from minipuzzle.budget import Generation
+from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.checkpoint.config import read_config
+from minipuzzle.data import Tokenizer, load_blocks
+from minipuzzle.evaluate import measure as loss_of
+from minipuzzle.families import nemotron_h
 from minipuzzle.generation.bench import measure
 from minipuzzle.generation.memory import HEADROOM, Runtime, largest_batch, plan, weight_bytes
-from minipuzzle.model import HybridLM
+from minipuzzle.model import HybridLM, fp8_model, load_model, set_precision
 from minipuzzle.model.footprint import _Live
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
@@ -59,6 +63,35 @@ def test_parameters_and_weights_of_the_compared_models(name):
     halved = weight_bytes(made, 2, fp8=True) - weight_bytes(made, 2, fp8=False)
     matrices = sum(p.numel() for n, p in theirs.named_parameters() if p.ndim == 2 and "layers" in n)
     assert halved == -matrices + 4 * sum(p.ndim == 2 and "layers" in n for n, p in theirs.named_parameters())
+
+
+EVEN = tiny("M-M*-M-", heads=16, head_dim=4, vocab=61)
+
+
+@torch.no_grad()
+def test_stored_fp8_is_the_emulation_of_training(tmp_path):
+    """tests/test_fp8.py holds that emulation against torchao's, bit by bit."""
+    model = shaken(EVEN)
+    checkpoint = Checkpoint.open(save(model, tmp_path / "even", tokenizer=False))
+    stored = fp8_model(EVEN, checkpoint, device=torch.device("cpu"), dtype=torch.float32, kernels=model.kernels)
+    tokens = torch.randint(0, 61, (2, 40), generator=torch.Generator().manual_seed(0))
+    plain = model(tokens)
+    assert len(set_precision(model, "fp8-emulated", 0)) == 16
+    assert torch.equal(stored(tokens), model(tokens))
+    assert not torch.equal(stored(tokens), plain)
+    held = sum(t.nbytes for t in [*stored.parameters(), *stored.buffers()])
+    assert held == weight_bytes(EVEN, 4, fp8=True)
+    assert {t.dtype for t in stored.buffers() if t.ndim == 2} == {torch.float8_e4m3fn}
+
+
+def test_stored_fp8_loses_little_of_the_embedded_teacher():
+    parent = Checkpoint.open(embedded.teacher_path())
+    blocks = load_blocks(TEXT, Tokenizer.load(parent.path), block_length=128).every_other(0)
+    plain, where = load_model(parent).eval(), {"device": torch.device("cpu"), "dtype": torch.float32}
+    stored = fp8_model(parent.architecture, parent, kernels=plain.kernels, **where)
+    losses = [loss_of(model, blocks).loss for model in (plain, stored)]
+    assert losses[0] != losses[1]
+    assert abs(losses[1] / losses[0] - 1) < 0.01
 
 
 def test_random_weights_are_made_in_their_dtype():
@@ -113,6 +146,17 @@ def test_plan_runs_nothing(capsys, monkeypatch):
     assert "141 GB" in capsys.readouterr().out
 
 
+def test_bench_with_fp8_weights(tmp_path, capsys):
+    (tmp_path / "even").mkdir()
+    (tmp_path / "even" / "config.json").write_text(json.dumps(nemotron_h.config(EVEN, {})))
+    words = ("bench", tmp_path / "even", "--prompt", 20, "--output", 3, "--device", "cpu", "--weights", "fp8")
+    run(*words, "--json")
+    row = json.loads(capsys.readouterr().out)["rows"][0]
+    assert row["predicted"]["weights"] == weight_bytes(EVEN, 4, fp8=True)
+    run(*words)
+    assert "float32, weights fp8" in capsys.readouterr().out
+
+
 def refused(capsys, *words):
     run(*words, code=2)
     message = capsys.readouterr().err
@@ -122,6 +166,8 @@ def refused(capsys, *words):
 
 def test_what_bench_and_generate_refuse(checkpoint, tmp_path, monkeypatch, capsys):
     assert "batch" in refused(capsys, "bench", checkpoint, "--batch", "many")
+    assert "held" in refused(capsys, "bench", checkpoint, "--weights", "fp4")
+    assert "multiplied in FP8" in refused(capsys, "bench", checkpoint, "--weights", "fp8", "--prompt", 8, "--device", "cpu")
     assert "dtype" in refused(capsys, "bench", checkpoint, "--dtype", "fp4", "--prompt", 8)
     assert "count" in refused(capsys, "bench", checkpoint, "--prompt", "x")
     monkeypatch.setattr("minipuzzle.stages.bench.available_bytes", lambda: 1000)

@@ -1,21 +1,30 @@
 """benchmarks/headline_speed.py, headline_account.py and their tables run to their ends on a tiny config on a CPU."""
 
 import json
-import os
-import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from conftest import tiny
+from family_models import unclamped
 
+from minipuzzle import embedded
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.data import Tokenizer
 from minipuzzle.families import nemotron_h
+from minipuzzle.generation import generate
+from minipuzzle.model import load_model
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import headline  # noqa: E402
 import headline_account  # noqa: E402
 import headline_speed  # noqa: E402
 import headline_table  # noqa: E402
+import headline_tasks  # noqa: E402
 
 
 @pytest.fixture
@@ -53,7 +62,7 @@ def test_sections_are_run_once_and_shown(config, tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- speed -->\nold\n<!-- speed -->\nafter\n")
-    call(headline_table, monkeypatch, out, "--write", page)
+    call(headline_table, monkeypatch, "--speed", out, "--experiment", tmp_path / "none", "--write", page)
     text = page.read_text()
     assert "old" not in text
     assert text.startswith("before")
@@ -62,15 +71,93 @@ def test_sections_are_run_once_and_shown(config, tmp_path, monkeypatch, capsys):
     assert "largest gap" in text.lower()
 
 
-def test_decoding_against_transformers(config, tmp_path):
-    """In a process of its own: transformers brings warnings of other packages."""
+def test_decoding_against_transformers(config, tmp_path, monkeypatch):
     out = tmp_path / "speed.json"
-    words = ["transformers", "--configs", config, "--prompts", "20", "--device", "cpu", "--out", out]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    ran = subprocess.run([sys.executable, ROOT / "benchmarks" / "headline_speed.py", *words], capture_output=True, text=True,
-                         env=environment)  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
+    call(headline_speed, monkeypatch, "transformers", "--configs", config, "--prompts", 20, "--device", "cpu", "--out", out)
     rows = json.loads(out.read_text())["transformers"]
     assert set(rows) == {f"{who}, batch {b}, 20" for who in ("ours", "theirs") for b in (1, 8)}
     assert all(row["step_ms"] > 0 for row in rows.values())
     assert "| batch 1, 20 |" in "\n".join(headline_table.tables({"transformers": rows}))
+
+
+def test_tasks_are_scored_as_with_transformers():
+    """Each choice alone, in transformers, without padding."""
+    from transformers import AutoModelForCausalLM
+
+    words = Tokenizer.load(embedded.teacher_path())
+    text = "The Congress of the United States will meet in the month of"
+    choices = [" December", " banana", " the Senate and of the House", " 17"]
+    asked = [(text, choices), (text[:31], [choices[2], *choices[:2], " States"]), (text[:20], choices[1:])]
+    items = [headline_tasks.item(words, *parts) for parts in asked]
+    theirs = unclamped(AutoModelForCausalLM.from_pretrained(embedded.teacher_path(), dtype=torch.float32).eval())
+    want = []
+    for item in items:
+        sums = []
+        for choice, size in zip(item.choices, item.sizes, strict=True):
+            log_p = theirs(torch.tensor([item.context + choice])).logits[0].log_softmax(-1)
+            places = range(len(item.context) - 1, len(item.context) + len(choice) - 1)
+            sums.append(sum(log_p[p, t].item() for p, t in zip(places, choice, strict=True)) / size)
+        want.append(max(sums) == sums[0])
+    ours = load_model(Checkpoint.open(embedded.teacher_path())).eval()
+    assert headline_tasks.correct(ours, items).tolist() == want
+    assert sorted(set(want)) == [False, True]
+    said = generate(ours, [items[0].context], 3)[0]
+    greedy = [headline_tasks.Item(context=items[0].context, choices=[tokens], sizes=[1]) for tokens in (said, [said[0], 5])]
+    assert headline_tasks.correct(ours, greedy).tolist() == [True, False]
+
+
+def test_tasks_from_documents():
+    words = Tokenizer.load(embedded.teacher_path())
+    passage = "A river is a stream of fresh water that flows on land or inside caves to another body of water. " * 2
+    found = list(headline_tasks.last_words([passage.strip(), "short text."], words, 5))
+    assert [words.decode(i.choices[0]) for i in found] == [" water"]
+    assert words.decode(found[0].context).endswith("another body of")
+    copied = next(headline_tasks.copies(words, 1, np.random.default_rng(0)))
+    assert copied.context[1:9] == copied.context[25:]
+    assert copied.choices[0] == copied.context[9:11]
+    lines = [[f"the {word} line of a text that is long enough, {i}" for i in range(6)] for word in ("first", "second")]
+    item = next(headline_tasks.continuations(lines, "\n", words, 1, np.random.default_rng(0)))
+    before, right = words.decode(item.context), words.decode(item.choices[0])
+    assert int(right[-1]) == int(before[-1]) + 1
+    assert right.split()[1] == before.split()[1]
+    recalled = next(headline_tasks.recalls([f"word{c}" for c in "abcdefghijklmnopqrst"], words, 1, np.random.default_rng(0)))
+    asked = words.decode(recalled.context).rsplit("\n", 1)[1]
+    assert asked + words.decode(recalled.choices[0]) + "\n" in words.decode(recalled.context)
+
+
+def test_what_is_retained():
+    rng = np.random.default_rng(0)
+    first = {"copy": rng.random(1000) < 0.5, "next line": rng.random(1000) < 0.26, "recall": rng.random(1000) < 0.8}
+    worse = {task: right & (rng.random(1000) < 0.9) for task, right in first.items()}
+    right = {"teacher": first, "student": worse}
+    found = headline_tasks.verdict(right, "student")
+    assert found["counted"] == ["copy", "recall"]  # the other is chance
+    assert found["retained"] == pytest.approx((worse["copy"].mean() + worse["recall"].mean()) / 1.3, abs=0.03)
+    assert 0.02 < found["retained_95"][1] - found["retained_95"][0] < 0.06
+    assert found["retained_95"][0] < found["retained"] < found["retained_95"][1]
+    assert headline_tasks.verdict(right, "teacher")["retained_95"] == [1.0, 1.0]
+
+
+def test_stages_stop_go_on_and_fail_in_the_open(tmp_path):
+    script = tmp_path / "slow.py"
+    script.write_text("import pathlib, sys, time\ntime.sleep(float(sys.argv[1]))\npathlib.Path(sys.argv[2]).write_text('x')\n")
+
+    def stage(name, seconds, budget=60):
+        made = tmp_path / f"{name}.txt"
+        return headline.Stage(name=name, words=(str(script), str(seconds), str(made)), product=made, seconds=budget,
+                              run=tmp_path / "run")  # fmt: skip
+
+    results, out = {"stages": {}}, tmp_path / "out.json"
+    assert headline.run_stage(stage("quick", 0), results, out, time.time() + 60)
+    assert (tmp_path / "run" / "tokens").is_symlink()
+    took = results["stages"]["quick"]["seconds"]
+    assert headline.run_stage(stage("quick", 0), results, out, time.time())  # its product is there
+    assert results["stages"]["quick"]["seconds"] == took == json.loads(out.read_text())["stages"]["quick"]["seconds"]
+    assert not headline.run_stage(stage("late", 0), results, out, time.time() + 5)  # no time to begin it
+    assert headline.run_words(stage("slow", 30).words, 0.5, tmp_path) == 0  # ended by us: not a failure
+    assert not (tmp_path / "slow.txt").exists()
+    with pytest.raises(SystemExit, match="failed"):
+        headline.run_stage(stage("wrong", "x"), results, out, time.time() + 60)
+    results["stages"]["greedy"] = {"seconds": 50.0, "command": ""}
+    with pytest.raises(SystemExit, match="no product"):
+        headline.run_stage(stage("greedy", 30), results, out, time.time() + 60)

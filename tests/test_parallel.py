@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -111,52 +110,63 @@ def test_two_then_one_then_three_processes(world):
     assert torch.isfinite(torch.tensor(column(world, "moved", "loss"))).all()
 
 
-@pytest.fixture(scope="module")
-def pruned(tmp_path_factory):
-    """Two run directories, "one" and "two", in which a model was pruned, and a teacher."""
-    folder = tmp_path_factory.mktemp("pruned")
-    for seed, name in enumerate(("model", "teacher")):
-        save(shaken(tiny("M-M*-M-", heads=16), seed), folder / name)
-    run("score", folder / "model", "--run", folder / "one", *FAST["score"])
-    run("search", "--run", folder / "one", *FAST["search"], "--multiple", 16, "--top", 1)
-    run("prune", "--run", folder / "one", "--device", "cpu")
-    shutil.copytree(folder / "one", folder / "two")
-    return folder
-
-
-def in_one_and_two(folder, command, *options):
-    """The command in one process and, under torchrun, in two; what each recorded."""
-    words = (*options, "--tokens", 2048, "--length", 64, "--batch", 4, "--device", "cpu", "--rank", 2)
-    run(command, *words, "--run", folder / "one")
-    done = torchrun(2, "-m", "--", "minipuzzle", command, *words, "--run", folder / "two")
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [read_json(folder / name / "run.json")["stages"][command] for name in ("one", "two")]
-
-
-def test_adapt_in_two_processes(pruned):
+def test_adapt_in_two_processes(tmp_path):
     """Answers only, with a teacher: the processes have different numbers of them."""
+    for seed, name in enumerate(("model", "teacher")):
+        save(shaken(tiny(), seed), tmp_path / name)
     words = "union", "state", "nation", "people", "congress", "treasury"
     rows = [{"prompt": f"{a} and {b}:", "answer": f" {a}" * (1 + len(b) % 3)} for a in words for b in words]
-    (pruned / "qa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    one, two = in_one_and_two(pruned, "adapt", pruned / "model", "--data", pruned / "qa.jsonl", "--adapter", "lora",
-                              "--teacher", pruned / "teacher")  # fmt: skip
+    (tmp_path / "qa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ("adapt", tmp_path / "model", "--data", tmp_path / "qa.jsonl", "--adapter", "lora", "--rank", 2, "--teacher",
+               tmp_path / "teacher", "--tokens", 2048, "--length", 64, "--batch", 4, "--device", "cpu")  # fmt: skip
+    run(*command, "--run", tmp_path / "one")
+    done = torchrun(2, "-m", "--", "minipuzzle", *command, "--run", tmp_path / "two")
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (read_json(tmp_path / name / "run.json")["stages"]["adapt"] for name in ("one", "two"))
     assert two["final_loss"] == pytest.approx(one["final_loss"], rel=1e-6)
-    factors, others = (read_adapter(pruned / name / "adapter").tensors for name in ("one", "two"))
+    factors, others = (read_adapter(tmp_path / name / "adapter").tensors for name in ("one", "two"))
     off = max((others[name] - values).abs().max().item() for name, values in factors.items())
     print(f"adapt, 8 steps: factors differ by {off:.1e} from one process's")
     assert off < 1e-5
 
 
-def test_distill_with_an_adapter_in_two_processes(pruned):
-    one, two = in_one_and_two(pruned, "distill", "--data", TEXT, "--validation", TEXT, "--adapter", "tl6")
-    assert two["final_kl"] == pytest.approx(one["final_kl"], rel=1e-6)
-    start, merged, other = (Checkpoint.open(pruned / name) for name in ("one/candidates/" + one["winner"], "one/student",
-                                                                        "two/student"))  # fmt: skip
+RECIPE = """
+checkpoint: {folder}/model
+device: cpu
+data: {{train: {text}, calibration: {text}, validation: {text}, length: 64}}
+score: {{samples: 8, block_samples: 4}}
+search: {{budget: "96%", multiple: 8, candidates: 6, validation_blocks: 4, top: 2}}
+distill:
+  short_tokens: 1024
+  adapter: {{kind: tl6, rank: 2}}
+  training: {{tokens: 2048, batch: 4}}
+"""
+
+
+def test_a_whole_recipe_with_an_adapter_in_two_processes(tmp_path):
+    """Score, search, prune, distil an adapter and merge it, eval: what one process gives."""
+    save(shaken(tiny()), tmp_path / "model")
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(folder=tmp_path, text=TEXT))
+    run("run", tmp_path / "recipe.yaml", "--run", tmp_path / "one")
+    done = torchrun(2, "-m", "--", "minipuzzle", "run", tmp_path / "recipe.yaml", "--run", tmp_path / "two")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "two/report.html").exists()
+    for row, same in zip(*(read_json(tmp_path / name / "search.json")["candidates"] for name in ("one", "two")), strict=True):
+        assert same["name"] == row["name"]
+        assert [same["loss"], same["kl"]] == pytest.approx([row["loss"], row["kl"]], rel=1e-4)
+    one, two = (read_json(tmp_path / name / "run.json")["stages"]["distill"] for name in ("one", "two"))
+    assert two["winner"] == one["winner"]
+    assert two["final_kl"] == pytest.approx(one["final_kl"], rel=1e-5)
+    start, merged, other = (Checkpoint.open(tmp_path / name) for name in ("one/candidates/" + one["winner"], "one/student",
+                                                                          "two/student"))  # fmt: skip
     names = [tensor.name for tensor in merged.architecture.tensors()]
     moved, off = (max((a.tensor(n) - merged.tensor(n)).abs().max().item() for n in names) for a in (start, other))
-    print(f"distill --adapter: merged weights differ by {off:.1e} from one process's (they moved by up to {moved:.1e})")
+    print(f"run with an adapter: merged weights differ by {off:.1e} from one process's (they moved by up to {moved:.1e})")
     assert off < 1e-3 * moved
-    assert read_adapter(pruned / "two/adapter").base == start.fingerprint
+    assert read_adapter(tmp_path / "two/adapter").base == start.fingerprint
+    for row, same in zip(*(read_json(tmp_path / name / "eval.json")["rows"] for name in ("one", "two")), strict=True):
+        for key in ("loss", "kl", "agreement"):
+            assert same[key] == pytest.approx(row[key], rel=1e-4, abs=1e-6)
 
 
 EAGER = """

@@ -77,3 +77,16 @@ def test_measured(tmp_path, monkeypatch):
     assert [row["phase"] for row in made.meta["additivity"]] == ["prefill", "decode"] * 4
     total = model_ms(loaded, parent, "prefill", WORK) + WORK.output * model_ms(loaded, parent, "decode", WORK)
     assert model_ms(loaded, parent, "total", WORK) == pytest.approx(total)
+
+
+def test_one_phase_and_no_whole_models(monkeypatch):
+    monkeypatch.setattr(timing, "ROUNDS", {"cpu": 1})
+    machine = timing.Machine(device=CPU, dtype=torch.float32, kernels=choose(CPU))
+    found = profile(tiny(), [WORK], machine, widths=1, phases=["decode"])
+    assert {phase for phase, *_ in found.entries} == {"decode"}
+    assert (found.meta["additivity"], found.meta["worst_additivity_error"], found.margin) == ([], None, 0)
+
+
+def test_parts_add_up_to_the_median_of_the_whole():
+    rows = [[1.0, 5.0, 1.0], [5.0, 1.0, 1.0], [1.0, 1.0, 5.0]]  # each step is disturbed once, each part in one of three
+    assert timing._medians(rows) == pytest.approx([7 / 3] * 3)

@@ -20,6 +20,7 @@ def test_flops():
     teacher = Architecture(vocab_size=10, hidden=8, blocks=(ff, ff))
     assert training_flops(student, 64) == 3 * (2 * 2 * 8 * 16 + 2 * 10 * 8)
     assert training_flops(student, 64, teacher) - training_flops(student, 64) == 4 * 2 * 8 * 16 + 2 * 10 * 8
+    assert training_flops(student, 64, frozen=True) == 2 * (2 * 2 * 8 * 16 + 2 * 10 * 8)
     hybrid = tiny()
     assert training_flops(hybrid, 63) == 3 * flops_per_token(hybrid, 32).total
 

@@ -100,7 +100,7 @@ def more_in_two(folder: Path, group: Ranks) -> None:
     distil(folder, group, "adapter-resumed", adapter="tl6")
     distil(folder, group, "adapter-moved", adapter="tl6", stop_after=3)
     distil(folder, group, "fp8", **FP8)
-    distil(folder, group, "adapter-fp8", adapter="lora", **FP8)
+    distil(folder, group, "adapter-fp8", adapter="lora", activation_checkpointing="on", **FP8)
     if DEVICE.type == "cpu":
         engine_of_borrowers()
         distil(folder, group, "borrowed", precision="fp8", teacher_precision="fp8", bf16_ends=0)
@@ -111,7 +111,7 @@ def main(folder: Path, part: str) -> None:
         if part == "two":
             distil(folder, group, "two")
             distil(folder, group, "hsdp", replicas=group.world)
-            distil(folder, group, "micro", micro_batch=1)
+            distil(folder, group, "micro", micro_batch=1, activation_checkpointing="on")
             distil(folder, group, "resumed", stop_after=3)
             distil(folder, group, "resumed")
             distil(folder, group, "moved", stop_after=3)

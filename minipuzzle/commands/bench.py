@@ -17,6 +17,7 @@ def bench(checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints, o
           output: Annotated[str, typer.Option(help="Tokens said after them.")] = "1024",
           batch: Annotated[str, typer.Option(help="Prompts at once; auto: as many as fit by the estimate.")] = "1",
           dtype: Annotated[str, typer.Option(help="auto (bf16 on CUDA, fp32 elsewhere), fp32, bf16.")] = "auto",
+          weights: Annotated[str, typer.Option(help="auto (as --dtype), or fp8: blocks in a byte a value.")] = "auto",
           state: Annotated[str, typer.Option(help="Mamba states: auto (fp32), fp32, bf16.")] = "auto",
           seconds: Annotated[float | None, typer.Option(help="At most about so long for each phase of each model; what is left "
                                                         "is taken in proportion.")] = None,
@@ -28,6 +29,8 @@ def bench(checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints, o
     tokens, following = parse_count(prompt), parse_count(output)
     if batch != "auto" and not (batch.isdigit() and int(batch) > 0):
         raise UserError("This is no batch.", got=batch, allowed="auto or a number above 0", next="Change --batch.")
+    if weights not in ("auto", "fp8"):
+        raise UserError("Weights cannot be held so.", got=weights, allowed="auto, fp8", next="Change --weights.")
     from minipuzzle.report.bench import bench_table, plan_table
     from minipuzzle.stages.bench import plan_bench, run_bench
 
@@ -40,7 +43,7 @@ def bench(checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints, o
         return
     work = None if batch == "auto" else Generation(batch=int(batch), prompt=tokens, output=following)
     result = run_bench(checkpoints, work, prompt=tokens, output=following, device=device, dtype=dtype, state=state,
-                       seconds=float("inf") if seconds is None else seconds)  # fmt: skip
+                       seconds=float("inf") if seconds is None else seconds, fp8_weights=weights == "fp8")  # fmt: skip
     if as_json:
         print_json(result)
     else:

@@ -22,7 +22,7 @@ def search(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint, o
            target_dtype: Annotated[str, typer.Option(help="Refuse a latency table of another dtype.")] = "",
            weights: str = "bf16", kv: str = "bf16",
            state: str = "bf16", candidates: Annotated[int, typer.Option(help="Candidates to realise.")] = 400,
-           top: Annotated[int, typer.Option(help="Candidates to keep.")] = 3,
+           top: Annotated[int, typer.Option(help="Candidates to keep; 0: 3, with solver 9.")] = 0,
            multiple: Annotated[int, typer.Option(help="FFN widths are multiples of this.")] = 64,
            mamba_heads: Annotated[bool, typer.Option("--mamba-heads", help="Also narrow Mamba heads.")] = False,
            hidden_size: Annotated[bool, typer.Option("--hidden-size", help="Also narrow the model.")] = False,

@@ -12,15 +12,18 @@ LOSS_BYTES = 3 << 29
 """Logits, their gradients and copies of heads in the loss (``distill.losses``), and what libraries keep: 1.5 GiB."""
 
 
-def training_flops(student: Architecture, length: int, teacher: Architecture | None = None) -> int:
+def training_flops(
+    student: Architecture, length: int, teacher: Architecture | None = None, frozen: bool = False
+) -> int:  # fmt: skip
     """Operations a token of a training step: the student forward and twice that backward, the teacher forward.
 
+    ``frozen`` weights, beside which an adapter is trained, have no gradient: backward is one forward's.
     Recomputed work (activation checkpointing, the loss's second pass) does not count, as usual for MFU
     (arXiv:2204.02311, appendix B).
     """
     context = (length + 1) // 2
     teaching = 0 if teacher is None else flops_per_token(teacher, context).total
-    return 3 * flops_per_token(student, context).total + teaching
+    return (2 if frozen else 3) * flops_per_token(student, context).total + teaching
 
 
 def peak_flops(device_name: str) -> float | None:

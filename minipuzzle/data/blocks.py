@@ -64,6 +64,10 @@ class TokenBlocks:
         """Blocks first, first + 2, ...: two disjoint halves for ``first`` 0 and 1."""
         return self._rows(np.arange(first, len(self), 2), f"half {first}")
 
+    def share(self, rank: int, world: int) -> TokenBlocks:
+        """Blocks rank, rank + world, ...: equally many for each of ``world`` processes. All of them where that cannot be."""
+        return self if len(self) % world else self._rows(np.arange(rank, len(self), world), f"share {rank} of {world}")
+
     def _rows(self, rows: NDArray[np.integer], how: str) -> TokenBlocks:
         digest = hashlib.sha256(f"{self.fingerprint} {how}".encode()).hexdigest()[:16]
         share = len(rows) / len(self)

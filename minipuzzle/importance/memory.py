@@ -29,6 +29,8 @@ GIB = 1 << 30
 LARGE_BLOCK = GIB
 READING = 3 * PIECE_BYTES
 """A piece of a tensor on its way from disk, and what checking it for NaN takes."""
+CUDA_LIBRARIES = 3 * GIB // 4
+"""CPU memory that CUDA's libraries and compiled kernels take once they are used (0.745 and 0.755 GiB on an H100)."""
 COMPARING = 6 * 4 * CHUNK_VALUES
 """Hidden states or logits of the parent and of a variant, and their difference or logarithms."""
 HELD_BACK = 0.02
@@ -101,11 +103,10 @@ def plan_peak(
     phases = [{k: v for k, v in visit.items() if k != "activations"} for visit in visits]
     on_gpu = max([*phases, _head(architecture, settings, device)], key=lambda terms: sum(terms.values()))
     whole = {**kept, "activations": streams, **on_gpu}
+    cpu = {"this process": resident_bytes(), "CUDA's libraries": CUDA_LIBRARIES, "reading": READING}
     if sum(whole.values()) <= free_gpu_bytes(device) * (1 - HELD_BACK):
-        return Peak(device=whole, host={"this process": resident_bytes(), "reading": READING}, home=device, dtype=dtype,
-                    reason=reason)  # fmt: skip
-    host = {"this process": resident_bytes(), **kept, "activations (pinned: too large for the GPU)": streams,
-            "reading": READING}  # fmt: skip
+        return Peak(device=whole, host=cpu, home=device, dtype=dtype, reason=reason)
+    host = {**cpu, **kept, "activations (pinned: too large for the GPU)": streams}
     on_gpu = {**on_gpu, "a batch": settings.batch * row}
     return Peak(device=on_gpu, host=host, home=torch.device("cpu"), dtype=dtype, reason=reason)
 

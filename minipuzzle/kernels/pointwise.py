@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+T = TypeVar("T")
 COMPILED_VARIANTS = 64
 """Sizes, dtypes and gradient modes that a function is compiled for; PyTorch's limit of 8 is below a pruned model's."""
 
@@ -70,12 +72,12 @@ def turn(x: Tensor, angles: Tensor, factor: float) -> Tensor:
 
 
 @cache
-def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def compiled(function: Callable[..., T]) -> Callable[..., T]:
     """The function compiled once; a graph break in it is an error, not a slow surprise."""
     import torch._dynamo
 
     torch._dynamo.config.recompile_limit = COMPILED_VARIANTS
-    result: Callable[..., Tensor] = torch.compile(function, fullgraph=True)
+    result: Callable[..., T] = torch.compile(function, fullgraph=True)
     return result
 
 

@@ -39,7 +39,7 @@ class HybridLM(nn.Module):
         self._dropped: frozenset[int] = frozenset()
         self._hidden_mask: Tensor | None = None
         eps = architecture.norm_eps
-        with torch.device(device), _default(dtype):  # a large model in FP32 first would not fit
+        with torch.device(device), default_dtype(dtype):  # a large model in FP32 first would not fit
             self.embeddings = nn.Embedding(architecture.vocab_size, architecture.hidden)
             self.blocks = nn.ModuleList(make_block(b, eps, self.kernels) for b in architecture.blocks)
             self.final_norm = final_norm(architecture)
@@ -117,7 +117,8 @@ class HybridLM(nn.Module):
 
 
 @contextmanager
-def _default(dtype: torch.dtype) -> Iterator[None]:
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Meanwhile tensors are made in ``dtype`` unless said otherwise."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

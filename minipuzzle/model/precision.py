@@ -36,7 +36,7 @@ def set_precision(model: HybridLM, precision: str, bf16_ends: int) -> list[str]:
             "No block would multiply in FP8.", got=f"{len(model.blocks)} blocks, of which {bf16_ends} at either end stay BF16",
             allowed=f"at most {(len(model.blocks) - 1) // 2} at either end", next="Lower --bf16-ends.",
         )  # fmt: skip
-    _check_sizes(layers)
+    check_sizes(layers)
     for layer in layers.values():
         (engine_linear if precision == "fp8" else emulated_linear)(layer)
     model.fp8_layers = list(layers)
@@ -49,7 +49,8 @@ def _linear(model: HybridLM, path: str) -> nn.Linear:
     return layer
 
 
-def _check_sizes(layers: dict[str, nn.Linear]) -> None:
+def check_sizes(layers: dict[str, nn.Linear]) -> None:
+    """Raises: UserError for weights of sizes that FP8 cannot multiply."""
     wrong = [
         f"{path}.weight [{layer.out_features:,}, {layer.in_features:,}]"
         for path, layer in layers.items() if layer.out_features % MULTIPLE or layer.in_features % MULTIPLE

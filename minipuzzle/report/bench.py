@@ -17,7 +17,8 @@ RATES = ("prefill_tokens_per_s", "decode_tokens_per_s", "tokens_per_s")
 
 def bench_table(result: dict[str, Any]) -> RenderableType:
     """Speeds with their ratios to the first model's, then predicted and measured memory."""
-    title = f"{result['prompt']:,} tokens in, {result['output']:,} out, {result['dtype']}, {result['device']}"
+    kinds = result["dtype"] if result["weights"] == result["dtype"] else f"{result['dtype']}, weights {result['weights']}"
+    title = f"{result['prompt']:,} tokens in, {result['output']:,} out, {kinds}, {result['device']}"
     speeds = _table(title, "model", "parameters", "batch", "first token", "prefill tokens/s", "decode tokens/s", "ms a step",
                     "output tokens/s")  # fmt: skip
     first = result["rows"][0]

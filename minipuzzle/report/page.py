@@ -109,6 +109,9 @@ def _trained(facts: Facts) -> str:
     losses = facts.distilled["short_validation_loss"]
     text = f"{facts.distilled['tokens']:,} tokens for {facts.distilled['winner']}, the winner; at the end KL "
     text += f"{facts.distilled['final_kl']:.4f} nats a token on the training text. "
+    if heat := facts.distilled.get("heat_validation_loss"):
+        text += f"{len(heat)} candidates ran a heat of a third of the short runs: "
+        text += ", ".join(f"{name} {loss:.4f}" for name, loss in heat.items()) + ". "
     if losses:
         text += f"Validation loss after {facts.distilled['short_tokens']:,} tokens each: "
         text += ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()) + "."

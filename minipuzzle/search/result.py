@@ -31,7 +31,7 @@ def search_result(
     facts: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Parent, budget, funnel, candidates best first, and the selections of the top ones."""
-    kept = shortlist(ranked, settings.top, "kl" if settings.method == "solver" else "agreement")
+    kept = shortlist(ranked, settings.finalists, "kl" if settings.method == "solver" else "agreement")
     return {
         "schema": SCHEMA, "method": settings.method,
         "parent": {

@@ -19,7 +19,7 @@ from minipuzzle.generation.bench import Speed, measure
 from minipuzzle.generation.memory import HEADROOM, Peak, Runtime, largest_batch, plan
 from minipuzzle.importance.memory import available_bytes, free_gpu_bytes
 from minipuzzle.kernels import Kernels, choose
-from minipuzzle.model import HybridLM, load_model
+from minipuzzle.model import HybridLM, fp8_model, load_model
 from minipuzzle.progress import progress_bar
 from minipuzzle.report.units import bytes_
 from minipuzzle.stages.generate import DTYPES, pick_dtype
@@ -31,7 +31,7 @@ CARDS = {"80 GB": int(79.1 * 2**30), "141 GB": int(139.8 * 2**30)}
 
 def run_bench(
     paths: Sequence[Path], work: Generation | None, *, prompt: int, output: int, device: str, dtype: str, state: str,
-    seconds: float,
+    seconds: float, fp8_weights: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Measure each model at ``work``, or where that is None at the largest batch that fits by the estimate.
 
@@ -39,12 +39,14 @@ def run_bench(
     """
     where = pick_device(device)
     kernels = choose(where)
-    runtime = _runtime(dtype, state, where, fast=kernels.name != "reference")
+    runtime = _runtime(dtype, state, where, fast=kernels.name != "reference", fp8=fp8_weights)
     say(f"kernels: {kernels.name} ({kernels.reason})")
     architectures = [read_config(path)[1] for path in paths]
     rows = []
     for path, name, architecture in zip(paths, names(paths), architectures, strict=True):
         gc.collect()
+        if where.type == "cuda":
+            torch.cuda.empty_cache()
         free = free_gpu_bytes(where) if where.type == "cuda" else available_bytes()
         asked = work or Generation(prompt=prompt, output=output, batch=1)
         batch = asked.batch if work else largest_batch(architecture, asked, runtime, free)
@@ -56,6 +58,7 @@ def run_bench(
         rows.append({"name": name, "path": str(path), **_row(architecture, asked, peak, speed)})
     return {
         "device": _device_name(where), "dtype": str(runtime.dtype).removeprefix("torch."), "kernels": kernels.reason,
+        "weights": "fp8" if fp8_weights else str(runtime.dtype).removeprefix("torch."),
         "state_dtype": str(runtime.state_dtype).removeprefix("torch."), "torch": torch.__version__,
         "batch": "the largest that fits" if work is None else work.batch, "prompt": prompt, "output": output, "rows": rows,
     }  # fmt: skip
@@ -93,8 +96,11 @@ def _measure(
     kernels: Kernels, seconds: float, peak: Peak,
 ) -> Speed:  # fmt: skip
     try:
-        if any(path.glob("*.safetensors*")):
-            model = load_model(Checkpoint.open(path), device=device, dtype=runtime.dtype, kernels=kernels)
+        checkpoint = Checkpoint.open(path) if any(path.glob("*.safetensors*")) else None
+        if runtime.fp8_weights:
+            model = fp8_model(architecture, checkpoint, device=device, dtype=runtime.dtype, kernels=kernels)
+        elif checkpoint is not None:
+            model = load_model(checkpoint, device=device, dtype=runtime.dtype, kernels=kernels)
         else:
             model = HybridLM(architecture, device=device, dtype=runtime.dtype, kernels=kernels)
         with progress_bar(f"bench: {name}", work.batch * (work.prompt + work.output), "tokens") as bar:
@@ -105,9 +111,6 @@ def _measure(
             f"{name} did not fit the device.", got=f"predicted {bytes_(peak.total)}; {str(error).split('. ')[0]}",
             allowed="what its memory holds", next="Lower --batch or --prompt.",
         ) from error  # fmt: skip
-    finally:
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
 
 
 def _check_fits(name: str, work: Generation, peak: Peak, free: int) -> None:

@@ -1,4 +1,7 @@
-"""Stage distill: short runs for the top candidates, the long run for the best of them, run/student/."""
+"""Stage distill: short runs for the top candidates, the long run for the best of them, run/student/.
+
+More than three candidates first run a heat of a third of the short runs' tokens, and the best three go on.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +35,9 @@ from minipuzzle.stages.job import Job, say
 from minipuzzle.stages.meter import Meter
 from minipuzzle.stages.prune import run_prune
 
+FINALISTS = 3
+HEAT_SHARE = 3
+
 
 def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) -> Checkpoint:
     """Prune what search chose if that is not done, distil, and write the winner to run/student.
@@ -52,14 +58,14 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
             say(f"distill: nothing changed, kept {target}")
             return Checkpoint.open(target)
         run = _Distillation(job, settings, group, blocks, identity, teacher_file)
-        winner, losses = run.short_runs(cuts)
+        winner, losses, heat = run.short_runs(cuts)
         say(f"distill: {winner} goes on to the long run")
         model, final = run.long_run(cuts[winner], winner, short=winner in losses)
         if settings.adapter.kind:
             group.first_then_all(lambda: _merge(job, model, cuts[winner], target))
         else:
             write_gathered(model, group, lambda tensor: write_student(cuts[winner], tensor, target))
-        job.run.mark("distill", key, winner=winner, short_validation_loss=losses, final_kl=final,
+        job.run.mark("distill", key, winner=winner, short_validation_loss=losses, heat_validation_loss=heat, final_kl=final,
                      tokens=settings.training.tokens, short_tokens=settings.short_tokens if losses else 0)  # fmt: skip
         if job.run.writes:
             write_card(job.run.path)
@@ -97,20 +103,31 @@ class _Distillation:
         self.teacher_file = teacher
         self.objective = self._offline() if settings.teacher_logits else distillation(self._teacher(), settings.loss)
 
-    def short_runs(self, cuts: dict[str, Checkpoint]) -> tuple[str, dict[str, float]]:
-        """(the candidate with the lowest validation loss after its short run, all their losses)."""
+    def short_runs(self, cuts: dict[str, Checkpoint]) -> tuple[str, dict[str, float], dict[str, float]]:
+        """(the candidate with the lowest validation loss after its short run, all losses then, those after the heat)."""
         if len(cuts) == 1:
-            return next(iter(cuts)), {}
-        tokens = self.settings.short_tokens
-        short = replace(self.settings.training, tokens=tokens)
+            return next(iter(cuts)), {}, {}
+        tokens, first = self.settings.short_tokens, self.settings.short_tokens // HEAT_SHARE
         validation = self.group.first_then_all(lambda: self.job.validation("search"))
-        losses = {}
-        for name, checkpoint in cuts.items():
-            model = self._student(checkpoint)
-            self._train(model, short, f"{name}-short", f"{name} short", f"{name}, short")
-            losses[name] = measure(model, validation).loss
-            say(f"distill: {name} after {tokens:,} tokens: validation loss {losses[name]:.4f} nats/token")
-        return min(losses, key=losses.__getitem__), losses
+        heat: dict[str, float] = {}
+        if len(cuts) > FINALISTS and first:
+            heat = {name: self._short(cut, name, "heat", first, first, validation) for name, cut in cuts.items()}
+            cuts = {name: cuts[name] for name in sorted(heat, key=heat.__getitem__)[:FINALISTS]}
+            say("distill: " + ", ".join(cuts) + " go on to the short run")
+        rest = tokens - first if heat else tokens
+        losses = {name: self._short(cut, name, "short", rest, tokens, validation) for name, cut in cuts.items()}
+        return min(losses, key=losses.__getitem__), losses, heat
+
+    def _short(self, cut: Checkpoint, name: str, label: str, tokens: int, total: int, validation: TokenBlocks) -> float:
+        """Train a candidate for ``tokens`` more, from its heat's weights where it ran one; its validation loss."""
+        model, heat = self._student(cut), self.job.run / "distill" / f"{name}-heat" / STATES
+        if label == "short" and tokens < total:
+            load_parameters(heat, model, self.group)
+        self._train(model, replace(self.settings.training, tokens=tokens), f"{name}-{label}", f"{name} {label}",
+                    f"{name}, {label}")  # fmt: skip
+        loss = measure(model, validation).loss
+        say(f"distill: {name} after {total:,} tokens: validation loss {loss:.4f} nats/token")
+        return loss
 
     def long_run(self, cut: Checkpoint, name: str, short: bool) -> tuple[HybridLM, float]:
         """(the trained student, its last KL), from its ``short`` run's weights where there was one."""
@@ -166,7 +183,8 @@ def train_in(
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "identity").write_text(identity)
     group.together(lambda: None)
-    meter = Meter("loss", model.architecture, blocks.block_length, job.device, teacher=teacher, ranks=group.world)
+    meter = Meter("loss", model.architecture, blocks.block_length, job.device, teacher=teacher, ranks=group.world,
+                  frozen=hasattr(model, "adapters"))  # fmt: skip
     with progress_bar(label, settings.tokens, "tokens") as bar:
 
         def advance(tokens: int, loss: float) -> None:

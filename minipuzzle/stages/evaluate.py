@@ -17,6 +17,7 @@ from minipuzzle.distill import check_vocabularies, mixed_precision
 from minipuzzle.evaluate import measure, tokens_per_second
 from minipuzzle.model import HybridLM
 from minipuzzle.progress import progress_bar
+from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.recipe import SearchSettings
 from minipuzzle.report.card import write_card
 from minipuzzle.stages.costs import cost_checks
@@ -27,16 +28,25 @@ SPEED_BATCH = 4
 
 
 def run_eval(job: Job, others: list[Path]) -> dict[str, Any]:
-    """Measure the run's checkpoints (or the teacher and ``others``) on the half of the text that search never saw."""
-    blocks = job.validation("eval")
+    """Measure the run's checkpoints (or the teacher and ``others``) on the half of the text that search never saw.
+
+    Under torchrun the models are in shards over all processes, and the first one writes.
+    """
+    with ranks(job.device) as group:
+        return _eval(job, others, group)
+
+
+def _eval(job: Job, others: list[Path], group: Ranks) -> dict[str, Any]:
+    blocks = group.first_then_all(lambda: job.validation("eval"))
+    teacher = job.parent_model if group.world == 1 else job.load_frozen(job.parent, group)
     named = named_checkpoints(job, others)
     rows: list[dict[str, Any]] = []
     costs: list[dict[str, Any]] = []
     with progress_bar("eval", len(blocks) * len(named), "blocks") as bar, mixed_precision(job.device):
         for name, checkpoint in named.items():
             check_vocabularies(checkpoint.architecture.vocab_size, job.parent.architecture.vocab_size)
-            model = job.parent_model if checkpoint is job.parent else job.load(checkpoint)
-            metrics = measure(model, blocks, teacher=job.parent_model, advance=bar.advance)
+            model = teacher if checkpoint is job.parent else job.load(checkpoint, group)
+            metrics = measure(model, blocks, teacher=teacher, advance=bar.advance)
             rows.append({
                 "name": name, "path": str(checkpoint.path), "parameters": checkpoint.parameters,
                 "bytes": checkpoint.bytes, "memory_bytes": memory(checkpoint.architecture, workload(job)).total,
@@ -52,9 +62,10 @@ def run_eval(job: Job, others: list[Path]) -> dict[str, Any]:
         "schema": 1, "device": device_name(job.device), "data": str(job.data.validation),
         "tokens": int(blocks.tokens.size), "rows": rows, "costs": costs,
     }  # fmt: skip
-    write_json(job.run / FILE, result)
-    if costs:
-        write_card(job.run.path)
+    if job.run.writes:
+        write_json(job.run / FILE, result)
+        if costs:
+            write_card(job.run.path)
     return result
 
 

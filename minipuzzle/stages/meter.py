@@ -16,10 +16,10 @@ class Meter:
 
     def __init__(
         self, name: str, student: Architecture, length: int, device: torch.device, *, teacher: Architecture | None = None,
-        ranks: int = 1,
+        ranks: int = 1, frozen: bool = False,
     ) -> None:  # fmt: skip
         self.name = name
-        self.flops = training_flops(student, length, teacher)
+        self.flops = training_flops(student, length, teacher, frozen)
         one = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
         self.peak = None if one is None else one * ranks
         self._last: tuple[int, float] | None = None

@@ -9,9 +9,10 @@ from typing import Any
 from minipuzzle.arch import Selection
 from minipuzzle.artifacts import Scores, fingerprint, read_json, write_json
 from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.data import TokenBlocks
 from minipuzzle.errors import UserError
-from minipuzzle.evaluate import answers, measure
 from minipuzzle.progress import progress_bar
+from minipuzzle.ranks import ranks
 from minipuzzle.recipe import SearchSettings
 from minipuzzle.search.plan import Plan, make_plan
 from minipuzzle.search.propose import Proposals, candidate, front, propose_each
@@ -20,6 +21,7 @@ from minipuzzle.search.refine import Refined, refine
 from minipuzzle.search.result import Step, search_result
 from minipuzzle.search.timing import load_timing
 from minipuzzle.stages.job import Job, say
+from minipuzzle.stages.parent import MaskedParent
 
 FILE = "search.json"
 LATENCY = "latency.json"
@@ -27,11 +29,30 @@ LARGEST = 10
 
 
 def run_search(job: Job, settings: SearchSettings) -> dict[str, Any]:
-    """Enumerate what fits (and solve, block by block), realise and rank the candidates, keep the top ones."""
+    """Enumerate what fits (and solve, block by block), realise and rank the candidates, keep the top ones.
+
+    Under torchrun the parent is in shards over all processes; the first one searches, the others compute with it.
+    """
+    with ranks(job.device) as group:
+        blocks = group.first_then_all(lambda: job.validation("search"))
+        blocks = blocks.take(min(settings.validation_blocks, len(blocks)), seed=0)
+        parent = MaskedParent(job, blocks, group)
+
+        def work() -> dict[str, Any]:
+            if group.rank > 0:
+                parent.serve()
+                return {}
+            try:
+                return _search(job, settings, blocks, parent)
+            finally:
+                parent.let_go()
+
+        return group.together(work)[0]
+
+
+def _search(job: Job, settings: SearchSettings, blocks: TokenBlocks, parent: MaskedParent) -> dict[str, Any]:
     scores = Scores.load(job.run / "scores.safetensors")
     check_scores(scores, job.parent)
-    blocks = job.validation("search")
-    blocks = blocks.take(min(settings.validation_blocks, len(blocks)), seed=0)
     timing = load_timing(settings, job.run / LATENCY)
     key = fingerprint(job.run.key("score"), asdict(settings), blocks.fingerprint, len(blocks), timing and timing.source)
     if job.run.is_done("search", key) and (job.run / FILE).exists():
@@ -40,18 +61,9 @@ def run_search(job: Job, settings: SearchSettings) -> dict[str, Any]:
     plan = make_plan(job.parent.architecture, settings, timing)
     for sentence in plan.parent.rules.sentences():
         say(f"search: {job.parent.config['model_type']}: {sentence}")
-    model = job.parent_model
-    said = answers(model, blocks)
-
-    def one(selection: Selection) -> Reality:
-        model.set_mask(selection)
-        m = measure(model, blocks, teacher=said)
-        model.set_mask(None)
-        return Reality(m.next_token_accuracy, m.agreement or 0.0, m.loss, m.kl or 0.0)
-
     known = Known(job, key)
     search = Search(plan, scores, settings, known)
-    result = search_result(job.parent, plan, settings, *search.run(one))
+    result = search_result(job.parent, plan, settings, *search.run(parent))
     write_json(job.run / FILE, result)
     job.run.mark("search", key, file=FILE)
     known.file.unlink(missing_ok=True)
@@ -114,7 +126,7 @@ class Search:
         self._step("realised on validation text", len(found), len(ranked), time.monotonic() - started)
         if each and self.settings.refine:
             ranked = self._refined(ranked, each, one)
-        self._step("kept for distillation", len(ranked), min(self.settings.top, len(ranked)), 0.0)
+        self._step("kept for distillation", len(ranked), min(self.settings.finalists, len(ranked)), 0.0)
         return ranked, self.steps, facts
 
     def _refined(self, ranked: list[Realised], each: list[Proposals], one: Any) -> list[Realised]:

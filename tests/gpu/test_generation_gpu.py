@@ -6,8 +6,10 @@ import torch
 from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2, Rope
 from minipuzzle.generation import generate
 from minipuzzle.generation.step import Decoder, prefill
+from minipuzzle.kernels import choose
 from minipuzzle.kernels.attention import Rows, causal_attention, row_attention
-from minipuzzle.model import init_model
+from minipuzzle.kernels.stored_fp8 import StoredLinear
+from minipuzzle.model import fp8_model, init_model
 
 pytestmark = pytest.mark.gpu
 
@@ -62,3 +64,20 @@ def test_graphs_pieces_and_rows_against_the_whole_forward():
         tokens = torch.cat((torch.tensor(prompt).cuda(), following[i]))[None]
         assert relative(steps[i], model(tokens)[0, len(prompt) - 1 :]) < 2e-2
     assert generate(model, prompts, 12) == generate(model, prompts, 12)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [1, 7, 300])
+def test_stored_fp8_products_are_the_emulated_ones(rows):
+    g = torch.Generator().manual_seed(0)
+    linear = torch.nn.Linear(256, 528, bias=False, dtype=torch.bfloat16)
+    x = torch.randn(1, rows, 256, generator=g).bfloat16()
+    want = StoredLinear(linear)(x)
+    assert relative(StoredLinear(linear.cuda())(x.cuda()).cpu(), want) < 1e-2
+
+
+@torch.no_grad()
+def test_a_model_with_stored_fp8_generates():
+    made, device = architecture(), torch.device("cuda")
+    model = fp8_model(made, None, device=device, dtype=torch.bfloat16, kernels=choose(device))
+    assert [len(a) for a in generate(model, [list(range(300)), [5]], 6)] == [6, 6]

@@ -1,0 +1,223 @@
+"""Loss and downstream accuracy of checkpoints on held-out text, beside the first of them. A stage of benchmarks/headline.py.
+
+    python benchmarks/headline_tasks.py teacher=T/model student=R/student --text TEXT/report --out tasks.json
+
+Tasks that a model of 100 M parameters can do, made from documents that no stage has seen (``--text`` with prose.val and
+code.val): ``last word`` (as LAMBADA: the last word of a passage that has it before, every token of it greedy), ``next
+sentence`` and ``next line`` (of code) among four by log probability a byte, ``copy`` (a random sequence that began
+again), ``recall`` (a word that followed another one before). With lambada_openai.jsonl ({"text"} a line) in the folder
+also ``lambada``. A task counts where the first model is clearly above chance (two standard errors). The first model's
+average is what others retain; intervals of 95 % are of a bootstrap over examples, the same for both models.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from minipuzzle.artifacts import write_json
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.data import Tokenizer, load_blocks
+from minipuzzle.data.documents import data_files, read_documents
+from minipuzzle.distill import mixed_precision
+from minipuzzle.evaluate import measure
+from minipuzzle.kernels import choose
+from minipuzzle.model import HybridLM, load_model
+from minipuzzle.model.head import matmul_fp32
+
+CHANCE = {"last word": 0.0, "lambada": 0.0, "next sentence": 0.25, "next line": 0.25, "copy": 0.0, "recall": 0.0}
+CONTEXT, CHOICES, BATCH, RESAMPLES = 256, 4, 32, 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """``choices`` of tokens after a ``context``, the first one right, and the bytes of their texts."""
+
+    context: list[int]
+    choices: list[list[int]]
+    sizes: list[int]
+
+
+def main() -> None:
+    """Measure, print a table, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", help="NAME=CHECKPOINT")
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--examples", type=int, default=1000)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    models = {name: Path(path) for name, path in (model.split("=", 1) for model in options.models)}
+    words = Tokenizer.load(next(iter(models.values())))
+    tasks = make_tasks(options.text, words, options.examples)
+    texts = {file.name.split(".")[0]: load_blocks(file, words, block_length=options.length) for file in data_files(options.text)
+             if "lambada" not in file.name}  # fmt: skip
+    right: dict[str, dict[str, np.ndarray]] = {}
+    rows = []
+    for name, path in models.items():
+        checkpoint = Checkpoint.open(path)
+        model = load_model(checkpoint, device=device, dtype=torch.float32, kernels=choose(device)).eval()
+        with mixed_precision(device):
+            losses = {group: asdict(measure(model, blocks, batch=BATCH)) for group, blocks in texts.items()}
+            right[name] = {task: correct(model, items) for task, items in tasks.items()}
+        rows.append({"name": name, "parameters": checkpoint.parameters, "pattern": checkpoint.architecture.pattern,
+                     "losses": {g: {k: m[k] for k in ("tokens", "loss", "next_token_accuracy")} for g, m in losses.items()}})
+    write_json(options.out, {"rows": [row | verdict(right, row["name"]) for row in rows], "chance": CHANCE})
+    print("\n".join(table(json.loads(options.out.read_text()))))
+
+
+def make_tasks(text: Path, words: Tokenizer, count: int) -> dict[str, list[Item]]:
+    """The tasks, at most ``count`` examples of each."""
+    rng = np.random.default_rng(0)
+    files = {file.name.split(".")[0]: file for file in data_files(text)}
+    made = {"copy": list(copies(words, count, rng))}
+    if "prose" in files:
+        passages = [p for d in read_documents(files["prose"]) for p in re.split(r"\n\s*\n", d) if 200 < len(p) < 4000]
+        sentences = [re.split(r"(?<=[.!?])\s+", " ".join(p.split())) for p in passages]
+        made["last word"] = list(last_words((" ".join(s) for s in sentences), words, count))
+        made["recall"] = list(recalls([w for p in passages for w in re.findall(r"\b[a-z]{4,8}\b", p)], words, count, rng))
+        made["next sentence"] = list(continuations(sentences, " ", words, count, rng))
+    if "code" in files:
+        lines = [[x for x in d.split("\n") if x.strip()] for d in read_documents(files["code"])]
+        made["next line"] = list(continuations(lines, "\n", words, count, rng))
+    if "lambada_openai" in files:
+        made["lambada"] = list(last_words(read_documents(files["lambada_openai"]), words, count, seen=False))
+    return {task: items for task, items in made.items() if items}
+
+
+def last_words(passages: Any, words: Tokenizer, count: int, seen: bool = True) -> Iterator[Item]:
+    """The last word of each passage; with ``seen`` only of those that have it before, as most of LAMBADA's do."""
+    for passage in passages:
+        found = re.fullmatch(r"(.{100,}\s)(['\"]?)([A-Za-z]{4,})[.!?'\"]*", passage, re.DOTALL)
+        if found is None or (seen and found[3] not in found[1]):
+            continue
+        yield item(words, found[1].rstrip(), [" " + found[2] + found[3]])
+        count -= 1
+        if not count:
+            return
+
+
+def continuations(
+    pieces: list[list[str]], joint: str, words: Tokenizer, count: int, rng: np.random.Generator
+) -> Iterator[Item]:
+    """A piece (a sentence, a line) of 20 to 200 characters after those before it, and three from elsewhere."""
+    places = [(i, j) for i, part in enumerate(pieces) for j in range(3, len(part)) if 20 <= len(part[j]) <= 200]
+    others = [part[j] for i, part in enumerate(pieces) for j in range(len(part)) if 20 <= len(part[j]) <= 200]
+    for k in rng.permutation(len(places))[:count]:
+        i, j = places[k]
+        wrong = [others[n] for n in rng.integers(len(others), size=CHOICES - 1)]
+        yield item(words, joint.join(pieces[i][max(0, j - 12) : j]), [joint + text for text in (pieces[i][j], *wrong)])
+
+
+def copies(words: Tokenizer, count: int, rng: np.random.Generator) -> Iterator[Item]:
+    """24 random tokens, their first eight again, then the two that must follow."""
+    for _ in range(count):
+        sequence = rng.integers(words.vocab_size // 8, words.vocab_size, size=24).tolist()
+        yield Item(context=[words.eos_id, *sequence, *sequence[:8]], choices=[sequence[8:10]], sizes=[1])
+
+
+def recalls(vocabulary: list[str], words: Tokenizer, count: int, rng: np.random.Generator) -> Iterator[Item]:
+    """"a: b" for eight pairs of words, then one of the first words again."""
+    known = sorted(set(vocabulary))
+    if len(known) < 16:
+        return
+    for _ in range(count):
+        chosen = [known[i] for i in rng.choice(len(known), 16, replace=False)]
+        pairs, asked = [f"{a}: {b}\n" for a, b in zip(chosen[::2], chosen[1::2], strict=True)], 2 * int(rng.integers(8))
+        yield item(words, "".join(pairs) + f"{chosen[asked]}:", [f" {chosen[asked + 1]}"])
+
+
+def item(words: Tokenizer, context: str, choices: list[str]) -> Item:
+    """Texts as tokens, the context's last CONTEXT."""
+    ids = [words.encode(text, special_tokens=False) for text in choices]
+    start = words.encode(context, special_tokens=False)[-CONTEXT:]
+    return Item(context=start or [words.eos_id], choices=ids, sizes=[len(text.encode()) for text in choices])
+
+
+def correct(model: HybridLM, items: list[Item]) -> np.ndarray:
+    """[n] bool: the greedy continuation is the only choice, or the right one has the highest log probability a byte."""
+    pairs = [(i, c) for i, item in enumerate(items) for c in range(len(item.choices))]
+    scores = np.zeros((len(items), max(len(item.choices) for item in items)))
+    greedy = np.zeros(len(items), dtype=bool)
+    rows = [items[i].context + items[i].choices[c] for i, c in pairs]
+    order = sorted(range(len(rows)), key=lambda n: -len(rows[n]))
+    for start in range(0, len(order), BATCH):
+        part = order[start : start + BATCH]
+        starts = [len(items[pairs[n][0]].context) for n in part]
+        for n, (log_p, best) in zip(part, score(model, [rows[n] for n in part], starts), strict=True):
+            i, c = pairs[n]
+            scores[i, c], greedy[i] = log_p / items[i].sizes[c], best
+    return greedy if scores.shape[1] == 1 else scores.argmax(1) == 0
+
+
+@torch.no_grad()
+def score(model: HybridLM, rows: list[list[int]], starts: list[int]) -> Iterator[tuple[float, bool]]:
+    """(log probability of what follows the context, whether each token of it is the likeliest); padding is behind the end."""
+    device = model.embeddings.weight.device
+    tokens = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row)] = torch.tensor(row)
+    hidden = model.hidden_states(tokens.to(device))
+    for i, (row, start) in enumerate(zip(rows, starts, strict=True)):
+        states, target = hidden[i, start - 1 : len(row) - 1], torch.tensor(row[start:], device=device)
+        log_p = matmul_fp32(states, model.head_weight.to(states.dtype).t()).log_softmax(-1)
+        yield float(log_p.gather(1, target[:, None]).sum()), bool((log_p.argmax(-1) == target).all())
+
+
+def verdict(right: dict[str, dict[str, np.ndarray]], name: str) -> dict[str, Any]:
+    """Accuracies, their average over the tasks that count, and what of the first model's average is retained."""
+    first = next(iter(right.values()))
+    counts = [task for task, r in first.items() if above_chance(r, CHANCE[task])]
+    result: dict[str, Any] = {"tasks": {t: {"accuracy": float(r.mean()), "examples": len(r)} for t, r in right[name].items()},
+                              "counted": counts}  # fmt: skip
+    if counts:
+        result |= {"average": float(np.mean([right[name][t].mean() for t in counts])),
+                   **interval([(right[name][t], first[t]) for t in counts])}  # fmt: skip
+    return result
+
+
+def above_chance(right: np.ndarray, chance: float) -> bool:
+    """By two standard errors, and by five examples in a hundred where chance is none."""
+    return bool(right.mean() > max(chance + 2 * (right.std() / len(right) ** 0.5), chance + 0.05))
+
+
+def interval(pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+    """The ratio of the averages and its interval of 95 %, examples drawn anew within each task."""
+    rng, ratios = np.random.default_rng(0), []
+    for _ in range(RESAMPLES):
+        drawn = [(a[rows], b[rows]) for a, b in pairs for rows in [rng.integers(len(a), size=len(a))]]
+        ratios.append(np.mean([a.mean() for a, _ in drawn]) / max(np.mean([b.mean() for _, b in drawn]), 1e-9))
+    mean: Callable[[int], float] = lambda k: float(np.mean([p[k].mean() for p in pairs]))  # noqa: E731
+    return {"retained": mean(0) / mean(1), "retained_95": [float(v) for v in np.quantile(ratios, [0.025, 0.975])]}
+
+
+def table(result: dict[str, Any]) -> Iterator[str]:
+    """Markdown: a row a model."""
+    first = result["rows"][0]
+    groups, tasks = list(first["losses"]), list(first["tasks"])
+    yield "| model | parameters | " + " | ".join([f"loss {g}" for g in groups] + tasks) + " | average | retained (95 %) |"
+    yield "|---" * (4 + len(groups) + len(tasks)) + "|"
+    for row in result["rows"]:
+        cells = [f"{row['losses'][g]['loss']:.4f} ({100 * (row['losses'][g]['loss'] / first['losses'][g]['loss'] - 1):+.2f} %)"
+                 for g in groups]  # fmt: skip
+        cells += [f"{row['tasks'][t]['accuracy']:.3f}{'' if t in row['counted'] else ' (not counted)'}" for t in tasks]
+        if not row["counted"]:
+            cells += ["", ""]
+        else:
+            low, high = row["retained_95"]
+            cells += [f"{row['average']:.4f}", f"{100 * row['retained']:.2f} % ({100 * low:.2f} to {100 * high:.2f})"]
+        yield f"| {row['name']} | {row['parameters']:,} | " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    main()

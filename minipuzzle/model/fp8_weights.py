@@ -1,0 +1,49 @@
+"""Models for inference whose blocks keep their matrices in FP8."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from minipuzzle.arch import Architecture
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.kernels import Kernels
+from minipuzzle.kernels.stored_fp8 import StoredLinear
+from minipuzzle.model.blocks import make_block
+from minipuzzle.model.hybrid import HybridLM, default_dtype
+from minipuzzle.model.load import INIT_STD
+from minipuzzle.model.precision import check_sizes
+
+
+@torch.no_grad()
+def fp8_model(
+    architecture: Architecture, checkpoint: Checkpoint | None, *, device: torch.device, dtype: torch.dtype, kernels: Kernels
+) -> HybridLM:
+    """A model whose blocks' matrices are FP8 codes and all else is in ``dtype``; random weights without a checkpoint.
+
+    Made block by block, so that one at most is ever held in ``dtype``. Raises: UserError for NaN or infinite weights, and
+    for sizes that FP8 cannot multiply.
+    """
+    model = HybridLM(architecture, device="meta", dtype=dtype, kernels=kernels)
+    for i, block in enumerate(architecture.blocks):
+        with torch.device(device), default_dtype(dtype):
+            made = make_block(block, architecture.norm_eps, kernels)
+        _fill(made, checkpoint, f"blocks.{i}.")
+        linear = {name: layer for name, layer in made.named_children() if isinstance(layer, nn.Linear)}
+        check_sizes({f"blocks.{i}.{name}": layer for name, layer in linear.items()})
+        for name, layer in linear.items():
+            setattr(made, name, StoredLinear(layer))
+        model.blocks[i] = made
+    for name, module in model.named_children():
+        if name != "blocks":
+            module.to_empty(device=device)
+            for parameter in module.parameters():
+                parameter.normal_(float(parameter.ndim == 1), INIT_STD)
+            _fill(module, checkpoint, f"{name}.")
+    return model.eval()
+
+
+def _fill(module: nn.Module, checkpoint: Checkpoint | None, prefix: str) -> None:
+    if checkpoint is not None:
+        for name, parameter in module.named_parameters():
+            parameter.copy_(checkpoint.tensor(f"{prefix}{name}"))

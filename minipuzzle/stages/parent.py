@@ -1,0 +1,52 @@
+"""The parent under masks, measured on a text: whole on one device, or in shards over all processes of a torchrun."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minipuzzle.arch import Selection
+from minipuzzle.data import TokenBlocks
+from minipuzzle.evaluate import Answers, answers, measure
+from minipuzzle.model import HybridLM
+from minipuzzle.ranks import Ranks
+from minipuzzle.search.rank import Reality
+from minipuzzle.stages.job import Job
+
+
+class MaskedParent:
+    """Measures selections on ``blocks``; loaded when the first one is asked for.
+
+    Over several processes only the first decides what is measured, and says so to the others (``serve``), because a solver
+    that is stopped by the clock may decide differently elsewhere. Each computes on its share of the blocks, or on all of
+    them where they cannot be shared equally.
+    """
+
+    def __init__(self, job: Job, blocks: TokenBlocks, group: Ranks) -> None:
+        self.job, self.group = job, group
+        self.blocks = blocks.share(group.rank, group.world)
+        self._loaded: tuple[HybridLM, Answers] | None = None
+
+    def __call__(self, selection: Selection) -> Reality:
+        """What the parent does under a selection's masks, over all processes; for the first one to ask."""
+        return self._measured(self.group.said_by_first(selection))
+
+    def serve(self) -> None:
+        """Compute what the first process asks for, until it lets go."""
+        while (selection := self.group.said_by_first(None)) is not None:
+            self._measured(selection)
+
+    def let_go(self) -> None:
+        """End ``serve`` in the others."""
+        self.group.said_by_first(None)
+
+    def _measured(self, selection: Selection) -> Reality:
+        if self._loaded is None:
+            alone = self.group.world == 1
+            model = self.job.parent_model if alone else self.job.load_frozen(self.job.parent, self.group)
+            self._loaded = model, answers(model, self.blocks)
+        model, said = self._loaded
+        model.set_mask(selection)
+        m = measure(model, self.blocks, teacher=said)
+        model.set_mask(None)
+        mine = np.array([m.next_token_accuracy, m.agreement or 0.0, m.loss, m.kl or 0.0])
+        return Reality(*(self.group.sum(mine) / self.group.world).tolist())

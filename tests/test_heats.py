@@ -1,0 +1,39 @@
+"""Distill: more than three candidates run a heat, the best three of it go on from there."""
+
+from helpers import FAST, run
+
+from minipuzzle.artifacts import read_json
+from minipuzzle.recipe import SearchSettings
+from minipuzzle.rundir import RunDir
+
+STEP = 4 * 64
+
+
+def last(folder):
+    head, *rows = [line.split(",") for line in (folder / "log.csv").read_text().splitlines()]
+    return tuple(float(rows[-1][head.index(name)]) for name in ("tokens", "loss"))
+
+
+def test_five_candidates_run_a_heat_and_three_go_on(checkpoint, tmp_path):
+    folder = tmp_path / "run"
+    run("score", checkpoint, "--run", folder, *FAST["score"])
+    run("search", "--run", folder, *FAST["search"], "--method", "solver", "--refine", 2, "--top", 5)
+    top = read_json(folder / "search.json")["top"]
+    assert len(top) == 5
+    run("distill", "--run", folder, *FAST["distill"][:2], "--tokens", 512, "--short-tokens", 3 * STEP, "--length", 64,
+        "--batch", 4, "--device", "cpu")  # fmt: skip
+    heat = RunDir(folder).facts("distill")["heat_validation_loss"]
+    assert sorted(heat) == sorted(top)
+    best = sorted(heat, key=heat.__getitem__)[:3]
+    assert {path.parent.name for path in (folder / "distill").glob("*-short/log.csv")} == {f"{name}-short" for name in best}
+    assert sorted(RunDir(folder).facts("distill")["short_validation_loss"]) == sorted(best)
+    for name in best:  # one step in the heat, two more from its weights on the same first batch
+        first, then = last(folder / "distill" / f"{name}-heat"), last(folder / "distill" / f"{name}-short")
+        assert (first[0], then[0]) == (STEP, 2 * STEP)
+        assert then[1] < first[1]
+
+
+def test_how_many_go_on_by_default():
+    assert SearchSettings().finalists == 3
+    assert SearchSettings(method="solver").finalists == 9
+    assert SearchSettings(method="solver", top=2).finalists == 2

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import lzma
 import tempfile
 import time
 from importlib.metadata import version
@@ -24,6 +23,7 @@ from llama_cpp_server import LlamaCpp
 from minipuzzle import embedded
 from minipuzzle.arch import Selection
 from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.data import read_documents
 from minipuzzle.export.gguf import DTYPES, export_gguf
 from minipuzzle.generation import generate
 from minipuzzle.model import load_model
@@ -50,8 +50,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         checkpoint = student(Path(name))
         model = load_model(checkpoint).eval()
-        with lzma.open(embedded.text_path("validation"), "rt") as file:
-            text = file.read()
+        text = next(read_documents(embedded.text_path("validation")))
         for dtype in DTYPES:
             written = export_gguf(checkpoint, Path(name) / f"{dtype}.gguf", dtype)
             with LlamaCpp(written.path) as server:

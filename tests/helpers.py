@@ -1,6 +1,6 @@
 """Running the command line inside the test process."""
 
-import lzma
+import bz2
 import sys
 import tempfile
 from pathlib import Path
@@ -12,7 +12,7 @@ from minipuzzle.cli import main
 
 _FOLDER = tempfile.TemporaryDirectory()
 TEXT = Path(_FOLDER.name) / "validation.txt"
-with lzma.open(embedded.text_path("validation"), "rt") as _whole:
+with bz2.open(embedded.text_path("validation"), "rt") as _whole:
     TEXT.write_text(_whole.read()[:40_000])
 
 

@@ -3,6 +3,7 @@ encoding by ``tokenizers`` say what the tokens are; hashlib says which documents
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
 import json
@@ -47,6 +48,7 @@ def numbered(lengths: list[int], length: int, seed: int = 0) -> TokenBlocks:
     ("name", "content"),
     [
         ("a.txt", AS_TEXT), ("a.txt.xz", lzma.compress(AS_TEXT)), ("a.txt.gz", gzip.compress(AS_TEXT)),
+        ("a.txt.bz2", bz2.compress(AS_TEXT)), ("a.jsonl.bz2", bz2.compress(AS_JSONL)),
         ("a.jsonl", AS_JSONL), ("a.jsonl.xz", lzma.compress(AS_JSONL)), ("a.jsonl.gz", gzip.compress(AS_JSONL)),
     ], ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
@@ -88,7 +90,7 @@ def test_a_separator_across_two_reads_separates(tmp_path: Path, monkeypatch: pyt
         ("a.jsonl", b'{"text": null}\n', "Line 1 "),
         ("a.jsonl", b'{"text": "a"}\n{"text"', "Line 2 "),
         ("a.txt.xz", lzma.compress(AS_TEXT)[:-30], "cannot be read"),
-        ("a.txt.gz", gzip.compress(AS_TEXT)[:-12], "cannot be read"),
+        ("a.txt.gz", gzip.compress(AS_TEXT)[:-12], "cannot be read"), ("a.txt.bz2", b"not bzip2", "cannot be read"),
         ("a.parquet", b"not parquet", "cannot be read"),
     ], ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip

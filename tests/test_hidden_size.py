@@ -141,6 +141,8 @@ def test_what_cannot_choose_or_price_a_hidden_size_says_so():
     with pytest.raises(UserError, match="No architecture") as caught:
         make_plan(parent, SearchSettings(budget=("2%",), multiple=8))
     assert "add --mamba-heads or --hidden-size" in caught.value.next
+    smallest = shape_architecture(parent, Shape(attention=0, mlp=1, mamba=1, intermediate=16, heads=8, hidden=8))
+    assert f"{smallest.parameters:,} parameters" in refusal({"budget": ("2%",)})
 
 
 def test_from_a_hybrid_to_a_narrower_student(checkpoint, tmp_path, capsys):

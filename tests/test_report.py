@@ -94,6 +94,10 @@ def test_report_and_card_grow_with_the_run(checkpoint, tmp_path):
     for words in ("Budget: 96%", "arXiv:2504.03624", "minipuzzle distill", "student", "color-scheme", ">exact<"):
         assert words in text
     check_card(folder)
+    run("search", "--run", folder, *FAST["search"], "--candidates", 3)  # another search: the student is not its student
+    text, _ = check(build_report(folder))
+    assert unfilled(text) == ["quality", "cost"]
+    assert "No distillation of this search has finished." in text
 
 
 def check_card(folder):

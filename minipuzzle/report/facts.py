@@ -45,8 +45,11 @@ class Facts:
 
     @cached_property
     def measured(self) -> dict[str, Any] | None:
-        """eval.json."""
-        return self._optional("eval.json")
+        """eval.json. None where it measured the student of another distillation."""
+        found: dict[str, Any] | None = self._optional("eval.json")
+        if found and found["distill"] and found["distill"] != (self.distilled or {}).get("key"):
+            return None
+        return found
 
     @cached_property
     def commands(self) -> list[dict[str, Any]]:
@@ -61,10 +64,10 @@ class Facts:
 
     @cached_property
     def distilled(self) -> dict[str, Any] | None:
-        """What the stage distill recorded: winner, losses, tokens. None where a later search has no such winner."""
-        found: dict[str, Any] | None = self.state["stages"].get("distill")
-        names = {candidate["name"] for candidate in (self.search or {}).get("candidates", [])}
-        return found if found and found["winner"] in names else None
+        """What the stage distill recorded: winner, losses, tokens. None where it was of another search."""
+        stages = self.state["stages"]
+        found: dict[str, Any] | None = stages.get("distill")
+        return found if found and found["search"] == stages["search"]["key"] else None
 
     @cached_property
     def winner(self) -> dict[str, Any] | None:

@@ -105,7 +105,7 @@ def _candidate(c: dict[str, Any], winner: str) -> dict[str, Any]:
 
 def _trained(facts: Facts) -> str:
     if facts.distilled is None:
-        return "Distillation has not finished."
+        return "No distillation of this search has finished."
     losses = facts.distilled["short_validation_loss"]
     text = f"{facts.distilled['tokens']:,} tokens for {facts.distilled['winner']}, the winner; at the end KL "
     text += f"{facts.distilled['final_kl']:.4f} nats a token on the training text. "

@@ -105,7 +105,15 @@ def _times(shapes: NDArray[np.int64], prices: Pricing) -> NDArray[np.float64]:
 
 
 def enumerate_shapes(bounds: Bounds, prices: Pricing) -> Feasible:
-    """The grid points that keep every limit."""
+    """The grid points that keep every limit, one hidden size after the other: a grid of millions is never whole in memory."""
+    parts = [_feasible(replace(bounds, hidden=(hidden,)), prices) for hidden in bounds.hidden]
+    return Feasible(
+        shapes=np.concatenate([p.shapes for p in parts]), parameters=np.concatenate([p.parameters for p in parts]),
+        bytes=np.concatenate([p.bytes for p in parts]), times=np.concatenate([p.times for p in parts]),
+    )  # fmt: skip
+
+
+def _feasible(bounds: Bounds, prices: Pricing) -> Feasible:
     shapes = grid(bounds)
     parameters, size = costs(prices.parent, shapes, prices.workload)
     took = times(shapes, prices)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -156,7 +156,7 @@ def _check_needed(prices: Pricing, settings: SearchSettings) -> None:
 
 
 def _unreachable(space: Bounds, prices: Pricing, settings: SearchSettings) -> UserError:
-    shapes = grid(space)
+    shapes = grid(replace(space, hidden=space.hidden[:1]))  # the narrowest: every cost grows with the hidden size
     parameters, size = costs(prices.parent, shapes, prices.workload)
     took = times(shapes, prices)
     smallest = []

@@ -65,8 +65,9 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
             group.first_then_all(lambda: _merge(job, model, cuts[winner], target))
         else:
             write_gathered(model, group, lambda tensor: write_student(cuts[winner], tensor, target))
-        job.run.mark("distill", key, winner=winner, short_validation_loss=losses, heat_validation_loss=heat, final_kl=final,
-                     tokens=settings.training.tokens, short_tokens=settings.short_tokens if losses else 0)  # fmt: skip
+        job.run.mark("distill", key, search=job.run.key("search"), winner=winner, short_validation_loss=losses,
+                     heat_validation_loss=heat, final_kl=final, tokens=settings.training.tokens,
+                     short_tokens=settings.short_tokens if losses else 0)  # fmt: skip
         if job.run.writes:
             write_card(job.run.path)
             for states in (job.run / "distill").glob(f"*/{STATES}"):

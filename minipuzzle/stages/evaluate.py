@@ -61,6 +61,7 @@ def _eval(job: Job, others: list[Path], group: Ranks) -> dict[str, Any]:
     result = {
         "schema": 1, "device": device_name(job.device), "data": str(job.data.validation),
         "tokens": int(blocks.tokens.size), "rows": rows, "costs": costs,
+        "distill": job.run.key("distill") if "student" in named and not others else None,
     }  # fmt: skip
     if job.run.writes:
         write_json(job.run / FILE, result)

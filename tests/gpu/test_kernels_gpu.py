@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from conftest import save
 
-from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2
+from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2, Selection
+from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.distill import mixed_precision
 from minipuzzle.kernels import choose
-from minipuzzle.model import HybridLM, init_model
+from minipuzzle.model import HybridLM, init_model, load_model
+from minipuzzle.surgery import cut
 
 pytestmark = pytest.mark.gpu
 TABLE: list[str] = []
@@ -92,3 +95,17 @@ def test_model_logits_gradients_decode(heads):
     close(f"model {heads} heads: logits, kernels - reference", logits[0], logits[1], 2e-2)
     worst = max(grads[1], key=lambda n: ((grads[0][n] - grads[1][n]).norm() / grads[1][n].norm()).item())
     close(f"model {heads} heads: worst gradient ({worst})", grads[0][worst], grads[1][worst], 5e-2)
+
+
+@torch.no_grad()
+def test_a_narrower_model_masked_is_the_cut_one(tmp_path):
+    """In BF16, as search realises candidates: the norms count the kept hidden channels only."""
+    parent = Checkpoint.open(save(init_model(architecture(), seed=0), tmp_path / "parent", tokenizer=False))
+    hidden = tuple(sorted(torch.randperm(192, generator=torch.Generator().manual_seed(0))[:144].tolist()))
+    selection = Selection(blocks=tuple({} for _ in parent.architecture.blocks), hidden=hidden)
+    student = cut(parent, selection, tmp_path / "student")
+    tokens = torch.randint(0, 4096, (2, 200), generator=torch.Generator().manual_seed(0)).cuda()
+    masked, sliced = (load_model(c, device="cuda", dtype=torch.float32) for c in (parent, student))
+    masked.set_mask(selection)
+    with mixed_precision(torch.device("cuda")):
+        close("hidden size 192 to 144: masked - cut", masked(tokens), sliced(tokens), 2e-2)

@@ -1,6 +1,7 @@
 """The arithmetic of benchmarks/solver.py and benchmarks/peers.py: instances, verdicts, what a failing peer becomes."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from peers import Setting, heal, in_our_order, relative
 from peers_table import pruners, trainers
 from solver import VERDICTS, make_case, priced, summarise, verdict
 
+from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks
 from minipuzzle.recipe import Training
 from minipuzzle.search.solve import solve
@@ -98,3 +100,19 @@ def test_the_table_has_the_mean_of_our_seeds_and_every_failure():
     assert "ValueError: no" in lines[4]
     assert "80.0 %" in lines[2]
     assert "DistillKit" in trainers({"rows": [{"part": "trainer", "peer": "DistillKit", "error": "pip"}]})[2]
+
+
+def test_our_trainer_answers(checkpoint, tmp_path):
+    for name, count in (("train", 8), ("report", 4), ("probe", 2)):
+        np.save(tmp_path / f"{name}.npy", np.random.default_rng(0).integers(0, 4096, (count, 64)).astype(np.uint32))
+    files = {name: str(tmp_path / f"{name}.npy") for name in ("train", "report", "probe", "logits")}
+    asked = {"student": str(checkpoint), "teacher": str(checkpoint), **files, "tokens": 512, "rate": 1e-3, "batch": 4, "seed": 0,
+             "out": str(tmp_path / "out")}  # fmt: skip
+    (tmp_path / "request.json").write_text(json.dumps(asked))
+    script = Path(peer_environments.__file__).parent / "peers" / "ours_train.py"
+    subprocess.run([sys.executable, script, tmp_path / "request.json", tmp_path / "answer.json"], check=True)
+    found = json.loads((tmp_path / "answer.json").read_text())
+    assert found["checkpoint"] == asked["out"]
+    assert Checkpoint.open(tmp_path / "out").parameters == found["parameters"]
+    assert np.load(tmp_path / "logits.npy").shape == (2, 64, 4096)
+    assert found["after"] == pytest.approx(found["before"], rel=0.1)

@@ -45,7 +45,7 @@ if __name__ == "__main__":
         started, cpu = time.monotonic(), time.process_time()
         train(model, distillation(teacher), blocks(asked["train"]), settings, Path(asked["out"] + "-run"), identity="peers")
         values |= {"train_seconds": time.monotonic() - started, "train_cpu_seconds": time.process_time() - cpu}
-        write_student(file, model, Path(asked["out"]))
+        write_student(file, model.state_dict().__getitem__, Path(asked["out"]))
         values |= {"after": measure(model, report).loss, "checkpoint": asked["out"]}
     if asked.get("logits"):
         with torch.no_grad():

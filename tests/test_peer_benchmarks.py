@@ -106,8 +106,8 @@ def test_our_trainer_answers(checkpoint, tmp_path):
     for name, count in (("train", 8), ("report", 4), ("probe", 2)):
         np.save(tmp_path / f"{name}.npy", np.random.default_rng(0).integers(0, 4096, (count, 64)).astype(np.uint32))
     files = {name: str(tmp_path / f"{name}.npy") for name in ("train", "report", "probe", "logits")}
-    asked = {"student": str(checkpoint), "teacher": str(checkpoint), **files, "tokens": 512, "rate": 1e-3, "batch": 4, "seed": 0,
-             "out": str(tmp_path / "out")}  # fmt: skip
+    asked = {"student": str(checkpoint), "teacher": str(checkpoint), **files, "tokens": 512, "rate": 1e-3, "batch": 4,
+             "seed": 0, "out": str(tmp_path / "out")}  # fmt: skip
     (tmp_path / "request.json").write_text(json.dumps(asked))
     script = Path(peer_environments.__file__).parent / "peers" / "ours_train.py"
     subprocess.run([sys.executable, script, tmp_path / "request.json", tmp_path / "answer.json"], check=True)

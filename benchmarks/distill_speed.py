@@ -163,7 +163,7 @@ def ours(teacher_shape: Architecture, shape: Architecture, rows: Any, options: A
     teacher, student = our_models(teacher_shape, shape, options.device)
     blocks = TokenBlocks(tokens=rows, documents=np.zeros(rows.shape, np.int32), fingerprint="random", text_bytes=1)
     precision = "fp8" if "fp8" in row else "bf16"
-    settings = Training(tokens=rows.size, batch=options.batch, learning_rate=1e-4, precision=precision,  # type: ignore[arg-type]
+    settings = Training(tokens=rows.size, batch=options.batch, learning_rate=1e-4, precision=precision,
                         checkpoint_seconds=1e9)  # fmt: skip
     set_precision(teacher, precision if "both" in row else "bf16", settings.bf16_ends)
     done = [0]
@@ -249,7 +249,7 @@ def trainer_parts(rows: Any, options: Any, clock: Clock) -> tuple[dict[str, Any]
     from datasets import Dataset
     from transformers import TrainerCallback
 
-    class Tick(TrainerCallback):  # type: ignore[misc]
+    class Tick(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             clock.tick()
 

@@ -171,7 +171,7 @@ def run(options: argparse.Namespace) -> None:
     precision, ends = ARMS[options.arm]
     length, device = 64 if options.tiny else LENGTH, torch.device(options.device)
     settings = Training(tokens=options.tokens, batch=options.batch, learning_rate=options.learning_rate, warmup=0.02,
-                        final_ratio=0.02, precision=precision, bf16_ends=ends, checkpoint_seconds=240)  # type: ignore
+                        final_ratio=0.02, precision=precision, bf16_ends=ends, checkpoint_seconds=240)
     text, held = load(options.data, "train-*.npy.xz", length), load(options.data, "val.npy.xz", length)
     model = init_model(architecture(options.tiny), 0, device=device, kernels=choose(device))
     print(f"{options.arm}: {model.architecture.parameters:,} parameters, {text.tokens.size:,} tokens of text, "
@@ -182,7 +182,7 @@ def run(options: argparse.Namespace) -> None:
 
     def advance(used: int, loss: float) -> None:
         if table.due(used, options.tokens):
-            rate = learning_rate(settings, used / (options.batch * length), settings.steps(length))  # type: ignore[arg-type]
+            rate = learning_rate(settings, used / (options.batch * length), settings.steps(length))
             table.add(used, loss, validation_loss(model, held, options.batch), rate, time.monotonic() - started)
 
     try:

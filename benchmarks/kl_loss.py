@@ -120,7 +120,7 @@ def errors(loss: Loss, hidden: Tensor, head: Tensor, other: Tensor, other_head: 
         d_hidden.append(g @ w)
         d_head.addmm_(g.t(), h.double())
     want = (torch.cat(d_hidden), d_head)
-    result = [((x.grad.double() - e).norm() / e.norm()).item() for x, e in zip(leaves, want, strict=True)]  # type: ignore
+    result = [((x.grad.double() - e).norm() / e.norm()).item() for x, e in zip(leaves, want, strict=True)]
     return [*result, abs(float(got.detach()) / total - 1)]
 
 

@@ -36,6 +36,7 @@ from minipuzzle.search.plan import make_plan
 from minipuzzle.search.rank import Reality, realise
 from minipuzzle.search.select import select
 from minipuzzle.space import Shape
+from minipuzzle.stages.parent import masked_reality
 from minipuzzle.surgery import cut
 
 LENGTH = 512
@@ -170,10 +171,7 @@ def search(
     plan = make_plan(model.architecture, SearchSettings(budget=(budget,), least=least, mamba_heads=True))
 
     def one(selection: Selection) -> Reality:
-        model.set_mask(selection)
-        m = measure(model, choice, batch=32, teacher=said)
-        model.set_mask(None)
-        return Reality(m.next_token_accuracy, m.agreement or 0.0, m.loss, m.kl or 0.0)
+        return masked_reality(model, selection, choice, said, batch=32)
 
     winner = realise(plan.candidates(scores, 24), one, {}, "agreement")[0].candidate
     return shape_of(winner.selection.student(model.architecture)), winner.selection

@@ -150,7 +150,7 @@ def measured(
                      fast=fast)  # fmt: skip
     timed: list[tuple[int, float, float]] = []
     usual = BlockReader.blocks
-    BlockReader.blocks = lambda self, indices: clocked(usual(self, indices), timed, device)  # type: ignore[method-assign]
+    BlockReader.blocks = lambda self, indices: clocked(usual(self, indices), timed, device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     started = time.perf_counter()

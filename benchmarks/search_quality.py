@@ -48,6 +48,7 @@ from minipuzzle.search.refine import refine, repair
 from minipuzzle.search.solve import solve
 from minipuzzle.search.timing import load_timing
 from minipuzzle.stages.distill import FINALISTS, HEAT_SHARE
+from minipuzzle.stages.parent import masked_reality
 from minipuzzle.stages.search import LARGEST
 from minipuzzle.surgery import cut
 
@@ -205,10 +206,7 @@ def search(task: Task, model: HybridLM, choice: TokenBlocks, moves: int) -> tupl
     said = answers(model, choice, batch=16)
 
     def one(selection: Selection) -> Reality:
-        model.set_mask(selection)
-        m = measure(model, choice, batch=16, teacher=said)
-        model.set_mask(None)
-        return Reality(m.next_token_accuracy, m.agreement or 0.0, m.loss, m.kl or 0.0)
+        return masked_reality(model, selection, choice, said, batch=16)
 
     if task.method == "grid":
         ranked = realise(plan.candidates(scores, 48), one, {}, "agreement")

@@ -17,7 +17,8 @@ import torch
 from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Mamba2
 from minipuzzle.budget import Generation, Phase
 from minipuzzle.cost.latency import LatencyTable, describe, model_ms, surroundings
-from minipuzzle.timing import PHASES, Machine, memory_of, time_in_turns
+from minipuzzle.machine import memory_of
+from minipuzzle.timing import PHASES, Machine, time_in_turns
 
 MEMORY_SHARE = 0.6
 

@@ -7,7 +7,6 @@ memory) meets all alike; the median over the rounds counts. A model of random we
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 import statistics
 import time
@@ -24,6 +23,7 @@ from minipuzzle.budget import Generation, Phase
 from minipuzzle.errors import UserError
 from minipuzzle.kernels import Kernels
 from minipuzzle.kernels.pointwise import replayed
+from minipuzzle.machine import memory_of
 from minipuzzle.model import HybridLM
 from minipuzzle.model.cache import Cache
 
@@ -223,13 +223,6 @@ def _forward(model: HybridLM, tokens: Tensor, cache: Cache, mark: Callable[[], N
     last = model.final_norm(h[:, -1])
     torch.argmax(last @ model.head_weight.t(), -1)
     mark()
-
-
-def memory_of(device: torch.device) -> int:
-    """Bytes of memory that the device has."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[1])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _keep_freed_memory() -> None:

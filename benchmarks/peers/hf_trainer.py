@@ -43,7 +43,7 @@ def arguments(asked: dict[str, Any]) -> dict[str, Any]:
 def in_order(trainer_class: type) -> type:
     """A trainer that takes rows in the order of the file."""
 
-    class InOrder(trainer_class):  # type: ignore[misc]
+    class InOrder(trainer_class):
         def _get_train_sampler(self, dataset: Any = None) -> SequentialSampler:
             return SequentialSampler(dataset if dataset is not None else self.train_dataset)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-
 from minipuzzle.cost.training import training_bytes
+from minipuzzle.machine import free_gpu_bytes
 from minipuzzle.model import HybridLM, set_precision
 from minipuzzle.recipe import Training
 
@@ -23,7 +22,7 @@ def prepare(model: HybridLM, settings: Training, tokens: int, ranks: int = 1) ->
     parts = [f"{len(layers)} linear layers in {settings.precision}"] if layers else []
     if device.type == "cuda":
         need, less = (_bytes(model, tokens, checkpointing, ranks) for checkpointing in (False, True))
-        free = free_bytes(device)
+        free = free_gpu_bytes(device)
         if wanted == "auto":
             model.activation_checkpointing = need > SAFE * free
         chosen = less if model.activation_checkpointing else need
@@ -39,9 +38,3 @@ def _bytes(model: HybridLM, tokens: int, checkpointing: bool, ranks: int) -> int
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     shares = 1 if hasattr(model, "adapters") else ranks  # an adapter is whole on every GPU
     return training_bytes(model.architecture, tokens, checkpointing=checkpointing, ranks=shares, trained=trained)
-
-
-def free_bytes(device: torch.device) -> int:
-    """Bytes that PyTorch can still allocate on a CUDA device, its own cache included."""
-    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(torch.cuda.mem_get_info(device)[0]) + cached

@@ -6,10 +6,8 @@ forward, whatever the number of blocks.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +19,7 @@ from minipuzzle.errors import UserError
 from minipuzzle.importance.curves import variants
 from minipuzzle.importance.estimators import footprint_hooks
 from minipuzzle.importance.metrics import CHUNK_VALUES
+from minipuzzle.machine import available_bytes, free_gpu_bytes, resident_bytes
 from minipuzzle.model.footprint import forward_bytes
 from minipuzzle.model.prefetch import held_dtype
 from minipuzzle.recipe import ScoreSettings
@@ -127,41 +126,6 @@ def check_peak(peak: Peak, device: torch.device) -> None:
                 allowed=f"{_gib(free)}", next="Lower --block-samples, --samples or --batch, shorten --length, or leave the "
                 "damage curves out with --no-curves.",
             )  # fmt: skip
-
-
-def free_gpu_bytes(device: torch.device) -> int:
-    """What the GPU has free, with what PyTorch holds there and does not use."""
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + unused
-
-
-def available_bytes() -> int:
-    """CPU memory that this process may still take: what the machine has, or its control group where that allows less."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):  # not Linux: all of the machine's memory
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for limit, used in _CGROUPS:
-        try:
-            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
-        except (OSError, ValueError):  # no such group, or "max"
-            continue
-    return max(0, free)
-
-
-_CGROUPS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-)
-
-
-def resident_bytes() -> int:
-    """The memory that this process holds now."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
 
 
 def _visits(

@@ -17,13 +17,13 @@ from minipuzzle.checkpoint.config import read_config
 from minipuzzle.errors import UserError
 from minipuzzle.generation.bench import Speed, measure
 from minipuzzle.generation.memory import HEADROOM, Peak, Runtime, largest_batch, plan
-from minipuzzle.importance.memory import available_bytes, free_gpu_bytes
 from minipuzzle.kernels import Kernels, choose
+from minipuzzle.machine import available_bytes, free_gpu_bytes
 from minipuzzle.model import HybridLM, fp8_model, load_model
 from minipuzzle.progress import progress_bar
 from minipuzzle.report.units import bytes_
-from minipuzzle.stages.generate import DTYPES, pick_dtype
-from minipuzzle.stages.job import pick_device, say
+from minipuzzle.stages.device import DTYPES, device_name, pick_device, pick_dtype
+from minipuzzle.stages.job import say
 
 CARDS = {"80 GB": int(79.1 * 2**30), "141 GB": int(139.8 * 2**30)}
 """What CUDA calls total memory on an H100 80GB HBM3 and on an H200."""
@@ -57,7 +57,7 @@ def run_bench(
         speed = _measure(path, name, architecture, asked, runtime, where, kernels, seconds, peak)
         rows.append({"name": name, "path": str(path), **_row(architecture, asked, peak, speed)})
     return {
-        "device": _device_name(where), "dtype": str(runtime.dtype).removeprefix("torch."), "kernels": kernels.reason,
+        "device": device_name(where), "dtype": str(runtime.dtype).removeprefix("torch."), "kernels": kernels.reason,
         "weights": "fp8" if fp8_weights else str(runtime.dtype).removeprefix("torch."),
         "state_dtype": str(runtime.state_dtype).removeprefix("torch."), "torch": torch.__version__,
         "batch": "the largest that fits" if work is None else work.batch, "prompt": prompt, "output": output, "rows": rows,
@@ -131,9 +131,3 @@ def _row(architecture: Architecture, work: Generation, peak: Peak, speed: Speed)
         "step_ms": 1e3 * speed.decode_s / (work.output - 1) if speed.decode_s else None,
         "tokens_per_s": work.batch * work.output / whole, "predicted": asdict(peak), "predicted_bytes": peak.total,
     }  # fmt: skip
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"

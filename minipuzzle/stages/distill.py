@@ -121,9 +121,7 @@ class _Distillation:
 
     def _short(self, cut: Checkpoint, name: str, label: str, tokens: int, total: int, validation: TokenBlocks) -> float:
         """Train a candidate for ``tokens`` more, from its heat's weights where it ran one; its validation loss."""
-        model, heat = self._student(cut), self.job.run / "distill" / f"{name}-heat" / STATES
-        if label == "short" and tokens < total:
-            load_parameters(heat, model, self.group)
+        model = self._student(cut, after=f"{name}-heat" if tokens < total else "")
         self._train(model, replace(self.settings.training, tokens=tokens), f"{name}-{label}", f"{name} {label}",
                     f"{name}, {label}")  # fmt: skip
         loss = measure(model, validation).loss
@@ -132,9 +130,7 @@ class _Distillation:
 
     def long_run(self, cut: Checkpoint, name: str, short: bool) -> tuple[HybridLM, float]:
         """(the trained student, its last KL), from its ``short`` run's weights where there was one."""
-        model = self._student(cut)
-        if short:
-            load_parameters(self.job.run / "distill" / f"{name}-short" / STATES, model, self.group)
+        model = self._student(cut, after=f"{name}-short" if short else "")
         return model, self._train(model, self.settings.training, "long", name, "long run")
 
     def _train(self, model: HybridLM, settings: Training, folder_name: str, identity: str, label: str) -> float:
@@ -143,10 +139,16 @@ class _Distillation:
         return train_in(self.job, model, self.objective, self.blocks, settings, folder, identity, f"distill: {label}",
                         group=self.group, teacher=teacher)  # fmt: skip
 
-    def _student(self, checkpoint: Checkpoint) -> HybridLM:
+    def _student(self, checkpoint: Checkpoint, after: str) -> HybridLM:
+        """A candidate's model, with the weights that the run ``after`` left where one is named."""
+        training = self.settings.training
         if self.settings.adapter.kind:
-            return adapted(self.job, checkpoint, self.settings.adapter, self.settings.training, self.group)
-        return self.job.load(checkpoint, self.group, self.settings.training.replicas)
+            model = adapted(self.job, checkpoint, self.settings.adapter, training, self.group)
+        else:
+            model = self.job.load(checkpoint, self.group, training.replicas)
+        if after:
+            load_parameters(self.job.run / "distill" / after / STATES, model, self.group)
+        return model
 
     def _teacher(self) -> HybridLM:
         self.job.forget_parent()

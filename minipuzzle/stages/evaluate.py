@@ -21,6 +21,7 @@ from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.recipe import SearchSettings
 from minipuzzle.report.card import write_card
 from minipuzzle.stages.costs import cost_checks
+from minipuzzle.stages.device import device_name
 from minipuzzle.stages.job import Job
 
 FILE = "eval.json"
@@ -84,13 +85,6 @@ def workload(job: Job) -> Workload:
     default = SearchSettings()
     return Workload(context=parse_count(default.context), batch=default.batch, weights=default.weights,
                     kv=default.kv, state=default.state)  # fmt: skip
-
-
-def device_name(device: torch.device) -> str:
-    """What a person calls the device."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
 
 
 def _of_run(job: Job) -> dict[str, Checkpoint]:

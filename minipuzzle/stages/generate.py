@@ -6,29 +6,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import Tokenizer
 from minipuzzle.errors import UserError
 from minipuzzle.generation import Sampling, stream
 from minipuzzle.kernels import choose
 from minipuzzle.model import load_model
-from minipuzzle.stages.job import check_tokenizer, pick_device, say
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of weights and activations for "auto" (BF16 on CUDA, FP32 elsewhere), "fp32" or "bf16".
-
-    Raises: UserError for another name.
-    """
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if name not in DTYPES:
-        raise UserError("This dtype is not computed in.", got=name, allowed="auto, fp32, bf16", next="Change --dtype.")
-    return DTYPES[name]
+from minipuzzle.stages.device import pick_device, pick_dtype
+from minipuzzle.stages.job import check_tokenizer, say
 
 
 def run_generate(

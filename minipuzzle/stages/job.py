@@ -18,6 +18,7 @@ from minipuzzle.progress import console
 from minipuzzle.ranks import Ranks
 from minipuzzle.recipe import EMBEDDED, Data
 from minipuzzle.rundir import RunDir
+from minipuzzle.stages.device import pick_device
 
 
 def say(text: str) -> None:
@@ -98,18 +99,6 @@ def check_tokenizer(tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
             allowed=f"at most the model's {vocabulary:,}",
             next=f"Put the model's own tokenizer.json into {checkpoint.path}.",
         )  # fmt: skip
-
-
-def pick_device(name: str) -> torch.device:
-    """The torch device for "auto", "cpu" or "cuda". Raises: UserError where it is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cpu" or (name.startswith("cuda") and torch.cuda.is_available()):
-        return torch.device(name)
-    raise UserError(
-        "This device cannot be used.", got=name, allowed="auto, cpu" + (", cuda" if torch.cuda.is_available() else ""),
-        next="Leave --device out to take the best one here.",
-    )  # fmt: skip
 
 
 def find_checkpoint(folder: Path) -> Path:

@@ -45,8 +45,13 @@ class MaskedParent:
             model = self.job.parent_model if alone else self.job.load_frozen(self.job.parent, self.group)
             self._loaded = model, answers(model, self.blocks)
         model, said = self._loaded
-        model.set_mask(selection)
-        m = measure(model, self.blocks, teacher=said)
-        model.set_mask(None)
-        mine = np.array([m.next_token_accuracy, m.agreement or 0.0, m.loss, m.kl or 0.0])
+        mine = np.array(masked_reality(model, selection, self.blocks, said))
         return Reality(*(self.group.sum(mine) / self.group.world).tolist())
+
+
+def masked_reality(model: HybridLM, selection: Selection, blocks: TokenBlocks, said: Answers, *, batch: int = 8) -> Reality:
+    """What a parent does on ``blocks`` under a selection's masks, beside what it ``said`` to them whole."""
+    model.set_mask(selection)
+    m = measure(model, blocks, batch=batch, teacher=said)
+    model.set_mask(None)
+    return Reality(m.next_token_accuracy, m.agreement or 0.0, m.loss, m.kl or 0.0)

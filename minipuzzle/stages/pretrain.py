@@ -22,8 +22,8 @@ from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.recipe import EMBEDDED, PretrainRecipe
 from minipuzzle.rundir import RunDir
-from minipuzzle.stages.evaluate import device_name
-from minipuzzle.stages.job import pick_device, say
+from minipuzzle.stages.device import device_name, pick_device
+from minipuzzle.stages.job import say
 from minipuzzle.stages.meter import Meter
 
 

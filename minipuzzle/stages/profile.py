@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from minipuzzle.arch import Architecture
 from minipuzzle.budget import Generation
@@ -15,7 +14,8 @@ from minipuzzle.kernels import choose
 from minipuzzle.profile import profile
 from minipuzzle.progress import progress_bar
 from minipuzzle.space import LEVELS, Shape, bounds, shape_architecture
-from minipuzzle.stages.job import pick_device, say
+from minipuzzle.stages.device import pick_device, pick_dtype
+from minipuzzle.stages.job import say
 from minipuzzle.timing import Machine
 
 CHECKED = 4
@@ -25,9 +25,12 @@ LARGEST_CHECKED = 4e9
 def run_profile(
     parent: Architecture, works: Sequence[Generation], target: Path, *, device: str, dtype: str, widths: int
 ) -> LatencyTable:
-    """Measure blocks and whole models in turns and write the table to ``target``: ms, and how well sums of blocks agree."""
+    """Measure blocks and whole models in turns and write the table to ``target``: ms, and how well sums of blocks agree.
+
+    Raises: UserError for a device or dtype that is not there.
+    """
     where = pick_device(device)
-    kind = torch.bfloat16 if dtype == "bf16" or (dtype == "auto" and where.type == "cuda") else torch.float32
+    kind = pick_dtype(dtype, where)
     machine = Machine(device=where, dtype=kind, kernels=choose(where))
     say(f"kernels: {machine.kernels.name} ({machine.kernels.reason})")
     checked = some_students(parent, CHECKED, seed=0) if parent.parameters * kind.itemsize < LARGEST_CHECKED else []

@@ -11,7 +11,8 @@ from typing import Any
 from minipuzzle.artifacts import write_atomic, write_json
 from minipuzzle.distill import check_vocabularies, mixed_precision
 from minipuzzle.errors import UserError
-from minipuzzle.stages.evaluate import device_name, named_checkpoints
+from minipuzzle.stages.device import device_name
+from minipuzzle.stages.evaluate import named_checkpoints
 from minipuzzle.stages.job import Job, say
 
 FILE = "tasks.json"

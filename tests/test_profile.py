@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from conftest import tiny
+from helpers import run
 
 from minipuzzle import timing
 from minipuzzle.budget import parse_work
@@ -90,3 +91,9 @@ def test_one_phase_and_no_whole_models(monkeypatch):
 def test_parts_add_up_to_the_median_of_the_whole():
     rows = [[1.0, 5.0, 1.0], [5.0, 1.0, 1.0], [1.0, 1.0, 5.0]]  # each step is disturbed once, each part in one of three
     assert timing._medians(rows) == pytest.approx([7 / 3] * 3)
+
+
+def test_an_unknown_dtype_is_refused(checkpoint, tmp_path, capsys):
+    run("profile", checkpoint, "--run", tmp_path, "--dtype", "fp64", code=2)
+    assert "fp64" in capsys.readouterr().err
+    assert not (tmp_path / "latency.json").exists()

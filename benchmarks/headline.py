@@ -1,14 +1,15 @@
-"""The papers' experiment on one GPU: a teacher, 83 % and 60 % of it, the same shapes from scratch. docs/results/headline.md.
+"""The papers' experiment on a GPU: a teacher, 83 % and 60 % of it, the same shapes from scratch. docs/results/headline.md.
 
     python -m minipuzzle.embedded.corpus --shared ../shared/data --out .carry/corpus       # once, here: the text that travels
     python benchmarks/headline.py --text .carry/corpus                                       # the GPU: 25 minutes of an H100
-    python benchmarks/headline.py --tiny --work /tmp/headline --out /tmp/headline.json      # every stage on a CPU: 5 minutes
+    python benchmarks/headline.py --text .carry/corpus --gpus 2      # two: the teacher alone, then what is independent together
+    python benchmarks/headline.py --tiny --work /tmp/headline --out /tmp/headline.json      # every stage on a CPU: 3 minutes
 
-Each stage is a command of minipuzzle in a process of its own, with a budget of seconds; a stage whose product is in --work is
-not run again, and --minutes stops in good order (SIGTERM saves a training state): give the same command again. Kept in --out:
-each stage's command and seconds, losses and accuracies, curves, what the searches chose. Tokens of a student are those of its
-short and its long run together, 2.9 % of the teacher's at 83 %, 9.5 % at 60 %. Validation documents are halved by their hash:
-one half chooses (search, short runs), the other is reported.
+A stage whose product is in --work is not run again, and --minutes stops in good order: give the same command again
+(headline_stages.py). Kept in --out: each stage's command and seconds, losses and accuracies, curves, what the searches chose.
+Tokens of a student are those of its short and its long run together, 2.9 % of the teacher's at 83 %, 9.5 % at 60 %. Validation
+documents are halved by their hash: one half chooses (search, short runs), the other is reported. If the student falls short,
+headline_ablation.py goes on in the same --work.
 """
 
 from __future__ import annotations
@@ -17,18 +18,14 @@ import argparse
 import csv
 import hashlib
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
+from headline_stages import Runner, Stage, begin_from
 
 from minipuzzle import embedded
 from minipuzzle.artifacts import read_json, write_json
@@ -47,157 +44,143 @@ BUDGETS = {"83%": ("83%",), "83%, memory": ("83%", "memory=80%"), "60%": ("60%",
 """Memory is at 131,072 tokens, where it cannot be had from parameters alone: attention blocks must go."""
 SHARES = {"83%": (0.005, 0.024), "83%, memory": (0.005, 0.024), "60%": (0.01, 0.085)}
 """Of the teacher's tokens: each short run, the winner's long run."""
-SEEDS = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """A command, what it makes, the seconds it may take in all, and the folder that its run directory begins as."""
-
-    name: str
-    words: tuple[str, ...]
-    product: Path
-    seconds: int
-    run: Path
-    begins_as: Path | None = None
+SEEDS, RATE = 3, 5e-4
 
 
 def main() -> None:
-    """Run what is missing while there is time, then show the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run what is missing while there is time, then keep the results."""
+    parser = arguments(__doc__, "headline_experiment.json")
+    parser.add_argument("--teacher-tokens", type=int, default=100_000_000)
+    parser.add_argument("--precision", default="fp8", choices=("bf16", "fp8"))
+    options = parser.parse_args()
+    if options.tiny:
+        options.teacher_tokens, options.precision = 40_000, "bf16"
+    until = begin(options)
+    split_validation(options.text / "val", options.work / "text")
+    runner = Runner(options.work, options.out, options.gpus)
+    runner.results["options"] = {k: str(v) for k, v in vars(options).items()}
+    if runner.run(stages(options), until):
+        write_json(options.out, {**runner.results, **kept(options.work)})
+        print(json.dumps({name: round(s["seconds"]) for name, s in runner.results["stages"].items()}))
+
+
+def arguments(doc: str, out: str) -> argparse.ArgumentParser:
+    """The options of the experiment and of its ablation."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", type=Path, help="folder with {prose,code}.train.txt.xz and val/")
     parser.add_argument("--work", type=Path, default=Path(".carry/headline"))
-    parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "results" / "headline_experiment.json")
-    parser.add_argument("--teacher-tokens", type=int, default=100_000_000)
+    parser.add_argument("--out", type=Path, default=HERE.parent / "docs" / "results" / out)
     parser.add_argument("--minutes", type=float, default=9.5, help="of this call")
-    parser.add_argument("--precision", default="fp8", choices=("bf16", "fp8"))
+    parser.add_argument("--gpus", type=int, default=1, help="independent stages run side by side, each on one of them")
     parser.add_argument("--tiny", action="store_true", help="a small model and text on a CPU, to try every stage")
-    options = parser.parse_args()
+    return parser
+
+
+def begin(options: argparse.Namespace) -> float:
+    """Settle what --tiny stands for; the time at which this call must be through."""
     options.work = options.work.resolve()
     if options.tiny:
-        options.teacher_tokens, options.precision, options.minutes = 40_000, "bf16", 1e3
-        options.text = tiny_text(options.work / "source")
-    until = time.time() + 60 * options.minutes
-    split_validation(options.text / "val", options.work / "text")
-    results = read_json(options.out) if options.out.exists() else {"stages": {}}
-    results["options"] = {k: str(v) for k, v in vars(options).items()}
-    for stage in stages(options):
-        if not run_stage(stage, results, options.out, until):
-            print(f"stopped in {stage.name!r}: the same command goes on from there")
-            return
-    write_json(options.out, {**results, **kept(options.work)})
-    print(json.dumps({name: round(s["seconds"]) for name, s in results["stages"].items()}))
+        options.minutes, options.text = 1e3, tiny_text(options.work / "source")
+    return time.time() + 60 * float(options.minutes)
 
 
-def stages(options: argparse.Namespace) -> Iterator[Stage]:
+def stages(options: argparse.Namespace) -> list[Stage]:
     """All stages in order. Scores are made once; each search begins from them, each further seed from its search."""
-    work, device, tokens = options.work, ("--device", "cpu" if options.tiny else "cuda"), options.teacher_tokens
-    length, text = "64" if options.tiny else "512", str(options.text)
-    choose = str(work / "text" / "choose")
-    samples = ("8", "4") if options.tiny else ("512", "128")
-    yield pretraining("teacher", TINY if options.tiny else MODEL, options, tokens, 0, 900)
-    scored = work / "scored"
-    yield Stage(name="score", run=scored, product=scored / "scores.safetensors", seconds=300, words=(
-        "score", str(work / "teacher/model"), "--run", str(scored), "--data", text, "--samples", samples[0], "--block-samples",
-        samples[1], "--no-curves", "--length", length, *device))  # fmt: skip
+    work, tiny = options.work, options.tiny
+    scored, models = work / "scored", {"teacher": work / "teacher" / "model"}
+    made = [pretraining("teacher", TINY if tiny else MODEL, options, options.teacher_tokens, 0)]
+    made += [Stage(name="score", run=scored, product=scored / "scores.safetensors", seconds=300, after=("teacher",), words=(
+        "score", str(models["teacher"]), *flags({"run": scored, "data": options.text, "samples": 8 if tiny else 512,
+        "block-samples": 4 if tiny else 128}), "--no-curves", *usual(options)))]  # fmt: skip
     for name, budget in BUDGETS.items():
         run = work / name.replace(", ", "-")
-        yield Stage(name=f"search {name}", run=run, begins_as=scored, product=run / "search.json", seconds=240, words=(
-            "search", "--run", str(run), "--data", choose, *(w for b in budget for w in ("--budget", b)), "--context", "131072",
-            "--least", "width=50%", "--candidates", "12" if options.tiny else "120", "--validation-blocks",
-            "4" if options.tiny else "64", "--length", length, *device))  # fmt: skip
-        short, long = (max(int(share * tokens), 256) for share in SHARES[name])
-        for seed in range(1 if options.tiny or name != "83%" else SEEDS):
+        made += [searching(f"search {name}", options, run, {"budget": budget})]
+        short, long = student_tokens(name, options.teacher_tokens)
+        for seed in range(1 if tiny or name != "83%" else SEEDS):
             own = run if seed == 0 else work / f"{run.name}-seed{seed}"
-            yield Stage(name=f"distill {name}, seed {seed}", run=own, begins_as=run if seed else None, seconds=300,
-                        product=own / "student" / "config.json", words=(
-                "distill", "--run", str(own), "--data", text, "--validation", choose, "--tokens", str(long), "--short-tokens",
-                str(short), "--batch", "2" if options.tiny else "16", "--seed", str(seed), "--learning-rate", "5e-4",
-                "--precision", options.precision, "--length", length, *device))  # fmt: skip
+            made += [distilling(f"distill {name}, seed {seed}", options, own, {"tokens": long, "short-tokens": short,
+                                "seed": seed}, run, after=(f"search {name}",))]  # fmt: skip
+            models[name if seed == 0 else f"{name}, seed {seed}"] = own / "student"
         if name != "83%, memory":
-            config = read_json(run / "student" / "config.json")
-            yield pretraining(f"scratch {name}", config, options, short + long, 1, 240)
-    report = work / "text" / "report"
-    named = {"teacher": work / "teacher/model", **{n: work / p for n, p in {
-        "83%": "83%/student", "83%, seed 1": "83%-seed1/student", "83%, seed 2": "83%-seed2/student",
-        "83%, memory": "83%-memory/student", "60%": "60%/student", "83% from scratch": "scratch 83%/model",
-        "60% from scratch": "scratch 60%/model"}.items() if (work / p).exists()}}  # fmt: skip
-    yield Stage(name="tasks", run=work / "tasks", product=work / "tasks.json", seconds=400, words=(
-        str(HERE / "headline_tasks.py"), *(f"{n}={p}" for n, p in named.items()), "--text", str(report), "--out",
-        str(work / "tasks.json"), "--length", length, "--examples", "20" if options.tiny else "1000", *device))  # fmt: skip
+            made += [pretraining(f"scratch {name}", run / "student" / "config.json", options, short + long, 1,
+                                 after=f"distill {name}, seed 0")]  # fmt: skip
+            models[f"{name} from scratch"] = work / f"scratch {name}" / "model"
+    if options.gpus > 1:  # the longest chain first
+        made.sort(key=lambda stage: "60%" not in stage.name)
+    return [*made, measuring(options, models, work / "tasks", work / "tasks.json", after=[stage.name for stage in made])]
 
 
-def pretraining(name: str, model: dict[str, Any], options: argparse.Namespace, tokens: int, seed: int, seconds: int) -> Stage:
-    """A model from nothing; its recipe is written beside its run directory."""
-    run, tiny = options.work / name, options.tiny
+def student_tokens(name: str, teacher: int) -> tuple[int, int]:
+    """(of each short run, of the winner's long run)."""
+    short, long = (max(int(share * teacher), 256) for share in SHARES[name])
+    return short, long
+
+
+def batch(options: argparse.Namespace) -> int:
+    """Sequences a step, of a student."""
+    return 2 if options.tiny else 16
+
+
+def usual(options: argparse.Namespace) -> tuple[str, ...]:
+    """What every stage is told."""
+    return flags({"length": 64 if options.tiny else 512, "device": "cpu" if options.tiny else "cuda"})
+
+
+def flags(named: dict[str, Any]) -> tuple[str, ...]:
+    """{"budget": ("83%", "memory=80%")} as words of a command."""
+    each = [(k, v) for k, values in named.items() for v in (values if isinstance(values, tuple) else (values,))]
+    return tuple(word for k, v in each for word in (f"--{k}", str(v)))
+
+
+def searching(
+    name: str, options: argparse.Namespace, run: Path, own: dict[str, Any], after: tuple[str, ...] = ("score",)
+) -> Stage:
+    """A search from the scores, with options of its ``own``, the budget among them."""
+    words = {"run": run, "data": options.work / "text" / "choose", "context": 131072, "least": "width=50%",
+             "candidates": 12 if options.tiny else 120, "validation-blocks": 4 if options.tiny else 64}  # fmt: skip
+    return Stage(name=name, run=run, product=run / "search.json", seconds=240, after=after,
+                 prepare=partial(begin_from, options.work / "scored", run),
+                 words=("search", *flags(words | own), *usual(options)))  # fmt: skip
+
+
+def distilling(name: str, options: argparse.Namespace, run: Path, own: dict[str, Any], source: Path, **more: Any) -> Stage:
+    """A distillation of what was searched in ``source``, with options of its ``own``, the tokens among them."""
+    words = {"run": run, "data": options.text, "validation": options.work / "text" / "choose", "batch": batch(options),
+             "seed": 0, "learning-rate": RATE, "precision": options.precision}  # fmt: skip
+    return Stage(**{"name": name, "run": run, "product": run / "student" / "config.json", "seconds": 300,
+                    "prepare": partial(begin_from, source, run),
+                    "words": ("distill", *flags(words | own), *usual(options)), **more})  # fmt: skip
+
+
+def pretraining(
+    name: str, model: dict[str, Any] | Path, options: argparse.Namespace, tokens: int, seed: int, after: str = ""
+) -> Stage:
+    """A model from nothing, of a config or of one in a file; its recipe is written beside its run directory."""
+    run, file = options.work / name, options.work / f"{name}.yaml"
     teacher = name == "teacher"
-    batch = (4 if tiny else 128) if teacher else (2 if tiny else 16)
-    recipe = {
-        "model": model, "device": "cpu" if tiny else "cuda", "data": {"train": str(options.text), "validation":
-            str(options.work / "text" / "report"), "length": 64 if tiny else 512},
-        "training": {"tokens": tokens, "learning_rate": 1.5e-3, "batch": batch, "warmup": 0.02, "final_ratio": 0.02,
-                     "seed": seed, "precision": options.precision, "checkpoint_seconds": 120.0},
-    }  # fmt: skip
-    options.work.mkdir(parents=True, exist_ok=True)
-    file = options.work / f"{name}.yaml"
-    file.write_text(yaml.safe_dump(recipe))
-    return Stage(name=name, run=run, product=run / "model" / "training.json", seconds=seconds,
+    size = (4 if options.tiny else 128) if teacher else batch(options)
+
+    def prepare() -> None:
+        recipe = {
+            "model": read_json(model) if isinstance(model, Path) else model, "device": "cpu" if options.tiny else "cuda",
+            "data": {"train": str(options.text), "validation": str(options.work / "text" / "report"),
+                     "length": 64 if options.tiny else 512},
+            "training": {"tokens": tokens, "learning_rate": 1.5e-3, "batch": size, "warmup": 0.02,
+                         "final_ratio": 0.02, "seed": seed, "precision": options.precision, "checkpoint_seconds": 120.0},
+        }  # fmt: skip
+        file.write_text(yaml.safe_dump(recipe))
+
+    return Stage(name=name, run=run, product=run / "model" / "training.json", seconds=900 if teacher else 240,
+                 after=(after,) if after else (), prepare=prepare,
                  words=("pretrain", str(file), "--run", str(run)))  # fmt: skip
 
 
-def run_stage(stage: Stage, results: dict[str, Any], out: Path, until: float) -> bool:
-    """Make the stage's product unless it is there; False where time ran out first. Raises: SystemExit where it failed or
-    took longer than its budget."""
-    entry = results["stages"].setdefault(stage.name, {"seconds": 0.0, "command": " ".join(stage.words)})
-    if stage.product.exists():
-        return True
-    if stage.begins_as is not None and not stage.run.exists():
-        shutil.copytree(stage.begins_as, stage.run, symlinks=True, ignore=shutil.ignore_patterns("student", "distill", "eval*"))
-    share_tokens(stage.run)
-    left = min(until - time.time(), stage.seconds - entry["seconds"])
-    if left < 20:
-        return over_budget(stage, entry)
-    started = time.time()
-    code = run_words(stage.words, left, stage.run.parent)
-    entry["seconds"] += time.time() - started
-    write_json(out, results)
-    print(f"{stage.name}: {entry['seconds']:.0f} s of {stage.seconds}", flush=True)
-    if code:
-        raise SystemExit(f"{stage.name} failed with exit code {code}: {' '.join(stage.words)}")
-    return stage.product.exists() or over_budget(stage, entry)
-
-
-def over_budget(stage: Stage, entry: dict[str, Any]) -> bool:
-    """False, for time that ran out; an error where it is the stage's own."""
-    if entry["seconds"] > stage.seconds - 20:
-        raise SystemExit(f"{stage.name} has no product after {entry['seconds']:.0f} s of its {stage.seconds} s.")
-    return False
-
-
-def run_words(words: tuple[str, ...], seconds: float, work: Path) -> int:
-    """Run a command of minipuzzle, or a script, for at most ``seconds``, then SIGTERM; its exit code, 0 where we ended it."""
-    caches = {"TRITON_CACHE_DIR": work / "triton", "TORCHINDUCTOR_CACHE_DIR": work / "inductor", "TRITON_CACHE_AUTOTUNING": 1}
-    environment = os.environ | {k: str(v) for k, v in caches.items()}
-    start = [sys.executable] if words[0].endswith(".py") else [sys.executable, "-m", "minipuzzle"]
-    process = subprocess.Popen([*start, *words], env=environment)
-    try:
-        return process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        return 0
-
-
-def share_tokens(run: Path) -> None:
-    """All run directories keep tokenised texts in one folder: the training text takes a minute to make."""
-    common = run.parent / "tokens"
-    common.mkdir(parents=True, exist_ok=True)
-    run.mkdir(exist_ok=True)
-    if not (run / "tokens").exists():
-        (run / "tokens").symlink_to(common)
+def measuring(options: argparse.Namespace, models: dict[str, Path], run: Path, product: Path, after: Sequence[str]) -> Stage:
+    """Losses and tasks of the models on the half that is reported, beside the first of them."""
+    return Stage(name="tasks", run=run, product=product, seconds=400, after=tuple(after), words=(
+        str(HERE / "headline_tasks.py"), *(f"{n}={p}" for n, p in models.items()), *flags({
+            "text": options.work / "text" / "report", "out": product, "examples": 20 if options.tiny else 1000}),
+        *usual(options)))  # fmt: skip
 
 
 def split_validation(source: Path, target: Path) -> None:
@@ -219,9 +202,10 @@ def tiny_text(folder: Path) -> Path:
     (folder / "val").mkdir(parents=True, exist_ok=True)
     code = [file.read_text() for file in sorted((HERE.parent / "minipuzzle").glob("*/*.py"))]
     prose = {which: list(read_documents(embedded.text_path(which))) for which in ("train", "validation")}
-    for name, documents in (("prose.train.txt", [d[:4000] for d in prose["train"][:20]]), ("code.train.txt", code[:20]),
-                            ("val/prose.val.txt", [d[:4000] for d in prose["validation"]]), ("val/code.val.txt", code[-16:])):
-        (folder / name).write_text(SEPARATOR.join(documents))
+    texts = {"prose.train": [d[:4000] for d in prose["train"][:20]], "code.train": code[:20],
+             "val/prose.val": [d[:4000] for d in prose["validation"]], "val/code.val": [d[:2000] for d in code[-16:]]}
+    for name, documents in texts.items():
+        (folder / f"{name}.txt").write_text(SEPARATOR.join(documents))
     return folder
 
 

@@ -1,9 +1,9 @@
-"""Tables of benchmarks/headline_speed.py, headline_account.py and headline.py, for docs/results/headline.md.
+"""Tables of benchmarks/headline{_speed,_account,,_ablation}.py, for docs/results/headline.md.
 
     python benchmarks/headline_table.py --write docs/results/headline.md
 
---write replaces what stands between the two "<!-- speed -->" and the two "<!-- experiment -->" lines of that page, as far as
-there are results.
+--write replaces what stands between the two "<!-- speed -->", "<!-- experiment -->" and "<!-- ablation -->" lines of that page,
+as far as there are results.
 """
 
 from __future__ import annotations
@@ -29,9 +29,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--speed", type=Path, default=RESULTS / "headline_speed.json")
     parser.add_argument("--experiment", type=Path, default=RESULTS / "headline_experiment.json")
+    parser.add_argument("--ablation", type=Path, default=RESULTS / "headline_ablation.json")
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
-    for name, file, show in (("speed", options.speed, tables), ("experiment", options.experiment, experiment)):
+    shown = {"speed": tables, "experiment": experiment, "ablation": ablation}
+    for name, show in shown.items():
+        file = getattr(options, name)
         if not file.exists():
             continue
         text, mark = "\n".join(show(read_json(file))), f"<!-- {name} -->"
@@ -146,6 +149,29 @@ def experiment(found: dict[str, Any]) -> Lines:
         yield f"| {name} | {run['winner']} | `{pattern}` | {losses} | {run['tokens']:,} |"
     seconds = {name: stage["seconds"] for name, stage in found["stages"].items()}
     yield f"\nSeconds: {', '.join(f'{name} {s:.0f}' for name, s in seconds.items())}; together {sum(seconds.values()):.0f}."
+
+
+def ablation(found: dict[str, Any]) -> Lines:
+    """A row a student with what was changed for it, beside the teacher; the seconds are of its stages."""
+    models = {row["name"]: row for row in found["tasks"]["rows"]}
+    teacher = found["tasks"]["rows"][0]
+    groups = list(teacher["losses"])
+    yield "\n| row | changed | pattern | parameters | tokens | seconds | " + " | ".join(
+        f"loss {g}, KL" for g in groups) + " | average | retained (95 %) |"  # fmt: skip
+    yield "|---" * (8 + len(groups)) + "|"
+    for name, model in models.items():
+        row = found["rows"].get(name, {})
+        seconds = sum(found["stages"].get(f"{stage} {name}", {"seconds": 0.0})["seconds"] for stage in ("search", "distill"))
+        cells = [name, row.get("change", "" if model is teacher else "as in the experiment"), f"`{model['pattern']}`",
+                 f"{model['parameters']:,}", f"{row['tokens']:,}" if row else "", f"{seconds:.0f}" if row else ""]  # fmt: skip
+        for g in groups:
+            own, other = model["losses"][g], teacher["losses"][g]["loss"]
+            change = "" if model is teacher else f" ({100 * (own['loss'] / other - 1):+.2f} %), {own['kl']:.4f}"
+            cells.append(f"{own['loss']:.4f}{change}")
+        low, high = model.get("retained_95", (0.0, 0.0))
+        cells += [f"{model['average']:.4f}", f"{100 * model['retained']:.2f} % ({100 * low:.2f} to {100 * high:.2f})"
+                  ] if model["counted"] else ["", ""]  # fmt: skip
+        yield f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

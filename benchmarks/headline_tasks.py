@@ -7,13 +7,13 @@ code.val): ``last word`` (as LAMBADA: the last word of a passage that has it bef
 sentence`` and ``next line`` (of code) among four by log probability a byte, ``copy`` (a random sequence that began
 again), ``recall`` (a word that followed another one before). With lambada_openai.jsonl ({"text"} a line) in the folder
 also ``lambada``. A task counts where the first model is clearly above chance (two standard errors). The first model's
-average is what others retain; intervals of 95 % are of a bootstrap over examples, the same for both models.
+average is what others retain; intervals of 95 % are of a bootstrap over examples, the same for both models. KL is from
+the first model. What is measured is kept beside --out, so that the same command with more models measures only these.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -23,17 +23,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from minipuzzle.artifacts import write_json
+from minipuzzle.artifacts import fingerprint, read_json, write_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import Tokenizer, load_blocks
 from minipuzzle.data.documents import data_files, read_documents
 from minipuzzle.distill import mixed_precision
-from minipuzzle.evaluate import measure
+from minipuzzle.evaluate import Answers, answers, measure
 from minipuzzle.kernels import choose
 from minipuzzle.model import HybridLM, load_model
 from minipuzzle.model.head import matmul_fp32
 
 CHANCE = {"last word": 0.0, "lambada": 0.0, "next sentence": 0.25, "next line": 0.25, "copy": 0.0, "recall": 0.0}
+KEPT = ("tokens", "loss", "kl", "next_token_accuracy")
 CONTEXT, CHOICES, BATCH, RESAMPLES = 256, 4, 32, 2000
 
 
@@ -62,18 +63,29 @@ def main() -> None:
     tasks = make_tasks(options.text, words, options.examples)
     texts = {file.name.split(".")[0]: load_blocks(file, words, block_length=options.length) for file in data_files(options.text)
              if "lambada" not in file.name}  # fmt: skip
-    right: dict[str, dict[str, np.ndarray]] = {}
-    rows = []
-    for name, path in models.items():
-        checkpoint = Checkpoint.open(path)
+    checkpoints = {name: Checkpoint.open(path) for name, path in models.items()}
+    common = [options.examples, next(iter(checkpoints.values())).fingerprint, *(b.fingerprint for b in texts.values())]
+    keys = {name: fingerprint(checkpoint.fingerprint, common) for name, checkpoint in checkpoints.items()}
+    file = options.out.with_suffix(".measured.json")
+    known: dict[str, Any] = read_json(file) if file.exists() else {}
+    first: dict[str, Answers] = {}
+    for name, checkpoint in checkpoints.items():
+        if first and keys[name] in known:
+            continue
         model = load_model(checkpoint, device=device, dtype=torch.float32, kernels=choose(device)).eval()
         with mixed_precision(device):
-            losses = {group: asdict(measure(model, blocks, batch=BATCH)) for group, blocks in texts.items()}
-            right[name] = {task: correct(model, items) for task, items in tasks.items()}
-        rows.append({"name": name, "parameters": checkpoint.parameters, "pattern": checkpoint.architecture.pattern,
-                     "losses": {g: {k: m[k] for k in ("tokens", "loss", "next_token_accuracy")} for g, m in losses.items()}})
-    write_json(options.out, {"rows": [row | verdict(right, row["name"]) for row in rows], "chance": CHANCE})
-    print("\n".join(table(json.loads(options.out.read_text()))))
+            first = first or {group: answers(model, blocks, BATCH) for group, blocks in texts.items()}
+            if keys[name] not in known:
+                losses = {g: asdict(measure(model, blocks, batch=BATCH, teacher=first[g])) for g, blocks in texts.items()}
+                known[keys[name]] = {
+                    "losses": {g: {k: m[k] for k in KEPT} for g, m in losses.items()},
+                    "right": {task: correct(model, items).astype(int).tolist() for task, items in tasks.items()}}  # fmt: skip
+                write_json(file, known)
+    right = {name: {t: np.array(r, dtype=bool) for t, r in known[keys[name]]["right"].items()} for name in models}
+    rows = [{"name": name, "parameters": c.parameters, "pattern": c.architecture.pattern, "losses": known[keys[name]]["losses"],
+             **verdict(right, name)} for name, c in checkpoints.items()]  # fmt: skip
+    write_json(options.out, {"rows": rows, "chance": CHANCE})
+    print("\n".join(table(read_json(options.out))))
 
 
 def make_tasks(text: Path, words: Tokenizer, count: int) -> dict[str, list[Item]]:

@@ -161,7 +161,8 @@ def keep(results: Rows, path: Path) -> None:
     with path.open("w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("task", "adapter", "rank", "seed", "rate", "steps", "choice", "report", "seconds", "MiB"))
-        for r in sorted(results, key=lambda r: [str(r["run"][k]) for k in ("task", "adapter", "rank", "rate", "seed", "steps")]):
+        order = ("task", "adapter", "rank", "rate", "seed", "steps")
+        for r in sorted(results, key=lambda r: [str(r["run"][k]) for k in order]):
             run, after = r["run"], r["after"]
             rows.writerow((run["task"], run["adapter"], run["rank"], run["seed"], f"{run['rate']:g}", run["steps"],
                            f"{after['choice']:.4f}", f"{after['report']:.4f}", f"{r['seconds']:.0f}",

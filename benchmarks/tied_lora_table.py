@@ -84,7 +84,7 @@ def task_table(task: str, rows: dict[tuple[str, str, int], Rows]) -> str:
     before = next(r for (t, _, _), runs in rows.items() if t == task for r in runs)["before"]["report"]
     lines = [f"**{task}**: {show(task, before)} before.", "",
              "| combination | rank | trained | of LoRA | adapter bytes | rate | "
-             f"{'loss, nats/token' if before < 0 else 'exact match'} | seeds | s a run | MiB |",
+             f"{'loss, nats/token' if before < 0 else 'exact match'} | seeds | ms a step | MiB |",
              "|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     cells = [(a, r, runs) for (t, a, r), runs in rows.items() if t == task]
     for adapter, rank, runs in sorted(cells, key=lambda c: (c[1], ORDER.index(c[0]))):
@@ -95,7 +95,7 @@ def task_table(task: str, rows: dict[tuple[str, str, int], Rows]) -> str:
         lines.append(
             f"| {adapter} | {rank or ''} | {one['trainable']:,} | {share} | {one['bytes']:,} | {one['run']['rate']:g} | "
             f"{show(task, statistics.fmean(values))}{spread} | {len(values)} | "
-            f"{statistics.median(r['seconds'] for r in runs):.1f} | {mebibytes(runs):,.0f} |"
+            f"{1e3 * statistics.median(r['seconds'] / r['run']['steps'] for r in runs):.0f} | {mebibytes(runs):,.0f} |"
         )
     return "\n".join(lines)
 

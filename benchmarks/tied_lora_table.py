@@ -160,13 +160,12 @@ def keep(results: Rows, path: Path) -> None:
     """A line a run: scores on the half that chose the rate and on the half that is reported (losses negative)."""
     with path.open("w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(("task", "adapter", "rank", "seed", "rate", "steps", "choice", "report", "seconds", "MiB"))
+        rows.writerow(("task", "adapter", "rank", "seed", "rate", "steps", "choice", "report"))
         order = ("task", "adapter", "rank", "rate", "seed", "steps")
         for r in sorted(results, key=lambda r: [str(r["run"][k]) for k in order]):
             run, after = r["run"], r["after"]
             rows.writerow((run["task"], run["adapter"], run["rank"], run["seed"], f"{run['rate']:g}", run["steps"],
-                           f"{after['choice']:.4f}", f"{after['report']:.4f}", f"{r['seconds']:.0f}",
-                           f"{r['memory'] / 2**20:.0f}"))  # fmt: skip
+                           f"{after['choice']:.4f}", f"{after['report']:.4f}"))  # fmt: skip
 
 
 def mean(runs: Rows) -> float:

@@ -157,15 +157,15 @@ def mebibytes(runs: Rows) -> float:
 
 
 def keep(results: Rows, path: Path) -> None:
-    """A line a run: scores on the half that chose the rate and on the half that is reported (losses negative)."""
+    """A line a run: its score on the half that is reported (losses negative)."""
     with path.open("w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(("task", "adapter", "rank", "seed", "rate", "steps", "choice", "report"))
+        rows.writerow(("task", "adapter", "rank", "seed", "rate", "steps", "report"))
         order = ("task", "adapter", "rank", "rate", "seed", "steps")
         for r in sorted(results, key=lambda r: [str(r["run"][k]) for k in order]):
             run, after = r["run"], r["after"]
             rows.writerow((run["task"], run["adapter"], run["rank"], run["seed"], f"{run['rate']:g}", run["steps"],
-                           f"{after['choice']:.4f}", f"{after['report']:.4f}"))  # fmt: skip
+                           f"{after['report']:.4f}"))  # fmt: skip
 
 
 def mean(runs: Rows) -> float:

@@ -20,6 +20,7 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
@@ -40,7 +41,7 @@ from minipuzzle.evaluate import answers, measure
 from minipuzzle.importance import random_scores, score
 from minipuzzle.model import HybridLM, load_model
 from minipuzzle.recipe import ScoreSettings, SearchSettings, Training
-from minipuzzle.search.choices import make_choices, whole
+from minipuzzle.search.choices import Choices, make_choices, whole
 from minipuzzle.search.plan import Plan, make_plan
 from minipuzzle.search.propose import candidate, instance, propose, state_of
 from minipuzzle.search.rank import Realised, Reality, realise, reranked, shortlist
@@ -224,7 +225,15 @@ def search(task: Task, model: HybridLM, choice: TokenBlocks, moves: int) -> tupl
         return [choices.selection(state)], 0
     if task.method == "solver":
         return [choices.selection(state_of(choices, solve(instance(choices))))], 0
-    proposals = propose(plan.parent, scores, plan.widest(settings), settings, prices, 24)
+    ranked, tried = realised(plan, scores, choices, settings, one, moves)
+    return [r.candidate.selection for r in shortlist(ranked, settings.finalists, "kl")], tried
+
+
+def realised(
+    plan: Plan, scores: Scores, choices: Choices, settings: SearchSettings, one: Callable[[Selection], Reality], moves: int
+) -> tuple[list[Realised], int]:
+    """(what ``minipuzzle search --method solver`` realises, best KL first, how many models that took)."""
+    proposals = propose(plan.parent, scores, plan.widest(settings), settings, plan.prices, 24)
     found = proposals.candidates(plan.bytes) + plan.candidates(scores, 24) + plan.largest(scores, LARGEST)
     ranked = realise(found, one, {}, "kl")
     on_ladders = ((choices.state(r.candidate.selection), r) for r in ranked)
@@ -233,7 +242,7 @@ def search(task: Task, model: HybridLM, choice: TokenBlocks, moves: int) -> tupl
     if end.value < first.reality.kl:
         better = candidate(choices, end.state, "r001", "local search", plan.bytes)
         ranked = reranked([*ranked, Realised(candidate=better, reality=one(better.selection))], "kl")
-    return [r.candidate.selection for r in shortlist(ranked, settings.finalists, "kl")], len(ranked) + end.tried
+    return ranked, len(ranked) + end.tried
 
 
 def plan_for(model: HybridLM, settings: SearchSettings, latency: str) -> Plan:

@@ -1,13 +1,16 @@
 """Tables and plots of benchmarks/tied_lora.py.
 
-    python benchmarks/tied_lora_table.py tied_lora.json --write docs/results/tied_lora.md --plot docs/results/tied_lora.png
+    python benchmarks/tied_lora_table.py tied_lora.json --write docs/results/tied_lora.md --plot docs/results/tied_lora.png \
+        --keep docs/results/tied_lora.csv
 
---write replaces what stands between the two "<!-- table -->" lines of that page.
+--write replaces what stands between the two "<!-- table -->" lines of that page, --keep leaves a line
+for each run at the chosen rates and each long one.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import statistics
 from collections import defaultdict
 from pathlib import Path
@@ -26,6 +29,7 @@ def main() -> None:
     parser.add_argument("results", type=Path)
     parser.add_argument("--write", type=Path)
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--keep", type=Path)
     options = parser.parse_args()
     found = read_json(options.results)
     rows = final_rows(found["results"])
@@ -38,6 +42,9 @@ def main() -> None:
         options.write.write_text(f"{before}{MARK}\n{text}\n{MARK}{after}")
     if options.plot is not None:
         plot(rows, options.plot)
+    if options.keep is not None:
+        long = [r for r in found["results"] if r["run"]["steps"] > usual(found["results"])]
+        keep([r for runs in rows.values() for r in runs] + long, options.keep)
 
 
 def usual(results: Rows) -> int:
@@ -77,7 +84,7 @@ def task_table(task: str, rows: dict[tuple[str, str, int], Rows]) -> str:
     before = next(r for (t, _, _), runs in rows.items() if t == task for r in runs)["before"]["report"]
     lines = [f"**{task}**: {show(task, before)} before.", "",
              "| combination | rank | trained | of LoRA | adapter bytes | rate | "
-             f"{'loss, nats/token' if before < 0 else 'exact match'} | seeds | s a run | MiB |",
+             f"{'loss, nats/token' if before < 0 else 'exact match'} | seeds | ms a step | MiB |",
              "|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     cells = [(a, r, runs) for (t, a, r), runs in rows.items() if t == task]
     for adapter, rank, runs in sorted(cells, key=lambda c: (c[1], ORDER.index(c[0]))):
@@ -88,7 +95,7 @@ def task_table(task: str, rows: dict[tuple[str, str, int], Rows]) -> str:
         lines.append(
             f"| {adapter} | {rank or ''} | {one['trainable']:,} | {share} | {one['bytes']:,} | {one['run']['rate']:g} | "
             f"{show(task, statistics.fmean(values))}{spread} | {len(values)} | "
-            f"{statistics.median(r['seconds'] for r in runs):.1f} | {one['memory'] / 2**20:,.0f} |"
+            f"{1e3 * statistics.median(r['seconds'] / r['run']['steps'] for r in runs):.0f} | {mebibytes(runs):,.0f} |"
         )
     return "\n".join(lines)
 
@@ -125,7 +132,7 @@ def recovery(results: Rows) -> str:
             f"| {student} | {name} | {one['trainable']:,} | {one['tokens']:,} | {-one['before']['report']:.4f} | "
             f"{statistics.fmean(values):.4f}{spread} | {statistics.fmean(r['after']['kl'] for r in runs):.4f} | "
             f"{statistics.fmean(r['after']['agreement'] for r in runs):.1%} | "
-            f"{statistics.median(r['seconds'] for r in runs):.0f} | {one['memory'] / 2**20:,.0f} |"
+            f"{statistics.median(r['seconds'] for r in runs):.0f} | {mebibytes(runs):,.0f} |"
         )
     return "\n".join(lines)
 
@@ -142,6 +149,23 @@ def gain(rows: dict[tuple[str, str, int], Rows], task: str, adapter: str, rank: 
     """What training gained over the untrained model."""
     runs = rows[task, adapter, rank]
     return mean(runs) - float(runs[0]["before"]["report"])
+
+
+def mebibytes(runs: Rows) -> float:
+    """Peak memory, the least of the seeds': a worker's first run also holds what Triton tunes with."""
+    return min(r["memory"] for r in runs) / 2**20
+
+
+def keep(results: Rows, path: Path) -> None:
+    """A line a run: its score on the half that is reported (losses negative)."""
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(("task", "adapter", "rank", "seed", "rate", "steps", "report"))
+        order = ("task", "adapter", "rank", "rate", "seed", "steps")
+        for r in sorted(results, key=lambda r: [str(r["run"][k]) for k in order]):
+            run, after = r["run"], r["after"]
+            rows.writerow((run["task"], run["adapter"], run["rank"], run["seed"], f"{run['rate']:g}", run["steps"],
+                           f"{after['report']:.4f}"))  # fmt: skip
 
 
 def mean(runs: Rows) -> float:
@@ -162,18 +186,18 @@ def plot(rows: dict[tuple[str, str, int], Rows], path: Path) -> None:
     from matplotlib import pyplot
 
     names = tasks(rows)
-    figure, panels = pyplot.subplots(1, len(names), figsize=(4.2 * len(names), 4), squeeze=False, layout="constrained")
+    figure, panels = pyplot.subplots(1, len(names), figsize=(3 * len(names), 3.4), squeeze=False, layout="constrained")
     for panel, task in zip(panels[0], names, strict=True):
         for adapter in ORDER:
             cells = sorted((runs[0]["trainable"], mean(runs)) for (t, a, _), runs in rows.items() if (t, a) == (task, adapter))
             if cells:
                 style = "x" if adapter.startswith("peft") else "o-"
-                panel.plot(*zip(*cells, strict=True), style, label=adapter, markersize=4)
+                panel.plot(*zip(*cells, strict=True), style, label=adapter, markersize=4, linewidth=1)
         panel.set(title=task, xscale="log", xlabel="trained parameters",
                   ylabel="minus loss, nats/token" if task.startswith("recovery") else "exact match")  # fmt: skip
         panel.grid(alpha=0.3)
     panels[0][0].legend(fontsize=7)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=80)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from conftest import save, shaken, tiny
+from family_models import FORMS
 from helpers import run
 
 from minipuzzle.arch import FeedForward
@@ -47,6 +48,16 @@ def test_verdicts(name, tmp_path, capsys):
     run("export", path)
     shown = capsys.readouterr().out
     assert all(engine in shown for engine in ENGINES)
+
+
+def test_mamba_2_with_groups_names_the_version_whose_norm_is_right(tmp_path, capsys):
+    for groups, says in ((1, "as it is"), (2, "5.23 or later")):
+        fields = {"model_type": "mamba2", **FORMS["mamba2"]["plain"], "n_groups": groups}
+        (tmp_path / "config.json").write_text(json.dumps(fields))
+        run("export", tmp_path, "--json")
+        first = json.loads(capsys.readouterr().out)["engines"][0]
+        assert (first["engine"], first["loads"]) == ("transformers", "yes")
+        assert first["how"].startswith(says)
 
 
 def test_a_tokenizer_that_llama_cpp_cannot_follow_is_its_reason(checkpoint, capsys):

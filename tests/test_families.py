@@ -24,6 +24,7 @@ BASE = {
     "hybrid_override_pattern": "M-*M",
 }  # fmt: skip
 LISTED = ["mamba", "mlp", "attention", "mamba"]
+DIFFERING = [{"block_type": kind, "mamba_num_heads": 8 - 2 * index} for index, kind in enumerate(LISTED)]
 WITHOUT = {k: v for k, v in BASE.items() if k != "hybrid_override_pattern"}
 small = st.integers(1, 5)
 
@@ -77,6 +78,16 @@ def test_round_trip(name, arch):
     assert list(names) == [t.name for t in arch.tensors()]
     accepted = [n for choices in names.values() for n in choices]
     assert len(accepted) == len(set(accepted))
+
+
+@pytest.mark.parametrize("said", [{}, {"layers_block_type": LISTED}, {"layer_types": LISTED}])
+@pytest.mark.parametrize("own", [{}, {"block_configs": DIFFERING}])
+def test_the_pattern_alone_says_the_kinds(said, own):
+    """Beside it transformers 5.13-5.17 refuse a list of old names, 5.6-5.12 and SGLang one of new names."""
+    written = nemotron_h.config(nemotron_h.architecture({**BASE, **own}), {**BASE, **said})
+    assert written["hybrid_override_pattern"] == "M-*M"
+    assert ("block_configs" in written) == bool(own)
+    assert not {"layers_block_type", "layer_types"} & set(written)
 
 
 @settings(max_examples=15, deadline=None)

@@ -61,11 +61,11 @@ def test_parity(name, tmp_path):
     (want * weights).sum().backward()
     (got * weights).sum().backward()
     gradients = dict(theirs.named_parameters())
+    floor = 1e-4 * max(p.grad.norm() for p in gradients.values())  # one that is 0 (a query's of one token) is rounding in both
     for canonical, accepted in checkpoint.family.names(checkpoint.architecture).items():
         name = next(n for n in accepted if n in gradients)
         mine = dict(ours.named_parameters())[canonical].grad
-        scale = gradients[name].grad.norm().clamp(min=1e-6)
-        assert (mine - gradients[name].grad).norm() / scale < 1e-3, canonical
+        assert (mine - gradients[name].grad).norm() / gradients[name].grad.norm().clamp(min=floor) < 1e-3, canonical
 
 
 @pytest.mark.parametrize("pattern", ["M-M*-M-", "M", "*", "-"])

@@ -1,6 +1,6 @@
 """Which engines load a checkpoint, and why not: rules over its architecture, each with where it was seen. No torch.
 
-"ran" means a test of ours does it; "read" that we read it in that project's source and never ran it.
+"ran" means a test or a benchmark of ours does it; "read" that we read it in that project's source and never ran it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from minipuzzle.arch import Architecture, FeedForward
+from minipuzzle.arch import Architecture, FeedForward, Mamba2
 from minipuzzle.artifacts import read_json
 from minipuzzle.checkpoint.config import read_config
 from minipuzzle.errors import UserError
@@ -23,6 +23,7 @@ READ = {
     "SGLang": "read: SGLang 0.5.23, srt/models/nemotron_h.py, srt/configs/nemotron_h.py",
     "TensorRT-LLM": "read: TensorRT-LLM 00620eb, _torch/models/modeling_nemotron_h.py",
 }
+RAN = "ran: transformers 5.16.0-5.24.0, docs/results/serving.md"
 MAMBA = {"heads", "head_dim", "groups", "state", "kernel"}
 ATTENTION = {"q_heads", "kv_heads", "attn_head_dim"}
 
@@ -48,16 +49,17 @@ def engines(path: Path) -> list[Verdict]:
         rules: list[Callable[[Architecture], Verdict]] = [_transformers, _vllm, _sglang, _tensorrt]
         verdicts = [rule(architecture) for rule in rules]
     else:
-        verdicts = _stock(model_type)
+        verdicts = _stock(model_type, architecture)
     return [*verdicts, _llama_cpp(path, model_type, architecture)]
 
 
-def _stock(model_type: str) -> list[Verdict]:
+def _stock(model_type: str, architecture: Architecture) -> list[Verdict]:
     """Checkpoints of every other family are homogeneous (its config can say nothing else), so its own class loads them."""
     said = "as it is: an ordinary checkpoint of its family"
     known = model_type in gguf_llama.MODEL_TYPES
-    ran = Verdict(engine="transformers", loads="yes", how=said, source="ran: transformers 5.23.0, tests of the families")
-    return [ran, *(
+    grouped = any(isinstance(b, Mamba2) and b.groups > 1 for b in architecture.blocks)
+    theirs = "5.23 or later: earlier ones load it but take one gated norm over all groups of heads" if grouped else said
+    return [_yes("transformers", theirs, RAN), *(
         Verdict(engine=engine, loads="yes" if known else "unproven", source="not run, not read",
                 how=said if known else "whether it has this family was not looked up")
         for engine in READ
@@ -75,10 +77,8 @@ def varying(architecture: Architecture) -> set[str]:
 
 def _transformers(architecture: Architecture) -> Verdict:
     if architecture.homogeneous:
-        return _yes("transformers", "5.16 or later as it is; it clamps dt at 0.001 in prefill (docs/decisions.md)",
-                    "ran: transformers 5.23.0, tests/test_model.py")  # fmt: skip
-    return _yes("transformers", "5.16 or later with trust_remote_code=True: the two classes are in the checkpoint",
-                "ran: transformers 5.23.0, tests/test_gguf.py")  # fmt: skip
+        return _yes("transformers", "5.16 or later as it is; it clamps dt at 0.001 in prefill (docs/decisions.md)", RAN)
+    return _yes("transformers", "5.16 or later with trust_remote_code=True: the two classes are in the checkpoint", RAN)
 
 
 def _vllm(architecture: Architecture) -> Verdict:

@@ -13,7 +13,7 @@ from typing import Any
 
 from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Mamba2
 from minipuzzle.families._fields import divides, epsilon, error, limitless, positive
-from minipuzzle.families._nemotron_h_fields import KINDS, canonical, layers, supported
+from minipuzzle.families._nemotron_h_fields import canonical, layers, supported
 
 AXIS_FIELDS = {
     "mamba": {"heads": "mamba_num_heads", "head_dim": "mamba_head_dim"},
@@ -31,8 +31,8 @@ TOP = {
     "embeddings.weight": ("embeddings.weight", "embedding.weight"), "final_norm.weight": ("norm_f.weight",),
 }  # fmt: skip
 ROOTS = ("backbone", "model")
-REWRITTEN = ("time_step_limit", "mamba_dt_limit", "block_configs", "auto_map", "layer_types", "mamba_d_conv",
-             "mamba_conv_bias", "mamba_chunk_size")  # fmt: skip
+REWRITTEN = ("time_step_limit", "mamba_dt_limit", "block_configs", "auto_map", "layers_block_type", "layer_types",
+             "mamba_d_conv", "mamba_conv_bias", "mamba_chunk_size")  # fmt: skip
 
 
 def architecture(config: dict[str, Any]) -> Architecture:
@@ -59,6 +59,9 @@ def architecture(config: dict[str, Any]) -> Architecture:
 def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, Any]:
     """The config.json of an architecture, with what transformers, vLLM, SGLang and llama.cpp each look for.
 
+    The pattern is written without ``layers_block_type``: beside a pattern transformers 5.13-5.17 refuse its old names,
+    5.6-5.12 and SGLang its new ones, and all of them read the pattern alone, as in the released Nemotron Nano 2.
+
     Raises: UserError for what no config of this family can say: a tied head, a bias in attention, a gate.
     """
     if architecture.tied_head or any(b != _plain(b) for b in architecture.blocks):
@@ -72,8 +75,7 @@ def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, An
         "model_type": "nemotron_h", "architectures": ["NemotronHForCausalLM"], "vocab_size": architecture.vocab_size,
         "hidden_size": architecture.hidden, "layer_norm_epsilon": architecture.norm_eps,
         "tie_word_embeddings": False, "hybrid_override_pattern": pattern,
-        "layers_block_type": [KINDS[c] for c in pattern], "num_hidden_layers": len(pattern),
-        "max_position_embeddings": architecture.max_positions,
+        "num_hidden_layers": len(pattern), "max_position_embeddings": architecture.max_positions,
     }  # fmt: skip
     for kind in ("mamba", "attention", "mlp"):
         of_kind = [b for b in architecture.blocks if b.kind == kind]

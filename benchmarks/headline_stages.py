@@ -7,7 +7,6 @@ ran out in is ended by SIGTERM, which saves a training state, and goes on in the
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minipuzzle.artifacts import read_json, write_json
+from minipuzzle.artifacts import read_json, write_atomic, write_json
 
 LEAST_SECONDS = 20
 """With less left a stage is not begun."""
@@ -162,5 +161,4 @@ def begin_from(source: Path, run: Path, top: Sequence[str] = ()) -> None:
         if name == "search.json" and top:
             write_json(run / name, read_json(source / name) | {"top": list(top)})
         else:
-            shutil.copyfile(source / name, run / f".{name}")
-            (run / f".{name}").replace(run / name)
+            write_atomic(run / name, (source / name).read_bytes())

@@ -26,22 +26,18 @@ import search_quality as quality
 import torch
 
 from minipuzzle import embedded
-from minipuzzle.artifacts import Scores, write_json
+from minipuzzle.artifacts import write_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.distill import mixed_precision
-from minipuzzle.evaluate import answers
 from minipuzzle.model import load_model
-from minipuzzle.recipe import SearchSettings
-from minipuzzle.search.choices import make_choices
-from minipuzzle.search.rank import Realised, shortlist
-from minipuzzle.stages.parent import masked_reality
+from minipuzzle.search.rank import Realised, optimum, shortlist
 from minipuzzle.surgery import cut
 
 POOL = 16
-WAYS = {  # name -> (tokens, batch) of the runs, one after the other
-    "67k": ((66_667, 16),), "67k small": ((66_667, 4),), "100k": ((100_000, 16),), "100k small": ((100_000, 4),),
-    "200k": ((200_000, 16),), "200k small": ((200_000, 4),), "67k + 133k": ((66_667, 16), (133_333, 16)),
-    "67k + 133k small": ((66_667, 4), (133_333, 4)),
+WAYS = {  # name -> (the way that it goes on from, tokens, batch)
+    "67k": ("", 66_667, 16), "67k small": ("", 66_667, 4), "100k": ("", 100_000, 16), "100k small": ("", 100_000, 4),
+    "200k": ("", 200_000, 16), "200k small": ("", 200_000, 4), "67k + 133k": ("67k", 133_333, 16),
+    "67k + 133k small": ("67k small", 133_333, 4),
 }  # fmt: skip
 HEATS = ("kl", "67k", "67k small", "100k", "100k small")
 SHORTS = ("67k + 133k", "67k + 133k small", "200k", "200k small")
@@ -96,30 +92,22 @@ def find(task: quality.Task, work: Path) -> list[tuple[quality.Task, str, dict[s
     parent = Checkpoint.open(Path(task.teacher))
     model = load_model(parent, device=device).eval()
     text = quality.texts(options["text"], cache, "val").every_other(0).take(quality.CHOICE_BLOCKS)
-    settings = SearchSettings(budget=(task.budget,), least=quality.SPACE, mamba_heads=True, multiple=32, method="solver",
-                              candidates=24)  # fmt: skip
-    scores, plan = Scores.load(Path(task.scores)), quality.plan_for(model, settings, task.latency)
-    prices = plan.prices
-    choices = make_choices(plan.parent, scores, plan.widest(settings), settings, prices.of, prices.limits - prices.base,
-                           prices.names)  # fmt: skip
+    settings, scores, plan = quality.set_up(task, model)
     with mixed_precision(device):
-        said = answers(model, text, batch=16)
-        ranked, _ = quality.realised(plan, scores, choices, settings,
-                                     lambda selection: masked_reality(model, selection, text, said, batch=16),
-                                     options["moves"])  # fmt: skip
-    solved = [r for r in ranked if r.candidate.origin == "solver"]
-    optimum = min(solved, key=lambda r: r.candidate.damage).candidate.name if solved else ""
+        ranked, _ = quality.realised(plan, scores, quality.choices_of(settings, scores, plan), settings,
+                                     quality.realiser(model, text), options["moves"])  # fmt: skip
+    solved = optimum(ranked).candidate.name
     result = []
     for place, one in enumerate(shortlist(ranked, options["pool"], "kl")):
         folder = Path(tempfile.mkdtemp(dir=work))
         cut(parent, one.candidate.selection, folder / "student")
-        result.append((task, str(folder / "student"), facts(one, place, optimum)))
+        result.append((task, str(folder / "student"), facts(one, place, solved)))
     return result
 
 
-def facts(one: Realised, place: int, optimum: str) -> dict[str, Any]:
+def facts(one: Realised, place: int, solved: str) -> dict[str, Any]:
     """What is known of a candidate before any training."""
-    return {"name": one.candidate.name, "place": place, "optimum": one.candidate.name == optimum, "kl": one.reality.kl,
+    return {"name": one.candidate.name, "place": place, "optimum": one.candidate.name == solved, "kl": one.reality.kl,
             "damage": one.candidate.damage}  # fmt: skip
 
 
@@ -131,11 +119,10 @@ def measure(task: quality.Task, folder: str, known: dict[str, Any]) -> dict[str,
     teacher = load_model(Checkpoint.open(Path(task.teacher)), device=device).eval().requires_grad_(False)
     text = quality.texts(options["text"], cache, "val")
     choice, report_text = text.every_other(0).take(quality.CHOICE_BLOCKS), text.every_other(1)
-    ways = {}
-    for name, runs in WAYS.items():
-        model = load_model(student, device=device).eval()
-        for tokens, batch in runs:
-            ways[name] = quality.trained(model, teacher, {**options, "batch": batch}, int(share * tokens), 0, choice)
+    models, ways = {}, {}
+    for name, (before, tokens, batch) in WAYS.items():
+        models[name] = models.pop(before) if before else load_model(student, device=device).eval()
+        ways[name] = quality.trained(models[name], teacher, {**options, "batch": batch}, int(share * tokens), 0, choice)
     truth = [
         quality.trained(load_model(student, device=device).eval(), teacher, {**options, "batch": TRUTH_BATCH},
                         int(share * TOKENS), seed, report_text)
@@ -178,10 +165,10 @@ def regret(group: list[dict[str, Any]], pool: int, heat: str, seat: bool, short:
 
 def cost(pool: int, heat: str, seat: bool, short: str) -> float:
     """1,000 tokens that a rule trains on: a short run that begins with the heat's own tokens does not train them twice."""
-    first = 0.0 if heat == "kl" else WAYS[heat][0][0]
-    runs = WAYS[short]
-    same = len(runs) > 1 and heat in WAYS and WAYS[heat] == runs[:1]
-    return (pool * first + (3 + seat) * sum(tokens for tokens, _ in runs[same:])) / 1000
+    before, tokens, _ = WAYS[short]
+    if before and before != heat:
+        tokens += WAYS[before][1]
+    return (pool * (0 if heat == "kl" else WAYS[heat][1]) + (3 + seat) * tokens) / 1000
 
 
 if __name__ == "__main__":

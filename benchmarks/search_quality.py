@@ -200,24 +200,15 @@ def trained(
 
 def search(task: Task, model: HybridLM, choice: TokenBlocks, moves: int) -> tuple[list[Selection], int]:
     """The selections that a method proposes, best first, and how many models it realised for them."""
-    settings = SearchSettings(budget=(task.budget,), least=SPACE, mamba_heads=True, multiple=32, method="solver",
-                              candidates=24)  # fmt: skip
-    scores = random_scores(model.architecture, 0) if task.method == "random" else Scores.load(Path(task.scores))
-    plan = plan_for(model, settings, task.latency)
-    said = answers(model, choice, batch=16)
-
-    def one(selection: Selection) -> Reality:
-        return masked_reality(model, selection, choice, said, batch=16)
-
+    settings, scores, plan = set_up(task, model)
+    one = realiser(model, choice)
     if task.method == "grid":
         ranked = realise(plan.candidates(scores, 48), one, {}, "agreement")
         return [r.candidate.selection for r in ranked[:FINALISTS]], len(ranked)
     if task.method == "minitron":
         selections = [c.selection for c in plan.largest(scores, LARGEST)]
         return [min(selections, key=lambda selection: one(selection).loss)], len(selections)
-    prices = plan.prices
-    choices = make_choices(plan.parent, scores, plan.widest(settings), settings, prices.of, prices.limits - prices.base,
-                           prices.names)  # fmt: skip
+    choices = choices_of(settings, scores, plan)
     if task.method in ("greedy", "random"):
         state = repair(choices, whole(choices), frozenset(), drops=True)
         if state is None:
@@ -227,6 +218,28 @@ def search(task: Task, model: HybridLM, choice: TokenBlocks, moves: int) -> tupl
         return [choices.selection(state_of(choices, solve(instance(choices))))], 0
     ranked, tried = realised(plan, scores, choices, settings, one, moves)
     return [r.candidate.selection for r in shortlist(ranked, settings.finalists, "kl")], tried
+
+
+def set_up(task: Task, model: HybridLM) -> tuple[SearchSettings, Scores, Plan]:
+    """What a search of a budget begins with; time budgets read the task's latency table."""
+    settings = SearchSettings(budget=(task.budget,), least=SPACE, mamba_heads=True, multiple=32, method="solver",
+                              candidates=24)  # fmt: skip
+    scores = random_scores(model.architecture, 0) if task.method == "random" else Scores.load(Path(task.scores))
+    timed = replace(settings, latency=task.latency)
+    return settings, scores, make_plan(model.architecture, timed, load_timing(timed, Path("latency.json")))
+
+
+def realiser(model: HybridLM, choice: TokenBlocks) -> Callable[[Selection], Reality]:
+    """What a selection does on the text, with the parent's own answers made once."""
+    said = answers(model, choice, batch=16)
+    return lambda selection: masked_reality(model, selection, choice, said, batch=16)
+
+
+def choices_of(settings: SearchSettings, scores: Scores, plan: Plan) -> Choices:
+    """The solver's choices, block by block."""
+    prices = plan.prices
+    return make_choices(plan.parent, scores, plan.widest(settings), settings, prices.of, prices.limits - prices.base,
+                        prices.names)  # fmt: skip
 
 
 def realised(
@@ -243,12 +256,6 @@ def realised(
         better = candidate(choices, end.state, "r001", "local search", plan.bytes)
         ranked = reranked([*ranked, Realised(candidate=better, reality=one(better.selection))], "kl")
     return ranked, len(ranked) + end.tried
-
-
-def plan_for(model: HybridLM, settings: SearchSettings, latency: str) -> Plan:
-    """The plan of a budget; time budgets read the latency table."""
-    settings = replace(settings, latency=latency)
-    return make_plan(model.architecture, settings, load_timing(settings, Path("latency.json")))
 
 
 def texts(folder: str, cache: Path, which: str) -> TokenBlocks:

@@ -163,9 +163,9 @@ def keep(results: Rows, path: Path) -> None:
         rows.writerow(("task", "adapter", "rank", "seed", "rate", "steps", "report"))
         order = ("task", "adapter", "rank", "rate", "seed", "steps")
         for r in sorted(results, key=lambda r: [str(r["run"][k]) for k in order]):
-            run, after = r["run"], r["after"]
+            run = r["run"]
             rows.writerow((run["task"], run["adapter"], run["rank"], run["seed"], f"{run['rate']:g}", run["steps"],
-                           f"{after['report']:.4f}"))  # fmt: skip
+                           f"{r['after']['report']:.4f}"))  # fmt: skip
 
 
 def mean(runs: Rows) -> float:

@@ -1,6 +1,7 @@
 # Jobs on a GPU machine, each with a GPU, a limit and a log of its own; source it in a script that runs under setsid.
 #   tar xJf .gpu/mamba-sm90.tar.xz -C /tmp/mamba; tar xJf .gpu/te-sm90.tar.xz -C /tmp/te        # with mkdir -p, a call before
 #   python3 -m pip install -q --no-index --no-deps --no-compile --target /tmp/packages .whl/*.whl; cp -r . /tmp/tree
+#   and .carry/peers/*.whl into /tmp/peers where $peers is used
 #   job NAME GPU SECONDS PYTHONPATH command …        # waits; & for beside; log in /tmp/log/NAME.log, NAME.done when it ended
 #   wait_for NAME …        summary SECONDS NAME …    # waits that long at most, shows the logs' ends, packs logs and results to $OUT
 # PYTHONPATH is $plain, $fp8 (transformer-engine in front: peft breaks on it) or $peers. `mps` before many small processes;

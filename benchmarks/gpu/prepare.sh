@@ -1,6 +1,6 @@
 #!/bin/bash
 # What travels to a GPU machine without network, made here, in the root of the checkout (10 minutes on 2 cores; fp8 20 more):
-#   benchmarks/gpu/prepare.sh [wheels] [peers] [text] [corpus] [tied] [latency] [fp8]      # without a word: all but peers and fp8
+#   benchmarks/gpu/prepare.sh [wheels] [peers] [corpus] [text] [tied] [latency] [fp8]      # without a word: all but peers and fp8
 set -e
 python=${PYTHON:-.venv/bin/python} shared=${SHARED:-../shared}
 mkdir -p .gpu .whl .carry
@@ -10,13 +10,13 @@ fetch() {
     "$python" -m pip download -q --no-deps --only-binary=:all: --python-version 3.12 --implementation cp $(printf -- \
         '--platform manylinux_2_%s_x86_64 ' 28 27 17) --platform manylinux2014_x86_64 --platform manylinux1_x86_64 -d "$to" "$@"
 }
-for part in ${@:-wheels text corpus tied latency}; do
+for part in ${@:-wheels corpus text tied latency}; do
     case $part in
     wheels) fetch .whl rich markdown-it-py mdurl pygments shellingham click jinja2 markupsafe pyyaml pytest pluggy iniconfig einops \
         hypothesis sortedcontainers annotated-doc typing_extensions packaging ;;
-    peers)  # distill_speed.py and kl_loss.py; pydantic is in the transformer-engine archive
+    peers)  # distill_speed.py and kl_loss.py
         fetch .carry/peers trl==1.16.0 liger-kernel==0.8.5 nvidia-modelopt==0.47.0 datasets==5.2.0 dill multiprocess httpx2 \
-            httpcore2 truststore omegaconf pulp==3.3.0 pytz
+            httpcore2 truststore omegaconf pulp==3.3.0 pytz pydantic==2.14.3 pydantic_core==2.50.4 annotated_types typing_inspection
         "$python" -m pip wheel -q --no-deps -w .carry/peers antlr4-python3-runtime==4.9.3 ;;
     corpus) "$python" -m minipuzzle.embedded.corpus --shared "$shared" --out .carry/corpus --package /tmp/minipuzzle-package ;;
     text)  # every third training document of the corpus

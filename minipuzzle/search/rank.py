@@ -71,9 +71,8 @@ def shortlist(ranked: Sequence[Realised], count: int, ranking: Ranking) -> list[
         return []
     chosen = {ranked[0].candidate.name: ranked[0]}
     if ranking == "kl":
-        solved = (r for r in ranked if r.candidate.origin == "solver")
-        optimum = min(solved, key=lambda r: r.candidate.damage, default=ranked[0])
-        chosen[optimum.candidate.name] = optimum
+        best = optimum(ranked)
+        chosen[best.candidate.name] = best
     seen = {_sort(r, ranking) for r in chosen.values()}
     for realised in ranked:
         sort = _sort(realised, ranking)
@@ -83,6 +82,12 @@ def shortlist(ranked: Sequence[Realised], count: int, ranking: Ranking) -> list[
     for realised in ranked:
         chosen.setdefault(realised.candidate.name, realised)
     return list(chosen.values())[:count]
+
+
+def optimum(ranked: Sequence[Realised]) -> Realised:
+    """The solver's own best, by least summed damage; the first of all where it proposed none."""
+    solved = (r for r in ranked if r.candidate.origin == "solver")
+    return min(solved, key=lambda r: r.candidate.damage, default=ranked[0])
 
 
 def _sort(realised: Realised, ranking: Ranking) -> tuple[object, ...]:

@@ -27,7 +27,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from minipuzzle import embedded
@@ -48,8 +47,8 @@ from minipuzzle.search.rank import Realised, Reality, realise, reranked, shortli
 from minipuzzle.search.refine import refine, repair
 from minipuzzle.search.solve import solve
 from minipuzzle.search.timing import load_timing
-from minipuzzle.stages.distill import FINALISTS, HEAT_SHARE
 from minipuzzle.stages.parent import masked_reality
+from minipuzzle.stages.race import FINALISTS, Leg, race
 from minipuzzle.stages.search import LARGEST
 from minipuzzle.surgery import cut
 
@@ -76,6 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--text", required=True, help="folder with training text and val/")
     parser.add_argument("--teachers", nargs="+", default=[str(embedded.teacher_path())])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--budgets", nargs="+", default=["90%", "80%", "70%", "60%", "50%"])
     parser.add_argument("--latency", nargs="*", default=[], help="a latency table for each teacher, for time budgets")
     parser.add_argument("--estimator", default="mixed")
@@ -101,7 +101,7 @@ def main() -> None:
         tasks += [
             Task(teacher=path, scores=str(file), budget=budget, method=method, options=plain,
                  latency=options.latency[number] if options.latency else "")
-            for budget in options.budgets for method in METHODS
+            for budget in options.budgets for method in options.methods
         ]  # fmt: skip
     rows: list[dict[str, Any]] = []
     name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
@@ -171,22 +171,21 @@ def row_of(task: Task) -> dict[str, Any]:
 def short_runs(
     students: list[Checkpoint], teacher: HybridLM, options: dict[str, Any], choice: TokenBlocks
 ) -> tuple[Checkpoint, list[float]]:
-    """(the student with the lowest loss after its short run, the losses): minipuzzle.stages.distill, in memory."""
-    if len(students) == 1:
-        return students[0], []
-    tokens, first = options["short_tokens"], options["short_tokens"] // HEAT_SHARE
-    models = [load_model(student, device=torch.device(options["device"])).eval() for student in students]
-    order = list(range(len(students)))
-    if len(students) > FINALISTS:
-        heat = [trained(model, teacher, options, first, 0, choice) for model in models]
-        order, tokens = sorted(order, key=heat.__getitem__)[:FINALISTS], tokens - first
-    losses = [trained(models[i], teacher, options, tokens, 0, choice) for i in order]
-    return students[order[int(np.argmin(losses))]], losses
+    """(the student with the lowest loss after its short run, the losses): the race of minipuzzle distill."""
+    cuts = {str(n): student for n, student in enumerate(students)}
+    models: dict[str, HybridLM] = {}
+
+    def run(name: str, leg: Leg) -> float:
+        if not leg.before:
+            models[name] = load_model(cuts[name], device=torch.device(options["device"])).eval()
+        batch = max(1, options["batch"] // leg.smaller)
+        return trained(models[name], teacher, {**options, "batch": batch}, leg.tokens, 0, choice)
+
+    found = race(list(cuts), options["short_tokens"], run)
+    return cuts[found.winner], list(found.short.values())
 
 
-def trained(
-    model: HybridLM, teacher: HybridLM, options: dict[str, Any], tokens: int, seed: int, text: TokenBlocks
-) -> float:
+def trained(model: HybridLM, teacher: HybridLM, options: dict[str, Any], tokens: int, seed: int, text: TokenBlocks) -> float:
     """The loss on a text of a student after it was distilled with a seed."""
     device = torch.device(options["device"])
     blocks = texts(options["text"], Path(options["cache"]), "train")

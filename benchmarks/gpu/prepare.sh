@@ -2,7 +2,7 @@
 # What travels to a GPU machine without network, made here, in the root of the checkout (10 minutes on 2 cores; fp8 20 more):
 #   benchmarks/gpu/prepare.sh [wheels] [peers] [corpus] [text] [tied] [latency] [fp8]      # without a word: all but peers and fp8
 set -e
-python=${PYTHON:-.venv/bin/python} shared=${SHARED:-../shared}
+python=${PYTHON:-.venv/bin/python} shared=${SHARED:-../shared} data=${SHARED:-../shared}/data
 mkdir -p .gpu .whl .carry
 cp -n "$shared"/gpu/*.tar.xz .gpu/
 fetch() {
@@ -18,7 +18,7 @@ for part in ${@:-wheels corpus text tied latency}; do
         fetch .carry/peers trl==1.16.0 liger-kernel==0.8.5 nvidia-modelopt==0.47.0 datasets==5.2.0 dill multiprocess httpx2 \
             httpcore2 truststore omegaconf pulp==3.3.0 pytz pydantic==2.14.3 pydantic_core==2.50.4 annotated_types typing_inspection
         "$python" -m pip wheel -q --no-deps -w .carry/peers antlr4-python3-runtime==4.9.3 ;;
-    corpus) "$python" -m minipuzzle.embedded.corpus --shared "$shared" --out .carry/corpus --package /tmp/minipuzzle-package ;;
+    corpus) "$python" -m minipuzzle.embedded.corpus --shared "$data" --out .carry/corpus --package /tmp/minipuzzle-package ;;
     text)  # every third training document of the corpus
         [ -d .carry/corpus ] || "$0" corpus
         "$python" - <<'PYTHON'
@@ -33,7 +33,7 @@ for name in ("prose.train.txt.xz", "code.train.txt.xz"):
 shutil.copytree(source / "val", target / "val", dirs_exist_ok=True)
 PYTHON
         ;;
-    tied) "$python" benchmarks/tied_lora_tasks.py --shared "$shared" --out .carry/tied_lora ;;
+    tied) "$python" benchmarks/tied_lora_tasks.py --shared "$data" --out .carry/tied_lora ;;
     latency)  # on a quiet machine: the embedded teacher's and the larger one's
         "$python" -m minipuzzle profile minipuzzle/embedded/teacher --run /tmp/table_embedded --workload b1,p512,o64 --device cpu
         "$python" - <<'PYTHON'
@@ -46,7 +46,7 @@ PYTHON
         "$python" -m minipuzzle profile /tmp/larger_config --run /tmp/table_larger --workload b1,p512,o64 --device cpu
         cp /tmp/table_embedded/latency.json .carry/table_embedded.json
         cp /tmp/table_larger/latency.json .carry/table_larger.json ;;
-    fp8) "$python" benchmarks/fp8_data.py --shared "$shared" --out .carry/fp8 ;;
+    fp8) "$python" benchmarks/fp8_data.py --shared "$data" --out .carry/fp8 ;;
     *) echo "unknown part $part" >&2; exit 2 ;;
     esac
 done

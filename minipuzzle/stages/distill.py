@@ -1,7 +1,4 @@
-"""Stage distill: short runs for the top candidates, the long run for the best of them, run/student/.
-
-More than three candidates first run a heat of a third of the short runs' tokens, and the best three go on.
-"""
+"""Stage distill: short runs for the top candidates (``race``), the long run for the best of them, run/student/."""
 
 from __future__ import annotations
 
@@ -34,9 +31,7 @@ from minipuzzle.stages.adapters import adapted, keep_adapter
 from minipuzzle.stages.job import Job, say
 from minipuzzle.stages.meter import Meter
 from minipuzzle.stages.prune import run_prune
-
-FINALISTS = 3
-HEAT_SHARE = 3
+from minipuzzle.stages.race import Leg, Outcome, race
 
 
 def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) -> Checkpoint:
@@ -58,16 +53,17 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
             say(f"distill: nothing changed, kept {target}")
             return Checkpoint.open(target)
         run = _Distillation(job, settings, group, blocks, identity, teacher_file)
-        winner, losses, heat = run.short_runs(cuts)
+        found = run.short_runs(cuts)
+        winner = found.winner
         say(f"distill: {winner} goes on to the long run")
-        model, final = run.long_run(cuts[winner], winner, short=winner in losses)
+        model, final = run.long_run(cuts[winner], winner, short=winner in found.short)
         if settings.adapter.kind:
             group.first_then_all(lambda: _merge(job, model, cuts[winner], target))
         else:
             write_gathered(model, group, lambda tensor: write_student(cuts[winner], tensor, target))
-        job.run.mark("distill", key, search=job.run.key("search"), winner=winner, short_validation_loss=losses,
-                     heat_validation_loss=heat, final_kl=final, tokens=settings.training.tokens,
-                     short_tokens=settings.short_tokens if losses else 0)  # fmt: skip
+        job.run.mark("distill", key, search=job.run.key("search"), winner=winner, short_validation_loss=found.short,
+                     heat_validation_loss=found.heat, final_kl=final, tokens=settings.training.tokens,
+                     short_tokens=settings.short_tokens if found.short else 0)  # fmt: skip
         if job.run.writes:
             write_card(job.run.path)
             for states in (job.run / "distill").glob(f"*/{STATES}"):
@@ -104,28 +100,22 @@ class _Distillation:
         self.teacher_file = teacher
         self.objective = self._offline() if settings.teacher_logits else distillation(self._teacher(), settings.loss)
 
-    def short_runs(self, cuts: dict[str, Checkpoint]) -> tuple[str, dict[str, float], dict[str, float]]:
-        """(the candidate with the lowest validation loss after its short run, all losses then, those after the heat)."""
+    def short_runs(self, cuts: dict[str, Checkpoint]) -> Outcome:
+        """The candidate with the lowest validation loss after its short run."""
         if len(cuts) == 1:
-            return next(iter(cuts)), {}, {}
-        tokens, first = self.settings.short_tokens, self.settings.short_tokens // HEAT_SHARE
+            return Outcome(next(iter(cuts)), {}, {})
         validation = self.group.first_then_all(lambda: self.job.validation("search"))
-        heat: dict[str, float] = {}
-        if len(cuts) > FINALISTS and first:
-            heat = {name: self._short(cut, name, "heat", first, first, validation) for name, cut in cuts.items()}
-            cuts = {name: cuts[name] for name in sorted(heat, key=heat.__getitem__)[:FINALISTS]}
-            say("distill: " + ", ".join(cuts) + " go on to the short run")
-        rest = tokens - first if heat else tokens
-        losses = {name: self._short(cut, name, "short", rest, tokens, validation) for name, cut in cuts.items()}
-        return min(losses, key=losses.__getitem__), losses, heat
+        return race(list(cuts), self.settings.short_tokens, lambda name, leg: self._short(cuts[name], name, leg, validation))
 
-    def _short(self, cut: Checkpoint, name: str, label: str, tokens: int, total: int, validation: TokenBlocks) -> float:
-        """Train a candidate for ``tokens`` more, from its heat's weights where it ran one; its validation loss."""
-        model = self._student(cut, after=f"{name}-heat" if tokens < total else "")
-        self._train(model, replace(self.settings.training, tokens=tokens), f"{name}-{label}", f"{name} {label}",
-                    f"{name}, {label}")  # fmt: skip
+    def _short(self, cut: Checkpoint, name: str, leg: Leg, validation: TokenBlocks) -> float:
+        """Train a candidate for a leg, from its heat's weights where it goes on from them; its validation loss."""
+        model = self._student(cut, after=f"{name}-heat" if leg.before else "")
+        share = self.settings.training.batch // self.group.world
+        batch = max(1, share // leg.smaller) * self.group.world
+        self._train(model, replace(self.settings.training, tokens=leg.tokens, batch=batch), f"{name}-{leg.label}",
+                    f"{name} {leg.label}", f"{name}, {leg.label}")  # fmt: skip
         loss = measure(model, validation).loss
-        say(f"distill: {name} after {total:,} tokens: validation loss {loss:.4f} nats/token")
+        say(f"distill: {name} after {leg.before + leg.tokens:,} tokens: validation loss {loss:.4f} nats/token")
         return loss
 
     def long_run(self, cut: Checkpoint, name: str, short: bool) -> tuple[HybridLM, float]:

@@ -123,7 +123,7 @@ def measure(task: quality.Task, folder: str, known: dict[str, Any]) -> dict[str,
     device, cache, share = torch.device(options["device"]), Path(options["cache"]), options["share"]
     teacher = load_model(Checkpoint.open(Path(task.teacher)), device=device).eval().requires_grad_(False)
     text = quality.texts(options["text"], cache, "val")
-    choice, report_text = text.every_other(0).take(quality.CHOICE_BLOCKS), text.every_other(1)
+    choice, report_text = text.every_other(0), text.every_other(1)
     models, ways = {}, {}
     for name, (before, tokens, batch) in WAYS.items():
         models[name] = models.pop(before) if before else load_model(student, device=device).eval()

@@ -148,9 +148,9 @@ def row_of(task: Task) -> dict[str, Any]:
     parent = Checkpoint.open(Path(task.teacher))
     teacher = load_model(parent, device=device).eval().requires_grad_(False)
     val = texts(options["text"], cache, "val")
-    choice, report = val.every_other(0).take(CHOICE_BLOCKS), val.every_other(1)
+    choice, report = val.every_other(0), val.every_other(1)
     with mixed_precision(device):
-        selections, tried = search(task, teacher, choice, options["moves"])
+        selections, tried = search(task, teacher, choice.take(CHOICE_BLOCKS), options["moves"])
     with tempfile.TemporaryDirectory() as folder:
         students = [cut(parent, selection, Path(folder) / f"student{n}") for n, selection in enumerate(selections)]
         student, short = short_runs(students, teacher, options, choice)

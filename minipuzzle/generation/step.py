@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import groupby
 
 import torch
@@ -86,16 +87,22 @@ class Decoder:
         self.logits = _logits(self.model, _last_states(self.model, self.tokens, self.cache))
 
     def _capture(self) -> None:
-        side = torch.cuda.Stream()
+        side = _side_stream(self.tokens.device)
         side.wait_stream(torch.cuda.current_stream())
         with replayed(), torch.cuda.stream(side):
             for _ in range(WARM_UPS):  # kernels are compiled and tuned outside of the graph
                 self._run()
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with replayed(), torch.cuda.graph(self._graph):
+        with replayed(), torch.cuda.graph(self._graph, stream=side):
             self._run()
             self.rows.advance()
+
+
+@lru_cache(maxsize=64)
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The same one for all captures: cuBLAS keeps 32 MiB for each stream that it has worked on."""
+    return torch.cuda.Stream(device)
 
 
 def _last_states(model: HybridLM, tokens: Tensor, cache: Cache) -> Tensor:

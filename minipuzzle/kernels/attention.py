@@ -9,6 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 FLASH_HEAD_DIM = 256
+CUDNN_HEAD_DIM = 128
+CUDNN_QUERIES = 1024
+"""From so many on cuDNN's attention, which builds a plan for each shape, is worth it."""
+KEYS_AT_ONCE = 16384
 
 
 @dataclass(kw_only=True)
@@ -43,6 +47,8 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, past: int, scale: float | 
     """Query i sees keys 0..past + i. q [b, s, h, d], k and v [b, past + s, kv, d] -> [b, s, h, d]."""
     length, mask = q.shape[1], None
     if past and length > 1:
+        if _cudnn(q, k):
+            return _joined(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), past, scale).transpose(1, 2)
         if _flash(q, k):  # its causal mask ends with the last key, SDPA's begins with the first
             heads = [t.transpose(1, 2) for t in (q, k, v)]
             y: Tensor = torch.ops.aten._scaled_dot_product_flash_attention(*heads, 0.0, True, scale=scale)[0]
@@ -52,6 +58,26 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, past: int, scale: float | 
         q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, is_causal=past == 0, scale=scale,
         enable_gqa=q.shape[2] != k.shape[2],
     ).transpose(1, 2)  # fmt: skip
+
+
+def _joined(q: Tensor, k: Tensor, v: Tensor, past: int, scale: float | None) -> Tensor:
+    """The new keys with cuDNN's causal mask, the old ones without, KEYS_AT_ONCE at a time, joined by their normalisers.
+
+    On Hopper cuDNN's kernel is twice as fast as PyTorch's flash attention, but its mask begins with the first key. Pieces
+    of the old keys have one shape, so they share a plan. q [b, h, s, d], k and v [b, kv, past + s, d].
+    """
+    def part(start: int, stop: int, causal: bool) -> tuple[Tensor, Tensor]:
+        y, norm, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(
+            q, k[:, :, start:stop], v[:, :, start:stop], None, True, 0.0, causal, False, scale=scale
+        )
+        return y, norm.reshape(*q.shape[:3], 1)
+
+    y, norm = part(past, past + q.shape[2], True)
+    for start in range(0, past, KEYS_AT_ONCE):
+        older, older_norm = part(start, min(past, start + KEYS_AT_ONCE), False)
+        y = y.lerp_(older, (older_norm - norm).sigmoid_().to(y.dtype))
+        norm = torch.logaddexp(norm, older_norm)
+    return y
 
 
 def row_attention(q: Tensor, keys: Tensor, values: Tensor, rows: Rows, most: int, scale: float | None) -> Tensor:
@@ -74,3 +100,9 @@ def _flash(q: Tensor, k: Tensor) -> bool:
     """Whether CUDA's flash attention takes these; asked of "meta" tensors, whether it would."""
     fits = q.shape[-1] <= FLASH_HEAD_DIM and q.shape[-1] % 8 == 0
     return fits and not q.is_cpu and q.dtype == k.dtype and q.dtype in (torch.bfloat16, torch.float16)
+
+
+def _cudnn(q: Tensor, k: Tensor) -> bool:
+    """Whether cuDNN's attention takes these and is the faster one; asked of "meta" tensors, whether on a Hopper GPU."""
+    fits = q.shape[1] >= CUDNN_QUERIES and q.shape[-1] <= CUDNN_HEAD_DIM and _flash(q, k)
+    return fits and (q.is_meta or torch.cuda.get_device_capability(q.device)[0] >= 9)

@@ -9,10 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 FINALISTS = 3
-SEATS = 0
 HEAT_SHARE = 3
-HEAT_BATCH = 1
-GOES_ON = True
+HEAT_BATCH = 4
 
 
 @dataclass(frozen=True)
@@ -42,9 +40,8 @@ def race(names: Sequence[str], tokens: int, run: Callable[[str, Leg], float]) ->
     first = tokens // HEAT_SHARE
     on = list(names)
     if len(names) > FINALISTS and first:
-        heat = {name: run(name, Leg("heat", first, 0, HEAT_BATCH)) for name in names}
-        order = sorted(heat, key=heat.__getitem__)
-        on = (on[:SEATS] + [name for name in order if name not in on[:SEATS]])[:FINALISTS]
-    leg = Leg("short", tokens - first, first) if heat and GOES_ON else Leg("short", tokens)
+        heat = {name: run(name, Leg("heat", first, smaller=HEAT_BATCH)) for name in names}
+        on = sorted(heat, key=heat.__getitem__)[:FINALISTS]
+    leg = Leg("short", tokens - first, before=first) if heat else Leg("short", tokens)
     short = {name: run(name, leg) for name in on}
     return Outcome(min(short, key=short.__getitem__), short, heat)

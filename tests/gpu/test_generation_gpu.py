@@ -40,6 +40,18 @@ def test_causal_attention_after_a_past():
     assert relative(causal_attention(q[:, 100:], k, v, 100, None), whole[:, 100:]) < 1e-2
 
 
+@pytest.mark.parametrize(("q_heads", "kv", "past"), [(32, 8, 20_000), (28, 4, 16_384), (8, 8, 700)])
+def test_a_long_piece_after_a_past_joins_its_parts(q_heads, kv, past):
+    g = torch.Generator(device="cuda").manual_seed(0)
+    q = torch.randn(1, 1024, q_heads, 128, generator=g, device="cuda", dtype=torch.bfloat16)
+    k, v = (torch.randn(1, past + 1024, kv, 128, generator=g, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    got = causal_attention(q, k, v, past, None)
+    for i in (0, 511, 1023):
+        keys, values = (t[0, : past + i + 1].double().repeat_interleave(q_heads // kv, 1) for t in (k, v))
+        scores = torch.einsum("hd,khd->hk", q[0, i].double(), keys) / 128**0.5
+        assert relative(got[0, i], torch.einsum("hk,khd->hd", scores.softmax(-1), values)) < 1e-2
+
+
 def architecture():
     rope = Rope(dim=64, theta=5e5)
     m = Mamba2(hidden=256, heads=16, head_dim=64, groups=2, state=128, chunk_size=128)

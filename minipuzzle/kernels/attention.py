@@ -75,8 +75,9 @@ def _joined(q: Tensor, k: Tensor, v: Tensor, past: int, scale: float | None) -> 
     y, norm = part(past, past + q.shape[2], True)
     for start in range(0, past, KEYS_AT_ONCE):
         older, older_norm = part(start, min(past, start + KEYS_AT_ONCE), False)
-        y = y.lerp_(older, (older_norm - norm).sigmoid_().to(y.dtype))
-        norm = torch.logaddexp(norm, older_norm)
+        both = torch.logaddexp(norm, older_norm)
+        y = y.mul_((norm - both).exp_()).addcmul_(older, (older_norm - both).exp_().to(y.dtype))
+        norm = both
     return y
 
 

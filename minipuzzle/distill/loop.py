@@ -15,11 +15,12 @@ from minipuzzle.artifacts import fingerprint
 from minipuzzle.data import TokenBlocks
 from minipuzzle.data.ahead import Ahead
 from minipuzzle.distill.board import open_board, write_row
+from minipuzzle.distill.captured import Backward
 from minipuzzle.distill.checkpointing import States
 from minipuzzle.distill.guard import Guard
 from minipuzzle.distill.interrupt import Interrupt, interrupt
 from minipuzzle.distill.log import TrainingLog
-from minipuzzle.distill.objectives import Objective
+from minipuzzle.distill.objectives import Objective, is_steady
 from minipuzzle.distill.prepare import prepare
 from minipuzzle.distill.schedule import learning_rate
 from minipuzzle.distill.update import Update, check_batch, make_optimizer, micro_batches, update
@@ -83,10 +84,13 @@ class _Run:
         self, model: HybridLM, objective: Objective, blocks: TokenBlocks, settings: Training, folder: Path, ranks: Ranks,
         states: States, stop: Interrupt, advance: Callable[[int, float], None], say: Callable[[str], None],
     ) -> None:  # fmt: skip
-        self.model, self.objective, self.blocks, self.settings = model, objective, blocks, settings
+        self.model, self.blocks, self.settings = model, blocks, settings
         self.ranks, self.states, self.stop, self.advance, self.say = ranks, states, stop, advance, say
         self.device, self.ahead = next(model.parameters()).device, Ahead(blocks)
         self.optimizer = make_optimizer(model, settings)
+        whole = settings.micro_batch in (0, settings.batch) and ranks.world == 1 and not model.activation_checkpointing
+        captures = whole and self.device.type == "cuda" and is_steady(objective)
+        self.backward = Backward(model, objective, captures=captures, say=say)
         saved = states.load(model, self.optimizer)
         self.at = Progress(**(saved or {}))
         self.guard = Guard(**self.at.guard)
@@ -129,7 +133,7 @@ class _Run:
         # Random numbers (an adapter's dropout) follow from the position, so that no state of a generator is saved.
         torch.manual_seed(int(fingerprint(settings.seed, at.tokens, self.ranks.rank), 16) >> 1)
         done = update(
-            self.model, self.objective, self.optimizer,
+            self.model, self.backward, self.optimizer,
             micro_batches(self.ahead, settings, at.tokens // length, self.ranks, self.device),
             clip=settings.clip, guard=self.guard, ranks=self.ranks,
             # any process may have been told to stop; the first one's clock says when to save

@@ -28,6 +28,18 @@ Objective = Callable[[HybridLM, Tensor, Tensor | None], BatchLoss]
 """(model, tokens [b, s], documents [b, s] or None) -> what this batch costs."""
 
 
+def steady(objective: Objective) -> Objective:
+    """Mark an objective whose work depends on the tokens' shape alone, so that a CUDA graph of it may be replayed."""
+    vars(objective)["steady"] = True
+    return objective
+
+
+def is_steady(objective: Objective) -> bool:
+    """Whether it is marked so."""
+    return getattr(objective, "steady", False)
+
+
+@steady
 def next_token(model: HybridLM, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
     """Cross-entropy of each token but the first of a block, given those before it."""
     hidden = model.hidden_states(tokens, documents)[:, :-1]
@@ -68,6 +80,7 @@ def distillation(teacher: HybridLM, loss: str = DEFAULT_LOSS) -> Objective:
     name = next((name for name in terms if name in DIVERGENCES), "")
     cosine, cross_entropy = terms.get("cosine", 0.0), terms.get("cross-entropy", 0.0)
 
+    @steady
     def objective(model: HybridLM, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
         with torch.no_grad():  # not inference mode: its tensors cannot be saved for the student's backward pass
             target = teacher.hidden_states(tokens, documents)

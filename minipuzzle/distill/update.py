@@ -14,7 +14,7 @@ from torch import Tensor
 from minipuzzle.data import TokenBlocks
 from minipuzzle.data.ahead import Ahead
 from minipuzzle.distill.guard import Guard
-from minipuzzle.distill.objectives import Objective
+from minipuzzle.distill.objectives import BatchLoss
 from minipuzzle.errors import UserError
 from minipuzzle.model import HybridLM
 from minipuzzle.ranks import Ranks
@@ -35,10 +35,11 @@ class Update:
 
 
 def update(
-    model: HybridLM, objective: Objective, optimizer: torch.optim.Optimizer, parts: Iterator[tuple[Tensor, Tensor | None]],
-    *, clip: float, guard: Guard, ranks: Ranks, votes: Callable[[], tuple[float, ...]],
+    model: HybridLM, backward: Callable[[Tensor, Tensor | None], BatchLoss], optimizer: torch.optim.Optimizer,
+    parts: Iterator[tuple[Tensor, Tensor | None]], *, clip: float, guard: Guard, ranks: Ranks,
+    votes: Callable[[], tuple[float, ...]],
 ) -> Update:  # fmt: skip
-    """Take a step on ``parts`` (tokens [b, s], documents), this process's micro-batches.
+    """Take a step on ``parts`` (tokens [b, s], documents), this process's micro-batches, whose gradients ``backward`` makes.
 
     Losses are summed and divided once by the number of tokens of all processes, so that neither micro-batches nor
     processes of unequal counts are weighed wrongly. Raises: UserError where the guard gives up, and where nothing would
@@ -46,12 +47,8 @@ def update(
     """
     sums, count = torch.zeros(2, dtype=torch.float64), 0
     for tokens, documents in parts:
-        with mixed_precision(tokens.device):
-            batch = objective(model, tokens, documents)
-        if not batch.total.requires_grad:
-            raise _no_gradient("a loss that depends on no trained parameter")
-        batch.total.backward()
-        sums = sums.to(tokens.device) + torch.stack((batch.total.detach().double(), batch.entropy.double()))
+        batch = backward(tokens, documents)
+        sums = sums.to(tokens.device) + torch.stack((batch.total.double(), batch.entropy.double()))
         count += batch.tokens
     total, entropy, everyone, *voted = ranks.sum(np.array([*sums.tolist(), count, *votes()])).tolist()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
@@ -59,7 +56,7 @@ def update(
     scale = ranks.world / everyone
     norm = _norm(gradients) * scale
     if norm == 0 and total != 0:
-        raise _no_gradient(f"{len(gradients)} gradients, all of them 0, at a loss of {total / everyone:.4g}")
+        raise no_gradient(f"{len(gradients)} gradients, all of them 0, at a loss of {total / everyone:.4g}")
     skipped = guard.accept(total / everyone, norm)
     if not skipped:
         torch._foreach_mul_(gradients, scale * min(1.0, clip / (norm + 1e-6)))
@@ -110,7 +107,8 @@ def make_optimizer(model: HybridLM, settings: Training) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.95), eps=1e-8, fused=on_gpu)
 
 
-def _no_gradient(got: str) -> UserError:
+def no_gradient(got: str) -> UserError:
+    """The error of a step that trains nothing."""
     return UserError(
         "This step would train nothing.", got=got, allowed="a gradient of some trained parameter",
         next="Check which parameters are trained: an adapter must be on projections that the model runs.",

@@ -1,7 +1,7 @@
 """Which cheap first run tells which candidate will heal best? Decides the heat of minipuzzle distill. docs/results/heats.md.
 
     python benchmarks/heats.py --text .carry/text --teacher LARGER --budgets 90% 70% --device cuda --workers 18 --out heats.json
-    python benchmarks/heats.py --report heats.json
+    python benchmarks/heats.py --report docs/results/heats.json
 
 For each budget the first twelve of ``--method solver``'s short list are trained in every way below, and for 300,000 tokens with
 another seed, which is the truth (on the other half of the held-out text). The report plays each rule on those numbers: so
@@ -66,8 +66,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if options.report:
-        rows = [row for file in options.report for row in json.loads(file.read_text())["rows"]]
-        print(report(rows))
+        print(report([row for file in options.report for row in rows_of(file)]))
         return
     options.estimator, started, work = "mixed", time.time(), Path(tempfile.mkdtemp())
     plain = {"text": options.text, "device": options.device, "rate": 1e-3, "moves": options.moves, "cache": str(work),
@@ -165,7 +164,13 @@ class Rule(NamedTuple):
         return (heats + self.on * tokens) / 1000
 
 
-NOW = Rule(9, "67k", "none", 3, "67k + 133k")
+BEFORE, NOW = Rule(9, "67k", "none", 3, "67k + 133k"), Rule(9, "67k small", "none", 3, "67k small + 133k")
+SHOWN = (
+    BEFORE, NOW, NOW._replace(seats="the solver's optimum"), NOW._replace(on=4), NOW._replace(pool=12),
+    NOW._replace(short="67k + 133k"), NOW._replace(short="200k"), BEFORE._replace(short="67k small + 133k"),
+    NOW._replace(pool=6, heat="kl", on=5),
+)  # fmt: skip
+"""What the page compares with the cheapest: the rule of minipuzzle distill, that of before, and one thing changed."""
 
 
 def rules() -> list[Rule]:
@@ -175,8 +180,17 @@ def rules() -> list[Rule]:
     return sorted(found, key=lambda rule: rule.cost)
 
 
+def rows_of(file: Path) -> list[dict[str, Any]]:
+    """The rows of a run, or of docs/results/heats.json, which names its columns and ways once to stay small."""
+    data = json.loads(file.read_text())
+    if "columns" not in data:
+        return list(data["rows"])
+    rows = [dict(zip(data["columns"], row, strict=True)) for row in data["rows"]]
+    return [{**row, "ways": dict(zip(data["ways"], row["ways"], strict=True))} for row in rows]
+
+
 def report(rows: list[dict[str, Any]]) -> str:
-    """Markdown: the rules that no cheaper rule beats in mean regret over all budgets, and that of NOW."""
+    """Markdown: the rules that no cheaper rule beats in mean regret over all budgets, and those SHOWN."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["teacher"], row["budget"]), []).append(row)
@@ -190,7 +204,7 @@ def report(rows: list[dict[str, Any]]) -> str:
         solved = {key: row["truth"] for key, group in groups.items() for row in group if row["optimum"]}
         behind = [max(0.0, won[key]["truth"] - truth) for key, truth in solved.items()]
         mean, worst = statistics.fmean(regrets.values()), max(regrets, key=regrets.__getitem__)
-        if mean < best or rule == NOW:
+        if mean < best or rule in SHOWN:
             best = min(best, mean)
             row = (*rule[:5], f"{rule.cost:,.0f}", f"{mean:.4f}", f"{regrets[worst]:.4f}",
                    " ".join(worst), f"{statistics.fmean(behind):.4f}", f"{max(behind):.4f}")  # fmt: skip

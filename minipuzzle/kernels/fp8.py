@@ -8,10 +8,13 @@ Source: arXiv:2504.03624 (the recipe), arXiv:2209.05433 (the formats), transform
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cache, partial
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -125,7 +128,19 @@ def engine_linear(linear: nn.Linear) -> nn.Linear:
 @cache
 def _engine() -> tuple[Any, Any]:
     os.environ.setdefault("NVTE_FRAMEWORK", "pytorch")  # else it warns that its JAX part is missing
+    _load_cudnn()
     import transformer_engine.pytorch as te
     from transformer_engine.common.recipe import Float8CurrentScaling, Format
 
     return te, Float8CurrentScaling(fp8_format=Format.HYBRID)  # its default recipe keeps a history of maxima
+
+
+def _load_cudnn() -> None:
+    """Load all of PyTorch's cuDNN: where the system has another one, transformer-engine would mix parts of both and fail."""
+    try:
+        package = find_spec("nvidia.cudnn")
+    except ModuleNotFoundError:
+        return  # PyTorch and transformer-engine both use the system's
+    for folder in (package and package.submodule_search_locations) or ():
+        for file in sorted(Path(folder, "lib").glob("libcudnn*.so*")):
+            ctypes.CDLL(str(file), mode=ctypes.RTLD_GLOBAL)

@@ -57,8 +57,8 @@ class Backward:
         return replace(batch, total=batch.total.detach())
 
     def _capture(self) -> None:
-        graph = torch.cuda.CUDAGraph()
         try:
+            graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self.loss = self._run(self.tokens, None)
         except RuntimeError as error:

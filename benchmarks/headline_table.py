@@ -133,8 +133,8 @@ def account(found: dict[str, Any]) -> Lines:
             yield (f"| {p['part']} | {p['count']} | {p['flops'] / 1e9:,.1f} | {p['bytes'] / 1e9:.2f} | {p['bound_ms']:.2f} ms "
                    f"({p['bound_by']}) | {p['ms']:.2f} ms | {p['ms'] - p['bound_ms']:.2f} ms |")  # fmt: skip
         yield f"\nLargest gap: **{result['largest_gap']}**. Longest kernels (ms, calls):\n"
-        for kernel, calls, ms in result["kernels"][:8]:
-            yield f"- {ms:.3f} ms, {calls}: `{kernel[:70]}`"
+        for kernel, calls, ms in result["kernels"][:5]:
+            yield f"- {ms:.3f} ms, {calls}: `{kernel[:44]}`"
 
 
 def experiment(found: dict[str, Any]) -> Lines:

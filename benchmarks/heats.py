@@ -98,8 +98,7 @@ def find(task: quality.Task, work: Path) -> list[tuple[quality.Task, str, dict[s
     text = quality.texts(options["text"], cache, "val").every_other(0).take(quality.CHOICE_BLOCKS)
     settings, scores, plan = quality.set_up(task, model)
     with mixed_precision(device):
-        ranked, _ = quality.realised(plan, scores, quality.choices_of(settings, scores, plan), settings,
-                                     quality.realiser(model, text), options["moves"])  # fmt: skip
+        ranked, _ = quality.realised(plan, scores, settings, quality.realiser(model, text), options["moves"])
     solved = optimum(ranked).candidate.name
     result = []
     for place, one in enumerate(shortlist(ranked, options["pool"], "kl")):

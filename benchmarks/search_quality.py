@@ -40,9 +40,9 @@ from minipuzzle.evaluate import answers, measure
 from minipuzzle.importance import random_scores, score
 from minipuzzle.model import HybridLM, load_model
 from minipuzzle.recipe import ScoreSettings, SearchSettings, Training
-from minipuzzle.search.choices import Choices, make_choices, whole
+from minipuzzle.search.choices import make_choices, whole
 from minipuzzle.search.plan import Plan, make_plan
-from minipuzzle.search.propose import candidate, instance, propose, state_of
+from minipuzzle.search.propose import candidate, instance, propose_each, state_of
 from minipuzzle.search.rank import Realised, Reality, realise, reranked, shortlist
 from minipuzzle.search.refine import refine, repair
 from minipuzzle.search.solve import solve
@@ -75,6 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--text", required=True, help="folder with training text and val/")
     parser.add_argument("--teachers", nargs="+", default=[str(embedded.teacher_path())])
+    parser.add_argument("--hidden-size", action="store_true", help="solver + reality may narrow the hidden size too")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--budgets", nargs="+", default=["90%", "80%", "70%", "60%", "50%"])
     parser.add_argument("--latency", nargs="*", default=[], help="a latency table for each teacher, for time budgets")
@@ -92,7 +93,7 @@ def main() -> None:
     options = parser.parse_args()
     started, work = time.time(), Path(tempfile.mkdtemp())
     shared = {**vars(options), "cache": str(work)}
-    names = ("text", "device", "tokens", "short_tokens", "batch", "rate", "seeds", "moves", "cache")
+    names = ("text", "device", "tokens", "short_tokens", "batch", "rate", "seeds", "moves", "cache", "hidden_size")
     plain = tuple((k, shared[k]) for k in names)
     tasks, teachers = [], {}
     for number, path in enumerate(options.teachers):
@@ -207,22 +208,26 @@ def search(task: Task, model: HybridLM, choice: TokenBlocks, moves: int) -> tupl
     if task.method == "minitron":
         selections = [c.selection for c in plan.largest(scores, LARGEST)]
         return [min(selections, key=lambda selection: one(selection).loss)], len(selections)
-    choices = choices_of(settings, scores, plan)
+    if task.method == "solver + reality":
+        ranked, tried = realised(plan, scores, settings, one, moves)
+        return [r.candidate.selection for r in shortlist(ranked, settings.finalists, "kl")], tried
+    prices = plan.prices
+    choices = make_choices(plan.parent, scores, plan.widest(settings), settings, prices.of, prices.limits - prices.base,
+                           prices.names)  # fmt: skip
     if task.method in ("greedy", "random"):
         state = repair(choices, whole(choices), frozenset(), drops=True)
         if state is None:
             raise UserError("The walk gets stuck above the budget.", got=task.budget, allowed="a larger one", next="-")
         return [choices.selection(state)], 0
-    if task.method == "solver":
-        return [choices.selection(state_of(choices, solve(instance(choices))))], 0
-    ranked, tried = realised(plan, scores, choices, settings, one, moves)
-    return [r.candidate.selection for r in shortlist(ranked, settings.finalists, "kl")], tried
+    return [choices.selection(state_of(choices, solve(instance(choices))))], 0
 
 
 def set_up(task: Task, model: HybridLM) -> tuple[SearchSettings, Scores, Plan]:
     """What a search of a budget begins with; time budgets read the task's latency table."""
     settings = SearchSettings(budget=(task.budget,), least=SPACE, mamba_heads=True, multiple=32, method="solver",
                               candidates=24)  # fmt: skip
+    if task.method == "solver + reality" and dict(task.options).get("hidden_size"):
+        settings = replace(settings, hidden_size=True, least=(*SPACE, "hidden=75%"))
     scores = random_scores(model.architecture, 0) if task.method == "random" else Scores.load(Path(task.scores))
     timed = replace(settings, latency=task.latency)
     return settings, scores, make_plan(model.architecture, timed, load_timing(timed, Path("latency.json")))
@@ -234,22 +239,18 @@ def realiser(model: HybridLM, choice: TokenBlocks) -> Callable[[Selection], Real
     return lambda selection: masked_reality(model, selection, choice, said, batch=16)
 
 
-def choices_of(settings: SearchSettings, scores: Scores, plan: Plan) -> Choices:
-    """The solver's choices, block by block."""
-    prices = plan.prices
-    return make_choices(plan.parent, scores, plan.widest(settings), settings, prices.of, prices.limits - prices.base,
-                        prices.names)  # fmt: skip
-
-
 def realised(
-    plan: Plan, scores: Scores, choices: Choices, settings: SearchSettings, one: Callable[[Selection], Reality], moves: int
+    plan: Plan, scores: Scores, settings: SearchSettings, one: Callable[[Selection], Reality], moves: int
 ) -> tuple[list[Realised], int]:
     """(what ``minipuzzle search --method solver`` realises, best KL first, how many models that took)."""
-    proposals = propose(plan.parent, scores, plan.widest(settings), settings, plan.prices, 24)
-    found = proposals.candidates(plan.bytes) + plan.candidates(scores, 24) + plan.largest(scores, LARGEST)
+    each = propose_each(plan.parent, scores, plan.widest(settings), settings, plan.prices, 24)
+    found = plan.candidates(scores, 24) + plan.largest(scores, LARGEST)
+    for proposals in each:
+        found += proposals.candidates(plan.bytes, 1 + sum(r.origin == "solver" for r in found))
     ranked = realise(found, one, {}, "kl")
-    on_ladders = ((choices.state(r.candidate.selection), r) for r in ranked)
-    start, first = next((state, r) for state, r in on_ladders if state is not None)
+    starts = ((p.choices, p.choices.state(r.candidate.selection), r) for r in ranked for p in each
+              if p.choices.hidden == r.candidate.selection.hidden)  # fmt: skip
+    choices, start, first = next(found for found in starts if found[1] is not None)
     end = refine(choices, start, first.reality.kl, lambda state: one(choices.selection(state)).kl, moves)
     if end.value < first.reality.kl:
         better = candidate(choices, end.state, "r001", "local search", plan.bytes)

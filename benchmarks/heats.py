@@ -6,8 +6,7 @@
 For each budget the first twelve of ``--method solver``'s short list are trained in every way below, and for 300,000 tokens with
 another seed, which is the truth (on the other half of the held-out text). The report plays each rule on those numbers: so
 many candidates, the best of a heat, the winner of a short run; its regret is the winner's loss above the best of all twelve.
-Rules cost what they train. The text's halves, rates and sizes are those of
-search_quality.py.
+Rules cost what they train. The text's halves, rates and sizes are those of search_quality.py.
 """
 
 from __future__ import annotations
@@ -205,7 +204,7 @@ def report(rows: list[dict[str, Any]]) -> str:
         mean, worst = statistics.fmean(regrets.values()), max(regrets, key=regrets.__getitem__)
         if mean < best or rule in SHOWN:
             best = min(best, mean)
-            row = (*rule[:5], f"{rule.cost:,.0f}", f"{mean:.4f}", f"{regrets[worst]:.4f}",
+            row = (*rule, f"{rule.cost:,.0f}", f"{mean:.4f}", f"{regrets[worst]:.4f}",
                    " ".join(worst), f"{statistics.fmean(behind):.4f}", f"{max(behind):.4f}")  # fmt: skip
             lines.append("| " + " | ".join(map(str, row)) + " |")
     return "\n".join(lines)

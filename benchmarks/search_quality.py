@@ -250,7 +250,7 @@ def realised(
     ranked = realise(found, one, {}, "kl")
     starts = ((p.choices, p.choices.state(r.candidate.selection), r) for r in ranked for p in each
               if p.choices.hidden == r.candidate.selection.hidden)  # fmt: skip
-    choices, start, first = next(found for found in starts if found[1] is not None)
+    choices, start, first = next(begin for begin in starts if begin[1] is not None)
     end = refine(choices, start, first.reality.kl, lambda state: one(choices.selection(state)).kl, moves)
     if end.value < first.reality.kl:
         better = candidate(choices, end.state, "r001", "local search", plan.bytes)

@@ -5,6 +5,7 @@ from helpers import FAST, run
 from minipuzzle.artifacts import read_json
 from minipuzzle.recipe import SearchSettings
 from minipuzzle.rundir import RunDir
+from minipuzzle.stages.race import Leg, race
 
 STEP = 4 * 64
 
@@ -37,3 +38,18 @@ def test_how_many_go_on_by_default():
     assert SearchSettings().finalists == 3
     assert SearchSettings(method="solver").finalists == 9
     assert SearchSettings(method="solver", top=2).finalists == 2
+
+
+def test_a_race_says_who_goes_on_and_spares_one_alone():
+    said, ran = [], []
+
+    def run(name, leg):
+        ran.append((name, leg))
+        return {"a": 5.0, "b": 1.0, "c": 4.0, "d": 2.0}[name] - leg.before * (name == "d")
+
+    found = race("abcd", 30, run, said.append)
+    assert said == ["b, d, c go on to the short run"]
+    assert (found.winner, list(found.heat), list(found.short)) == ("d", list("abcd"), list("bdc"))
+    assert ran == [(n, Leg("heat", 10, smaller=4)) for n in "abcd"] + [(n, Leg("short", 20, before=10)) for n in "bdc"]
+    assert race("a", 30, run).winner == "a"
+    assert len(ran) == 7

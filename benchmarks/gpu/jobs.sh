@@ -4,8 +4,9 @@
 #   and .carry/peers/*.whl into /tmp/peers where $peers is used
 #   job NAME GPU SECONDS PYTHONPATH command …        # waits; & for beside; log in /tmp/log/NAME.log, NAME.done when it ended
 #   wait_for NAME …        summary SECONDS NAME …    # waits that long at most, shows the logs' ends, packs logs and results to $OUT
-# The machine goes back after 30 idle seconds with all that is on it: send the next wait in the same breath, and none that is longer
-# than the device time left, or its results do not come back. PYTHONPATH is $plain, $fp8 (transformer-engine in front: peft breaks on it) or $peers. `mps` before many small processes;
+# The machine goes back after 30 idle seconds with all that is on it: send the next wait in the same breath, and none that is
+# longer than the device time left, or its results do not come back.
+# PYTHONPATH is $plain, $fp8 (transformer-engine in front: peft breaks on it) or $peers. `mps` before many small processes;
 # `alone` before what is timed. Results belong in /tmp/res. A worker of search_quality.py takes 2 to 4 GiB, of tied_lora.py 5:
 # 20 of them fill a card.
 export NVTE_FRAMEWORK=pytorch TRITON_CACHE_AUTOTUNING=1 TRITON_CACHE_DIR=/tmp/triton TORCHINDUCTOR_CACHE_DIR=/tmp/inductor

@@ -57,7 +57,8 @@ class Roofline:
         tokens = work.batch * (work.prompt if phase == "prefill" else 1)
         if block is None:
             tokens = work.batch  # the head works on the last position only
-            parameters -= 0 if parent.tied_head else parent.vocab_size * parent.hidden  # embeddings: a row a token
+            if not parent.tied_head:
+                parameters -= parent.vocab_size * parent.hidden  # the embeddings: a row a token, in the stream's bytes
         cached = work.batch * (kv * (work.prompt if phase == "prefill" else work.context) + 2 * (ssm + conv))
         moved = VALUE_BYTES * (parameters + cached + 2 * tokens * parent.hidden)
         return flops * tokens, moved

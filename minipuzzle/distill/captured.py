@@ -29,7 +29,7 @@ class Backward:
         self.seen = 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.loss: BatchLoss
-        self.gradients: list[tuple[torch.nn.Parameter, Tensor | None]] = []
+        self.gradients: list[tuple[torch.nn.Parameter, Tensor]] = []
 
     def __call__(self, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
         """Raises: UserError where the loss depends on no trained parameter."""
@@ -59,6 +59,7 @@ class Backward:
     def _capture(self) -> None:
         try:
             graph = torch.cuda.CUDAGraph()
+            # what other threads ask of CUDA meanwhile, as those that write a checkpoint do, is not captured and no error
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self.loss = self._run(self.tokens, None)
         except RuntimeError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -102,19 +103,21 @@ class _Distillation:
 
     def short_runs(self, cuts: dict[str, Checkpoint]) -> Outcome:
         """The candidate with the lowest validation loss after its short run."""
-        if len(cuts) == 1:
-            return Outcome(next(iter(cuts)), {}, {})
-        validation = self.group.first_then_all(lambda: self.job.validation("search"))
-        return race(list(cuts), self.settings.short_tokens, lambda name, leg: self._short(cuts[name], name, leg, validation))
+        return race(list(cuts), self.settings.short_tokens, lambda name, leg: self._short(cuts[name], name, leg),
+                    lambda text: say(f"distill: {text}"))  # fmt: skip
 
-    def _short(self, cut: Checkpoint, name: str, leg: Leg, validation: TokenBlocks) -> float:
+    @cached_property
+    def _validation(self) -> TokenBlocks:
+        return self.group.first_then_all(lambda: self.job.validation("search"))
+
+    def _short(self, cut: Checkpoint, name: str, leg: Leg) -> float:
         """Train a candidate for a leg, from its heat's weights where it goes on from them; its validation loss."""
         model = self._student(cut, after=f"{name}-heat" if leg.before else "")
         share = self.settings.training.batch // self.group.world
         batch = max(1, share // leg.smaller) * self.group.world
         self._train(model, replace(self.settings.training, tokens=leg.tokens, batch=batch), f"{name}-{leg.label}",
                     f"{name} {leg.label}", f"{name}, {leg.label}")  # fmt: skip
-        loss = measure(model, validation).loss
+        loss = measure(model, self._validation).loss
         say(f"distill: {name} after {leg.before + leg.tokens:,} tokens: validation loss {loss:.4f} nats/token")
         return loss
 

@@ -32,8 +32,13 @@ class Outcome:
     heat: dict[str, float]
 
 
-def race(names: Sequence[str], tokens: int, run: Callable[[str, Leg], float]) -> Outcome:
-    """Run candidates, in the order of the short list, for ``tokens`` each; ``run`` trains a leg and returns its loss."""
+def race(
+    names: Sequence[str], tokens: int, run: Callable[[str, Leg], float], say: Callable[[str], None] = lambda text: None
+) -> Outcome:
+    """Run candidates, in the order of the short list, for ``tokens`` each; ``run`` trains a leg and returns its loss.
+
+    ``say`` is told who goes on after a heat. One candidate alone is not run.
+    """
     if len(names) == 1:
         return Outcome(names[0], {}, {})
     heat: dict[str, float] = {}
@@ -42,6 +47,7 @@ def race(names: Sequence[str], tokens: int, run: Callable[[str, Leg], float]) ->
     if len(names) > FINALISTS and first:
         heat = {name: run(name, Leg("heat", first, smaller=HEAT_BATCH)) for name in names}
         on = sorted(heat, key=heat.__getitem__)[:FINALISTS]
+        say(f"{', '.join(on)} go on to the short run")
     leg = Leg("short", tokens - first, before=first) if heat else Leg("short", tokens)
     short = {name: run(name, leg) for name in on}
     return Outcome(min(short, key=short.__getitem__), short, heat)

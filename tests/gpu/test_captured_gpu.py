@@ -25,7 +25,7 @@ def architecture(blocks=6):
 
 
 def trained(folder, precision, objective, eager, monkeypatch):
-    """(losses, said, ms a step of the last eight)."""
+    """(losses, said, ms a step of the second ten)."""
     monkeypatch.setattr(captured, "EAGER", eager)
     rows = np.random.default_rng(0).integers(0, 8192, (STEPS * BATCH, LENGTH), dtype=np.uint32)
     blocks = TokenBlocks(tokens=rows, documents=np.zeros(rows.shape, np.int32), fingerprint="random", text_bytes=1)

@@ -5,11 +5,10 @@
 
 Begins from the finished --work of headline.py. The row "base" is its winner of 83 % from one run of as many tokens as its short
 and its long run had together; the others change the tokens, the learning rate, the batch, the text, the precision, or which
-candidate is distilled: the second after the short runs, and the first of a search that may only take blocks out, or only narrow
-FFNs. Every call measures what is distilled by then (losses, KL, tasks: headline_tasks.py) and writes --out; the same command
-goes on. Seconds of a row on an H100, estimated from 100,000 tokens a second and 25 s to start: base, either learning rate,
-second, bf16 55; tokens x 3 110, x 1/3 35; batch x 2 45; prose 100 and code 70 with tokenising; depth only, width only 90 with
-the search; measuring 20 and 10 a row.
+candidate is distilled: the second after the short runs, and the first of the paper's grid, or of a search that may only take
+blocks out, or only narrow FFNs. Every call measures what is distilled by then (losses, KL, tasks: headline_tasks.py) and writes
+--out; the same command goes on. A row takes about 40 s of an H100, or 27 s in three lanes (CUDA_VISIBLE_DEVICES=0,0,0 and
+--gpus 3), with three times the tokens or a search twice as long; measuring 20 and 10 a row.
 """
 
 from __future__ import annotations
@@ -31,8 +30,12 @@ from minipuzzle.rundir import RunDir
 BUDGET = "83%"
 MEASURING = 150.0
 """Seconds of a call that are kept for measuring."""
-SPACES = {"depth only": ("width=100%",), "width only": ("attention=100%", "others=100%", "width=25%")}
-"""--least of a search that may not narrow, and of one that may not take out."""
+SEARCHES: dict[str, dict[str, Any]] = {
+    "grid": {"method": "minipuzzle"},
+    "depth only": {"least": ("width=100%",)},
+    "width only": {"least": ("attention=100%", "others=100%", "width=25%")},
+}
+"""Options of other searches: the paper's, one that may not narrow, one that may not take out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,17 +80,17 @@ def rows(options: argparse.Namespace, teacher_tokens: int) -> Iterator[Row]:
     """All rows, those that say most first. Raises: UserError where headline.py has not distilled the 83 % student yet."""
     found = RunDir(options.work / BUDGET).facts("distill")
     best = sorted(found["short_validation_loss"], key=found["short_validation_loss"].__getitem__) or [found["winner"]]
-    row = partial(distilled, options, sum(headline.student_tokens(BUDGET, teacher_tokens)))
+    rate, batch = headline.rates(options.work)[BUDGET], headline.batch(options)
+    row = partial(distilled, options, sum(headline.student_tokens(BUDGET, teacher_tokens)), rate)
     text = {kind: next(options.text.glob(f"{kind}.train.*")) for kind in ("prose", "code")}
-    rate, batch = headline.RATE, headline.batch(options)
     yield row("base", "nothing: the winner alone, in one run", best[0])
     yield row("tokens x 3", "tokens x 3", best[0], times=3)
     yield row("rate x 3", f"learning rate {3 * rate:.1e}", best[0], {"learning-rate": 3 * rate})
     yield row("rate x 1/3", f"learning rate {rate / 3:.1e}", best[0], {"learning-rate": rate / 3})
     if len(best) > 1:
         yield row("second", f"{best[1]} after {best[0]} in the short runs", best[1])
-    for name, least in SPACES.items():
-        yield row(name, "search with " + ", ".join(f"--least {bound}" for bound in least), least=least)
+    for name, search in SEARCHES.items():
+        yield row(name, "search " + " ".join(headline.flags(search)), search=search)
     yield row("prose", "only prose", best[0], {"data": text["prose"]})
     yield row("code", "only code", best[0], {"data": text["code"]})
     yield row("tokens x 1/3", "tokens x 1/3", best[0], times=1 / 3)
@@ -97,17 +100,18 @@ def rows(options: argparse.Namespace, teacher_tokens: int) -> Iterator[Row]:
 
 
 def distilled(
-    options: argparse.Namespace, tokens: int, name: str, change: str, candidate: str = "", own: dict[str, Any] | None = None,
-    *, times: float = 1.0, least: tuple[str, ...] = (),
+    options: argparse.Namespace, tokens: int, rate: float, name: str, change: str, candidate: str = "",
+    own: dict[str, Any] | None = None, *, times: float = 1.0, search: dict[str, Any] | None = None,
 ) -> Row:  # fmt: skip
-    """A row: a ``candidate`` of the experiment's search, or with ``least`` the first one of a search of its own."""
+    """A row: a ``candidate`` of the experiment's search, or with ``search`` the first one of a search of its own."""
     run, source, tokens = options.work / "ablation" / name.replace("/", "-"), options.work / BUDGET, round(times * tokens)
     begin = {"prepare": partial(begin_from, source, run, (candidate,)), "after": ()}
     stages = []
-    if least:
-        stages = [headline.searching(f"search {name}", options, run, {"budget": BUDGET, "least": least, "top": 1}, after=())]
+    if search:
+        stages = [headline.searching(f"search {name}", options, run, {"budget": BUDGET, **search, "top": 1}, after=())]
         begin = {"after": (stages[0].name,)}
-    stages += [headline.distilling(f"distill {name}", options, run, {"tokens": tokens, **(own or {})}, source, **begin)]
+    own = {"tokens": tokens, "learning-rate": rate, **(own or {})}
+    stages += [headline.distilling(f"distill {name}", options, run, own, source, **begin)]
     return Row(name=name, change=change, tokens=tokens, stages=tuple(stages))
 
 

@@ -141,12 +141,17 @@ def experiment(found: dict[str, Any]) -> Lines:
     """Teacher, students and the same shapes from scratch; then what was chosen, and the time of each stage."""
     yield ""
     yield from headline_tasks.table(found["tasks"])
-    yield "\n| run | winner | pattern | validation loss after the short runs | tokens of the long run |\n|---|---|---|---|---|"
+    yield "\n| run | winner | pattern | validation loss after the short runs | before and after the long one | its tokens |"
+    yield "|---" * 6 + "|"
     patterns = {row["name"]: row["pattern"] for row in found["tasks"]["rows"]}
     for name, run in found["distilled"].items():
         losses = ", ".join(f"{k} {v:.4f}" for k, v in run["short_validation_loss"].items())
         pattern = patterns.get(name.replace("-seed", ", seed ").replace("-memory", ", memory"), "")
-        yield f"| {name} | {run['winner']} | `{pattern}` | {losses} | {run['tokens']:,} |"
+        before, after = run["long_validation_loss"]
+        yield f"| {name} | {run['winner']} | `{pattern}` | {losses} | {before:.4f}, {after:.4f} | {run['tokens']:,} |"
+    tried, taken = (found["rates"][k] for k in ("tried", "taken"))
+    yield "\nLearning rates, loss before and after: " + "; ".join(f"{k} {a:.4f}, {b:.4f}" for k, (a, b) in tried.items())
+    yield "Taken: " + ", ".join(f"{rate} at {name}" for name, rate in taken.items()) + "."
     seconds = {name: stage["seconds"] for name, stage in found["stages"].items()}
     yield f"\nSeconds: {', '.join(f'{name} {s:.0f}' for name, s in seconds.items())}; together {sum(seconds.values()):.0f}."
 

@@ -45,7 +45,7 @@ def test_stages_stop_go_on_and_fail_in_the_open(tmp_path):
 def test_the_experiment_in_lanes(tmp_path, monkeypatch, gpus):
     """Every stage of the experiment begins after those whose products it reads, on a GPU that is free."""
     options = Namespace(work=tmp_path, text=tmp_path / "text", tiny=False, gpus=gpus, teacher_tokens=10**8, precision="fp8")
-    stages = headline.stages(options)
+    stages = [*headline.chosen_from(options), *headline.stages(options, dict.fromkeys(headline.BUDGETS, 5e-5))]
     named = {stage.words: stage for stage in stages}
     made = {stage.name: stage.product for stage in stages}
     begun, busy, together = [], set(), []
@@ -59,7 +59,7 @@ def test_the_experiment_in_lanes(tmp_path, monkeypatch, gpus):
         together.append(len(busy))
         time.sleep(0.02)
         stage.product.parent.mkdir(parents=True, exist_ok=True)
-        stage.product.write_text("{}")
+        stage.product.write_text(json.dumps({"top": ["c001", "c002"]} if "search" in stage.name else {}))
         busy.remove(gpu)
         return 0
 
@@ -74,6 +74,7 @@ def test_the_experiment_in_lanes(tmp_path, monkeypatch, gpus):
     assert begun[-1] == "tasks"
     if gpus == 1:
         assert begun == [stage.name for stage in stages]
+    assert begun.index("rate 60%, 0.0005") < begun.index("distill 60%, seed 0")
     assert "vocab_size" not in (tmp_path / "scratch 83%.yaml").read_text()  # of the student's config, here {}
     measured = [word.split("=")[0] for word in stages[-1].words if word.endswith(("/student", "/model"))]
     assert measured[0] == "teacher"
@@ -113,6 +114,13 @@ def test_a_row_of_the_ablation_changes_one_thing(tmp_path):
         (text / f"{kind}.train.txt.xz").touch()
     losses = {"c001": 3.2, "c007": 3.0, "c009": 3.1}
     (searched / "run.json").write_text(json.dumps({"stages": {"distill": {"key": "", "short_validation_loss": losses}}}))
+    tried = {1.5e-5: [2.4, 2.3], 5e-5: [2.4, 2.2], 1.5e-4: [2.4, 2.25]}
+    for budget in headline.BUDGETS:
+        for rate, validation in tried.items():
+            run = tmp_path / "rates" / headline.run_of(tmp_path, budget).name / str(rate)
+            run.mkdir(parents=True)
+            facts = {"distill": {"key": "", "long_validation_loss": validation}}
+            (run / "run.json").write_text(json.dumps({"stages": facts}))
     (searched / "search.json").write_text(json.dumps({"top": list(losses), "selections": {}}))
     options = Namespace(work=tmp_path, text=text, tiny=False, gpus=1, precision="fp8")
     rows = {row.name: row for row in headline_ablation.rows(options, 10**8)}
@@ -127,11 +135,12 @@ def test_a_row_of_the_ablation_changes_one_thing(tmp_path):
                for name, row in rows.items()}  # fmt: skip
     assert changed == {
         "base": {}, "tokens x 3": {"tokens": "8700000"}, "tokens x 1/3": {"tokens": "966667"},
-        "rate x 3": {"learning-rate": "0.0015"}, "rate x 1/3": {"learning-rate": str(5e-4 / 3)}, "batch x 2": {"batch": "32"},
+        "rate x 3": {"learning-rate": str(3 * 5e-5)}, "rate x 1/3": {"learning-rate": str(5e-5 / 3)},
+        "batch x 2": {"batch": "32"},
         "prose": {"data": str(text / "prose.train.txt.xz")}, "code": {"data": str(text / "code.train.txt.xz")},
-        "bf16": {"precision": "bf16"}, "second": {}, "depth only": {}, "width only": {},
+        "bf16": {"precision": "bf16"}, "second": {}, "grid": {}, "depth only": {}, "width only": {},
     }  # fmt: skip
-    assert [len(row.stages) for row in rows.values()].count(2) == 2
+    assert [len(row.stages) for row in rows.values()].count(2) == 3
     search = " ".join(rows["width only"].stages[0].words)
     assert "--budget 83% " in search
     assert "--least attention=100% --least others=100% --least width=25% " in search

@@ -34,6 +34,19 @@ def test_five_candidates_run_a_heat_and_three_go_on(checkpoint, tmp_path):
         assert then[1] < first[1]
 
 
+def test_a_long_run_that_does_harm_says_so(checkpoint, tmp_path, capsys):
+    """One candidate alone, so that the loss before is that of its cut."""
+    folder = tmp_path / "run"
+    run("score", checkpoint, "--run", folder, *FAST["score"])
+    run("search", "--run", folder, *FAST["search"], "--top", 1)
+    for rate in (3e-4, 3.0):
+        run("distill", "--run", folder, *FAST["distill"], "--learning-rate", rate)
+        before, after = RunDir(folder).facts("distill")["long_validation_loss"]
+        said = capsys.readouterr().err
+        assert f"validation loss {before:.4f} nats/token before the long run, {after:.4f} after it" in said
+        assert (after > before) == ("made the student worse" in said) == (rate > 1)
+
+
 def test_how_many_go_on_by_default():
     assert SearchSettings().finalists == 3
     assert SearchSettings(method="solver").finalists == 9

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cache, partial
@@ -114,7 +115,7 @@ def engine_linear(linear: nn.Linear) -> nn.Linear:
     A frozen weight is cast once, but not one in shards: its FP8 copy would be whole on every GPU. Those are cast again for
     the backward pass too.
     """
-    te, recipe = _engine()
+    te, recipe = engine()
     made = te.Linear(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
     made.train(linear.training)
     plain_linear(linear).__class__ = EngineLinear
@@ -126,7 +127,8 @@ def engine_linear(linear: nn.Linear) -> nn.Linear:
 
 
 @cache
-def _engine() -> tuple[Any, Any]:
+def engine() -> tuple[Any, Any]:
+    """(transformer_engine.pytorch, the recipe of current scaling), imported beside PyTorch's own cuDNN."""
     os.environ.setdefault("NVTE_FRAMEWORK", "pytorch")  # else it warns that its JAX part is missing
     _load_cudnn()
     import transformer_engine.pytorch as te
@@ -136,7 +138,12 @@ def _engine() -> tuple[Any, Any]:
 
 
 def _load_cudnn() -> None:
-    """Load all of PyTorch's cuDNN: where the system has another one, transformer-engine would mix parts of both and fail."""
+    """Load all of PyTorch's cuDNN: where the system has another one, transformer-engine would mix parts of both and fail.
+
+    Where someone has imported it before us it has chosen, and PyTorch's cannot be loaded beside another one.
+    """
+    if "transformer_engine" in sys.modules:
+        return
     try:
         package = find_spec("nvidia.cudnn")
     except ModuleNotFoundError:

@@ -57,13 +57,14 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
         found = run.short_runs(cuts)
         winner = found.winner
         say(f"distill: {winner} goes on to the long run")
-        model, final = run.long_run(cuts[winner], winner, short=winner in found.short)
+        model, final, validation = run.long_run(cuts[winner], winner, found.short.get(winner))
         if settings.adapter.kind:
             group.first_then_all(lambda: _merge(job, model, cuts[winner], target))
         else:
             write_gathered(model, group, lambda tensor: write_student(cuts[winner], tensor, target))
         job.run.mark("distill", key, search=job.run.key("search"), winner=winner, short_validation_loss=found.short,
-                     heat_validation_loss=found.heat, final_kl=final, tokens=settings.training.tokens,
+                     heat_validation_loss=found.heat, final_kl=final, long_validation_loss=validation,
+                     tokens=settings.training.tokens,
                      short_tokens=settings.short_tokens if found.short else 0)  # fmt: skip
         if job.run.writes:
             write_card(job.run.path)
@@ -121,10 +122,17 @@ class _Distillation:
         say(f"distill: {name} after {leg.before + leg.tokens:,} tokens: validation loss {loss:.4f} nats/token")
         return loss
 
-    def long_run(self, cut: Checkpoint, name: str, short: bool) -> tuple[HybridLM, float]:
-        """(the trained student, its last KL), from its ``short`` run's weights where there was one."""
-        model = self._student(cut, after=f"{name}-short" if short else "")
-        return model, self._train(model, self.settings.training, "long", name, "long run")
+    def long_run(self, cut: Checkpoint, name: str, short: float | None) -> tuple[HybridLM, float, tuple[float, float]]:
+        """(the trained student, its last KL, its validation loss before and after), from its short run's weights where
+        there was one, which ended with the loss ``short``."""
+        model = self._student(cut, after="" if short is None else f"{name}-short")
+        before = measure(model, self._validation).loss if short is None else short
+        final = self._train(model, self.settings.training, "long", name, "long run")
+        after = measure(model, self._validation).loss
+        say(f"distill: validation loss {before:.4f} nats/token before the long run, {after:.4f} after it")
+        if not after < before:
+            say("distill: the long run made the student worse. Distil again with a lower --learning-rate or more --tokens.")
+        return model, final, (before, after)
 
     def _train(self, model: HybridLM, settings: Training, folder_name: str, identity: str, label: str) -> float:
         folder, identity = self.job.run / "distill" / folder_name, f"{self.identity} {identity}"

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -70,8 +71,8 @@ def test_two_gpus_equal_one(world):
 ])  # fmt: skip
 def test_adapters_and_fp8_on_two_gpus_equal_one(world, run, settings):
     """transformer-engine multiplies with the weights that FSDP2 gathers; a scale is that of a process's share of the batch."""
-    if "fp8" in run:
-        pytest.importorskip("transformer_engine")
+    if "fp8" in run and find_spec("transformer_engine") is None:  # importing it here would choose cuDNN before engine() does
+        pytest.skip("transformer-engine is not installed")
     from world import distil
 
     distil(world, alone(torch.device("cuda")), f"one-{run}", micro_batch=3, **settings)

@@ -44,6 +44,8 @@ def test_score_search_distill_in_that_very_form(tmp_path, monkeypatch, capsys):
     assert rows[2]["kl"] < rows[1]["kl"]
     page = (folder / "report.html").read_text()
     assert "minipuzzle distill --teacher ckpt56b" in page
+    before, after = json.loads((folder / "run.json").read_text())["stages"]["distill"]["long_validation_loss"]
+    assert f"Validation loss before and after them: {before:.4f}, {after:.4f}." in page
     theirs = AutoModelForCausalLM.from_pretrained(folder / "student", trust_remote_code=True)
     assert sum(p.numel() for p in theirs.parameters()) == student.parameters
     assert AutoTokenizer.from_pretrained(folder / "student").encode("Fellow citizens")

@@ -109,6 +109,8 @@ def _trained(facts: Facts) -> str:
     losses = facts.distilled["short_validation_loss"]
     text = f"{facts.distilled['tokens']:,} tokens for {facts.distilled['winner']}, the winner; at the end KL "
     text += f"{facts.distilled['final_kl']:.4f} nats a token on the training text. "
+    if long := facts.distilled.get("long_validation_loss"):  # runs of before 2026-11-26 lack it
+        text += f"Validation loss before and after them: {long[0]:.4f}, {long[1]:.4f}. "
     if heat := facts.distilled.get("heat_validation_loss"):
         text += f"{len(heat)} candidates ran a heat of a third of the short runs: "
         text += ", ".join(f"{name} {loss:.4f}" for name, loss in heat.items()) + ". "

@@ -9,7 +9,7 @@
 A stage whose product is in --work is not run again, and --minutes stops in good order: give the same command again
 (headline_stages.py). Kept in --out: each stage's command and seconds, losses and accuracies, curves, what the searches chose.
 The learning rate of each budget is the best of RATES for its first candidate, distilled for as long as the 83 % student, which
-begins so close to its teacher (KL 0.01) that the usual rate does harm.
+begins so close to its teacher (KL 0.01) that the usual rate may do harm.
 Tokens of a student are those of its short and its long run together, 2.9 % of the teacher's at 83 %, 9.5 % at 60 %. Validation
 documents are halved by their hash: one half chooses (search, short runs), the other is reported. If the student falls short,
 headline_ablation.py goes on in the same --work.

@@ -47,6 +47,7 @@ BUDGETS = {"83%": ("83%",), "83%, memory": ("83%", "memory=80%"), "60%": ("60%",
 SHARES = {"83%": (0.005, 0.024), "83%, memory": (0.005, 0.024), "60%": (0.01, 0.085)}
 """Of the teacher's tokens: each short run, the winner's long run."""
 KEPT = ("winner", "short_validation_loss", "long_validation_loss", "final_kl", "tokens")
+"""Of what a distillation recorded."""
 SEEDS, RATES = 3, (1.5e-5, 5e-5, 1.5e-4, 5e-4)
 
 
@@ -111,14 +112,15 @@ def first_alone(source: Path, run: Path) -> None:
     begin_from(source, run, read_json(source / "search.json")["top"][:1])
 
 
+def tried(work: Path) -> dict[str, dict[str, list[float]]]:
+    """For each budget and rate of ``chosen_from``: the loss before and after, on the half that chooses."""
+    return {name: {run.name: RunDir(run).facts("distill")["long_validation_loss"]
+                   for run in sorted((work / "rates" / run_of(work, name).name).iterdir())} for name in BUDGETS}  # fmt: skip
+
+
 def rates(work: Path) -> dict[str, float]:
-    """The rate of each budget whose runs of ``chosen_from`` lost least on the half that chooses."""
-    best = {}
-    for name in BUDGETS:
-        runs = (work / "rates" / run_of(work, name).name).iterdir()
-        after = {float(run.name): RunDir(run).facts("distill")["long_validation_loss"][1] for run in runs}
-        best[name] = min(after, key=after.__getitem__)
-    return best
+    """The rate of each budget that ended with the lowest loss."""
+    return {name: float(min(found, key=lambda rate: found[rate][1])) for name, found in tried(work).items()}
 
 
 def run_of(work: Path, budget: str) -> Path:
@@ -222,21 +224,19 @@ def measuring(options: argparse.Namespace, models: dict[str, Path], run: Path, p
 
 
 def kept(work: Path) -> dict[str, Any]:
-    """What remains of the run: tasks, winners and what they are, and thinned curves of training."""
-    searches, tried, curves = {}, {}, {}
-    for file in sorted([*work.glob("*/run.json"), *work.glob("rates/*/*/run.json")]):
+    """What remains of the run: tasks, winners and what they are, rates, and thinned curves of training."""
+    searches, curves = {}, {}
+    for file in sorted(work.glob("*/run.json")):
         found = read_json(file)["stages"].get("distill")
-        if found and file.parent.parent == work:
+        if found:
             searches[file.parent.name] = {k: found[k] for k in KEPT}
-        elif found:
-            tried["/".join(file.parts[-3:-1])] = found["long_validation_loss"]
     for file in sorted([*work.glob("*/pretrain/log.csv"), *work.glob("*/distill/long/log.csv")]):
         rows = list(csv.DictReader(file.open()))
         step = max(1, len(rows) // 20)
         points = [[int(float(row["tokens"])), round(float(row["loss"]), 4)] for row in rows[::step]]
         curves[str(file.relative_to(work).parent)] = points
-    return {"tasks": read_json(work / "tasks.json"), "distilled": searches, "rates": {"tried": tried, "taken": rates(work)},
-            "curves": curves}  # fmt: skip
+    return {"tasks": read_json(work / "tasks.json"), "distilled": searches, "curves": curves,
+            "rates": {"tried": tried(work), "taken": rates(work)}}  # fmt: skip
 
 
 if __name__ == "__main__":

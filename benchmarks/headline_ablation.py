@@ -1,6 +1,6 @@
 """Why the student of benchmarks/headline.py is as good as it is: its distillation again, one thing changed a row.
 
-    python benchmarks/headline_ablation.py --text .carry/corpus                             # 16 minutes of an H100; --gpus 2: 8
+    python benchmarks/headline_ablation.py --text .carry/corpus                             # 10 minutes of an H100; --gpus 2: 5
     python benchmarks/headline_ablation.py --tiny --work /tmp/headline --out /tmp/ablation.json   # after headline.py --tiny: 4
 
 Begins from the finished --work of headline.py. The row "base" is its winner of 83 % from one run of as many tokens as its short

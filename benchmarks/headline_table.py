@@ -150,8 +150,9 @@ def experiment(found: dict[str, Any]) -> Lines:
         before, after = run["long_validation_loss"]
         yield f"| {name} | {run['winner']} | `{pattern}` | {losses} | {before:.4f}, {after:.4f} | {run['tokens']:,} |"
     tried, taken = (found["rates"][k] for k in ("tried", "taken"))
-    yield "\nLearning rates, loss before and after: " + "; ".join(f"{k} {a:.4f}, {b:.4f}" for k, (a, b) in tried.items())
-    yield "Taken: " + ", ".join(f"{rate} at {name}" for name, rate in taken.items()) + "."
+    for name, losses in tried.items():
+        said = ", ".join(f"{rate} {before:.4f} -> {after:.4f}" for rate, (before, after) in losses.items())
+        yield f"\nLearning rates at {name}: {said}; taken {taken[name]}."
     seconds = {name: stage["seconds"] for name, stage in found["stages"].items()}
     yield f"\nSeconds: {', '.join(f'{name} {s:.0f}' for name, s in seconds.items())}; together {sum(seconds.values()):.0f}."
 

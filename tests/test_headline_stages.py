@@ -45,7 +45,8 @@ def test_stages_stop_go_on_and_fail_in_the_open(tmp_path):
 def test_the_experiment_in_lanes(tmp_path, monkeypatch, gpus):
     """Every stage of the experiment begins after those whose products it reads, on a GPU that is free."""
     options = Namespace(work=tmp_path, text=tmp_path / "text", tiny=False, gpus=gpus, teacher_tokens=10**8, precision="fp8")
-    stages = [*headline.chosen_from(options), *headline.stages(options, dict.fromkeys(headline.BUDGETS, 5e-5))]
+    first = headline.chosen_from(options)
+    stages = [*first, *headline.stages(options, dict.fromkeys(headline.BUDGETS, 5e-5))]
     named = {stage.words: stage for stage in stages}
     made = {stage.name: stage.product for stage in stages}
     begun, busy, together = [], set(), []
@@ -67,6 +68,7 @@ def test_the_experiment_in_lanes(tmp_path, monkeypatch, gpus):
     runner = headline_stages.Runner(tmp_path, tmp_path / "out.json", gpus)
     assert not runner.run(stages, time.time() + 10)
     assert begun == []
+    assert runner.run(first, time.time() + 3600)  # rates are chosen between the two
     assert runner.run(stages, time.time() + 3600)
     assert sorted(begun) == sorted(made)
     assert max(together) == gpus

@@ -1,5 +1,5 @@
 #!/bin/bash
-# What travels to a GPU machine without network, made here, in the root of the checkout (10 minutes on 2 cores; fp8 20 more):
+# What travels to a GPU machine without network, made here, in the root of the checkout (10 minutes on 2 cores; fp8 10 more):
 #   benchmarks/gpu/prepare.sh [wheels] [peers] [corpus] [text] [tied] [latency] [fp8]      # without a word: all but peers and fp8
 set -e
 python=${PYTHON:-.venv/bin/python} shared=${SHARED:-../shared}

@@ -3,9 +3,10 @@
     python benchmarks/fp8_data.py --shared ../shared/data --out .carry/fp8             # here, once
     # on the GPU machine; the same command again goes on where it stopped, with the arm that is furthest behind first:
     python benchmarks/fp8_parity.py --arms bf16 fp8 fp8-all --gpus 2 --seconds 540 --data .carry/fp8 --out $OUT
+    CUDA_VISIBLE_DEVICES=1,1,1 python benchmarks/fp8_parity.py --gpus 3 …          # three arms on one GPU, under MPS
     python benchmarks/fp8_parity.py --report FOLDER                                # the table and fp8.svg, from those files
 
-107 M parameters, 16,384 words, blocks of 2,048 tokens, 32 at a time, 300 M tokens. ``fp8`` keeps 4 blocks at either end in
+101 M parameters, 16,384 words, blocks of 2,048 tokens, 32 at a time, 300 M tokens. ``fp8`` keeps 4 blocks at either end in
 BF16, ``fp8-all`` none. Validation loss is measured in each arm's own precision, ten times in the last tenth; their means are
 compared. Source of the claim: arXiv:2504.03624 (about 0.1 % in loss).
 """
@@ -51,7 +52,7 @@ def main() -> None:
     """Train an arm for some time, or compare the arms that are done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS)[:3])
-    parser.add_argument("--gpus", type=int, default=2, help="arms at a time, a GPU each")
+    parser.add_argument("--gpus", type=int, default=2, help="arms at a time, each on one of the visible GPUs")
     parser.add_argument("--arm", choices=ARMS, help="only this one, in this process")
     parser.add_argument("--seconds", type=float, default=540, help="then states are saved, which takes up to 30 more")
     parser.add_argument("--data", type=Path)
@@ -76,9 +77,9 @@ def architecture(tiny: bool) -> Architecture:
     """The hybrid: every weight's sizes are multiples of 16."""
     d = 64 if tiny else 768
     kinds: dict[str, Block] = {
-        "M": Mamba2(hidden=d, heads=16 if tiny else 32, head_dim=8 if tiny else 64, groups=2 if tiny else 4,
+        "M": Mamba2(hidden=d, heads=16, head_dim=8 if tiny else 64, groups=2 if tiny else 4,
                     state=16 if tiny else 64, chunk_size=32 if tiny else 128),
-        "-": FeedForward(hidden=d, intermediate=4 * d),
+        "-": FeedForward(hidden=d, intermediate=256 if tiny else 4096),
         "*": Attention(hidden=d, q_heads=4 if tiny else 12, kv_heads=2 if tiny else 4, attn_head_dim=16 if tiny else 64),
     }  # fmt: skip
     return Architecture(vocab_size=16384, hidden=d, blocks=tuple(kinds[c] for c in PATTERN[: 11 if tiny else None]))
@@ -140,13 +141,15 @@ def run_all(options: argparse.Namespace) -> None:
 
 
 def start(options: argparse.Namespace, arm: str, gpu: int, seconds: float) -> subprocess.Popen[bytes]:
-    """An arm in a process and on a GPU of its own."""
+    """An arm in a process of its own, on the GPU of that place among those that this process may use."""
     print(f"{arm} on GPU {gpu} for {seconds:.0f} s", flush=True)
     (options.work / arm).mkdir(parents=True, exist_ok=True)
     same = ("data", "work", "tokens", "batch", "learning_rate", "device", *(["out"] if options.out else []))
     words = [w for name in same for w in (f"--{name.replace('_', '-')}", str(getattr(options, name)))]
     command = [sys.executable, __file__, "--arm", arm, "--seconds", str(seconds), *words, *(["--tiny"] * options.tiny)]
-    environment = {"TRITON_CACHE_AUTOTUNING": "1", **os.environ, "CUDA_VISIBLE_DEVICES": str(gpu)}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    own = visible.split(",")[gpu] if visible else str(gpu)
+    environment = {"TRITON_CACHE_AUTOTUNING": "1", **os.environ, "CUDA_VISIBLE_DEVICES": own}
     with (options.work / arm / "log.txt").open("ab") as log:
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 

@@ -163,6 +163,23 @@ def test_activation_checkpointing_changes_nothing():
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
+def test_a_step_keeps_no_graph_for_the_next():
+    """An accumulator that outlives its step stays on the stream of that step, and a capture on another one fails."""
+    model = adapted("tl6")
+    tokens = tokens_of(model)
+
+    def accumulators():
+        return [p.view_as(p).grad_fn.next_functions[0][0] for p in model.parameters() if p.requires_grad]
+
+    model(tokens).sum().backward()
+    model(tokens)  # the last forward of a model keeps its graph until the next
+    for node in (old := accumulators()):
+        node.metadata["old"] = True
+    del node, old
+    model(tokens).sum().backward()
+    assert not [node for node in accumulators() if "old" in node.metadata]
+
+
 def test_detach_gives_the_model_back():
     model = adapted("lora")
     detach(model)

@@ -1,5 +1,6 @@
 """The commands as people type them."""
 
+import csv
 import json
 import shutil
 import subprocess
@@ -121,6 +122,8 @@ device: cpu
 """.replace("VALIDATION", str(TEXT)))
     run("pretrain", "pretrain.yaml", "--run", "teacher")
     facts = json.loads((tmp_path / "teacher/model/training.json").read_text())
+    log = list(csv.DictReader((tmp_path / "teacher/pretrain/log.csv").open()))
+    assert facts["seconds"] == float(log[-1]["seconds"]) > 0
     assert facts["validation"]["validation.txt"] < 8.32  # below the log of the vocabulary: it learned
     assert load_file(tmp_path / "teacher/model/model.safetensors")["lm_head.weight"].dtype == torch.bfloat16
     (tmp_path / "recipe.yaml").write_text("""

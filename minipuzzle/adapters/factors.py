@@ -41,7 +41,12 @@ class GroupFactors(nn.Module):
         self.folded: list[tuple[Tensor, Tensor]] = []
 
     def fold(self, dtype: torch.dtype) -> None:
-        """Make the pairs ((alpha/r) diag(u) A, diag(v) B) that the layers of this forward read."""
+        """Make the pairs ((alpha/r) diag(u) A, diag(v) B) that the layers of this forward read.
+
+        Those of the step before go first: they hold its autograd graph, whose gradient accumulators keep the stream they were
+        made on, and a step captured on another one would fail.
+        """
+        self.folded = []
         a, b = self.A, self.B
         if self.u is not None:
             a = (self.u * self.scale)[..., None] * a

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -57,15 +58,26 @@ class Backward:
         return replace(batch, total=batch.total.detach())
 
     def _capture(self) -> None:
+        graph, pool, stream = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle(), torch.cuda.current_stream()
         try:
-            graph = torch.cuda.CUDAGraph()
             # what other threads ask of CUDA meanwhile, as those that write a checkpoint do, is not captured and no error
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 self.loss = self._run(self.tokens, None)
         except RuntimeError as error:
+            _leave(stream, pool)
             self.captures = False
             self.say(f"training steps are launched kernel by kernel, not as a CUDA graph: {str(error).splitlines()[0]}")
             self.model.zero_grad(set_to_none=True)
             return
         self.graph = graph
         self.gradients = [(p, p.grad) for p in self.model.parameters() if p.grad is not None]
+
+
+def _leave(stream: torch.cuda.Stream, pool: tuple[int, int]) -> None:
+    """Undo what PyTorch leaves of a capture that failed: its stream is the current one, memory still comes from its pool, and
+    the generator, which takes itself for captured, refuses to make numbers."""
+    torch.cuda.set_stream(stream)
+    with suppress(RuntimeError):  # where the capture itself had ended well
+        torch._C._cuda_endAllocateToPool(stream.device.index, pool)
+    generator = torch.cuda.default_generators[stream.device.index]
+    generator.graphsafe_set_state(generator.clone_state())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -104,4 +105,5 @@ def _validation(recipe: PretrainRecipe, tokenizer: Tokenizer, model: HybridLM, r
 
 
 def _seconds(log: Path) -> float:
-    return float(log.read_text().strip().splitlines()[-1].split(",")[-1])
+    *_, last = csv.DictReader(log.read_text().splitlines())
+    return float(last["seconds"])

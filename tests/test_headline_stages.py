@@ -76,7 +76,7 @@ def test_the_experiment_in_lanes(tmp_path, monkeypatch, gpus):
     assert begun[-1] == "tasks"
     if gpus == 1:
         assert begun == [stage.name for stage in stages]
-    assert begun.index("rate 60%, 0.0005") < begun.index("distill 60%, seed 0")
+    assert begun.index(f"rate 60%, {headline.RATES[-1]}") < begun.index("distill 60%, seed 0")
     assert "vocab_size" not in (tmp_path / "scratch 83%.yaml").read_text()  # of the student's config, here {}
     measured = [word.split("=")[0] for word in stages[-1].words if word.endswith(("/student", "/model"))]
     assert measured[0] == "teacher"

@@ -8,8 +8,8 @@
 
 A stage whose product is in --work is not run again, and --minutes stops in good order: give the same command again
 (headline_stages.py). Kept in --out: each stage's command and seconds, losses and accuracies, curves, what the searches chose.
-The learning rate of each budget is the best of RATES for its first candidate, distilled for as long as the 83 % student, which
-begins so close to its teacher (KL 0.01) that the usual rate may do harm.
+``distill`` tries two learning rates in short runs: the 83 % student begins so close to its teacher (KL 0.01) that the usual one
+does harm.
 Tokens of a student are those of its short and its long run together, 2.9 % of the teacher's at 83 %, 9.5 % at 60 %. Validation
 documents are halved by their hash: one half chooses (search, short runs), the other is reported. If the student falls short,
 headline_ablation.py goes on in the same --work.
@@ -31,7 +31,6 @@ from headline_stages import Runner, Stage, begin_from
 from headline_text import split_validation, tiny_text
 
 from minipuzzle.artifacts import read_json, write_json
-from minipuzzle.rundir import RunDir
 
 HERE = Path(__file__).parent
 MODEL = {
@@ -46,9 +45,10 @@ BUDGETS = {"83%": ("83%",), "83%, memory": ("83%", "memory=80%"), "60%": ("60%",
 """Memory is at 131,072 tokens, where it cannot be had from parameters alone: attention blocks must go."""
 SHARES = {"83%": (0.005, 0.024), "83%, memory": (0.005, 0.024), "60%": (0.01, 0.085)}
 """Of the teacher's tokens: each short run, the winner's long run."""
-KEPT = ("winner", "short_validation_loss", "long_validation_loss", "final_kl", "tokens")
+KEPT = ("winner", "learning_rate", "rate_validation_loss", "short_validation_loss", "long_validation_loss", "final_kl",
+        "tokens")  # fmt: skip
 """Of what a distillation recorded."""
-SEEDS, RATES = 3, (5e-5, 1.5e-4)
+SEEDS, RATES = 3, "5e-5,1.5e-4"
 """One or the other was best for every budget of a sweep from 1.5e-5 to 5e-4: docs/results/headline.md."""
 
 
@@ -64,8 +64,7 @@ def main() -> None:
     split_validation(options.text / "val", options.work / "text")
     runner = Runner(options.work, options.out, options.gpus)
     runner.results["options"] = {k: str(v) for k, v in vars(options).items()}
-    first = chosen_from(options)
-    if runner.run(first, until) and runner.run([*first, *stages(options, rates(options.work))], until):
+    if runner.run(stages(options), until):
         write_json(options.out, {**runner.results, **kept(options.work)})
         print(json.dumps({name: round(s["seconds"]) for name, s in runner.results["stages"].items()}))
 
@@ -90,48 +89,20 @@ def begin(options: argparse.Namespace) -> float:
     return time.time() + 60 * float(options.minutes)
 
 
-def chosen_from(options: argparse.Namespace) -> list[Stage]:
-    """The teacher, its scores, a search for each budget, and its first candidate distilled at each rate."""
-    work, tiny, scored = options.work, options.tiny, options.work / "scored"
-    made = [pretraining("teacher", TINY if tiny else MODEL, options, options.teacher_tokens, 0)]
-    made += [Stage(name="score", run=scored, product=scored / "scores.safetensors", seconds=300, after=("teacher",), words=(
-        "score", str(work / "teacher" / "model"), *flags({"run": scored, "data": options.text, "samples": 8 if tiny else 512,
-        "block-samples": 4 if tiny else 128}), "--no-curves", *usual(options)))]  # fmt: skip
-    made += [searching(f"search {name}", options, run_of(work, name), {"budget": budget}) for name, budget in BUDGETS.items()]
-    tokens = sum(student_tokens("83%", options.teacher_tokens))
-    for name in BUDGETS:
-        for rate in RATES:
-            source = run_of(work, name)
-            run = work / "rates" / source.name / str(rate)
-            made += [distilling(f"rate {name}, {rate}", options, run, {"tokens": tokens, "learning-rate": rate}, source,
-                                after=(f"search {name}",), prepare=partial(first_alone, source, run))]  # fmt: skip
-    return made
-
-
-def first_alone(source: Path, run: Path) -> None:
-    """Begin ``run`` with the first candidate of a search that is done by now."""
-    begin_from(source, run, read_json(source / "search.json")["top"][:1])
-
-
-def tried(work: Path) -> dict[str, dict[str, list[float]]]:
-    """For each budget and rate of ``chosen_from``: the loss before and after, on the half that chooses."""
-    return {name: {run.name: RunDir(run).facts("distill")["long_validation_loss"]
-                   for run in sorted((work / "rates" / run_of(work, name).name).iterdir())} for name in BUDGETS}  # fmt: skip
-
-
-def rates(work: Path) -> dict[str, float]:
-    """The rate of each budget that ended with the lowest loss."""
-    return {name: float(min(found, key=lambda rate: found[rate][1])) for name, found in tried(work).items()}
-
-
 def run_of(work: Path, budget: str) -> Path:
     """The run directory of a budget."""
     return work / budget.replace(", ", "-")
 
 
-def stages(options: argparse.Namespace, rate: dict[str, float]) -> list[Stage]:
-    """What follows ``chosen_from``, each further seed from its budget's search."""
-    work, models = options.work, {"teacher": options.work / "teacher" / "model"}
+def stages(options: argparse.Namespace) -> list[Stage]:
+    """All of them in their order, each further seed from its budget's search."""
+    work, tiny, models = options.work, options.tiny, {"teacher": options.work / "teacher" / "model"}
+    scored = work / "scored"
+    first = [pretraining("teacher", TINY if tiny else MODEL, options, options.teacher_tokens, 0)]
+    first += [Stage(name="score", run=scored, product=scored / "scores.safetensors", seconds=300, after=("teacher",), words=(
+        "score", str(models["teacher"]), *flags({"run": scored, "data": options.text, "samples": 8 if tiny else 512,
+        "block-samples": 4 if tiny else 128}), "--no-curves", *usual(options)))]  # fmt: skip
+    first += [searching(f"search {name}", options, run_of(work, name), {"budget": budget}) for name, budget in BUDGETS.items()]
     made: list[Stage] = []
     for name in BUDGETS:
         run = run_of(work, name)
@@ -139,7 +110,7 @@ def stages(options: argparse.Namespace, rate: dict[str, float]) -> list[Stage]:
         for seed in range(1 if options.tiny or name != "83%" else SEEDS):
             own = run if seed == 0 else work / f"{run.name}-seed{seed}"
             made += [distilling(f"distill {name}, seed {seed}", options, own, {"tokens": long, "short-tokens": short,
-                                "seed": seed, "learning-rate": rate[name]}, run, after=(f"search {name}",))]  # fmt: skip
+                                "seed": seed, "learning-rate": RATES}, run, after=(f"search {name}",))]  # fmt: skip
             models[name if seed == 0 else f"{name}, seed {seed}"] = own / "student"
         if name != "83%, memory":
             made += [pretraining(f"scratch {name}", run / "student" / "config.json", options, short + long, 1,
@@ -147,6 +118,7 @@ def stages(options: argparse.Namespace, rate: dict[str, float]) -> list[Stage]:
             models[f"{name} from scratch"] = work / f"scratch {name}" / "model"
     if options.gpus > 1:  # the longest chain first
         made.sort(key=lambda stage: "60%" not in stage.name)
+    made = [*first, *made]
     return [*made, measuring(options, models, work / "tasks", work / "tasks.json", after=[stage.name for stage in made])]
 
 
@@ -225,7 +197,7 @@ def measuring(options: argparse.Namespace, models: dict[str, Path], run: Path, p
 
 
 def kept(work: Path) -> dict[str, Any]:
-    """What remains of the run: tasks, winners and what they are, rates, and thinned curves of training."""
+    """What remains of the run: tasks, winners and what they are, and thinned curves of training."""
     searches, curves = {}, {}
     for file in sorted(work.glob("*/run.json")):
         found = read_json(file)["stages"].get("distill")
@@ -236,8 +208,7 @@ def kept(work: Path) -> dict[str, Any]:
         step = max(1, len(rows) // 20)
         points = [[int(float(row["tokens"])), round(float(row["loss"]), 4)] for row in rows[::step]]
         curves[str(file.relative_to(work).parent)] = points
-    return {"tasks": read_json(work / "tasks.json"), "distilled": searches, "curves": curves,
-            "rates": {"tried": tried(work), "taken": rates(work)}}  # fmt: skip
+    return {"tasks": read_json(work / "tasks.json"), "distilled": searches, "curves": curves}
 
 
 if __name__ == "__main__":

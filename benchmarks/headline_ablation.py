@@ -80,7 +80,7 @@ def rows(options: argparse.Namespace, teacher_tokens: int) -> Iterator[Row]:
     """All rows, those that say most first. Raises: UserError where headline.py has not distilled the 83 % student yet."""
     found = RunDir(options.work / BUDGET).facts("distill")
     best = sorted(found["short_validation_loss"], key=found["short_validation_loss"].__getitem__) or [found["winner"]]
-    rate, batch = headline.rates(options.work)[BUDGET], headline.batch(options)
+    rate, batch = found["learning_rate"], headline.batch(options)
     row = partial(distilled, options, sum(headline.student_tokens(BUDGET, teacher_tokens)), rate)
     text = {kind: next(options.text.glob(f"{kind}.train.*")) for kind in ("prose", "code")}
     yield row("base", "nothing: the winner alone, in one run", best[0])

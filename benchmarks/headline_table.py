@@ -141,18 +141,15 @@ def experiment(found: dict[str, Any]) -> Lines:
     """Teacher, students and the same shapes from scratch; then what was chosen, and the time of each stage."""
     yield ""
     yield from headline_tasks.table(found["tasks"])
-    yield "\n| run | winner | pattern | validation loss after the short runs | before and after the long one | its tokens |"
-    yield "|---" * 6 + "|"
+    yield "\n| run | winner | pattern | loss at each rate | after the short runs | before and after the long one | its tokens |"
+    yield "|---" * 7 + "|"
     patterns = {row["name"]: row["pattern"] for row in found["tasks"]["rows"]}
     for name, run in found["distilled"].items():
-        losses = ", ".join(f"{k} {v:.4f}" for k, v in run["short_validation_loss"].items())
+        rates, losses = (", ".join(f"{k} {v:.4f}" for k, v in run[which].items())
+                         for which in ("rate_validation_loss", "short_validation_loss"))  # fmt: skip
         pattern = patterns.get(name.replace("-seed", ", seed ").replace("-memory", ", memory"), "")
         before, after = run["long_validation_loss"]
-        yield f"| {name} | {run['winner']} | `{pattern}` | {losses} | {before:.4f}, {after:.4f} | {run['tokens']:,} |"
-    tried, taken = (found["rates"][k] for k in ("tried", "taken"))
-    for name, losses in tried.items():
-        said = ", ".join(f"{rate} {before:.4f} -> {after:.4f}" for rate, (before, after) in losses.items())
-        yield f"\nLearning rates at {name}: {said}; taken {taken[name]}."
+        yield f"| {name} | {run['winner']} | `{pattern}` | {rates} | {losses} | {before:.4f}, {after:.4f} | {run['tokens']:,} |"
     seconds = {name: stage["seconds"] for name, stage in found["stages"].items()}
     yield f"\nSeconds: {', '.join(f'{name} {s:.0f}' for name, s in seconds.items())}; together {sum(seconds.values()):.0f}."
 

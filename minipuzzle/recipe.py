@@ -172,10 +172,16 @@ CHANGEABLE = ("batch", "micro_batch", "learning_rate", "clip", "checkpoint_secon
 """A run counts tokens, so that it can go on with another batch, or with a lower rate after a loss that rose."""
 
 
+RATES, ADAPTER_RATES = (5e-5, 1.5e-4, 5e-4), (4e-3, 1.6e-2, 6.4e-2)
+"""What ``distill`` tries where no learning rate is named, for all weights and for an adapter. A student that begins close to
+its teacher wants a low one (docs/results/headline.md), LoRA and VeRA a hundred times more (docs/results/tied_lora.md)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DistillSettings:
     """Short runs for the top candidates, then the long run for the winner. ``loss``: see ``loss_terms``.
 
+    Of several ``rates`` the training takes the best after short runs of the first candidate; without any it has its own.
     With a folder ``teacher_logits`` the teacher is asked once, before training; ``teacher_keep`` of its words at each token
     ("top-64", "sampled-50") are stored there.
     """
@@ -185,6 +191,7 @@ class DistillSettings:
     teacher_precision: Precision = "bf16"
     teacher_logits: str = ""
     teacher_keep: str = "top-64"
+    rates: tuple[float, ...] = ()
     adapter: AdapterSettings = field(default_factory=AdapterSettings)
     training: Training = field(default_factory=Training)
 
@@ -192,13 +199,14 @@ class DistillSettings:
         loss_terms(self.loss)
         _require_precision(self.teacher_precision, 0)
         _require(self.short_tokens >= 1, f"short_tokens {self.short_tokens}", "at least 1 token")
+        _require(all(rate > 0 for rate in self.rates), f"rates {self.rates}", "learning rates above 0")
         _require(not self.teacher_logits or self.loss == DEFAULT_LOSS, f"teacher_logits with loss {self.loss}",
                  f"{DEFAULT_LOSS}, which is what stored words are enough for")  # fmt: skip
 
     def fixed(self) -> dict[str, Any]:
         """As ``Training.fixed``, the training's own included."""
         keep = self.teacher_keep if self.teacher_logits else ""
-        return {**asdict(self), "teacher_logits": "", "teacher_keep": keep, "training": self.training.fixed()}
+        return {**asdict(self), "teacher_logits": "", "teacher_keep": keep, "rates": (), "training": self.training.fixed()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,7 +52,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if is_dataclass(hint):
         return build(hint, value, where)  # type: ignore[arg-type]
     if origin is tuple:
-        return tuple(_convert(str, v, where) for v in (value if isinstance(value, list) else [value]))
+        each = typing.get_args(hint)[0]
+        return tuple(_convert(each, v, where) for v in (value if isinstance(value, list) else [value]))
     if origin is Literal:
         good, allowed = value in typing.get_args(hint), " or ".join(map(repr, typing.get_args(hint)))
     elif hint is float:

@@ -34,6 +34,6 @@ FAST = {
     "search": ("--data", TEXT, "--budget", "96%", "--multiple", 8, "--candidates", 6, "--validation-blocks", 4, "--length", 64,
                "--device", "cpu"),
     "distill": ("--validation", TEXT, "--tokens", 2048, "--short-tokens", 1024, "--length", 64, "--batch", 4,
-                "--device", "cpu"),
+                "--learning-rate", "5e-4", "--device", "cpu"),
     "eval": ("--data", TEXT, "--length", 64, "--device", "cpu"),
 }  # fmt: skip

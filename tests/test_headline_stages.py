@@ -45,8 +45,7 @@ def test_stages_stop_go_on_and_fail_in_the_open(tmp_path):
 def test_the_experiment_in_lanes(tmp_path, monkeypatch, gpus):
     """Every stage of the experiment begins after those whose products it reads, on a GPU that is free."""
     options = Namespace(work=tmp_path, text=tmp_path / "text", tiny=False, gpus=gpus, teacher_tokens=10**8, precision="fp8")
-    first = headline.chosen_from(options)
-    stages = [*first, *headline.stages(options, dict.fromkeys(headline.BUDGETS, 5e-5))]
+    stages = headline.stages(options)
     named = {stage.words: stage for stage in stages}
     made = {stage.name: stage.product for stage in stages}
     begun, busy, together = [], set(), []
@@ -68,7 +67,6 @@ def test_the_experiment_in_lanes(tmp_path, monkeypatch, gpus):
     runner = headline_stages.Runner(tmp_path, tmp_path / "out.json", gpus)
     assert not runner.run(stages, time.time() + 10)
     assert begun == []
-    assert runner.run(first, time.time() + 3600)  # rates are chosen between the two
     assert runner.run(stages, time.time() + 3600)
     assert sorted(begun) == sorted(made)
     assert max(together) == gpus
@@ -76,7 +74,7 @@ def test_the_experiment_in_lanes(tmp_path, monkeypatch, gpus):
     assert begun[-1] == "tasks"
     if gpus == 1:
         assert begun == [stage.name for stage in stages]
-    assert begun.index(f"rate 60%, {headline.RATES[-1]}") < begun.index("distill 60%, seed 0")
+    assert begun.index("search 60%") < begun.index("distill 60%, seed 0") < begun.index("scratch 60%")
     assert "vocab_size" not in (tmp_path / "scratch 83%.yaml").read_text()  # of the student's config, here {}
     measured = [word.split("=")[0] for word in stages[-1].words if word.endswith(("/student", "/model"))]
     assert measured[0] == "teacher"
@@ -115,14 +113,8 @@ def test_a_row_of_the_ablation_changes_one_thing(tmp_path):
     for kind in ("prose", "code"):
         (text / f"{kind}.train.txt.xz").touch()
     losses = {"c001": 3.2, "c007": 3.0, "c009": 3.1}
-    (searched / "run.json").write_text(json.dumps({"stages": {"distill": {"key": "", "short_validation_loss": losses}}}))
-    tried = {1.5e-5: [2.4, 2.3], 5e-5: [2.4, 2.2], 1.5e-4: [2.4, 2.25]}
-    for budget in headline.BUDGETS:
-        for rate, validation in tried.items():
-            run = tmp_path / "rates" / headline.run_of(tmp_path, budget).name / str(rate)
-            run.mkdir(parents=True)
-            facts = {"distill": {"key": "", "long_validation_loss": validation}}
-            (run / "run.json").write_text(json.dumps({"stages": facts}))
+    facts = {"key": "", "short_validation_loss": losses, "learning_rate": 5e-5}
+    (searched / "run.json").write_text(json.dumps({"stages": {"distill": facts}}))
     (searched / "search.json").write_text(json.dumps({"top": list(losses), "selections": {}}))
     options = Namespace(work=tmp_path, text=text, tiny=False, gpus=1, precision="fp8")
     rows = {row.name: row for row in headline_ablation.rows(options, 10**8)}

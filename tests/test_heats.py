@@ -1,9 +1,13 @@
 """Distill: more than three candidates run a heat, the best three of it go on from there."""
 
+import csv
+
+import pytest
 from helpers import FAST, run
 
 from minipuzzle.artifacts import read_json
-from minipuzzle.recipe import SearchSettings
+from minipuzzle.commands import distill as commands
+from minipuzzle.recipe import ADAPTER_RATES, RATES, SearchSettings
 from minipuzzle.rundir import RunDir
 from minipuzzle.stages.race import Leg, race
 
@@ -45,6 +49,45 @@ def test_a_long_run_that_does_harm_says_so(checkpoint, tmp_path, capsys):
         said = capsys.readouterr().err
         assert f"validation loss {before:.4f} nats/token before the long run, {after:.4f} after it" in said
         assert (after > before) == ("made the student worse" in said) == (rate > 1)
+
+
+def test_the_best_of_several_rates_is_taken(checkpoint, tmp_path, capsys):
+    """3.0 ruins the student and 1e-9 leaves it as it was; the search's first candidate tries them."""
+    folder = tmp_path / "run"
+    run("score", checkpoint, "--run", folder, *FAST["score"])
+    run("search", "--run", folder, *FAST["search"])
+    first = read_json(folder / "search.json")["top"][0]
+    run("distill", "--run", folder, *FAST["distill"], "--learning-rate", "1e-9,3e-3,3.0")
+    facts = RunDir(folder).facts("distill")
+    assert facts["learning_rate"] == 3e-3
+    tried = facts["rate_validation_loss"]
+    assert list(tried) == ["1e-09", "0.003", "3"]
+    assert tried["0.003"] < tried["1e-09"] < tried["3"]
+    assert "learning rate 0.003 is the best of 3" in capsys.readouterr().err
+    assert {path.parent.name for path in (folder / "distill").glob("*-rate-*/log.csv")} == {f"{first}-rate-{r}" for r in tried}
+    rates = [row["learning_rate"] for row in csv.DictReader((folder / "distill/long/log.csv").open())]
+    assert 0 < max(map(float, rates)) <= 3e-3
+    assert "learning rate 0.003, the best of 3 in short runs" in (folder / "student/README.md").read_text()
+    run("report", "--run", folder)
+    assert f"1e-09 {tried['1e-09']:.4f}, 0.003 {tried['0.003']:.4f}, 3 {tried['3']:.4f}" in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("given", "got"), [("auto", RATES), ("2e-4", (2e-4,)), ("1e-4,2e-4", (1e-4, 2e-4))])
+def test_rates_of_the_command(given, got, monkeypatch, tmp_path):
+    monkeypatch.setattr(commands, "make_job", lambda *args: None)
+    taken = []
+    monkeypatch.setattr("minipuzzle.stages.distill.run_distill", lambda job, settings, teacher: taken.append(settings) or 1 / 0)
+    for adapter, rates in (("", got), ("tl6", ADAPTER_RATES if given == "auto" else got)):
+        with pytest.raises(ZeroDivisionError):
+            commands.distill(tmp_path, learning_rate=given, adapter=adapter)
+        assert taken[-1].rates == (rates if len(rates) > 1 else ())
+        assert taken[-1].training.learning_rate == rates[0]
+
+
+def test_a_rate_that_is_none_is_refused(tmp_path, capsys):
+    for rate in ("fast", "1e-4,-1"):
+        run("distill", "--run", tmp_path, "--learning-rate", rate, code=2)
+        assert rate in capsys.readouterr().err.replace("(0.0001, -1.0)", rate)
 
 
 def test_how_many_go_on_by_default():

@@ -36,6 +36,13 @@ def test_recipe_is_strict_flat_and_has_results(path):
     assert re.match(r"# \S", path.read_text())
 
 
+def test_rates_are_numbers():
+    assert build(Recipe, {"distill": {"rates": [5.0e-5, 1]}}, "r").distill.rates == (5e-5, 1.0)
+    for wrong in (["fast"], [-1.0]):
+        with pytest.raises(UserError, match="rates"):
+            build(Recipe, {"distill": {"rates": wrong}}, "r")
+
+
 @pytest.mark.parametrize(("name", "example"), EXAMPLES.items())
 def test_recipes_for_large_models_plan_what_their_pages_say(name, example):
     recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml", Recipe)

@@ -10,7 +10,17 @@ import typer
 from minipuzzle.adapter_settings import AdapterSettings
 from minipuzzle.commands._shared import RUN, Device, Json, Length, Run, command, make_job, out, print_json
 from minipuzzle.errors import UserError
-from minipuzzle.recipe import DEFAULT_LOSS, EMBEDDED, Checkpointing, Data, DistillSettings, Precision, Training
+from minipuzzle.recipe import (
+    ADAPTER_RATES,
+    DEFAULT_LOSS,
+    EMBEDDED,
+    RATES,
+    Checkpointing,
+    Data,
+    DistillSettings,
+    Precision,
+    Training,
+)
 
 
 def distill(run: Run = RUN,
@@ -37,13 +47,17 @@ def distill(run: Run = RUN,
             student: Annotated[Path | None, typer.Option(help="--plan: folder with the student's config.json.")] = None,
             mfu: Annotated[float, typer.Option(help="--plan: share of the GPU's peak that is reached.")] = 0.35,
             gpu: Annotated[str, typer.Option(help="--plan: h100, h200, a100.")] = "h100",
-            batch: int = 8, learning_rate: float = 5e-4, seed: int = 0, length: Length = 512,
+            learning_rate: Annotated[str, typer.Option(help="One, or several to try in short runs of the first candidate: "
+                                                            "5e-5,5e-4.")] = "auto",
+            batch: int = 8, seed: int = 0, length: Length = 512,
             device: Device = "auto", as_json: Json = False) -> None:  # fmt: skip
     """Prune if needed, distil the candidates briefly, then the winner for long."""
+    rates = _rates(learning_rate, adapter)
     settings = DistillSettings(
-        short_tokens=short_tokens, loss=loss, teacher_precision=teacher_precision, teacher_logits=teacher_logits,
+        rates=rates if len(rates) > 1 else (), short_tokens=short_tokens, loss=loss, teacher_precision=teacher_precision,
+        teacher_logits=teacher_logits,
         teacher_keep=teacher_keep, adapter=AdapterSettings(kind=adapter, rank=rank, target=target),
-        training=Training(tokens=tokens, batch=batch, learning_rate=learning_rate, seed=seed,
+        training=Training(tokens=tokens, batch=batch, learning_rate=rates[0], seed=seed,
                           precision=precision, bf16_ends=bf16_ends, activation_checkpointing=activation_checkpointing,
                           micro_batch=micro_batch, replicas=replicas, tensorboard=tensorboard),
     )
@@ -59,6 +73,16 @@ def distill(run: Run = RUN,
             print_json({"path": str(made.path), "parameters": made.parameters, **summary(job)})
         else:
             out.print(f"student: {made.path}  {made.parameters:,} parameters    next: minipuzzle eval")
+
+
+def _rates(text: str, adapter: str) -> tuple[float, ...]:
+    if text == "auto":
+        return ADAPTER_RATES if adapter else RATES
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UserError("--learning-rate is not a number.", got=text, allowed="auto, a rate, or several: 5e-5,1.5e-4,5e-4",
+                        next="Leave it out to try three.") from error  # fmt: skip
 
 
 def _print_plan(

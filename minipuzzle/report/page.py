@@ -111,6 +111,9 @@ def _trained(facts: Facts) -> str:
     text += f"{facts.distilled['final_kl']:.4f} nats a token on the training text. "
     if long := facts.distilled.get("long_validation_loss"):  # runs of before 2026-11-26 lack it
         text += f"Validation loss before and after them: {long[0]:.4f}, {long[1]:.4f}. "
+    if rates := facts.distilled.get("rate_validation_loss"):
+        text += "Validation loss of the first candidate after a short run at each learning rate, the best of which was taken: "
+        text += ", ".join(f"{rate} {loss:.4f}" for rate, loss in rates.items()) + ". "
     if heat := facts.distilled.get("heat_validation_loss"):
         text += f"{len(heat)} candidates ran a heat of a third of the short runs: "
         text += ", ".join(f"{name} {loss:.4f}" for name, loss in heat.items()) + ". "

@@ -54,6 +54,7 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
             say(f"distill: nothing changed, kept {target}")
             return Checkpoint.open(target)
         run = _Distillation(job, settings, group, blocks, identity, teacher_file)
+        tried = run.try_rates(cuts)
         found = run.short_runs(cuts)
         winner = found.winner
         say(f"distill: {winner} goes on to the long run")
@@ -64,7 +65,8 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
             write_gathered(model, group, lambda tensor: write_student(cuts[winner], tensor, target))
         job.run.mark("distill", key, search=job.run.key("search"), winner=winner, short_validation_loss=found.short,
                      heat_validation_loss=found.heat, final_kl=final, long_validation_loss=validation,
-                     tokens=settings.training.tokens,
+                     tokens=settings.training.tokens, learning_rate=run.settings.training.learning_rate,
+                     rate_validation_loss=tried,
                      short_tokens=settings.short_tokens if found.short else 0)  # fmt: skip
         if job.run.writes:
             write_card(job.run.path)
@@ -101,6 +103,19 @@ class _Distillation:
         self.job, self.settings, self.group, self.blocks, self.identity = job, settings, group, blocks, identity
         self.teacher_file = teacher
         self.objective = self._offline() if settings.teacher_logits else distillation(self._teacher(), settings.loss)
+
+    def try_rates(self, cuts: dict[str, Checkpoint]) -> dict[str, float]:
+        """The first candidate's validation loss after a short run at each of the rates; the best one is taken from here on."""
+        name, cut = next(iter(cuts.items()))
+        given, found = self.settings, dict[float, float]()
+        for rate in given.rates:
+            self.settings = replace(given, training=replace(given.training, learning_rate=rate))
+            found[rate] = self._short(cut, name, Leg(f"rate-{rate:g}", given.short_tokens))
+        if found:
+            best = min(found, key=found.__getitem__)
+            self.settings = replace(given, training=replace(given.training, learning_rate=best))
+            say(f"distill: learning rate {best:g} is the best of {len(found)}")
+        return {f"{rate:g}": loss for rate, loss in found.items()}
 
     def short_runs(self, cuts: dict[str, Checkpoint]) -> Outcome:
         """The candidate with the lowest validation loss after its short run."""

@@ -197,7 +197,8 @@ def test_a_killed_process_ends_the_command_clearly_and_the_command_goes_on(tmp_p
     run("score", tmp_path / "model", "--run", folder, *FAST["score"])
     run("search", "--run", folder, *FAST["search"], "--multiple", 16, "--top", 1)
     options = ("--run", folder, "--data", TEXT, "--validation", TEXT, "--length", 64, "--batch", 4, "--device", "cpu",
-               "--precision", "fp8-emulated", "--teacher-precision", "fp8-emulated", "--bf16-ends", 1)  # fmt: skip
+               "--learning-rate", "5e-4", "--precision", "fp8-emulated", "--teacher-precision", "fp8-emulated",
+               "--bf16-ends", 1)  # fmt: skip
     eager = tmp_path / "eager.py"
     eager.write_text(EAGER)
     command = ["--", str(eager), "distill", *map(str, options), "--tokens"]

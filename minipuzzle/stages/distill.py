@@ -34,6 +34,9 @@ from minipuzzle.stages.meter import Meter
 from minipuzzle.stages.prune import run_prune
 from minipuzzle.stages.race import Leg, Outcome, race
 
+RATE_SHARE = 5
+"""A fifth of a long run told which rate suits it: docs/decisions.md."""
+
 
 def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) -> Checkpoint:
     """Prune what search chose if that is not done, distil, and write the winner to run/student.
@@ -105,12 +108,16 @@ class _Distillation:
         self.objective = self._offline() if settings.teacher_logits else distillation(self._teacher(), settings.loss)
 
     def try_rates(self, cuts: dict[str, Checkpoint]) -> dict[str, float]:
-        """The first candidate's validation loss after a short run at each of the rates; the best one is taken from here on."""
+        """The first candidate's validation loss at each of the rates, after a short run or a fifth of the long one.
+
+        The best rate is taken from here on.
+        """
         name, cut = next(iter(cuts.items()))
         given, found = self.settings, dict[float, float]()
+        tokens = max(1, min(given.short_tokens, given.training.tokens // RATE_SHARE))
         for rate in given.rates:
             self.settings = replace(given, training=replace(given.training, learning_rate=rate))
-            found[rate] = self._short(cut, name, Leg(f"rate-{rate:g}", given.short_tokens))
+            found[rate] = self._short(cut, name, Leg(f"rate-{rate:g}", tokens))
         if found:
             best = min(found, key=found.__getitem__)
             self.settings = replace(given, training=replace(given.training, learning_rate=best))

@@ -172,7 +172,7 @@ CHANGEABLE = ("batch", "micro_batch", "learning_rate", "clip", "checkpoint_secon
 """A run counts tokens, so that it can go on with another batch, or with a lower rate after a loss that rose."""
 
 
-RATES, ADAPTER_RATES = (5e-5, 1.5e-4, 5e-4), (4e-3, 1.6e-2, 6.4e-2)
+RATES, ADAPTER_RATES = (5e-5, 1.5e-4, 5e-4, 1.5e-3), (4e-3, 1.6e-2, 6.4e-2)
 """What ``distill`` tries where no learning rate is named, for all weights and for an adapter. A student that begins close to
 its teacher wants a low one (docs/results/headline.md), LoRA and VeRA a hundred times more (docs/results/tied_lora.md)."""
 

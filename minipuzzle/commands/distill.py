@@ -82,7 +82,7 @@ def _rates(text: str, adapter: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise UserError("--learning-rate is not a number.", got=text, allowed="auto, a rate, or several: 5e-5,1.5e-4,5e-4",
-                        next="Leave it out to try three.") from error  # fmt: skip
+                        next="Leave it out to try several.") from error  # fmt: skip
 
 
 def _print_plan(

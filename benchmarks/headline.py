@@ -4,7 +4,7 @@
     python benchmarks/headline.py --text .carry/corpus               # the GPU
     CUDA_VISIBLE_DEVICES=0,0,0 python benchmarks/headline.py --text .carry/corpus --gpus 3   # three lanes of one, 21 minutes
     python benchmarks/headline.py --text .carry/corpus --gpus 2      # two: the teacher alone, then what is independent together
-    python benchmarks/headline.py --tiny --work /tmp/headline --out /tmp/headline.json      # every stage on a CPU: 3 minutes
+    python benchmarks/headline.py --tiny --work /tmp/headline --out /tmp/headline.json      # every stage on a CPU: a minute
 
 A stage whose product is in --work is not run again, and --minutes stops in good order: give the same command again
 (headline_stages.py). Kept in --out: each stage's command and seconds, losses and accuracies, curves, what the searches chose.

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import time
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from conftest import shaken, tiny
 from test_distill import text_blocks
 
 from minipuzzle.distill import next_token, train
-from minipuzzle.distill.checkpointing import list_states
+from minipuzzle.distill.checkpointing import States, list_states
 from minipuzzle.distill.guard import Guard
 from minipuzzle.errors import UserError
 from minipuzzle.recipe import Training
@@ -204,6 +205,20 @@ def test_a_full_disk_loses_nothing_earlier(whole, small_disk):
     trained = model()
     train(trained, noisy, text_blocks(), SETTINGS, small_disk, identity="x")
     assert torch.equal(values(trained), whole[0])
+
+
+def test_a_run_that_stops_lets_its_writer_end(tmp_path, monkeypatch):
+    write, state = States._write_mine, tmp_path / "state"
+    monkeypatch.setattr(States, "_write_mine", lambda self, *args: time.sleep(0.5) or write(self, *args))
+
+    def advance(tokens, loss):
+        if tokens and list(state.glob(".*")):
+            raise UserError("The log is full.", got="", allowed="", next="")
+
+    with pytest.raises(UserError, match="The log"):
+        train(model(), noisy, text_blocks(), SETTINGS, tmp_path, identity="x", advance=advance)
+    assert not list(state.glob(".*"))
+    assert list_states(state)
 
 
 def test_tensorboard_has_the_numbers_of_the_log(whole, tmp_path, monkeypatch):

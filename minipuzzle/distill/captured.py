@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import torch
@@ -58,13 +58,11 @@ class Backward:
         return replace(batch, total=batch.total.detach())
 
     def _capture(self) -> None:
-        graph, pool, stream = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle(), torch.cuda.current_stream()
         try:
-            # what other threads ask of CUDA meanwhile, as those that write a checkpoint do, is not captured and no error
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            graph = torch.cuda.CUDAGraph()
+            with _capturing(graph):
                 self.loss = self._run(self.tokens, None)
         except RuntimeError as error:
-            _leave(stream, pool)
             self.captures = False
             self.say(f"training steps are launched kernel by kernel, not as a CUDA graph: {str(error).splitlines()[0]}")
             self.model.zero_grad(set_to_none=True)
@@ -73,11 +71,19 @@ class Backward:
         self.gradients = [(p, p.grad) for p in self.model.parameters() if p.grad is not None]
 
 
-def _leave(stream: torch.cuda.Stream, pool: tuple[int, int]) -> None:
-    """Undo what PyTorch leaves of a capture that failed: its stream is the current one, memory still comes from its pool, and
-    the generator, which takes itself for captured, refuses to make numbers."""
-    torch.cuda.set_stream(stream)
-    with suppress(RuntimeError):  # where the capture itself had ended well
-        torch._C._cuda_endAllocateToPool(stream.device.index, pool)
-    generator = torch.cuda.default_generators[stream.device.index]
-    generator.graphsafe_set_state(generator.clone_state())
+@contextmanager
+def _capturing(graph: torch.cuda.CUDAGraph) -> Iterator[None]:
+    """Capture what is launched. What PyTorch leaves behind where that fails is undone: the capture's stream as the current one,
+    memory that comes from its pool, and a generator that takes itself for captured and refuses to make numbers."""
+    pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.current_stream()
+    try:
+        # what other threads ask of CUDA meanwhile, as those that write a checkpoint do, is not captured and no error
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            yield
+    except RuntimeError:
+        torch.cuda.set_stream(stream)
+        with suppress(RuntimeError):  # where the capture itself had ended well
+            torch._C._cuda_endAllocateToPool(stream.device.index, pool)
+        generator = torch.cuda.default_generators[stream.device.index]
+        generator.graphsafe_set_state(generator.clone_state())
+        raise

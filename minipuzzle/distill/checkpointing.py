@@ -12,7 +12,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,11 @@ class States:
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
+
+    def settle(self) -> None:
+        """Until nothing is written any more, whatever came of it: for who stops because of another error."""
+        with suppress(Exception):
+            self.wait()
 
     def _write(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
         path = self.folder / f"{progress['tokens']:015}"

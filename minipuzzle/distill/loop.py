@@ -24,6 +24,7 @@ from minipuzzle.distill.objectives import Objective, is_steady
 from minipuzzle.distill.prepare import prepare
 from minipuzzle.distill.schedule import learning_rate
 from minipuzzle.distill.update import Update, check_batch, make_optimizer, micro_batches, update
+from minipuzzle.errors import UserError
 from minipuzzle.model import HybridLM, set_precision
 from minipuzzle.ranks import Ranks, alone
 from minipuzzle.recipe import Training
@@ -72,7 +73,12 @@ def train(
         at_once = (settings.micro_batch or settings.batch // ranks.world) * blocks.block_length
         if chosen := prepare(model.train(), settings, at_once, ranks.world):
             say(chosen)
-        log = _Run(model, objective, blocks, settings, folder, ranks, states, stop, advance, say).finish()
+        try:
+            log = _Run(model, objective, blocks, settings, folder, ranks, states, stop, advance, say).finish()
+        except UserError:
+            if ranks.world == 1:  # among several a writer may wait for one that is gone
+                states.settle()
+            raise
         set_precision(model.eval(), "bf16", 0)
     return log.final_loss()
 

@@ -72,6 +72,19 @@ def test_the_best_of_several_rates_is_taken(checkpoint, tmp_path, capsys):
     assert f"1e-09 {tried['1e-09']:.4f}, 0.003 {tried['0.003']:.4f}, 3 {tried['3']:.4f}" in (folder / "report.html").read_text()
 
 
+@pytest.mark.parametrize("steps", [2, 20])
+def test_a_rate_that_breaks_training_is_none(checkpoint, tmp_path, capsys, steps):
+    """After 2 steps the loss is no number, after 20 training has stopped for it."""
+    folder, tokens = tmp_path / "run", 5 * steps * STEP
+    run("score", checkpoint, "--run", folder, *FAST["score"])
+    run("search", "--run", folder, *FAST["search"], "--top", 1)
+    length = ("--tokens", tokens, "--short-tokens", tokens)
+    run("distill", "--run", folder, *FAST["distill"], *length, "--learning-rate", "1e-4,1e30")
+    assert "breaks down at a learning rate of 1e+30" in capsys.readouterr().err
+    facts = RunDir(folder).facts("distill")
+    assert (facts["learning_rate"], list(facts["rate_validation_loss"])) == (1e-4, ["0.0001"])
+
+
 @pytest.mark.parametrize(("given", "got"), [("auto", RATES), ("2e-4", (2e-4,)), ("1e-4,2e-4", (1e-4, 2e-4))])
 def test_rates_of_the_command(given, got, monkeypatch, tmp_path):
     monkeypatch.setattr(commands, "make_job", lambda *args: None)

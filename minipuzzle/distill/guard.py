@@ -13,6 +13,10 @@ DEVIATIONS = 6.0
 IN_A_ROW = 10
 
 
+class BrokenDown(UserError):
+    """So many steps in a row were skipped that training stops."""
+
+
 class Guard:
     """Watches (loss, gradient norm) of each step. ``history`` is what it remembers: plain numbers, for the saved state.
 
@@ -33,7 +37,7 @@ class Guard:
         self.skipped += bool(reason)
         self.in_a_row = self.in_a_row + 1 if reason else 0
         if self.in_a_row >= IN_A_ROW:
-            raise UserError(
+            raise BrokenDown(
                 f"Training has broken down: {IN_A_ROW} steps in a row were skipped.", got=reason,
                 allowed="a finite loss near the recent ones",
                 next="Give the command again with a lower --learning-rate: it goes on from the last saved state, which is "

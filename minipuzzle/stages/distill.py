@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -17,6 +18,7 @@ from minipuzzle.artifacts import fingerprint
 from minipuzzle.checkpoint import Checkpoint, write_checkpoint
 from minipuzzle.data import TokenBlocks
 from minipuzzle.distill import check_vocabularies, distillation, load_parameters, train
+from minipuzzle.distill.guard import BrokenDown
 from minipuzzle.distill.loop import STATES
 from minipuzzle.distill.objectives import Objective
 from minipuzzle.distill.offline import Keep, TeacherCache
@@ -117,11 +119,19 @@ class _Distillation:
         tokens = max(1, min(given.short_tokens, given.training.tokens // RATE_SHARE))
         for rate in given.rates:
             self.settings = replace(given, training=replace(given.training, learning_rate=rate))
-            found[rate] = self._short(cut, name, Leg(f"rate-{rate:g}", tokens))
+            try:
+                loss = self._short(cut, name, Leg(f"rate-{rate:g}", tokens))
+            except BrokenDown:
+                loss = math.nan
+            if math.isfinite(loss):
+                found[rate] = loss
+            else:
+                say(f"distill: training breaks down at a learning rate of {rate:g}")
+        self.settings = given
         if found:
             best = min(found, key=found.__getitem__)
             self.settings = replace(given, training=replace(given.training, learning_rate=best))
-            say(f"distill: learning rate {best:g} is the best of {len(found)}")
+            say(f"distill: learning rate {best:g} is the best of {len(given.rates)}")
         return {f"{rate:g}": loss for rate, loss in found.items()}
 
     def short_runs(self, cuts: dict[str, Checkpoint]) -> Outcome:

@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from headline_stages import visible_gpu
 
 from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Mamba2
 from minipuzzle.artifacts import read_json, write_json
@@ -147,9 +148,7 @@ def start(options: argparse.Namespace, arm: str, gpu: int, seconds: float) -> su
     same = ("data", "work", "tokens", "batch", "learning_rate", "device", *(["out"] if options.out else []))
     words = [w for name in same for w in (f"--{name.replace('_', '-')}", str(getattr(options, name)))]
     command = [sys.executable, __file__, "--arm", arm, "--seconds", str(seconds), *words, *(["--tiny"] * options.tiny)]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    own = visible.split(",")[gpu] if visible else str(gpu)
-    environment = {"TRITON_CACHE_AUTOTUNING": "1", **os.environ, "CUDA_VISIBLE_DEVICES": own}
+    environment = {"TRITON_CACHE_AUTOTUNING": "1", **os.environ, "CUDA_VISIBLE_DEVICES": visible_gpu(gpu)}
     with (options.work / arm / "log.txt").open("ab") as log:
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 

@@ -126,8 +126,7 @@ def run_words(words: tuple[str, ...], seconds: float, work: Path, gpu: int | Non
     caches = {"TRITON_CACHE_DIR": work / "triton", "TORCHINDUCTOR_CACHE_DIR": work / "inductor", "TRITON_CACHE_AUTOTUNING": 1}
     environment = os.environ | {k: str(v) for k, v in caches.items()}
     if gpu is not None:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[gpu] if visible else str(gpu)
+        environment["CUDA_VISIBLE_DEVICES"] = visible_gpu(gpu)
     start = [sys.executable] if words[0].endswith(".py") else [sys.executable, "-m", "minipuzzle"]
     process = subprocess.Popen([*start, *words], env=environment)
     try:
@@ -139,6 +138,12 @@ def run_words(words: tuple[str, ...], seconds: float, work: Path, gpu: int | Non
         except subprocess.TimeoutExpired:
             process.kill()
         return 0
+
+
+def visible_gpu(place: int) -> str:
+    """The GPU of that place among those that this process may use; "0,0,0" has three lanes of one."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",")[place] if visible else str(place)
 
 
 def share_tokens(run: Path, work: Path) -> None:

@@ -70,7 +70,7 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
             write_gathered(model, group, lambda tensor: write_student(cuts[winner], tensor, target))
         job.run.mark("distill", key, search=job.run.key("search"), winner=winner, short_validation_loss=found.short,
                      heat_validation_loss=found.heat, final_kl=final, long_validation_loss=validation,
-                     tokens=settings.training.tokens, learning_rate=run.settings.training.learning_rate,
+                     tokens=settings.training.tokens, learning_rate=run.training.learning_rate,
                      rate_validation_loss=tried,
                      short_tokens=settings.short_tokens if found.short else 0)  # fmt: skip
         if job.run.writes:
@@ -106,7 +106,7 @@ class _Distillation:
         self, job: Job, settings: DistillSettings, group: Ranks, blocks: TokenBlocks, identity: str, teacher: Checkpoint
     ) -> None:
         self.job, self.settings, self.group, self.blocks, self.identity = job, settings, group, blocks, identity
-        self.teacher_file = teacher
+        self.teacher_file, self.training = teacher, settings.training
         self.objective = self._offline() if settings.teacher_logits else distillation(self._teacher(), settings.loss)
 
     def try_rates(self, cuts: dict[str, Checkpoint]) -> dict[str, float]:
@@ -115,40 +115,38 @@ class _Distillation:
         The best rate is taken from here on.
         """
         name, cut = next(iter(cuts.items()))
-        given, found = self.settings, dict[float, float]()
-        tokens = max(1, min(given.short_tokens, given.training.tokens // RATE_SHARE))
-        for rate in given.rates:
-            self.settings = replace(given, training=replace(given.training, learning_rate=rate))
+        rates, found = self.settings.rates, dict[float, float]()
+        tokens = max(1, min(self.settings.short_tokens, self.training.tokens // RATE_SHARE))
+        for rate in rates:
             try:
-                loss = self._short(cut, name, Leg(f"rate-{rate:g}", tokens))
+                loss = self._short(cut, name, Leg(f"rate-{rate:g}", tokens), replace(self.training, learning_rate=rate))
             except BrokenDown:
                 loss = math.nan
             if math.isfinite(loss):
                 found[rate] = loss
             else:
                 say(f"distill: training breaks down at a learning rate of {rate:g}")
-        self.settings = given
         if found:
             best = min(found, key=found.__getitem__)
-            self.settings = replace(given, training=replace(given.training, learning_rate=best))
-            say(f"distill: learning rate {best:g} is the best of {len(given.rates)}")
+            self.training = replace(self.training, learning_rate=best)
+            say(f"distill: learning rate {best:g} is the best of {len(rates)}")
         return {f"{rate:g}": loss for rate, loss in found.items()}
 
     def short_runs(self, cuts: dict[str, Checkpoint]) -> Outcome:
         """The candidate with the lowest validation loss after its short run."""
-        return race(list(cuts), self.settings.short_tokens, lambda name, leg: self._short(cuts[name], name, leg),
+        return race(list(cuts), self.settings.short_tokens, lambda name, leg: self._short(cuts[name], name, leg, self.training),
                     lambda text: say(f"distill: {text}"))  # fmt: skip
 
     @cached_property
     def _validation(self) -> TokenBlocks:
         return self.group.first_then_all(lambda: self.job.validation("search"))
 
-    def _short(self, cut: Checkpoint, name: str, leg: Leg) -> float:
+    def _short(self, cut: Checkpoint, name: str, leg: Leg, training: Training) -> float:
         """Train a candidate for a leg, from its heat's weights where it goes on from them; its validation loss."""
         model = self._student(cut, after=f"{name}-heat" if leg.before else "")
-        share = self.settings.training.batch // self.group.world
+        share = training.batch // self.group.world
         batch = max(1, share // leg.smaller) * self.group.world
-        self._train(model, replace(self.settings.training, tokens=leg.tokens, batch=batch), f"{name}-{leg.label}",
+        self._train(model, replace(training, tokens=leg.tokens, batch=batch), f"{name}-{leg.label}",
                     f"{name} {leg.label}", f"{name}, {leg.label}")  # fmt: skip
         loss = measure(model, self._validation).loss
         say(f"distill: {name} after {leg.before + leg.tokens:,} tokens: validation loss {loss:.4f} nats/token")
@@ -159,7 +157,7 @@ class _Distillation:
         there was one, which ended with the loss ``short``."""
         model = self._student(cut, after="" if short is None else f"{name}-short")
         before = measure(model, self._validation).loss if short is None else short
-        final = self._train(model, self.settings.training, "long", name, "long run")
+        final = self._train(model, self.training, "long", name, "long run")
         after = measure(model, self._validation).loss
         say(f"distill: validation loss {before:.4f} nats/token before the long run, {after:.4f} after it")
         if not after < before:
@@ -174,24 +172,23 @@ class _Distillation:
 
     def _student(self, checkpoint: Checkpoint, after: str) -> HybridLM:
         """A candidate's model, with the weights that the run ``after`` left where one is named."""
-        training = self.settings.training
         if self.settings.adapter.kind:
-            model = adapted(self.job, checkpoint, self.settings.adapter, training, self.group)
+            model = adapted(self.job, checkpoint, self.settings.adapter, self.training, self.group)
         else:
-            model = self.job.load(checkpoint, self.group, training.replicas)
+            model = self.job.load(checkpoint, self.group, self.training.replicas)
         if after:
             load_parameters(self.job.run / "distill" / after / STATES, model, self.group)
         return model
 
     def _teacher(self) -> HybridLM:
         self.job.forget_parent()
-        teacher = self.job.load_frozen(self.teacher_file, self.group, self.settings.training.replicas)
-        set_precision(teacher, self.settings.teacher_precision, self.settings.training.bf16_ends)
+        teacher = self.job.load_frozen(self.teacher_file, self.group, self.training.replicas)
+        set_precision(teacher, self.settings.teacher_precision, self.training.bf16_ends)
         return teacher
 
     def _offline(self) -> Objective:
         """The objective from stored words; the teacher is loaded only for shards that are missing."""
-        settings, training = self.settings, self.settings.training
+        settings, training = self.settings, self.training
         cache = TeacherCache(
             Path(settings.teacher_logits), self.blocks, Keep.parse(settings.teacher_keep), seed=training.seed,
             teacher=f"{self.teacher_file.fingerprint} {settings.teacher_precision}", isolate=training.isolate_documents,

@@ -1,0 +1,42 @@
+# A session of one GPU, in SECONDS: bash session.sh headline|parity SECONDS, under setsid, in /tmp/tree (jobs.sh says what lies where).
+#   headline   headline.py in three lanes; then the tests of captured steps and the embedded teacher's recipe from two other seeds
+#              (weights: /tmp/again), and, where the 83 % student falls short, headline_ablation.py beside them
+#   parity     the three arms of fp8_parity.py side by side, once /tmp/fp8.ready says that the tokens of fp8_data.py are in /tmp/fp8
+. "$(dirname "$0")/jobs.sh"
+end=$(( $(date +%s) + $2 ))
+left() { echo $(( end - $(date +%s) )); }
+again() {  # SEED
+    python3 -c "import json; r = json.load(open('minipuzzle/embedded/teacher/training.json'))['recipe']; r.pop('run')
+r['device'], r['training']['seed'] = 'cuda', $1; json.dump(r, open('/tmp/again$1.yaml', 'w'))"
+    job "again$1" 0 "$(left)" $plain python3 -m minipuzzle pretrain "/tmp/again$1.yaml" --run "/tmp/again/$1"
+    cp "/tmp/again/$1/model/training.json" "/tmp/res/again$1.json"
+}
+short() {  # asked at 83 %: 99 % of the accuracy, a loss within 1 %
+    python3 - <<'PYTHON'
+import json, sys
+teacher, *students = json.load(open("/tmp/headline/tasks.json"))["rows"]
+own = [row for row in students if row["name"] == "83%" or row["name"].startswith("83%, seed")]
+near = lambda row: all(row["losses"][g]["loss"] <= 1.01 * loss["loss"] for g, loss in teacher["losses"].items())
+sys.exit(all(near(row) and row["retained"] >= 0.99 for row in own))
+PYTHON
+}
+mps
+case $1 in
+headline)
+    work="--text .carry/corpus --work /tmp/headline --gpus 3"
+    mkdir -p /tmp/headline && cp -r /tmp/triton /tmp/headline/triton 2>/dev/null
+    job headline 0,0,0 "$(left)" $fp8 python3 benchmarks/headline.py $work --minutes $(( $(left) / 60 )) \
+        --out /tmp/res/headline_experiment.json
+    cp /tmp/headline/tasks.json /tmp/res/
+    cp -rn /tmp/headline/triton/. /tmp/triton/
+    ( alone; job captured 0 "$(left)" $fp8 python3 -m pytest -q -s -p no:cacheprovider tests/gpu/test_captured_gpu.py ) &
+    again 1 & again 2 &
+    short && job ablation 0,0,0 "$(left)" $fp8 python3 benchmarks/headline_ablation.py $work --minutes $(( $(left) / 60 )) \
+        --out /tmp/res/headline_ablation.json
+    wait ;;
+parity)
+    until [ -e /tmp/fp8.ready ]; do sleep 1; done
+    job parity 0,0,0 "$(left)" $fp8 python3 benchmarks/fp8_parity.py --gpus 3 --seconds $(( $(left) - 25 )) --data /tmp/fp8 \
+        --out /tmp/res/parity ;;
+esac
+touch /tmp/log/all.done

@@ -1,14 +1,15 @@
-# A session of one GPU, in SECONDS: bash session.sh headline|parity SECONDS, under setsid, in /tmp/tree (jobs.sh says what lies where).
-#   headline   headline.py in three lanes; then the tests of captured steps and the embedded teacher's recipe from two other seeds
-#              (weights: /tmp/again), and, where the 83 % student falls short, headline_ablation.py beside them
-#   parity     the three arms of fp8_parity.py side by side, once /tmp/fp8.ready says that the tokens of fp8_data.py are in /tmp/fp8
+# A session on one GPU in SECONDS, under setsid, in /tmp/tree (jobs.sh says what lies where); two GPUs take both at once:
+#   session.sh headline SECONDS GPU        headline.py in three lanes; then the tests of captured steps and the embedded teacher's
+#       recipe from two other seeds (weights: /tmp/again), and headline_ablation.py beside them where the 83 % student falls short
+#   session.sh parity SECONDS GPU ARM …    arms of fp8_parity.py side by side, once /tmp/fp8.ready says that the tokens of
+#       fp8_data.py are in /tmp/fp8
 . "$(dirname "$0")/jobs.sh"
-end=$(( $(date +%s) + $2 ))
+what=$1 gpu=$3 lanes=$3,$3,$3 end=$(( $(date +%s) + $2 )); shift 3
 left() { echo $(( end - $(date +%s) )); }
 again() {  # SEED
     python3 -c "import json; r = json.load(open('minipuzzle/embedded/teacher/training.json'))['recipe']; r.pop('run')
 r['device'], r['training']['seed'] = 'cuda', $1; json.dump(r, open('/tmp/again$1.yaml', 'w'))"
-    job "again$1" 0 "$(left)" $plain python3 -m minipuzzle pretrain "/tmp/again$1.yaml" --run "/tmp/again/$1"
+    job "again$1" $gpu "$(left)" $plain python3 -m minipuzzle pretrain "/tmp/again$1.yaml" --run "/tmp/again/$1"
     cp "/tmp/again/$1/model/training.json" "/tmp/res/again$1.json"
 }
 short() {  # asked at 83 %: 99 % of the accuracy, a loss within 1 %
@@ -21,22 +22,22 @@ sys.exit(all(near(row) and row["retained"] >= 0.99 for row in own))
 PYTHON
 }
 mps
-case $1 in
+case $what in
 headline)
     work="--text .carry/corpus --work /tmp/headline --gpus 3"
     mkdir -p /tmp/headline && cp -r /tmp/triton /tmp/headline/triton 2>/dev/null
-    job headline 0,0,0 "$(left)" $fp8 python3 benchmarks/headline.py $work --minutes $(( $(left) / 60 )) \
+    job headline $lanes "$(left)" $fp8 python3 benchmarks/headline.py $work --minutes $(( $(left) / 60 )) \
         --out /tmp/res/headline_experiment.json
     cp /tmp/headline/tasks.json /tmp/res/
     cp -rn /tmp/headline/triton/. /tmp/triton/
-    ( alone; job captured 0 "$(left)" $fp8 python3 -m pytest -q -s -p no:cacheprovider tests/gpu/test_captured_gpu.py ) &
+    ( alone; job captured $gpu "$(left)" $fp8 python3 -m pytest -q -s -p no:cacheprovider tests/gpu/test_captured_gpu.py ) &
     again 1 & again 2 &
-    short && job ablation 0,0,0 "$(left)" $fp8 python3 benchmarks/headline_ablation.py $work --minutes $(( $(left) / 60 )) \
+    short && job ablation $lanes "$(left)" $fp8 python3 benchmarks/headline_ablation.py $work --minutes $(( $(left) / 60 )) \
         --out /tmp/res/headline_ablation.json
     wait ;;
 parity)
     until [ -e /tmp/fp8.ready ]; do sleep 1; done
-    job parity 0,0,0 "$(left)" $fp8 python3 benchmarks/fp8_parity.py --gpus 3 --seconds $(( $(left) - 25 )) --data /tmp/fp8 \
+    job parity $lanes "$(left)" $fp8 python3 benchmarks/fp8_parity.py --arms "$@" --gpus $# --seconds $(( $(left) - 25 )) --data /tmp/fp8 \
         --out /tmp/res/parity ;;
 esac
-touch /tmp/log/all.done
+touch /tmp/log/session-$what.done

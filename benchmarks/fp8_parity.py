@@ -4,7 +4,7 @@
     # on the GPU machine; the same command again goes on where it stopped, with the arm that is furthest behind first:
     python benchmarks/fp8_parity.py --arms bf16 fp8 fp8-all --gpus 2 --seconds 540 --data .carry/fp8 --out $OUT
     CUDA_VISIBLE_DEVICES=1,1,1 python benchmarks/fp8_parity.py --gpus 3 …          # three arms on one GPU, under MPS
-    python benchmarks/fp8_parity.py --report FOLDER                                # the table and fp8.svg, from those files
+    python benchmarks/fp8_parity.py --report FOLDER                                # a table, fp8.png, fp8.json
 
 101 M parameters, 16,384 words, blocks of 2,048 tokens, 32 at a time, 300 M tokens. ``fp8`` keeps 4 blocks at either end in
 BF16, ``fp8-all`` none. Validation loss is measured in each arm's own precision, ten times in the last tenth; their means are
@@ -233,7 +233,7 @@ class Table:
 
 
 def report(folder: Path) -> None:
-    """A table of the arms against BF16, fp8.json and fp8.svg. An arm that is not done is not compared: its rate is higher."""
+    """A table of the arms against BF16, their curves in fp8.json and fp8.png. An arm that is not done is not compared."""
     curves: dict[str, list[dict[str, float]]] = {}
     for arm in ARMS:
         if (folder / f"{arm}.csv").exists():
@@ -251,15 +251,17 @@ def report(folder: Path) -> None:
         row["relative"] = row["validation_loss"] / base - 1 if comparable else None
         against = f"{row['relative']:>+15.3%}" if comparable else f"{'not done':>15}"
         print(f"{arm:<10}{row['tokens']:>14,.0f}{row['validation_loss']:>30.5f}{against}")
-    write_json(folder / "fp8.json", final)
-    plot(curves, folder / "fp8.svg")
+    kept = ("tokens", "train_loss", "validation_loss")
+    columns = {arm: {name: [round(row[name], 5) for row in rows] for name in kept} for arm, rows in curves.items()}
+    write_json(folder / "fp8.json", {"last_tenth": final, "curves": columns})
+    plot(curves, folder / "fp8.png")
 
 
 def plot(curves: dict[str, list[dict[str, float]]], path: Path) -> None:
     """Validation loss, and its difference from BF16's at the same token."""
     import matplotlib
 
-    matplotlib.use("svg")
+    matplotlib.use("agg")
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4))
@@ -274,7 +276,7 @@ def plot(curves: dict[str, list[dict[str, float]]], path: Path) -> None:
     right.set(xlabel="million tokens", ylabel="% of BF16's", ylim=(-1, 1))
     left.legend()
     figure.tight_layout()
-    figure.savefig(path)
+    figure.savefig(path, dpi=80)
 
 
 if __name__ == "__main__":

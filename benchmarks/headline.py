@@ -2,7 +2,7 @@
 
     python -m minipuzzle.embedded.corpus --shared ../shared/data --out .carry/corpus       # once, here: the text that travels
     python benchmarks/headline.py --text .carry/corpus               # the GPU
-    CUDA_VISIBLE_DEVICES=0,0,0 python benchmarks/headline.py --text .carry/corpus --gpus 3   # three lanes of one, 21 minutes
+    CUDA_VISIBLE_DEVICES=0,0,0 python benchmarks/headline.py --text .carry/corpus --gpus 3   # three lanes of one, 18 minutes
     python benchmarks/headline.py --text .carry/corpus --gpus 2      # two: the teacher alone, then what is independent together
     python benchmarks/headline.py --tiny --work /tmp/headline --out /tmp/headline.json      # every stage on a CPU: a minute
 

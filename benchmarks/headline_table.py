@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import headline_tasks
+import kept
 
-from minipuzzle.artifacts import read_json, write_atomic
+from minipuzzle.artifacts import write_atomic
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 PAPER = {"small": {"llama-3.1-8b": 3.0, "qwen2.5-7b": 1.8}, "large": {"nemotron-h-47b": 1.2}}
@@ -28,7 +29,7 @@ def main() -> None:
     """Print the tables, or write them into the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--speed", type=Path, default=RESULTS / "headline_speed.json")
-    parser.add_argument("--experiment", type=Path, default=RESULTS / "headline_experiment.json")
+    parser.add_argument("--experiment", type=Path, default=RESULTS / "headline_experiment.json.xz")
     parser.add_argument("--ablation", type=Path, default=RESULTS / "headline_ablation.json")
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
@@ -37,7 +38,7 @@ def main() -> None:
         file = getattr(options, name)
         if not file.exists():
             continue
-        text, mark = "\n".join(show(read_json(file))), f"<!-- {name} -->"
+        text, mark = "\n".join(show(kept.read(file))), f"<!-- {name} -->"
         if options.write is None:
             print(text)
             continue

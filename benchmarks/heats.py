@@ -1,7 +1,7 @@
 """Which cheap first run tells which candidate will heal best? Decides the heat of minipuzzle distill. docs/results/heats.md.
 
     python benchmarks/heats.py --text .carry/text --teacher LARGER --budgets 90% 70% --device cuda --workers 18 --out heats.json
-    python benchmarks/heats.py --report docs/results/heats.json
+    python benchmarks/heats.py --report docs/results/heats.json.xz
 
 For each budget the first twelve of ``--method solver``'s short list are trained in every way below, and for 300,000 tokens with
 another seed, which is the truth (on the other half of the held-out text). The report plays each rule on those numbers: so
@@ -22,6 +22,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import kept
 import search_quality as quality
 import torch
 
@@ -179,8 +180,8 @@ def rules() -> list[Rule]:
 
 
 def rows_of(file: Path) -> list[dict[str, Any]]:
-    """The rows of a run, or of docs/results/heats.json, which names its columns and ways once to stay small."""
-    data = json.loads(file.read_text())
+    """The rows of a run, or of docs/results/heats.json.xz, which names its columns and ways once to stay small."""
+    data = kept.read(file)
     if "columns" not in data:
         return list(data["rows"])
     rows = [dict(zip(data["columns"], row, strict=True)) for row in data["rows"]]

@@ -1,15 +1,16 @@
 """The tables of docs/results/peers.md from the JSON of benchmarks/peers.py.
 
-    python benchmarks/peers_table.py docs/results/peers.json
+    python benchmarks/peers_table.py docs/results/peers.json.xz
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from statistics import mean
 from typing import Any
+
+import kept
 
 Row = dict[str, Any]
 
@@ -76,6 +77,6 @@ def _why(row: Row) -> str:
 
 
 if __name__ == "__main__":
-    whole = json.loads(Path(sys.argv[1]).read_text())
+    whole = kept.read(Path(sys.argv[1]))
     print(f"teacher {whole['parameters']:,} parameters, loss {whole['teacher_loss']:.4f}\n")
     print("\n".join([*pruners(whole), "", *trainers(whole)]))

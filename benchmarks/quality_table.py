@@ -1,12 +1,13 @@
-"""Turn docs/results/embedded.json into the table and picture of docs/results/embedded.md: python benchmarks/quality_table.py"""
+"""The table and picture of docs/results/embedded.md, from embedded.json.xz beside it: python benchmarks/quality_table.py"""
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
+
+import kept
 
 from minipuzzle.report.svg import save_png
 
@@ -18,7 +19,7 @@ MARK = "<!-- table -->"
 
 def main() -> None:
     """Rewrite what stands between the marks of embedded.md, and the picture."""
-    data = json.loads((FOLDER / "embedded.json").read_text())
+    data = kept.read(FOLDER / "embedded.json.xz")
     runs: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for run in data["runs"]:
         runs[run["budget"], run["row"]].append(run)

@@ -1,7 +1,7 @@
 """Tables and plots of benchmarks/tied_lora.py.
 
     python benchmarks/tied_lora_table.py tied_lora.json --write docs/results/tied_lora.md --plot docs/results/tied_lora.png \
-        --keep docs/results/tied_lora.csv
+        --keep docs/results/tied_lora.csv.xz
 
 --write replaces what stands between the two "<!-- table -->" lines of that page, --keep leaves a line
 for each run at the chosen rates and each long one.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import lzma
 import statistics
 from collections import defaultdict
 from pathlib import Path
@@ -158,7 +159,7 @@ def mebibytes(runs: Rows) -> float:
 
 def keep(results: Rows, path: Path) -> None:
     """A line a run: its score on the half that is reported (losses negative)."""
-    with path.open("w", newline="") as file:
+    with lzma.open(path, "wt", preset=9, newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("task", "adapter", "rank", "seed", "rate", "steps", "report"))
         order = ("task", "adapter", "rank", "rate", "seed", "steps")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from dataclasses import fields, is_dataclass
@@ -18,11 +19,15 @@ def load_recipe(path: Path, kind: type[T]) -> T:
     """The recipe in a YAML file. Raises: UserError for a missing file, bad YAML, an unknown key or a wrong type."""
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """YAML 1.2 in this: 5e-4 is a number (to PyYAML only 5.0e-4 is)."""
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))
     if not path.is_file():
         shipped = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none in that folder"
         raise UserError("There is no such recipe.", got=path, allowed=f"a YAML file ({shipped})", next="Check the path.")
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.load(path.read_text(), Loader)
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML.", got=error, allowed="YAML", next="Mend the line it names.") from error
     return build(kind, values if values is not None else {}, str(path.name))
@@ -57,7 +62,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         good, allowed = value in typing.get_args(hint), " or ".join(map(repr, typing.get_args(hint)))
     elif hint is float:
-        good, allowed = isinstance(value, int | float) and not isinstance(value, bool), "a number (1e-3 is written 1.0e-3)"
+        good, allowed = isinstance(value, int | float) and not isinstance(value, bool), "a number"
     elif hint is str and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     else:

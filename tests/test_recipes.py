@@ -43,6 +43,16 @@ def test_rates_are_numbers():
             build(Recipe, {"distill": {"rates": wrong}}, "r")
 
 
+def test_numbers_may_be_written_without_a_point(tmp_path):
+    """PyYAML follows YAML 1.1, where 5e-4 is a word; json.dump writes 1e-05."""
+    file = tmp_path / "r.yaml"
+    file.write_text("distill: {rates: [5e-5, 1E-4], training: {learning_rate: 5e-4, tokens: 1000}}\n")
+    found = load_recipe(file, Recipe).distill
+    assert (found.rates, found.training.learning_rate, found.training.tokens) == ((5e-5, 1e-4), 5e-4, 1000)
+    file.write_text('{"model": {"layer_norm_epsilon": 1e-05, "model_type": "e5"}}')
+    assert load_recipe(file, PretrainRecipe).model == {"layer_norm_epsilon": 1e-5, "model_type": "e5"}
+
+
 @pytest.mark.parametrize(("name", "example"), EXAMPLES.items())
 def test_recipes_for_large_models_plan_what_their_pages_say(name, example):
     recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml", Recipe)

@@ -1,8 +1,9 @@
-# A session on one GPU in SECONDS, under setsid, in /tmp/tree (jobs.sh says what lies where); two GPUs take both at once:
-#   session.sh headline SECONDS GPU        headline.py in three lanes; then the tests of captured steps and the embedded teacher's
-#       recipe from two other seeds (weights: /tmp/again), and headline_ablation.py beside them where the 83 % student falls short
+# A session on one GPU in SECONDS, under setsid, in /tmp/tree (jobs.sh says what lies where); what shares a machine is started
+# once for each word:
+#   session.sh headline SECONDS GPU        headline.py in three lanes, and headline_ablation.py where the 83 % student falls short
 #   session.sh parity SECONDS GPU ARM …    arms of fp8_parity.py side by side, once /tmp/fp8.ready says that the tokens of
 #       fp8_data.py are in /tmp/fp8
+#   session.sh teacher SECONDS GPU SEED …  the embedded teacher's recipe from other seeds, side by side (weights: /tmp/again)
 . "$(dirname "$0")/jobs.sh"
 what=$1 gpu=$3 lanes=$3,$3,$3 end=$(( $(date +%s) + $2 )); shift 3
 left() { echo $(( end - $(date +%s) )); }
@@ -30,14 +31,14 @@ headline)
         --out /tmp/res/headline_experiment.json
     cp /tmp/headline/tasks.json /tmp/res/
     cp -rn /tmp/headline/triton/. /tmp/triton/
-    ( alone; job captured $gpu "$(left)" $fp8 python3 -m pytest -q -s -p no:cacheprovider tests/gpu/test_captured_gpu.py ) &
-    again 1 & again 2 &
     short && job ablation $lanes "$(left)" $fp8 python3 benchmarks/headline_ablation.py $work --minutes $(( $(left) / 60 )) \
-        --out /tmp/res/headline_ablation.json
-    wait ;;
+        --out /tmp/res/headline_ablation.json ;;
 parity)
     until [ -e /tmp/fp8.ready ]; do sleep 1; done
     job parity $lanes "$(left)" $fp8 python3 benchmarks/fp8_parity.py --arms "$@" --gpus $# --seconds $(( $(left) - 25 )) --data /tmp/fp8 \
         --out /tmp/res/parity ;;
+teacher)
+    for seed in "$@"; do again "$seed" & done
+    wait ;;
 esac
 touch /tmp/log/session-$what.done

@@ -1,6 +1,6 @@
 """Tables of benchmarks/headline{_speed,_account,,_ablation}.py, for docs/results/headline.md.
 
-    python benchmarks/headline_table.py --write docs/results/headline.md
+    python benchmarks/headline_table.py --write docs/results/headline.md --plot docs/results/headline.png
 
 --write replaces what stands between the two "<!-- speed -->", "<!-- experiment -->" and "<!-- ablation -->" lines of that page,
 as far as there are results.
@@ -17,6 +17,7 @@ import headline_tasks
 import kept
 
 from minipuzzle.artifacts import write_atomic
+from minipuzzle.report.svg import save_png
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 PAPER = {"small": {"llama-3.1-8b": 3.0, "qwen2.5-7b": 1.8}, "large": {"nemotron-h-47b": 1.2}}
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--experiment", type=Path, default=RESULTS / "headline_experiment.json.xz")
     parser.add_argument("--ablation", type=Path, default=RESULTS / "headline_ablation.json")
     parser.add_argument("--write", type=Path)
+    parser.add_argument("--plot", type=Path, help="what each student of the experiment retains")
     options = parser.parse_args()
     shown = {"speed": tables, "experiment": experiment, "ablation": ablation}
     for name, show in shown.items():
@@ -44,6 +46,22 @@ def main() -> None:
             continue
         before, _, after = options.write.read_text().split(mark)
         write_atomic(options.write, f"{before}{mark}\n{text}\n{mark}{after}".encode())
+    if options.plot is not None:
+        rows = kept.read(options.experiment)["tasks"]["rows"]
+        save_png(lambda axes: draw(axes, rows), options.plot, (7, 2.8))
+
+
+def draw(axes: Any, rows: list[dict[str, Any]]) -> None:
+    """A line a student: the accuracy that it retains, with the 95 % of a bootstrap over examples."""
+    rows = rows[:0:-1]
+    for scratch, colour in ((False, "C0"), (True, "C1")):
+        mine = [(y, r) for y, r in enumerate(rows) if ("from scratch" in r["name"]) == scratch]
+        x = [100 * r["retained"] for _, r in mine]
+        ends = [[100 * abs(r["retained_95"][e] - r["retained"]) for _, r in mine] for e in (0, 1)]
+        axes.errorbar(x, [y for y, _ in mine], xerr=ends, fmt="o", capsize=3, markersize=4, color=colour)
+    axes.axvline(99, color="grey", linewidth=0.8, linestyle="--")
+    axes.set_yticks(range(len(rows)), [f"{r['name']}, {r['parameters'] / 1e6:.1f} M" for r in rows])
+    axes.set(xlabel="accuracy, % of the teacher's (dashed: 99 %)", xlim=(0, 105))
 
 
 def tables(found: dict[str, Any]) -> Lines:

@@ -20,9 +20,10 @@ def load_recipe(path: Path, kind: type[T]) -> T:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """YAML 1.2 in this: 5e-4 is a number (to PyYAML only 5.0e-4 is)."""
+        """YAML 1.2 in this: 5e-4 and 1.5e6 are numbers (to PyYAML only 5.0e-4 and 1.5e+6 are)."""
 
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789"))
+    number = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
     if not path.is_file():
         shipped = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none in that folder"
         raise UserError("There is no such recipe.", got=path, allowed=f"a YAML file ({shipped})", next="Check the path.")
@@ -63,6 +64,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         good, allowed = value in typing.get_args(hint), " or ".join(map(repr, typing.get_args(hint)))
     elif hint is float:
         good, allowed = isinstance(value, int | float) and not isinstance(value, bool), "a number"
+    elif hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)  # 63e9 tokens
     elif hint is str and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     else:

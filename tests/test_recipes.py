@@ -46,9 +46,14 @@ def test_rates_are_numbers():
 def test_numbers_may_be_written_without_a_point(tmp_path):
     """PyYAML follows YAML 1.1, where 5e-4 is a word; json.dump writes 1e-05."""
     file = tmp_path / "r.yaml"
-    file.write_text("distill: {rates: [5e-5, 1E-4], training: {learning_rate: 5e-4, tokens: 1000}}\n")
+    file.write_text("distill: {rates: [5e-5, 1E-4], training: {learning_rate: 5e-4, tokens: 1.5e6, batch: 8.0}}\n")
     found = load_recipe(file, Recipe).distill
-    assert (found.rates, found.training.learning_rate, found.training.tokens) == ((5e-5, 1e-4), 5e-4, 1000)
+    training = found.training
+    assert (found.rates, training.learning_rate, training.tokens, training.batch) == ((5e-5, 1e-4), 5e-4, 1_500_000, 8)
+    assert isinstance(training.tokens, int)
+    file.write_text("distill: {training: {tokens: 1.5}}")
+    with pytest.raises(UserError, match="tokens has a value of the wrong kind"):
+        load_recipe(file, Recipe)
     file.write_text('{"model": {"layer_norm_epsilon": 1e-05, "model_type": "e5"}}')
     assert load_recipe(file, PretrainRecipe).model == {"layer_norm_epsilon": 1e-5, "model_type": "e5"}
 

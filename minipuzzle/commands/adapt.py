@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from minipuzzle.adapter_settings import AdapterSettings
+from minipuzzle.budget import parse_count
 from minipuzzle.commands._shared import RUN, Device, Json, Length, Run, command, make_job, out, print_json
 from minipuzzle.recipe import EMBEDDED, Data, Precision, Training
 
@@ -21,13 +22,14 @@ def adapt(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint (de
           = "all",
           few: Annotated[bool, typer.Option("--few", help="Under 10 % of the blocks is meant.")] = False,
           teacher: Annotated[Path | None, typer.Option(help="Learn from this checkpoint's distribution.")] = None,
-          tokens: int = 2_000_000, batch: int = 8, learning_rate: float = 4e-3,
+          tokens: Annotated[str, typer.Option(help="Tokens to train on: 2000000, 3M, 63B.")] = "2M",
+          batch: int = 8, learning_rate: float = 4e-3,
           precision: Annotated[Precision, typer.Option(help="Of the frozen blocks' products.")] = "bf16",
           bf16_ends: Annotated[int, typer.Option(help="Blocks at either end that FP8 leaves in BF16.")] = 4,
           seed: int = 0, length: Length = 512, device: Device = "auto", as_json: Json = False) -> None:  # fmt: skip
     """Train an adapter beside frozen weights, with cross-entropy or with a teacher."""
     kind = AdapterSettings(kind=adapter, rank=rank, alpha=alpha, target=target, few=few)
-    training = Training(tokens=tokens, batch=batch, learning_rate=learning_rate, seed=seed, precision=precision,
+    training = Training(tokens=parse_count(tokens), batch=batch, learning_rate=learning_rate, seed=seed, precision=precision,
                         bf16_ends=bf16_ends)  # fmt: skip
     with command(run):
         from minipuzzle.stages.adapt import AdaptSettings, run_adapt

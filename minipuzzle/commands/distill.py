@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from minipuzzle.adapter_settings import AdapterSettings
+from minipuzzle.budget import parse_count
 from minipuzzle.commands._shared import RUN, Device, Json, Length, Run, command, make_job, out, print_json
 from minipuzzle.errors import UserError
 from minipuzzle.recipe import (
@@ -27,8 +28,8 @@ def distill(run: Run = RUN,
             teacher: Annotated[Path | None, typer.Option(help="Teacher (default: the parent).")] = None,
             data: Annotated[str, typer.Option(help="Training text.")] = EMBEDDED,
             validation: Annotated[str, typer.Option(help="Validation text.")] = EMBEDDED,
-            tokens: Annotated[int, typer.Option(help="Tokens of the long run.")] = 2_000_000,
-            short_tokens: Annotated[int, typer.Option(help="Tokens of each short run.")] = 200_000,
+            tokens: Annotated[str, typer.Option(help="Tokens of the long run: 2000000, 3M, 63B.")] = "2M",
+            short_tokens: Annotated[str, typer.Option(help="Tokens of each short run.")] = "200k",
             loss: Annotated[str, typer.Option(help="forward-kl, reverse-kl, jsd, top-k, cosine, cross-entropy, or a sum: "
                                                    "forward-kl+0.1*cosine.")] = DEFAULT_LOSS,
             precision: Annotated[Precision, typer.Option(help="Of the blocks' products.")] = "bf16",
@@ -52,17 +53,17 @@ def distill(run: Run = RUN,
             batch: int = 8, seed: int = 0, length: Length = 512,
             device: Device = "auto", as_json: Json = False) -> None:  # fmt: skip
     """Prune if needed, distil the candidates briefly, then the winner for long."""
-    rates = _rates(learning_rate, adapter)
+    rates, long, short = _rates(learning_rate, adapter), parse_count(tokens), parse_count(short_tokens)
     settings = DistillSettings(
-        rates=rates if len(rates) > 1 else (), short_tokens=short_tokens, loss=loss, teacher_precision=teacher_precision,
+        rates=rates if len(rates) > 1 else (), short_tokens=short, loss=loss, teacher_precision=teacher_precision,
         teacher_logits=teacher_logits,
         teacher_keep=teacher_keep, adapter=AdapterSettings(kind=adapter, rank=rank, target=target),
-        training=Training(tokens=tokens, batch=batch, learning_rate=rates[0], seed=seed,
+        training=Training(tokens=long, batch=batch, learning_rate=rates[0], seed=seed,
                           precision=precision, bf16_ends=bf16_ends, activation_checkpointing=activation_checkpointing,
                           micro_batch=micro_batch, replicas=replicas, tensorboard=tensorboard),
     )
     if plan:
-        _print_plan(teacher, student, tokens, length, max(1, micro_batch), mfu, gpu, as_json)
+        _print_plan(teacher, student, long, length, max(1, micro_batch), mfu, gpu, as_json)
         return
     with command(run):
         from minipuzzle.stages.distill import run_distill, summary

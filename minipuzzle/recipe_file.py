@@ -13,22 +13,19 @@ from typing import Any, Literal, TypeVar
 from minipuzzle.errors import UserError
 
 T = TypeVar("T")
+NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
+"""Numbers that are words to PyYAML, which follows YAML 1.1: 5e-4 and 1.5e6 (to it only 5.0e-4 and 1.5e+6 are numbers)."""
 
 
 def load_recipe(path: Path, kind: type[T]) -> T:
     """The recipe in a YAML file. Raises: UserError for a missing file, bad YAML, an unknown key or a wrong type."""
     import yaml
 
-    class Loader(yaml.SafeLoader):
-        """YAML 1.2 in this: 5e-4 and 1.5e6 are numbers (to PyYAML only 5.0e-4 and 1.5e+6 are)."""
-
-    number = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
     if not path.is_file():
         shipped = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none in that folder"
         raise UserError("There is no such recipe.", got=path, allowed=f"a YAML file ({shipped})", next="Check the path.")
     try:
-        values = yaml.load(path.read_text(), Loader)
+        values = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML.", got=error, allowed="YAML", next="Mend the line it names.") from error
     return build(kind, values if values is not None else {}, str(path.name))
@@ -55,6 +52,8 @@ def build(kind: type[T], values: Any, where: str) -> T:
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin = typing.get_origin(hint)
+    if hint in (int, float):
+        value = _number(value)
     if is_dataclass(hint):
         return build(hint, value, where)  # type: ignore[arg-type]
     if origin is tuple:
@@ -75,4 +74,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if isinstance(hint, types.UnionType) or not good:
         raise UserError(f"{where} has a value of the wrong kind.", got=repr(value), allowed=allowed,
                         next="Change the value.")  # fmt: skip
+    if origin is dict:
+        return {key: _number(each) for key, each in value.items()}
     return float(value) if hint is float else value
+
+
+def _number(value: Any) -> Any:
+    return float(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value

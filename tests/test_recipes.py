@@ -51,6 +51,8 @@ def test_numbers_may_be_written_without_a_point(tmp_path):
     training = found.training
     assert (found.rates, training.learning_rate, training.tokens, training.batch) == ((5e-5, 1e-4), 5e-4, 1_500_000, 8)
     assert isinstance(training.tokens, int)
+    file.write_text("run: 1e5\nsearch: {budget: 1.2e9}")
+    assert (load_recipe(file, Recipe).run, load_recipe(file, Recipe).search.budget) == ("1e5", ("1.2e9",))  # names stay
     file.write_text("distill: {training: {tokens: 1.5}}")
     with pytest.raises(UserError, match="tokens has a value of the wrong kind"):
         load_recipe(file, Recipe)

@@ -1,7 +1,6 @@
 # Jobs on a GPU machine, each with a GPU, a limit and a log of its own; source it in a script that runs under setsid.
 #   tar xJf .gpu/mamba-sm90.tar.xz -C /tmp/mamba; tar xJf .gpu/te-sm90.tar.xz -C /tmp/te        # with mkdir -p, a call before
-#   python3 -m pip install -q --no-index --no-deps --no-compile --target /tmp/packages .whl/*.whl; cp -r . /tmp/tree
-#   and .carry/peers/*.whl into /tmp/peers where $peers is used
+#   .whl/*.whl in /tmp/packages and the tree in /tmp/tree, as start.sh does; .carry/peers/*.whl likewise in /tmp/peers for $peers
 #   job NAME GPU SECONDS PYTHONPATH command …        # waits; & for beside; log in /tmp/log/NAME.log, NAME.done when it ended
 #   wait_for NAME …        summary SECONDS NAME …    # waits that long at most, shows the logs' ends, packs logs and results to $OUT
 # The machine goes back after 30 idle seconds with all that is on it: send the next wait in the same breath, and none that is

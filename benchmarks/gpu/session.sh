@@ -35,8 +35,8 @@ headline)
         --out /tmp/res/headline_ablation.json ;;
 parity)
     until [ -e /tmp/fp8.ready ]; do sleep 1; done
-    job parity $lanes "$(left)" $fp8 python3 benchmarks/fp8_parity.py --arms "$@" --gpus $# --seconds $(( $(left) - 25 )) --data /tmp/fp8 \
-        --out /tmp/res/parity ;;
+    job parity $lanes "$(left)" $fp8 python3 benchmarks/fp8_parity.py --arms "$@" --gpus $# --seconds $(( $(left) - 25 )) \
+        --data /tmp/fp8 --out /tmp/res/parity ;;
 teacher)
     for seed in "$@"; do again "$seed" & done
     wait ;;

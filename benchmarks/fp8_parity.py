@@ -4,7 +4,7 @@
     # on the GPU machine; the same command again goes on where it stopped, with the arm that is furthest behind first:
     python benchmarks/fp8_parity.py --arms bf16 fp8 fp8-all --gpus 2 --seconds 540 --data .carry/fp8 --out $OUT
     CUDA_VISIBLE_DEVICES=1,1,1 python benchmarks/fp8_parity.py --gpus 3 …          # three arms on one GPU, under MPS
-    python benchmarks/fp8_parity.py --report FOLDER                                # a table, fp8.png, fp8.json
+    python benchmarks/fp8_parity.py --report FOLDER         # a table, fp8.png, fp8.json; arms without a CSV there: as kept
 
 101 M parameters, 16,384 words, blocks of 2,048 tokens, 32 at a time, 300 M tokens. ``fp8`` keeps 4 blocks at either end in
 BF16, ``fp8-all`` none. Validation loss is measured in each arm's own precision, ten times in the last tenth; their means are
@@ -28,6 +28,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import kept
 import numpy as np
 import torch
 from headline_stages import visible_gpu
@@ -44,6 +45,7 @@ from minipuzzle.recipe import Training
 ARMS = {"bf16": ("bf16", 4), "fp8": ("fp8", 4), "fp8-all": ("fp8", 0), "emulated": ("fp8-emulated", 4)}
 PATTERN = "M-M-M*-M-M-M*-M-M-"
 LENGTH, EVALUATIONS, LAST = 2048, 10, 0.1
+KEPT = Path(__file__).parent.parent / "docs" / "results" / "fp8.json.xz"
 LEAST_SECONDS = 60
 """Of a GPU that an arm is begun for: it loads and compiles first."""
 FIELDS = ("tokens", "train_loss", "validation_loss", "learning_rate", "seconds")
@@ -235,7 +237,10 @@ class Table:
 def report(folder: Path) -> None:
     """A table of the arms against BF16, their curves in fp8.json and fp8.png. An arm that is not done is not compared."""
     curves: dict[str, list[dict[str, float]]] = {}
+    columns = kept.read(KEPT)["curves"]
     for arm in ARMS:
+        if arm in columns:
+            curves[arm] = [dict(zip(columns[arm], row, strict=True)) for row in zip(*columns[arm].values(), strict=True)]
         if (folder / f"{arm}.csv").exists():
             with (folder / f"{arm}.csv").open() as file:
                 curves[arm] = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
@@ -251,8 +256,8 @@ def report(folder: Path) -> None:
         row["relative"] = row["validation_loss"] / base - 1 if comparable else None
         against = f"{row['relative']:>+15.3%}" if comparable else f"{'not done':>15}"
         print(f"{arm:<10}{row['tokens']:>14,.0f}{row['validation_loss']:>30.5f}{against}")
-    kept = ("tokens", "train_loss", "validation_loss")
-    columns = {arm: {name: [round(row[name], 5) for row in rows] for name in kept} for arm, rows in curves.items()}
+    shown = ("tokens", "train_loss", "validation_loss")
+    columns = {arm: {name: [round(row[name], 5) for row in rows] for name in shown} for arm, rows in curves.items()}
     write_json(folder / "fp8.json", {"last_tenth": final, "curves": columns})
     plot(curves, folder / "fp8.png")
 

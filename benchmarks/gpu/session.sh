@@ -4,6 +4,9 @@
 #   session.sh parity SECONDS GPU ARM …    arms of fp8_parity.py side by side, once /tmp/fp8.ready says that the tokens of
 #       fp8_data.py are in /tmp/fp8
 #   session.sh teacher SECONDS GPU SEED …  the embedded teacher's recipe from other seeds, side by side (weights: /tmp/again)
+#   session.sh timed SECONDS GPU NAME …    one after the other, nothing beside them: account published transformers memory small large
+#       distill (once /tmp/peers.ready says that .carry/peers/*.whl are in /tmp/peers)
+#   session.sh loss SECONDS GPU WORD …     kl_loss.py, likewise, when the sessions WORD of that GPU have ended
 . "$(dirname "$0")/jobs.sh"
 what=$1 gpu=$3 lanes=$3,$3,$3 end=$(( $(date +%s) + $2 )); shift 3
 left() { echo $(( end - $(date +%s) )); }
@@ -22,7 +25,20 @@ near = lambda row: all(row["losses"][g]["loss"] <= 1.01 * loss["loss"] for g, lo
 sys.exit(all(near(row) and row["retained"] >= 0.99 for row in own))
 PYTHON
 }
-mps
+timed() {  # NAME
+    local speed="--out /tmp/res/headline_speed.json" rows="python3 benchmarks/distill_speed.py --rows"
+    case $1 in
+    account) job account $gpu "$(left)" $plain python3 benchmarks/headline_account.py $speed ;;
+    published) job published $gpu "$(left)" $plain python3 benchmarks/latency.py --device cuda --published \
+        --out /tmp/res/latency_published.json ;;
+    distill)
+        until [ -e /tmp/peers.ready ]; do sleep 1; done
+        job distill_ours $gpu "$(left)" $fp8 $rows ours-bf16 ours-fp8 ours-fp8-both plain-ours --out /tmp/res/distill_ours.json
+        job distill_peers $gpu "$(left)" $peers $rows modelopt trl plain --out /tmp/res/distill_peers.json ;;
+    *) job "speed_$1" $gpu "$(left)" $plain python3 benchmarks/headline_speed.py $1 $speed --seconds 15 ;;
+    esac
+}
+case $what in timed|loss) alone ;; *) mps ;; esac
 case $what in
 headline)
     work="--text .carry/corpus --work /tmp/headline --gpus 3"
@@ -40,5 +56,9 @@ parity)
 teacher)
     for seed in "$@"; do again "$seed" & done
     wait ;;
+timed) for name in "$@"; do timed "$name"; done ;;
+loss)
+    for word in "$@"; do wait_for "session-$word"; done
+    job kl $gpu "$(left)" $peers python3 benchmarks/kl_loss.py --out /tmp/res/kl_loss.json ;;
 esac
 touch /tmp/log/session-$what.done

@@ -29,7 +29,7 @@ Lines = Iterator[str]
 def main() -> None:
     """Print the tables, or write them into the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--speed", type=Path, default=RESULTS / "headline_speed.json")
+    parser.add_argument("--speed", type=Path, default=RESULTS / "headline_speed.json.xz")
     parser.add_argument("--experiment", type=Path, default=RESULTS / "headline_experiment.json.xz")
     parser.add_argument("--ablation", type=Path, default=RESULTS / "headline_ablation.json")
     parser.add_argument("--write", type=Path)

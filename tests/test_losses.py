@@ -159,14 +159,18 @@ def test_what_cuda_compiles_is_one_graph_each():
     student, teacher = torch.randn(6, 40), torch.randn(6, 40)
     running = torch.zeros(6, 6)
     running[:2] = float("-inf")
-    got = whole(loss_tiles._statistics)(student, teacher, running)
-    assert torch.equal(got, loss_tiles._statistics(student, teacher, running))
+    high = whole(loss_tiles._largest)(student, teacher, running[:2])
+    assert torch.equal(high, torch.stack((student.amax(-1), teacher.amax(-1))))
+    got = whole(loss_tiles._statistics)(student, teacher, running, high)
+    assert torch.equal(got, loss_tiles._statistics(student, teacher, running, high))
     lse, one = torch.stack((student.logsumexp(-1), teacher.logsumexp(-1))), torch.ones(())
     floor, column = teacher.topk(10, -1).values[:, -1:] - lse[1][:, None], torch.randint(0, 40, (6, 1))
     for divergence in DIVERGENCES.values():
         sums = torch.zeros(0, 6) if divergence.sums is None else divergence.sums(student - lse[0][:, None], teacher, floor)
-        arguments = (student, teacher, lse, floor, sums, column, one, divergence.gradient, 0.7, 0.3, torch.bfloat16)
-        assert torch.equal(whole(loss_tiles._logit_gradient)(*arguments), loss_tiles._logit_gradient(*arguments))
+        arguments = (student, teacher, lse, floor, sums, column, one, divergence.gradient, 0.7, 0.3)
+        found, wanted = torch.empty(2, 6, 40, dtype=torch.bfloat16)
+        assert whole(loss_tiles._logit_gradient)(*arguments, found) is found
+        assert torch.equal(found, loss_tiles._logit_gradient(*arguments, wanted))
     x, weight = torch.randn(2, 3, 8).bfloat16(), torch.randn(8)
     for function, arguments in ((pointwise._rms_norm, (x, weight, 1e-5, x.dtype)), (pointwise._relu_squared, (x,))):
         assert torch.equal(whole(function)(*arguments), function(*arguments))

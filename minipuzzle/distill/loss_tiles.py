@@ -83,7 +83,9 @@ def first_pass(logits: Tiles, targets: Tensor | None, plan: Plan) -> tuple[Tenso
     once = len(logits.rows) == len(logits.words) == 1
     for words in logits.words:
         for rows, student, teacher in logits.tiles(words):
-            running[:, rows] = fused(_statistics, student)(student, teacher, running[:, rows])
+            high = fused(_largest, student)(student, teacher, running[:2, rows])
+            running[2:, rows] = fused(_statistics, student)(student, teacher, running[:, rows], high)
+            running[:2, rows] = high
             if targets is not None:
                 place = targets[rows] - words.start
                 inside = (place >= 0) & (place < student.shape[1])
@@ -140,35 +142,42 @@ def second_pass(
 
 def gradient_tile(
     logits: Tiles, targets: Tensor | None, plan: Plan, scale: Tensor, rows: slice, words: slice, student: Tensor,
-    teacher: Tensor,
+    teacher: Tensor, out: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """d loss / d student logits [n, v] times ``scale``, rounded to the dtype of the products."""
+    """d loss / d student logits [n, v] times ``scale``, rounded to the dtype of the products; written to ``out``."""
+    out = torch.empty_like(student, dtype=logits.hidden.dtype) if out is None else out
     sums = plan.sums[:, rows] if len(plan.sums) else plan.lse[:0, rows]
     column = None if targets is None else (targets[rows] - words.start)[:, None]
     return fused(_logit_gradient, student)(
         student, teacher, plan.lse[:, rows], plan.floor[rows], sums, column, scale, plan.divergence.gradient, plan.weight,
-        plan.target_weight, logits.hidden.dtype,
+        plan.target_weight, out,
     )  # fmt: skip
 
 
-def _statistics(student: Tensor, teacher: Tensor, running: Tensor) -> Tensor:
-    """``running`` [6, n] after a tile: largest logits, sums of exp of student and teacher, the teacher's sums of
-    exp x (its logit - the student's) and exp x its logit, all relative to the largest."""
-    high = torch.stack((torch.maximum(running[0], student.amax(-1)), torch.maximum(running[1], teacher.amax(-1))))
+def _largest(student: Tensor, teacher: Tensor, running: Tensor) -> Tensor:
+    """``running`` [2, n], the largest logits of student and teacher, after a tile."""
+    return torch.maximum(running, torch.stack((student.amax(-1), teacher.amax(-1))))
+
+
+def _statistics(student: Tensor, teacher: Tensor, running: Tensor, high: Tensor) -> Tensor:
+    """The last rows of ``running`` [6, n] after a tile, whose first two ``high`` will be: sums of exp of student and
+    teacher, the teacher's sums of exp x (its logit - the student's) and exp x its logit, relative to the largest.
+
+    ``high`` is made before: in one function with it, the compiler would store the exponentials of a whole tile.
+    """
     shrink = (running[:2] - high).exp()
     p = (teacher - high[1][:, None]).exp()
     added = torch.stack((
         (student - high[0][:, None]).exp().sum(-1), p.sum(-1), (p * (teacher - student)).sum(-1), (p * teacher).sum(-1)
     ))  # fmt: skip
-    factors = torch.stack((shrink[0], shrink[1], shrink[1], shrink[1]))
-    return torch.cat((high, running[2:] * factors + added))
+    return running[2:] * torch.stack((shrink[0], shrink[1], shrink[1], shrink[1])) + added
 
 
 def _logit_gradient(
     student: Tensor, teacher: Tensor, lse: Tensor, floor: Tensor, sums: Tensor, column: Tensor | None, scale: Tensor,
-    divergence: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], weight: float, target_weight: float, dtype: torch.dtype,
+    divergence: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], weight: float, target_weight: float, out: Tensor,
 ) -> Tensor:  # fmt: skip
-    """d loss / d student logits [n, v] in ``dtype``; ``column`` [n, 1] is the target's place, in this tile or outside."""
+    """d loss / d student logits, to ``out`` [n, v]; ``column`` [n, 1] is the target's place, in this tile or outside."""
     s = student - lse[0][:, None]
     result = torch.zeros_like(s)
     if weight:
@@ -176,7 +185,7 @@ def _logit_gradient(
     if column is not None:
         target = torch.arange(s.shape[1], device=s.device) == column
         result = result + target_weight * (s.exp() - target.float())
-    return (result * scale).to(dtype)
+    return out.copy_(result * scale)
 
 
 def fused(function: Callable[..., Tensor], tile: Tensor) -> Callable[..., Tensor]:

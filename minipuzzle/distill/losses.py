@@ -20,9 +20,9 @@ from minipuzzle.distill.divergences import DIVERGENCES, Divergence
 from minipuzzle.distill.loss_tiles import Plan, Tiles, first_pass, gradient_tile, second_pass, tile_sizes
 from minipuzzle.model.head import add_matmul_fp32, matmul_fp32, product_dtype
 
-ROW_BYTES = 256 << 20
+ROW_BYTES = 512 << 20
 """FP32 logits of both models, all words, that are alive at a time."""
-GRADIENT_BYTES = 512 << 20
+GRADIENT_BYTES = 384 << 20
 """Rounded gradients of logits that are collected before they are multiplied: each time costs a pass over the head's."""
 COPY_BYTES = 640 << 20
 """What the BF16 copies of FP32 heads may take."""
@@ -106,8 +106,7 @@ def _once(
             total, entropy = total + loss, entropy + teaching
             if gradient is not None and made.kept is not None:
                 all_rows, all_words = slice(0, rows), slice(0, vocab)
-                tile = gradient_tile(logits, few, made, one, all_rows, all_words, *made.kept)
-                gradient[at - start : part.stop - start] = tile
+                gradient_tile(logits, few, made, one, all_rows, all_words, *made.kept, gradient[at - start : part.stop - start])
         if sums[0] is not None:
             sums[0][start:stop] = matmul_fp32(gradient[: stop - start], head)  # type: ignore[index]
         if sums[1] is not None:

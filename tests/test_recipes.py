@@ -5,10 +5,12 @@ import shlex
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 from helpers import run
 
 from minipuzzle.checkpoint.config import read_config
+from minipuzzle.cli import app
 from minipuzzle.errors import UserError
 from minipuzzle.recipe import PretrainRecipe, Recipe
 from minipuzzle.recipe_file import build, load_recipe
@@ -68,6 +70,23 @@ def test_recipes_for_large_models_plan_what_their_pages_say(name, example):
     says = f"{plan.feasible.count:,} of {plan.points:,} architectures fit {recipe.search.budget[0]}; "
     says += f"{len(plan.maximal())} are maximal"
     assert says in page
+
+
+COMMAND = re.compile(r"^(?:\$ )?(?:[A-Z_]+=\S+ |torchrun [^\n]*?-m )*(minipuzzle .*?)(?:\s{2,}#.*)?$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "recipes").glob("*.md")), ids=lambda page: page.stem)
+def test_every_command_of_a_page_has_options_that_exist_and_recipes_that_load(page):
+    """Parsed as the command line parses it, and not run; each page says at least how it is run."""
+    commands = typer.main.get_command(app).commands
+    blocks = re.findall(r"^```\w*\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    found = [words for block in blocks for words in COMMAND.findall(block.replace("\\\n", " "))]
+    assert found, "no command on this page"
+    for words in found:
+        name, *arguments = shlex.split(words, comments=True)[1:]
+        commands[name].make_context(name, arguments)
+        for file in (a for a in arguments if a.endswith(".yaml")):
+            load_recipe(ROOT / file, kind(ROOT / file))
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "recipes").glob("*.md")), ids=lambda page: page.stem)

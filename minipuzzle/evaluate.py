@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -20,13 +20,15 @@ CHUNK_TOKENS = 1024
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
     """Means over next-token predictions. ``loss`` and ``kl`` in nats a token; ``kl`` and ``agreement`` (share of
-    tokens whose most likely successor is the teacher's) are None without a teacher."""
+    tokens whose most likely successor is the teacher's) are None without a teacher. ``domains`` has the same of each
+    domain of the text, where it has several; the whole is their mean over tokens."""
 
     tokens: int
     loss: float
     next_token_accuracy: float
     agreement: float | None = None
     kl: float | None = None
+    domains: dict[str, Metrics] = field(default_factory=dict)
 
     @property
     def perplexity(self) -> float:
@@ -57,13 +59,34 @@ def measure(
     spare its forward for each of many candidates.
     Source of the two ranking metrics: arXiv:2504.03624 (next-token accuracy, agreement with the 56B's greedy token).
     """
+    parts = blocks.by_domain() or [("", blocks)]
+    sums: list[Tensor] = []
+    counts: list[int] = []
+    before = 0
+    for _, part in parts:
+        sums.append(_summed(model, part, batch, teacher, before, advance))
+        counts.append(part.tokens[:, 1:].size)
+        before += len(part)
+    alone = teacher is None
+    return replace(
+        _metrics(torch.stack(sums).sum(0), sum(counts), alone),
+        domains={name: _metrics(found, count, alone)
+                 for (name, _), found, count in zip(parts, sums, counts, strict=True) if name},
+    )  # fmt: skip
+
+
+def _summed(
+    model: HybridLM, blocks: TokenBlocks, batch: int, teacher: HybridLM | Answers | None, before: int,
+    advance: Callable[[int], None],
+) -> Tensor:  # fmt: skip
+    """[4] float64, sums over predictions: loss, right, agreeing, KL. A teacher's ``Answers`` to these blocks begin at
+    block ``before``."""
     device = next(model.parameters()).device
-    totals = torch.zeros(4, dtype=torch.float64, device=device)  # loss, right, agreeing, KL
-    count = 0
+    totals = torch.zeros(4, dtype=torch.float64, device=device)
     for start in range(0, len(blocks), batch):
         tokens = torch.from_numpy(blocks.tokens[start : start + batch].astype("int64")).to(device)
         hidden = _predictions(model, tokens)
-        other = None if teacher is None else _answers(teacher, tokens, start)
+        other = None if teacher is None else _answers(teacher, tokens, before + start)
         targets = tokens[:, 1:].reshape(-1)
         for at in range(0, len(targets), CHUNK_TOKENS):
             part = slice(at, at + CHUNK_TOKENS)
@@ -75,12 +98,15 @@ def measure(
                 log_t = torch.log_softmax(matmul_fp32(other[part], teacher.head_weight.to(other.dtype).t()), -1)
                 totals[2] += (best == log_t.argmax(-1)).sum()
                 totals[3] += (log_t.exp() * (log_t - log_p)).double().sum()
-        count += len(targets)
         advance(len(tokens))
-    loss, right, agreeing, kl = (totals / count).tolist()
+    return totals
+
+
+def _metrics(sums: Tensor, count: int, alone: bool) -> Metrics:
+    loss, right, agreeing, kl = (sums / count).tolist()
     return Metrics(
         tokens=count, loss=loss, next_token_accuracy=right,
-        agreement=None if teacher is None else agreeing, kl=None if teacher is None else kl,
+        agreement=None if alone else agreeing, kl=None if alone else kl,
     )  # fmt: skip
 
 

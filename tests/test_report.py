@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from helpers import FAST, run
+from helpers import FAST, TEXT, run
 from huggingface_hub import ModelCard
 
 from minipuzzle.artifacts import Scores, read_json
@@ -87,7 +87,7 @@ def test_report_and_card_grow_with_the_run(checkpoint, tmp_path):
     assert unfilled(text) == ["quality", "cost"]
     card = ModelCard.load(folder / "student" / "README.md")
     assert (card.data.license, card.data.language, card.data.eval_results) == ("apache-2.0", ["en"], None)
-    run("eval", "--run", folder, *FAST["eval"])
+    run("eval", "--run", folder, *FAST["eval"], "--data", two_domains(tmp_path))
     text, seen = check(build_report(folder))
     assert seen.count("svg") == 4
     assert unfilled(text) == []
@@ -100,6 +100,15 @@ def test_report_and_card_grow_with_the_run(checkpoint, tmp_path):
     assert "No distillation of this search has finished." in text
 
 
+def two_domains(folder):
+    """A folder of two texts."""
+    target = folder / "two"
+    target.mkdir()
+    for name, part in {"code <b>": TEXT.read_text()[:12_000].upper(), "prose": TEXT.read_text()[12_000:24_000]}.items():
+        (target / f"{name}.txt").write_text(part)
+    return target
+
+
 def check_card(folder):
     """Read by huggingface_hub: the metadata, and the numbers of eval.json."""
     card = ModelCard.load(folder / "student" / "README.md")
@@ -108,6 +117,13 @@ def check_card(folder):
     measured = {result.metric_type: result.metric_value for result in card.data.eval_results}
     for metric in ("loss", "perplexity", "bits_per_byte", "kl", "agreement"):
         assert measured[metric] == pytest.approx(student[metric], abs=1e-5)
+    page, teacher = (folder / "report.html").read_text(), read_json(folder / "eval.json")["rows"][0]
+    assert len(student["domains"]) == 2
+    for name, part in student["domains"].items():
+        shown = f"{part['loss']:.4f} {100 * (part['loss'] / teacher['domains'][name]['loss'] - 1):+.2f} %"
+        assert shown in next(line for line in card.text.splitlines() if line.startswith(f"| {name[:4]}"))
+        assert shown in page
+    assert "<b>" not in page.split('id="quality"')[1].split("<h2")[0]
     costs = read_json(folder / "eval.json")["costs"]
     assert len(costs) == 4
     assert all(row["predicted"] == row["measured"] for row in costs)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,20 +19,33 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from minipuzzle.artifacts import write_atomic
-from minipuzzle.data.documents import data_files, read_documents
+from minipuzzle.data.documents import data_files, file_documents, read_documents, text_name
 from minipuzzle.data.tokenizer import Tokenizer
 from minipuzzle.errors import UserError
+
+OTHERS = "others"
+"""The domain of the files that are too short to be one."""
+
+
+class Domain(NamedTuple):
+    """A kind of text: its name, how many blocks it has, and their size in UTF-8."""
+
+    name: str
+    blocks: int
+    text_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenBlocks:
     """``tokens`` [n_blocks, length] uint16 or uint32; ``documents`` [n_blocks, length] int32 counts documents within a
-    block from 0; ``text_bytes`` is the size in UTF-8 of the text these tokens stand for."""
+    block from 0; ``text_bytes`` is the size in UTF-8 of the text these tokens stand for. ``domains`` says of which text
+    the blocks are, in their order; empty where they are all of one."""
 
     tokens: NDArray[np.unsignedinteger]
     documents: NDArray[np.int32]
     fingerprint: str
     text_bytes: int
+    domains: tuple[Domain, ...] = ()
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -64,15 +78,30 @@ class TokenBlocks:
         """Blocks first, first + 2, ...: two disjoint halves for ``first`` 0 and 1."""
         return self._rows(np.arange(first, len(self), 2), f"half {first}")
 
+    def by_domain(self) -> list[tuple[str, TokenBlocks]]:
+        """(its name, its blocks) of each domain, in order; empty where the text is of one."""
+        starts = self._edges()[:-1]
+        return [(d.name, replace(self._rows(np.arange(start, start + d.blocks), f"domain {d.name}"),
+                                 text_bytes=d.text_bytes, domains=()))
+                for d, start in zip(self.domains, starts, strict=True)]  # fmt: skip
+
     def share(self, rank: int, world: int) -> TokenBlocks:
         """Blocks rank, rank + world, ...: equally many for each of ``world`` processes. All of them where that cannot be."""
         return self if len(self) % world else self._rows(np.arange(rank, len(self), world), f"share {rank} of {world}")
 
     def _rows(self, rows: NDArray[np.integer], how: str) -> TokenBlocks:
+        """Those at ``rows``, which rise."""
         digest = hashlib.sha256(f"{self.fingerprint} {how}".encode()).hexdigest()[:16]
         share = len(rows) / len(self)
+        counts = np.diff(np.searchsorted(rows, self._edges())).tolist()
+        domains = tuple(Domain(d.name, n, round(d.text_bytes * n / d.blocks))
+                        for d, n in zip(self.domains, counts, strict=True) if n)  # fmt: skip
         return replace(self, tokens=self.tokens[rows], documents=self.documents[rows], fingerprint=digest,
-                       text_bytes=round(self.text_bytes * share))  # fmt: skip
+                       text_bytes=round(self.text_bytes * share), domains=domains)  # fmt: skip
+
+    def _edges(self) -> NDArray[np.int64]:
+        """Where each domain starts, and where the last one ends."""
+        return np.cumsum([0, *(domain.blocks for domain in self.domains)])
 
 
 @lru_cache(maxsize=4)
@@ -115,41 +144,53 @@ def narrow(tokens: NDArray[np.unsignedinteger], vocab_size: int) -> NDArray[np.u
 
 def load_blocks(
     path: Path, tokenizer: Tokenizer, *, block_length: int, seed: int = 0, cache: Path | None = None,
-    max_tokens: int | None = None,
+    max_tokens: int | None = None, by_file: bool = False,
 ) -> TokenBlocks:  # fmt: skip
     """The token blocks of a text, kept in the folder ``cache`` so that the next command finds them.
 
     ``max_tokens`` takes only that many tokens from the start of the text (files by name, documents as they stand).
-    Raises: UserError as ``read_documents`` and ``pack``, and for a damaged file in ``cache``.
+    ``by_file`` makes each file of a folder a domain with blocks of its own, named by the file; files of fewer than two
+    blocks are one domain together. Raises: UserError as ``read_documents`` and ``pack``, and for a damaged file in ``cache``.
     """
     digest = hashlib.sha256(f"{tokenizer.fingerprint} {block_length} {seed}".encode())
-    for file in data_files(path):
+    files = data_files(path)
+    by_file = by_file and len(files) > 1
+    for file in files:
         with file.open("rb") as opened:
             digest.update(hashlib.file_digest(opened, "sha256").digest())
+        if by_file:
+            digest.update(f"domain {text_name(file)}".encode())
     if max_tokens is not None:
         digest.update(f"first {max_tokens}".encode())
     fingerprint = digest.hexdigest()[:16]
     stored = None if cache is None else cache / f"{fingerprint}.safetensors"
     if stored is not None and stored.exists():
         return _read(stored, fingerprint)
-    lists, size = _encode(path, tokenizer, max_tokens)
-    blocks = pack(lists, block_length=block_length, vocab_size=tokenizer.vocab_size, seed=seed,
-                  fingerprint=fingerprint, text_bytes=size)  # fmt: skip
+
+    def packed(lists: list[NDArray[np.unsignedinteger]], size: int) -> TokenBlocks:
+        return pack(lists, block_length=block_length, vocab_size=tokenizer.vocab_size, seed=seed,
+                    fingerprint=fingerprint, text_bytes=size)  # fmt: skip
+
+    if by_file:
+        each = ((text_name(file), _encode(file_documents(file), tokenizer)) for file in files)
+        blocks = _joined({name: packed(*text) for name, text in _domains(each, block_length).items()})
+    else:
+        blocks = packed(*_encode(read_documents(path), tokenizer, max_tokens))
     if stored is not None:
         tensors = {"tokens": np.ascontiguousarray(blocks.tokens), "documents": np.ascontiguousarray(blocks.documents)}
-        about = json.dumps({"text_bytes": blocks.text_bytes, "source": str(path)})
+        about = json.dumps({"text_bytes": blocks.text_bytes, "source": str(path), "domains": blocks.domains})
         write_atomic(stored, save(tensors, metadata={"about": about}))
     return blocks
 
 
 def _encode(
-    path: Path, tokenizer: Tokenizer, max_tokens: int | None
+    documents: Iterable[str], tokenizer: Tokenizer, max_tokens: int | None = None
 ) -> tuple[list[NDArray[np.unsignedinteger]], int]:
     """The tokens of each document, and the size of their text in bytes."""
     sizes: list[int] = []
 
     def sized() -> Iterator[str]:
-        for document in read_documents(path):
+        for document in documents:
             sizes.append(len(document.encode()))
             yield document
 
@@ -166,12 +207,52 @@ def _encode(
     return lists, size
 
 
+_Text = tuple[list[NDArray[np.unsignedinteger]], int]
+
+
+def _domains(each: Iterable[tuple[str, _Text]], block_length: int) -> dict[str, _Text]:
+    """The texts by name, those of one name as one, and those of fewer than two blocks together as ``OTHERS``.
+
+    Where even these make no block they are left out, as the incomplete end of any text is.
+    """
+    texts: dict[str, _Text] = {}
+
+    def add(name: str, text: _Text) -> None:
+        lists, size = texts.get(name, ([], 0))
+        texts[name] = (lists + text[0], size + text[1])
+
+    def tokens(name: str) -> int:
+        return sum(map(len, texts[name][0]))
+
+    for name, text in each:
+        add(name, text)
+    for name in [name for name in texts if tokens(name) < 2 * block_length]:
+        add(OTHERS, texts.pop(name))
+    if len(texts) > 1 and OTHERS in texts and tokens(OTHERS) < block_length:
+        del texts[OTHERS]
+    return texts
+
+
+def _joined(parts: dict[str, TokenBlocks]) -> TokenBlocks:
+    """The blocks of several texts, one after another, as one text of as many domains."""
+    first, *others = parts.values()
+    if not others:
+        return first
+    return replace(
+        first, tokens=np.concatenate([p.tokens for p in parts.values()]),
+        documents=np.concatenate([p.documents for p in parts.values()]),
+        text_bytes=sum(p.text_bytes for p in parts.values()),
+        domains=tuple(Domain(name, len(p), p.text_bytes) for name, p in parts.items()),
+    )  # fmt: skip
+
+
 def _read(path: Path, fingerprint: str) -> TokenBlocks:
     try:
         with safe_open(path, framework="np") as opened:
             about = json.loads(opened.metadata()["about"])
             return TokenBlocks(tokens=opened.get_tensor("tokens"), documents=opened.get_tensor("documents"),
-                               fingerprint=fingerprint, text_bytes=about["text_bytes"])  # fmt: skip
+                               fingerprint=fingerprint, text_bytes=about["text_bytes"],
+                               domains=tuple(Domain(*d) for d in about.get("domains", ())))  # fmt: skip
     except (SafetensorError, KeyError, TypeError) as error:
         raise UserError("The stored tokens cannot be read.", got=f"{path}: {error}",
                         allowed="a file that minipuzzle wrote",

@@ -44,24 +44,29 @@ def read_documents(path: Path) -> Iterator[str]:
     """
     some = False
     for file in data_files(path):
-        for document in _documents(file):
-            if document.strip():
-                some = True
-                yield document
+        for document in file_documents(file):
+            some = True
+            yield document
     if not some:
         raise UserError(f"{path} holds no text.", got="nothing but white space", allowed="at least one document",
                         next="Name another file.")  # fmt: skip
 
 
-def _documents(path: Path) -> Iterator[str]:
+def file_documents(path: Path) -> Iterator[str]:
+    """The documents of one file, in order, empty ones left out; perhaps none. Raises: UserError as ``read_documents``."""
     try:
-        yield from READERS[_format(path)](path)
+        yield from (document for document in READERS[_format(path)](path) if document.strip())
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8.", got=error, allowed="UTF-8 text", next="Convert it.") from error
     # a cut or foreign file: pyarrow's errors are ValueErrors, gzip's are OSErrors
     except (ValueError, OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise UserError(f"{path} cannot be read.", got=error, allowed=ALLOWED,
                         next="The file is damaged or misnamed: copy or convert it again.") from error  # fmt: skip
+
+
+def text_name(path: Path) -> str:
+    """The file's name without the endings of its format: "prose.val.txt.xz" is "prose.val"."""
+    return (path.with_suffix("") if path.suffix.lower() in OPENERS else path).stem
 
 
 def _format(path: Path) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from minipuzzle.artifacts import read_json, write_atomic
-from minipuzzle.report.facts import SOURCES, Facts, eval_rows, removed_rows, versions, why
+from minipuzzle.report.facts import SOURCES, Facts, domain_rows, eval_rows, removed_rows, versions, why
 from minipuzzle.report.units import count
 
 COPIED = ("license", "license_name", "license_link", "language")
@@ -33,6 +33,7 @@ def write_card(run: Path) -> Path:
         parameters=(count(search["parent"]["parameters"]), count(winner["parameters"])), why=why(facts),
         hidden=facts.hidden_change, removed=removed_rows(facts), distilled=facts.distilled,
         rows=eval_rows(facts.measured) if facts.measured else [],
+        domains=domain_rows(facts.measured) if facts.measured else [],
         measured=facts.measured, text=Path(facts.measured["data"]).name if facts.measured else "",
         remote="auto_map" in config, commands=facts.commands, versions=versions(), sources=SOURCES,
     )  # fmt: skip

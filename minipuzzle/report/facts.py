@@ -195,6 +195,29 @@ def eval_rows(measured: dict[str, Any]) -> list[dict[str, str]]:
     ]  # fmt: skip
 
 
+def domain_rows(measured: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row a domain of the text, as text: tokens, the first model's loss, that of each other with its change.
+
+    Empty where the text is of one domain, and in results of before domains were kept.
+    """
+    first, *others = measured["rows"]
+    return [
+        {"name": name, "tokens": f"{part['tokens']:,}", "loss": f"{part['loss']:.4f}",
+         "others": [f"{r['domains'][name]['loss']:.4f} {change(r['domains'][name]['loss'], part['loss'])}" for r in others]}
+        for name, part in first.get("domains", {}).items()
+    ]  # fmt: skip
+
+
+def domains_title(measured: dict[str, Any]) -> str:
+    """Over ``domain_rows``: where the last model's loss grew most, "loss by domain; worst of the student: docs +2.10 %"."""
+    first, last = measured["rows"][0], measured["rows"][-1]
+    changes = {name: part["loss"] / first["domains"][name]["loss"] for name, part in last.get("domains", {}).items()}
+    if len(measured["rows"]) == 1 or not changes:
+        return "loss by domain"
+    name = max(changes, key=changes.__getitem__)
+    return f"loss by domain; worst of the {last['name']}: {name} {change(changes[name], 1.0)}"
+
+
 def cost_rows(measured: dict[str, Any]) -> list[dict[str, str]]:
     """Predicted against measured costs as text."""
 

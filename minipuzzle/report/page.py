@@ -15,6 +15,8 @@ from minipuzzle.report.facts import (
     block_rows,
     change,
     cost_rows,
+    domain_rows,
+    domains_title,
     eval_rows,
     removed_rows,
     strip_titles,
@@ -134,4 +136,6 @@ def _eval_values(measured: dict[str, Any]) -> dict[str, Any]:
          f"tokens a second on {measured['device']}: {first['tokens_per_second']:,.0f} to {last['tokens_per_second']:,.0f}"),
     ]  # fmt: skip
     text = f"{measured['tokens']:,} tokens of validation text that the search never saw, on {measured['device']}."
-    return {"rows": eval_rows(measured), "numbers": numbers, "measured": text, "costs": cost_rows(measured)}
+    return {"rows": eval_rows(measured), "numbers": numbers, "measured": text, "costs": cost_rows(measured),
+            "domains": domain_rows(measured), "domains_title": domains_title(measured),
+            "models": [row["name"] for row in measured["rows"]]}  # fmt: skip

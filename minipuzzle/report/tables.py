@@ -13,6 +13,7 @@ from rich.text import Text
 
 from minipuzzle.artifacts import Scores
 from minipuzzle.cost.latency import LatencyTable
+from minipuzzle.report.facts import domain_rows, domains_title
 from minipuzzle.report.strip import strip_text
 from minipuzzle.report.units import bytes_, count, percent
 
@@ -110,7 +111,7 @@ def _block_name(text: str) -> str:
 
 
 def eval_table(result: dict[str, Any]) -> RenderableType:
-    """Teacher, pruned model and student side by side."""
+    """Teacher, pruned model and student side by side, then their losses by domain where the text has several."""
     title = f"{result['tokens']:,} tokens the search never saw, on {result['device']}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for column in ("", "parameters", "memory", "loss", "perplexity", "bits/byte", "KL", "agreement",
@@ -125,7 +126,15 @@ def eval_table(result: dict[str, Any]) -> RenderableType:
             percent(row["agreement"], 1), percent(row["next_token_accuracy"], 1),
             f"{row['tokens_per_second']:,.0f} {row['tokens_per_second'] / first['tokens_per_second']:.2f}x",
         )  # fmt: skip
-    return table
+    rows = domain_rows(result)
+    if not rows:
+        return table
+    parts = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for column in ("", "tokens", *(row["name"] for row in result["rows"])):
+        parts.add_column(column, justify="left" if not column else "right", no_wrap=True)
+    for row in rows:
+        parts.add_row(Text(row["name"]), row["tokens"], row["loss"], *row["others"])  # a file's name, not markup
+    return Group(table, Text(domains_title(result), style="italic"), parts)
 
 
 def tasks_table(result: dict[str, Any]) -> RenderableType:

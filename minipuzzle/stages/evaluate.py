@@ -14,7 +14,7 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.cost import Workload, memory
 from minipuzzle.data import TokenBlocks
 from minipuzzle.distill import check_vocabularies, mixed_precision
-from minipuzzle.evaluate import measure, tokens_per_second
+from minipuzzle.evaluate import Metrics, measure, tokens_per_second
 from minipuzzle.model import HybridLM
 from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import Ranks, ranks
@@ -29,7 +29,8 @@ SPEED_BATCH = 4
 
 
 def run_eval(job: Job, others: list[Path]) -> dict[str, Any]:
-    """Measure the run's checkpoints (or the teacher and ``others``) on the half of the text that search never saw.
+    """Measure the run's checkpoints (or the teacher and ``others``) on the half of the text that search never saw,
+    each domain of it too.
 
     Under torchrun the models are in shards over all processes, and the first one writes.
     """
@@ -51,10 +52,8 @@ def _eval(job: Job, others: list[Path], group: Ranks) -> dict[str, Any]:
             rows.append({
                 "name": name, "path": str(checkpoint.path), "parameters": checkpoint.parameters,
                 "bytes": checkpoint.bytes, "memory_bytes": memory(checkpoint.architecture, workload(job)).total,
-                "loss": metrics.loss, "perplexity": metrics.perplexity,
-                "bits_per_byte": metrics.bits_per_byte(blocks.text_bytes / blocks.tokens.size),
-                "kl": metrics.kl, "agreement": metrics.agreement,
-                "next_token_accuracy": metrics.next_token_accuracy,
+                **_numbers(metrics, blocks),
+                "domains": {part: _numbers(metrics.domains[part], text) for part, text in blocks.by_domain()},
                 "tokens_per_second": _speed(model, blocks, job.device),
             })  # fmt: skip
             if name == "student" and not others:
@@ -69,6 +68,14 @@ def _eval(job: Job, others: list[Path], group: Ranks) -> dict[str, Any]:
         if costs:
             write_card(job.run.path)
     return result
+
+
+def _numbers(metrics: Metrics, blocks: TokenBlocks) -> dict[str, Any]:
+    return {
+        "tokens": int(blocks.tokens.size), "loss": metrics.loss, "perplexity": metrics.perplexity,
+        "bits_per_byte": metrics.bits_per_byte(blocks.text_bytes / blocks.tokens.size),
+        "kl": metrics.kl, "agreement": metrics.agreement, "next_token_accuracy": metrics.next_token_accuracy,
+    }  # fmt: skip
 
 
 def named_checkpoints(job: Job, others: list[Path]) -> dict[str, Checkpoint]:

@@ -45,12 +45,16 @@ class Job:
         return tokenizer
 
     def text(self, which: str) -> TokenBlocks:
-        """The "train", "calibration" or "validation" text as token blocks, tokenised once per run directory."""
+        """The "train", "calibration" or "validation" text as token blocks, tokenised once per run directory.
+
+        Of validation each file of a folder is a domain.
+        """
         named = getattr(self.data, which)
         path = embedded.text_path(which) if named == EMBEDDED else Path(named)
         return load_blocks(
-            path, self.tokenizer, block_length=self.data.length, seed=self.data.seed, cache=self.run / "tokens"
-        )
+            path, self.tokenizer, block_length=self.data.length, seed=self.data.seed, cache=self.run / "tokens",
+            by_file=which == "validation",
+        )  # fmt: skip
 
     def validation(self, part: str) -> TokenBlocks:
         """Every other block of the validation text: "search" chooses on one half, "eval" reports the other."""

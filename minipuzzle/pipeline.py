@@ -27,7 +27,7 @@ def compress(recipe: Recipe, run: Path) -> tuple[dict[str, Any], Path]:
 
     checkpoint = embedded.teacher_path() if recipe.checkpoint == EMBEDDED else Path(recipe.checkpoint)
     job = Job(RunDir(run), checkpoint=checkpoint, data=recipe.data, device=recipe.device)
-    with ranks(job.device) as group:
+    with job.run.locked(), ranks(job.device) as group:
         run_score(job, recipe.score)
         run_search(job, recipe.search)
         group.by_first(lambda: list(run_prune(job)))

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from minipuzzle.artifacts import SCHEMA, read_json, write_json
 from minipuzzle.errors import UserError
+from minipuzzle.lock import hold
+from minipuzzle.progress import console
+from minipuzzle.temporary import sweep_run
+
+WORTH_SAYING = 100_000_000
+"""Bytes that are freed in silence below this."""
 
 
 class RunDir:
@@ -22,11 +30,30 @@ class RunDir:
         self.writes = os.environ.get("RANK", "0") == "0"
         self._file = path / "run.json"
         self.state: dict[str, Any] = {"schema": SCHEMA, "parent": None, "stages": {}}
-        if self._file.exists():
-            self.state = read_json(self._file)
+        self._read()
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nobody else works in this folder meanwhile; one ``locked`` may lie within another.
+
+        ``run.json`` is read again, and what killed processes left half written is removed.
+        Raises: UserError where another process is at work here.
+        """
+        if not self.writes:
+            yield
+            return
+        with hold(self.path) as lock:
+            if lock.missing:
+                if lock.first:
+                    _say(f"{self.path}: its file system has no locks ({lock.missing}), so that nothing keeps a second "
+                         "command out: start only one at a time")  # fmt: skip
+            elif lock.first and (freed := sweep_run(self.path)) >= WORTH_SAYING:
+                _say(f"{self.path}: removed {freed / 1e9:,.1f} GB that a killed command had left half written")
+            self._read()
+            yield
 
     @property
     def parent(self) -> Path | None:
@@ -35,6 +62,15 @@ class RunDir:
 
     def set_parent(self, path: Path, fingerprint: str) -> None:
         """Say which checkpoint this run is about. Raises: UserError where it is about another one already."""
+        found = {"path": str(path.resolve()), "fingerprint": fingerprint}
+        if self.state["parent"] == found:
+            return
+        with self.locked():
+            self._check_parent(path, fingerprint)
+            self.state["parent"] = found
+            self._save()
+
+    def _check_parent(self, path: Path, fingerprint: str) -> None:
         known = self.state["parent"]
         if known is not None and known["fingerprint"] != fingerprint:
             raise UserError(
@@ -42,9 +78,6 @@ class RunDir:
                 got=f"{path} (fingerprint {fingerprint})", allowed=f"{known['path']} (fingerprint {known['fingerprint']})",
                 next="Name another run directory with --run, or delete this one.",
             )  # fmt: skip
-        if known is None or known["path"] != str(path.resolve()):
-            self.state["parent"] = {"path": str(path.resolve()), "fingerprint": fingerprint}
-            self._save()
 
     def is_done(self, stage: str, key: str) -> bool:
         """Whether a stage finished with exactly these inputs."""
@@ -62,8 +95,9 @@ class RunDir:
     def mark(self, stage: str, key: str, **facts: Any) -> None:
         """Record that a stage finished."""
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        self.state["stages"][stage] = {"key": key, "finished": now, **facts}
-        self._save()
+        with self.locked():
+            self.state["stages"][stage] = {"key": key, "finished": now, **facts}
+            self._save()
 
     def facts(self, stage: str) -> dict[str, Any]:
         """What a finished stage recorded."""
@@ -75,10 +109,19 @@ class RunDir:
         if not self.writes:
             return
         file = self.path / "commands.json"
-        rows = read_json(file) if file.exists() else []
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        write_json(file, [*rows, {"command": command, "seconds": round(seconds, 1), "date": now}])
+        with self.locked():
+            rows = read_json(file) if file.exists() else []
+            write_json(file, [*rows, {"command": command, "seconds": round(seconds, 1), "date": now}])
+
+    def _read(self) -> None:
+        if self._file.exists():
+            self.state = read_json(self._file)
 
     def _save(self) -> None:
         if self.writes:
             write_json(self._file, self.state)
+
+
+def _say(text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True)

@@ -1,8 +1,12 @@
 """Running the command line inside the test process."""
 
 import bz2
+import os
+import signal
 import sys
 import tempfile
+import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -37,3 +41,25 @@ FAST = {
                 "--learning-rate", "5e-4", "--device", "cpu"),
     "eval": ("--data", TEXT, "--length", 64, "--device", "cpu"),
 }  # fmt: skip
+
+
+@contextmanager
+def forked(work):
+    """The number of a child process that runs ``work(ready)`` and has called ``ready``; it is killed at the end."""
+    read, write = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of forking beside torch's threads: the child computes nothing
+        pid = os.fork()
+    if pid == 0:
+        try:
+            work(lambda: os.write(write, b"1"))
+        finally:
+            os._exit(0)
+    os.close(write)
+    try:
+        os.read(read, 1)
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(read)

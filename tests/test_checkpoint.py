@@ -316,7 +316,7 @@ def test_a_checkpoint_comes_back_when_the_new_one_cannot_take_its_place(tmp_path
     save(shaken(tiny(vocab=61), seed=9), tmp_path / "student")
     old = Checkpoint.open(tmp_path / "student").fingerprint
     rename = Path.rename
-    monkeypatch.setattr(Path, "rename", lambda self, to: full() if self.name.startswith(".") else rename(self, to))
+    monkeypatch.setattr(Path, "rename", lambda self, to: full() if self.name.endswith(".writing") else rename(self, to))
     with pytest.raises(UserError, match="Could not write"):
         write_checkpoint(tmp_path / "student", source.architecture, source.tensor, source=source, config=source.config)
     assert Checkpoint.open(tmp_path / "student").fingerprint == old

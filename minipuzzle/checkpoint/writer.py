@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import disk_error
 from minipuzzle.checkpoint.reader import INDEX, SINGLE, Checkpoint
 from minipuzzle.errors import UserError
+from minipuzzle.temporary import REPLACED, temporary_beside
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +38,8 @@ def write_checkpoint(
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        temporary = temporary_beside(path)
+        temporary.mkdir()
         temporary.chmod(0o755)
         _write_weights(temporary, architecture, tensor, str(config["model_type"]), shard_bytes)
         (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -132,15 +133,12 @@ def _replace(new: Path, path: Path) -> None:
         new.rename(path)
         _sync(path.parent)
         return
-    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    old = aside / "old"
+    old = temporary_beside(path, REPLACED)
+    path.rename(old)
     try:
-        path.rename(old)
-        try:
-            new.rename(path)
-        except BaseException:
-            old.rename(path)
-            raise
-        _sync(path.parent)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        new.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    _sync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)

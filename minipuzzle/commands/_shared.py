@@ -54,11 +54,12 @@ def student(run: Path) -> Path:
 
 @contextmanager
 def command(run: Path) -> Iterator[None]:
-    """Record the command line and its seconds in the run directory once it has succeeded."""
-    started = time.monotonic()
-    yield
-    words = ["minipuzzle", *sys.argv[1:]]
-    RunDir(run).record_command(shlex.join(words), time.monotonic() - started)
+    """Work alone in the run directory; record the command line and its seconds there once it has succeeded."""
+    started, folder = time.monotonic(), RunDir(run)
+    with folder.locked():
+        yield
+        words = ["minipuzzle", *sys.argv[1:]]
+        folder.record_command(shlex.join(words), time.monotonic() - started)
 
 
 def print_json(value: Any) -> None:

@@ -7,7 +7,6 @@ What a family's blocks are called there is in ``gguf_nemotron_h`` and ``gguf_lla
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import disk_error
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
+from minipuzzle.temporary import temporary_beside
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,9 +69,7 @@ def export_gguf(
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        os.close(handle)
-        temporary = Path(name)
+        temporary = temporary_beside(target)
         count, notes = _write(library, checkpoint, temporary, dtype, advance)
         temporary.chmod(0o644)
         with temporary.open("rb") as file:

@@ -42,7 +42,7 @@ def run_adapt(job: Job, settings: AdaptSettings, teacher_path: Path | None) -> t
     by KL(teacher || model) in place of cross-entropy. Under torchrun the weights of both are sharded over all processes.
     Raises: UserError where nothing would be trained.
     """
-    with ranks(job.device) as group:
+    with job.run.locked(), ranks(job.device) as group:
         return _adapt(job, settings, teacher_path, group)
 
 

@@ -49,7 +49,7 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
     check_vocabularies(job.parent.architecture.vocab_size, teacher_file.architecture.vocab_size)
     if settings.adapter.kind:  # decay would pull Delta W to 0, not the weights
         settings = replace(settings, training=replace(settings.training, weight_decay=0.0))
-    with ranks(job.device) as group:
+    with job.run.locked(), ranks(job.device) as group:
         cuts = group.first_then_all(lambda: _cuts(job))
         blocks = group.first_then_all(lambda: job.text("train"))
         inputs = (job.run.key("prune"), teacher_file.fingerprint, blocks.fingerprint)

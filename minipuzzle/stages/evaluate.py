@@ -34,7 +34,7 @@ def run_eval(job: Job, others: list[Path]) -> dict[str, Any]:
 
     Under torchrun the models are in shards over all processes, and the first one writes.
     """
-    with ranks(job.device) as group:
+    with job.run.locked(), ranks(job.device) as group:
         return _eval(job, others, group)
 
 

@@ -33,7 +33,7 @@ def run_pretrain(recipe: PretrainRecipe, run: RunDir) -> Checkpoint:
 
     Beside it, ``training.json`` keeps the recipe, the machine, the wall time and the losses.
     """
-    with ranks(pick_device(recipe.device)) as group:
+    with run.locked(), ranks(pick_device(recipe.device)) as group:
         return _pretrain(recipe, run, group)
 
 

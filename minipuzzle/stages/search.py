@@ -33,7 +33,7 @@ def run_search(job: Job, settings: SearchSettings) -> dict[str, Any]:
 
     Under torchrun the parent is in shards over all processes; the first one searches, the others compute with it.
     """
-    with ranks(job.device) as group:
+    with job.run.locked(), ranks(job.device) as group:
         blocks = group.first_then_all(lambda: job.validation("search"))
         blocks = blocks.take(min(settings.validation_blocks, len(blocks)), seed=0)
         parent = MaskedParent(job, blocks, group)

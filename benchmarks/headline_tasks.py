@@ -26,7 +26,8 @@ import torch
 from minipuzzle.artifacts import fingerprint, read_json, write_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import Tokenizer, load_blocks
-from minipuzzle.data.documents import data_files, read_documents
+from minipuzzle.data.documents import read_documents
+from minipuzzle.data.files import data_files
 from minipuzzle.distill import mixed_precision
 from minipuzzle.evaluate import Answers, answers, measure
 from minipuzzle.kernels import choose

@@ -6,7 +6,8 @@ import hashlib
 from pathlib import Path
 
 from minipuzzle import embedded
-from minipuzzle.data.documents import SEPARATOR, data_files, read_documents
+from minipuzzle.data.documents import SEPARATOR, read_documents
+from minipuzzle.data.files import data_files
 
 HERE = Path(__file__).parent
 

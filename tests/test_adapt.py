@@ -103,7 +103,8 @@ def test_answers_alone_carry_the_loss(examples):
 def test_bad_examples_are_refused(tmp_path):
     tokenizer = Tokenizer.load(embedded.teacher_path())
     good = {"prompt": "a", "answer": "b"}
-    for rows, what in (([good, {"prompt": "a"}], "no example"), ([good, {"prompt": "a", "answer": ""}], "no example"),
+    for rows, what in (([good, {"prompt": "a"}], 'Line 2 .* no text in "answer"'),
+                       ([good, {"prompt": "a", "answer": ""}], "no example"),
                        ([good, {"prompt": "word " * 99, "answer": "b"}], "longer than a block")):  # fmt: skip
         with pytest.raises(UserError, match=what):
             load_instructions(write_rows(tmp_path / "bad.jsonl", rows), tokenizer, block_length=64)

@@ -19,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from minipuzzle.artifacts import write_atomic
-from minipuzzle.data.documents import data_files, file_documents, read_documents, text_name
+from minipuzzle.data.documents import file_documents, read_documents, text_name
+from minipuzzle.data.files import data_files, reading, say_left_out
 from minipuzzle.data.tokenizer import Tokenizer
 from minipuzzle.errors import UserError
 
@@ -152,11 +153,11 @@ def load_blocks(
     ``by_file`` makes each file of a folder a domain with blocks of its own, named by the file; files of fewer than two
     blocks are one domain together. Raises: UserError as ``read_documents`` and ``pack``, and for a damaged file in ``cache``.
     """
-    digest = hashlib.sha256(f"{tokenizer.fingerprint} {block_length} {seed}".encode())
+    digest = hashlib.sha256(f"{tokenizer.fingerprint} {tokenizer.eos_id} {block_length} {seed}".encode())
     files = data_files(path)
     by_file = by_file and len(files) > 1
     for file in files:
-        with file.open("rb") as opened:
+        with reading(file), file.open("rb") as opened:
             digest.update(hashlib.file_digest(opened, "sha256").digest())
         if by_file:
             digest.update(f"domain {text_name(file)}".encode())
@@ -165,7 +166,8 @@ def load_blocks(
     fingerprint = digest.hexdigest()[:16]
     stored = None if cache is None else cache / f"{fingerprint}.safetensors"
     if stored is not None and stored.exists():
-        return _read(stored, fingerprint)
+        return _read(stored, fingerprint, block_length)
+    say_left_out(path)
 
     def packed(lists: list[NDArray[np.unsignedinteger]], size: int) -> TokenBlocks:
         return pack(lists, block_length=block_length, vocab_size=tokenizer.vocab_size, seed=seed,
@@ -246,14 +248,16 @@ def _joined(parts: dict[str, TokenBlocks]) -> TokenBlocks:
     )  # fmt: skip
 
 
-def _read(path: Path, fingerprint: str) -> TokenBlocks:
+def _read(path: Path, fingerprint: str, block_length: int) -> TokenBlocks:
     try:
         with safe_open(path, framework="np") as opened:
             about = json.loads(opened.metadata()["about"])
-            return TokenBlocks(tokens=opened.get_tensor("tokens"), documents=opened.get_tensor("documents"),
-                               fingerprint=fingerprint, text_bytes=about["text_bytes"],
-                               domains=tuple(Domain(*d) for d in about.get("domains", ())))  # fmt: skip
-    except (SafetensorError, KeyError, TypeError) as error:
+            tokens, documents = opened.get_tensor("tokens"), opened.get_tensor("documents")
+        if tokens.shape != documents.shape or tokens.shape[1:] != (block_length,) or not len(tokens):
+            raise ValueError(f"tokens {list(tokens.shape)}, documents {list(documents.shape)}")
+        return TokenBlocks(tokens=tokens, documents=documents, fingerprint=fingerprint, text_bytes=int(about["text_bytes"]),
+                           domains=tuple(Domain(*d) for d in about.get("domains", ())))  # fmt: skip
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise UserError("The stored tokens cannot be read.", got=f"{path}: {error}",
                         allowed="a file that minipuzzle wrote",
                         next="Delete it; it is made again.") from error  # fmt: skip

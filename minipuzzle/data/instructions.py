@@ -1,54 +1,84 @@
-"""Prompts with answers, packed whole: JSON lines {"prompt": "...", "answer": "..."}, losses on the answers only."""
+"""Prompts with answers, packed whole: JSON lines {"prompt": "...", "answer": "..."}, losses on the
+answers only."""
 
 from __future__ import annotations
 
 import bisect
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minipuzzle.data.blocks import TokenBlocks, narrow
-from minipuzzle.data.documents import data_files, open_data
+from minipuzzle.data.files import data_files, file_format, reading, say_left_out
+from minipuzzle.data.json_lines import json_lines, text_field
 from minipuzzle.data.tokenizer import Tokenizer
 from minipuzzle.errors import UserError
 
 Example = tuple[NDArray[np.uint32], NDArray[np.uint32]]
 
 
+ALLOWED = '{"prompt": "...", "answer": "..."}, neither of them empty'
+
+
 def has_answers(path: Path) -> bool:
-    """Whether a text is JSON lines of prompts and answers: its first line says so."""
+    """Whether a text is JSON lines of prompts and answers: its first line says so. Raises:
+    UserError as ``json_lines``."""
     files = data_files(path)
-    if not all(".jsonl" in file.suffixes for file in files):
+    if any(file_format(file) != ".jsonl" for file in files):
         return False
-    with open_data(files[0]) as file:
-        try:
-            first = json.loads(next((line for line in file if line.strip()), b"{}"))
-        except json.JSONDecodeError:
-            return False
-    return isinstance(first, dict) and "prompt" in first and "answer" in first
+    first: dict[str, Any] = next((row for file in files for _, row in json_lines(file)), {})
+    return "prompt" in first and "answer" in first
 
 
 def read_examples(path: Path) -> Iterator[tuple[str, str]]:
-    """(prompt, answer) of each line. Raises: UserError for a line without both, or with an empty one."""
+    """(prompt, answer) of each line. Raises: UserError for a line without both, or with an empty
+    one."""
     for file in data_files(path):
-        with open_data(file) as opened:
-            for number, line in enumerate(opened, start=1):
-                if line.strip():
-                    yield _example(file, number, line)
+        if file_format(file) != ".jsonl":
+            raise UserError(
+                f"{file} holds no prompts and answers.",
+                got=file.suffix,
+                allowed=f".jsonl, each line {ALLOWED}",
+                next="Convert it, or take it out of the folder.",
+            )
+        for number, row in json_lines(file):
+            prompt, answer = (
+                text_field(file, number, row, name, ALLOWED) for name in ("prompt", "answer")
+            )
+            if not prompt or not answer:
+                raise UserError(
+                    f"Line {number} of {file} is no example.",
+                    got=f"an empty {'answer' if prompt else 'prompt'}",
+                    allowed=ALLOWED,
+                    next="Fix or remove that line.",
+                )
+            yield prompt, answer
 
 
-def load_instructions(path: Path, tokenizer: Tokenizer, *, block_length: int, seed: int = 0) -> TokenBlocks:
-    """Blocks of whole examples: prompt, answer, end token; the rest of a block is end tokens without a loss.
+def load_instructions(
+    path: Path, tokenizer: Tokenizer, *, block_length: int, seed: int = 0
+) -> TokenBlocks:
+    """Blocks of whole examples: prompt, answer, end token; the rest of a block is end tokens
+    without a loss.
 
-    ``documents`` numbers segments, not documents: 2 k for the prompt of a block's k-th example and for what fills the
-    block, 2 k + 1 for its answer and end token. The answer's text follows the prompt's directly: white space between
-    them belongs to one of them. Raises: UserError as ``read_examples``, and for an example longer than a block.
+    ``documents`` numbers segments, not documents: 2 k for the prompt of a block's k-th example and
+    for what fills the block, 2 k + 1 for its answer and end token. The answer's text follows the
+    prompt's directly: white space between them belongs to one of them. Raises: UserError as
+    ``read_examples``, and for an example longer than a block.
     """
+    say_left_out(path)
     texts = list(read_examples(path))
+    if not texts:
+        raise UserError(
+            f"{path} holds no examples.",
+            got="no line",
+            allowed=f"at least one {ALLOWED}",
+            next="Name another file.",
+        )
     prompts = tokenizer.encode_documents(prompt for prompt, _ in texts)
     answers = tokenizer.encode_documents(answer for _, answer in texts)
     # an answer ends with the end token, a prompt does not
@@ -60,9 +90,12 @@ def load_instructions(path: Path, tokenizer: Tokenizer, *, block_length: int, se
     documents = np.zeros((len(bins), block_length), dtype=np.int32)
     for row, members in enumerate(bins):
         _write_row(tokens[row], documents[row], [examples[order[i]] for i in members])
-    digest = hashlib.sha256(f"instructions {tokenizer.fingerprint} {block_length} {seed}".encode())
+    digest = hashlib.sha256(
+        f"instructions {tokenizer.fingerprint} {tokenizer.eos_id} {block_length} {seed}".encode()
+    )
     for file in data_files(path):
-        digest.update(file.read_bytes())
+        with reading(file), file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
     return TokenBlocks(
         tokens=narrow(tokens, tokenizer.vocab_size), documents=documents, fingerprint=digest.hexdigest()[:16],
         text_bytes=sum(len(p.encode()) + len(a.encode()) for p, a in texts),
@@ -70,7 +103,8 @@ def load_instructions(path: Path, tokenizer: Tokenizer, *, block_length: int, se
 
 
 def fill_blocks(lengths: list[int], capacity: int) -> list[list[int]]:
-    """Positions of ``lengths`` in blocks: each, longest first, into the fullest block that has room (best fit)."""
+    """Positions of ``lengths`` in blocks: each, longest first, into the fullest block that has room
+    (best fit)."""
     blocks: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (free tokens, block), ascending
     for position in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -85,7 +119,9 @@ def fill_blocks(lengths: list[int], capacity: int) -> list[list[int]]:
     return blocks
 
 
-def _write_row(tokens: NDArray[np.uint32], documents: NDArray[np.int32], members: list[Example]) -> None:
+def _write_row(
+    tokens: NDArray[np.uint32], documents: NDArray[np.int32], members: list[Example]
+) -> None:
     at = 0
     for number, (prompt, answer) in enumerate(members):
         middle, end = at + len(prompt), at + len(prompt) + len(answer)
@@ -95,25 +131,13 @@ def _write_row(tokens: NDArray[np.uint32], documents: NDArray[np.int32], members
     documents[at:] = 2 * len(members)
 
 
-def _example(file: Path, number: int, line: bytes) -> tuple[str, str]:
-    try:
-        row = json.loads(line)
-        prompt, answer = row["prompt"], row["answer"]
-        if isinstance(prompt, str) and isinstance(answer, str) and prompt and answer:
-            return prompt, answer
-    except (json.JSONDecodeError, KeyError, TypeError):
-        pass
-    raise UserError(
-        f"Line {number} of {file} is no example.", got=line[:60].decode(errors="replace").strip(),
-        allowed='{"prompt": "...", "answer": "..."}, neither of them empty', next="Mend or remove that line.",
-    )  # fmt: skip
-
-
 def _check_lengths(examples: list[Example], block_length: int) -> None:
     lengths = [len(prompt) + len(answer) for prompt, answer in examples]
     longer = sum(length > block_length for length in lengths)
     if longer:
         raise UserError(
-            f"{longer:,} of {len(examples):,} examples are longer than a block.", got=f"up to {max(lengths):,} tokens",
-            allowed=f"at most {block_length:,}", next=f"Give --length {max(lengths)}, or shorten them.",
-        )  # fmt: skip
+            f"{longer:,} of {len(examples):,} examples are longer than a block.",
+            got=f"up to {max(lengths):,} tokens",
+            allowed=f"at most {block_length:,}",
+            next=f"Give --length {max(lengths)}, or shorten them.",
+        )

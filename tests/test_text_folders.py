@@ -1,0 +1,147 @@
+"""Which files a path means: suffixes, folders, links. Nothing is passed over without a word."""
+
+import gzip
+import os
+
+import pytest
+from test_texts import GOOD, PAIR, read_all, refused
+
+from minipuzzle import embedded
+from minipuzzle.data import (
+    Tokenizer,
+    has_answers,
+    load_blocks,
+    load_instructions,
+    read_documents,
+    read_examples,
+)
+from minipuzzle.data.files import data_files
+
+
+@pytest.fixture(scope="module")
+def own():
+    return Tokenizer.load(embedded.teacher_path())
+
+
+@pytest.mark.parametrize("name", ["a.JSONL", "a.Jsonl", "a.jsonl.GZ", "a.JSONL.gz", "a.b.jsonl"])
+def test_the_case_of_a_suffix_means_nothing(tmp_path, name):
+    (tmp_path / name).write_bytes(gzip.compress(PAIR) if name.lower().endswith("gz") else PAIR)
+    assert has_answers(tmp_path / name)
+    assert has_answers(tmp_path)
+    assert list(read_examples(tmp_path)) == [("two and two:", " four")]
+
+
+def test_json_lines_are_so_called_at_the_end_of_a_name(tmp_path, own):
+    (tmp_path / "notes.jsonl.txt").write_bytes(PAIR * 40)
+    assert not has_answers(tmp_path)
+    assert load_blocks(tmp_path, own, block_length=16).tokens.size
+    assert (
+        "no prompts and answers"
+        in refused(tmp_path, lambda p: load_instructions(p, own, block_length=16)).what
+    )
+
+
+def put(folder, names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(GOOD if ".jsonl" in name else b"words of " + name.encode())
+    return folder
+
+
+def test_hidden_files_and_licences_are_no_text_and_what_is_left_out_is_said(tmp_path, own, capsys):
+    put(
+        tmp_path,
+        [
+            "a.txt",
+            "b.jsonl",
+            ".a.txt",
+            "._b.jsonl",
+            ".ipynb_checkpoints/a.txt",
+            "LICENSE.txt",
+            "licence-mit.TXT",
+            "README.md",
+            "readme_en.txt",
+            "NOTICE.txt",
+            "c.csv",
+            "more/d.txt",
+            "license_texts.jsonl",
+        ],
+    )
+    assert [p.name for p in data_files(tmp_path)] == ["a.txt", "b.jsonl", "license_texts.jsonl"]
+    load_blocks(tmp_path, own, block_length=2)
+    said = capsys.readouterr().err
+    for name in (
+        "LICENSE.txt",
+        "licence-mit.TXT",
+        "readme_en.txt",
+        "NOTICE.txt",
+        "c.csv",
+        "README.md",
+        "more",
+    ):
+        assert name in said
+    assert "._b" not in said
+    assert list(read_documents(tmp_path / "LICENSE.txt")) == [
+        "words of LICENSE.txt"
+    ]  # named itself, it is one
+
+
+def test_a_folder_whose_texts_lie_below_says_where(tmp_path):
+    put(
+        tmp_path,
+        [
+            "README.md",
+            "data/en/train.jsonl",
+            "data/de/train.txt.gz",
+            ".cache/a.txt",
+            "docs/LICENSE.txt",
+        ],
+    )
+    error = refused(tmp_path)
+    assert "folders below" in error.what
+    assert error.got == f"{tmp_path}/data/de, {tmp_path}/data/en"
+    assert str(tmp_path / "data/de") in error.next
+
+
+@pytest.mark.parametrize("name", ["b.jsonl.zst", "b.txt.zip", "b.parquet.gz", "b.txt.gz.xz"])
+def test_a_part_of_a_folder_that_we_cannot_open_is_not_passed_over(tmp_path, name):
+    put(tmp_path, ["a.txt", name])
+    assert name in refused(tmp_path).what
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path, own):
+    os.mkfifo(tmp_path / "pipe.txt")
+    assert "neither" in refused(tmp_path / "pipe.txt").got  # and would wait for a writer for ever
+    assert "pipe.txt" in refused(tmp_path).what
+    os.remove(tmp_path / "pipe.txt")
+    (tmp_path / "a.txt").symlink_to("nowhere.txt")
+    assert "a.txt" in refused(tmp_path).got
+    (tmp_path / "b.txt").symlink_to("b.txt")
+    assert "symbolic links" in refused(tmp_path / "b.txt").got
+    for path, got in (
+        (tmp_path / "a\0.txt", "null"),
+        (tmp_path / ("x" * 300), "too long"),
+        (tmp_path / "c.txt/d.txt", ""),
+    ):
+        assert got in refused(path).got
+        assert refused(path, has_answers)
+    for folder in ("empty", "folder.jsonl"):
+        (tmp_path / folder).mkdir()
+        assert refused(tmp_path / folder).got == "an empty folder"
+
+
+def test_a_file_that_may_not_be_read_is_told(tmp_path, own, monkeypatch):
+    put(tmp_path, ["a.jsonl", "b.parquet"])
+
+    def closed(path, *options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.open", closed)  # root may read everything
+    for read in (
+        lambda p: load_blocks(p, own, block_length=8),
+        lambda p: load_instructions(p, own, block_length=8),
+        has_answers,
+        read_all,
+    ):
+        error = refused(tmp_path / "a.jsonl", read)
+        assert (error.got, "permissions" in error.next) == ("Permission denied", True)

@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def draw(axes: Any, rows: list[dict[str, Any]]) -> None:
-    """A line a student: the accuracy that it retains, with the 95 % of a bootstrap over examples."""
+    """A line a student: the accuracy above chance that it retains, with the 95 % of a bootstrap over examples."""
     rows = rows[:0:-1]
     for scratch, colour in ((False, "C0"), (True, "C1")):
         mine = [(y, r) for y, r in enumerate(rows) if ("from scratch" in r["name"]) == scratch]
@@ -61,7 +61,7 @@ def draw(axes: Any, rows: list[dict[str, Any]]) -> None:
         axes.errorbar(x, [y for y, _ in mine], xerr=ends, fmt="o", capsize=3, markersize=4, color=colour)
     axes.axvline(99, color="grey", linewidth=0.8, linestyle="--")
     axes.set_yticks(range(len(rows)), [f"{r['name']}, {r['parameters'] / 1e6:.1f} M" for r in rows])
-    axes.set(xlabel="accuracy, % of the teacher's (dashed: 99 %)", xlim=(0, 105))
+    axes.set(xlabel="accuracy above chance, % of the teacher's (dashed: 99 %)", xlim=(0, 105))
 
 
 def tables(found: dict[str, Any]) -> Lines:

@@ -7,8 +7,9 @@ code.val): ``last word`` (as LAMBADA: the last word of a passage that has it bef
 sentence`` and ``next line`` (of code) among four by log probability a byte, ``copy`` (a random sequence that began
 again), ``recall`` (a word that followed another one before). With lambada_openai.jsonl ({"text"} a line) in the folder
 also ``lambada``. A task counts where the first model is clearly above chance (two standard errors). The first model's
-average is what others retain; intervals of 95 % are of a bootstrap over examples, the same for both models. KL is from
-the first model. What is measured is kept beside --out, so that the same command with more models measures only these.
+average, with chance taken off each task, is what others retain: a model that guesses retains 0 %. Intervals of 95 % are
+of a bootstrap over examples, the same for both models. KL is from the first model. What is measured is kept beside
+--out, so that the same command with more models measures only these.
 """
 
 from __future__ import annotations
@@ -188,14 +189,14 @@ def score(model: HybridLM, rows: list[list[int]], starts: list[int]) -> Iterator
 
 
 def verdict(right: dict[str, dict[str, np.ndarray]], name: str) -> dict[str, Any]:
-    """Accuracies, their average over the tasks that count, and what of the first model's average is retained."""
+    """Accuracies, their average over the tasks that count, and what of the first model's, above chance, is retained."""
     first = next(iter(right.values()))
     counts = [task for task, r in first.items() if above_chance(r, CHANCE[task])]
     result: dict[str, Any] = {"tasks": {t: {"accuracy": float(r.mean()), "examples": len(r)} for t, r in right[name].items()},
                               "counted": counts}  # fmt: skip
     if counts:
         result |= {"average": float(np.mean([right[name][t].mean() for t in counts])),
-                   **interval([(right[name][t], first[t]) for t in counts])}  # fmt: skip
+                   **interval([(right[name][t] - CHANCE[t], first[t] - CHANCE[t]) for t in counts])}  # fmt: skip
     return result
 
 
@@ -205,7 +206,7 @@ def above_chance(right: np.ndarray, chance: float) -> bool:
 
 
 def interval(pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
-    """The ratio of the averages and its interval of 95 %, examples drawn anew within each task."""
+    """The ratio of the averages above chance and its interval of 95 %, examples drawn anew within each task."""
     rng, ratios = np.random.default_rng(0), []
     for _ in range(RESAMPLES):
         drawn = [(a[rows], b[rows]) for a, b in pairs for rows in [rng.integers(len(a), size=len(a))]]
@@ -218,7 +219,8 @@ def table(result: dict[str, Any]) -> Iterator[str]:
     """Markdown: a row a model."""
     first = result["rows"][0]
     groups, tasks = list(first["losses"]), list(first["tasks"])
-    yield "| model | parameters | " + " | ".join([f"loss {g}" for g in groups] + tasks) + " | average | retained (95 %) |"
+    names = [f"loss {g}" for g in groups] + tasks
+    yield "| model | parameters | " + " | ".join(names) + " | average | above chance, of the teacher's (95 %) |"
     yield "|---" * (4 + len(groups) + len(tasks)) + "|"
     for row in result["rows"]:
         cells = [f"{row['losses'][g]['loss']:.4f} ({100 * (row['losses'][g]['loss'] / first['losses'][g]['loss'] - 1):+.2f} %)"

@@ -134,3 +134,15 @@ def test_what_is_retained():
     assert 0.02 < found["retained_95"][1] - found["retained_95"][0] < 0.06
     assert found["retained_95"][0] < found["retained"] < found["retained_95"][1]
     assert headline_tasks.verdict(right, "teacher")["retained_95"] == [1.0, 1.0]
+
+
+def test_who_guesses_retains_nothing():
+    """A quarter right among four is chance: 0.25 of 0.75 is no third of the accuracy, but none."""
+    first = {"next line": np.arange(1000) % 4 != 0, "copy": np.arange(1000) % 2 == 0}
+    guesses = {"next line": np.arange(1000) % 4 == 0, "copy": np.zeros(1000, dtype=bool)}
+    found = headline_tasks.verdict({"teacher": first, "student": guesses}, "student")
+    assert found["retained"] == pytest.approx(0.0)
+    assert found["retained_95"][0] < 0 < found["retained_95"][1]
+    half = {"next line": np.arange(1000) % 2 == 0, "copy": np.arange(1000) % 4 == 0}
+    found = headline_tasks.verdict({"teacher": first, "student": half}, "student")
+    assert found["retained"] == pytest.approx((0.25 + 0.25) / (0.5 + 0.5))

@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from minipuzzle import families
 from minipuzzle.arch import Architecture
+from minipuzzle.checkpoint.doors import opened
+from minipuzzle.checkpoint.heads import settled
+from minipuzzle.checkpoint.text import read_object
 from minipuzzle.errors import UserError
+
+MAX_CONFIG = 1 << 24
+YES_OR_NO = ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_bias", "use_conv_bias",
+             "mamba_conv_bias", "mamba_proj_bias")  # fmt: skip
+"""Fields that decide which tensors there are. The text "false" would count as true."""
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], Architecture]:
-    """(config.json's fields, the architecture it means). Raises: UserError where it is missing or makes no sense."""
-    file = path / "config.json"
-    if not file.is_file():
+    """(config.json's fields, the architecture it means).
+
+    Where the weights lie beside it and hold another head than a tied one, the architecture has a
+    head of its own. Raises: UserError where config.json is missing or makes no sense, and for
+    broken weights of a tied head.
+    """
+    if not (path / "config.json").is_file():
         raise UserError(
-            "There is no checkpoint here.", got=path, allowed="a folder with a config.json",
-            next="Check the path; a checkpoint is the folder that transformers' save_pretrained writes.",
-        )  # fmt: skip
-    try:
-        config = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not JSON.", got=error, allowed="JSON", next="Restore the file.") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{file} is not a JSON object.", got=type(config).__name__, allowed="an object",
-                        next="Restore the file.")  # fmt: skip
-    return config, families.find(str(config.get("model_type", ""))).architecture(config)
+            "There is no checkpoint here.",
+            got=path,
+            allowed="a folder with a config.json",
+            next="Check the path; a checkpoint is what transformers' save_pretrained writes.",
+        )
+    config = read_object(opened(path, "config.json"), MAX_CONFIG)
+    for field in YES_OR_NO:
+        if not isinstance(config.get(field), bool | None):
+            raise UserError(
+                f"{field} in config.json is neither true nor false.",
+                got=ascii(config[field])[:80],
+                allowed="true or false",
+                next="Mend config.json, or take another checkpoint.",
+            )
+    family = families.find(str(config.get("model_type", "")))
+    return config, settled(path, config, family, family.architecture(config))

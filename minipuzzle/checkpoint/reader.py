@@ -5,28 +5,27 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minipuzzle import families
 from minipuzzle.arch import Architecture
+from minipuzzle.checkpoint.claims import IGNORED, claim, quantisation
 from minipuzzle.checkpoint.config import read_config
-from minipuzzle.checkpoint.header import Entry, read_header
+from minipuzzle.checkpoint.doors import travelling
+from minipuzzle.checkpoint.header import Entry
+from minipuzzle.checkpoint.heads import TORCH_DTYPES
+from minipuzzle.checkpoint.identity import digests, state_of
+from minipuzzle.checkpoint.shards import read_entries
 from minipuzzle.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 PIECE_BYTES = 1 << 24
-TORCH_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
-                "F8_E5M2": "float8_e5m2"}  # fmt: skip
-IGNORED = {"multi-token prediction (mtp.*)": re.compile(r"^mtp\."), "RoPE's speeds": re.compile(r"\.rotary_emb\.inv_freq$")}
-"""What transformers does not load either: it has no such heads, and computes the speeds."""
 
 
 class Checkpoint:
@@ -40,22 +39,10 @@ class Checkpoint:
         self.config = config
         self.architecture = architecture
         self.family = families.find(str(config["model_type"]))
-        self._names = _claim(path, self.family.names(architecture), entries, architecture)
-        ignored = {what: sum(bool(pattern.search(name)) for name in entries) for what, pattern in IGNORED.items()}
-        self.notes = tuple(f"{count} tensors of {what} are not read" for what, count in ignored.items() if count)
+        self._names = claim(path, config, self.family, architecture, entries)
         self._entries = {name: entries[theirs] for name, theirs in self._names.items()}
-        for tensor in architecture.tensors():
-            entry = self._entries[tensor.name]
-            if entry.shape != tensor.shape:
-                raise UserError(
-                    f"Tensor {self._names[tensor.name]} has the wrong shape.", got=entry.shape, allowed=tensor.shape,
-                    next="config.json and weights disagree: restore both from one place.",
-                )  # fmt: skip
-        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-        for name, entry in sorted(self._entries.items()):
-            digest.update(f"{name} {entry.dtype} {entry.shape}".encode())
-            digest.update(entry.sample())
-        self.fingerprint = digest.hexdigest()[:16]
+        self._states = {entry.file: state_of(entry.file) for entry in self._entries.values()}
+        self.notes = tuple(self._remarks(entries))
 
     @staticmethod
     def open(path: Path) -> Checkpoint:
@@ -65,12 +52,51 @@ class Checkpoint:
         pickled weights, and what ``read_config`` raises.
         """
         config, architecture = read_config(path)
-        return Checkpoint(path, config, architecture, _entries(path))
+        entries, beside = read_entries(path, config)
+        opened = Checkpoint(path, config, architecture, entries)
+        opened.notes += beside
+        return opened
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of config.json and all bytes of all tensors: a copy has the same.
+
+        All weights are read when it is first asked for, large files only if they changed since the
+        last time (``identity``). Raises: UserError where files changed since they were opened.
+        """
+        for file, state in self._states.items():
+            if state_of(file) != state:
+                raise UserError(
+                    f"{file} changed after it was opened.", got="another size or time",
+                    allowed="files at rest", next="Wait until it is written, then start again.",
+                )  # fmt: skip
+        known = digests({self._names[name]: entry for name, entry in self._entries.items()})
+        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
+        for name, entry in sorted(self._entries.items()):
+            digest.update(f"{name} {entry.dtype} {entry.shape} {known[self._names[name]]}".encode())
+        return digest.hexdigest()[:16]
+
+    def _remarks(self, entries: dict[str, Entry]) -> Iterator[str]:
+        for what, pattern in IGNORED.items():
+            count = sum(bool(pattern.search(name)) for name in entries)
+            if count:
+                yield f"{count} tensors of {what} are not read"
+        if self.family.architecture(self.config).tied_head and not self.architecture.tied_head:
+            yield ("config.json says that the head is the embedding, the weights have another one: "
+                   "it is read as the model's own")  # fmt: skip
+        said = quantisation(self.config)
+        if said:
+            yield (f"config.json says that the weights are quantised ({said}), they are plain "
+                   f"{self.dtype}: read as they are")  # fmt: skip
+        if (self.path / "adapter_config.json").is_file():
+            yield "the adapter beside the weights is not applied: minipuzzle merge does it"
+        for link in travelling(self.path)[1]:
+            yield f"{link.relative_to(self.path)} is a link out of the checkpoint: not copied along"
 
     @property
     def parameters(self) -> int:
         """The number of elements in the file."""
-        return sum(_count(e.shape) for e in self._entries.values())
+        return sum(e.numbers for e in self._entries.values())
 
     @property
     def bytes(self) -> int:
@@ -149,78 +175,3 @@ def _fill(file: io.RawIOBase, target: memoryview) -> None:
             raise UserError("A shard ended early.", got=f"{done} of {len(target)} bytes", allowed="the whole tensor",
                             next="Do not change a checkpoint while it is read.")  # fmt: skip
         done += count
-
-
-def _entries(path: Path) -> dict[str, Entry]:
-    if (path / INDEX).is_file():
-        shards = _shards(path / INDEX)
-        for shard in shards:
-            if not (path / shard).is_file():
-                raise UserError(
-                    f"The shard {shard} is missing.", got=f"{len(list(path.glob('*.safetensors')))} of {len(shards)} shards",
-                    allowed="every shard that the index names", next="Copy or download the file again.",
-                )  # fmt: skip
-        found = [read_header(path / shard) for shard in shards]
-        count = Counter(name for header in found for name in header)
-        twice = [name for name, n in count.items() if n > 1]
-        if twice:
-            raise UserError("A tensor is in two shards.", got=twice[0], allowed="each tensor once",
-                            next="Restore the checkpoint.")  # fmt: skip
-        return {name: entry for header in found for name, entry in header.items()}
-    if (path / SINGLE).is_file():
-        return read_header(path / SINGLE)
-    pickled = [p.name for p in (*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth"))]
-    raise UserError(
-        f"There are no safetensors weights in {path}.", got=", ".join(pickled) or "no weights",
-        allowed=f"{SINGLE} or {INDEX} with its shards (pickled weights can run code and are never read)",
-        next="Save the model with safe_serialization=True, or check the path.",
-    )  # fmt: skip
-
-
-def _shards(index: Path) -> list[str]:
-    try:
-        shards = sorted({str(shard) for shard in json.loads(index.read_text())["weight_map"].values()})
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{index.name} is damaged.", got=repr(error), allowed="JSON with a weight_map: tensor -> shard",
-                        next="Copy or download the file again.") from error  # fmt: skip
-    outside = [shard for shard in shards if Path(shard).name != shard]
-    if outside:
-        raise UserError(
-            "The index names a file outside of the checkpoint.", got=outside[0], allowed="names of files in the same folder",
-            next="Take the checkpoint from a source you trust.",
-        )  # fmt: skip
-    return shards
-
-
-def _claim(
-    path: Path, names: dict[str, tuple[str, ...]], entries: dict[str, Entry], architecture: Architecture
-) -> dict[str, str]:
-    claimed = {}
-    for canonical, accepted in names.items():
-        present = [name for name in accepted if name in entries]
-        if len(present) != 1:
-            raise UserError(
-                f"Tensor {accepted[0]} is {'missing from' if not present else 'twice in'} {path}.",
-                got=", ".join(present) or f"{len(entries)} other tensors", allowed=" or ".join(accepted),
-                next="config.json and weights disagree: restore both from one place.",
-            )  # fmt: skip
-        claimed[canonical] = present[0]
-    tied = {"lm_head.weight"} if architecture.tied_head else set()
-    extra = sorted(n for n in set(entries) - set(claimed.values()) - tied if not _ignored(n))
-    if extra:
-        raise UserError(
-            f"There are {len(extra)} tensors that the architecture has no place for.", got=", ".join(extra[:3]),
-            allowed="the tensors that config.json describes", next="Check that config.json belongs to these weights.",
-        )  # fmt: skip
-    return claimed
-
-
-def _ignored(name: str) -> bool:
-    return any(pattern.search(name) for pattern in IGNORED.values())
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    result = 1
-    for size in shape:
-        result *= size
-    return result

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +14,17 @@ from typing import TYPE_CHECKING, Any
 from minipuzzle import families
 from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import disk_error
-from minipuzzle.checkpoint.reader import INDEX, SINGLE, Checkpoint
+from minipuzzle.checkpoint.claims import QUANTISATION
+from minipuzzle.checkpoint.doors import travelling
+from minipuzzle.checkpoint.reader import Checkpoint
+from minipuzzle.checkpoint.shards import INDEX, SINGLE
+from minipuzzle.checkpoint.text import unreadable
 from minipuzzle.errors import UserError
 from minipuzzle.temporary import REPLACED, temporary_beside
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-COPIED = ("tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "chat_template*", "generation_config.json")
 SHARD_BYTES = 5_000_000_000
 
 
@@ -29,8 +34,10 @@ def write_checkpoint(
 ) -> None:  # fmt: skip
     """Write ``architecture`` to the folder ``path``; ``tensor`` gives each tensor by canonical name, when its turn comes.
 
-    Files larger than ``shard_bytes`` are split and indexed. Tokenizer files and the generation config are copied from
-    ``source``; ``extra`` are text files to add. A checkpoint that is there already is replaced once the new one is whole.
+    Files larger than ``shard_bytes`` are split and indexed. Tokenizer files, templates, licences and
+    the generation config are copied from ``source``; ``extra`` are text files to add. What ``config``
+    says of the dtype is made true, and that weights are quantised left out. A checkpoint that is
+    there already is replaced once the new one is whole.
     Raises: UserError when the disk is full, leaving nothing behind, and where something else than a checkpoint is there.
     """
     path = path.resolve()
@@ -41,14 +48,15 @@ def write_checkpoint(
         temporary = temporary_beside(path)
         temporary.mkdir()
         temporary.chmod(0o755)
-        _write_weights(temporary, architecture, tensor, str(config["model_type"]), shard_bytes)
-        (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        kind = str(config["model_type"])
+        dtype = _write_weights(temporary, architecture, tensor, kind, shard_bytes)
+        (temporary / "config.json").write_text(json.dumps(_true(config, dtype), indent=2) + "\n")
         for name, text in (extra or {}).items():
             (temporary / name).write_text(text)
         if source is not None:
-            _copy_tokenizer(source.path, temporary)
-        for file in temporary.iterdir():
-            file.chmod(0o644)
+            _copy_beside(source.path, temporary)
+        for file in sorted(temporary.rglob("*"), reverse=True):
+            file.chmod(0o755 if file.is_dir() else 0o644)
             _sync(file)
         _sync(temporary)
         _replace(temporary, path)
@@ -71,15 +79,25 @@ def _check_target(path: Path) -> None:
         )  # fmt: skip
 
 
-def _copy_tokenizer(source: Path, target: Path) -> None:
-    for file in (file for pattern in COPIED for file in source.glob(pattern)):
-        if file.is_file():
-            shutil.copyfile(file, target / file.name)
+def _copy_beside(source: Path, target: Path) -> None:
+    for file in travelling(source)[0]:
+        if not os.access(file, os.R_OK):
+            raise unreadable(file, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+        copy = target / file.relative_to(source)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, copy)
+
+
+def _true(config: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """``config`` without what it says of other weights: quantised, of another dtype or file."""
+    kept = {k: v for k, v in config.items() if k not in (*QUANTISATION, "transformers_weights")}
+    return kept | {field: dtype for field in ("dtype", "torch_dtype") if field in kept}
 
 
 def _write_weights(
     folder: Path, architecture: Architecture, tensor: Callable[[str], Tensor], model_type: str, shard_bytes: int
-) -> None:
+) -> str:
+    """The dtype of most numbers written, as torch names it."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -87,6 +105,7 @@ def _write_weights(
     shards: list[list[str]] = []
     pending: dict[str, Tensor] = {}
     size = total = 0
+    numbers: Counter[str] = Counter()
 
     def flush() -> None:
         try:
@@ -106,11 +125,13 @@ def _write_weights(
             flush()
             size = 0
         pending[names[entry.name][0]] = value.contiguous()
+        numbers[str(value.dtype).removeprefix("torch.")] += value.numel()
         size, total = size + bytes_, total + bytes_
     flush()
+    dtype = numbers.most_common(1)[0][0]
     if len(shards) == 1:
         (folder / "shard-0").rename(folder / SINGLE)
-        return
+        return dtype
     weight_map: dict[str, str] = {}
     for number, members in enumerate(shards):
         name = f"model-{number + 1:05}-of-{len(shards):05}.safetensors"
@@ -118,6 +139,7 @@ def _write_weights(
         weight_map |= dict.fromkeys(members, name)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    return dtype
 
 
 def _sync(path: Path) -> None:

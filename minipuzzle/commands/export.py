@@ -37,7 +37,7 @@ def _gguf(path: Path, target: Path, dtype: str, as_json: bool) -> None:
     if as_json:
         print_json(asdict(written))
         return
-    for note in written.notes:
+    for note in (*opened.notes, *written.notes):
         out.print(f"note: {note}", soft_wrap=True)
     out.print(f"gguf: {target}  {written.parameters:,} parameters, {bytes_(written.bytes)}, matrices {written.dtype.upper()}"
               f"    next: llama-cli -m {target}", soft_wrap=True)  # fmt: skip

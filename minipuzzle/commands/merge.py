@@ -46,4 +46,6 @@ def merge(checkpoint: Annotated[Path, typer.Argument(help="The checkpoint that t
     if as_json:
         print_json({**facts, "note": note})
     else:
+        for remark in base.notes:
+            out.print(f"note: {remark}", soft_wrap=True)
         out.print(f"{form.value}: {target}  {note}", soft_wrap=True)

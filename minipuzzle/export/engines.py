@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from minipuzzle.arch import Architecture, FeedForward, Mamba2
 from minipuzzle.artifacts import read_json
+from minipuzzle.checkpoint.claims import quantisation, scaled
 from minipuzzle.checkpoint.config import read_config
+from minipuzzle.checkpoint.shards import read_entries, weight_files
 from minipuzzle.errors import UserError
 from minipuzzle.export import gguf_llama
 from minipuzzle.export.gguf import layout_of
@@ -24,6 +27,8 @@ READ = {
     "TensorRT-LLM": "read: TensorRT-LLM 00620eb, _torch/models/modeling_nemotron_h.py",
 }
 RAN = "ran: transformers 5.16.0-5.24.0, docs/results/serving.md"
+LLAMA = "ran: xllamacpp 2026.10.11549, tests/test_gguf.py"
+NOT_LOOKED_AT = "not run, not read"
 MAMBA = {"heads", "head_dim", "groups", "state", "kernel"}
 ATTENTION = {"q_heads", "kv_heads", "attn_head_dim"}
 
@@ -39,18 +44,44 @@ class Verdict:
 
 
 def engines(path: Path) -> list[Verdict]:
-    """The verdict on each engine for the checkpoint in ``path``, from its config.json (weights are not needed).
+    """The verdict on each engine for the checkpoint in ``path``, from its config.json; weights are not
+    needed, but where they are there, their headers say whether they are quantised.
 
-    Raises: UserError for a config.json that cannot be read.
+    Raises: UserError for a config.json or weights that cannot be read.
     """
     config, architecture = read_config(path)
     model_type = str(config["model_type"])
+    why, plain = _quantised(path, config)
+    if why:
+        verdict = _no if plain else _unproven
+        verdicts = [verdict(engine, why, NOT_LOOKED_AT) for engine in ("transformers", *READ)]
+        ours = _llama_cpp(path, model_type, architecture) if plain else _no("llama.cpp", why, LLAMA)
+        return [*verdicts, ours]
     if model_type in MODEL_TYPES:
         rules: list[Callable[[Architecture], Verdict]] = [_transformers, _vllm, _sglang, _tensorrt]
         verdicts = [rule(architecture) for rule in rules]
     else:
         verdicts = _stock(model_type, architecture)
     return [*verdicts, _llama_cpp(path, model_type, architecture)]
+
+
+def _quantised(path: Path, config: dict[str, Any]) -> tuple[str, bool]:
+    """(why quantisation keeps engines from loading a checkpoint, "" where nothing is quantised;
+    whether only config.json says that it is)."""
+    modelopt = "modelopt" if (path / "hf_quant_config.json").is_file() else None
+    said = quantisation(config) or modelopt
+    files = weight_files(path, config)
+    there = bool(files) and all((path / name).is_file() for name in files)
+    if there:
+        entries = read_entries(path, config)[0]
+        narrow = [name for name, e in entries.items() if said and e.dtype.startswith("F8")]
+        found = scaled(entries) or narrow
+        if found:
+            return f"quantised weights ({said or found[0]}): neither read here nor tried", False
+    if not said:
+        return "", False
+    claim = f"config.json says that weights are quantised ({said})"
+    return (f"{claim}, and they are not: take that out" if there else f"{claim}: not tried"), there
 
 
 def _stock(model_type: str, architecture: Architecture) -> list[Verdict]:
@@ -60,7 +91,7 @@ def _stock(model_type: str, architecture: Architecture) -> list[Verdict]:
     grouped = any(isinstance(b, Mamba2) and b.groups > 1 for b in architecture.blocks)
     theirs = "5.23 or later: earlier ones load it but take one gated norm over all groups of heads" if grouped else said
     return [_yes("transformers", theirs, RAN), *(
-        Verdict(engine=engine, loads="yes" if known else "unproven", source="not run, not read",
+        Verdict(engine=engine, loads="yes" if known else "unproven", source=NOT_LOOKED_AT,
                 how=said if known else "whether it has this family was not looked up")
         for engine in READ
     )]  # fmt: skip
@@ -113,14 +144,13 @@ def _tensorrt(architecture: Architecture) -> Verdict:
 
 
 def _llama_cpp(path: Path, model_type: str, architecture: Architecture) -> Verdict:
-    source = "ran: xllamacpp 2026.10.11549, tests/test_gguf.py"
     try:
         layout_of(model_type, architecture)
         split_name(read_json(path / "tokenizer.json"))
     except UserError as error:
         why = f"{error.what} {error.got}; allowed: {error.allowed}"
-        return Verdict(engine="llama.cpp", loads="no", how=why, source=source)
-    return _yes("llama.cpp", "minipuzzle export --gguf FILE", source)
+        return Verdict(engine="llama.cpp", loads="no", how=why, source=LLAMA)
+    return _yes("llama.cpp", "minipuzzle export --gguf FILE", LLAMA)
 
 
 def _said(axes: set[str]) -> str:
@@ -131,11 +161,11 @@ def _yes(engine: str, how: str, source: str | None = None) -> Verdict:
     return Verdict(engine=engine, loads="yes", how=how, source=source or READ[engine])
 
 
-def _no(engine: str, why: str) -> Verdict:
-    return Verdict(engine=engine, loads="no", how=why, source=READ[engine])
+def _no(engine: str, why: str, source: str | None = None) -> Verdict:
+    return Verdict(engine=engine, loads="no", how=why, source=source or READ[engine])
 
 
-def _unproven(engine: str, why: str) -> Verdict:
-    return Verdict(engine=engine, loads="unproven", how=why, source=READ[engine])
+def _unproven(engine: str, why: str, source: str | None = None) -> Verdict:
+    return Verdict(engine=engine, loads="unproven", how=why, source=source or READ[engine])
 
 

@@ -13,7 +13,7 @@ from minipuzzle.generation import Sampling, stream
 from minipuzzle.kernels import choose
 from minipuzzle.model import load_model
 from minipuzzle.stages.device import pick_device, pick_dtype
-from minipuzzle.stages.job import check_tokenizer, say
+from minipuzzle.stages.job import check_tokenizer, say, say_notes
 
 
 def run_generate(
@@ -26,6 +26,7 @@ def run_generate(
     if tokens < 1:
         raise UserError("There is nothing to generate.", got=f"{tokens} tokens", allowed="at least 1", next="Change --tokens.")
     checkpoint = Checkpoint.open(path)
+    say_notes(checkpoint)
     words = Tokenizer.load(path)
     check_tokenizer(words, checkpoint)
     where = pick_device(device)

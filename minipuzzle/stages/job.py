@@ -26,6 +26,12 @@ def say(text: str) -> None:
     console.print(text, highlight=False, soft_wrap=True)
 
 
+def say_notes(checkpoint: Checkpoint) -> None:
+    """What a checkpoint's files hold that is read otherwise than config.json says, or not at all."""
+    for note in checkpoint.notes:
+        say(f"note: {note}")
+
+
 class Job:
     """A run directory with a parent. ``checkpoint`` None means the run's own, else the only one in this folder."""
 
@@ -34,6 +40,7 @@ class Job:
         self.data = data
         self.device = pick_device(device)
         self.parent = Checkpoint.open(checkpoint or run.parent or find_checkpoint(Path.cwd()))
+        say_notes(self.parent)
         run.set_parent(self.parent.path, self.parent.fingerprint)
         self.kernels = choose(self.device)
 

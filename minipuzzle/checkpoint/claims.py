@@ -1,0 +1,253 @@
+"""Each tensor of an architecture is in the files exactly once, in the right shape; where not, what
+the files are instead.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from minipuzzle.arch import Architecture
+from minipuzzle.checkpoint.header import Entry
+from minipuzzle.checkpoint.heads import EMBEDDING, HEAD, TORCH_DTYPES
+from minipuzzle.errors import UserError
+from minipuzzle.families import Family
+
+IGNORED = {
+    "multi-token prediction (mtp.*)": re.compile(r"^mtp\."),
+    "RoPE's speeds": re.compile(r"\.rotary_emb\.inv_freq$"),
+}
+"""What transformers does not load either: it has no such heads, and computes the speeds."""
+QUANTISATION = ("quantization_config", "compression_config", "quantization")
+"""Fields of config.json (transformers', older llm-compressor's, MLX's) that say how weights are
+quantised.
+"""
+QUANTISED = re.compile(
+    r"(^|[._])(weight_scale(_inv|_2)?|(input|output|activation|[qkv]|kv)_scale|scales|qweight"
+    r"|qzeros|g_idx|weight_packed|weight_shape|weight_zero_point|weight_g_idx|SCB|weight_format"
+    r"|(nested_)?absmax|(nested_)?quant_map|quant_state"
+    r"|(input|output|weight)_quantizer|amax)([.]|$)"
+)
+WRAPPERS = {
+    "module": "DataParallel",
+    "_orig_mod": "torch.compile",
+    "_fsdp_wrapped_module": "FSDP",
+    "_checkpoint_wrapped_module": "gradient checkpointing",
+    "base_layer": "PEFT",
+    "base_model": "PEFT",
+}
+RESTORE = "config.json and weights disagree: restore both from one place."
+FINE = "tensors named as transformers' save_pretrained names them"
+
+
+def claim(
+    path: Path,
+    config: dict[str, Any],
+    family: Family,
+    architecture: Architecture,
+    entries: dict[str, Entry],
+) -> dict[str, str]:
+    """Canonical name -> the name in the files, for each tensor of ``architecture``.
+
+    Raises: UserError where one is missing, there under two names or of another shape, where there
+    is one too many, and where weights are quantised: with what the files seem to be, if that can be
+    told.
+    """
+    names = family.names(architecture)
+    if architecture.tied_head:  # transformers ties both ways: a file may have the one or the other
+        head = family.names(replace(architecture, tied_head=False))[HEAD]
+        names[EMBEDDING] = tuple(n for n in names[EMBEDDING] if n in entries) or (
+            *names[EMBEDDING],
+            *head,
+        )
+        tied = set(head)
+    else:
+        tied = set()
+    present = {
+        canonical: [n for n in accepted if n in entries] for canonical, accepted in names.items()
+    }
+    claimed = {canonical: found[0] for canonical, found in present.items() if found}
+    extra = sorted(n for n in entries.keys() - set(claimed.values()) - tied if not ignored(n))
+    missing = [canonical for canonical, found in present.items() if not found]
+    _quantised(config, entries, claimed, extra)
+    if missing:
+        hint = _extra(extra)
+        if hint is None and family.architecture({**config, "tie_word_embeddings": True}).tied_head:
+            hint = 'If its head is tied, write "tie_word_embeddings": true into config.json.'
+        raise _missing(
+            path,
+            architecture,
+            names,
+            entries,
+            missing,
+            hint or "Take the checkpoint with the model's head.",
+        )
+    for canonical, found in present.items():
+        if len(found) > 1:
+            raise UserError(
+                f"Tensor {names[canonical][0]} is twice in {path}.",
+                got=", ".join(found),
+                allowed="one of these names",
+                next=RESTORE,
+            )
+    if extra:
+        raise UserError(
+            f"There are {len(extra)} tensors that the architecture has no place for.",
+            got=", ".join(extra[:3]),
+            allowed="the tensors that config.json describes",
+            next=_extra(extra) or "Check that config.json belongs to these weights.",
+        )
+    for tensor in architecture.tensors():
+        if entries[claimed[tensor.name]].shape != tensor.shape:
+            raise UserError(
+                f"Tensor {claimed[tensor.name]} has the wrong shape.",
+                got=entries[claimed[tensor.name]].shape,
+                allowed=tensor.shape,
+                next=RESTORE,
+            )
+    return claimed
+
+
+def ignored(name: str) -> bool:
+    """Whether transformers does not load a tensor of this name, and neither do we."""
+    return any(pattern.search(name) for pattern in IGNORED.values())
+
+
+def quantisation(config: dict[str, Any]) -> str | None:
+    """How config.json says that the weights are quantised, such as "fp8"; None where it does
+    not.
+    """
+    for field in QUANTISATION:
+        said = config.get(field)
+        if said:
+            kinds = (
+                [said.get(k) for k in ("quant_method", "quant_algo", "bits")]
+                if isinstance(said, dict)
+                else []
+            )
+            return next((str(kind)[:40] for kind in kinds if kind), field)
+    return None
+
+
+def scaled(entries: dict[str, Entry]) -> list[str]:
+    """The tensors by whose names or dtypes weights are seen to be quantised."""
+    return [
+        name
+        for name, e in entries.items()
+        if QUANTISED.search(name) or e.dtype in ("F8_E8M0", "I8", "U8")
+    ]
+
+
+def _quantised(
+    config: dict[str, Any], entries: dict[str, Entry], claimed: dict[str, str], extra: list[str]
+) -> None:
+    said = quantisation(config)
+    scales = [name for name in extra if QUANTISED.search(name) and not ignored(name)]
+    weights = {name: entries[name].dtype for name in claimed.values()}
+    odd = [
+        name
+        for name, dtype in weights.items()
+        if dtype not in TORCH_DTYPES or (said and dtype.startswith("F8"))
+    ]
+    if scales or odd:
+        how = f" ({said})" if said else ""
+        example = scales[0] if scales else f"{odd[0]} in {weights[odd[0]]}"
+        dtypes = ", ".join(
+            dtype for dtype, _ in Counter(e.dtype for e in entries.values()).most_common(3)
+        )
+        raise UserError(
+            f"These weights are quantised{how}, and only plain ones are read.",
+            got=f"{example}; dtypes {dtypes}",
+            allowed="BF16, F16, F32 or F64 weights without scales",
+            next="Take the checkpoint in BF16 that this one was made from, or save a dequantised "
+            "one with the tool that made it (transformers: from_pretrained with dequantize=True in the "
+            "quantisation's config, then save_pretrained).",
+        )
+
+
+def _missing(
+    path: Path,
+    architecture: Architecture,
+    names: dict[str, tuple[str, ...]],
+    entries: dict[str, Entry],
+    missing: list[str],
+    headless: str,
+) -> UserError:
+    """What the files are, where tensors are missing."""
+    wanted = {accepted[0] for accepted in names.values()}
+    alias = {n: accepted[0] for accepted in names.values() for n in accepted}
+    accepted = names[missing[0]]
+    what = f"Tensor {accepted[0]} is missing from {path}."
+    if any(".lora_A." in n or ".lora_B." in n for n in entries):
+        return UserError(
+            "These are the weights of an adapter, not of a model.",
+            got=next(iter(entries)),
+            allowed=FINE,
+            next="Merge it into its base: minipuzzle merge BASE ADAPTER.",
+        )
+    if missing == [HEAD]:
+        return UserError(
+            f"{what} By config.json the model has a head of its own, and the weights have none.",
+            got=f"{len(entries)} tensors, no head",
+            allowed=" or ".join(accepted),
+            next=headless,
+        )
+    bare = {".".join(part for part in n.split(".") if part not in WRAPPERS): n for n in entries}
+    makers = sorted(
+        {tool for n in entries for part, tool in WRAPPERS.items() if part in n.split(".")}
+    )
+    if makers and wanted <= {alias.get(n, n) for n in bare}:
+        example = next(n for n in sorted(entries) if set(n.split(".")) & WRAPPERS.keys())
+        return UserError(
+            f"The tensors have names that {' and '.join(makers)} put around the model's.",
+            got=example,
+            allowed=FINE,
+            next="Save the model inside (model.module, model._orig_mod) with save_pretrained.",
+        )
+    for prefix in sorted(
+        {n.removesuffix(a) for a in accepted for n in entries if n.endswith(f".{a}")}
+    ):
+        if all(any(prefix + a in entries for a in names[m]) for m in missing):
+            return UserError(
+                f"The tensors' names begin with {prefix!r}: the model is a part of another one.",
+                got=f"{prefix}{accepted[0]}",
+                allowed=FINE,
+                next="Save that part alone with save_pretrained.",
+            )
+    body = {n for n in wanted if n.count(".") > 1}
+    if body and {n.partition(".")[2] for n in body} <= entries.keys():
+        root = next(iter(body)).partition(".")[0]
+        return UserError(
+            f"The tensors have no {root!r} before their names: the model was saved without what "
+            "holds its head (AutoModel).",
+            got=", ".join(sorted(entries)[:2]),
+            allowed=FINE,
+            next="Take the checkpoint of the whole model. If its head is "
+            "tied or in the file, AutoModelForCausalLM reads it: from_pretrained, save_pretrained.",
+        )
+    blocks = sorted(
+        {architecture.blocks[int(n.split(".")[1])].kind for n in missing if n.startswith("blocks.")}
+    )
+    where = f" of {', '.join(blocks)} blocks" if blocks else ""
+    there = ", ".join(sorted(entries)[:2]) or "none"
+    return UserError(
+        what,
+        got=f"{len(missing)} tensors{where} missing, {len(entries)} others such as {there}",
+        allowed=" or ".join(accepted),
+        next=RESTORE,
+    )
+
+
+def _extra(extra: list[str]) -> str | None:
+    if extra and all(n.endswith(".bias") for n in extra):
+        return "config.json says that these layers have no bias; restore both from one place."
+    if any(".experts." in n for n in extra):
+        return "Mixture-of-experts layers are not supported yet."
+    if any(".lora_A." in n or ".lora_B." in n for n in extra):
+        return "Merge the adapter into its base: minipuzzle merge BASE ADAPTER."
+    if any(n.split(".")[0] in ("score", "classifier") for n in extra):
+        return "This is a classifier; take the language model it was made from."
+    return None

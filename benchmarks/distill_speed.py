@@ -164,7 +164,7 @@ def ours(teacher_shape: Architecture, shape: Architecture, rows: Any, options: A
     blocks = TokenBlocks(tokens=rows, documents=np.zeros(rows.shape, np.int32), fingerprint="random", text_bytes=1)
     precision = "fp8" if "fp8" in row else "bf16"
     settings = Training(tokens=rows.size, batch=options.batch, learning_rate=1e-4, precision=precision,
-                        checkpoint_seconds=1e9)  # fmt: skip
+                        save_every=1e9)  # fmt: skip
     set_precision(teacher, precision if "both" in row else "bf16", settings.bf16_ends)
     done = [0]
 

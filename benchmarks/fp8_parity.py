@@ -175,7 +175,7 @@ def run(options: argparse.Namespace) -> None:
     precision, ends = ARMS[options.arm]
     length, device = 64 if options.tiny else LENGTH, torch.device(options.device)
     settings = Training(tokens=options.tokens, batch=options.batch, learning_rate=options.learning_rate, warmup=0.02,
-                        final_ratio=0.02, precision=precision, bf16_ends=ends, checkpoint_seconds=240)
+                        final_ratio=0.02, precision=precision, bf16_ends=ends, save_every=240)
     text, held = load(options.data, "train-*.npy.xz", length), load(options.data, "val.npy.xz", length)
     model = init_model(architecture(options.tiny), 0, device=device, kernels=choose(device))
     print(f"{options.arm}: {model.architecture.parameters:,} parameters, {text.tokens.size:,} tokens of text, "

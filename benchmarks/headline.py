@@ -179,7 +179,7 @@ def pretraining(
             "data": {"train": str(options.text), "validation": str(options.work / "text" / "report"),
                      "length": 64 if options.tiny else 512},
             "training": {"tokens": tokens, "learning_rate": 1.5e-3, "batch": size, "warmup": 0.02,
-                         "final_ratio": 0.02, "seed": seed, "precision": options.precision, "checkpoint_seconds": 120.0},
+                         "final_ratio": 0.02, "seed": seed, "precision": options.precision, "save_every": 120.0},
         }  # fmt: skip
         file.write_text(yaml.safe_dump(recipe))
 

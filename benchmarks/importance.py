@@ -289,7 +289,7 @@ def heal(task: Task) -> float:
         saved = cut(_loaded["parent"], task.selection, Path(folder) / "student")
         student = load_model(saved, device=torch.device(setting.device)).eval()
         settings = Training(tokens=task.tokens, learning_rate=setting.rate, batch=setting.batch, final_ratio=0.02,
-                            checkpoint_seconds=1e9)  # fmt: skip
+                            save_every=1e9)  # fmt: skip
         train(student, distillation(_loaded["model"]), _loaded["train"], settings, Path(folder) / "run",
               identity=json.dumps(task.number))  # fmt: skip
         return loss(student)

@@ -212,7 +212,7 @@ def work_on(task: Task) -> dict[str, Any]:
     val = texts(Path(task.text), Path(task.cache), "val")
     choice, report = val.every_other(0), val.every_other(1)
     settings = Training(tokens=task.tokens, learning_rate=task.rate, batch=task.batch, seed=task.seed,
-                        final_ratio=0.02, checkpoint_seconds=1e9)  # fmt: skip
+                        final_ratio=0.02, save_every=1e9)  # fmt: skip
     with mixed_precision(device):
         before = measure(model, report, batch=32, teacher=teacher)
     start = time.time()

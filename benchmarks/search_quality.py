@@ -191,7 +191,7 @@ def trained(model: HybridLM, teacher: HybridLM, options: dict[str, Any], tokens:
     device = torch.device(options["device"])
     blocks = texts(options["text"], Path(options["cache"]), "train")
     settings = Training(tokens=tokens, learning_rate=options["rate"], batch=options["batch"], seed=seed, final_ratio=0.02,
-                        checkpoint_seconds=1e9)  # fmt: skip
+                        save_every=1e9)  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         train(model, distillation(teacher), blocks, settings, Path(folder), identity=str(seed))
     with mixed_precision(device):

@@ -83,7 +83,7 @@ def work_on(run: Run) -> dict[str, Any]:
     model, facts = make_model(run)
     before = base_quality(run.task)
     settings = Training(tokens=run.steps * run.batch * LENGTH, learning_rate=run.rate, batch=run.batch, seed=run.seed,
-                        weight_decay=0.0, checkpoint_seconds=1e9, isolate_documents=with_answers(run.task))  # fmt: skip
+                        weight_decay=0.0, save_every=1e9, isolate_documents=with_answers(run.task))  # fmt: skip
     objective = distillation(teacher()) if run.task.startswith("recovery") else (
         answers_only() if with_answers(run.task) else next_token)  # fmt: skip
     if device.type == "cuda":

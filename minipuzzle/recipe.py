@@ -128,6 +128,8 @@ class Training:
     ``micro_batch`` blocks go through a process's model at once (0: its whole share of the batch). Under torchrun the
     model is sharded over all processes, or over each of ``replicas`` groups of them (HSDP).
     ``precision`` is that of the blocks' products: FP8 for all but ``bf16_ends`` blocks at either end.
+    The state is saved ``save_every`` seconds after the last save was on disk, or later where saves would take more than a
+    tenth of the time (``distill.pace``), and at the end.
     ``activation_checkpointing`` "auto" recomputes blocks in the backward pass where a GPU's memory would not hold them.
     """
 
@@ -139,7 +141,7 @@ class Training:
     weight_decay: float = 0.1
     clip: float = 1.0
     seed: int = 0
-    checkpoint_seconds: float = 30.0
+    save_every: float = 30.0
     isolate_documents: bool = False
     micro_batch: int = 0
     replicas: int = 1
@@ -154,6 +156,7 @@ class Training:
             f"tokens {self.tokens}, batch {self.batch}, learning_rate {self.learning_rate}, warmup {self.warmup}",
             "tokens and batch of at least 1, a positive learning rate, warm-up below 1",
         )
+        _require(self.save_every >= 0, f"save_every {self.save_every}", "seconds, 0 or more")
         _require_precision(self.precision, self.bf16_ends)
         _require(self.activation_checkpointing in typing.get_args(Checkpointing),
                  f"activation_checkpointing {self.activation_checkpointing!r}", "auto, on or off")  # fmt: skip
@@ -167,7 +170,7 @@ class Training:
         return {name: value for name, value in asdict(self).items() if name not in CHANGEABLE}
 
 
-CHANGEABLE = ("batch", "micro_batch", "learning_rate", "clip", "checkpoint_seconds", "activation_checkpointing",
+CHANGEABLE = ("batch", "micro_batch", "learning_rate", "clip", "save_every", "activation_checkpointing",
               "replicas", "tensorboard")  # fmt: skip
 """A run counts tokens, so that it can go on with another batch, or with a lower rate after a loss that rose."""
 

@@ -171,7 +171,7 @@ def test_a_whole_recipe_with_an_adapter_in_two_processes(tmp_path):
 
 EAGER = """
 from minipuzzle.recipe import Training
-Training.__init__.__kwdefaults__["checkpoint_seconds"] = 0.5
+Training.__init__.__kwdefaults__["save_every"] = 0.5
 from minipuzzle.cli import main
 main()
 """

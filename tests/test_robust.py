@@ -11,14 +11,14 @@ import torch
 from conftest import shaken, tiny
 from test_distill import text_blocks
 
-from minipuzzle.distill import next_token, train
-from minipuzzle.distill.checkpointing import States, list_states
+from minipuzzle.distill import next_token, shards, train
+from minipuzzle.distill.checkpointing import list_states
 from minipuzzle.distill.guard import Guard
 from minipuzzle.errors import UserError
 from minipuzzle.recipe import Training
 
 STEP = 32 * 4
-SETTINGS = Training(tokens=STEP * 24, learning_rate=1e-3, batch=4, checkpoint_seconds=0.0)
+SETTINGS = Training(tokens=STEP * 24, learning_rate=1e-3, batch=4, save_every=0.0)
 
 
 def model():
@@ -68,7 +68,7 @@ def whole(tmp_path_factory):
 
 def test_sigterm_saves_exits_with_0_and_goes_on_bit_for_bit(whole, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
-    stopped_at(STEP * 13, tmp_path, replace(SETTINGS, checkpoint_seconds=1e9))
+    stopped_at(STEP * 13, tmp_path, replace(SETTINGS, save_every=1e9))
     assert signal.getsignal(signal.SIGTERM) is before
     assert [p.name for p in list_states(tmp_path / "state")] == [f"{STEP * 13:015}"]
     trained, said = model(), []
@@ -97,21 +97,23 @@ def test_a_damaged_newest_state_gives_way_to_the_one_before(whole, tmp_path):
         train(model(), noisy, text_blocks(), SETTINGS, tmp_path, identity="x")
 
 
-def test_what_was_written_is_compared_with_memory(tmp_path, monkeypatch):
-    import torch.distributed.checkpoint.state_dict_saver as saver
-
+@pytest.mark.parametrize("changed", ["flipped", "short", "gone"])
+def test_what_was_written_is_compared_with_memory(tmp_path, monkeypatch, changed):
     stopped_at(STEP * 3, tmp_path)
     kept = list_states(tmp_path / "state")
-    real = saver.save
+    real = shards.check
 
-    def flipping(tensors, *, storage_writer, **options):
-        real(tensors, storage_writer=storage_writer, **options)
-        file = next(storage_writer.path.glob("*.safetensors"))
-        data = bytearray(file.read_bytes())
-        data[-5] ^= 64
-        file.write_bytes(data)
+    def damaging(folder, sums, **options):
+        if options.get("written"):
+            file = folder / next(iter(sums))
+            data = bytearray(file.read_bytes())
+            data[-5] ^= 64
+            file.write_bytes(data if changed == "flipped" else data[:-4])
+            if changed == "gone":
+                file.unlink()
+        return real(folder, sums, **options)
 
-    monkeypatch.setattr(saver, "save", flipping)
+    monkeypatch.setattr(shards, "check", damaging)
     with pytest.raises(UserError, match="does not hold what was written"):
         train(model(), noisy, text_blocks(), SETTINGS, tmp_path, identity="x")
     assert list_states(tmp_path / "state") == kept
@@ -194,12 +196,13 @@ def test_spikes():
 
 @pytest.mark.parametrize("small_disk", ["4m"], indirect=True)
 def test_a_full_disk_loses_nothing_earlier(whole, small_disk):
-    stopped_at(STEP * 13, small_disk)
+    stopped_at(STEP * 13, small_disk, replace(SETTINGS, save_every=1e9))
     kept = list_states(small_disk / "state")
     (small_disk / "ballast").write_bytes(bytes(shutil.disk_usage(small_disk).free - 30_000))
     with pytest.raises(UserError, match="Could not write"):
         train(model(), noisy, text_blocks(), SETTINGS, small_disk, identity="x")
     assert list_states(small_disk / "state") == kept
+    assert len(kept) == 1
     assert not list((small_disk / "state").glob(".*"))
     (small_disk / "ballast").unlink()
     trained = model()
@@ -207,9 +210,21 @@ def test_a_full_disk_loses_nothing_earlier(whole, small_disk):
     assert torch.equal(values(trained), whole[0])
 
 
+@pytest.mark.parametrize("small_disk", ["4m"], indirect=True)
+def test_where_three_states_have_no_room_the_older_one_goes_first(whole, small_disk):
+    stopped_at(STEP * 13, small_disk)
+    newest, older = list_states(small_disk / "state")
+    (small_disk / "ballast").write_bytes(bytes(shutil.disk_usage(small_disk).free - 30_000))
+    trained, said = model(), []
+    train(trained, noisy, text_blocks(), replace(SETTINGS, save_every=1e9), small_disk, identity="x", say=said.append)
+    assert said == [f"going on after {STEP * 13:,} tokens", f"the disk is nearly full: {older} makes room for the next state"]
+    assert list_states(small_disk / "state")[1:] == [newest]
+    assert torch.equal(values(trained), whole[0])
+
+
 def test_a_run_that_stops_lets_its_writer_end(tmp_path, monkeypatch):
-    write, state = States._write_mine, tmp_path / "state"
-    monkeypatch.setattr(States, "_write_mine", lambda self, *args: time.sleep(0.5) or write(self, *args))
+    check, state = shards.check, tmp_path / "state"
+    monkeypatch.setattr(shards, "check", lambda *a, **k: time.sleep(0.5) or check(*a, **k))
 
     def advance(tokens, loss):
         if tokens and list(state.glob(".*")):

@@ -41,7 +41,7 @@ if __name__ == "__main__":
     if asked["tokens"]:
         teacher = load_model(Checkpoint.open(Path(asked["teacher"])), device=device).eval().requires_grad_(False)
         settings = Training(tokens=asked["tokens"], learning_rate=asked["rate"], batch=asked["batch"], seed=asked["seed"],
-                            checkpoint_seconds=1e9)  # fmt: skip
+                            save_every=1e9)  # fmt: skip
         started, cpu = time.monotonic(), time.process_time()
         train(model, distillation(teacher), blocks(asked["train"]), settings, Path(asked["out"] + "-run"), identity="peers")
         values |= {"train_seconds": time.monotonic() - started, "train_cpu_seconds": time.process_time() - cpu}

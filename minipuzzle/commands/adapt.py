@@ -26,11 +26,12 @@ def adapt(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint (de
           batch: int = 8, learning_rate: float = 4e-3,
           precision: Annotated[Precision, typer.Option(help="Of the frozen blocks' products.")] = "bf16",
           bf16_ends: Annotated[int, typer.Option(help="Blocks at either end that FP8 leaves in BF16.")] = 4,
+          save_every: Annotated[float, typer.Option(help="Least seconds between saved states.")] = 30.0,
           seed: int = 0, length: Length = 512, device: Device = "auto", as_json: Json = False) -> None:  # fmt: skip
     """Train an adapter beside frozen weights, with cross-entropy or with a teacher."""
     kind = AdapterSettings(kind=adapter, rank=rank, alpha=alpha, target=target, few=few)
     training = Training(tokens=parse_count(tokens), batch=batch, learning_rate=learning_rate, seed=seed, precision=precision,
-                        bf16_ends=bf16_ends)  # fmt: skip
+                        bf16_ends=bf16_ends, save_every=save_every)  # fmt: skip
     with command(run):
         from minipuzzle.stages.adapt import AdaptSettings, run_adapt
 

@@ -42,6 +42,7 @@ def distill(run: Run = RUN,
             teacher_keep: Annotated[str, typer.Option(help="What is stored of a token: top-K or sampled-K words.")] = "top-64",
             micro_batch: Annotated[int, typer.Option(help="Blocks a process takes at once (0: its share of the batch).")] = 0,
             replicas: Annotated[int, typer.Option(help="torchrun: whole copies of the model, each sharded (HSDP).")] = 1,
+            save_every: Annotated[float, typer.Option(help="Least seconds between saved states.")] = 30.0,
             tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard scalars.")] = False,
             activation_checkpointing: Annotated[Checkpointing, typer.Option(help="Recompute blocks in backward.")] = "auto",
             plan: Annotated[bool, typer.Option("--plan", help="Only print what it takes: configs are enough.")] = False,
@@ -60,7 +61,8 @@ def distill(run: Run = RUN,
         teacher_keep=teacher_keep, adapter=AdapterSettings(kind=adapter, rank=rank, target=target),
         training=Training(tokens=long, batch=batch, learning_rate=rates[0], seed=seed,
                           precision=precision, bf16_ends=bf16_ends, activation_checkpointing=activation_checkpointing,
-                          micro_batch=micro_batch, replicas=replicas, tensorboard=tensorboard),
+                          micro_batch=micro_batch, replicas=replicas, tensorboard=tensorboard,
+                          save_every=save_every),
     )
     if plan:
         _print_plan(teacher, student, long, length, max(1, micro_batch), mfu, gpu, as_json)

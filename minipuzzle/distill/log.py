@@ -41,8 +41,3 @@ class TrainingLog:
         for row in self.rows:
             writer.writerow({f: int(row[f]) if f in WHOLE else f"{row[f]:.6g}" for f in FIELDS})
         write_atomic(self.path, text.getvalue().encode())
-
-    def final_loss(self, rows: int = 3) -> float:
-        """The mean loss of the last few rows."""
-        tail = [row["loss"] for row in self.rows[-rows:]]
-        return sum(tail) / len(tail)

@@ -21,6 +21,7 @@ from minipuzzle.distill.guard import Guard
 from minipuzzle.distill.interrupt import Interrupt, interrupt
 from minipuzzle.distill.log import TrainingLog
 from minipuzzle.distill.objectives import Objective, is_steady
+from minipuzzle.distill.pace import Pace
 from minipuzzle.distill.prepare import prepare
 from minipuzzle.distill.schedule import learning_rate
 from minipuzzle.distill.update import Update, check_batch, make_optimizer, micro_batches, update
@@ -30,13 +31,15 @@ from minipuzzle.ranks import Ranks, alone
 from minipuzzle.recipe import Training
 
 LOG_EVERY_STEPS = 10
+FINAL_ROWS = 3
 STATES = "state"
 
 
 @dataclass(kw_only=True)
 class Progress:
     """Where a run stands, kept in each saved state. ``tokens`` of the data stream are used up (skipped steps count),
-    in ``step`` batches, ``updates`` of which changed the model; ``window`` holds what the log has not yet written."""
+    in ``step`` batches, ``updates`` of which changed the model; ``window`` holds what the log has not yet written, and
+    ``losses`` the last ones that it has, unrounded."""
 
     tokens: int = 0
     step: int = 0
@@ -46,6 +49,7 @@ class Progress:
     learning_rate: float = 0.0
     guard: dict[str, Any] = field(default_factory=dict)
     window: list[tuple[float, float, float]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
 
 
 def train(
@@ -74,13 +78,13 @@ def train(
         if chosen := prepare(model.train(), settings, at_once, ranks.world):
             say(chosen)
         try:
-            log = _Run(model, objective, blocks, settings, folder, ranks, states, stop, advance, say).finish()
+            losses = _Run(model, objective, blocks, settings, folder, ranks, states, stop, advance, say).finish()
         except UserError:
             if ranks.world == 1:  # among several a writer may wait for one that is gone
                 states.settle()
             raise
         set_precision(model.eval(), "bf16", 0)
-    return log.final_loss()
+    return sum(losses) / len(losses)
 
 
 class _Run:
@@ -103,17 +107,18 @@ class _Run:
         self.log = TrainingLog.resume(folder / "log.csv", step=self.at.step)
         wanted = settings.tensorboard and ranks.rank == 0
         self.board = open_board(folder / "tensorboard", self.at.step) if wanted else None
+        self.pace = Pace(settings.save_every, time.monotonic())
         self.started = time.monotonic() - self.at.seconds
         if saved is not None:
             self._note_changes()
 
-    def finish(self) -> TrainingLog:
-        """Step until the tokens are used up; the log."""
+    def finish(self) -> list[float]:
+        """Step until the tokens are used up; the last losses that were logged."""
         self.advance(self.at.tokens, math.nan)
-        last_saved = time.monotonic()
         while self.at.tokens < self.settings.tokens:
-            due = time.monotonic() - last_saved > self.settings.checkpoint_seconds
-            done = self._step(due)
+            began, writing = time.monotonic(), self.states.writing
+            done = self._step(not writing and self.pace.due(began))
+            self.pace.stepped(began, time.monotonic(), writing=writing)
             last = self.at.tokens >= self.settings.tokens
             if self.at.step % LOG_EVERY_STEPS == 0 or last:
                 self._write_row()
@@ -122,13 +127,12 @@ class _Run:
                 self.stop.agreed.set()
             if stopping or saving or last:
                 self._save()
-                last_saved = time.monotonic()
             if stopping and not last:
                 self.states.wait()
                 self.say(f"stopped by SIGTERM after {self.at.tokens:,} tokens; the same command goes on from there")
                 raise SystemExit(0)
         self.states.wait()
-        return self.log
+        return self.at.losses
 
     def _step(self, due: bool) -> Update:
         at, settings, length = self.at, self.settings, self.blocks.block_length
@@ -154,7 +158,7 @@ class _Run:
 
     def _write_row(self) -> None:
         loss, entropy, norm = map(_mean, zip(*self.at.window, strict=True))
-        self.at.window = []
+        self.at.window, self.at.losses = [], [*self.at.losses, loss][-FINAL_ROWS:]
         self.log.add(
             step=self.at.step, tokens=self.at.tokens, loss=loss, teacher_entropy=entropy, grad_norm=norm,
             learning_rate=self.optimizer.param_groups[0]["lr"], seconds=time.monotonic() - self.started,
@@ -165,10 +169,12 @@ class _Run:
         self.advance(self.at.tokens, loss)
 
     def _save(self) -> None:
-        self.at.seconds, self.at.guard = time.monotonic() - self.started, self.guard.state()
+        began = time.monotonic()
+        self.at.seconds, self.at.guard = began - self.started, self.guard.state()
         if self.ranks.rank == 0:
             self.log.write()
         self.states.save(self.model, self.optimizer, asdict(self.at))
+        self.pace.saved(began, time.monotonic())
 
     def _note_changes(self) -> None:
         settings, at = self.settings, self.at

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
@@ -52,7 +52,7 @@ def load_sharded(model: HybridLM, checkpoint: Checkpoint, ranks: Ranks, replicas
     shard(model, ranks, replicas)
     model.to_empty(device=ranks.device)
     for name, parameter in model.named_parameters():
-        local, first = _local(parameter)
+        local, first = local_rows(parameter.detach())
         if local.numel():
             checkpoint.read_into(name, local, first)
     return model.eval()
@@ -84,9 +84,8 @@ def write_gathered(model: HybridLM, ranks: Ranks, write: Callable[[Callable[[str
     ranks.together(mine)
 
 
-def _local(parameter: nn.Parameter) -> tuple[Tensor, int]:
-    """(this process's rows of a parameter, the number of the first); FSDP cuts rows as ``torch.chunk`` does."""
-    value: Any = parameter.detach()
+def local_rows(value: Any) -> tuple[Tensor, int]:
+    """(this process's rows of a sharded tensor, the number of the first); FSDP cuts rows as ``torch.chunk`` does."""
     shards, place = value.device_mesh.size(-1), value.device_mesh.get_local_rank(value.device_mesh.ndim - 1)
     step = -(-value.shape[0] // shards)
     return value.to_local(), min(place * step, value.shape[0])

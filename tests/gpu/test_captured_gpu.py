@@ -31,7 +31,7 @@ def trained(folder, precision, objective, eager, monkeypatch, adapter=None):
     rows = np.random.default_rng(0).integers(0, 8192, (STEPS * BATCH, LENGTH), dtype=np.uint32)
     blocks = TokenBlocks(tokens=rows, documents=np.zeros(rows.shape, np.int32), fingerprint="random", text_bytes=1)
     settings = Training(tokens=rows.size, batch=BATCH, learning_rate=1e-3, precision=precision, bf16_ends=1,
-                        checkpoint_seconds=1e9)  # fmt: skip
+                        save_every=1e9)  # fmt: skip
     model = init_model(architecture(), 0, device="cuda")
     if adapter:
         attach(model, make_plan(model.architecture, adapter, rank=4))

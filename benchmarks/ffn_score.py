@@ -43,10 +43,9 @@ def main() -> None:
                       intermediate=width, heads=16, hidden=whole.hidden)  # fmt: skip
         losses = []
         for each in scores.values():
-            model.set_mask(select(whole, each, shape))
-            losses.append(measure(model, validation).loss)
+            with model.masked(select(whole, each, shape)):
+                losses.append(measure(model, validation).loss)
         print(f"| {width} | {' | '.join(f'{loss:.4f}' for loss in losses)} |", flush=True)
-    model.set_mask(None)
     print(f"parent {measure(model, validation).loss:.4f}")
 
 

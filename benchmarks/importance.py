@@ -272,11 +272,8 @@ def work_on(task: Task) -> dict[str, Any]:
     """The loss under masks, and of the cut model after distillation; an error is returned, so that the others go on."""
     try:
         model: HybridLM = _loaded["model"]
-        model.set_mask(task.selection)
-        try:
+        with model.masked(task.selection):
             before = loss(model)
-        finally:
-            model.set_mask(None)
         return {"number": task.number, "before": before, "after": heal(task) if task.tokens else None}
     except Exception as error:  # one cut's failure is reported in the results, and must not cost the others
         return {"number": task.number, "error": f"{type(error).__name__}: {error}"}

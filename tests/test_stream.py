@@ -53,10 +53,8 @@ def samples(count, of=6):
 
 def ends(model, blocks, x):
     """(hidden states before the head, logits) of the model that keeps what ``blocks`` says."""
-    model.set_mask(Selection(blocks=tuple(blocks)))
-    hidden, logits = model.hidden_states(x), model(x)
-    model.set_mask(None)
-    return hidden, logits
+    with model.masked(Selection(blocks=tuple(blocks))):
+        return model.hidden_states(x), model(x)
 
 
 def without(model, *removed):

@@ -70,9 +70,10 @@ def test_sliced_equals_masked_and_reloads_in_transformers(case, tmp_path_factory
     student = cut(parent, selection, folder / "student")
     model = load_model(parent).eval()
     tokens = torch.randint(0, VOCAB, (2, 37), generator=torch.Generator().manual_seed(0))
-    model.set_mask(selection)
     with torch.no_grad():
-        masked, sliced = model(tokens), load_model(student).eval()(tokens)
+        sliced = load_model(student).eval()(tokens)
+        with model.masked(selection):
+            masked = model(tokens)
     assert (masked - sliced).abs().max() <= 1e-5 * max(1.0, masked.abs().max().item())
     assert verify_logits(parent, student, selection, tokens.numpy(), CPU) <= 1e-5
     assert student.architecture == selection.student(arch)
@@ -90,9 +91,8 @@ def test_mask_of_everything_and_of_nothing_is_the_parent():
     tokens = torch.randint(0, VOCAB, (1, 20))
     with torch.no_grad():
         whole = model(tokens)
-        model.set_mask(Selection.everything(model.architecture))
-        assert torch.equal(model(tokens), whole)
-        model.set_mask(None)
+        with model.masked(Selection.everything(model.architecture)):
+            assert torch.equal(model(tokens), whole)
         assert torch.equal(model(tokens), whole)
 
 
@@ -103,9 +103,8 @@ def test_norm_of_a_masked_group_counts_kept_channels_only():
     tokens = torch.randint(0, VOCAB, (1, 12))
     kept = Selection(blocks=({"heads": (0, 2)},))
     with torch.no_grad():
-        model.set_mask(kept)
-        masked = model(tokens)
-        model.set_mask(None)
+        with model.masked(kept):
+            masked = model(tokens)
         channels = np.repeat([True, False, True, False], 8)
         model.blocks[0].gated_norm.weight[torch.from_numpy(~channels)] = 0
         zeroed = model(tokens)
@@ -136,8 +135,7 @@ def test_the_check_from_disk_finds_what_whole_models_differ_by(narrower, tmp_pat
     tokens = np.random.default_rng(0).integers(0, VOCAB, (2, 40))
     saved = cut(parent, other, tmp_path / "saved")
     whole, sliced = load_model(parent).eval(), load_model(saved).eval()
-    whole.set_mask(planned)
-    with torch.no_grad():
+    with torch.no_grad(), whole.masked(planned):
         want, got = (model(torch.from_numpy(tokens)) for model in (whole, sliced))
     apart = ((want - got).abs().max() / want.abs().max()).item()
     monkeypatch.setattr("minipuzzle.surgery.TOLERANCE", 10.0)

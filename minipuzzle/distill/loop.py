@@ -22,11 +22,11 @@ from minipuzzle.distill.interrupt import Interrupt, interrupt
 from minipuzzle.distill.log import TrainingLog
 from minipuzzle.distill.objectives import Objective, is_steady
 from minipuzzle.distill.pace import Pace
-from minipuzzle.distill.prepare import prepare
+from minipuzzle.distill.prepare import prepare, unprepare
 from minipuzzle.distill.schedule import learning_rate
 from minipuzzle.distill.update import Update, check_batch, make_optimizer, micro_batches, update
 from minipuzzle.errors import UserError
-from minipuzzle.model import HybridLM, set_precision
+from minipuzzle.model import HybridLM
 from minipuzzle.ranks import Ranks, alone
 from minipuzzle.recipe import Training
 
@@ -75,15 +75,16 @@ def train(
     states = States(folder / STATES, identity, ranks, say)
     with interrupt(ranks) as stop:
         at_once = (settings.micro_batch or settings.batch // ranks.world) * blocks.block_length
-        if chosen := prepare(model.train(), settings, at_once, ranks.world):
-            say(chosen)
         try:
+            if chosen := prepare(model.train(), settings, at_once, ranks.world):
+                say(chosen)
             losses = _Run(model, objective, blocks, settings, folder, ranks, states, stop, advance, say).finish()
         except UserError:
             if ranks.world == 1:  # among several a writer may wait for one that is gone
                 states.settle()
             raise
-        set_precision(model.eval(), "bf16", 0)
+        finally:  # whatever ends it: the caller may keep the model
+            unprepare(model)
     return sum(losses) / len(losses)
 
 

@@ -34,6 +34,12 @@ def prepare(model: HybridLM, settings: Training, tokens: int, ranks: int = 1) ->
     return "; ".join(parts)
 
 
+def unprepare(model: HybridLM) -> None:
+    """A model as one uses it: in eval mode, its products in BF16 or FP32, nothing computed twice."""
+    set_precision(model.eval(), "bf16", 0)
+    model.activation_checkpointing = False
+
+
 def _bytes(model: HybridLM, tokens: int, checkpointing: bool, ranks: int) -> int:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     shares = 1 if hasattr(model, "adapters") else ranks  # an adapter is whole on every GPU

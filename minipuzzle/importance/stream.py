@@ -32,7 +32,7 @@ from minipuzzle.importance.metrics import variant_errors
 from minipuzzle.importance.state import SavedTensors, State
 from minipuzzle.importance.streams import Streams
 from minipuzzle.model.blocks import BlockModule
-from minipuzzle.model.masks import block_masks
+from minipuzzle.model.masks import block_masks, meanwhile
 from minipuzzle.model.prefetch import BlockReader, embed_into
 from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.recipe import ScoreSettings
@@ -176,9 +176,8 @@ class _Run:
             if chosen is None:
                 continue
             selection = Selection(blocks=(chosen,))
-            module.kept = block_masks(block, selection, 0, self.group.device)
-            streams.run(module, removal, removal + self.shared, target=streams.begin(variant))
-            module.kept = {}
+            with meanwhile([(module, "kept", block_masks(block, selection, 0, self.group.device))]):
+                streams.run(module, removal, removal + self.shared, target=streams.begin(variant))
 
     def _parent(self, streams: Streams, index: int, module: BlockModule) -> dict[str, Array]:
         """The parent's samples through a block under its collectors; the block's width scores over all processes."""

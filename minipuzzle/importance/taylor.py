@@ -117,15 +117,15 @@ def _watched(model: HybridLM, gates: _Gates) -> Iterator[None]:
     """Hooks on every gate; weights without gradients, no activation checkpointing (hooks would fire twice), eval mode."""
     before = model.training, model.activation_checkpointing, [p.requires_grad for p in model.parameters()]
     handles: list[RemovableHandle] = []
-    # The embedding's output is where the graph begins.
-    handles.append(model.embeddings.register_forward_hook(lambda m, i, output: output.detach().requires_grad_()))
-    for index, (block, module) in enumerate(zip(model.architecture.blocks, model.blocks, strict=True)):
-        handles.append(_on_input(module.norm, gates.read_stream))
-        handles.append(_on_input(output_projection(block, module), lambda y, i=index: gates.read_width(i, y)))
-    handles.append(_on_input(model.final_norm, gates.read_stream))
-    model.eval().requires_grad_(False)
-    model.activation_checkpointing = False
     try:
+        # The embedding's output is where the graph begins.
+        handles.append(model.embeddings.register_forward_hook(lambda m, i, output: output.detach().requires_grad_()))
+        for index, (block, module) in enumerate(zip(model.architecture.blocks, model.blocks, strict=True)):
+            handles.append(_on_input(module.norm, gates.read_stream))
+            handles.append(_on_input(output_projection(block, module), lambda y, i=index: gates.read_width(i, y)))
+        handles.append(_on_input(model.final_norm, gates.read_stream))
+        model.eval().requires_grad_(False)
+        model.activation_checkpointing = False
         yield
     finally:
         for handle in handles:

@@ -16,7 +16,7 @@ from minipuzzle.kernels.pointwise import product_dtype
 from minipuzzle.model.blocks import make_block
 from minipuzzle.model.cache import Cache, new_cache
 from minipuzzle.model.head import matmul_fp32
-from minipuzzle.model.masks import block_masks, mask
+from minipuzzle.model.masks import block_masks, mask, meanwhile
 from minipuzzle.model.norm import final_norm
 
 
@@ -86,21 +86,25 @@ class HybridLM(nn.Module):
         h = self.hidden_states(tokens, documents, cache)
         return matmul_fp32(h.flatten(0, 1), self.head_weight.to(h.dtype).t()).unflatten(0, h.shape[:2])
 
-    def set_mask(self, selection: Selection | None) -> None:
-        """Compute from now on what the model that ``selection`` cuts out would compute; None: the whole model again."""
-        device = self.embeddings.weight.device
-        whole = selection is None or selection.hidden is None
-        if selection is not None:
-            selection.student(self.architecture)
-        self._hidden_mask = None if whole else mask(self.architecture.hidden, selection.hidden, device)  # type: ignore
-        kept_blocks = range(len(self.blocks)) if selection is None else selection.kept_blocks
-        self._dropped = frozenset(range(len(self.blocks))) - frozenset(kept_blocks)
-        self.final_norm.kept = self._hidden_mask
-        block: Any
-        for i, block in enumerate(self.blocks):
-            kept = selection is not None and i not in self._dropped
-            block.kept = block_masks(self.architecture.blocks[i], selection, i, device) if kept else {}  # type: ignore
-            block.norm.kept = self._hidden_mask
+    @contextmanager
+    def masked(self, selection: Selection) -> Iterator[None]:
+        """Meanwhile compute what the model that ``selection`` cuts out would; whatever is raised, the model is itself again.
+
+        Raises: UserError for a selection that this architecture does not allow.
+        """
+        selection.student(self.architecture)
+        device, size = self.embeddings.weight.device, self.architecture.hidden
+        hidden = None if selection.hidden is None else mask(size, selection.hidden, device)
+        dropped = frozenset(range(len(self.blocks))) - frozenset(selection.kept_blocks)
+        values: list[tuple[Any, str, Any]] = [
+            (self, "_dropped", dropped), (self, "_hidden_mask", hidden), (self.final_norm, "kept", hidden),
+        ]  # fmt: skip
+        module: Any
+        for i, module in enumerate(self.blocks):
+            kept = {} if i in dropped else block_masks(self.architecture.blocks[i], selection, i, device)
+            values += [(module, "kept", kept), (module.norm, "kept", hidden)]
+        with meanwhile(values):
+            yield
 
     def new_cache(self, batch: int, max_length: int, state_dtype: torch.dtype = torch.float32) -> Cache:
         """An empty cache on the model's device, keys, values and convolution windows in its dtype."""

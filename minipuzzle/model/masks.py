@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -18,6 +22,19 @@ def block_masks(block: Block, selection: Selection, index: int, device: torch.de
         heads, channels = (masks.get(axis, everything[axis]) for axis in ("heads", "head_dim"))
         masks["channels"] = (heads[:, None] & channels).flatten()
     return masks
+
+
+@contextmanager
+def meanwhile(values: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Meanwhile each (object, attribute, value) holds; they are what they were whatever is raised, Ctrl-C included."""
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in values]
+    try:
+        for owner, name, value in values:
+            setattr(owner, name, value)
+        yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
 
 
 def mask(size: int, kept: tuple[int, ...], device: torch.device) -> Tensor:

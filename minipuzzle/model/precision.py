@@ -37,9 +37,13 @@ def set_precision(model: HybridLM, precision: str, bf16_ends: int) -> list[str]:
             allowed=f"at most {(len(model.blocks) - 1) // 2} at either end", next="Lower --bf16-ends.",
         )  # fmt: skip
     check_sizes(layers)
-    for layer in layers.values():
-        (engine_linear if precision == "fp8" else emulated_linear)(layer)
-    model.fp8_layers = list(layers)
+    try:
+        for path, layer in layers.items():
+            model.fp8_layers.append(path)
+            (engine_linear if precision == "fp8" else emulated_linear)(layer)
+    except BaseException:  # out of memory, Ctrl-C: all in FP8 or none
+        set_precision(model, "bf16", 0)
+        raise
     return model.fp8_layers
 
 

@@ -51,7 +51,6 @@ class MaskedParent:
 
 def masked_reality(model: HybridLM, selection: Selection, blocks: TokenBlocks, said: Answers, *, batch: int = 8) -> Reality:
     """What a parent does on ``blocks`` under a selection's masks, beside what it ``said`` to them whole."""
-    model.set_mask(selection)
-    m = measure(model, blocks, batch=batch, teacher=said)
-    model.set_mask(None)
+    with model.masked(selection):
+        m = measure(model, blocks, batch=batch, teacher=said)
     return Reality(m.next_token_accuracy, m.agreement or 0.0, m.loss, m.kl or 0.0)

@@ -106,6 +106,5 @@ def test_a_narrower_model_masked_is_the_cut_one(tmp_path):
     student = cut(parent, selection, tmp_path / "student")
     tokens = torch.randint(0, 4096, (2, 200), generator=torch.Generator().manual_seed(0)).cuda()
     masked, sliced = (load_model(c, device="cuda", dtype=torch.float32) for c in (parent, student))
-    masked.set_mask(selection)
-    with mixed_precision(torch.device("cuda")):
+    with masked.masked(selection), mixed_precision(torch.device("cuda")):
         close("hidden size 192 to 144: masked - cut", masked(tokens), sliced(tokens), 2e-2)

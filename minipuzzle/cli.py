@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sys
+import traceback
+from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+from typer.core import TyperGroup
 
 from minipuzzle.commands import (
     adapt,
@@ -24,10 +28,33 @@ from minipuzzle.commands import (
     score,
     search,
 )
-from minipuzzle.errors import UserError
+from minipuzzle.errors import UserError, explained
+
+STOPPED = 130
+OUR_FAULT = 70
+"""As sysexits.h numbers what is wrong inside a program."""
+
+
+class Commands(TyperGroup):
+    """The commands, with what the machine refuses them said in four parts: before typer answers it with "Aborted!"."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named. Raises: UserError also in place of errors of files, memory and texts."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # who read us has gone: typer ends quietly
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on from the last saved state", file=sys.stderr)
+            sys.exit(STOPPED)
+        except Exception as error:
+            if (said := explained(error)) is None:
+                raise
+            raise said from error
+
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Compress hybrid Mamba-Transformer language models: score, search, prune, distil.",
 )  # fmt: skip
 app.command()(inspect.inspect)
@@ -49,7 +76,10 @@ app.command()(run.demo)
 
 
 def main() -> None:
-    """Run the command line: a user's mistake prints its four parts and exits 2; --debug shows where it came from."""
+    """Run the command line. A user's mistake prints its four parts and exits with 2; --debug shows where it came from.
+
+    What is no user's mistake prints where it happened and exits with 70.
+    """
     debug = "--debug" in sys.argv
     sys.argv = [a for a in sys.argv if a != "--debug"]
     try:
@@ -57,9 +87,12 @@ def main() -> None:
     except UserError as error:
         if debug:
             raise
-        plain = str(error).replace("[", "\\[")
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {plain}")
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; the same command goes on from the last saved state")
-        sys.exit(130)
+    except Exception:
+        from minipuzzle.report.facts import versions
+
+        traceback.print_exc()
+        print("\nThis is a fault of minipuzzle, not yours. Please report it with the lines above, the command line and, where "
+              f"it has one, its run directory without the weights. {versions()}", file=sys.stderr)  # fmt: skip
+        sys.exit(OUR_FAULT)

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from minipuzzle.artifacts import SCHEMA, read_json, write_json
+from minipuzzle.artifacts import write_json
 from minipuzzle.errors import UserError
 from minipuzzle.lock import hold
 from minipuzzle.progress import console
+from minipuzzle.run_files import COMMANDS_SCHEMA, RUN_SCHEMA, load_commands, load_run
 from minipuzzle.temporary import sweep_run
 
 WORTH_SAYING = 100_000_000
@@ -29,7 +30,7 @@ class RunDir:
         self.path = path
         self.writes = os.environ.get("RANK", "0") == "0"
         self._file = path / "run.json"
-        self.state: dict[str, Any] = {"schema": SCHEMA, "parent": None, "stages": {}}
+        self.state: dict[str, Any] = {"schema": RUN_SCHEMA, "parent": None, "stages": {}}
         self._read()
 
     def __truediv__(self, name: str) -> Path:
@@ -111,12 +112,12 @@ class RunDir:
         file = self.path / "commands.json"
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         with self.locked():
-            rows = read_json(file) if file.exists() else []
-            write_json(file, [*rows, {"command": command, "seconds": round(seconds, 1), "date": now}])
+            rows = [*load_commands(file), {"command": command, "seconds": round(seconds, 1), "date": now}]
+            write_json(file, {"schema": COMMANDS_SCHEMA, "commands": rows})
 
     def _read(self) -> None:
         if self._file.exists():
-            self.state = read_json(self._file)
+            self.state = load_run(self._file)
 
     def _save(self) -> None:
         if self.writes:

@@ -70,7 +70,7 @@ def test_a_stage_whose_inputs_did_not_change_is_kept(checkpoint, tmp_path, capsy
     capsys.readouterr()
     run(*words["search"], "--candidates", 3)
     assert "nothing changed" not in capsys.readouterr().err
-    assert len(json.loads((folder / "commands.json").read_text())) == 9
+    assert len(json.loads((folder / "commands.json").read_text())["commands"]) == 9
 
 
 def test_inspect(checkpoint, capsys):

@@ -113,8 +113,9 @@ def test_a_row_of_the_ablation_changes_one_thing(tmp_path):
     for kind in ("prose", "code"):
         (text / f"{kind}.train.txt.xz").touch()
     losses = {"c001": 3.2, "c007": 3.0, "c009": 3.1}
-    facts = {"key": "", "short_validation_loss": losses, "learning_rate": 5e-5}
-    (searched / "run.json").write_text(json.dumps({"stages": {"distill": facts}}))
+    facts = {"key": "", "search": "", "winner": "c007", "short_validation_loss": losses, "final_kl": 0.1,
+             "tokens": 1, "short_tokens": 1, "learning_rate": 5e-5}  # fmt: skip
+    (searched / "run.json").write_text(json.dumps({"schema": 2, "parent": None, "stages": {"distill": facts}}))
     (searched / "search.json").write_text(json.dumps({"top": list(losses), "selections": {}}))
     options = Namespace(work=tmp_path, text=text, tiny=False, gpus=1, precision="fp8")
     rows = {row.name: row for row in headline_ablation.rows(options, 10**8)}

@@ -144,21 +144,23 @@ def test_a_solver_run_of_many_blocks_with_drops(tmp_path):
     scores.save(tmp_path / "scores.safetensors")
     blocks = [None if i in (3, 108) else {"intermediate": list(range(8 + i % 8))} if i % 2 else {} for i in range(118)]
     strip = "".join("." if b is None else c for b, c in zip(blocks, pattern, strict=True))
-    row = {"parameters": 4_000_000_000, "bytes": 2**33, "damage": 0.5, "next_token_accuracy": 0.4, "agreement": 0.9,
-           "loss": 2.0, "kl": 0.1, "strip": strip, "shape": {"attention": 4, "mlp": 58, "mamba": 54, "intermediate": "8-15",
-           "heads": 8, "hidden": 64}}  # fmt: skip
+    row = {"pattern": strip.replace(".", ""), "parameters": 4_000_000_000, "bytes": 2**33, "damage": 0.5,
+           "next_token_accuracy": 0.4, "agreement": 0.9, "loss": 2.0, "kl": 0.1, "strip": strip,
+           "shape": {"attention": 4, "mlp": 58, "mamba": 54, "intermediate": "8-15", "heads": 8, "hidden": 64}}  # fmt: skip
     rows = [{**row, "name": f"s{i:03}", "rank": i + 1, "kl": 0.1 + i / 100, "parameters": row["parameters"] - i * 10**7}
             for i in range(20)]  # fmt: skip
+    workload = {"context": 8192, "batch": 1, "weights": "bf16", "kv": "bf16", "state": "bf16"}
     search = {
-        "parent": {"pattern": pattern, "parameters": 5_000_000_000},
-        "budget": {"text": ["8GiB"], "bytes": 2**33, "parameters": None},
+        "schema": 2, "method": "solver", "points": 10**6, "feasible": 0,
+        "parent": {"path": "/models/<big>&co", "fingerprint": "0" * 16, "pattern": pattern, "parameters": 5_000_000_000},
+        "budget": {"text": ["8GiB"], "bytes": 2**33, "parameters": None, "times": {}, "timing": None, "workload": workload},
         "candidates": rows, "top": ["s000"], "selections": {"s000": {"blocks": blocks, "hidden": list(range(1, 49))}},
         "bounds": {"hidden": [48, 64]},
         "front": {"names": ["memory"], "points": [{"cost": [2**33], "damage": 0.4}, {"cost": [2**34], "damage": 0.1}]},
         "funnel": [{"stage": "points of the grid that fit", "entered": 10**6, "left": 0, "seconds": 0.1}],
     }  # fmt: skip
     (tmp_path / "search.json").write_text(json.dumps(search))
-    (tmp_path / "run.json").write_text(json.dumps({"parent": {"path": "/models/<big>&co"}, "stages": {}}))
+    (tmp_path / "run.json").write_text(json.dumps({"schema": 2, "parent": search["parent"], "stages": {}}))
     text, seen = check(build_report(tmp_path))
     assert seen.count("svg") == 4
     assert "&lt;big&gt;&amp;co" in text

@@ -261,7 +261,7 @@ def test_torchrun_of_the_command_writes_once(tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["meta"]["width_samples"] == 4
-    assert len(json.loads((folder / "commands.json").read_text())) == 1
+    assert len(json.loads((folder / "commands.json").read_text())["commands"]) == 1
     parent = Checkpoint.open(tmp_path / "model").fingerprint
     assert Scores.load(folder / "scores.safetensors").meta["parent"] == parent
     assert not (folder / "scores.partial").exists()

@@ -32,14 +32,14 @@ def demo(run: Annotated[Path, typer.Option("--run", help="Run directory.")] = Pa
 def _compress(recipe: Recipe, run: Path | None, as_json: bool) -> None:
     where = run or Path(recipe.run)
     with command(where):
-        from minipuzzle.artifacts import read_json
         from minipuzzle.pipeline import compress
         from minipuzzle.report.tables import candidates_table, eval_table
+        from minipuzzle.run_files import load_search
 
         measured, page = compress(recipe, where)
         if as_json:
             print_json({**measured, "report": str(page)})
             return
-        out.print(candidates_table(read_json(where / "search.json")))
+        out.print(candidates_table(load_search(where / "search.json")))
         out.print(eval_table(measured))
         out.print(f"report: {page}", soft_wrap=True)

@@ -11,15 +11,49 @@ from bisect import bisect_left
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from statistics import median
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, NotRequired, Protocol, TypedDict
 
 from minipuzzle.arch import Architecture, Block
 from minipuzzle.artifacts import read_json, write_json
 from minipuzzle.budget import Generation, Phase
+from minipuzzle.checked import Count, Must, Positive, fault, require
 from minipuzzle.errors import UserError
 
 SCHEMA = 1
 AXES = {"mlp": "intermediate", "mamba": "heads", "attention": "kv_heads"}
+
+
+class _Entry(TypedDict):
+    phase: Phase
+    batch: Positive
+    tokens: Count
+    block: Annotated[str, Must(lambda text: _is_block(text), "a block as JSON, or a text about what surrounds blocks")]
+    ms: Annotated[float, Must(lambda ms: ms > 0, "above 0")]
+
+
+class _Whole(TypedDict):
+    error: float
+
+
+class _Stored(TypedDict):
+    device: str
+    dtype: Literal["float32", "bfloat16", "float16"]
+    date: str
+    additivity: NotRequired[list[_Whole]]
+    entries: list[_Entry]
+
+
+def _is_block(text: str) -> bool:
+    """Whether what begins as JSON describes a block: its kind, and the size of the axis that tables vary."""
+    if not text.startswith("{"):
+        return True
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    axis = AXES.get(str(found.get("kind")))
+    sizes = [found.get(axis), *([found.get("q_heads")] if axis == "kv_heads" else [])]
+    return axis is not None and all(fault(size, Positive) is None for size in sizes)
 
 
 class Timing(Protocol):
@@ -104,10 +138,13 @@ class LatencyTable:
     @staticmethod
     def load(path: Path, *, device: str = "", dtype: str = "") -> LatencyTable:
         """Read a table. Raises: UserError where it is missing, or of another device or dtype than asked ("" for any)."""
-        stored = read_json(path)
-        if stored.get("schema") != SCHEMA or "entries" not in stored:
-            raise UserError(f"{path} is not a latency table.", got=f"schema {stored.get('schema')}", allowed=f"schema {SCHEMA}",
+        again = "Run minipuzzle profile again."
+        stored = read_json(path, next=again)
+        if not isinstance(stored, dict) or stored.get("schema") != SCHEMA or "entries" not in stored:
+            found = stored.get("schema") if isinstance(stored, dict) else type(stored).__name__
+            raise UserError(f"{path} is not a latency table.", got=f"schema {found}", allowed=f"schema {SCHEMA}",
                             next="Run minipuzzle profile.")  # fmt: skip
+        require(stored, _Stored, what=str(path), next=again)
         for name, asked in (("device", device), ("dtype", dtype)):
             if asked and asked.lower() not in str(stored[name]).lower():
                 raise UserError(

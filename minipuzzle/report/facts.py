@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from minipuzzle import __version__
-from minipuzzle.artifacts import Scores, read_json
+from minipuzzle.artifacts import Scores
+from minipuzzle.errors import UserError
 from minipuzzle.report.removed import KIND_NAMES, Removal, channel_scores, hidden_change, kept_share, removals
 from minipuzzle.report.units import bytes_, count, percent
+from minipuzzle.run_files import load_commands, load_eval, load_run, load_search, named_candidate
 
 SOURCES = (
     ("2504.03624", "Nemotron-H and MiniPuzzle: block scores, search under a budget, distillation"),
@@ -31,22 +33,25 @@ class Facts:
     @cached_property
     def state(self) -> dict[str, Any]:
         """run.json. Raises: UserError where the folder is no run directory."""
-        return dict(read_json(self.run / "run.json"))
+        return load_run(self.run / "run.json")
 
     @cached_property
     def parent(self) -> Path:
-        """The parent checkpoint's folder."""
+        """The parent checkpoint's folder. Raises: UserError where no command has named one yet."""
+        if self.state["parent"] is None:
+            raise UserError("This run directory is about no model yet.", got=self.run, allowed="a run of minipuzzle score",
+                            next="Run minipuzzle score first, in the same run directory.")  # fmt: skip
         return Path(self.state["parent"]["path"])
 
     @cached_property
     def search(self) -> dict[str, Any] | None:
         """search.json."""
-        return self._optional("search.json")
+        return load_search(path) if (path := self.run / "search.json").exists() else None
 
     @cached_property
     def measured(self) -> dict[str, Any] | None:
         """eval.json. None where it measured the student of another distillation."""
-        found: dict[str, Any] | None = self._optional("eval.json")
+        found = load_eval(path) if (path := self.run / "eval.json").exists() else None
         if found and found["distill"] and found["distill"] != (self.distilled or {}).get("key"):
             return None
         return found
@@ -54,7 +59,7 @@ class Facts:
     @cached_property
     def commands(self) -> list[dict[str, Any]]:
         """The commands that were run, with seconds and date."""
-        return self._optional("commands.json") or []
+        return load_commands(self.run / "commands.json")
 
     @cached_property
     def scores(self) -> Scores | None:
@@ -67,7 +72,7 @@ class Facts:
         """What the stage distill recorded: winner, losses, tokens. None where it was of another search."""
         stages = self.state["stages"]
         found: dict[str, Any] | None = stages.get("distill")
-        return found if found and found["search"] == stages["search"]["key"] else None
+        return found if found and found["search"] == stages.get("search", {}).get("key") else None
 
     @cached_property
     def winner(self) -> dict[str, Any] | None:
@@ -75,7 +80,7 @@ class Facts:
         if self.search is None:
             return None
         name = self.distilled["winner"] if self.distilled else self.search["top"][0]
-        return next(c for c in self.search["candidates"] if c["name"] == name)
+        return named_candidate(self.search, name)
 
     @cached_property
     def blocks(self) -> list[dict[str, Any] | None]:
@@ -121,9 +126,6 @@ class Facts:
         """The rows of each training log by the run's name; the short runs first."""
         found = {path.parent.name: _log(path) for path in sorted((self.run / "distill").glob("*/log.csv"))}
         return {name: rows for name, rows in found.items() if rows}
-
-    def _optional(self, name: str) -> Any:
-        return read_json(self.run / name) if (self.run / name).exists() else None
 
 
 def removed_rows(facts: Facts) -> list[dict[str, str]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from minipuzzle.artifacts import read_json, write_atomic
+from minipuzzle.artifacts import write_atomic
 from minipuzzle.report import plots
 from minipuzzle.report.facts import (
     SOURCES,
@@ -26,6 +26,7 @@ from minipuzzle.report.facts import (
 from minipuzzle.report.strip import strip_html
 from minipuzzle.report.tables import by_task
 from minipuzzle.report.units import bytes_, count, percent
+from minipuzzle.run_files import load_tasks
 
 SHOWN = 12
 METRICS = {
@@ -55,7 +56,7 @@ def build_report(run: Path) -> Path:
     if facts.measured is not None:
         values |= _eval_values(facts.measured)
     if (run / "tasks.json").exists():
-        values["task_names"], values["tasks"] = by_task(read_json(run / "tasks.json"))
+        values["task_names"], values["tasks"] = by_task(load_tasks(run / "tasks.json"))
     loader = PackageLoader("minipuzzle", "report")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     target = run / "report.html"

@@ -8,12 +8,11 @@ from typing import Any
 from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.recipe import SearchSettings
+from minipuzzle.run_files import SEARCH_SCHEMA
 from minipuzzle.search.damage import AXES
 from minipuzzle.search.plan import Plan
 from minipuzzle.search.rank import Realised, shortlist
 from minipuzzle.search.select import Candidate
-
-SCHEMA = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +32,7 @@ def search_result(
     """Parent, budget, funnel, candidates best first, and the selections of the top ones."""
     kept = shortlist(ranked, settings.finalists, "kl" if settings.method == "solver" else "agreement")
     return {
-        "schema": SCHEMA, "method": settings.method,
+        "schema": SEARCH_SCHEMA, "method": settings.method,
         "parent": {
             "path": str(parent.path), "fingerprint": parent.fingerprint, "parameters": parent.parameters,
             "pattern": parent.architecture.pattern,

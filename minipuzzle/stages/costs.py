@@ -7,13 +7,13 @@ from typing import Any
 import torch
 
 from minipuzzle.arch import Architecture
-from minipuzzle.artifacts import read_json
 from minipuzzle.budget import parse_work
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.cost import Workload, memory
 from minipuzzle.cost.latency import LatencyTable, model_ms
 from minipuzzle.model import HybridLM
 from minipuzzle.model.cache import AttentionSlot, Cache
+from minipuzzle.run_files import load_search, named_candidate
 from minipuzzle.stages.job import Job
 from minipuzzle.timing import Machine, step_ms, time_in_turns
 
@@ -27,9 +27,9 @@ def cost_checks(job: Job, student: Checkpoint, model: HybridLM, tokens: torch.Te
     in FP32. Times: the latency table that the search used against the student running on this machine; left out where
     the budget names no time or the table is of another machine.
     """
-    search = read_json(job.run / "search.json")
+    search = load_search(job.run / "search.json")
     winner = job.run.facts("distill")["winner"]
-    planned = next(row for row in search["candidates"] if row["name"] == winner)
+    planned = named_candidate(search, winner)
     rows = [_row("parameters", "", planned["parameters"], student.parameters)]
     if student.dtype in DTYPES:
         weights = memory(student.architecture, Workload(context=1, weights=DTYPES[student.dtype])).weights

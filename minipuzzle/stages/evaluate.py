@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from minipuzzle.artifacts import read_json, write_json
+from minipuzzle.artifacts import write_json
 from minipuzzle.budget import parse_count
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.cost import Workload, memory
@@ -20,6 +20,8 @@ from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.recipe import SearchSettings
 from minipuzzle.report.card import write_card
+from minipuzzle.run_files import EVAL_SCHEMA, check_measured, load_search
+from minipuzzle.run_shapes import EvalFile
 from minipuzzle.stages.costs import cost_checks
 from minipuzzle.stages.device import device_name
 from minipuzzle.stages.job import Job
@@ -59,10 +61,11 @@ def _eval(job: Job, others: list[Path], group: Ranks) -> dict[str, Any]:
             if name == "student" and not others:
                 costs = cost_checks(job, checkpoint, model, _batch(blocks, 1, job.device))
     result = {
-        "schema": 1, "device": device_name(job.device), "data": str(job.data.validation),
+        "schema": EVAL_SCHEMA, "device": device_name(job.device), "data": str(job.data.validation),
         "tokens": int(blocks.tokens.size), "rows": rows, "costs": costs,
         "distill": job.run.key("distill") if "student" in named and not others else None,
     }  # fmt: skip
+    check_measured(result, EvalFile)
     if job.run.writes:
         write_json(job.run / FILE, result)
         if costs:
@@ -88,7 +91,7 @@ def workload(job: Job) -> Workload:
     """The workload of the run's search, or the default one."""
     file = job.run / "search.json"
     if file.exists():
-        return Workload(**read_json(file)["budget"]["workload"])
+        return Workload(**load_search(file)["budget"]["workload"])
     default = SearchSettings()
     return Workload(context=parse_count(default.context), batch=default.batch, weights=default.weights,
                     kv=default.kv, state=default.state)  # fmt: skip
@@ -101,7 +104,7 @@ def _of_run(job: Job) -> dict[str, Checkpoint]:
         found["pruned"] = Checkpoint.open(job.run / "candidates" / winner)
         found["student"] = Checkpoint.open(job.run / "student")
     elif (job.run / FILE.replace("eval", "search")).exists():
-        top = read_json(job.run / "search.json")["top"]
+        top = load_search(job.run / "search.json")["top"]
         found = {f"pruned {n}": Checkpoint.open(job.run / "candidates" / n) for n in top
                  if (job.run / "candidates" / n).exists()}  # fmt: skip
     return found

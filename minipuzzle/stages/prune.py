@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from minipuzzle.artifacts import fingerprint, read_json
+from minipuzzle.artifacts import fingerprint
 from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.run_files import load_search
 from minipuzzle.stages.job import Job, say
 from minipuzzle.stages.search import load_selection
 from minipuzzle.surgery import cut, verify_logits
@@ -15,7 +16,7 @@ PROBE_TOKENS = 64
 
 def run_prune(job: Job) -> dict[str, Checkpoint]:
     """Cut the top candidates; each file is checked against its plan and against the masked parent's logits."""
-    search = read_json(job.run / "search.json")
+    search = load_search(job.run / "search.json")
     key = fingerprint(job.run.key("search"), search["top"])
     paths = {name: job.run / "candidates" / name for name in search["top"]}
     if job.run.is_done("prune", key) and all((p / "config.json").exists() for p in paths.values()):

@@ -7,13 +7,15 @@ from dataclasses import asdict
 from typing import Any
 
 from minipuzzle.arch import Selection
-from minipuzzle.artifacts import Scores, fingerprint, read_json, write_json
+from minipuzzle.artifacts import Scores, fingerprint, write_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks
 from minipuzzle.errors import UserError
 from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import ranks
 from minipuzzle.recipe import SearchSettings
+from minipuzzle.run_files import check_measured, load_partial_search, load_search
+from minipuzzle.run_shapes import MEASURED, SearchFile
 from minipuzzle.search.plan import Plan, make_plan
 from minipuzzle.search.propose import Proposals, candidate, front, propose_each
 from minipuzzle.search.rank import Realised, Reality, realise, reranked
@@ -57,14 +59,14 @@ def _search(job: Job, settings: SearchSettings, blocks: TokenBlocks, parent: Mas
     key = fingerprint(job.run.key("score"), asdict(settings), blocks.fingerprint, len(blocks), timing and timing.source)
     if job.run.is_done("search", key) and (job.run / FILE).exists():
         say(f"search: nothing changed, kept {job.run / FILE}")
-        return dict(read_json(job.run / FILE))
+        return load_search(job.run / FILE)
     plan = make_plan(job.parent.architecture, settings, timing)
     for sentence in plan.parent.rules.sentences():
         say(f"search: {job.parent.config['model_type']}: {sentence}")
     known = Known(job, key)
     search = Search(plan, scores, settings, known)
     result = search_result(job.parent, plan, settings, *search.run(parent))
-    write_json(job.run / FILE, result)
+    write_json(job.run / FILE, check_measured(result, SearchFile))
     job.run.mark("search", key, file=FILE)
     known.file.unlink(missing_ok=True)
     return result
@@ -77,14 +79,14 @@ class Known:
         self.file = job.run / "search.partial.json"
         self.key = key
         self.results: dict[str, Reality] = {}
-        stored: Any = read_json(self.file) if self.file.exists() else {}
+        stored = load_partial_search(self.file) if self.file.exists() else {}
         if stored.get("key") == key:
             self.results = {name: Reality(*values) for name, values in stored["results"].items()}
 
     def add(self, name: str, reality: Reality) -> None:
-        """Remember, on disk too."""
+        """Remember, on disk too. Raises: UserError for a number that is not finite."""
         if self.results.get(name) != reality or not self.file.exists():
-            self.results[name] = reality
+            self.results[name] = Reality(*check_measured(list(reality), MEASURED))
             write_json(self.file, {"key": self.key, "results": self.results})
 
 

@@ -11,6 +11,8 @@ from typing import Any
 from minipuzzle.artifacts import write_atomic, write_json
 from minipuzzle.distill import check_vocabularies, mixed_precision
 from minipuzzle.errors import UserError
+from minipuzzle.run_files import TASKS_SCHEMA, check_measured
+from minipuzzle.run_shapes import TasksFile
 from minipuzzle.stages.device import device_name
 from minipuzzle.stages.evaluate import named_checkpoints
 from minipuzzle.stages.job import Job, say
@@ -44,8 +46,8 @@ def run_tasks(job: Job, others: list[Path], tasks: list[str], include: Path | No
             text = json.dumps(result, indent=2, default=handle_non_serializable, ensure_ascii=False)
             write_atomic(job.run / "lm_eval" / f"{name.replace('/', '_')}.json", text.encode())
             rows += [{"name": name, "path": str(checkpoint.path), **row} for row in _rows(result)]
-    summary = {"schema": 1, "device": device_name(job.device), "limit": limit, "include": include, "rows": rows}
-    write_json(job.run / FILE, summary)
+    summary = {"schema": TASKS_SCHEMA, "device": device_name(job.device), "limit": limit, "include": include, "rows": rows}
+    write_json(job.run / FILE, check_measured(summary, TasksFile))
     return summary
 
 

@@ -1,0 +1,134 @@
+"""The one loader of each JSON file of a run directory. No torch.
+
+A file of before its schema had a number is of schema 1.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from minipuzzle.artifacts import plain_json, read_json
+from minipuzzle.checked import require
+from minipuzzle.errors import UserError
+from minipuzzle.run_shapes import (
+    Adapted,
+    CommandsFile,
+    Distilled,
+    EvalFile,
+    PartialSearch,
+    RunFile,
+    SearchFile,
+    TasksFile,
+)
+
+RUN_SCHEMA = 2
+SEARCH_SCHEMA = 2
+EVAL_SCHEMA = 1
+TASKS_SCHEMA = 1
+COMMANDS_SCHEMA = 1
+
+
+def load_run(path: Path) -> dict[str, Any]:
+    """run.json. Raises: UserError where it is missing, damaged or of another schema."""
+    again = "Restore it, or name another run directory with --run."
+    found = _load(path, RunFile, RUN_SCHEMA, again)
+    for stage, shape in (("distill", Distilled), ("adapt", Adapted)):
+        if stage in found["stages"]:
+            require(found["stages"][stage], shape, what=f"{path}, stage {stage},", next=again)
+    return found
+
+
+def load_commands(path: Path) -> list[dict[str, Any]]:
+    """The rows of commands.json, none where it is not there. Raises: UserError where it is damaged."""
+    if not path.exists():
+        return []
+    again = "Delete it: only the report's list of commands is lost."
+    if isinstance(found := read_json(path, next=again), list):  # as it was before 2026-11-29
+        found = {"schema": COMMANDS_SCHEMA, "commands": found}
+    rows: list[dict[str, Any]] = _checked(found, path, CommandsFile, COMMANDS_SCHEMA, again)[
+        "commands"
+    ]
+    return rows
+
+
+def load_search(path: Path) -> dict[str, Any]:
+    """search.json. Raises: UserError where it is missing, damaged, of another schema or contradicts itself."""
+    again = "Run minipuzzle search again; delete the file first if it is kept."
+    found = _load(path, SearchFile, SEARCH_SCHEMA, again)
+    blocks = len(found["parent"]["pattern"])
+    known = {row["name"] for row in found["candidates"]} & set(found["selections"])
+    faults = [f"{name!r} in top is no candidate" for name in found["top"] if name not in known]
+    faults += [f"{name!r} selects {len(selection['blocks'])} of {blocks} blocks"
+               for name, selection in found["selections"].items() if len(selection["blocks"]) != blocks]  # fmt: skip
+    faults += [
+        f"{row['name']!r} has a strip of another length"
+        for row in found["candidates"]
+        if len(row["strip"]) != blocks
+    ]
+    if faults:
+        raise UserError(
+            f"{path} contradicts itself.",
+            got=faults[0],
+            allowed="what minipuzzle search wrote",
+            next=again,
+        )
+    return found
+
+
+def named_candidate(search: dict[str, Any], name: str) -> dict[str, Any]:
+    """The row of a candidate of search.json. Raises: UserError where it is none of its selections."""
+    row = next((row for row in search["candidates"] if row["name"] == name), None)
+    if row is None or name not in search["selections"]:
+        raise UserError(
+            "The search does not know this candidate.", got=name, allowed=", ".join(search["selections"]),
+            next="Run minipuzzle distill again: search.json is not the one that it went by.",
+        )  # fmt: skip
+    return row
+
+
+def load_partial_search(path: Path) -> dict[str, Any]:
+    """search.partial.json. Raises: UserError where it is damaged."""
+    return read_json(
+        path, PartialSearch, next="Delete it: the search measures its candidates again."
+    )
+
+
+def load_eval(path: Path) -> dict[str, Any]:
+    """eval.json. Raises: UserError where it is missing, damaged or of another schema."""
+    again = "Run minipuzzle eval again."
+    found = _load(path, EvalFile, EVAL_SCHEMA, again)
+    of = [set(row.get("domains", {})) for row in found["rows"]]
+    if any(names != of[0] for names in of):
+        raise UserError(f"{path} contradicts itself.", got="rows of different domains", allowed="what minipuzzle eval wrote",
+                        next=again)  # fmt: skip
+    return found
+
+
+def load_tasks(path: Path) -> dict[str, Any]:
+    """tasks.json. Raises: UserError where it is missing, damaged or of another schema."""
+    return _load(path, TasksFile, TASKS_SCHEMA, "Run minipuzzle eval --tasks again.")
+
+
+def check_measured(value: Any, shape: Any) -> Any:
+    """What is about to be written, where its loader will read it. Raises: UserError for numbers that are not finite."""
+    require(json.loads(json.dumps(value, default=plain_json)), shape, what="What was measured",
+            next="Check the model: its weights give numbers that are not finite.")  # fmt: skip
+    return value
+
+
+def _load(path: Path, shape: Any, schema: int, again: str) -> dict[str, Any]:
+    return _checked(read_json(path, next=again), path, shape, schema, again)
+
+
+def _checked(found: Any, path: Path, shape: Any, schema: int, again: str) -> dict[str, Any]:
+    require(found, dict[str, Any], what=str(path), next=again)
+    if found.get("schema", 1) != schema:
+        raise UserError(
+            f"{path} has another schema.",
+            got=found.get("schema", "none"),
+            allowed=schema,
+            next=again,
+        )
+    return require(found, shape, what=str(path), next=again)

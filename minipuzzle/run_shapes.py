@@ -1,0 +1,219 @@
+"""What the JSON files of a run directory hold, as shapes for ``checked``. No torch.
+
+Names in them become paths (candidates/NAME), so they are checked to be plain; numbers are finite.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, NotRequired, TypedDict
+
+from minipuzzle.checked import Count, Must, Name, Positive
+
+
+def _ascends(indices: list[int]) -> bool:
+    return all(a < b for a, b in zip([-1, *indices], indices, strict=False))
+
+
+Indices = Annotated[list[int], Must(_ascends, "ascending indices from 0")]
+Pattern = Annotated[
+    str, Must(lambda text: text != "" and set(text) <= set("M-*"), "the letters M, - and *")
+]
+Time = Annotated[str, Must(re.compile(r"(prefill|decode|total) ms @b\d{1,18},p\d{1,18},o\d{1,18}").fullmatch,
+                           "a phase and a workload, as decode ms @b1,p8192,o1024")]  # fmt: skip
+Measured = Annotated[Any, Must(lambda value: type(value) in (int, float), "a number")]
+"""A loss in run.json may be no number where a training broke down, and its run is to be read all the same."""
+Strip = Annotated[
+    str, Must(lambda text: text != "" and set(text) <= set("M-*."), "the letters M, -, * and .")
+]
+
+
+class _Parent(TypedDict):
+    path: str
+    fingerprint: str
+
+
+class _Stage(TypedDict):
+    key: str
+
+
+class Distilled(_Stage):
+    search: str
+    winner: Name
+    short_validation_loss: dict[Name, Measured]
+    heat_validation_loss: NotRequired[dict[Name, Measured]]
+    rate_validation_loss: NotRequired[dict[str, Measured]]
+    long_validation_loss: NotRequired[tuple[Measured, Measured]]
+    final_kl: Measured
+    tokens: Count
+    short_tokens: Count
+    learning_rate: NotRequired[float]
+
+
+class Adapted(_Stage):
+    final_loss: Measured
+    tokens: Count
+    trained: Count
+    lora: Count
+
+
+class RunFile(TypedDict):
+    """run.json: the parent, and what the finished stages recorded."""
+
+    parent: _Parent | None
+    stages: dict[str, _Stage]
+
+
+class Command(TypedDict):
+    """A row of commands.json."""
+
+    command: str
+    seconds: float
+    date: str
+
+
+class CommandsFile(TypedDict):
+    commands: list[Command]
+
+
+class _ParentModel(_Parent):
+    parameters: Positive
+    pattern: Pattern
+
+
+class _Workload(TypedDict):
+    context: Positive
+    batch: Positive
+    weights: str
+    kv: str
+    state: str
+
+
+class _Budget(TypedDict):
+    text: list[str]
+    parameters: Positive | None
+    bytes: Positive | None
+    workload: _Workload
+    times: dict[Time, float]
+    timing: str | None
+
+
+class _Bounds(TypedDict):
+    hidden: Annotated[list[int], Must(len, "at least one hidden size")]
+
+
+class _Step(TypedDict):
+    stage: str
+    entered: Count
+    left: Count
+    seconds: float
+
+
+class _Candidate(TypedDict):
+    name: Name
+    shape: dict[str, Any]
+    pattern: Pattern
+    strip: Strip
+    parameters: Positive
+    bytes: Positive
+    damage: float
+    next_token_accuracy: float
+    agreement: float
+    loss: float
+    kl: float
+    rank: Positive
+
+
+class _Selection(TypedDict):
+    blocks: list[dict[str, Indices] | None]
+    hidden: Indices | None
+
+
+class _Point(TypedDict):
+    cost: list[float]
+    damage: float
+
+
+class _Front(TypedDict):
+    names: list[str]
+    points: list[_Point]
+
+
+class SearchFile(TypedDict):
+    """search.json: budget, funnel, candidates best first, and what the top ones keep."""
+
+    method: str
+    parent: _ParentModel
+    budget: _Budget
+    bounds: _Bounds
+    points: Count
+    feasible: Count
+    funnel: Annotated[list[_Step], Must(len, "at least one step")]
+    candidates: Annotated[list[_Candidate], Must(len, "at least one candidate")]
+    top: Annotated[list[Name], Must(len, "at least one candidate")]
+    selections: dict[Name, _Selection]
+    front: NotRequired[_Front]
+
+
+MEASURED = tuple[float, float, float, float]
+"""What search measures of a candidate: accuracy, agreement, loss, KL."""
+
+
+class PartialSearch(TypedDict):
+    """search.partial.json: what a search that was stopped had measured, by candidate."""
+
+    key: str
+    results: dict[str, MEASURED]
+
+
+class _Domain(TypedDict):
+    loss: Annotated[float, Must(lambda value: value > 0, "above 0")]
+
+
+class _Row(_Domain):
+    name: str
+    parameters: Positive
+    memory_bytes: Positive
+    perplexity: float
+    bits_per_byte: float
+    kl: float
+    agreement: float
+    next_token_accuracy: float
+    domains: NotRequired[dict[str, _Domain]]
+    tokens_per_second: Annotated[float, Must(lambda value: value > 0, "above 0")]
+
+
+class _Cost(TypedDict):
+    what: str
+    unit: str
+    predicted: float
+    measured: Annotated[float, Must(lambda value: value != 0, "a number other than 0")]
+
+
+class EvalFile(TypedDict):
+    """eval.json: teacher, pruned and student side by side, and predicted beside measured costs."""
+
+    device: str
+    data: str
+    tokens: Positive
+    rows: Annotated[list[_Row], Must(len, "at least one row")]
+    costs: list[_Cost]
+    distill: str | None
+
+
+class _Task(TypedDict):
+    name: str
+    task: str
+    metric: str
+    value: float
+    stderr: float | None
+    higher_is_better: bool | None
+    samples: Any
+
+
+class TasksFile(TypedDict):
+    """tasks.json: lm-eval's metrics."""
+
+    device: str
+    limit: float | None
+    rows: list[_Task]

@@ -160,11 +160,11 @@ class HarnessLM(TemplateLM):
         said: list[list[int]] = [[] for _ in contexts]
         texts = [""] * len(contexts)
         done = [False] * len(contexts)
-        for step in stream(self.model, contexts, count, end=self.words.eos_id):
+        for step in stream(self.model, contexts, count, ends=self.words.ends):
             for i, token in enumerate(step):
                 if done[i] or token is None:
                     continue
-                done[i] = token == self.words.eos_id
+                done[i] = token in self.words.ends
                 said[i] += [] if done[i] else [token]
                 texts[i] = self.words.decode(said[i])
                 done[i] |= any(stop in texts[i] for stop in until[i] if stop)

@@ -82,10 +82,10 @@ def test_end_of_text_stops_a_row_and_then_all():
     prompts = [tokens_of(n, vocab=61, seed=n).tolist() for n in (5, 8)]
     free = generate(model, prompts, 10)
     end = free[0][3]
-    stopped = generate(model, prompts, 10, end=end)
+    stopped = generate(model, prompts, 10, ends=[end])
     for a, b in zip(free, stopped, strict=True):
         assert b == (a[: a.index(end) + 1] if end in a else a)
-    steps = list(stream(model, prompts[:1], 10, end=end))
+    steps = list(stream(model, prompts[:1], 10, ends=[end]))
     assert len(steps) == free[0].index(end) + 1
 
 

@@ -124,6 +124,15 @@ def reading(path: Path) -> Iterator[None]:
         ) from error
 
 
+def encodable(text: str) -> bool:
+    """Whether a text is Unicode throughout, without half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def excerpt(text: str, most: int = 60) -> str:
     """The start of a text as one printable line."""
     plain = "".join(c if c.isprintable() else " " for c in text[: most + 1])

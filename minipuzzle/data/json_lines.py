@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from minipuzzle.data.files import excerpt, not_utf8, open_data
+from minipuzzle.data.files import encodable, excerpt, not_utf8, open_data
 from minipuzzle.errors import UserError
 
 LONGEST_LINE = 1 << 30
@@ -47,15 +47,6 @@ def text_field(path: Path, number: int, row: dict[str, Any], name: str, allowed:
             next="Fix or remove that line.",
         )
     return value
-
-
-def encodable(text: str) -> bool:
-    """Whether a text is Unicode throughout, without half of a surrogate pair."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _object(path: Path, number: int, line: bytes) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,10 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from minipuzzle.artifacts import read_json
+from minipuzzle.data.files import encodable
+from minipuzzle.data.tokenizer_files import TokenizerFiles, read_tokenizer, reported
 from minipuzzle.errors import UserError
 
 END_NAMES = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>")
+SPACED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
+"""Where decoding takes the space away, for tokenizers that split words at punctuation; in transformers' order."""
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 PIECES_AT_ONCE = 256
 CHARACTERS_AT_ONCE = 2_000_000
 PIECE = 100_000
@@ -23,32 +27,20 @@ while it encodes."""
 
 
 class Tokenizer:
-    """Text to tokens and back. ``eos_id`` ends each document, ``bos_id`` (or None) begins one; ``vocab_size`` is one more
-    than the highest token; ``fingerprint`` is the start of the SHA-256 of tokenizer.json."""
+    """Text to tokens and back. ``eos_id`` ends each document, ``bos_id`` (or None) begins one; ``ends`` are all tokens that
+    end what a model writes; ``vocab_size`` is one more than the highest token; ``fingerprint`` changes with what it gives."""
 
     def __init__(self, folder: Path) -> None:
-        import tokenizers
-
         self.folder = folder
-        file = folder / "tokenizer.json"
-        if not file.is_file():
-            raise UserError(
-                "The checkpoint has no tokenizer.", got=folder, allowed="a folder with a tokenizer.json",
-                next="Copy the tokenizer files of the model into that folder.",
-            )  # fmt: skip
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # tokenizers raises nothing narrower
-            raise UserError(f"{file} cannot be read.", got=error, allowed="a tokenizer.json of Hugging Face tokenizers",
-                            next="Copy it again from the model.") from error  # fmt: skip
-        # a file may ask for both, which would cut documents or fill them with padding
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self.fingerprint = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-        self.vocab_size: int = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
-        self.eos_id = self._find_eos()
-        bos = self._named("bos_token")
-        self.bos_id: int | None = None if bos is None else self._tokenizer.token_to_id(bos)
+        files = read_tokenizer(folder)
+        self._tokenizer = files.tokenizer
+        self.cleans = files.cleans
+        self.fingerprint = files.fingerprint
+        self.vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.vocab_size = 1 + max(self.vocabulary.values(), default=-1)
+        self.bos_id = self._special("bos_token", files.names)
+        self.eos_id = self._find_eos(files)
+        self.ends = frozenset([self.eos_id, *files.ends])
 
     @staticmethod
     def load(folder: Path) -> Tokenizer:
@@ -60,7 +52,8 @@ class Tokenizer:
         end = np.array([self.eos_id], dtype=np.uint32)
         parts: list[NDArray[np.uint32]] = []
         for batch in _batches(piece for document in documents for piece in self._pieces(document)):
-            encodings = self._tokenizer.encode_batch_fast([text for text, _ in batch], add_special_tokens=False)
+            with reported(self.folder / "tokenizer.json"):
+                encodings = self._tokenizer.encode_batch_fast([text for text, _ in batch], add_special_tokens=False)
             for (_, last), encoding in zip(batch, encodings, strict=True):
                 parts.append(np.asarray(encoding.ids, dtype=np.uint32))
                 if last:
@@ -68,12 +61,27 @@ class Tokenizer:
                     parts = []
 
     def encode(self, text: str, *, special_tokens: bool) -> list[int]:
-        """The tokens of a text; ``special_tokens`` also those that tokenizer.json puts around one, such as a first <s>."""
-        return list(self._tokenizer.encode(text, add_special_tokens=special_tokens).ids)
+        """The tokens of a text; ``special_tokens`` also those that tokenizer.json puts around one, such as a first <s>.
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of tokens."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+        Raises: UserError for half a character, or a text that the tokenizer has no tokens for.
+        """
+        if not encodable(text):
+            raise UserError("The text is not Unicode.", got="a surrogate without its pair", allowed="UTF-8",
+                            next="Write it in UTF-8.")  # fmt: skip
+        with reported(self.folder / "tokenizer.json"):
+            return list(self._tokenizer.encode(text, add_special_tokens=special_tokens).ids)
+
+    def decode(self, ids: Iterable[int], *, special_tokens: bool = True) -> str:
+        """The text of tokens, with the special ones or without."""
+        text = str(self._tokenizer.decode(list(ids), skip_special_tokens=not special_tokens))
+        if self.cleans:
+            for spaced in SPACED:
+                text = text.replace(spaced, spaced.strip())
+        return text
+
+    def is_byte(self, token: int) -> bool:
+        """Whether a token is one byte of a character, such as <0x0A>, whose neighbours decide what it means."""
+        return bool(_BYTE.fullmatch(self._tokenizer.id_to_token(token) or ""))
 
     def copy_to(self, folder: Path) -> None:
         """Put the tokenizer's files into a checkpoint's folder."""
@@ -108,20 +116,19 @@ class Tokenizer:
     def _ids(self, text: str) -> list[int]:
         return self.encode(text, special_tokens=False)
 
-    def _find_eos(self) -> int:
-        named = self._named("eos_token")
-        for name in ([named] if named else []) + list(END_NAMES):
-            token = self._tokenizer.token_to_id(name)
-            if token is not None:
-                return int(token)
-        raise UserError("The tokenizer has no end-of-document token.", got=self.folder,
-                        allowed="eos_token in tokenizer_config.json", next="Add it.")  # fmt: skip
+    def _find_eos(self, files: TokenizerFiles) -> int:
+        named = self._special("eos_token", files.names)
+        if named is not None:
+            return named
+        known = [n for n in files.ends if n < self.vocab_size]
+        known += [n for name in END_NAMES if (n := self._tokenizer.token_to_id(name)) is not None]
+        if not known:
+            raise UserError("The tokenizer has no end-of-document token.", got=self.folder,
+                            allowed="eos_token in tokenizer_config.json", next="Add it.")  # fmt: skip
+        return known[0]
 
-    def _named(self, what: str) -> str | None:
-        file = self.folder / "tokenizer_config.json"
-        config: dict[str, Any] = read_json(file) if file.is_file() else {}
-        named = config.get(what)
-        return named.get("content") if isinstance(named, dict) else named
+    def _special(self, key: str, names: dict[str, str]) -> int | None:
+        return self._tokenizer.token_to_id(names[key]) if key in names else None
 
 
 def _batches(pieces: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, bool]]]:

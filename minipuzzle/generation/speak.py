@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -16,9 +16,9 @@ from minipuzzle.model import HybridLM
 @torch.no_grad()
 def stream(
     model: HybridLM, prompts: Sequence[Sequence[int]] | Tensor, count: int, *, sampling: Sampling = GREEDY,
-    end: int | None = None, state_dtype: torch.dtype = torch.float32, tokens_at_once: int = TOKENS_AT_ONCE,
+    ends: Collection[int] = (), state_dtype: torch.dtype = torch.float32, tokens_at_once: int = TOKENS_AT_ONCE,
 ) -> Iterator[list[int | None]]:  # fmt: skip
-    """Up to ``count`` times the next token of every prompt, None for rows that have said ``end`` before.
+    """Up to ``count`` times the next token of every prompt, None for rows that have said one of ``ends`` before.
 
     ``prompts`` are lists of tokens, of any lengths, or [b, s]. Keys, values and convolution windows are cached in the
     model's dtype, Mamba states in ``state_dtype``; prompts are read ``tokens_at_once`` at a time.
@@ -44,7 +44,7 @@ def stream(
         tokens = pick(logits)
         said = [None if over else token for over, token in zip(done, tokens.tolist(), strict=True)]
         yield said
-        done = [over or token == end for over, token in zip(done, said, strict=True)]
+        done = [over or token in ends for over, token in zip(done, said, strict=True)]
         if all(done):
             return
         if decoder is not None and i + 1 < count:
@@ -53,11 +53,11 @@ def stream(
 
 def generate(
     model: HybridLM, prompts: Sequence[Sequence[int]] | Tensor, count: int, *, sampling: Sampling = GREEDY,
-    end: int | None = None,
+    ends: Collection[int] = (),
 ) -> list[list[int]]:  # fmt: skip
-    """What ``stream`` says after each prompt, ``end`` included."""
+    """What ``stream`` says after each prompt, one of ``ends`` included."""
     answers: list[list[int]] = [[] for _ in prompts]
-    for step in stream(model, prompts, count, sampling=sampling, end=end):
+    for step in stream(model, prompts, count, sampling=sampling, ends=ends):
         for answer, token in zip(answers, step, strict=True):
             answer += [] if token is None else [token]
     return answers

@@ -104,11 +104,14 @@ class Job:
 def check_tokenizer(tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
     """Raises: UserError where the tokenizer has words that the model has no embedding for."""
     vocabulary = checkpoint.architecture.vocab_size
-    if tokenizer.vocab_size > vocabulary:
+    beyond = sorted((number, token) for token, number in tokenizer.vocabulary.items() if number >= vocabulary)
+    if beyond:
+        named = ", ".join(f"{token} ({number})" for number, token in beyond[:3])
         raise UserError(
-            "The tokenizer has another vocabulary than the model.", got=f"{tokenizer.vocab_size:,} words",
+            "The tokenizer has another vocabulary than the model.",
+            got=f"{tokenizer.vocab_size:,} tokens: {named}" + (", ..." if len(beyond) > 3 else ""),
             allowed=f"at most the model's {vocabulary:,}",
-            next=f"Put the model's own tokenizer.json into {checkpoint.path}.",
+            next=f"Put the model's own tokenizer files into {checkpoint.path}.",
         )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ BASE = {
     "hybrid_override_pattern": "M-*M",
 }  # fmt: skip
 LISTED = ["mamba", "mlp", "attention", "mamba"]
+PUZZLE = {**BASE, "model_type": "nemotron_h_puzzle"}
 DIFFERING = [{"block_type": kind, "mamba_num_heads": 8 - 2 * index} for index, kind in enumerate(LISTED)]
 WITHOUT = {k: v for k, v in BASE.items() if k != "hybrid_override_pattern"}
 small = st.integers(1, 5)
@@ -84,7 +85,7 @@ def test_round_trip(name, arch):
 @pytest.mark.parametrize("own", [{}, {"block_configs": DIFFERING}])
 def test_the_pattern_alone_says_the_kinds(said, own):
     """Beside it transformers 5.13-5.17 refuse a list of old names, 5.6-5.12 and SGLang one of new names."""
-    written = nemotron_h.config(nemotron_h.architecture({**BASE, **own}), {**BASE, **said})
+    written = nemotron_h.config(nemotron_h.architecture({**PUZZLE, **own}), {**PUZZLE, **said})
     assert written["hybrid_override_pattern"] == "M-*M"
     assert ("block_configs" in written) == bool(own)
     assert not {"layers_block_type", "layer_types"} & set(written)
@@ -121,7 +122,7 @@ def ours(arch):
 
 
 LEGACY = {"mamba_n_groups": 4, "mamba_d_conv": 3, "mamba_conv_bias": False, "mamba_chunk_size": 32, "mamba_expand": 2,
-          "mamba_dt_min": 0.002, "mamba_dt_max": 0.2, "mamba_dt_limit": [0.0, float("inf")],
+          "mamba_dt_min": 0.0005, "mamba_dt_max": 0.2, "mamba_dt_limit": [0.0, float("inf")],
           "mamba_dt_init_floor": 1e-3}  # fmt: skip
 
 
@@ -133,7 +134,7 @@ def test_legacy_fields_mean_what_they_mean_to_transformers():
     arch = nemotron_h.architecture(fields)
     again = NemotronHConfig(**nemotron_h.config(arch, fields))
     assert (again.n_groups, again.conv_kernel, again.use_conv_bias, again.chunk_size) == (4, 3, False, 32)
-    assert (again.time_step_min, again.time_step_max, again.time_step_floor) == (0.002, 0.2, 1e-3)
+    assert (again.time_step_min, again.time_step_max, again.time_step_floor) == (0.0005, 0.2, 1e-3)
 
 
 @pytest.mark.parametrize("field", ["num_key_value_heads", "head_dim", "mamba_head_dim", "n_groups", "ssm_state_size"])
@@ -164,7 +165,7 @@ def test_sizes_of_single_blocks():
     own = [{"mamba_num_heads": 4, "mamba_head_dim": 2, "ssm_state_size": 3}, {"intermediate_size": 7},
            {"num_attention_heads": 6, "num_key_value_heads": 3, "sliding_window": None}, {}]  # fmt: skip
     said = [{"block_type": kind, **sizes} for kind, sizes in zip(LISTED, own, strict=True)]
-    arch = nemotron_h.architecture({**BASE, "block_configs": said})
+    arch = nemotron_h.architecture({**PUZZLE, "block_configs": said})
     plain = nemotron_h.architecture(BASE).blocks
     assert arch.blocks == (
         replace(plain[0], heads=4, head_dim=2, state=3), replace(plain[1], intermediate=7),
@@ -173,7 +174,8 @@ def test_sizes_of_single_blocks():
 
 
 def per_block(index, **own):
-    return {"block_configs": [{"block_type": k, **(own if i == index else {})} for i, k in enumerate(LISTED)]}
+    said = [{"block_type": k, **(own if i == index else {})} for i, k in enumerate(LISTED)]
+    return {"model_type": "nemotron_h_puzzle", "block_configs": said}
 
 
 @pytest.mark.parametrize(

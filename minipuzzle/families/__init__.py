@@ -1,22 +1,33 @@
 """Names only: one file for each Hugging Face model_type. Config fields in, tensor names out. No torch, no tensors.
 
-A family is a module with ``architecture(config)``, ``config(architecture, original)``, ``names(architecture)`` and
-``extra_files(architecture)``; it is found by its file name.
+A family is a module with ``FIELDS``, ``architecture(config)``, ``config(architecture, original)``,
+``names(architecture)`` and ``extra_files(architecture)``; it is found by its file name.
 """
 
 from __future__ import annotations
 
-import difflib
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from minipuzzle.arch import Architecture
 from minipuzzle.errors import UserError
 
+BLOCKS = "blocks are Mamba-2, full attention and dense feed-forward"
+NEW = "a new family is one file in minipuzzle/families"
+OTHERS = ("jamba", "llava", "mamba", "mixtral", "mllama", "nemotron", "zamba", "zamba2")
+"""transformers' types that are a letter away from one of ours: other models, not slips."""
+
 
 class Family(Protocol):
     """What a family's module offers."""
+
+    FIELDS: Mapping[str, Any]
+    """The fields of config.json that its class of transformers reads, with the class's defaults
+    (None: has none here).
+
+    ``architecture`` sees no other field, so that a leftover of another family changes nothing."""
 
     def architecture(self, config: dict[str, Any]) -> Architecture:
         """The architecture that a config.json describes. Raises: UserError for what it cannot mean."""
@@ -37,12 +48,29 @@ def known() -> list[str]:
 
 
 def find(model_type: str) -> Family:
-    """The family of a model_type. Raises: UserError naming the known and the nearest."""
+    """The family of a model_type. Raises: UserError naming the known, and the one that was meant
+    where it is a slip."""
     if model_type not in known():
-        near = difflib.get_close_matches(model_type, known(), n=1, cutoff=0.0)[0]
-        raise UserError(
-            f"Unknown model_type {model_type!r}.", got=model_type or "no model_type", allowed=", ".join(known()),
-            next=(f"The nearest is {near!r}; a new family is one file in minipuzzle/families." if model_type
-                  else "Add the model_type to config.json."),
-        )  # fmt: skip
+        raise UserError(f"Unknown model_type {model_type!r}.", got=model_type or "no model_type",
+                        allowed=", ".join(known()), next=_advice(model_type))  # fmt: skip
     return cast(Family, importlib.import_module(f"minipuzzle.families.{model_type}"))
+
+
+def _advice(model_type: str) -> str:
+    if not model_type:
+        return "Add the model_type to config.json."
+    slips = _slips(model_type)
+    meant = next((name for name in known() if slips & _slips(name)), None)
+    if meant is not None and model_type not in OTHERS:
+        return f"If {meant!r} is meant, write that in config.json."
+    if "moe" in model_type or model_type == "mixtral":
+        return "Take a dense model of one of these types: a mixture of experts is not supported."
+    return f"Take a model of one of these types, whose {BLOCKS}; {NEW}."
+
+
+def _slips(model_type: str) -> set[str]:
+    """The name without case and separators, and that with a letter left out: names that share one
+    are a slip apart."""
+    plain = "".join(character for character in model_type.lower() if character.isalnum())
+    left_out = (plain[:i] + plain[i + 1 :] for i, letter in enumerate(plain) if letter.isalpha())
+    return {plain, *left_out}

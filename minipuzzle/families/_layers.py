@@ -7,7 +7,23 @@ from typing import Any
 
 from minipuzzle import families
 from minipuzzle.arch import Architecture, FeedForward, Mamba2
-from minipuzzle.families._fields import divides, error, limitless, only, positive
+from minipuzzle.families._fields import activation, divides, error, flag, limitless, positive
+from minipuzzle.families._rope_fields import ROPE_FIELDS
+
+LAYER_FIELDS: dict[str, Any] = {
+    "vocab_size": None, "hidden_size": None, "num_hidden_layers": None, "num_attention_heads": None,
+    "head_dim": None,
+    "hidden_act": "silu", "rms_norm_eps": 1e-6, "tie_word_embeddings": False, **ROPE_FIELDS,
+}  # fmt: skip
+"""What all classes of layers with attention read, and their defaults; None where it has none here:
+a model's sizes."""
+MAMBA_FIELDS: dict[str, Any] = {
+    "mamba_n_heads": 128, "mamba_n_groups": 1, "mamba_d_state": 256, "mamba_d_head": "auto",
+    "mamba_d_conv": 4,
+    "mamba_expand": 2, "mamba_chunk_size": 256, "mamba_conv_bias": True, "mamba_proj_bias": False,
+    "time_step_limit": (0.0, float("inf")),
+}  # fmt: skip
+"""What bamba's and granitemoehybrid's classes read of a Mamba-2 layer, and their defaults."""
 
 MAMBA_TENSORS = {
     **{f"{p}_proj.{t}": f"{p}_proj.{t}" for p in ("in", "out") for t in ("weight", "bias")},
@@ -50,32 +66,34 @@ def checked(result: dict[str, Any], architecture: Architecture) -> dict[str, Any
     return result
 
 
-def attention_sizes(fields: dict[str, Any], hidden: int) -> tuple[int, int, int]:
+def attention_sizes(fields: Mapping[str, Any], hidden: int) -> tuple[int, int, int]:
     """(query heads, KV heads, head_dim) of the fields' usual names."""
     q = positive(fields, "num_attention_heads")
-    kv = q if fields.get("num_key_value_heads") is None else positive(fields, "num_key_value_heads")
+    kv = q if fields["num_key_value_heads"] is None else positive(fields, "num_key_value_heads")
     divides("num_attention_heads", q, "num_key_value_heads", kv)
-    if fields.get("head_dim") is not None:
+    if fields["head_dim"] is not None:
         return q, kv, positive(fields, "head_dim")
     divides("hidden_size", hidden, "num_attention_heads", q)
     return q, kv, hidden // q
 
 
-def read_mamba(fields: dict[str, Any], hidden: int, residual_multiplier: float = 1.0) -> Mamba2:
-    """The Mamba-2 block of bamba's and granitemoehybrid's fields."""
+def read_mamba(fields: Mapping[str, Any], hidden: int, residual_multiplier: float = 1.0) -> Mamba2:
+    """The Mamba-2 block of ``MAMBA_FIELDS``."""
     limitless(fields)
-    only(fields, {"hidden_act": "silu"})
-    heads, groups = positive(fields, "mamba_n_heads", 128), positive(fields, "mamba_n_groups", 1)
-    inner = positive(fields, "mamba_expand", 2) * hidden
+    activation(fields, "hidden_act", "silu")
+    heads, groups = positive(fields, "mamba_n_heads"), positive(fields, "mamba_n_groups")
+    inner = positive(fields, "mamba_expand") * hidden
     divides("mamba_expand x hidden_size", inner, "mamba_n_heads", heads)
     divides("mamba_n_heads", heads, "mamba_n_groups", groups)
-    if fields.get("mamba_d_head", "auto") not in ("auto", inner // heads):
+    if fields["mamba_d_head"] not in ("auto", inner // heads):
         raise error("mamba_d_head x mamba_n_heads is not mamba_expand x hidden_size.", got=fields["mamba_d_head"],
                     allowed=inner // heads)  # fmt: skip
     return Mamba2(
-        hidden=hidden, heads=heads, head_dim=inner // heads, groups=groups, state=positive(fields, "mamba_d_state", 256),
-        conv_kernel=positive(fields, "mamba_d_conv", 4), chunk_size=positive(fields, "mamba_chunk_size", 256),
-        conv_bias=bool(fields.get("mamba_conv_bias", True)), proj_bias=bool(fields.get("mamba_proj_bias", False)),
+        hidden=hidden, heads=heads, head_dim=inner // heads, groups=groups,
+        state=positive(fields, "mamba_d_state"),
+        conv_kernel=positive(fields, "mamba_d_conv"),
+        chunk_size=positive(fields, "mamba_chunk_size"),
+        conv_bias=flag(fields, "mamba_conv_bias"), proj_bias=flag(fields, "mamba_proj_bias"),
         residual_multiplier=residual_multiplier,
     )  # fmt: skip
 
@@ -92,7 +110,8 @@ def write_mamba(block: Mamba2 | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def feed_forward(fields: dict[str, Any], hidden: int, **own: Any) -> FeedForward:
+def feed_forward(fields: Mapping[str, Any], hidden: int, *, bias: bool = False) -> FeedForward:
     """The SwiGLU of ``intermediate_size``. Raises: UserError for another activation."""
-    only(fields, {"hidden_act": "silu"})
-    return FeedForward(hidden=hidden, intermediate=positive(fields, "intermediate_size"), gated=True, activation="silu", **own)
+    activation(fields, "hidden_act", "silu")
+    width = positive(fields, "intermediate_size")
+    return FeedForward(hidden=hidden, intermediate=width, gated=True, activation="silu", bias=bias)

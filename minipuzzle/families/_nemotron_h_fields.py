@@ -2,35 +2,84 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from minipuzzle.families._fields import error, only
+from minipuzzle.families._fields import activation, epsilon, error, limitless, number, only, own
 
 KINDS = {"M": "mamba", "*": "attention", "-": "mlp"}
 ALIASES = {"linear_attention": "mamba", "full_attention": "attention"}
+FIELDS: dict[str, Any] = {
+    "vocab_size": None, "hidden_size": None, "intermediate_size": None, "num_attention_heads": None,
+    "mamba_num_heads": None, "num_key_value_heads": 8, "head_dim": 128, "mlp_hidden_act": "relu2",
+    "mlp_bias": False,
+    "ssm_state_size": 128, "mamba_head_dim": 64, "mamba_hidden_act": "silu", "n_groups": 8,
+    "conv_kernel": 4,
+    "use_conv_bias": True, "use_bias": False, "chunk_size": 128, "time_step_min": 0.001,
+    "time_step_limit": (0.0, float("inf")), "layer_norm_epsilon": 1e-5,
+    "max_position_embeddings": 4096,
+    "sliding_window": None, "num_hidden_layers": None, "hybrid_override_pattern": None,
+    "layers_block_type": None,
+    "block_configs": None, "rms_norm_eps": None,
+}  # fmt: skip
+"""What the class reads and its defaults, None for a model's sizes; and what is refused where it
+says something else."""
 OLD_FIELDS = {
     "mamba_n_groups": "n_groups", "mamba_d_conv": "conv_kernel", "mamba_conv_bias": "use_conv_bias",
-    "mamba_chunk_size": "chunk_size", "mamba_dt_limit": "time_step_limit", "layer_types": "layers_block_type",
+    "mamba_chunk_size": "chunk_size", "mamba_dt_limit": "time_step_limit",
+    "mamba_dt_min": "time_step_min",
+    "layer_types": "layers_block_type",
 }  # fmt: skip
-ONLY = {"mlp_hidden_act": "relu2", "mamba_hidden_act": "silu", "sliding_window": None}
+LEAST_STEP = 0.001
+SHARED = {"vocab_size", "hidden_size", "layer_norm_epsilon", "rms_norm_eps",
+          "max_position_embeddings"}  # fmt: skip
 LETTERS = "M (Mamba-2), - (feed-forward), * (attention)"
 
 
-def canonical(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields under their new names. Raises: UserError where an old name says something else than the new one."""
-    result = {k: v for k, v in fields.items() if k not in OLD_FIELDS}
+def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of ``FIELDS``. Raises: UserError where an old name says something else than the
+    new one."""
+    result = renamed(config)
+    # NVIDIA's first name of it, which transformers does not read
+    if "attention_head_dim" in config:
+        result.setdefault("head_dim", config["attention_head_dim"])
+    fields = own(result, FIELDS)
+    if fields["rms_norm_eps"] not in (None, epsilon(fields, "layer_norm_epsilon")):
+        raise error("rms_norm_eps and layer_norm_epsilon contradict each other.",
+                    got=f"{fields['rms_norm_eps']} and {fields['layer_norm_epsilon']}",
+                    allowed="layer_norm_epsilon alone: transformers reads no other")  # fmt: skip
+    return fields
+
+
+def renamed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with its old names replaced. Raises: UserError where one says something else than
+    the new one."""
+    result = {k: v for k, v in config.items() if k not in OLD_FIELDS}
     for old, new in OLD_FIELDS.items():
-        if old not in fields:
+        if old not in config:
             continue
-        if fields.get(new) is not None and fields[new] != fields[old]:
-            raise error(f"{old} and {new} contradict each other.", got=f"{fields[old]} and {fields[new]}", allowed="one value")
-        result[new] = fields[old]
-    if "rms_norm_eps" in fields:
-        result.setdefault("layer_norm_epsilon", fields["rms_norm_eps"])
+        if config.get(new) is not None and config[new] != config[old]:
+            raise error(f"{old} and {new} contradict each other.",
+                        got=f"{config[old]} and {config[new]}", allowed="one value")  # fmt: skip
+        result[new] = config[old]
     return result
 
 
-def layers(fields: dict[str, Any]) -> list[str]:
+def of_block(fields: dict[str, Any], block_config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of one block, those of its entry in ``block_configs`` first.
+
+    Raises: UserError where the entry changes what all blocks share.
+    """
+    given = renamed({k: v for k, v in block_config.items() if v is not None})
+    said = {k: v for k, v in given.items() if k in FIELDS}
+    for name in SHARED & set(said):
+        if said[name] != fields[name]:
+            raise error(f"{name} of one block is not supported.", got=said[name],
+                        allowed=f"{fields[name]}, as for all")  # fmt: skip
+    return fields | said
+
+
+def layers(fields: Mapping[str, Any]) -> list[str]:
     """The kind of each block: from the pattern, the list of types or ``block_configs``, which must agree.
 
     Raises: UserError for an unknown letter or kind, another length than ``num_hidden_layers``, or a contradiction.
@@ -60,9 +109,16 @@ def layers(fields: dict[str, Any]) -> list[str]:
     return kinds
 
 
-def supported(fields: dict[str, Any]) -> None:
+def supported(fields: Mapping[str, Any]) -> None:
     """Raises: UserError for an option of a block that this model does not have."""
-    only(fields, ONLY)
+    activation(fields, "mlp_hidden_act", "relu2")
+    activation(fields, "mamba_hidden_act", "silu")
+    only(fields, {"sliding_window": None})
+    limitless(fields)
+    # transformers 5.16-5.23 clamp dt there, NVIDIA's code nowhere
+    if number(fields, "time_step_min") > LEAST_STEP:
+        raise error("time_step_min is not supported.", got=fields["time_step_min"],
+                    allowed=f"at most {LEAST_STEP}")  # fmt: skip
 
 
 def _from_pattern(pattern: Any) -> list[str]:

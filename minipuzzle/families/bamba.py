@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from minipuzzle.arch import Architecture, Attention, Rules
-from minipuzzle.families._fields import epsilon, positive, read_rope, write_rope
+from minipuzzle.families._fields import epsilon, error, flag, kept, own, positive
 from minipuzzle.families._layers import (
+    LAYER_FIELDS,
+    MAMBA_FIELDS,
     MAMBA_TENSORS,
     attention_sizes,
     checked,
@@ -16,9 +19,15 @@ from minipuzzle.families._layers import (
     read_mamba,
     write_mamba,
 )
+from minipuzzle.families._rope_fields import read_rope, write_rope
 from minipuzzle.families.llama import TENSORS as LLAMA_TENSORS
 from minipuzzle.families.llama import biases
 
+FIELDS = LAYER_FIELDS | MAMBA_FIELDS | {
+    "intermediate_size": None, "num_key_value_heads": 8, "max_position_embeddings": 262144,
+    "rms_norm_eps": 1e-5,
+    "attention_bias": False, "mlp_bias": False, "attn_layer_indices": None,
+}  # fmt: skip
 TENSORS = {
     "attention": LLAMA_TENSORS["attention"],
     "mamba": {"norm.weight": "input_layernorm.weight", **{k: f"mamba.{v}" for k, v in MAMBA_TENSORS.items()}},
@@ -35,29 +44,27 @@ def architecture(config: dict[str, Any]) -> Architecture:
 
     Raises: UserError for impossible sizes, another activation, an unknown type of RoPE, or a bounded dt.
     """
-    fields = {"num_key_value_heads": 8, "max_position_embeddings": 262144, **config}
-    hidden, positions = positive(fields, "hidden_size"), positive(fields, "max_position_embeddings")
+    fields = own(config, FIELDS)
+    hidden, bias = positive(fields, "hidden_size"), flag(fields, "attention_bias")
     q, kv, head_dim = attention_sizes(fields, hidden)
     # transformers overrides the top-level partial_rotary_factor with a half, but not the one in rope_parameters
-    turned = {k: v for k, v in fields.items() if k != "partial_rotary_factor"}
-    bias = bool(fields.get("attention_bias", False))
     attention = Attention(hidden=hidden, q_heads=q, kv_heads=kv, attn_head_dim=head_dim, bias=bias, out_bias=bias,
-                          rope=read_rope(turned, head_dim, positions, partial=0.5))  # fmt: skip
-    mamba, mlp = read_mamba(fields, hidden), feed_forward(fields, hidden, bias=bool(fields.get("mlp_bias", False)))
-    attending = fields.get("attn_layer_indices") or []
-    layers = [(attention if i in attending else mamba, mlp) for i in range(positive(fields, "num_hidden_layers"))]
+                          rope=read_rope(fields, head_dim, partial=0.5))  # fmt: skip
+    mamba, mlp = read_mamba(fields, hidden), feed_forward(fields, hidden,
+                                                          bias=flag(fields,
+                                                                    "mlp_bias"))  # fmt: skip
+    layers = [(attention if attends else mamba, mlp) for attends in _attending(fields)]
     return Architecture(
         vocab_size=positive(fields, "vocab_size"), hidden=hidden, blocks=tuple(b for layer in layers for b in layer),
-        norm_eps=epsilon(fields, "rms_norm_eps", 1e-5), tied_head=bool(fields.get("tie_word_embeddings", False)),
-        max_positions=positions, rules=RULES,
+        norm_eps=epsilon(fields, "rms_norm_eps"), tied_head=flag(fields, "tie_word_embeddings"),
+        max_positions=positive(fields, "max_position_embeddings"), rules=RULES,
     )  # fmt: skip
 
 
 def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, Any]:
     """The config.json of an architecture. Raises: UserError for one that no such config can say."""
     attention, mlp = first(architecture, "attention"), first(architecture, "mlp")
-    result = {k: v for k, v in original.items() if k not in ("auto_map", "time_step_limit", "layers_block_type", "layer_types")}
-    result |= {
+    result = kept(original) | {
         "model_type": "bamba", "architectures": ["BambaForCausalLM"], "vocab_size": architecture.vocab_size,
         "hidden_size": architecture.hidden, "num_hidden_layers": len(architecture.blocks) // 2,
         "rms_norm_eps": architecture.norm_eps, "tie_word_embeddings": architecture.tied_head,
@@ -81,3 +88,12 @@ def names(architecture: Architecture) -> dict[str, tuple[str, ...]]:
 def extra_files(architecture: Architecture) -> dict[str, str]:
     """None: transformers knows the type."""
     return {}
+
+
+def _attending(fields: Mapping[str, Any]) -> list[bool]:
+    """Whether each layer is attention."""
+    said = fields["attn_layer_indices"] or []
+    if not isinstance(said, list) or not all(isinstance(index, int) for index in said):
+        raise error("attn_layer_indices is not a list of whole numbers.", got=said,
+                    allowed="the positions of layers")  # fmt: skip
+    return [i in said for i in range(positive(fields, "num_hidden_layers"))]

@@ -3,14 +3,42 @@ block adds, embeddings, scores and logits have multipliers of their own. Mixture
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Rules
-from minipuzzle.families._fields import epsilon, error, number, only, positive, read_rope, write_rope
-from minipuzzle.families._layers import attention_sizes, checked, first, layer_names, read_mamba, write_mamba
+from minipuzzle.families._fields import (
+    activation,
+    epsilon,
+    error,
+    flag,
+    kept,
+    number,
+    own,
+    positive,
+)
+from minipuzzle.families._layers import (
+    LAYER_FIELDS,
+    MAMBA_FIELDS,
+    attention_sizes,
+    checked,
+    first,
+    layer_names,
+    read_mamba,
+    write_mamba,
+)
+from minipuzzle.families._rope_fields import read_rope, write_rope
 from minipuzzle.families.bamba import TENSORS as BAMBA_TENSORS
 from minipuzzle.families.llama import TOP, biases
 
+FIELDS = LAYER_FIELDS | MAMBA_FIELDS | {
+    "num_key_value_heads": None, "max_position_embeddings": 2048, "attention_bias": False,
+    "num_local_experts": 8,
+    "embedding_multiplier": 1.0, "logits_scaling": 1.0, "residual_multiplier": 1.0,
+    "attention_multiplier": 1.0,
+    "shared_intermediate_size": 1024, "position_embedding_type": None, "layer_types": None,
+    "layers_block_type": None,
+}  # fmt: skip
 TENSORS = {
     **BAMBA_TENSORS,
     "mlp": {"norm.weight": "post_attention_layernorm.weight", "gate_up_proj.weight": "shared_mlp.input_linear.weight",
@@ -25,31 +53,33 @@ def architecture(config: dict[str, Any]) -> Architecture:
 
     Raises: UserError for experts, impossible sizes, another activation, an unknown kind of layer or type of RoPE.
     """
-    if config.get("num_local_experts", 8):
+    fields = own(config, FIELDS)
+    if type(fields["num_local_experts"]) is not int or fields["num_local_experts"] > 0:
         raise error("Mixture-of-experts layers are not supported yet (num_local_experts).",
                     got=config.get("num_local_experts", "8, the default"), allowed="0: the dense models")  # fmt: skip
-    only(config, {"hidden_act": "silu"})
-    hidden, positions = positive(config, "hidden_size"), positive(config, "max_position_embeddings", 2048)
-    residual = number(config, "residual_multiplier", 1.0)
-    q, kv, head_dim = attention_sizes(config, hidden)
-    bias = bool(config.get("attention_bias", False))
-    turned = config.get("position_embedding_type") == "rope"
+    activation(fields, "hidden_act", "silu")
+    hidden, bias = positive(fields, "hidden_size"), flag(fields, "attention_bias")
+    residual = number(fields, "residual_multiplier")
+    q, kv, head_dim = attention_sizes(fields, hidden)
+    turned = fields["position_embedding_type"] == "rope"
     mixers: dict[str, Block] = {
-        "mamba": read_mamba(config, hidden, residual),
+        "mamba": read_mamba(fields, hidden, residual),
         "attention": Attention(
             hidden=hidden, q_heads=q, kv_heads=kv, attn_head_dim=head_dim, bias=bias, out_bias=bias,
-            rope=read_rope(config, head_dim, positions) if turned else None,
-            scale=number(config, "attention_multiplier", 1.0), residual_multiplier=residual,
+            rope=read_rope(fields, head_dim) if turned else None,
+            scale=number(fields, "attention_multiplier"), residual_multiplier=residual,
         ),
     }  # fmt: skip
-    mlp = FeedForward(hidden=hidden, intermediate=positive(config, "shared_intermediate_size", 1024), gated=True, packed=True,
+    mlp = FeedForward(hidden=hidden, intermediate=positive(fields, "shared_intermediate_size"),
+                      gated=True, packed=True,
                       activation="silu", residual_multiplier=residual)  # fmt: skip
     return Architecture(
-        vocab_size=positive(config, "vocab_size"), hidden=hidden,
-        blocks=tuple(block for kind in _layers(config) for block in (mixers[kind], mlp)),
-        norm_eps=epsilon(config, "rms_norm_eps", 1e-6), tied_head=bool(config.get("tie_word_embeddings", False)),
-        max_positions=positions, embedding_multiplier=number(config, "embedding_multiplier", 1.0),
-        logits_divisor=number(config, "logits_scaling", 1.0), rules=RULES,
+        vocab_size=positive(fields, "vocab_size"), hidden=hidden,
+        blocks=tuple(block for kind in _layers(fields) for block in (mixers[kind], mlp)),
+        norm_eps=epsilon(fields, "rms_norm_eps"), tied_head=flag(fields, "tie_word_embeddings"),
+        max_positions=positive(fields, "max_position_embeddings"),
+        embedding_multiplier=number(fields, "embedding_multiplier"),
+        logits_divisor=number(fields, "logits_scaling"), rules=RULES,
     )  # fmt: skip
 
 
@@ -57,7 +87,7 @@ def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, An
     """The config.json of an architecture. Raises: UserError for one that no such config can say."""
     attention, mlp = first(architecture, "attention"), first(architecture, "mlp")
     kinds = ["attention" if block.kind == "attention" else "mamba" for block in architecture.blocks[::2]]
-    result = {k: v for k, v in original.items() if k not in ("auto_map", "time_step_limit", "layers_block_type")} | {
+    result = kept(original) | {
         "model_type": "granitemoehybrid", "architectures": ["GraniteMoeHybridForCausalLM"], "num_local_experts": 0,
         "vocab_size": architecture.vocab_size, "hidden_size": architecture.hidden, "num_hidden_layers": len(kinds),
         "layer_types": kinds, "rms_norm_eps": architecture.norm_eps, "tie_word_embeddings": architecture.tied_head,
@@ -86,9 +116,20 @@ def extra_files(architecture: Architecture) -> dict[str, str]:
     return {}
 
 
-def _layers(config: dict[str, Any]) -> list[str]:
-    count = positive(config, "num_hidden_layers")
-    said = config.get("layer_types") or config.get("layers_block_type") or ["mamba"] * count
-    if not isinstance(said, list) or len(said) != count or not all(kind in KINDS for kind in said):
-        raise error("layer_types does not name each layer's kind.", got=said, allowed=f"{count} of {', '.join(KINDS)}")
-    return [KINDS[kind] for kind in said]
+def _layers(fields: Mapping[str, Any]) -> list[str]:
+    """The kind of each layer's mixer. Raises: UserError where the list's two names contradict each
+    other."""
+    count = positive(fields, "num_hidden_layers")
+    lists = [fields[name] for name in ("layer_types", "layers_block_type")
+             if fields[name] is not None]  # fmt: skip
+    for said in lists:
+        known = isinstance(said, list) and all(str(kind) in KINDS for kind in said)
+        if not known or len(said) != count:
+            raise error("layer_types does not name each layer's kind.", got=said,
+                        allowed=f"{count} of {', '.join(KINDS)}")  # fmt: skip
+    kinds = [[KINDS[kind] for kind in said] for said in lists] or [["mamba"] * count]
+    if kinds[0] != kinds[-1]:
+        raise error("layer_types and layers_block_type contradict each other.",
+                    got=f"{lists[0]} and {lists[1]}",
+                    allowed="one list")  # fmt: skip
+    return kinds[0]

@@ -7,8 +7,23 @@ from dataclasses import replace
 from typing import Any
 
 from minipuzzle.arch import Architecture, Attention, Rules
-from minipuzzle.families._fields import divides, epsilon, positive, read_rope, write_rope
-from minipuzzle.families._layers import ATTENTION_TENSORS, attention_sizes, checked, feed_forward, first, layer_names
+from minipuzzle.families._fields import divides, epsilon, flag, kept, own, positive
+from minipuzzle.families._layers import (
+    ATTENTION_TENSORS,
+    LAYER_FIELDS,
+    attention_sizes,
+    checked,
+    feed_forward,
+    first,
+    layer_names,
+)
+from minipuzzle.families._rope_fields import read_rope, write_rope
+
+FIELDS = LAYER_FIELDS | {
+    "intermediate_size": None, "num_key_value_heads": None, "max_position_embeddings": 2048,
+    "attention_bias": False,
+    "mlp_bias": False,
+}  # fmt: skip
 
 TENSORS = {
     "attention": {"norm.weight": "input_layernorm.weight", **{k: f"self_attn.{v}" for k, v in ATTENTION_TENSORS.items()}},
@@ -29,11 +44,13 @@ def architecture(config: dict[str, Any]) -> Architecture:
 
     Raises: UserError for impossible sizes, an unknown type of RoPE or another activation.
     """
-    bias = bool(config.get("attention_bias", False))
-    heads = positive(config, "num_attention_heads")
-    divides("hidden_size", positive(config, "hidden_size"), "num_attention_heads", heads)  # transformers insists
-    mlp_bias = bool(config.get("mlp_bias", False))
-    return read(config, bias=bias, out_bias=bias, mlp_bias=mlp_bias, rules=replace(RULES, whole_heads=True))
+    fields = own(config, FIELDS)
+    bias, heads = flag(fields, "attention_bias"), positive(fields, "num_attention_heads")
+    # transformers insists
+    divides("hidden_size", positive(fields, "hidden_size"), "num_attention_heads", heads)
+    mlp_bias = flag(fields, "mlp_bias")
+    return read(fields, bias=bias, out_bias=bias, mlp_bias=mlp_bias,
+                rules=replace(RULES, whole_heads=True))  # fmt: skip
 
 
 def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, Any]:
@@ -55,32 +72,33 @@ def read(
     fields: dict[str, Any], *, bias: bool = False, out_bias: bool = False, mlp_bias: bool = False, qk_norm: bool = False,
     rules: Rules = RULES,
 ) -> Architecture:  # fmt: skip
-    """The architecture of a config with Llama's fields, the family's defaults among them."""
+    """The architecture of a family's own fields, Llama's among them."""
     hidden = positive(fields, "hidden_size")
-    positions = positive(fields, "max_position_embeddings", 2048)
     q, kv, head_dim = attention_sizes(fields, hidden)
     attention = Attention(
         hidden=hidden, q_heads=q, kv_heads=kv, attn_head_dim=head_dim, bias=bias, out_bias=out_bias, qk_norm=qk_norm,
-        rope=read_rope(fields, head_dim, positions),
+        rope=read_rope(fields, head_dim),
     )  # fmt: skip
     layer = (attention, feed_forward(fields, hidden, bias=mlp_bias))
     return Architecture(
         vocab_size=positive(fields, "vocab_size"), hidden=hidden, blocks=layer * positive(fields, "num_hidden_layers"),
-        norm_eps=epsilon(fields, "rms_norm_eps", 1e-6), tied_head=bool(fields.get("tie_word_embeddings", False)),
-        max_positions=positions, rules=rules,
+        norm_eps=epsilon(fields, "rms_norm_eps"), tied_head=flag(fields, "tie_word_embeddings"),
+        max_positions=positive(fields, "max_position_embeddings"), rules=rules,
     )  # fmt: skip
 
 
 def write(
-    architecture: Architecture, original: dict[str, Any], model_type: str, model_class: str, **own: Any
+    architecture: Architecture, original: dict[str, Any], model_type: str, model_class: str,
+    **others: Any
 ) -> dict[str, Any]:
-    """A config with Llama's fields, those of ``own``, and what ``original`` says of other things.
+    """A config with Llama's fields, those of ``others``, and what ``original`` says of other
+    things.
 
     Raises: UserError where it can't say the architecture.
     """
     attention, mlp = first(architecture, "attention"), first(architecture, "mlp")
     ropes = [b.rope for b in architecture.blocks if isinstance(b, Attention) and b.rope is not None]
-    result = {k: v for k, v in original.items() if k != "auto_map"} | {
+    result = kept(original) | {
         "model_type": model_type, "architectures": [model_class], "vocab_size": architecture.vocab_size,
         "hidden_size": architecture.hidden, "num_hidden_layers": len(architecture.blocks) // 2,
         "rms_norm_eps": architecture.norm_eps, "tie_word_embeddings": architecture.tied_head,
@@ -92,7 +110,7 @@ def write(
     if attention is not None:
         result |= {"num_attention_heads": attention.q_heads, "num_key_value_heads": attention.kv_heads}
         result |= {} if architecture.rules.fixed else {"head_dim": attention.attn_head_dim}
-    return checked(result | own, architecture)
+    return checked(result | others, architecture)
 
 
 def biases(architecture: Architecture) -> dict[str, bool]:

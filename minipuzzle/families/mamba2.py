@@ -5,9 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 from minipuzzle.arch import Architecture, Mamba2, Rules
-from minipuzzle.families._fields import divides, epsilon, error, limitless, only, positive
+from minipuzzle.families._fields import (
+    activation,
+    divides,
+    epsilon,
+    error,
+    flag,
+    kept,
+    limitless,
+    own,
+    positive,
+)
 from minipuzzle.families._layers import MAMBA_TENSORS, checked, first
 
+FIELDS: dict[str, Any] = {
+    "vocab_size": None, "hidden_size": None, "num_hidden_layers": None, "num_heads": 128,
+    "head_dim": 64, "n_groups": 8,
+    "state_size": 128, "expand": 2, "conv_kernel": 4, "use_bias": False, "use_conv_bias": True,
+    "hidden_act": "silu",
+    "layer_norm_epsilon": 1e-5, "chunk_size": 256, "time_step_limit": (0.0, float("inf")),
+    "tie_word_embeddings": False,
+}  # fmt: skip
 TENSORS = {"norm.weight": "norm.weight", **{k: f"mixer.{v}" for k, v in MAMBA_TENSORS.items()}}
 TOP = {"embeddings.weight": ("backbone.embeddings.weight", "backbone.embedding.weight"),
        "final_norm.weight": ("backbone.norm_f.weight",), "head.weight": ("lm_head.weight",)}  # fmt: skip
@@ -19,30 +37,33 @@ def architecture(config: dict[str, Any]) -> Architecture:
 
     Raises: UserError where num_heads x head_dim is not expand x hidden_size, for another activation, or a bounded dt.
     """
-    limitless(config)
-    only(config, {"hidden_act": "silu"})
-    hidden, expand = positive(config, "hidden_size"), positive(config, "expand", 2)
-    heads, head_dim = positive(config, "num_heads", 128), positive(config, "head_dim", 64)
-    groups = positive(config, "n_groups", 8)
+    fields = own(config, FIELDS)
+    limitless(fields)
+    activation(fields, "hidden_act", "silu")
+    hidden, expand = positive(fields, "hidden_size"), positive(fields, "expand")
+    heads, head_dim, groups = (positive(fields, name)
+                               for name in ("num_heads", "head_dim", "n_groups"))  # fmt: skip
     divides("num_heads", heads, "n_groups", groups)
     if heads * head_dim != expand * hidden:
         raise error("num_heads x head_dim is not expand x hidden_size.", got=f"{heads} x {head_dim}",
                     allowed=f"{expand} x {hidden}")  # fmt: skip
     block = Mamba2(
-        hidden=hidden, heads=heads, head_dim=head_dim, groups=groups, state=positive(config, "state_size", 128),
-        conv_kernel=positive(config, "conv_kernel", 4), conv_bias=bool(config.get("use_conv_bias", True)),
-        proj_bias=bool(config.get("use_bias", False)), chunk_size=positive(config, "chunk_size", 256),
+        hidden=hidden, heads=heads, head_dim=head_dim, groups=groups,
+        state=positive(fields, "state_size"),
+        conv_kernel=positive(fields, "conv_kernel"), conv_bias=flag(fields, "use_conv_bias"),
+        proj_bias=flag(fields, "use_bias"), chunk_size=positive(fields, "chunk_size"),
     )  # fmt: skip
     return Architecture(
-        vocab_size=positive(config, "vocab_size"), hidden=hidden, blocks=(block,) * positive(config, "num_hidden_layers"),
-        norm_eps=epsilon(config, "layer_norm_epsilon", 1e-5), tied_head=bool(config.get("tie_word_embeddings", False)),
-        rules=RULES,
+        vocab_size=positive(fields, "vocab_size"), hidden=hidden,
+        blocks=(block,) * positive(fields, "num_hidden_layers"),
+        norm_eps=epsilon(fields, "layer_norm_epsilon"),
+        tied_head=flag(fields, "tie_word_embeddings"), rules=RULES,
     )  # fmt: skip
 
 
 def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, Any]:
     """The config.json of an architecture. Raises: UserError for one that no such config can say."""
-    result = {k: v for k, v in original.items() if k not in ("auto_map", "time_step_limit")} | {
+    result = kept(original) | {
         "model_type": "mamba2", "architectures": ["Mamba2ForCausalLM"], "vocab_size": architecture.vocab_size,
         "hidden_size": architecture.hidden, "num_hidden_layers": len(architecture.blocks), "hidden_act": "silu",
         "layer_norm_epsilon": architecture.norm_eps, "tie_word_embeddings": architecture.tied_head,

@@ -12,9 +12,10 @@ from importlib.resources import files
 from typing import Any
 
 from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Mamba2
-from minipuzzle.families._fields import divides, epsilon, error, limitless, positive
-from minipuzzle.families._nemotron_h_fields import canonical, layers, supported
+from minipuzzle.families._fields import divides, epsilon, error, flag, kept, positive
+from minipuzzle.families._nemotron_h_fields import FIELDS, canonical, layers, of_block, supported
 
+__all__ = ["FIELDS", "architecture", "config", "extra_files", "names"]
 AXIS_FIELDS = {
     "mamba": {"heads": "mamba_num_heads", "head_dim": "mamba_head_dim"},
     "attention": {"q_heads": "num_attention_heads", "kv_heads": "num_key_value_heads"},
@@ -31,8 +32,9 @@ TOP = {
     "embeddings.weight": ("embeddings.weight", "embedding.weight"), "final_norm.weight": ("norm_f.weight",),
 }  # fmt: skip
 ROOTS = ("backbone", "model")
-REWRITTEN = ("time_step_limit", "mamba_dt_limit", "block_configs", "auto_map", "layers_block_type", "layer_types",
-             "mamba_d_conv", "mamba_conv_bias", "mamba_chunk_size")  # fmt: skip
+REWRITTEN = ("mamba_dt_limit", "block_configs", "mamba_d_conv", "mamba_conv_bias",
+             "mamba_chunk_size",
+             "attention_head_dim")  # fmt: skip
 
 
 def architecture(config: dict[str, Any]) -> Architecture:
@@ -42,17 +44,21 @@ def architecture(config: dict[str, Any]) -> Architecture:
     impossible sizes, or an option that this model does not have (another activation, a sliding window, a bounded dt).
     """
     fields = canonical(config)
-    limitless(fields)
-    hidden = positive(fields, "hidden_size")
-    kinds = layers(fields)
-    blocks = []
-    for kind, own in zip(kinds, fields.get("block_configs") or [{}] * len(kinds), strict=True):
-        blocks.append(_block(kind, {**fields, **canonical({k: v for k, v in own.items() if v is not None})}, hidden))
+    hidden, kinds = positive(fields, "hidden_size"), layers(fields)
+    said = fields["block_configs"] or [{}] * len(kinds)
+    own_type = config.get("model_type") == "nemotron_h"
+    pairs = zip(kinds, said, strict=True)
+    blocks = [_block(kind, of_block(fields, own), hidden) for kind, own in pairs]
+    alike = [_block(kind, fields, hidden) for kind in kinds] if own_type else blocks
+    if blocks != alike:
+        raise error("block_configs is not read for nemotron_h.",
+                    got="blocks of other sizes than the config's fields",
+                    allowed="model_type nemotron_h_puzzle, or one size for all")  # fmt: skip
     return Architecture(
         vocab_size=positive(fields, "vocab_size"), hidden=hidden, blocks=tuple(blocks),
-        norm_eps=epsilon(fields, "layer_norm_epsilon", 1e-5),
+        norm_eps=epsilon(fields, "layer_norm_epsilon"),
         tied_head=False,  # tie_word_embeddings is read by no implementation of this family: each has a head of its own
-        max_positions=positive(fields, "max_position_embeddings", 4096),
+        max_positions=positive(fields, "max_position_embeddings"),
     )  # fmt: skip
 
 
@@ -67,7 +73,7 @@ def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, An
     if architecture.tied_head or any(b != _plain(b) for b in architecture.blocks):
         raise error("nemotron_h has no tied head and no bias in attention.", got="an architecture with one of them",
                     allowed="a head of its own, attention without bias or positions, relu2 without a gate")  # fmt: skip
-    result = {k: v for k, v in original.items() if k not in REWRITTEN}
+    result = {k: v for k, v in kept(original).items() if k not in REWRITTEN}
     if result.get("num_nextn_predict_layers"):
         result["num_nextn_predict_layers"] = 0  # ``mtp.*`` tensors are not written
     pattern = architecture.pattern
@@ -135,22 +141,22 @@ def extra_files(architecture: Architecture) -> dict[str, str]:
 def _block(kind: str, fields: dict[str, Any], hidden: int) -> Block:
     supported(fields)
     if kind == "mlp":
-        width = positive(fields, "intermediate_size")
-        return FeedForward(hidden=hidden, intermediate=width, bias=bool(fields.get("mlp_bias", False)))
+        return FeedForward(hidden=hidden, intermediate=positive(fields, "intermediate_size"),
+                           bias=flag(fields, "mlp_bias"))  # fmt: skip
     if kind == "attention":
         q = positive(fields, "num_attention_heads")
-        kv = q if fields.get("num_key_value_heads", 8) is None else positive(fields, "num_key_value_heads", 8)
+        kv = q if fields["num_key_value_heads"] is None else positive(fields, "num_key_value_heads")
         divides("num_attention_heads", q, "num_key_value_heads", kv)
-        name = "attention_head_dim" if "head_dim" not in fields else "head_dim"
         # attention_bias is not read: transformers has no bias there, and a file that has one is refused by its names
-        return Attention(hidden=hidden, q_heads=q, kv_heads=kv, attn_head_dim=positive(fields, name, 128))
-    heads, groups = positive(fields, "mamba_num_heads"), positive(fields, "n_groups", 8)
+        return Attention(hidden=hidden, q_heads=q, kv_heads=kv,
+                         attn_head_dim=positive(fields, "head_dim"))  # fmt: skip
+    heads, groups = positive(fields, "mamba_num_heads"), positive(fields, "n_groups")
     divides("mamba_num_heads", heads, "n_groups", groups)
     return Mamba2(
-        hidden=hidden, heads=heads, head_dim=positive(fields, "mamba_head_dim", 64), groups=groups,
-        state=positive(fields, "ssm_state_size", 128), conv_kernel=positive(fields, "conv_kernel", 4),
-        conv_bias=bool(fields.get("use_conv_bias", True)), chunk_size=positive(fields, "chunk_size", 128),
-        proj_bias=bool(fields.get("use_bias", False)),
+        hidden=hidden, heads=heads, head_dim=positive(fields, "mamba_head_dim"), groups=groups,
+        state=positive(fields, "ssm_state_size"), conv_kernel=positive(fields, "conv_kernel"),
+        conv_bias=flag(fields, "use_conv_bias"), chunk_size=positive(fields, "chunk_size"),
+        proj_bias=flag(fields, "use_bias"),
     )  # fmt: skip
 
 

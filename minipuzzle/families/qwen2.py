@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from minipuzzle.arch import Architecture
-from minipuzzle.families._fields import windowless
+from minipuzzle.families._fields import flag, own, positive, slides, whole, windowless
+from minipuzzle.families._layers import LAYER_FIELDS
 from minipuzzle.families.llama import FIXED_HEADS, extra_files, names, read, write
 
-__all__ = ["architecture", "config", "extra_files", "names"]
-DEFAULTS = {"num_key_value_heads": 32, "max_position_embeddings": 32768}
+__all__ = ["FIELDS", "architecture", "config", "extra_files", "names"]
+FIELDS = LAYER_FIELDS | {
+    "intermediate_size": None, "num_key_value_heads": 32, "max_position_embeddings": 32768,
+    "use_sliding_window": False,
+    "sliding_window": 4096, "max_window_layers": 28, "layer_types": None,
+}  # fmt: skip
 
 
 def architecture(config: dict[str, Any]) -> Architecture:
     """As ``llama.architecture``."""
-    windowless(DEFAULTS | config, window(config))
-    return read(DEFAULTS | config, bias=True, rules=FIXED_HEADS)
+    fields = own(config, FIELDS)
+    full_attention(fields)
+    return read(fields, bias=True, rules=FIXED_HEADS)
 
 
 def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, Any]:
     """As ``llama.config``."""
-    return write(architecture, original, "qwen2", "Qwen2ForCausalLM", **whole(architecture))
+    return write(architecture, original, "qwen2", "Qwen2ForCausalLM", **no_window(architecture))
 
 
-def window(config: dict[str, Any]) -> Any:
-    """The sliding window of the config, None where no layer has one."""
-    layers, first = config.get("num_hidden_layers", 0), config.get("max_window_layers", 28)
-    sliding = first < layers if config.get("layer_types") is None else "sliding_attention" in config["layer_types"]
-    return config.get("sliding_window", 4096) if config.get("use_sliding_window") and sliding else None
+def full_attention(fields: Mapping[str, Any]) -> None:
+    """Raises: UserError where a layer has a window that is shorter than the longest context."""
+    window = fields["sliding_window"] if flag(fields, "use_sliding_window") else None
+    late = whole(fields, "max_window_layers") < positive(fields, "num_hidden_layers")
+    if slides(fields, implied=window is not None and late):
+        windowless(fields, window)
 
 
-def whole(architecture: Architecture) -> dict[str, Any]:
+def no_window(architecture: Architecture) -> dict[str, Any]:
     """The fields that say that no layer has a window."""
     return {"use_sliding_window": False, "layer_types": ["full_attention"] * (len(architecture.blocks) // 2)}

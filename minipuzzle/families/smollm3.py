@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from minipuzzle.arch import Architecture, Attention
-from minipuzzle.families._fields import error, positive, windowless
+from minipuzzle.families._fields import error, flag, own, positive, slides, windowless
+from minipuzzle.families._layers import LAYER_FIELDS
 from minipuzzle.families.llama import FIXED_HEADS, biases, extra_files, names, read, write
-from minipuzzle.families.qwen2 import whole, window
+from minipuzzle.families.qwen2 import no_window
 
-__all__ = ["architecture", "config", "extra_files", "names"]
-DEFAULTS = {"num_key_value_heads": 4, "max_position_embeddings": 32768, "rope_theta": 2_000_000.0,
-            "tie_word_embeddings": True}  # fmt: skip
+__all__ = ["FIELDS", "architecture", "config", "extra_files", "names"]
+FIELDS = LAYER_FIELDS | {
+    "intermediate_size": None, "num_key_value_heads": 4, "max_position_embeddings": 32768,
+    "rope_theta": 2_000_000.0, "tie_word_embeddings": True, "attention_bias": False,
+    "mlp_bias": False,
+    "no_rope_layers": None, "no_rope_layer_interval": 4, "use_sliding_window": False,
+    "sliding_window": None, "layer_types": None,
+}  # fmt: skip
 
 
 def architecture(config: dict[str, Any]) -> Architecture:
     """As ``llama.architecture``; a layer that ``no_rope_layers`` has a 0 for has no RoPE."""
-    fields = DEFAULTS | config
-    windowless(fields, window({"max_window_layers": 0, **fields}))
-    bias = bool(fields.get("attention_bias", False))
-    turning = read(fields, bias=bias, out_bias=bias, mlp_bias=bool(fields.get("mlp_bias", False)), rules=FIXED_HEADS)
-    every = positive(fields, "no_rope_layer_interval", 4)
-    turned = fields.get("no_rope_layers") or [int((i + 1) % every != 0) for i in range(len(turning.blocks) // 2)]
-    if not isinstance(turned, list) or len(turned) < len(turning.blocks) // 2:
-        raise error("no_rope_layers has not an entry for each layer.", got=turned, allowed="a list of 0 and 1")
+    fields = own(config, FIELDS)
+    turned, window = _turned(fields), fields["sliding_window"]
+    active = flag(fields, "use_sliding_window") and window is not None
+    if slides(fields, implied=active and not all(turned)):
+        windowless(fields, window)  # layers that are listed slide whatever use_sliding_window is
+    bias = flag(fields, "attention_bias")
+    turning = read(fields, bias=bias, out_bias=bias, mlp_bias=flag(fields, "mlp_bias"),
+                   rules=FIXED_HEADS)  # fmt: skip
     blocks = (replace(b, rope=b.rope if turned[i // 2] else None) if isinstance(b, Attention) else b
               for i, b in enumerate(turning.blocks))  # fmt: skip
     return replace(turning, blocks=tuple(blocks))
@@ -33,5 +40,19 @@ def architecture(config: dict[str, Any]) -> Architecture:
 def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, Any]:
     """As ``llama.config``."""
     turned = [int(b.rope is not None) for b in architecture.blocks if isinstance(b, Attention)]
-    own = {**whole(architecture), **biases(architecture), "no_rope_layers": turned}
-    return write(architecture, original, "smollm3", "SmolLM3ForCausalLM", **own)
+    others = {**no_window(architecture), **biases(architecture), "no_rope_layers": turned}
+    return write(architecture, original, "smollm3", "SmolLM3ForCausalLM", **others)
+
+
+def _turned(fields: Mapping[str, Any]) -> list[int]:
+    """A 0 or 1 for each layer: whether it has RoPE."""
+    layers = positive(fields, "num_hidden_layers")
+    every = positive(fields, "no_rope_layer_interval")
+    turned = fields["no_rope_layers"]
+    if turned is None:
+        return [int((i + 1) % every != 0) for i in range(layers)]
+    numbers = isinstance(turned, list) and all(isinstance(entry, int) for entry in turned)
+    if not numbers or len(turned) < layers:
+        raise error("no_rope_layers has not an entry for each layer.", got=turned,
+                    allowed="a list of 0 and 1")  # fmt: skip
+    return turned[:layers]

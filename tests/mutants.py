@@ -27,30 +27,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-SEARCH = ("test_local_search", "test_refine", "test_solve", "test_layers_search")
+SEARCH = ("test_search_pencil", "test_local_search", "test_refine", "test_solve", "test_layers_search")
 FILES = {
     "budget": ("test_time_budgets", "test_budget"),
-    "space": ("test_space", "test_cut_checks", "test_layers_search"),
+    "space": ("test_space", "test_search_pencil", "test_cut_checks", "test_layers_search", "test_hidden_size"),
     "cost/flops": ("test_roofline", "test_cost"),
-    "cost/latency": ("test_time_budgets",),
+    "cost/latency": ("test_time_budgets", "test_profile"),
     "cost/memory": ("test_cost",),
     "cost/pricing": ("test_time_budgets", "test_refine"),
     "cost/roofline": ("test_roofline",),
     "cost/training": ("test_training_cost", "test_distill_plan"),
-    "arch/ranking": ("test_refine", "test_enumerate"),
+    "arch/ranking": ("test_search_pencil", "test_refine", "test_enumerate"),
     "arch/rules": ("test_cut_checks", "test_layers_search"),
     "arch/selection": ("test_cut_checks", "test_surgery"),
     "search/choices": SEARCH,
-    "search/damage": ("test_refine", "test_enumerate"),
+    "search/damage": ("test_search_pencil", "test_refine", "test_enumerate", "test_layer_scores"),
     "search/enumerate": ("test_time_budgets", "test_layers_search", "test_enumerate"),
-    "search/propose": ("test_local_search", "test_refine"),
+    "search/propose": ("test_search_pencil", "test_local_search", "test_refine", "test_hidden_size"),
     "search/rank": ("test_ranking", "test_refine"),
     "search/refine": SEARCH,
-    "search/select": ("test_layers_search", "test_enumerate"),
-    "search/solve": ("test_local_search", "test_solve"),
+    "search/select": ("test_search_pencil", "test_layers_search", "test_enumerate"),
+    "search/solve": ("test_search_pencil", "test_local_search", "test_solve"),
     "distill/divergences": ("test_losses",),
     "distill/guard": ("test_training_oracles",),
-    "distill/objectives": ("test_training_oracles", "test_losses"),
+    "distill/objectives": ("test_training_oracles", "test_search_pencil", "test_losses"),
     "distill/schedule": ("test_training_oracles",),
     "distill/update": ("test_training_oracles",),
     "surgery": ("test_cut_checks", "test_surgery"),
@@ -126,6 +126,12 @@ def changeable(tree: ast.AST) -> list[ast.AST]:
     found = []
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Raise | ast.Import | ast.ImportFrom | ast.JoinedStr | ast.Assert):
+            continue
+        if isinstance(node, ast.keyword) and node.arg == "strict":
+            continue  # of zip: it finds our own faults, of which there are none to find
+        if isinstance(node, ast.Constant) and isinstance(node.value, float) and 0 < node.value < 1e-6:
+            continue  # keeps a quotient from dividing by 0, whatever its size
+        if isinstance(tree, ast.ClassDef) and node in tree.decorator_list:
             continue
         if isinstance(node, ast.Call) and ast.unparse(node.func).lstrip("_") in ("UserError", "refused", "error", "TypeVar"):
             continue

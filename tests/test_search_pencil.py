@@ -1,0 +1,251 @@
+"""Small parts of the search, by pencil and brute force: damage, the front, limits of counts, hidden sizes, coupled layers."""
+
+import itertools
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import shaken, tiny
+from family_models import FORMS
+
+from minipuzzle import families
+from minipuzzle.arch import Selection
+from minipuzzle.artifacts import Scores
+from minipuzzle.budget import MOST, Limits, parse_budget, parse_count
+from minipuzzle.cost import Workload, memory
+from minipuzzle.cost.pricing import pricing
+from minipuzzle.distill.objectives import answers_only, distillation, is_steady, next_token
+from minipuzzle.errors import UserError
+from minipuzzle.importance import random_scores
+from minipuzzle.recipe import SearchSettings
+from minipuzzle.search.choices import combinations, make_choices
+from minipuzzle.search.damage import drop_damage, hidden_damage, lost_curve, size_damage
+from minipuzzle.search.plan import make_plan
+from minipuzzle.search.propose import candidate, front, propose, propose_each
+from minipuzzle.search.select import kept_hidden, narrowed
+from minipuzzle.search.solve import Infeasible, Instance, solve
+from minipuzzle.space import Level, bounds, levels
+
+LEVEL = Level(attention=0, others=0, width=0.5, hidden=0.5)
+WORK = Workload(context=100)
+
+
+def problem(pattern="M-*-", share=0.8, seed=0, hidden=False, parent=None, **settings):
+    parent = parent or tiny(pattern, vocab=64)
+    options = SearchSettings(budget=("80%",), multiple=16, mamba_heads=True, hidden_size=hidden, **settings)
+    space = bounds(parent, LEVEL, multiple=16, mamba_heads=True, hidden_size=hidden)
+    limits = Limits(parameters=int(share * parent.parameters), bytes=int(memory(parent, WORK).total))
+    return parent, random_scores(parent, seed), space, options, pricing(parent, limits, WORK)
+
+
+def test_the_front_is_the_least_damage_at_each_limit():
+    """Each row is the best of all states within its limit, none is beaten, and costs are those of whole models."""
+    parent, scores, space, options, prices = problem()
+    each = propose_each(parent, scores, space, options, prices, 2)
+    choices = each[0].choices
+    states = combinations(choices)
+    costs = np.array([choices.cost(s) + prices.base for s in states])
+    harms = np.array([choices.harm(s) for s in states])
+    rows = front(each)
+    assert 4 <= len(rows) <= 12
+    for row in rows:
+        fits = (costs <= np.array(row["limit"]) + 1e-6).all(axis=1)
+        assert row["damage"] == pytest.approx(harms[fits].min(), abs=1e-4 * harms.max())
+        at = np.flatnonzero(np.isclose(costs, row["cost"]).all(axis=1))
+        assert np.isclose(harms[at], row["damage"]).any()
+        student = choices.selection(states[at[0]]).student(parent)
+        assert row["cost"] == pytest.approx([student.parameters, memory(student, WORK).total])
+    for a, b in itertools.permutations(rows, 2):
+        cheaper = all(x <= y for x, y in zip(a["cost"], b["cost"], strict=True))
+        assert not (cheaper and a["damage"] < b["damage"])
+    assert rows[-1]["damage"] == 0
+    whole = [parent.parameters, memory(parent, WORK).total]
+    assert rows[-1]["cost"] == pytest.approx(whole)
+    limits = np.array([row["limit"] for row in rows])
+    empty = np.array([costs[:, k].min() for k in range(2)])
+    assert limits[-1].tolist() == pytest.approx(whole)
+    assert (limits[0] >= empty + 0.29 * (np.array(whole) - empty)).all()
+
+
+def test_the_front_over_hidden_sizes_keeps_the_best_of_all():
+    parent, scores, space, options, prices = problem("M-*", hidden=True)
+    each = propose_each(parent, scores, space, options, prices, 3)
+    assert len(each) == len(space.hidden) == 3
+    rows = front(each)
+    alone = [row for proposals in each for row in front([proposals])]
+    assert len(rows) < len(alone)
+    for row in rows:
+        better = [o for o in alone if o["damage"] < row["damage"] and all(np.array(o["cost"]) <= row["cost"])]
+        assert not better
+
+
+def test_proposals_are_named_in_order_and_priced():
+    parent, scores, space, options, prices = problem()
+    proposals = propose(parent, scores, space, options, prices, 3)
+    found = proposals.candidates(lambda made: memory(made, WORK).total, first=4)
+    assert [c.name for c in found] == ["s004", "s005", "s006"]
+    assert {c.origin for c in found} == {"solver"}
+    for made, state in zip(found, proposals.states, strict=True):
+        student = made.selection.student(parent)
+        assert (made.parameters, made.bytes) == (student.parameters, memory(student, WORK).total)
+        assert made.damage == pytest.approx(proposals.choices.harm(state))
+    one = candidate(proposals.choices, proposals.states[0], "x", "test", lambda made: 7)
+    assert (one.name, one.origin, one.bytes) == ("x", "test", 7)
+
+
+def test_hidden_sizes_that_cannot_fit_are_left_out_and_none_is_an_error():
+    parent, scores, space, options, _ = problem("M-*", hidden=True)
+    bare = replace(parent, blocks=()).parameters  # embedding, head and norm at the parent's own hidden size
+    each = propose_each(parent, scores, space, options, pricing(parent, Limits(parameters=bare - 1), WORK), 3)
+    assert [len(p.choices.hidden) for p in each] == [16, 24]
+    tight = pricing(parent, Limits(parameters=10), WORK)
+    with pytest.raises(Infeasible):
+        propose_each(parent, scores, space, options, tight, 3)
+
+
+def test_the_largest_are_numbered_from_one():
+    parent = tiny("M-M*-", vocab=64)
+    plan = make_plan(parent, SearchSettings(budget=("80%",), multiple=16))
+    assert [c.name for c in plan.largest(random_scores(parent, 0), 3)] == ["l001", "l002", "l003"]
+
+
+def test_damage_of_hidden_channels_by_pencil():
+    scores = Scores(blocks=np.array([2.0, 3.0]), intermediate={}, head_channels={}, hidden=np.array([1.0, 3.0, 2.0]), meta={})
+    assert hidden_damage(scores, 3) == 0
+    assert hidden_damage(scores, 2) == pytest.approx(5 * 1 / 14)
+    assert hidden_damage(scores, 1) == pytest.approx(5 * (1 + 4) / 14)
+    assert hidden_damage(replace(scores, hidden=None), 1) == 0
+    assert hidden_damage(replace(scores, hidden=np.zeros(3)), 1) == 0
+
+
+def test_damage_of_layers_is_shared_out():
+    """Alone 1 + 2 and 5 + 4, together 7 and 6: the difference of 4 and of -3, half to each."""
+    scores = Scores(blocks=np.array([1.0, 2.0, 5.0, 4.0]), intermediate={}, head_channels={}, meta={})
+    assert drop_damage(scores).tolist() == [1, 2, 5, 4]
+    assert drop_damage(replace(scores, layers=np.array([7.0, 6.0]))).tolist() == [3, 4, 3.5, 2.5]
+
+
+def test_what_is_lost_with_the_smaller_scores():
+    parent = tiny("-M*", intermediate=4, vocab=64)
+    rng = np.random.default_rng(0)
+    scores = Scores(
+        blocks=np.ones(3), intermediate={0: np.array([1.0, 4.0, 2.0, 3.0])}, head_channels={1: rng.random((8, 8))},
+        q_heads={2: np.array([3.0, 4.0, 1.0, 2.0])}, meta={},
+    )  # fmt: skip
+    assert lost_curve(parent, scores, 0).tolist() == pytest.approx([1, 14 / 30, 5 / 30, 1 / 30, 0])
+    assert lost_curve(parent, scores, 2).tolist() == pytest.approx([1, 5 / 30, 0])  # KV heads with norms 5 and sqrt(5)
+    heads = (scores.head_channels[1] ** 2).sum(1).reshape(2, 4)
+    kept = -np.sort(-heads, axis=1)
+    lost = lost_curve(parent, scores, 1)
+    for size in (2, 4, 6):  # a head of each of the two groups at a time
+        assert lost[size] == pytest.approx(1 - kept[:, : size // 2].sum() / heads.sum())
+    assert (lost[0], lost[8]) == (1, 0)
+    assert size_damage(parent, scores, 0, 2) == pytest.approx(5 / 30)
+    assert size_damage(parent, scores, 0, 4) == 0
+    assert narrowed(parent, scores, 0, 2) == {"intermediate": (1, 3)}
+    assert narrowed(parent, scores, 2, 1) == {"kv_heads": (0,), "q_heads": (0, 1)}
+    assert narrowed(parent, scores, 0, 4) == narrowed(parent, scores, 0, None) == {}
+    with pytest.raises(UserError, match="attention heads"):
+        narrowed(parent, replace(scores, q_heads={}), 2, 1)
+    assert kept_hidden(parent, scores, 32) is None
+    with pytest.raises(UserError, match="hidden channels"):
+        kept_hidden(parent, scores, 16)
+
+
+def test_hidden_sizes_are_sixteenths_in_multiples():
+    """1024 and more in multiples of 64, smaller ones of 8."""
+    level = Level(attention=0, others=0, width=0.5, hidden=0.75)
+    sizes = lambda hidden: bounds(tiny("-", hidden=hidden), level, multiple=8, mamba_heads=False, hidden_size=True).hidden  # noqa: E731
+    assert sizes(1024) == (768, 832, 896, 960, 1024)
+    assert sizes(1016) == (824, 888, 952, 1016)  # 12 sixteenths are 762, which 760 falls short of
+    assert sizes(4096) == (3072, 3328, 3584, 3840, 4096)
+    with pytest.raises(UserError):
+        levels(["width=100.5%"])
+    assert [level.width for level in levels(["width=100%"])] == [1.0] * 3
+
+
+def test_the_largest_count_that_is_believed():
+    assert MOST == 10**18
+    assert parse_count("1e18") == 10**18
+    assert parse_budget(["1e18"]).parameters == 10**18
+    for over in ("1.01e18", "1001e15"):
+        with pytest.raises(UserError):
+            parse_count(over)
+
+
+def test_blocks_of_a_layer_go_together_in_the_solver():
+    """Three blocks, two of which are one layer; by brute force over what is legal."""
+    damage = (np.array([0.0, 1.0]), np.array([0.0, 5.0]), np.array([0.0, 2.5]))
+    costs = tuple(np.array([[4.0], [0.0]]) for _ in range(3))
+    free = Instance(damage=damage, costs=costs, limits=np.array([8.0]), names=("a",))
+    assert solve(free).choices == (1, 0, 0)
+    assert solve(replace(free, together=((0, 1),))).choices == (0, 0, 1)
+    assert solve(replace(free, together=((0, 2),))).choices == (1, 0, 1)
+    assert solve(replace(free, together=((0, 2, 1),), limits=np.array([11.0]))).choices == (1, 1, 1)
+
+
+def test_a_familys_layers_reach_the_solver():
+    parent = families.find("llama").architecture({**next(iter(FORMS["llama"].values())), "num_hidden_layers": 3})
+    parent, scores, space, options, prices = problem(parent=parent, share=0.7)
+    for state in propose(parent, scores, space, options, prices, 4).states:
+        assert all((state[i] is None) == (state[i + 1] is None) for i in range(0, 6, 2))
+
+
+def test_the_solver_leaves_standard_output_as_it_was(capfd):
+    solve(Instance(damage=(np.array([0.0]),), costs=(np.array([[1.0]]),), limits=np.array([2.0]), names=("a",)))
+    print("to the output")
+    print("to the errors", file=sys.stderr)
+    assert capfd.readouterr() == ("to the output\n", "to the errors\n")
+
+
+def test_a_selection_names_the_hidden_size_and_states_come_back():
+    parent, scores, space, options, prices = problem("M-*", hidden=True, own_heads=True, kv_heads=True)
+    narrow = prices.at_hidden(24)
+    of, left = lambda block: narrow.of(replace(block, hidden=24)), narrow.limits - narrow.base
+    choices = make_choices(parent, scores, space, options, of, left, narrow.names, 24)
+    assert choices.narrower == pytest.approx(hidden_damage(scores, 24))
+    assert len(set(choices.unit[:2])) == 2
+    for state in combinations(choices)[::7]:
+        selection = choices.selection(state)
+        assert len(selection.hidden) == 24
+        assert choices.state(selection) == state
+        assert (choices.cost(state) + narrow.base)[0] == selection.student(parent).parameters
+    assert choices.state(replace(selection, hidden=None)) is None
+    assert choices.sizes[2] == (2, 1)  # KV heads that divide those of the parent
+    assert choices.state(Selection(blocks=({}, {"intermediate": (0,)}, {}), hidden=choices.hidden)) is None
+
+
+def test_only_answers_are_trained_and_only_their_predictions_meet_the_head():
+    model, teacher = shaken(tiny("M-", vocab=61), 0), shaken(tiny("M-", vocab=61), 1)
+    tokens = torch.randint(0, 61, (2, 12), generator=torch.Generator().manual_seed(0))
+    segments = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 3, 3, 3, 3, 3], [0, 1, 1, 1, 1, 1, 1, 2, 2, 2, 3, 3]])
+    found = answers_only()(model, tokens, segments)
+    with torch.no_grad():
+        logits = model(tokens, segments // 2)[:, :-1].log_softmax(-1)
+    picked = segments[:, 1:] % 2 == 1
+    want = -logits.gather(-1, tokens[:, 1:, None])[..., 0][picked].double().sum()
+    assert found.total.item() == pytest.approx(want.item(), rel=1e-5)
+    assert found.tokens == int(picked.sum()) == 15
+    with torch.no_grad():
+        target = teacher(tokens, segments // 2)[:, :-1].log_softmax(-1)
+    kl = (target.exp() * (target - logits)).sum(-1)[picked].double().sum()
+    assert answers_only(teacher)(model, tokens, segments).total.item() == pytest.approx(kl.item(), rel=1e-4)
+    with pytest.raises(ValueError, match="segments"):
+        answers_only()(model, tokens, None)
+
+
+def test_what_may_be_captured_says_so():
+    assert is_steady(next_token)
+    assert is_steady(distillation(shaken(tiny("-", vocab=61))))
+    assert not is_steady(answers_only())
+    assert not is_steady(lambda model, tokens, documents: None)
+
+
+def test_cosine_of_other_hidden_sizes_is_refused():
+    wide, narrow = shaken(tiny("-", vocab=61)), shaken(tiny("-", vocab=61, hidden=24))
+    tokens = torch.zeros(1, 12, dtype=torch.int64)
+    with pytest.raises(UserError, match="one size"):
+        distillation(wide, "cosine")(narrow, tokens, None)
+    assert distillation(wide, "cosine")(shaken(tiny("-", vocab=61), 1), tokens, None).tokens == 12

@@ -74,8 +74,10 @@ class RunDir:
     def _check_parent(self, path: Path, fingerprint: str) -> None:
         known = self.state["parent"]
         if known is not None and known["fingerprint"] != fingerprint:
+            same = known["path"] == str(path.resolve())
+            why = ": this one's weights or config.json were changed since" if same else ""
             raise UserError(
-                f"The run directory {self.path} belongs to another checkpoint.",
+                f"The run directory {self.path} belongs to another checkpoint{why}.",
                 got=f"{path} (fingerprint {fingerprint})", allowed=f"{known['path']} (fingerprint {known['fingerprint']})",
                 next="Name another run directory with --run, or delete this one.",
             )  # fmt: skip

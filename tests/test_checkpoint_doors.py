@@ -21,15 +21,15 @@ def test_huge_and_deep_json_beside_it(tmp_path):
     folder = save(shaken(tiny("M-", vocab=61)), tmp_path / "a")
     config = (folder / "config.json").read_text()
     for text, says in {
-        "[" * 100_000: "not JSON",
-        '{"a": ' + "9" * 5000 + "}": "not JSON",
-        "\ufeff{}": "not JSON",
+        "[" * 100_000: "nested too deeply",
+        '{"a": ' + "9" * 5000 + "}": "not valid JSON",
+        "\ufeff{}": "not valid JSON",
     }.items():
         (folder / "config.json").write_text(text, encoding="utf-8")
         with pytest.raises(UserError, match=says):
             read_config(folder)
     (folder / "config.json").write_bytes(b"\xff")
-    with pytest.raises(UserError, match="not JSON"):
+    with pytest.raises(UserError, match="not text"):
         read_config(folder)
     os.truncate(folder / "config.json", 1 << 33)
     with pytest.raises(UserError, match="too large"):
@@ -69,7 +69,6 @@ def test_huge_and_deep_json_beside_it(tmp_path):
         ["a.safetensors"],
         {"a": 1},
         ".a.safetensors",
-        "\ud800.safetensors",
         "\x1b[2J.safetensors",
     ],
 )

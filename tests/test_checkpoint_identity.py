@@ -208,4 +208,5 @@ def test_scores_are_not_kept_for_weights_that_changed(checkpoint, tmp_path, capf
     run(*words)
     double_late_rows(checkpoint)
     run(*words, code=2)
-    assert "belongs to another checkpoint" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "belongs to another checkpoint: this one's weights or config.json were changed" in said

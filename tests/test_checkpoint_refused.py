@@ -97,6 +97,10 @@ REFUSED = {
         lambda f: say(f, transformers_weights="w.safetensors"),
         ["transformers_weights", "w.safetensors"],
     ),
+    "an adapter beside it": (
+        lambda f: (f / "adapter_config.json").write_text("{}"),
+        ["adapter_config.json", "minipuzzle merge"],
+    ),
     "an index that places a tensor elsewhere": (
         lambda f: shards(f, lambda w: w | {NORM: ONE}),
         [NORM, TWO, "disagree"],

@@ -133,7 +133,7 @@ def quantisation(config: dict[str, Any]) -> str | None:
 
 
 def scaled(entries: dict[str, Entry]) -> list[str]:
-    """The tensors by whose names or dtypes weights are seen to be quantised."""
+    """The tensors by whose names or dtypes (but FP8) weights are seen to be quantised."""
     return [
         name
         for name, e in entries.items()
@@ -163,8 +163,8 @@ def _quantised(
             got=f"{example}; dtypes {dtypes}",
             allowed="BF16, F16, F32 or F64 weights without scales",
             next="Take the checkpoint in BF16 that this one was made from, or save a dequantised "
-            "one with the tool that made it (transformers: from_pretrained with dequantize=True in the "
-            "quantisation's config, then save_pretrained).",
+            "one with the tool that made it (transformers: from_pretrained with dequantize=True in "
+            "the quantisation's config, then save_pretrained).",
         )
 
 

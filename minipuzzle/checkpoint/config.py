@@ -7,12 +7,12 @@ from typing import Any
 
 from minipuzzle import families
 from minipuzzle.arch import Architecture
-from minipuzzle.checkpoint.doors import opened
+from minipuzzle.artifacts import read_json
+from minipuzzle.checkpoint.doors import RESTORE, opened
 from minipuzzle.checkpoint.heads import settled
-from minipuzzle.checkpoint.text import read_object
 from minipuzzle.errors import UserError
 
-MAX_CONFIG = 1 << 24
+LARGEST = 1 << 24
 YES_OR_NO = ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_bias", "use_conv_bias",
              "mamba_conv_bias", "mamba_proj_bias")  # fmt: skip
 """Fields that decide which tensors there are. The text "false" would count as true."""
@@ -32,7 +32,8 @@ def read_config(path: Path) -> tuple[dict[str, Any], Architecture]:
             allowed="a folder with a config.json",
             next="Check the path; a checkpoint is what transformers' save_pretrained writes.",
         )
-    config = read_object(opened(path, "config.json"), MAX_CONFIG)
+    file = opened(path, "config.json", LARGEST)
+    config: dict[str, Any] = read_json(file, dict[str, Any], next=RESTORE)
     for field in YES_OR_NO:
         if not isinstance(config.get(field), bool | None):
             raise UserError(

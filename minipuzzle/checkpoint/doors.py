@@ -7,7 +7,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from minipuzzle.checked import is_plain_name
 from minipuzzle.errors import UserError
+
+RESTORE = "Copy or download the file again, and see that you may read it (ls -l)."
 
 COPIED = (
     "tokenizer.json",
@@ -38,27 +41,20 @@ LEGAL = re.compile(
     r"(licen[sc]e|notice|copying|use_policy)([-_ ][\w -]+)?(\.(txt|md|rst|pdf))?", re.IGNORECASE
 )
 TEMPLATES = "additional_chat_templates"
-NAME_LENGTH = 255
 
 
 def shard_name(name: object) -> str:
     """``name`` where it is that of a safetensors file in the same folder. Raises: UserError for
     every other.
     """
-    plain = (
-        isinstance(name, str)
-        and name.isprintable()
-        and not set(name) & set('/\\:*?"<>|')
-        and len(name) <= NAME_LENGTH
-    )
-    if not plain or not str(name).endswith(".safetensors") or str(name).startswith("."):
+    if not isinstance(name, str) or not is_plain_name(name) or not name.endswith(".safetensors"):
         raise UserError(
             "The index names a file outside of the checkpoint, or none that holds weights.",
             got=ascii(name)[:200],
             allowed="names of .safetensors files in the same folder",
             next="Take the checkpoint from a source you trust.",
         )
-    return str(name)
+    return name
 
 
 def inside(folder: Path, file: Path) -> bool:
@@ -73,9 +69,9 @@ def inside(folder: Path, file: Path) -> bool:
     )
 
 
-def opened(folder: Path, name: str) -> Path:
-    """The path of the file ``name`` of ``folder``. Raises: UserError where it is a link out of
-    it.
+def opened(folder: Path, name: str, largest: int | None = None) -> Path:
+    """The path of the file ``name`` of ``folder``, which is there. Raises: UserError where it is a
+    link out of it, or of more than ``largest`` bytes.
     """
     file = folder / name
     if not inside(folder, file):
@@ -84,6 +80,13 @@ def opened(folder: Path, name: str) -> Path:
             got=file.resolve(),
             allowed="files of the folder itself, or of its model in Hugging Face's cache",
             next="Copy the file into the folder, if you trust it.",
+        )
+    if largest is not None and (size := file.stat().st_size) > largest:
+        raise UserError(
+            f"{file} is too large to be what its name says.",
+            got=f"{size:,} bytes",
+            allowed=f"at most {largest:,}",
+            next=RESTORE,
         )
     return file
 

@@ -17,7 +17,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from minipuzzle.checkpoint.text import unreadable
+from minipuzzle.artifacts import unreadable
+from minipuzzle.checkpoint.doors import RESTORE
 from minipuzzle.errors import UserError
 
 DTYPE_BYTES = {
@@ -72,7 +73,7 @@ def read_header(path: Path) -> dict[str, Entry]:
                 )
             text = file.read(length)
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise unreadable(path, error, next=RESTORE) from error
     try:
         header = json.loads(text.decode(), object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, a key twice, too deep

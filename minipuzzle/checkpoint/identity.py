@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from minipuzzle.artifacts import write_atomic
+from minipuzzle.artifacts import read_json, unreadable, write_atomic
+from minipuzzle.checkpoint.doors import RESTORE
 from minipuzzle.checkpoint.header import Entry
-from minipuzzle.checkpoint.text import read_object, unreadable
 from minipuzzle.errors import UserError
 from minipuzzle.progress import Bar, progress_bar
 
@@ -28,7 +29,7 @@ PIECE = 1 << 26
 ones are shared.
 """
 READ = 1 << 22
-THREADS = 8
+THREADS = 16
 KEPT_FROM = 1 << 27
 """Files below this many bytes are hashed anew each time (a tenth of a second), so that small ones
 fill no cache.
@@ -37,7 +38,6 @@ SETTLED = 2.0
 """Seconds after which a change of a file changes its times for certain, whatever their
 resolution.
 """
-MAX_KEPT = 1 << 26
 
 State = tuple[int, ...]
 
@@ -49,7 +49,7 @@ def state_of(file: Path) -> State:
     try:
         about = file.stat()
     except OSError as error:
-        raise unreadable(file, error) from error
+        raise unreadable(file, error, next=RESTORE) from error
     return about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino
 
 
@@ -129,7 +129,7 @@ def _piece(path: Path, start: int, size: int) -> bytes:
                 digest.update(buffer[:count])
                 left -= count
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise unreadable(path, error, next=RESTORE) from error
     return digest.digest()
 
 
@@ -156,7 +156,7 @@ def _kept(file: Path) -> dict[str, str]:
     if not place.is_file():
         return {}
     try:
-        said = read_object(place, MAX_KEPT)
+        said = read_json(place, dict[str, Any])
     except UserError:  # damaged or not ours to read: as if it were not there
         return {}
     tensors = said.get("tensors")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PIECE_BYTES = 1 << 24
+ADAPTER = "adapter_config.json"
 
 
 class Checkpoint:
@@ -52,6 +53,13 @@ class Checkpoint:
         pickled weights, and what ``read_config`` raises.
         """
         config, architecture = read_config(path)
+        if (path / ADAPTER).is_file():
+            raise UserError(
+                "An adapter lies beside the weights, which transformers applies to them.",
+                got=path / ADAPTER, allowed="a checkpoint without an adapter in its folder",
+                next="Move it to a folder of its own; minipuzzle merge puts it into the weights. Is it "
+                "in them already, delete it.",
+            )  # fmt: skip
         entries, beside = read_entries(path, config)
         opened = Checkpoint(path, config, architecture, entries)
         opened.notes += beside
@@ -88,8 +96,6 @@ class Checkpoint:
         if said:
             yield (f"config.json says that the weights are quantised ({said}), they are plain "
                    f"{self.dtype}: read as they are")  # fmt: skip
-        if (self.path / "adapter_config.json").is_file():
-            yield "the adapter beside the weights is not applied: minipuzzle merge does it"
         for link in travelling(self.path)[1]:
             yield f"{link.relative_to(self.path)} is a link out of the checkpoint: not copied along"
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from minipuzzle.checkpoint.doors import opened, shard_name
+from minipuzzle.artifacts import read_json
+from minipuzzle.checkpoint.doors import RESTORE, opened, shard_name
 from minipuzzle.checkpoint.header import MAX_HEADER, Entry, read_header
-from minipuzzle.checkpoint.text import read_object
 from minipuzzle.errors import UserError
 
 INDEX = "model.safetensors.index.json"
@@ -115,7 +115,7 @@ def _weight_map(path: Path) -> dict[str, str]:
     """Tensor -> shard. Raises: UserError for a broken index or a shard's name that may not become a
     path.
     """
-    said = read_object(opened(path, INDEX), MAX_HEADER).get("weight_map")
+    said = read_json(opened(path, INDEX, MAX_HEADER), dict[str, Any], next=RESTORE).get("weight_map")
     if not isinstance(said, dict):
         raise UserError(
             f"{INDEX} is damaged.",
@@ -123,8 +123,4 @@ def _weight_map(path: Path) -> dict[str, str]:
             allowed="a weight_map: tensor -> shard",
             next="Copy or download the file again.",
         )
-    checked = {
-        shard: shard_name(shard)
-        for shard in {s if isinstance(s, str) else repr(s)[:80] for s in said.values()}
-    }
-    return {name: checked[shard] for name, shard in said.items()}
+    return {name: shard_name(shard) for name, shard in said.items()}

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from minipuzzle import families
 from minipuzzle.arch import Architecture
-from minipuzzle.artifacts import disk_error
+from minipuzzle.artifacts import disk_error, unreadable
 from minipuzzle.checkpoint.claims import QUANTISATION
-from minipuzzle.checkpoint.doors import travelling
+from minipuzzle.checkpoint.doors import RESTORE, travelling
 from minipuzzle.checkpoint.reader import Checkpoint
 from minipuzzle.checkpoint.shards import INDEX, SINGLE
-from minipuzzle.checkpoint.text import unreadable
 from minipuzzle.errors import UserError
 from minipuzzle.temporary import REPLACED, temporary_beside
 
@@ -82,7 +81,8 @@ def _check_target(path: Path) -> None:
 def _copy_beside(source: Path, target: Path) -> None:
     for file in travelling(source)[0]:
         if not os.access(file, os.R_OK):
-            raise unreadable(file, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+            denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            raise unreadable(file, denied, next=RESTORE)
         copy = target / file.relative_to(source)
         copy.parent.mkdir(exist_ok=True)
         shutil.copyfile(file, copy)

@@ -51,11 +51,11 @@ def engines(path: Path) -> list[Verdict]:
     """
     config, architecture = read_config(path)
     model_type = str(config["model_type"])
-    why, plain = _quantised(path, config)
-    if why:
-        verdict = _no if plain else _unproven
+    quantised = _quantised(path, config)
+    if quantised is not None:
+        verdict, why, read = quantised
         verdicts = [verdict(engine, why, NOT_LOOKED_AT) for engine in ("transformers", *READ)]
-        ours = _llama_cpp(path, model_type, architecture) if plain else _no("llama.cpp", why, LLAMA)
+        ours = _llama_cpp(path, model_type, architecture) if read else _no("llama.cpp", why, LLAMA)
         return [*verdicts, ours]
     if model_type in MODEL_TYPES:
         rules: list[Callable[[Architecture], Verdict]] = [_transformers, _vllm, _sglang, _tensorrt]
@@ -65,23 +65,25 @@ def engines(path: Path) -> list[Verdict]:
     return [*verdicts, _llama_cpp(path, model_type, architecture)]
 
 
-def _quantised(path: Path, config: dict[str, Any]) -> tuple[str, bool]:
-    """(why quantisation keeps engines from loading a checkpoint, "" where nothing is quantised;
-    whether only config.json says that it is)."""
+def _quantised(
+    path: Path, config: dict[str, Any]
+) -> tuple[Callable[[str, str, str], Verdict], str, bool] | None:
+    """(the verdict on all engines but llama.cpp, why, whether minipuzzle reads the weights) where
+    config.json or the weights say that they are quantised; None where nothing does."""
     modelopt = "modelopt" if (path / "hf_quant_config.json").is_file() else None
     said = quantisation(config) or modelopt
-    files = weight_files(path, config)
-    there = bool(files) and all((path / name).is_file() for name in files)
-    if there:
-        entries = read_entries(path, config)[0]
-        narrow = [name for name, e in entries.items() if said and e.dtype.startswith("F8")]
-        found = scaled(entries) or narrow
-        if found:
-            return f"quantised weights ({said or found[0]}): neither read here nor tried", False
-    if not said:
-        return "", False
     claim = f"config.json says that weights are quantised ({said})"
-    return (f"{claim}, and they are not: take that out" if there else f"{claim}: not tried"), there
+    files = weight_files(path, config)
+    if not files or not all((path / name).is_file() for name in files):
+        return (_unproven, f"{claim}: not tried", False) if said else None
+    entries = read_entries(path, config)[0]
+    scales = scaled(entries)
+    narrow = [name for name, entry in entries.items() if entry.dtype.startswith("F8")]
+    if scales or narrow:
+        seen = said or f"{(scales or narrow)[0]}"
+        why = f"quantised weights ({seen}): not tried"
+        return _unproven, why, not scales and not said
+    return (_no, f"{claim}, and they are not: take that out", True) if said else None
 
 
 def _stock(model_type: str, architecture: Architecture) -> list[Verdict]:

@@ -31,13 +31,16 @@ Pair = tuple[Any, list[int], list[int]]
 class HarnessLM(TemplateLM):
     """A model and its tokenizer as an ``lm_eval.api.model.LM``: scores continuations and generates greedily."""
 
-    def __init__(self, model: HybridLM, tokenizer: Tokenizer, *, name: str, batch: int = 8) -> None:
+    def __init__(
+        self, model: HybridLM, tokenizer: Tokenizer, *, name: str, batch: int = 8, max_length: int | None = None
+    ) -> None:
+        """``max_length`` is the context in tokens, the model's own where None."""
         super().__init__()
         self.model = model
         self.words = tokenizer
         self.name = name
         self.batch = batch
-        self.max_length = model.architecture.max_positions
+        self.max_length = max_length or model.architecture.max_positions
         self._device = model.embeddings.weight.device
 
     @property
@@ -66,8 +69,19 @@ class HarnessLM(TemplateLM):
         return self.words.encode(string, special_tokens=add_special_tokens)
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """(log probability in nats, whether greedy decoding says it) of each continuation after its context."""
-        return super().loglikelihood(requests, disable_tqdm=True)
+        """(log probability in nats, whether greedy decoding says it) of each continuation after its context.
+
+        Raises: UserError for a continuation without tokens, or longer than the context.
+        """
+        pairs: list[Pair] = []
+        for context, continuation in (request.args for request in requests):
+            if context:
+                pairs.append(((context, continuation), *self._encode_pair(context, continuation)))
+                continue
+            tokens = self.tok_encode(continuation, add_special_tokens=False)
+            begun = tokens[:1] == [self.prefix_token_id]
+            pairs.append(((context, continuation), [self.prefix_token_id], tokens[1:] if begun else tokens))
+        return self._loglikelihood_tokens(pairs)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
         """The log probability of each whole text, in windows of ``max_length`` where it is longer."""
@@ -91,7 +105,13 @@ class HarnessLM(TemplateLM):
         """As ``loglikelihood``, of tokens. Requests that differ in the last token only (the choices A, B, C, D after one
         question) share one forward."""
         shared: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for i, (_about, context, continuation) in enumerate(requests):
+        for i, (about, context, continuation) in enumerate(requests):
+            if not 0 < len(continuation) <= self.max_length:
+                raise UserError(
+                    "A continuation of this task cannot be scored.", allowed=f"1 to {self.max_length:,}, the context",
+                    got=f"{about!r:.80}: {len(continuation)} tokens", next="Leave the task out of --tasks.",
+                )  # fmt: skip
+            context = context or [self.prefix_token_id]  # white space may have no tokens
             shared[tuple((context + continuation)[-(self.max_length + 1) :][:-1])].append(i)
         answers: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
         rows = sorted(shared, key=len, reverse=True)  # the longest first: memory runs out at once or never
@@ -154,11 +174,11 @@ class HarnessLM(TemplateLM):
         if count >= self.max_length:
             raise UserError("This task generates more than the model's context holds.", got=f"max_gen_toks {count}",
                             allowed=f"below {self.max_length}", next="Leave the task out of --tasks.")  # fmt: skip
-        return self.tok_encode(text)[-(self.max_length - count) :], list(plain["until"]), count
+        tokens = self.tok_encode(text)[-(self.max_length - count) :] or [self.prefix_token_id]
+        return tokens, [*plain["until"], self.words.decode([self.eot_token_id])], count
 
     def _generate(self, contexts: list[list[int]], until: list[list[str]], count: int) -> list[str]:
         said: list[list[int]] = [[] for _ in contexts]
-        texts = [""] * len(contexts)
         done = [False] * len(contexts)
         for step in stream(self.model, contexts, count, ends=self.words.ends):
             for i, token in enumerate(step):
@@ -166,8 +186,9 @@ class HarnessLM(TemplateLM):
                     continue
                 done[i] = token in self.words.ends
                 said[i] += [] if done[i] else [token]
-                texts[i] = self.words.decode(said[i])
-                done[i] |= any(stop in texts[i] for stop in until[i] if stop)
+                text = self.words.decode(said[i])  # with its special tokens, at which a task may stop
+                done[i] |= any(stop in text for stop in until[i] if stop)
             if all(done):
                 break
+        texts = (self.words.decode(tokens, special_tokens=False) for tokens in said)
         return [postprocess_generated_text(t, stop=u, think_end_token=None) for t, u in zip(texts, until, strict=True)]

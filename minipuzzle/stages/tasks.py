@@ -5,10 +5,13 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
-from minipuzzle.artifacts import write_atomic, write_json
+from minipuzzle.artifacts import read_json, write_atomic, write_json
+from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.distill import check_vocabularies, mixed_precision
 from minipuzzle.errors import UserError
 from minipuzzle.run_files import TASKS_SCHEMA, check_measured
@@ -18,6 +21,8 @@ from minipuzzle.stages.evaluate import named_checkpoints
 from minipuzzle.stages.job import Job, say
 
 FILE = "tasks.json"
+_NAME = re.compile(rb"""^["']?(?:task|group|tag)["']?[ \t]*:[ \t]*["']?([\w.+/-]+)["']?[ \t]*$""", re.MULTILINE)
+"""Names in task files, most of them: for what is near to an unknown one."""
 
 
 def run_tasks(job: Job, others: list[Path], tasks: list[str], include: Path | None, limit: int | None) -> dict[str, Any]:
@@ -27,12 +32,15 @@ def run_tasks(job: Job, others: list[Path], tasks: list[str], include: Path | No
     tasks.json: a task's metric on a checkpoint, with its standard error. Raises: UserError where lm-eval is not
     installed, a task is unknown or its data cannot be had.
     """
-    _check_installed()
-    from lm_eval import simple_evaluate
-    from lm_eval.utils import handle_non_serializable
+    tasks = list(dict.fromkeys(name.strip() for name in tasks if name.strip()))
+    check_tasks(tasks, include, limit)
+    try:
+        from lm_eval import simple_evaluate
+        from lm_eval.utils import handle_non_serializable
 
-    from minipuzzle.harness import HarnessLM
-
+        from minipuzzle.harness import HarnessLM
+    except ImportError as error:
+        raise _not_installed(error) from error
     manager = _manager(tasks, include)
     rows = []
     with mixed_precision(job.device):
@@ -40,7 +48,7 @@ def run_tasks(job: Job, others: list[Path], tasks: list[str], include: Path | No
             check_vocabularies(checkpoint.architecture.vocab_size, job.parent.architecture.vocab_size)
             model = job.parent_model if checkpoint is job.parent else job.load(checkpoint)
             say(f"tasks: {name}")
-            lm = HarnessLM(model, job.tokenizer, name=str(checkpoint.path))
+            lm = HarnessLM(model, job.tokenizer, name=str(checkpoint.path), max_length=_context(checkpoint))
             result: Any = simple_evaluate(lm, tasks=list(tasks), task_manager=manager, limit=limit, log_samples=False,
                                           batch_size=lm.batch, device=str(job.device))  # fmt: skip
             text = json.dumps(result, indent=2, default=handle_non_serializable, ensure_ascii=False)
@@ -69,26 +77,72 @@ def _rows(result: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _manager(tasks: list[str], include: Path | None) -> Any:
-    from lm_eval.tasks import TaskManager
-
+def check_tasks(tasks: list[str], include: Path | None, limit: int | None) -> None:
+    """Raises: UserError for what can be told without a model, lm-eval's index or the network."""
+    if limit is not None and limit < 1:
+        raise UserError("There is nothing to measure.", got=f"--limit {limit}", allowed="at least 1", next="Change --limit.")
+    found = importlib.util.find_spec("lm_eval")
+    if found is None or not found.submodule_search_locations:
+        raise _not_installed("no package lm_eval")
     if include is not None and not include.is_dir():
         raise UserError("The folder of task files is not there.", got=include, allowed="a folder with YAML task files",
                         next="Name another with --include.")  # fmt: skip
+    own = Path(found.submodule_search_locations[0]) / "tasks"
+    unknown = set(tasks)
+    names: set[str] = set()
+    for root in (own,) if include is None else (include, own):
+        if tasks and not unknown:
+            return
+        for folder, _, files in os.walk(root):
+            for file in files:
+                if file.endswith(".yaml") or "." not in file:
+                    data = Path(folder, file).read_bytes()
+                    unknown -= {name for name in unknown if name.encode() in data}
+                    names.update(name.decode(errors="replace") for name in _NAME.findall(data))
+    if unknown or not tasks:
+        raise _unknown(min(unknown, default="none"), sorted(names))
+
+
+def _manager(tasks: list[str], include: Path | None) -> Any:
+    """lm-eval's tasks, of which the named ones were loaded once, with their data."""
+    from lm_eval.tasks import TaskManager
+
+    manager = None
     if include is not None:  # reading lm-eval's own 14,000 tasks takes seconds: not where the folder has all
         manager = TaskManager(include_path=str(include), include_defaults=False)
-        if set(tasks) <= set(manager.all_tasks):
-            return manager
-    manager = TaskManager(include_path=None if include is None else str(include))
+    if manager is None or not set(tasks) <= set(manager.all_tasks):
+        say("reading lm-eval's list of tasks ...")
+        manager = TaskManager(include_path=None if include is None else str(include))
     for task in tasks:
         if task not in manager.all_tasks:
-            near = difflib.get_close_matches(task, manager.all_tasks, n=5) or ["no similar one"]
-            raise UserError("lm-eval knows no such task.", got=task, allowed=", ".join(near),
-                            next="Run lm_eval ls tasks for all, or name a folder of task files with --include.")  # fmt: skip
+            raise _unknown(task, manager.all_tasks)
+    for task in tasks:
+        try:
+            manager.load([task])
+        except Exception as error:  # a task is code of others, and what it loads may fail in any way
+            raise UserError(
+                f"The task {task} cannot be loaded.", got=f"{type(error).__name__}: {str(error)[:300]}",
+                allowed="a task whose packages are installed, with data that is here or can be downloaded",
+                next="Run it once where there is a network, or leave it out of --tasks.",
+            ) from error  # fmt: skip
     return manager
 
 
-def _check_installed() -> None:
-    if importlib.util.find_spec("lm_eval") is None:
-        raise UserError("lm-eval, whose tasks --tasks runs, is not installed.", got="no package lm_eval",
-                        allowed="lm-eval 0.4.9 or later", next='pip install "minipuzzle[hf]"')  # fmt: skip
+def _unknown(task: str, names: list[str]) -> UserError:
+    near = difflib.get_close_matches(task, names, n=5) or [n for n in names if task in n][:5] or ["no similar one"]
+    return UserError("lm-eval knows no such task.", got=task, allowed=", ".join(near),
+                     next="Run lm_eval ls tasks for all, or name a folder of task files with --include.")  # fmt: skip
+
+
+def _context(checkpoint: Checkpoint) -> int | None:
+    """The context that lm-eval gives a model whose config names none: its tokenizer's, else 2048 tokens."""
+    if checkpoint.config.get("model_type") != "mamba2":
+        return None
+    file = checkpoint.path / "tokenizer_config.json"
+    named = read_json(file).get("model_max_length") if file.is_file() else None
+    return named if isinstance(named, int) and 0 < named < 10**9 else 2048
+
+
+def _not_installed(got: object) -> UserError:
+    return UserError("lm-eval, whose tasks --tasks runs, is not installed.", got=got,
+                     allowed="lm-eval 0.4.9 or later", next='pip install "minipuzzle[hf]"')  # fmt: skip

@@ -1,17 +1,22 @@
 """Generation against transformers' cached generate, prompts in pieces, rows of unequal lengths, sampling."""
 
+import io
+
 import pytest
 import torch
 from conftest import shaken, tiny
 from family_models import FORMS, theirs_of
+from helpers import run
 from transformers import TopPLogitsWarper
 
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
 from minipuzzle.generation import Sampling, generate, stream
+from minipuzzle.generation.memory import cache_bytes
 from minipuzzle.generation.sampling import Picker
 from minipuzzle.generation.step import Decoder, prefill
 from minipuzzle.model import load_model
+from minipuzzle.model.cache import slot_tensors
 
 CHECKED = [("nemotron_h", "plain"), ("llama", "plain"), ("llama", "llama3, tied"), ("qwen2", "plain"), ("bamba", "plain")]
 
@@ -148,3 +153,34 @@ def test_a_rope_that_grows_takes_one_length(tmp_path):
         assert [list(r) for r in got] == theirs.generate(tokens, **options)[:, length:].tolist()
     with pytest.raises(UserError, match="RoPE"):
         generate(ours, [[1, 2], list(range(30))], 3)
+
+
+def test_more_tokens_than_memory_holds_are_refused_before_anything_runs():
+    model = shaken(tiny("M*-", vocab=61))
+    for count in (1 << 40, 10**30):
+        with pytest.raises(UserError, match="do not fit"):
+            next(stream(model, [[1, 2]], count))
+    block = shaken(tiny("*-M", vocab=61))
+    cache = block.new_cache(3, 50)
+    held = sum(t.nbytes for slot in cache.slots if slot is not None for t in slot_tensors(slot))
+    assert cache_bytes(block.architecture, 3, 50, torch.float32, torch.float32) == held
+
+
+def test_the_coldest_draws_are_greedy():
+    logits = torch.tensor([[1.0, 3.0, 2.0], [-5e4, -4e4, -6e4]])
+    for temperature in (1e-3, 1e-20, 1e-45, 1e-320):
+        assert Picker(Sampling(temperature=temperature))(logits).tolist() == [1, 1]
+
+
+def test_generate_says_what_its_settings_may_be(checkpoint, capsys, monkeypatch):
+    for option in (("--tokens", 0), ("--tokens", -5), ("--tokens", 10**18), ("--temperature", "nan"), ("--temperature", -1),
+                   ("--temperature", "inf"), ("--top-p", 0), ("--top-p", 1.01), ("--top-p", "nan"), ("--seed", -1),
+                   ("--seed", 1 << 63)):  # fmt: skip
+        run("generate", checkpoint, "It was", *option, "--device", "cpu", code=2)
+        assert "next:" in capsys.readouterr().err
+    run("generate", checkpoint, "\udcff", "--device", "cpu", code=2)
+    assert "not Unicode" in capsys.readouterr().err
+    run("generate", checkpoint, "", "--tokens", 3, "--device", "cpu")
+    assert "1 tokens read, " in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))  # a terminal without the letter
+    run("generate", checkpoint, "caf\xe9", "--tokens", 1, "--device", "cpu")

@@ -32,5 +32,7 @@ def generate(words: Annotated[list[str], typer.Argument(metavar="[CHECKPOINT] PR
     sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
     pieces = run_generate(checkpoint, words[-1], tokens=tokens, sampling=sampling, device=device, dtype=dtype)
     for i, piece in enumerate(pieces):
-        sys.stdout.write(piece if i else words[-1] + piece)
+        shown = piece if i else words[-1] + piece
+        encoding = sys.stdout.encoding or "utf-8"  # a terminal may not have all characters
+        sys.stdout.write(shown.encode(encoding, "replace").decode(encoding))
         sys.stdout.flush()

@@ -81,6 +81,15 @@ def weight_bytes(architecture: Architecture, size: int, fp8: bool) -> int:
     return total
 
 
+def cache_bytes(architecture: Architecture, rows: int, capacity: int, dtype: torch.dtype, state_dtype: torch.dtype) -> int:
+    """Bytes that the caches of ``rows`` rows hold for ``capacity`` tokens each."""
+    total = 0
+    for block in architecture.blocks:
+        kv, state = _row_bytes(block, 1, dtype, state_dtype)
+        total += rows * (kv * capacity + state)
+    return total
+
+
 def largest_batch(architecture: Architecture, work: Generation, runtime: Runtime, available: int) -> int:
     """The most prompts whose peak fits ``available`` bytes with HEADROOM of them left; 0 where one does not."""
     def fits(batch: int) -> bool:

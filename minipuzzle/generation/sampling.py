@@ -15,7 +15,7 @@ class Sampling:
     """``temperature`` divides the logits, 0 takes the likeliest token. Of the rest only the likeliest tokens that together
     have at least ``top_p`` of the probability may be drawn (nucleus sampling, arXiv:1904.09751).
 
-    Raises: UserError for a temperature below 0 or a ``top_p`` outside of (0, 1].
+    Raises: UserError for a temperature below 0, a ``top_p`` outside of (0, 1] or a seed outside of [0, 2^63).
     """
 
     temperature: float = 0.0
@@ -28,9 +28,13 @@ class Sampling:
                             next="Change --temperature.")  # fmt: skip
         if not 0 < self.top_p <= 1:
             raise UserError("This top-p has no meaning.", got=self.top_p, allowed="above 0, at most 1", next="Change --top-p.")
+        if not 0 <= self.seed < 1 << 63:
+            raise UserError("This seed has no meaning.", got=self.seed, allowed="0 to 2^63 - 1", next="Change --seed.")
 
 
 GREEDY = Sampling()
+COLDEST = 1e-30
+"""A temperature below is the same as this one: none but the likeliest token is drawn, and 1e-50 is 0 in float32."""
 
 
 class Picker:
@@ -44,7 +48,8 @@ class Picker:
         """[b] int64 from logits [b, vocab] float32."""
         if self.sampling.temperature == 0:
             return logits.argmax(-1)
-        p, order = (logits / self.sampling.temperature).softmax(-1).sort(-1, descending=True)
+        heat = max(self.sampling.temperature, COLDEST)
+        p, order = ((logits - logits.amax(-1, keepdim=True)) / heat).softmax(-1).sort(-1, descending=True)
         before = p.cumsum(-1) - p
         p = p.where(before < self.sampling.top_p, 0)  # the first is kept whatever its share
         at = torch.rand(len(p), 1, generator=self._generator).to(p.device) * p.sum(-1, keepdim=True)

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from minipuzzle.errors import UserError
+from minipuzzle.generation.memory import cache_bytes
 from minipuzzle.generation.sampling import GREEDY, Picker, Sampling
 from minipuzzle.generation.step import TOKENS_AT_ONCE, Decoder, grows, prefill
+from minipuzzle.machine import available_bytes, free_gpu_bytes
 from minipuzzle.model import HybridLM
 
 
@@ -27,16 +29,13 @@ def stream(
     """
     lengths = [len(p) for p in prompts]
     capacity = max(lengths, default=0) + count
-    _check(model, lengths, capacity)
+    _check(model, lengths, capacity, state_dtype)
     try:
         cache = model.new_cache(len(prompts), capacity, state_dtype)
         decoder = Decoder(model, cache, len(prompts)) if count > 1 else None
         logits = prefill(model, cache, prompts, tokens_at_once)
     except torch.cuda.OutOfMemoryError as error:
-        raise UserError(
-            "The prompts do not fit the device.", got=f"{len(prompts)} of up to {max(lengths):,} tokens",
-            allowed="what its memory holds", next="Take fewer prompts or shorter ones.",
-        ) from error  # fmt: skip
+        raise _too_large(lengths, capacity, "what its memory holds") from error
     if decoder is not None:
         decoder.start(lengths)
     pick, done = Picker(sampling), [False] * len(prompts)
@@ -63,7 +62,7 @@ def generate(
     return answers
 
 
-def _check(model: HybridLM, lengths: list[int], capacity: int) -> None:
+def _check(model: HybridLM, lengths: list[int], capacity: int, state_dtype: torch.dtype) -> None:
     if not all(lengths) or not lengths:
         raise UserError("A prompt has no tokens.", got=lengths, allowed="at least one token each", next="Write a prompt.")
     if grows(model, capacity) and len(set(lengths)) > 1:
@@ -72,3 +71,16 @@ def _check(model: HybridLM, lengths: list[int], capacity: int) -> None:
             got=f"{min(lengths)} to {max(lengths)} tokens and {capacity - max(lengths)} new ones",
             allowed=f"{model.architecture.max_positions} tokens, or prompts of one length", next="Ask one prompt at a time.",
         )  # fmt: skip
+    weights = model.embeddings.weight
+    needed = cache_bytes(model.architecture, len(lengths), capacity, weights.dtype, state_dtype)
+    free = free_gpu_bytes(weights.device) if weights.device.type == "cuda" else available_bytes()
+    if needed > free:
+        raise _too_large(lengths, capacity, f"{free / 1e9:.1f} GB, and the caches of these need {needed / 1e9:,.1f}")
+
+
+def _too_large(lengths: list[int], capacity: int, allowed: str) -> UserError:
+    return UserError(
+        "The prompts and what is generated do not fit the device.", allowed=allowed,
+        got=f"{len(lengths)} of up to {max(lengths):,} and {capacity - max(lengths):,} new tokens",
+        next="Take fewer or shorter prompts, or generate fewer tokens.",
+    )  # fmt: skip

@@ -1,0 +1,29 @@
+"""All cases, by group."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from . import adapters, checkpoints, exports, options, recipes, runs, tensors, texts, tokenizers
+from .case import Case
+
+GROUPS = {
+    "config": checkpoints.configs,
+    "family": checkpoints.families,
+    "safetensors": tensors.files,
+    "index": tensors.indices,
+    "tokenizer": tokenizers.cases,
+    "text": texts.cases,
+    "budget": recipes.budgets,
+    "recipe": recipes.recipes,
+    "rundir": runs.cases,
+    "adapter": adapters.cases,
+    "export": exports.cases,
+    "options": options.cases,
+}
+
+
+def all_cases(base: Path) -> Iterator[Case]:
+    """Every case, from the files in ``base``; the same ones in the same order every time."""
+    for group, cases in GROUPS.items():
+        for name, words, *changes in cases(base):
+            yield Case(group, name, tuple(words), tuple(changes))

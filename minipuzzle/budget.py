@@ -16,9 +16,11 @@ BYTE_UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
 FORMS = ("parameters (47B, 4.8M, 1.2e9) or a share of the parent's (83%), memory (31.7GiB, 40GB, memory=80%), "
          "time (1.2x, prefill=12ms, prefill=1.3x, decode=1.2x, throughput=900tok/s), with @b8,p8k,o1k if need be")  # fmt: skip
 COUNTS = "a count such as 65536, 128k, 1M, 8Ki"
-NUMBER = re.compile(r"^([0-9]+(?:\.[0-9]+)?(?:e[+-]?[0-9]{1,2})?)\s*([a-z%/]*)$", re.IGNORECASE)
+NUMBER = re.compile(r"([0-9]{1,40}(?:\.[0-9]{1,40})?(?:e[+-]?[0-9]{1,2})?)\s*([a-z%/]{0,8})", re.IGNORECASE)
 MOST = 10**18
 """Larger numbers are typing errors, and would not fit the int64 of the grid."""
+MOST_TOKENS = 10**12
+"""In all sequences of a workload together: their caches' bytes still fit the int64 of the grid."""
 
 
 Phase = Literal["prefill", "decode", "total"]
@@ -34,6 +36,9 @@ class Generation:
     batch: int = 1
     prompt: int = 8192
     output: int = 1024
+
+    def __post_init__(self) -> None:
+        check_tokens(self.batch, self.prompt + self.output, str(self))
 
     @property
     def context(self) -> int:
@@ -146,6 +151,16 @@ def parse_budget(texts: Sequence[str], work: Generation | None = None) -> Budget
     )  # fmt: skip
 
 
+def check_tokens(batch: int, length: int, shown: str) -> None:
+    """Raises: UserError for a workload without a token, or with more than any machine holds."""
+    if batch < 1 or length < 1 or batch * length > MOST_TOKENS:
+        raise UserError(
+            "No machine runs such a workload.", got=shown,
+            allowed=f"at least one sequence of one token, and at most {MOST_TOKENS:,} tokens in all of them",
+            next="Change the batch, or the tokens of a sequence.",
+        )  # fmt: skip
+
+
 def parse_work(text: str, default: Generation | None = None) -> Generation:
     """A workload such as "b32,p64k,o1k". Raises: UserError for anything else."""
     return _work(text, text, default or Generation())
@@ -191,7 +206,7 @@ def parse_count(text: str) -> int:
 
 
 def _split(text: str, allowed: str) -> tuple[Fraction, str]:
-    match = NUMBER.match(text.strip())
+    match = NUMBER.fullmatch(text.strip())
     if match is None or Fraction(match[1]) <= 0:
         raise _malformed(text, allowed)
     return Fraction(match[1]), match[2].lower()

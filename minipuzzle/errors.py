@@ -14,10 +14,10 @@ class UserError(Exception):
 
     def __init__(self, what: str, *, got: object, allowed: object, next: str) -> None:
         super().__init__(what)
-        self.what = what
+        self.what = _shown(what)
         self.got = _shown(got)
-        self.allowed = str(allowed)
-        self.next = next
+        self.allowed = _shown(allowed)
+        self.next = _shown(next)
 
     def __reduce__(self) -> tuple[object, ...]:  # a process of a pool sends its error home
         return partial(UserError, got=self.got, allowed=self.allowed, next=self.next), (self.what,)

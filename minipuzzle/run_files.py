@@ -5,11 +5,13 @@ A file of before its schema had a number is of schema 1.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
 
-from minipuzzle.artifacts import plain_json, read_json
+from minipuzzle.artifacts import plain_json, read_json, read_text
 from minipuzzle.checked import require
 from minipuzzle.errors import UserError
 from minipuzzle.run_shapes import (
@@ -104,6 +106,21 @@ def load_eval(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} contradicts itself.", got="rows of different domains", allowed="what minipuzzle eval wrote",
                         next=again)  # fmt: skip
     return found
+
+
+def load_log(path: Path) -> list[dict[str, float]]:
+    """The rows of a training's log.csv, cells that are empty left out. Raises: UserError where it is damaged."""
+    again = "Delete it: only the curve of that training is lost."
+    try:
+        rows = [
+            {key: float(cell) for key, cell in row.items() if cell}
+            for row in csv.DictReader(io.StringIO(read_text(path, next=again)))
+        ]
+    except (csv.Error, ValueError, TypeError, AttributeError) as error:  # cells beyond the header
+        raise UserError(f"{path} is no training log.", got=error, allowed="numbers under a header", next=again) from error
+    if any("tokens" not in row or "loss" not in row for row in rows):
+        raise UserError(f"{path} is no training log.", got="a row without tokens or loss", allowed="both", next=again)
+    return rows
 
 
 def load_tasks(path: Path) -> dict[str, Any]:

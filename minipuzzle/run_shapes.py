@@ -166,11 +166,15 @@ class PartialSearch(TypedDict):
     results: dict[str, MEASURED]
 
 
-class _Domain(TypedDict):
+class _Measured(TypedDict):
     loss: Annotated[float, Must(lambda value: value > 0, "above 0")]
 
 
-class _Row(_Domain):
+class _Domain(_Measured):
+    tokens: Positive
+
+
+class _Row(_Measured):
     name: str
     parameters: Positive
     memory_bytes: Positive

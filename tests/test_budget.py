@@ -3,10 +3,12 @@
 from decimal import ROUND_FLOOR, Decimal
 
 import pytest
+from helpers import run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minipuzzle.budget import Limits, parse_budget, parse_count
+from minipuzzle.budget import Limits, parse_budget, parse_count, parse_work
+from minipuzzle.cost import Workload
 from minipuzzle.errors import UserError
 
 
@@ -39,7 +41,7 @@ def test_a_share_is_exact(hundredths, parent):
 @pytest.mark.parametrize(
     "text",
     ["", "B", "%", "-3B", "0", "0%", "0.4", "83%%", "1.5.2", "1,000", "12 apples", "47 GB B", "nan", "inf", "1e999", "1e99",
-     "0.0001kB", "1e30GiB", "GiB"],
+     "0.0001kB", "1e30GiB", "GiB", "47B\n47B", "٨٣%", "83%" + "x" * 9],
 )  # fmt: skip
 def test_a_malformed_budget_is_refused(text):
     with pytest.raises(UserError) as caught:
@@ -67,3 +69,32 @@ def test_counts(text, value):
 def test_a_count_is_whole_and_positive(text):
     with pytest.raises(UserError):
         parse_count(text)
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "9" * 5000 + "%", "1." + "0" * 5000 + "x", "1.2x@b" + "9" * 5000])
+def test_thousands_of_digits_are_refused(text):
+    """Python itself refuses to read whole numbers of more than 4,300 digits: a ValueError."""
+    with pytest.raises(UserError, match="is not a budget or count") as caught:
+        parse_budget([text])
+    assert len(str(caught.value)) < 2500
+
+
+@pytest.mark.parametrize("text", ["b1000000000000,p1", "b1000000,p1M,o1", "b1,p1e18", "b2,p1,o1e12"])
+def test_a_workload_that_no_machine_runs_is_refused(text):
+    """Its caches' bytes would not fit the int64 of the search's grid, which wraps without a word."""
+    with pytest.raises(UserError, match="No machine runs"):
+        parse_work(text)
+    assert parse_work("b1000,p1M,o1M").context == 1_500_000
+
+
+@pytest.mark.parametrize("batch", [0, -1, 10**13, 10**30])
+def test_a_batch_of_inspect_and_search(batch):
+    with pytest.raises(UserError, match="No machine runs"):
+        Workload(context=1, batch=batch)
+
+
+@pytest.mark.parametrize("words", [("--batch", "٣"), ("--batch", "9" * 5000), ("--batch", "0"), ("--seconds", "-1"),
+                                   ("--seconds", "nan"), ("--prompt", "1e18")])  # fmt: skip
+def test_options_of_bench(words, tmp_path, capsys):
+    run("bench", tmp_path, *words, code=2)
+    assert "\n  next: " in capsys.readouterr().err

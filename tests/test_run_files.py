@@ -52,7 +52,7 @@ ROW = {
     "agreement": 1.0,
     "next_token_accuracy": 0.5,
     "tokens_per_second": 9.0,
-    "domains": {"prose": {"loss": 3.0}},
+    "domains": {"prose": {"tokens": 5, "loss": 3.0}},
 }
 GOOD = {
     "run.json": (
@@ -62,6 +62,7 @@ GOOD = {
             "parent": {"path": "/a", "fingerprint": "f"},
             "stages": {
                 "score": {"key": "k", "finished": "now"},
+                "search": {"key": "s"},
                 "distill": {
                     "key": "k",
                     "search": "s",

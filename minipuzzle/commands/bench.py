@@ -27,8 +27,10 @@ def bench(checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints, o
     from minipuzzle.budget import Generation, parse_count
 
     tokens, following = parse_count(prompt), parse_count(output)
-    if batch != "auto" and not (batch.isdigit() and int(batch) > 0):
-        raise UserError("This is no batch.", got=batch, allowed="auto or a number above 0", next="Change --batch.")
+    together = None if batch == "auto" else parse_count(batch)
+    if seconds is not None and not seconds > 0:
+        raise UserError("No phase can be measured in so long.", got=seconds, allowed="seconds above 0",
+                        next="Change --seconds.")  # fmt: skip
     if weights not in ("auto", "fp8"):
         raise UserError("Weights cannot be held so.", got=weights, allowed="auto, fp8", next="Change --weights.")
     from minipuzzle.report.bench import bench_table, plan_table
@@ -41,9 +43,10 @@ def bench(checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints, o
         else:
             out.print(plan_table(rows, tokens, following))
         return
-    work = None if batch == "auto" else Generation(batch=int(batch), prompt=tokens, output=following)
-    result = run_bench(checkpoints, work, prompt=tokens, output=following, device=device, dtype=dtype, state=state,
-                       seconds=float("inf") if seconds is None else seconds, fp8_weights=weights == "fp8")  # fmt: skip
+    work = Generation(batch=together or 1, prompt=tokens, output=following)
+    result = run_bench(checkpoints, work if together else None, prompt=tokens, output=following, device=device,
+                       dtype=dtype, state=state, seconds=float("inf") if seconds is None else seconds,
+                       fp8_weights=weights == "fp8")  # fmt: skip
     if as_json:
         print_json(result)
     else:

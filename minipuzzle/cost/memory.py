@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minipuzzle.arch import Architecture, Attention, Mamba2
+from minipuzzle.budget import check_tokens
 from minipuzzle.errors import UserError
 
 BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "fp4": 0.5, "mxfp4": 0.53125, "nvfp4": 0.5625}
@@ -30,12 +31,7 @@ class Workload:
             if name not in BYTES:
                 raise UserError(f"Unknown dtype {name!r}.", got=name, allowed=", ".join(BYTES),
                                 next="Choose one of those for --weights, --kv or --state.")  # fmt: skip
-        if self.batch < 1 or self.context < 1:
-            raise UserError(
-                "A workload needs at least one sequence of at least one token.",
-                got=f"batch {self.batch}, context {self.context}", allowed="numbers of at least 1",
-                next="Change --batch or --context.",
-            )  # fmt: skip
+        check_tokens(self.batch, self.context, f"batch {self.batch}, context {self.context}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from pathlib import Path
 
 from minipuzzle.artifacts import write_atomic
+from minipuzzle.run_files import load_log
 
 FIELDS = ("step", "tokens", "loss", "teacher_entropy", "learning_rate", "grad_norm", "seconds", "skipped")
 WHOLE = ("step", "tokens", "skipped")
@@ -24,8 +26,7 @@ class TrainingLog:
         """The log up to and including ``step`` (0: an empty one)."""
         log = TrainingLog(path)
         if step and path.exists():
-            with path.open() as file:
-                rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+            rows = [{field: row.get(field, math.nan) for field in FIELDS} for row in load_log(path)]
             log.rows = [row for row in rows if row["step"] <= step]
         return log
 

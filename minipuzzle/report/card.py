@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from minipuzzle.artifacts import read_json, write_atomic
+from minipuzzle.checked import Must, fault
+from minipuzzle.report.escape import markdown, published
 from minipuzzle.report.facts import SOURCES, Facts, domain_rows, eval_rows, removed_rows, versions, why
 from minipuzzle.report.units import count
 
 COPIED = ("license", "license_name", "license_link", "language")
+LONGEST_HEADER = 1 << 16
+_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+"""A name of the Hugging Face hub."""
+_Line = Annotated[str, Must(lambda text: len(text) <= 200 and text.isprintable(), "a short line")]
+_COPIED = _Line | list[_Line]
 METRICS = {"loss": "Validation loss (nats a token)", "perplexity": "Perplexity", "bits_per_byte": "Bits per byte",
            "kl": "KL to the teacher (nats a token)", "agreement": "Greedy agreement with the teacher"}  # fmt: skip
+
+
+class _Config(TypedDict):
+    model_type: str
 
 
 def write_card(run: Path) -> Path:
@@ -23,31 +35,41 @@ def write_card(run: Path) -> Path:
 
     facts = Facts(run)
     student = run / "student"
-    config = read_json(student / "config.json")
+    config = read_json(student / "config.json", _Config, next="Run minipuzzle distill again.")
     environment = Environment(loader=PackageLoader("minipuzzle", "report"), trim_blocks=True, lstrip_blocks=True)
     winner, search = facts.winner, facts.search
     assert winner is not None
     assert search is not None
     text = environment.get_template("card.md.j2").render(
-        header=_yaml(front_matter(facts, config)), parent=parent_name(facts), before=facts.pattern, after=winner["strip"],
-        parameters=(count(search["parent"]["parameters"]), count(winner["parameters"])), why=why(facts),
-        hidden=facts.hidden_change, removed=removed_rows(facts), distilled=facts.distilled,
-        rows=eval_rows(facts.measured) if facts.measured else [],
-        domains=domain_rows(facts.measured) if facts.measured else [],
-        measured=facts.measured, text=Path(facts.measured["data"]).name if facts.measured else "",
-        remote="auto_map" in config, commands=facts.commands, versions=versions(), sources=SOURCES,
+        header=_yaml(front_matter(facts, config)), before=facts.pattern, after=winner["strip"],
+        parameters=(count(search["parent"]["parameters"]), count(winner["parameters"])),
+        hidden=facts.hidden_change, distilled=facts.distilled, remote="auto_map" in config,
+        commands=[line for row in facts.commands if (line := published(row["command"]))],
+        sources=SOURCES, **markdown(_said(facts)),
     )  # fmt: skip
     target = student / "README.md"
     write_atomic(target, text.encode())
     return target
 
 
+def _said(facts: Facts) -> dict[str, Any]:
+    """What holds names that others chose: to be escaped."""
+    measured = facts.measured
+    return {
+        "parent": parent_name(facts), "why": why(facts), "removed": removed_rows(facts),
+        "rows": eval_rows(measured) if measured else [],
+        "domains": domain_rows(measured) if measured else [], "versions": versions(),
+        "measured": {"tokens": measured["tokens"], "device": measured["device"]} if measured else None,
+        "text": Path(measured["data"]).name if measured else "",
+    }  # fmt: skip
+
+
 def front_matter(facts: Facts, config: dict[str, Any]) -> dict[str, Any]:
     """The card's metadata. Licence and language are the parent's where its own card names them, left out otherwise."""
     parent = _front_matter_of(facts.parent / "README.md")
-    tags = ["minipuzzle", "pruned", "distilled", str(config["model_type"])]
+    tags = ["minipuzzle", "pruned", "distilled", config["model_type"]]
     header: dict[str, Any] = {"base_model": parent_name(facts), "library_name": "transformers"}
-    header |= {key: parent[key] for key in COPIED if key in parent}
+    header |= {key: parent[key] for key in COPIED if fault(parent.get(key), _COPIED) is None}
     header |= {"pipeline_tag": "text-generation", "tags": tags}
     if facts.measured is not None:
         last = facts.measured["rows"][-1]
@@ -64,8 +86,8 @@ def front_matter(facts: Facts, config: dict[str, Any]) -> dict[str, Any]:
 def parent_name(facts: Facts) -> str:
     """The parent's name on the hub where its files tell it, its folder's name otherwise."""
     file = facts.parent / "config.json"
-    known = str(read_json(file).get("_name_or_path", "")) if file.exists() else ""
-    return known if known.count("/") == 1 and not known.startswith((".", "/")) else facts.parent.name
+    known = read_json(file, dict[str, Any]).get("_name_or_path") if file.exists() else ""
+    return known if isinstance(known, str) and _HUB.fullmatch(known) else facts.parent.name
 
 
 def _yaml(header: dict[str, Any]) -> str:
@@ -77,13 +99,13 @@ def _yaml(header: dict[str, Any]) -> str:
 def _front_matter_of(card: Path) -> dict[str, Any]:
     import yaml
 
-    if not card.is_file():
-        return {}
-    parts = card.read_text().split("---", 2)
-    if len(parts) < 3 or parts[0].strip():
-        return {}
+    # A parent's broken card says nothing; ours must not fail for it.
     try:
-        found = yaml.safe_load(parts[1])
-    except yaml.YAMLError:
-        return {}  # a parent's broken card says nothing; ours must not fail for it
+        if not card.is_file():
+            return {}
+        with card.open("rb") as file:
+            parts = file.read(LONGEST_HEADER).decode(errors="replace").split("---", 2)
+        found = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else {}
+    except (OSError, yaml.YAMLError, ValueError, RecursionError):  # ValueError: the 31st of June
+        return {}
     return found if isinstance(found, dict) else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.metadata
 import platform
 from dataclasses import dataclass
@@ -12,10 +11,11 @@ from typing import Any
 
 from minipuzzle import __version__
 from minipuzzle.artifacts import Scores
+from minipuzzle.checked import is_plain_name
 from minipuzzle.errors import UserError
 from minipuzzle.report.removed import KIND_NAMES, Removal, channel_scores, hidden_change, kept_share, removals
 from minipuzzle.report.units import bytes_, count, percent
-from minipuzzle.run_files import load_commands, load_eval, load_run, load_search, named_candidate
+from minipuzzle.run_files import load_commands, load_eval, load_log, load_run, load_search, named_candidate
 
 SOURCES = (
     ("2504.03624", "Nemotron-H and MiniPuzzle: block scores, search under a budget, distillation"),
@@ -124,7 +124,8 @@ class Facts:
     @cached_property
     def logs(self) -> dict[str, list[dict[str, float]]]:
         """The rows of each training log by the run's name; the short runs first."""
-        found = {path.parent.name: _log(path) for path in sorted((self.run / "distill").glob("*/log.csv"))}
+        paths = sorted((self.run / "distill").glob("*/log.csv"))
+        found = {name: load_log(path) for path in paths if is_plain_name(name := path.parent.name)}
         return {name: rows for name, rows in found.items() if rows}
 
 
@@ -251,7 +252,3 @@ def _range(values: Any) -> str:
     low, high = float(values.min()), float(values.max())
     return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
 
-
-def _log(path: Path) -> list[dict[str, float]]:
-    with path.open() as file:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ STYLE: Any = {
     "axes.edgecolor": GREY, "axes.labelcolor": GREY, "xtick.color": GREY, "ytick.color": GREY, "text.color": GREY,
     "axes.spines.top": False, "axes.spines.right": False, "font.size": 10, "svg.fonttype": "none",
     "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "legend.frameon": False,
+    "text.parse_math": False,  # a $ in a name is a $
 }  # fmt: skip
 WIDTH = 6.2
 """Inches: two pictures side by side on a desk, one on a phone, where ten points are still readable."""
@@ -23,7 +25,9 @@ def svg(draw: Callable[[Any], None], name: str, height: float = 3.2) -> str:
     figure, axes = _figure((WIDTH, height), name)
     draw(axes)
     text = io.StringIO()
-    figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
+    with warnings.catch_warnings():  # a letter that our font lacks is the reader's font's to show
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
     whole = text.getvalue()
     return _for_page(whole[whole.index("<svg") :], name)
 

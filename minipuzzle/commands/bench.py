@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -27,9 +28,9 @@ def bench(checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints, o
     from minipuzzle.budget import Generation, parse_count
 
     tokens, following = parse_count(prompt), parse_count(output)
-    together = None if batch == "auto" else parse_count(batch)
-    if seconds is not None and not seconds > 0:
-        raise UserError("No phase can be measured in so long.", got=seconds, allowed="seconds above 0",
+    together = None if batch == "auto" else _batch(batch)
+    if seconds is not None and not seconds >= 0:
+        raise UserError("No phase can be measured in so long.", got=seconds, allowed="seconds, 0 or more",
                         next="Change --seconds.")  # fmt: skip
     if weights not in ("auto", "fp8"):
         raise UserError("Weights cannot be held so.", got=weights, allowed="auto, fp8", next="Change --weights.")
@@ -51,3 +52,9 @@ def bench(checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints, o
         print_json(result)
     else:
         out.print(bench_table(result))
+
+
+def _batch(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,12}", text) or int(text) == 0:
+        raise UserError("This is no batch.", got=text, allowed="auto or a number above 0", next="Change --batch.")
+    return int(text)

@@ -36,8 +36,9 @@ class LlamaCpp:
     def __exit__(self, *_):
         self._process.communicate()
 
-    def tokenize(self, text):
-        return self._post("/tokenize", {"content": text, "add_special": False, "parse_special": False})["tokens"]
+    def tokenize(self, text, special=False):
+        """Tokens of a text; ``special``: also those around it, and those that stand in it."""
+        return self._post("/tokenize", {"content": text, "add_special": special, "parse_special": special})["tokens"]
 
     def greedy(self, prompt, count, words=40):
         """(tokens [count], the ``words`` likeliest words of each step: [{word: log probability}])."""

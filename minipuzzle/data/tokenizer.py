@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterable, Iterator
@@ -27,13 +28,16 @@ while it encodes."""
 
 
 class Tokenizer:
-    """Text to tokens and back. ``eos_id`` ends each document, ``bos_id`` (or None) begins one; ``ends`` are all tokens that
-    end what a model writes; ``vocab_size`` is one more than the highest token; ``fingerprint`` changes with what it gives."""
+    """Text to tokens and back. ``eos_id`` ends each document, ``bos_id`` (or None) begins one;
+    ``ends`` are all tokens that end what a model writes; ``names`` the special tokens by attribute;
+    ``vocab_size`` is one more than the highest token; ``fingerprint`` changes with what it gives.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         files = read_tokenizer(folder)
         self._tokenizer = files.tokenizer
+        self.names = files.names
         self.cleans = files.cleans
         self.fingerprint = files.fingerprint
         self.vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
@@ -78,6 +82,21 @@ class Tokenizer:
             for spaced in SPACED:
                 text = text.replace(spaced, spaced.strip())
         return text
+
+    def around(self) -> tuple[list[int], list[int]]:
+        """The tokens that ``encode`` puts before and behind a text."""
+        inner, whole = (self.encode("a", special_tokens=special) for special in (False, True))
+        first = next((i for i in range(len(whole)) if whole[i : i + len(inner)] == inner), 0)
+        return whole[:first], whole[first + len(inner) :]
+
+    @property
+    def splits_special(self) -> bool:
+        """Whether special tokens that stand in a text are split as other words are."""
+        return bool(self._tokenizer.encode_special_tokens)
+
+    def as_json(self) -> dict[str, Any]:
+        """tokenizer.json with everything that the other files change."""
+        return dict(json.loads(self._tokenizer.to_str()))
 
     def is_byte(self, token: int) -> bool:
         """Whether a token is one byte of a character, such as <0x0A>, whose neighbours decide what it means."""

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from minipuzzle.arch import Architecture, FeedForward, Mamba2
-from minipuzzle.artifacts import read_json
 from minipuzzle.checkpoint.claims import quantisation, scaled
 from minipuzzle.checkpoint.config import read_config
 from minipuzzle.checkpoint.shards import read_entries, weight_files
+from minipuzzle.data import Tokenizer
 from minipuzzle.errors import UserError
 from minipuzzle.export import gguf_llama
 from minipuzzle.export.gguf import layout_of
 from minipuzzle.export.gguf_nemotron_h import MODEL_TYPES
-from minipuzzle.export.gguf_tokenizer import split_name
+from minipuzzle.export.gguf_tokenizer import described
 
 READ = {
     "vLLM": "read: vLLM 0.33.0, model_executor/models/nemotron_h.py",
@@ -148,7 +148,7 @@ def _tensorrt(architecture: Architecture) -> Verdict:
 def _llama_cpp(path: Path, model_type: str, architecture: Architecture) -> Verdict:
     try:
         layout_of(model_type, architecture)
-        split_name(read_json(path / "tokenizer.json"))
+        described(Tokenizer.load(path))
     except UserError as error:
         why = f"{error.what} {error.got}; allowed: {error.allowed}"
         return Verdict(engine="llama.cpp", loads="no", how=why, source=LLAMA)

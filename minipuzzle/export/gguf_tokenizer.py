@@ -6,11 +6,13 @@ Source: llama.cpp, src/llama-vocab.cpp (LLAMA_VOCAB_PRE_TYPE_*), convert_hf_to_g
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from minipuzzle.artifacts import read_json
 from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.data import Tokenizer
 from minipuzzle.errors import UserError
 
 _CONTRACTED = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
@@ -32,22 +34,54 @@ WHOLE_WORDS_FIRST = ("llama-bpe", "tekken")
 def add_tokenizer(library: ModuleType, writer: Any, checkpoint: Checkpoint) -> list[str]:
     """Write the checkpoint's tokenizer; returns sentences on what differs.
 
-    Raises: UserError without a tokenizer.json (llama.cpp's server aborts on a file without words), for another kind than
-    byte-level BPE and for a split that llama.cpp has no name for.
+    Raises: UserError without a tokenizer.json (llama.cpp's server aborts on a file without words), and as ``described``.
     """
     if not checkpoint.has_tokenizer:
         raise UserError("A GGUF file holds the words too, and this checkpoint has no tokenizer.", got=checkpoint.path,
                         allowed="a folder with a tokenizer.json", next="Copy the model's tokenizer.json into it.")  # fmt: skip
-    tokenizer = read_json(checkpoint.path / "tokenizer.json")
-    split = split_name(tokenizer)
-    words, kinds = _words(library, tokenizer, checkpoint.architecture.vocab_size)
+    tokenizer = Tokenizer.load(checkpoint.path)
+    split, data = described(tokenizer)
+    words, kinds = _words(library, data, checkpoint.architecture.vocab_size)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(split)
     writer.add_token_list(words)
     writer.add_token_types(kinds)
-    merges = tokenizer["model"]["merges"]
-    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
-    return _add_special(writer, checkpoint, tokenizer)
+    writer.add_token_merges([" ".join(pair) for pair in data["model"]["merges"]])
+    template = _chat_template(checkpoint.path)
+    if template is not None:
+        writer.add_chat_template(template)
+    notes = _add_special(writer, tokenizer)
+    if data.get("normalizer") is not None:
+        notes.append("the tokenizer composes characters (NFC) and llama.cpp does not: give it composed text")
+    return notes
+
+
+def described(tokenizer: Tokenizer) -> tuple[str, dict[str, Any]]:
+    """(llama.cpp's name for how text is split, tokenizer.json with everything applied) of what GGUF can describe.
+
+    Raises: UserError for another kind than byte-level BPE, a split that llama.cpp has no name for, tokens that take white
+    space along or a part of a word only, and tokens around a text that are not one first BOS and one last EOS.
+    """
+    data = tokenizer.as_json()
+    split = split_name(data)
+    model = data["model"]
+    bytes_there = set(_byte_alphabet()) <= set(model["vocab"])
+    odd = [t["content"] for t in data["added_tokens"] if t["lstrip"] or t["rstrip"] or t["single_word"]]
+    begins, ends = tokenizer.around()
+    faults = {
+        f"words that end with {model.get('end_of_word_suffix')}": bool(model.get("end_of_word_suffix")),
+        "a vocabulary without all bytes": not bytes_there,
+        f"tokens that take white space along or need whole words: {', '.join(odd[:3])}": bool(odd),
+        "special tokens split in text (split_special_tokens)": tokenizer.splits_special,
+        f"tokens {begins} before and {ends} behind a text": begins not in ([], [tokenizer.bos_id])
+        or ends not in ([], [tokenizer.eos_id]),
+    }
+    found = [fault for fault, there in faults.items() if there]
+    if found:
+        raise UserError("GGUF cannot say what this tokenizer does.", got="; ".join(found),
+                        allowed="byte-level BPE whose added tokens are plain, with at most a first BOS and a last EOS",
+                        next="Take another engine: minipuzzle export CHECKPOINT lists them.")  # fmt: skip
+    return split, data
 
 
 def split_name(tokenizer: dict[str, Any]) -> str:
@@ -76,46 +110,65 @@ def _step(step: dict[str, Any]) -> Any:
     return step.get("type", "nothing")
 
 
+def _byte_alphabet() -> list[str]:
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    return list(ByteLevel.alphabet())
+
+
 def _words(library: ModuleType, tokenizer: dict[str, Any], vocab_size: int) -> tuple[list[str], list[Any]]:
     """Every word by number and its kind; numbers that the model has and the tokenizer has not are unused."""
     kinds = library.TokenType
-    words = [f"[PAD{i}]" for i in range(vocab_size)]
-    types = [kinds.UNUSED] * vocab_size
     named = {number: (word, kinds.NORMAL) for word, number in tokenizer["model"]["vocab"].items()}
-    for added in tokenizer.get("added_tokens") or []:
-        named[added["id"]] = (added["content"], kinds.CONTROL if added.get("special") else kinds.USER_DEFINED)
+    for added in tokenizer["added_tokens"]:
+        named[added["id"]] = (added["content"], kinds.CONTROL if added["special"] else kinds.USER_DEFINED)
     if max(named) >= vocab_size:
         raise UserError("The tokenizer has words that the model has no embedding for.", got=f"word number {max(named)}",
                         allowed=f"numbers below {vocab_size}", next="Take the model's own tokenizer.json.")  # fmt: skip
-    for number, (word, kind) in named.items():
-        words[number], types[number] = word, kind
-    return words, types
+    taken = {word for word, _ in named.values()}
+    if len(taken) != len(named):  # llama.cpp aborts
+        raise UserError("The tokenizer has a word under two numbers.", got=f"{len(named) - len(taken)} of them",
+                        allowed="words that differ", next="Take the model's own tokenizer.json.")  # fmt: skip
+    for number in set(range(vocab_size)) - set(named):
+        word = f"[PAD{number}]"
+        while word in taken:
+            word += "_"
+        named[number] = (word, kinds.UNUSED)
+    return [named[i][0] for i in range(vocab_size)], [named[i][1] for i in range(vocab_size)]
 
 
-def _add_special(writer: Any, checkpoint: Checkpoint, tokenizer: dict[str, Any]) -> list[str]:
-    file = checkpoint.path / "tokenizer_config.json"
-    config: dict[str, Any] = read_json(file) if file.is_file() else {}
-    numbers = tokenizer["model"]["vocab"] | {a["content"]: a["id"] for a in tokenizer.get("added_tokens") or []}
-    add = {"bos": writer.add_bos_token_id, "eos": writer.add_eos_token_id, "pad": writer.add_pad_token_id,
-           "unk": writer.add_unk_token_id}  # fmt: skip
+def _add_special(writer: Any, tokenizer: Tokenizer) -> list[str]:
+    """Write the numbers of the special tokens; without them llama.cpp takes 11 for both ends."""
+    add = {"bos_token": writer.add_bos_token_id, "pad_token": writer.add_pad_token_id, "unk_token": writer.add_unk_token_id}
     for name, write in add.items():
-        word = config.get(f"{name}_token")
-        word = word.get("content") if isinstance(word, dict) else word
-        number = numbers.get(word, checkpoint.config.get(f"{name}_token_id"))
-        if isinstance(number, int):
-            write(number)
-    writer.add_add_bos_token(_begins_with_bos(checkpoint))
-    if config.get("chat_template"):
-        writer.add_chat_template(config["chat_template"])
-    elif (checkpoint.path / "chat_template.jinja").is_file():
-        writer.add_chat_template((checkpoint.path / "chat_template.jinja").read_text())
-    if (tokenizer.get("normalizer") or {}).get("type") == "NFC":
-        return ["the tokenizer composes characters (NFC) and llama.cpp does not: give it composed text"]
+        if name in tokenizer.names:
+            write(tokenizer.vocabulary[tokenizer.names[name]])
+    writer.add_eos_token_id(tokenizer.eos_id)
+    begins, ends = tokenizer.around()
+    writer.add_add_bos_token(bool(begins))
+    writer.add_add_eos_token(bool(ends))
+    others = sorted(tokenizer.ends - {tokenizer.eos_id})
+    if others:
+        writer.add_eot_token_id(others[0])
+    if others[1:]:
+        return [f"generation also ends at the tokens {others[1:]}, for which GGUF has no place"]
     return []
 
 
-def _begins_with_bos(checkpoint: Checkpoint) -> bool:
-    from tokenizers import Tokenizer
-
-    whole = Tokenizer.from_file(str(checkpoint.path / "tokenizer.json"))
-    return len(whole.encode("a").ids) > len(whole.encode("a", add_special_tokens=False).ids)
+def _chat_template(folder: Path) -> str | list[dict[str, str]] | None:
+    """chat_template.jinja, else what tokenizer_config.json has: a text, or several by name."""
+    file = folder / "chat_template.jinja"
+    config = folder / "tokenizer_config.json"
+    try:
+        if file.is_file():
+            return file.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read.", got=error, allowed="UTF-8 text", next="Copy it again.") from error
+    given = read_json(config).get("chat_template") if config.is_file() else None
+    named = given.items() if isinstance(given, dict) else []
+    given = [{"name": name, "template": text} for name, text in named] or given
+    texts = [g.get("template") if isinstance(g, dict) else g for g in given] if isinstance(given, list) else [given or ""]
+    if not all(isinstance(text, str) for text in texts):
+        raise UserError(f"The chat template of {config} cannot be read.", got=str(given)[:60], next="Copy the file again.",
+                        allowed="a text, or a list of names with texts")  # fmt: skip
+    return given or None

@@ -118,6 +118,7 @@ def test_saves_take_a_tenth_of_the_time_at_most(least, step, stall, slower, writ
         if not beside and pace.due(now):
             began, saves = now, saves + 1
             now, spent = now + stall, spent + stall
+            assert saves == 1 or spent <= 0.1 * now  # and not only in the end
             gaps += [] if last is None else [began - last]
             last, written = now, now + writing
             pace.saved(began, now)
@@ -130,9 +131,8 @@ def test_saves_take_a_tenth_of_the_time_at_most(least, step, stall, slower, writ
     assert saves > 20
     assert spent / now <= 0.1
     assert min(gaps) >= least + writing
-    assert max(gaps) <= writing + max(least, 9 * (stall + slower * (writing / step + 2))) + 3 * (
-        step + slower
-    )
+    most = max(least, 9 * (stall + slower * (writing / step + 2)))
+    assert max(gaps[1:]) <= writing + most + 3 * (step + slower)  # and as often as that allows
 
 
 def test_a_save_never_waits_for_the_one_before(tmp_path, monkeypatch):

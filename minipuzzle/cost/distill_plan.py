@@ -8,7 +8,7 @@ from typing import Any
 
 from minipuzzle.arch import Architecture
 from minipuzzle.cost.roofline import DEVICES
-from minipuzzle.cost.training import LOSS_BYTES, saved_bytes, training_flops
+from minipuzzle.cost.training import LOSS_BYTES, STATES_AT_ONCE, saved_bytes, state_bytes, training_flops
 from minipuzzle.errors import UserError
 
 CARDS = {"80 GB": 81559 << 20, "141 GB": 143771 << 20}
@@ -78,6 +78,14 @@ class DistillPlan:
         """For all tokens, whatever the number of GPUs."""
         return self.tokens / self.tokens_per_second(1) / 3600
 
+    def disk(self) -> dict[str, int]:
+        """Bytes of disk by what takes them, where one candidate is trained; the student is written in BF16."""
+        student = self.student.parameters
+        return {
+            "candidate": 2 * student, "training states": STATES_AT_ONCE * state_bytes(student),
+            "student": 2 * student,
+        }  # fmt: skip
+
     def summary(self) -> dict[str, Any]:
         """Everything as plain numbers."""
         rows = [
@@ -94,6 +102,7 @@ class DistillPlan:
             "tokens": self.tokens, "length": self.length, "micro_batch": self.micro_batch, "mfu": self.mfu,
             "device": self.device, "flops_per_token": self.flops_per_token, "gpu_hours": self.gpu_hours(), "rows": rows,
             "least_gpus": least, "terms_on": shown, "terms": self.terms(shown, True),
+            "disk": self.disk(),
         }  # fmt: skip
 
 

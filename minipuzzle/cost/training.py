@@ -8,6 +8,10 @@ from minipuzzle.cost.roofline import DEVICES
 
 UPDATE_BYTES = 14
 """A trained parameter beyond its FP32 value: gradient and two Adam moments in FP32, and autocast's copy in BF16."""
+STATE_BYTES = 12
+"""A trained parameter in a saved state: its FP32 value and two Adam moments."""
+STATES_AT_ONCE = 2
+"""On disk while a model is trained: the newest one, and the one that is being written (``distill.checkpointing``)."""
 LOSS_BYTES = 3 << 29
 """Logits, their gradients and copies of heads in the loss (``distill.losses``), and what libraries keep: 1.5 GiB."""
 
@@ -45,6 +49,11 @@ def training_bytes(
     ends = 6 * tokens * student.hidden  # the final norm's input and output, and the FP32 gradient of its output
     updated = student.parameters if trained is None else trained
     return updated * UPDATE_BYTES // ranks + (inputs if checkpointing else sum(kept)) + ends + LOSS_BYTES
+
+
+def state_bytes(trained: int) -> int:
+    """Of one saved state of ``trained`` parameters, on disk."""
+    return STATE_BYTES * trained
 
 
 def saved_bytes(block: Block) -> int:

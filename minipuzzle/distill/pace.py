@@ -1,5 +1,4 @@
-"""When the next state is saved: what saves cost stays within a tenth of the time, whatever the disk
-and the model."""
+"""When the next state is saved: what saves cost stays a tenth of the time, on any disk."""
 
 from __future__ import annotations
 
@@ -12,22 +11,24 @@ QUIET_STEPS = 64
 
 
 class Pace:
-    """All times in seconds of one clock. ``least`` lies between saves, counted from when the one
-    before was on disk.
+    """All times in seconds of one clock. ``least`` lies between saves, from when the one before was
+    on disk; a save also waits until it and those before are ``SHARE`` of the time since ``began``.
 
     A save costs the steps' wait while it is copied, and what the steps beside the writing took
-    longer than others.
+    longer than others. Before the first one that is not known: it waits for ``least`` alone.
     """
 
-    def __init__(self, least: float, now: float) -> None:
-        self.least, self.stall = least, 0.0
-        self._since = now
+    def __init__(self, least: float, began: float) -> None:
+        self.least, self.began = least, began
+        self._since, self._stall, self._before = began, 0.0, 0.0
         self._quiet: deque[float] = deque(maxlen=QUIET_STEPS)
         self._beside: list[float] = []
 
     def due(self, now: float) -> bool:
         """Whether the next save may begin, once none is being written."""
-        return now - self._since > max(self.least, self.cost * (1 - SHARE) / SHARE)
+        cost = self.cost
+        passed = now - self._since > max(self.least, cost / SHARE - cost)
+        return passed and self._before + 2 * cost <= SHARE * (now + cost - self.began)
 
     def stepped(self, began: float, now: float, *, writing: bool) -> None:
         """Note a step, and whether a save was being written beside it."""
@@ -37,11 +38,12 @@ class Pace:
 
     def saved(self, began: float, now: float) -> None:
         """Note for how long the steps waited for a save, which is being written from now on."""
-        self._since, self.stall, self._beside = now, now - began, []
+        self._before += self.cost
+        self._since, self._stall, self._beside = now, now - began, []
 
     @property
     def cost(self) -> float:
         """Of the last save."""
         usual = median(self._quiet) if self._quiet else 0.0
         slower = sum(self._beside) - usual * len(self._beside) if self._quiet else 0.0
-        return self.stall + max(0.0, slower)
+        return self._stall + max(0.0, slower)

@@ -31,6 +31,7 @@ from minipuzzle.ranks import Ranks
 T = TypeVar("T")
 SHARD_BYTES = 256 << 20
 PIECE_BYTES = 16 << 20
+CHECK_BYTES = 1 << 20
 THREADS = 8
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
 DONT_NEED = getattr(os, "POSIX_FADV_DONTNEED", None)
@@ -98,6 +99,11 @@ def read(folder: Path, tensors: dict[str, Tensor]) -> None:
         )  # fmt: skip
 
 
+def memory_bytes(device: torch.device) -> int:
+    """What saving a model on ``device`` takes of the CPU's memory beyond the model, at most."""
+    return THREADS * (CHECK_BYTES if device.type == "cpu" else PIECE_BYTES)
+
+
 def split_into_files(parts: Sequence[Part]) -> list[list[Part]]:
     """The parts in their order, cut for files of ``SHARD_BYTES`` at most, none of them empty."""
     files: list[list[Part]] = []
@@ -154,7 +160,7 @@ def _checksum(path: Path, written: bool) -> str:
         file = path.open("rb", buffering=0)
     except FileNotFoundError:
         return "missing"
-    checksum, memory = 0, memoryview(bytearray(1 << 20))
+    checksum, memory = 0, memoryview(bytearray(CHECK_BYTES))
     with file:
         if written:
             os.fsync(file.fileno())

@@ -29,4 +29,8 @@ def distill_plan_view(plan: dict[str, Any]) -> RenderableType:
         f"{found['all kept'] or 'over 1024'} without" for card, found in plan["least_gpus"].items()
     ]  # fmt: skip
     terms = ", ".join(f"{name} {bytes_(size)}" for name, size in plan["terms"].items())
-    return Group(table, *lines, f"on {plan['terms_on']} GPUs each holds: {terms}")
+    disk = ", ".join(f"{name} {bytes_(size)}" for name, size in plan["disk"].items())
+    return Group(
+        table, *lines, f"on {plan['terms_on']} GPUs each holds: {terms}",
+        f"disk for one candidate: {bytes_(sum(plan['disk'].values()))} ({disk})",
+    )  # fmt: skip

@@ -24,7 +24,7 @@ from helpers import run
 from safetensors.torch import load_file, save_file
 
 from minipuzzle.arch import Selection
-from minipuzzle.checkpoint import Checkpoint, heads, read_config
+from minipuzzle.checkpoint import Checkpoint, heads, read_config, write_checkpoint
 from minipuzzle.export.engines import engines
 from minipuzzle.surgery import cut, verify_logits
 
@@ -77,6 +77,12 @@ def test_a_tied_head_is_what_the_file_holds(family, file, tmp_path, monkeypatch)
     assert [note for note in checkpoint.notes if "head" in note] == list(checkpoint.notes)
     assert bool(checkpoint.notes) == own
     assert apart(tmp_path) <= 1e-5
+    if own:
+        config = checkpoint.family.config(checkpoint.architecture, checkpoint.config)
+        to = tmp_path / "written"
+        write_checkpoint(to, checkpoint.architecture, checkpoint.tensor, source=None, config=config)
+        assert json.loads((to / "config.json").read_text())["tie_word_embeddings"] is False
+        assert apart(to) <= 1e-5
 
 
 def test_a_head_of_its_own_stays_one_in_a_cut(tmp_path, capsys):

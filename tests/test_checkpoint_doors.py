@@ -136,6 +136,10 @@ def test_hugging_faces_cache_is_read_and_copied_from(tmp_path):
     (snapshot / "LICENSE.txt").symlink_to(snapshot.parent.parent / "refs")
     (note,) = Checkpoint.open(snapshot).notes
     assert "NOTICE is a link out" in note
+    (snapshot.parent.parent / "blobs").rename(tmp_path / "elsewhere")  # so a download never is
+    (snapshot.parent.parent / "blobs").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="is a link to a file outside"):
+        Checkpoint.open(snapshot)
 
 
 TRAVEL = (

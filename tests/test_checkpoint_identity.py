@@ -5,6 +5,7 @@ large is read twice.
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,37 @@ def test_without_a_cache_it_is_read_each_time(home, folder, tmp_path, kept, monk
     assert of(folder) == of(folder)
     assert len(kept) == 2 * len(Checkpoint.open(folder)._entries)
     assert not Path("somewhere").exists()
+
+
+def test_two_processes_read_large_weights_once(folder, kept, monkeypatch, capfd):
+    """The second waits for what the first keeps."""
+    fcntl = pytest.importorskip("fcntl")
+    entries, piece, threads = Checkpoint.open(folder)._entries, identity._piece, []
+
+    def first(*words):
+        if not threads:
+            threads.append(threading.Thread(target=second))
+            threads[0].start()
+            assert waiting.wait(5)
+        return piece(*words)
+
+    def second():
+        found.append(identity.digests(entries))
+
+    waiting, found, flock = threading.Event(), [], fcntl.flock
+
+    def lock(handle, how):
+        if how == fcntl.LOCK_EX:
+            waiting.set()
+        return flock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", lock)
+    monkeypatch.setattr(identity, "_piece", first)
+    whole = identity.digests(entries)
+    threads[0].join(20)
+    assert found == [whole]
+    assert len(kept) == len(entries)
+    assert "waiting: another process" in capfd.readouterr().err
 
 
 def test_a_file_changed_just_now_is_not_kept(folder, tmp_path, kept, monkeypatch):

@@ -22,7 +22,7 @@ from minipuzzle.artifacts import read_json, unreadable, write_atomic
 from minipuzzle.checkpoint.doors import RESTORE
 from minipuzzle.checkpoint.header import Entry
 from minipuzzle.errors import UserError
-from minipuzzle.progress import Bar, progress_bar
+from minipuzzle.progress import Bar, console, progress_bar
 
 PIECE = 1 << 26
 """Bytes hashed at once by a thread; a tensor's digest is that of its pieces' digests, so that large
@@ -195,7 +195,11 @@ def _alone(files: set[Path]) -> Iterator[None]:
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            console.print("waiting: another process reads the same weights", highlight=False)
+            fcntl.flock(handle, fcntl.LOCK_EX)
     except OSError:  # nothing can be kept here, so there is nothing to wait for
         pass
     try:

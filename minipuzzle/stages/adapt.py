@@ -10,7 +10,6 @@ from typing import Any
 from minipuzzle.adapter_settings import AdapterSettings
 from minipuzzle.adapters.saved import NAME
 from minipuzzle.artifacts import fingerprint
-from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks, has_answers, load_instructions
 from minipuzzle.distill import answers_only, check_vocabularies, distillation, next_token
 from minipuzzle.distill.loop import STATES
@@ -20,7 +19,7 @@ from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.recipe import EMBEDDED, Training
 from minipuzzle.stages.adapters import adapted, keep_adapter
 from minipuzzle.stages.distill import train_in
-from minipuzzle.stages.job import Job, say
+from minipuzzle.stages.job import Job, open_checkpoint, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +48,7 @@ def run_adapt(job: Job, settings: AdaptSettings, teacher_path: Path | None) -> t
 def _adapt(job: Job, settings: AdaptSettings, teacher_path: Path | None, group: Ranks) -> tuple[Path, dict[str, Any]]:
     answers = job.data.train != EMBEDDED and has_answers(Path(job.data.train))
     blocks = group.first_then_all(lambda: _instructions(job) if answers else job.text("train"))
-    teacher_file = None if teacher_path is None else Checkpoint.open(teacher_path)
+    teacher_file = None if teacher_path is None else open_checkpoint(teacher_path)
     inputs = (job.parent.fingerprint, blocks.fingerprint, "" if teacher_file is None else teacher_file.fingerprint)
     key, identity = fingerprint(*inputs, asdict(settings)), fingerprint(*inputs, settings.fixed())
     target = job.run / "adapter" / NAME

@@ -31,7 +31,7 @@ from minipuzzle.recipe import DistillSettings, Training
 from minipuzzle.report.card import write_card
 from minipuzzle.rundir import RunDir
 from minipuzzle.stages.adapters import adapted, keep_adapter
-from minipuzzle.stages.job import Job, say
+from minipuzzle.stages.job import Job, open_checkpoint, say
 from minipuzzle.stages.meter import Meter
 from minipuzzle.stages.prune import run_prune
 from minipuzzle.stages.race import Leg, Outcome, race
@@ -45,7 +45,7 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
 
     Under torchrun student and teacher are sharded over all processes; the first one prunes and writes.
     """
-    teacher_file = job.parent if teacher_path is None else Checkpoint.open(teacher_path)
+    teacher_file = job.parent if teacher_path is None else open_checkpoint(teacher_path)
     check_vocabularies(job.parent.architecture.vocab_size, teacher_file.architecture.vocab_size)
     if settings.adapter.kind:  # decay would pull Delta W to 0, not the weights
         settings = replace(settings, training=replace(settings.training, weight_decay=0.0))

@@ -24,7 +24,7 @@ from minipuzzle.run_files import EVAL_SCHEMA, check_measured, load_search
 from minipuzzle.run_shapes import EvalFile
 from minipuzzle.stages.costs import cost_checks
 from minipuzzle.stages.device import device_name
-from minipuzzle.stages.job import Job
+from minipuzzle.stages.job import Job, open_checkpoint
 
 FILE = "eval.json"
 SPEED_BATCH = 4
@@ -115,7 +115,7 @@ def _others(paths: list[Path]) -> dict[str, Checkpoint]:
     whole = {path.resolve(): path for path in paths}
     ends = {path: [str(Path(*path.parts[-n:])) for n in range(1, len(path.parts) + 1)] for path in whole}
     taken = Counter(["teacher", *(end for path in whole for end in ends[path])])
-    return {next(end for end in ends[path] if taken[end] == 1): Checkpoint.open(given)
+    return {next(end for end in ends[path] if taken[end] == 1): open_checkpoint(given)
             for path, given in whole.items()}  # fmt: skip
 
 

@@ -6,14 +6,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import Tokenizer
 from minipuzzle.errors import UserError
 from minipuzzle.generation import Sampling, stream
 from minipuzzle.kernels import choose
 from minipuzzle.model import load_model
 from minipuzzle.stages.device import pick_device, pick_dtype
-from minipuzzle.stages.job import check_tokenizer, say, say_notes
+from minipuzzle.stages.job import check_tokenizer, open_checkpoint, say
 
 KEPT = 64
 """Tokens that a new one is decoded with."""
@@ -30,8 +29,7 @@ def run_generate(
     """
     if tokens < 1:
         raise UserError("There is nothing to generate.", got=f"{tokens} tokens", allowed="at least 1", next="Change --tokens.")
-    checkpoint = Checkpoint.open(path)
-    say_notes(checkpoint)
+    checkpoint = open_checkpoint(path)
     words = Tokenizer.load(path)
     check_tokenizer(words, checkpoint)
     where = pick_device(device)

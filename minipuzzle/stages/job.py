@@ -26,10 +26,13 @@ def say(text: str) -> None:
     console.print(text, highlight=False, soft_wrap=True)
 
 
-def say_notes(checkpoint: Checkpoint) -> None:
-    """What a checkpoint's files hold that is read otherwise than config.json says, or not at all."""
+def open_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint in a folder; says what of its files is read otherwise than config.json says, or
+    not at all. Raises: as ``Checkpoint.open``."""
+    checkpoint = Checkpoint.open(path)
     for note in checkpoint.notes:
         say(f"note: {note}")
+    return checkpoint
 
 
 class Job:
@@ -39,8 +42,7 @@ class Job:
         self.run = run
         self.data = data
         self.device = pick_device(device)
-        self.parent = Checkpoint.open(checkpoint or run.parent or find_checkpoint(Path.cwd()))
-        say_notes(self.parent)
+        self.parent = open_checkpoint(checkpoint or run.parent or find_checkpoint(Path.cwd()))
         run.set_parent(self.parent.path, self.parent.fingerprint)
         self.kernels = choose(self.device)
 

@@ -36,13 +36,14 @@ def load(
 ) -> Job:
     """A job: a checkpoint, a run directory, texts and a device, which the other functions take.
 
-    ``checkpoint`` is a Hugging Face folder with safetensors; None means the run's own, else the only one in the current
-    folder, else the embedded teacher. ``data`` names texts and their block length in tokens (default: the embedded
-    texts, 512). ``device`` is "auto", "cpu" or "cuda". Headers are read and checked now, weights when they are needed:
-    ``job.parent`` is the ``Checkpoint``, ``job.parent_model`` the ``HybridLM`` (tokens [b, s] int64 to logits [b, s, vocab]
-    float32).
+    ``checkpoint`` is a Hugging Face folder with safetensors, or "embedded" for the demo's teacher; None means the run's
+    own, else the only one in the current folder. ``data`` names texts and their block length in tokens (default 512);
+    only the demo's teacher has texts that need not be named. ``device`` is "auto", "cpu" or "cuda". Headers are read and
+    checked now, weights when they are needed: ``job.parent`` is the ``Checkpoint``, ``job.parent_model`` the
+    ``HybridLM`` (tokens [b, s] int64 to logits [b, s, vocab] float32).
 
-    Raises: UserError for a broken or unknown checkpoint, a run directory of another one, or a device that is not there.
+    Raises: UserError for a broken or unknown checkpoint, none, a run directory of another one, or a device that is not
+    there.
     """
     path = None if checkpoint is None else Path(checkpoint)
     return Job(RunDir(Path(run)), checkpoint=path, data=data or Data(), device=device)

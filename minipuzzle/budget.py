@@ -34,8 +34,8 @@ class Generation:
     """
 
     batch: int = 1
-    prompt: int = 8192
-    output: int = 1024
+    prompt: int = 512
+    output: int = 64
 
     def __post_init__(self) -> None:
         check_tokens(self.batch, self.prompt + self.output, str(self))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from minipuzzle.ranks import ranks
-from minipuzzle.recipe import EMBEDDED, Recipe
+from minipuzzle.recipe import Recipe
 from minipuzzle.report.page import build_report
 from minipuzzle.rundir import RunDir
 from minipuzzle.stages.distill import run_distill
@@ -23,10 +23,10 @@ def compress(recipe: Recipe, run: Path) -> tuple[dict[str, Any], Path]:
     A stage whose inputs did not change is kept from the last time. Under torchrun all processes share the work of all stages
     but pruning and the report, which the first one does.
     """
-    from minipuzzle import embedded
-
-    checkpoint = embedded.teacher_path() if recipe.checkpoint == EMBEDDED else Path(recipe.checkpoint)
-    job = Job(RunDir(run), checkpoint=checkpoint, data=recipe.data, device=recipe.device)
+    recipe.search.check_budget()
+    job = Job(RunDir(run), checkpoint=Path(recipe.checkpoint), data=recipe.data, device=recipe.device)
+    for which in ("calibration", "validation", "train"):
+        job.text_path(which)  # asked for now, not after hours
     with job.run.locked(), ranks(job.device) as group:
         run_score(job, recipe.score)
         run_search(job, recipe.search)

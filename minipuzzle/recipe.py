@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import typing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import ceil
 from typing import Any, Literal
 
 from minipuzzle.adapter_settings import AdapterSettings
+from minipuzzle.bounds import BATCHES, FASTEST, SEEDS, TOKENS, check, within
+from minipuzzle.budget import Generation, parse_budget, parse_count
 from minipuzzle.errors import UserError
 
 Method = Literal["minipuzzle", "solver"]
@@ -25,13 +27,20 @@ LOSSES = ("forward-kl", "reverse-kl", "jsd", "top-k", "cosine", "cross-entropy")
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Texts (a file or folder, or "embedded" for those shipped with minipuzzle) and the length of their blocks."""
+    """Texts (files or folders) and the length of their blocks.
 
-    train: str = EMBEDDED
-    calibration: str = EMBEDDED
-    validation: str = EMBEDDED
+    "embedded" names the demo's text, for models with the demo's tokenizer. What is not named ("") is that text for the
+    embedded teacher; for any other model it is asked for, since nobody else's text can be guessed.
+    """
+
+    train: str = ""
+    calibration: str = ""
+    validation: str = ""
     length: int = 512
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        within(self, length=(2, 2**24), seed=SEEDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +62,9 @@ class ScoreSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        within(self, samples=(1, 10**9), block_samples=(1, 10**9), batch=BATCHES, iterative=(0, 10**6), seed=SEEDS)
         metrics = typing.get_args(Metric)
-        _require(
-            self.metric in metrics and self.iterative >= 0 and min(self.samples, self.block_samples, self.batch) >= 1,
-            f"metric {self.metric!r}, iterative {self.iterative}, samples {self.samples}, "
-            f"block_samples {self.block_samples}, batch {self.batch}",
-            f"metric {' or '.join(map(repr, metrics))}; iterative of at least 0; the others of at least 1",
-        )
+        _require(self.metric in metrics, f"metric {self.metric!r}", " or ".join(map(repr, metrics)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +74,8 @@ class SearchSettings:
     ``least`` bounds the space: "attention=50%", "others=83%" (Mamba and FFN blocks), "width=75%" (FFN width and heads),
     "hidden=75%", each the least share of the parent to keep; what is not given is chosen to reach the budget. Times come from
     ``latency``, a table of minipuzzle profile (default: the run's), or a ``roofline`` estimate; ``target_device`` and
-    ``target_dtype`` refuse a table of another one.
+    ``target_dtype`` refuse a table of another one. They are times of ``batch`` requests of ``prompt`` tokens read and
+    ``output`` said, by default the workload that profile times, unless a budget names its own: "1.2x@b8,p8k,o1k".
 
     ``method`` "minipuzzle" is the paper's grid of global widths, ranked by accuracy and agreement; "solver" adds the best
     choices block by block, ranks by KL and goes on from the best by ``refine`` measured moves. There FFN widths differ
@@ -82,8 +88,8 @@ class SearchSettings:
 
     budget: tuple[str, ...] = ()
     context: str = "8192"
-    prompt: str = "8192"
-    output: str = "1024"
+    prompt: str = str(Generation().prompt)
+    output: str = str(Generation().output)
     latency: str = ""
     roofline: str = ""
     target_device: str = ""
@@ -106,11 +112,20 @@ class SearchSettings:
     refine: int = 100
 
     def __post_init__(self) -> None:
-        _require(
-            min(self.batch, self.candidates, self.validation_blocks, self.multiple) >= 1 and min(self.top, self.refine) >= 0,
-            f"batch {self.batch}, candidates {self.candidates}, validation_blocks {self.validation_blocks}, "
-            f"top {self.top}, multiple {self.multiple}", "numbers of at least 1; top 0 for the method's own",
-        )  # fmt: skip
+        within(self, batch=(1, 10**6), candidates=(1, 10**6), validation_blocks=(1, 10**9), top=(0, 10**4),
+               multiple=(1, 10**6), refine=(0, 10**6))  # fmt: skip
+        parse_count(self.context)
+        if self.budget:  # none is told by ``check_budget``, when one is needed
+            parse_budget(self.budget, self.work)
+
+    @property
+    def work(self) -> Generation:
+        """What a budget of time is about where it does not say so itself."""
+        return Generation(batch=self.batch, prompt=parse_count(self.prompt), output=parse_count(self.output))
+
+    def check_budget(self) -> None:
+        """Raises: UserError where there is none."""
+        parse_budget(self.budget, self.work)
 
     @property
     def finalists(self) -> int:
@@ -124,6 +139,7 @@ class Training:
 
     Anchors: arXiv:2504.11409 (Minitron-SSM: cosine, 60 warm-up steps), NVIDIA Model Optimizer's pruning examples
     (distilling wants about a fifth of the pre-training peak); beta2 0.95 and clipping at 1.0 as Megatron-LM.
+    A ``learning_rate`` of 0 is the command's own: distill tries several, adapt takes ADAPT_RATE, pretrain RATE.
 
     ``micro_batch`` blocks go through a process's model at once (0: its whole share of the batch). Under torchrun the
     model is sharded over all processes, or over each of ``replicas`` groups of them (HSDP).
@@ -134,7 +150,7 @@ class Training:
     """
 
     tokens: int = 2_000_000
-    learning_rate: float = 5e-4
+    learning_rate: float = 0.0
     batch: int = 8
     warmup: float = 0.05
     final_ratio: float = 0.1
@@ -151,13 +167,10 @@ class Training:
     activation_checkpointing: Checkpointing = "auto"
 
     def __post_init__(self) -> None:
-        _require(
-            self.tokens >= 1 and self.batch >= 1 and self.micro_batch >= 0 and self.learning_rate > 0 and 0 <= self.warmup < 1,
-            f"tokens {self.tokens}, batch {self.batch}, learning_rate {self.learning_rate}, warmup {self.warmup}",
-            "tokens and batch of at least 1, a positive learning rate, warm-up below 1",
-        )
-        _require(self.save_every >= 0, f"save_every {self.save_every}", "seconds, 0 or more")
-        _require_precision(self.precision, self.bf16_ends)
+        within(self, tokens=TOKENS, batch=BATCHES, micro_batch=(0, BATCHES[1]), learning_rate=(0.0, FASTEST), seed=SEEDS,
+               warmup=(0.0, 0.999), final_ratio=(0.0, 1.0), weight_decay=(0.0, 10.0), clip=(1e-9, 1e9),
+               save_every=(0.0, 1e9), replicas=(1, 65_536), bf16_ends=(0, 10_000))  # fmt: skip
+        _require_precision(self.precision)
         _require(self.activation_checkpointing in typing.get_args(Checkpointing),
                  f"activation_checkpointing {self.activation_checkpointing!r}", "auto, on or off")  # fmt: skip
 
@@ -169,12 +182,18 @@ class Training:
         """The settings that a run keeps from start to end; it may go on with other values of the others."""
         return {name: value for name, value in asdict(self).items() if name not in CHANGEABLE}
 
+    def at(self, rate: float) -> Training:
+        """The same with this learning rate where none is named."""
+        return self if self.learning_rate else replace(self, learning_rate=rate)
+
 
 CHANGEABLE = ("batch", "micro_batch", "learning_rate", "clip", "save_every", "activation_checkpointing",
               "replicas", "tensorboard")  # fmt: skip
 """A run counts tokens, so that it can go on with another batch, or with a lower rate after a loss that rose."""
 
 
+RATE, ADAPT_RATE = 5e-4, 4e-3
+"""Of a training and of an adapter's where no learning rate is named and none is tried."""
 RATES, ADAPTER_RATES = (5e-5, 1.5e-4, 5e-4, 1.5e-3), (4e-3, 1.6e-2, 6.4e-2)
 """What ``distill`` tries where no learning rate is named, for all weights and for an adapter. A student that begins close to
 its teacher wants a low one (docs/results/headline.md), LoRA and VeRA a hundred times more (docs/results/tied_lora.md)."""
@@ -184,7 +203,8 @@ its teacher wants a low one (docs/results/headline.md), LoRA and VeRA a hundred 
 class DistillSettings:
     """Short runs for the top candidates, then the long run for the winner. ``loss``: see ``loss_terms``.
 
-    Of several ``rates`` the training takes the best after short runs of the first candidate; without any it has its own.
+    Of several ``rates`` the training takes the best after short runs of the first candidate. Where neither rates nor the
+    training's own rate are named, RATES are tried, ADAPTER_RATES for an adapter.
     With a folder ``teacher_logits`` the teacher is asked once, before training; ``teacher_keep`` of its words at each token
     ("top-64", "sampled-50") are stored there.
     """
@@ -200,11 +220,18 @@ class DistillSettings:
 
     def __post_init__(self) -> None:
         loss_terms(self.loss)
-        _require_precision(self.teacher_precision, 0)
-        _require(self.short_tokens >= 1, f"short_tokens {self.short_tokens}", "at least 1 token")
-        _require(all(rate > 0 for rate in self.rates), f"rates {self.rates}", "learning rates above 0")
+        _require_precision(self.teacher_precision)
+        within(self, short_tokens=TOKENS)
+        for rate in self.rates:
+            check("rates", rate, 1e-30, FASTEST)
         _require(not self.teacher_logits or self.loss == DEFAULT_LOSS, f"teacher_logits with loss {self.loss}",
                  f"{DEFAULT_LOSS}, which is what stored words are enough for")  # fmt: skip
+
+    def resolved(self) -> DistillSettings:
+        """The same with its rates spelt out: ``rates`` to try (two or more, or none) and the training's first or only one."""
+        named = (self.training.learning_rate,) if self.training.learning_rate else ()
+        tried = self.rates or named or (ADAPTER_RATES if self.adapter.kind else RATES)
+        return replace(self, rates=tried if len(tried) > 1 else (), training=replace(self.training, learning_rate=tried[0]))
 
     def fixed(self) -> dict[str, Any]:
         """As ``Training.fixed``, the training's own included."""
@@ -214,9 +241,9 @@ class DistillSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One complete compression run, from a checkpoint to a report."""
+    """One complete compression run, from a checkpoint (a folder, or "embedded" for the demo's teacher) to a report."""
 
-    checkpoint: str = EMBEDDED
+    checkpoint: str
     run: str = "minipuzzle-run"
     device: str = "auto"
     data: Data = field(default_factory=Data)
@@ -227,10 +254,11 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainRecipe:
-    """A model trained from nothing: ``model`` holds the fields of its config.json, model_type among them."""
+    """A model trained from nothing: ``model`` holds the fields of its config.json, model_type among them. ``tokenizer`` is a
+    folder with a tokenizer.json, or "embedded"."""
 
     model: dict[str, Any]
-    tokenizer: str = EMBEDDED
+    tokenizer: str
     run: str = "minipuzzle-run"
     device: str = "auto"
     data: Data = field(default_factory=Data)
@@ -253,10 +281,9 @@ def loss_terms(text: str) -> dict[str, float]:
     return terms
 
 
-def _require_precision(precision: str, ends: int) -> None:
+def _require_precision(precision: str) -> None:
     known = typing.get_args(Precision)
-    _require(precision in known and ends >= 0, f"precision {precision!r}, bf16_ends {ends}",
-             f"{' or '.join(map(repr, known))}; at least 0 blocks at either end")  # fmt: skip
+    _require(precision in known, f"precision {precision!r}", " or ".join(map(repr, known)))
 
 
 def _require(holds: bool, got: str, allowed: str) -> None:

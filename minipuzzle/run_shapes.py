@@ -191,7 +191,7 @@ class _Cost(TypedDict):
     what: str
     unit: str
     predicted: float
-    measured: Annotated[float, Must(lambda value: value != 0, "a number other than 0")]
+    measured: float  # 0 where the model has none of it: no attention, no keys and values
 
 
 class EvalFile(TypedDict):

@@ -34,10 +34,10 @@ def run(*words, code=0):
 
 
 FAST = {
-    "score": ("--samples", 8, "--block-samples", 4, "--length", 64, "--device", "cpu"),
+    "score": ("--data", TEXT, "--samples", 8, "--block-samples", 4, "--length", 64, "--device", "cpu"),
     "search": ("--data", TEXT, "--budget", "96%", "--multiple", 8, "--candidates", 6, "--validation-blocks", 4, "--length", 64,
                "--device", "cpu"),
-    "distill": ("--validation", TEXT, "--tokens", 2048, "--short-tokens", 1024, "--length", 64, "--batch", 4,
+    "distill": ("--data", TEXT, "--validation", TEXT, "--tokens", 2048, "--short-tokens", 1024, "--length", 64, "--batch", 4,
                 "--learning-rate", "5e-4", "--device", "cpu"),
     "eval": ("--data", TEXT, "--length", 64, "--device", "cpu"),
 }  # fmt: skip

@@ -54,11 +54,11 @@ def test_nothing_else_is_there():
 def test_functions_write_what_commands_write(checkpoint, tmp_path):
     run("score", checkpoint, "--run", tmp_path / "commands", *FAST["score"])
     run("search", "--run", tmp_path / "commands", *FAST["search"])
-    data = mp.Data(validation=str(TEXT), length=64)
+    data = mp.Data(train=str(TEXT), calibration=str(TEXT), validation=str(TEXT), length=64)
     job = mp.load(checkpoint, run=tmp_path / "functions", data=data, device="cpu")
     scores = mp.score(job, mp.ScoreSettings(samples=8, block_samples=4))
     assert scores.blocks.shape == (len(job.parent.architecture.blocks),)
-    settings = mp.SearchSettings(budget=("96%",), multiple=8, candidates=6, validation_blocks=4, prompt="512", output="64")
+    settings = mp.SearchSettings(budget=("96%",), multiple=8, candidates=6, validation_blocks=4)
     found = mp.search(job, settings)
     ours, theirs = (read_json(tmp_path / which / "search.json") for which in ("functions", "commands"))
     for result in (ours, theirs):
@@ -66,7 +66,7 @@ def test_functions_write_what_commands_write(checkpoint, tmp_path):
             del step["seconds"]
     assert ours == theirs
     assert list(mp.prune(job)) == found["top"]
-    training = mp.Training(tokens=1024, batch=4)
+    training = mp.Training(tokens=1024, batch=4, learning_rate=5e-4)
     student = mp.distill(job, mp.DistillSettings(short_tokens=512, training=training))
     assert student.parameters <= 0.96 * job.parent.parameters
     assert [row["name"] for row in mp.evaluate(job)["rows"]] == ["teacher", "pruned", "student"]

@@ -116,7 +116,8 @@ def test_run_a_recipe_and_pretrain(tmp_path, capsys, monkeypatch):
 model: {model_type: nemotron_h, vocab_size: 4096, hidden_size: 32, hybrid_override_pattern: M-M*-, intermediate_size: 128,
         num_attention_heads: 4, num_key_value_heads: 2, head_dim: 8, mamba_num_heads: 8, mamba_head_dim: 8, n_groups: 2,
         ssm_state_size: 8, chunk_size: 16}
-data: {length: 64, validation: VALIDATION}
+tokenizer: embedded
+data: {length: 64, train: VALIDATION, validation: VALIDATION}
 training: {tokens: 5120, learning_rate: 3.0e-3, batch: 4}
 device: cpu
 """.replace("VALIDATION", str(TEXT)))
@@ -129,10 +130,10 @@ device: cpu
     (tmp_path / "recipe.yaml").write_text("""
 checkpoint: teacher/model
 device: cpu
-data: {length: 64, validation: VALIDATION}
+data: {length: 64, train: VALIDATION, calibration: VALIDATION, validation: VALIDATION}
 score: {samples: 8, block_samples: 4}
 search: {budget: [97%, 2MiB], multiple: 8, candidates: 3, validation_blocks: 4, top: 1}
-distill: {training: {tokens: 1024, batch: 4}}
+distill: {training: {tokens: 1024, batch: 4, learning_rate: 5e-4}}
 """.replace("VALIDATION", str(TEXT)))
     result = json_of(capsys, "run", "recipe.yaml", "--run", "out")
     assert [r["name"] for r in result["rows"]] == ["teacher", "pruned", "student"]

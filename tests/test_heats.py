@@ -25,7 +25,7 @@ def test_five_candidates_run_a_heat_and_three_go_on(checkpoint, tmp_path):
     run("search", "--run", folder, *FAST["search"], "--method", "solver", "--refine", 2, "--top", 5)
     top = read_json(folder / "search.json")["top"]
     assert len(top) == 5
-    run("distill", "--run", folder, *FAST["distill"][:2], "--tokens", 512, "--short-tokens", 3 * STEP, "--length", 64,
+    run("distill", "--run", folder, *FAST["distill"][:4], "--tokens", 512, "--short-tokens", 3 * STEP, "--length", 64,
         "--batch", 4, "--device", "cpu")  # fmt: skip
     heat = RunDir(folder).facts("distill")["heat_validation_loss"]
     assert sorted(heat) == sorted(top)
@@ -93,14 +93,15 @@ def test_rates_of_the_command(given, got, monkeypatch, tmp_path):
     for adapter, rates in (("", got), ("tl6", ADAPTER_RATES if given == "auto" else got)):
         with pytest.raises(ZeroDivisionError):
             commands.distill(tmp_path, learning_rate=given, adapter=adapter)
-        assert taken[-1].rates == (rates if len(rates) > 1 else ())
-        assert taken[-1].training.learning_rate == rates[0]
+        settings = taken[-1].resolved()
+        assert settings.rates == (rates if len(rates) > 1 else ())
+        assert settings.training.learning_rate == rates[0]
 
 
 def test_a_rate_that_is_none_is_refused(tmp_path, capsys):
     for rate in ("fast", "1e-4,-1"):
         run("distill", "--run", tmp_path, "--learning-rate", rate, code=2)
-        assert rate in capsys.readouterr().err.replace("(0.0001, -1.0)", rate)
+        assert rate in capsys.readouterr().err
 
 
 def test_how_many_go_on_by_default():

@@ -46,7 +46,7 @@ def test_every_command_that_writes_is_kept_out(name, held, tmp_path, capsys, mon
     (folder / "student").mkdir()
     (folder / "student/config.json").write_text("{}")
     (tmp_path / "recipe.yaml").write_text(RECIPE.format("ckpt"))
-    (tmp_path / "pretrain.yaml").write_text("model: {model_type: nemotron_h}\n")
+    (tmp_path / "pretrain.yaml").write_text("model: {model_type: nemotron_h}\ntokenizer: embedded\n")
     monkeypatch.chdir(tmp_path)
     words = [tmp_path / "ckpt" if word == "CKPT" else word for word in COMMANDS[name]]
     before = sorted(folder.rglob("*"))
@@ -66,7 +66,7 @@ def test_a_dead_process_holds_nothing(held, checkpoint, capsys):
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # a zombie, as its parent has not asked for it
     run(*score)
     assert not (folder / ".lock").exists()
-    assert [row["command"].split()[1] for row in read_json(folder / "commands.json")] == ["score"]
+    assert [row["command"].split()[1] for row in read_json(folder / "commands.json")["commands"]] == ["score"]
 
 
 def test_the_lock_lies_within_itself_but_not_in_another_thread(tmp_path):

@@ -43,7 +43,7 @@ def test_from_checkpoint_to_student(name, tmp_path, capsys):
         shutil.copy(embedded.teacher_path() / file, parent / file)
     text = tmp_path / "short.txt"
     text.write_text(TEXT.read_text()[:9000])
-    run("score", parent, "--run", folder, "--data", text, *FAST["score"])
+    run("score", parent, "--run", folder, *FAST["score"], "--data", text)
     run("search", "--run", folder, "--data", text, *SEARCH, *options)
     assert f"search: {name}: blocks of one kind keep one size" in " ".join(capsys.readouterr().err.split())
     run("distill", "--run", folder, "--data", text, "--validation", text, *DISTILL)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 SMALL = {
     "score": FAST["score"],
     "search": [w for w in FAST["search"] if w not in ("--budget", "96%")],
-    "distill": ("--data", TEXT, *FAST["distill"]),
+    "distill": FAST["distill"],
     "eval": FAST["eval"],
     "prune": ("--device", "cpu"),
     "profile": ("--widths", 2, "--device", "cpu"),

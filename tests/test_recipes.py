@@ -39,26 +39,27 @@ def test_recipe_is_strict_flat_and_has_results(path):
 
 
 def test_rates_are_numbers():
-    assert build(Recipe, {"distill": {"rates": [5.0e-5, 1]}}, "r").distill.rates == (5e-5, 1.0)
+    assert build(Recipe, {"checkpoint": "x", "distill": {"rates": [5.0e-5, 1]}}, "r").distill.rates == (5e-5, 1.0)
     for wrong in (["fast"], [-1.0]):
         with pytest.raises(UserError, match="rates"):
-            build(Recipe, {"distill": {"rates": wrong}}, "r")
+            build(Recipe, {"checkpoint": "x", "distill": {"rates": wrong}}, "r")
 
 
 def test_numbers_may_be_written_without_a_point(tmp_path):
     """PyYAML follows YAML 1.1, where 5e-4 is a word; json.dump writes 1e-05."""
     file = tmp_path / "r.yaml"
-    file.write_text("distill: {rates: [5e-5, 1E-4], training: {learning_rate: 5e-4, tokens: 1.5e6, batch: 8.0}}\n")
+    file.write_text("checkpoint: x\n"
+                    "distill: {rates: [5e-5, 1E-4], training: {learning_rate: 5e-4, tokens: 1.5e6, batch: 8.0}}\n")
     found = load_recipe(file, Recipe).distill
     training = found.training
     assert (found.rates, training.learning_rate, training.tokens, training.batch) == ((5e-5, 1e-4), 5e-4, 1_500_000, 8)
     assert isinstance(training.tokens, int)
-    file.write_text("run: 1e5\nsearch: {budget: 1.2e9}")
+    file.write_text("checkpoint: x\nrun: 1e5\nsearch: {budget: 1.2e9}")
     assert (load_recipe(file, Recipe).run, load_recipe(file, Recipe).search.budget) == ("1e5", ("1.2e9",))  # names stay
-    file.write_text("distill: {training: {tokens: 1.5}}")
+    file.write_text("checkpoint: x\ndistill: {training: {tokens: 1.5}}")
     with pytest.raises(UserError, match="tokens has a value of the wrong kind"):
         load_recipe(file, Recipe)
-    file.write_text('{"model": {"layer_norm_epsilon": 1e-05, "model_type": "e5"}}')
+    file.write_text('{"tokenizer": "embedded", "model": {"layer_norm_epsilon": 1e-05, "model_type": "e5"}}')
     assert load_recipe(file, PretrainRecipe).model == {"layer_norm_epsilon": 1e-5, "model_type": "e5"}
 
 

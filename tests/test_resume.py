@@ -58,8 +58,9 @@ def test_score_and_distill_resume(both, tmp_path):
     assert all((got[name] == want[name]).all() for name in want)
     for folder in (whole, broken):
         run("search", "--run", folder, *FAST["search"], "--top", 1)
-    distill = ("--validation", TEXT, "--tokens", 15360, "--length", 64, "--batch", 4, "--device", "cpu",  # 60 steps
-               "--learning-rate", "5e-4")  # fmt: skip
+    # 60 steps
+    distill = ("--data", TEXT, "--validation", TEXT, "--tokens", 15360, "--length", 64, "--batch", 4,
+               "--device", "cpu", "--learning-rate", "5e-4")  # fmt: skip
     run("distill", "--run", whole, *distill)
     killed(("distill", "--run", broken, *distill), "broken/distill/long/state/*/state.json", tmp_path)
     assert not (broken / "student").exists()

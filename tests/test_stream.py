@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import save, shaken, tiny
+from helpers import TEXT
 
 from minipuzzle.arch import Selection
 from minipuzzle.arch.ranking import top, top_heads, top_kv_heads
@@ -255,7 +256,8 @@ def test_torchrun_of_the_command_writes_once(tmp_path):
     save(shaken(tiny()), tmp_path / "model")
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
     folder = tmp_path / "run"
-    options = ["--run", folder, "--samples", 4, "--block-samples", 2, "--length", 64, "--device", "cpu", "--json"]
+    options = ["--run", folder, "--data", TEXT, "--samples", 4, "--block-samples", 2, "--length", 64,
+               "--device", "cpu", "--json"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--",
                "minipuzzle", "score", str(tmp_path / "model"), *map(str, options)]  # fmt: skip
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)

@@ -2,7 +2,7 @@
 
 import minipuzzle as mp
 
-job = mp.load(run="minipuzzle-run", data=mp.Data(length=64))
+job = mp.load("embedded", run="minipuzzle-run", data=mp.Data(length=64))
 scores = mp.score(job, mp.ScoreSettings(samples=16, block_samples=4))
 print("least important block:", int(scores.blocks.argmin()))
 
@@ -10,5 +10,5 @@ found = mp.search(job, mp.SearchSettings(budget=("90%",), candidates=6, validati
 best = found["candidates"][0]
 print(f"{best['strip']}  {best['parameters']:,} parameters, {best['loss']:.3f} nats a token before training")
 
-student = mp.distill(job, mp.DistillSettings(short_tokens=1024, training=mp.Training(tokens=4096)))
+student = mp.distill(job, mp.DistillSettings(short_tokens=1024, training=mp.Training(tokens=4096, learning_rate=5e-4)))
 print("written:", student.path)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from minipuzzle.budget import Generation, parse_count
 from minipuzzle.commands._shared import Device, Json, out, print_json
 from minipuzzle.errors import UserError
 
@@ -25,8 +26,6 @@ def bench(checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints, o
           plan: Annotated[bool, typer.Option("--plan", help="Only predict memory, on cards of 80 and 141 GB.")] = False,
           device: Device = "auto", as_json: Json = False) -> None:  # fmt: skip
     """Measure time to the first token, tokens a second and memory of several models in turn."""
-    from minipuzzle.budget import Generation, parse_count
-
     tokens, following = parse_count(prompt), parse_count(output)
     together = None if batch == "auto" else _batch(batch)
     if seconds is not None and not seconds >= 0:

@@ -8,58 +8,58 @@ from typing import Annotated
 import typer
 
 from minipuzzle.adapter_settings import AdapterSettings
+from minipuzzle.bounds import FASTEST
 from minipuzzle.budget import parse_count
 from minipuzzle.commands._shared import RUN, Device, Json, Length, Run, command, make_job, out, print_json
 from minipuzzle.errors import UserError
-from minipuzzle.recipe import (
-    ADAPTER_RATES,
-    DEFAULT_LOSS,
-    EMBEDDED,
-    RATES,
-    Checkpointing,
-    Data,
-    DistillSettings,
-    Precision,
-    Training,
-)
+from minipuzzle.recipe import Checkpointing, Data, DistillSettings, Precision, Training
+
+OURS = DistillSettings()
+LONG, ADAPTER = OURS.training, OURS.adapter
 
 
 def distill(run: Run = RUN,
             teacher: Annotated[Path | None, typer.Option(help="Teacher (default: the parent).")] = None,
-            data: Annotated[str, typer.Option(help="Training text.")] = EMBEDDED,
-            validation: Annotated[str, typer.Option(help="Validation text.")] = EMBEDDED,
-            tokens: Annotated[str, typer.Option(help="Tokens of the long run: 2000000, 3M, 63B.")] = "2M",
-            short_tokens: Annotated[str, typer.Option(help="Tokens of each short run.")] = "200k",
+            data: Annotated[str, typer.Option(help="Training text.")] = Data.train,
+            validation: Annotated[str, typer.Option(help="Validation text.")] = Data.validation,
+            tokens: Annotated[str, typer.Option(help="Tokens of the long run: 2000000, 3M, 63B.")] = str(LONG.tokens),
+            short_tokens: Annotated[str, typer.Option(help="Tokens of each short run.")] = str(OURS.short_tokens),
             loss: Annotated[str, typer.Option(help="forward-kl, reverse-kl, jsd, top-k, cosine, cross-entropy, or a sum: "
-                                                   "forward-kl+0.1*cosine.")] = DEFAULT_LOSS,
-            precision: Annotated[Precision, typer.Option(help="Of the blocks' products.")] = "bf16",
-            teacher_precision: Annotated[Precision, typer.Option(help="The same for the teacher.")] = "bf16",
-            bf16_ends: Annotated[int, typer.Option(help="Blocks at either end that FP8 leaves in BF16.")] = 4,
-            adapter: Annotated[str, typer.Option(help="Train only an adapter (tl6, lora, ...), then merge it.")] = "",
-            rank: Annotated[int, typer.Option(help="Of the adapter.")] = 8,
-            target: Annotated[str, typer.Option(help="Projections that the adapter is on.")] = "all",
-            teacher_logits: Annotated[str, typer.Option(help="Folder: ask the teacher once, train from what is stored.")] = "",
-            teacher_keep: Annotated[str, typer.Option(help="What is stored of a token: top-K or sampled-K words.")] = "top-64",
-            micro_batch: Annotated[int, typer.Option(help="Blocks a process takes at once (0: its share of the batch).")] = 0,
-            replicas: Annotated[int, typer.Option(help="torchrun: whole copies of the model, each sharded (HSDP).")] = 1,
-            save_every: Annotated[float, typer.Option(help="Least seconds between saved states.")] = 30.0,
-            tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard scalars.")] = False,
-            activation_checkpointing: Annotated[Checkpointing, typer.Option(help="Recompute blocks in backward.")] = "auto",
+                                                   "forward-kl+0.1*cosine.")] = OURS.loss,
+            precision: Annotated[Precision, typer.Option(help="Of the blocks' products.")] = LONG.precision,
+            teacher_precision: Annotated[Precision, typer.Option(help="The same for the teacher.")] = OURS.teacher_precision,
+            bf16_ends: Annotated[int, typer.Option(help="Blocks at either end that FP8 leaves in BF16.")] = LONG.bf16_ends,
+            adapter: Annotated[str, typer.Option(help="Train only an adapter (tl6, lora, ...), then merge it.")] = ADAPTER.kind,
+            rank: Annotated[int, typer.Option(help="Of the adapter.")] = ADAPTER.rank,
+            target: Annotated[str, typer.Option(help="Projections that the adapter is on.")] = ADAPTER.target,
+            teacher_logits: Annotated[str, typer.Option(help="Folder: ask the teacher once, train from what is stored.")]
+            = OURS.teacher_logits,
+            teacher_keep: Annotated[str, typer.Option(help="What is stored of a token: top-K or sampled-K words.")]
+            = OURS.teacher_keep,
+            micro_batch: Annotated[int, typer.Option(help="Blocks a process takes at once (0: its share of the batch).")]
+            = LONG.micro_batch,
+            replicas: Annotated[int, typer.Option(help="torchrun: whole copies of the model, each sharded (HSDP).")]
+            = LONG.replicas,
+            save_every: Annotated[float, typer.Option(help="Least seconds between saved states.")] = LONG.save_every,
+            tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard scalars.")]
+            = LONG.tensorboard,
+            activation_checkpointing: Annotated[Checkpointing, typer.Option(help="Recompute blocks in backward.")]
+            = LONG.activation_checkpointing,
             plan: Annotated[bool, typer.Option("--plan", help="Only print what it takes: configs are enough.")] = False,
             student: Annotated[Path | None, typer.Option(help="--plan: folder with the student's config.json.")] = None,
             mfu: Annotated[float, typer.Option(help="--plan: share of the GPU's peak that is reached.")] = 0.35,
             gpu: Annotated[str, typer.Option(help="--plan: h100, h200, a100.")] = "h100",
             learning_rate: Annotated[str, typer.Option(help="One, or several to try in short runs of the first candidate: "
                                                             "5e-5,5e-4.")] = "auto",
-            batch: int = 8, seed: int = 0, length: Length = 512,
+            batch: int = LONG.batch, seed: int = LONG.seed, length: Length = Data.length,
             device: Device = "auto", as_json: Json = False) -> None:  # fmt: skip
     """Prune if needed, distil the candidates briefly, then the winner for long."""
-    rates, long, short = _rates(learning_rate, adapter), parse_count(tokens), parse_count(short_tokens)
+    rates, long, short = _rates(learning_rate), parse_count(tokens), parse_count(short_tokens)
     settings = DistillSettings(
         rates=rates if len(rates) > 1 else (), short_tokens=short, loss=loss, teacher_precision=teacher_precision,
         teacher_logits=teacher_logits,
         teacher_keep=teacher_keep, adapter=AdapterSettings(kind=adapter, rank=rank, target=target),
-        training=Training(tokens=long, batch=batch, learning_rate=rates[0], seed=seed,
+        training=Training(tokens=long, batch=batch, learning_rate=rates[0] if len(rates) == 1 else 0.0, seed=seed,
                           precision=precision, bf16_ends=bf16_ends, activation_checkpointing=activation_checkpointing,
                           micro_batch=micro_batch, replicas=replicas, tensorboard=tensorboard,
                           save_every=save_every),
@@ -78,14 +78,18 @@ def distill(run: Run = RUN,
             out.print(f"student: {made.path}  {made.parameters:,} parameters    next: minipuzzle eval")
 
 
-def _rates(text: str, adapter: str) -> tuple[float, ...]:
+def _rates(text: str) -> tuple[float, ...]:
+    """The rates that are named: none for "auto"."""
     if text == "auto":
-        return ADAPTER_RATES if adapter else RATES
+        return ()
     try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise UserError("--learning-rate is not a number.", got=text, allowed="auto, a rate, or several: 5e-5,1.5e-4,5e-4",
-                        next="Leave it out to try several.") from error  # fmt: skip
+        rates = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        rates = ()
+    if not rates or not all(0 < rate <= FASTEST for rate in rates):
+        raise UserError("--learning-rate is not a rate.", got=text, allowed="auto, a rate, or several: 5e-5,1.5e-4,5e-4",
+                        next="Leave it out to try several.")  # fmt: skip
+    return rates
 
 
 def _print_plan(

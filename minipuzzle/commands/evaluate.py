@@ -9,18 +9,20 @@ import typer
 
 from minipuzzle.commands._shared import RUN, Device, Json, Length, Run, command, make_job, out, print_json
 from minipuzzle.errors import UserError
-from minipuzzle.recipe import EMBEDDED, Data
+from minipuzzle.recipe import Data
 
 
 def evaluate(checkpoints: Annotated[list[Path] | None, typer.Argument(help="Others to compare with the parent.")] = None,
-             run: Run = RUN, data: Annotated[str, typer.Option(help="Validation text.")] = EMBEDDED,
+             run: Run = RUN,
+             parent: Annotated[Path | None, typer.Option(help="What they are compared with (default: the run's).")] = None,
+             data: Annotated[str, typer.Option(help="Validation text.")] = Data.validation,
              tasks: Annotated[str, typer.Option(help="Tasks of lm-eval in place of the text: a,b,c.")] = "",
              include: Annotated[Path | None, typer.Option(help="Folder of lm-eval task files (YAML) to know too.")] = None,
              limit: Annotated[int | None, typer.Option(help="Only so many examples of each task.")] = None,
-             length: Length = 512, device: Device = "auto", as_json: Json = False) -> None:  # fmt: skip
+             length: Length = Data.length, device: Device = "auto", as_json: Json = False) -> None:  # fmt: skip
     """Measure teacher, pruned model and student side by side, on a text or on lm-eval's tasks."""
     if tasks:
-        _tasks(run, checkpoints or [], tasks.split(","), include, limit, device, as_json)
+        _tasks(run, parent, checkpoints or [], tasks.split(","), include, limit, device, as_json)
         return
     if include is not None or limit is not None:
         raise UserError("--include and --limit are about tasks, and none was named.", got=include or limit,
@@ -29,20 +31,20 @@ def evaluate(checkpoints: Annotated[list[Path] | None, typer.Argument(help="Othe
         from minipuzzle.report.tables import eval_table
         from minipuzzle.stages.evaluate import run_eval
 
-        result = run_eval(make_job(run, None, Data(validation=data, length=length), device), checkpoints or [])
+        result = run_eval(make_job(run, parent, Data(validation=data, length=length), device), checkpoints or [])
         if as_json:
             print_json(result)
         else:
             out.print(eval_table(result))
 
 
-def _tasks(run: Path, checkpoints: list[Path], tasks: list[str], include: Path | None, limit: int | None, device: str,
-           as_json: bool) -> None:  # fmt: skip
+def _tasks(run: Path, parent: Path | None, checkpoints: list[Path], tasks: list[str], include: Path | None,
+           limit: int | None, device: str, as_json: bool) -> None:  # fmt: skip
     with command(run):
         from minipuzzle.report.tables import tasks_table
         from minipuzzle.stages.tasks import run_tasks
 
-        result = run_tasks(make_job(run, None, Data(), device), checkpoints, tasks, include, limit)
+        result = run_tasks(make_job(run, parent, Data(), device), checkpoints, tasks, include, limit)
         if as_json:
             print_json(result)
         else:

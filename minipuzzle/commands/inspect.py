@@ -8,10 +8,14 @@ from typing import Annotated
 import typer
 
 from minipuzzle.commands._shared import Json, out, print_json
+from minipuzzle.recipe import SearchSettings
+
+OURS = SearchSettings()
 
 
 def inspect(path: Annotated[Path, typer.Argument(help="Checkpoint, or a folder with a config.json.")],
-            context: str = "8192", batch: int = 1, weights: str = "bf16", kv: str = "bf16", state: str = "bf16",
+            context: str = OURS.context, batch: int = OURS.batch, weights: str = OURS.weights, kv: str = OURS.kv,
+            state: str = OURS.state,
             as_json: Json = False) -> None:  # fmt: skip
     """Show a model's strip, parameters and memory, from its config.json alone."""
     from minipuzzle.budget import parse_count

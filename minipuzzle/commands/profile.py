@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from minipuzzle.budget import parse_work
+from minipuzzle.bounds import check
+from minipuzzle.budget import Generation, parse_work
 from minipuzzle.commands._shared import RUN, Device, Json, Run, command, out, print_json
 from minipuzzle.rundir import RunDir
 
@@ -20,14 +21,15 @@ def profile(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint, 
             dtype: Annotated[str, typer.Option(help="auto (bf16 on CUDA, fp32 elsewhere), fp32, bf16.")] = "auto",
             device: Device = "auto", as_json: Json = False) -> None:  # fmt: skip
     """Time every distinct block on this machine, so that search can meet budgets of time."""
-    works = [parse_work(text) for text in workload or ["b1,p512,o64"]]
+    works = [parse_work(text) for text in workload or [str(Generation())]]
+    check("widths", widths, 1, 64)
     with command(run):
         from minipuzzle.checkpoint.config import read_config
         from minipuzzle.report.tables import profile_table
-        from minipuzzle.stages.job import find_checkpoint
+        from minipuzzle.stages.job import choose_checkpoint
         from minipuzzle.stages.profile import run_profile
 
-        path = checkpoint or RunDir(run).parent or find_checkpoint(Path.cwd())
+        path = choose_checkpoint(checkpoint, RunDir(run))
         table = run_profile(read_config(path)[1], works, run / "latency.json", device=device, dtype=dtype, widths=widths)
         if as_json:
             print_json(table.meta)

@@ -8,19 +8,23 @@ from typing import Annotated
 import typer
 
 from minipuzzle.commands._shared import RUN, Device, Json, Length, Run, command, make_job, out, print_json
-from minipuzzle.recipe import EMBEDDED, Data, ScoreSettings
+from minipuzzle.recipe import Data, ScoreSettings
+
+OURS = ScoreSettings()
 
 
 def score(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint (default: the run's).")] = None,
-          run: Run = RUN, data: Annotated[str, typer.Option(help="Calibration text.")] = EMBEDDED,
-          samples: Annotated[int, typer.Option(help="Blocks of text for FFN channels and Mamba heads.")] = 1024,
-          block_samples: Annotated[int, typer.Option(help="Blocks of text for removing whole blocks.")] = 128,
-          batch: int = 8,
-          estimator: Annotated[str, typer.Option(help="How channels and heads are scored.")] = "mixed",
-          metric: Annotated[str, typer.Option(help="What removing a block does: mse, logit-mse, kl or loss.")] = "mse",
-          curves: Annotated[bool, typer.Option(help="Also narrow each block to some sizes.")] = True,
-          iterative: Annotated[int, typer.Option(help="Remove this many blocks one by one, scoring again.")] = 0,
-          seed: int = 0, length: Length = 512, device: Device = "auto", as_json: Json = False) -> None:  # fmt: skip
+          run: Run = RUN, data: Annotated[str, typer.Option(help="Calibration text.")] = Data.calibration,
+          samples: Annotated[int, typer.Option(help="Blocks of text for FFN channels and Mamba heads.")] = OURS.samples,
+          block_samples: Annotated[int, typer.Option(help="Blocks of text for removing whole blocks.")] = OURS.block_samples,
+          batch: int = OURS.batch,
+          estimator: Annotated[str, typer.Option(help="How channels and heads are scored.")] = OURS.estimator,
+          metric: Annotated[str, typer.Option(help="What removing a block does: mse, logit-mse, kl or loss.")]
+          = OURS.metric,
+          curves: Annotated[bool, typer.Option(help="Also narrow each block to some sizes.")] = OURS.curves,
+          iterative: Annotated[int, typer.Option(help="Remove this many blocks one by one, scoring again.")] = OURS.iterative,
+          seed: int = OURS.seed, length: Length = Data.length, device: Device = "auto",
+          as_json: Json = False) -> None:  # fmt: skip
     """Score every block, FFN channel and head on calibration text, with one block in memory at a time."""
     settings = ScoreSettings(
         samples=samples, block_samples=block_samples, batch=batch, estimator=estimator, curves=curves,

@@ -8,35 +8,37 @@ from typing import Annotated
 import typer
 
 from minipuzzle.commands._shared import RUN, Device, Json, Length, Run, command, config_only, make_job, out, print_json
-from minipuzzle.recipe import EMBEDDED, Data, Method, SearchSettings
+from minipuzzle.recipe import Data, Method, SearchSettings
+
+OURS = SearchSettings()
 
 
 def search(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint, or a folder with only a config.json.")]
            = None, budget: Annotated[list[str] | None, typer.Option(help="47B, 83%, 31.7GiB; may be repeated.")] = None,
-           run: Run = RUN, context: str = "8192", batch: int = 1,
-           prompt: Annotated[str, typer.Option(help="Budgets of time: tokens read.")] = "512",
-           output: Annotated[str, typer.Option(help="Budgets of time: tokens written.")] = "64",
-           latency: Annotated[str, typer.Option(help="Table of minipuzzle profile (default: the run's).")] = "",
-           roofline: Annotated[str, typer.Option(help="Estimate times for h100, h200, a100, rtx5090.")] = "",
-           target_device: Annotated[str, typer.Option(help="Refuse a latency table of another device.")] = "",
-           target_dtype: Annotated[str, typer.Option(help="Refuse a latency table of another dtype.")] = "",
-           weights: str = "bf16", kv: str = "bf16",
-           state: str = "bf16", candidates: Annotated[int, typer.Option(help="Candidates to realise.")] = 400,
-           top: Annotated[int, typer.Option(help="Candidates to keep; 0: 3, with solver 9.")] = 0,
-           multiple: Annotated[int, typer.Option(help="FFN widths are multiples of this.")] = 64,
-           mamba_heads: Annotated[bool, typer.Option("--mamba-heads", help="Also narrow Mamba heads.")] = False,
-           hidden_size: Annotated[bool, typer.Option("--hidden-size", help="Also narrow the model.")] = False,
+           run: Run = RUN, context: str = OURS.context, batch: int = OURS.batch,
+           prompt: Annotated[str, typer.Option(help="Budgets of time: tokens read.")] = OURS.prompt,
+           output: Annotated[str, typer.Option(help="Budgets of time: tokens written.")] = OURS.output,
+           latency: Annotated[str, typer.Option(help="Table of minipuzzle profile (default: the run's).")] = OURS.latency,
+           roofline: Annotated[str, typer.Option(help="Estimate times for h100, h200, a100, rtx5090.")] = OURS.roofline,
+           target_device: Annotated[str, typer.Option(help="Refuse a latency table of another device.")] = OURS.target_device,
+           target_dtype: Annotated[str, typer.Option(help="Refuse a latency table of another dtype.")] = OURS.target_dtype,
+           weights: str = OURS.weights, kv: str = OURS.kv, state: str = OURS.state,
+           candidates: Annotated[int, typer.Option(help="Candidates to realise.")] = OURS.candidates,
+           top: Annotated[int, typer.Option(help="Candidates to keep; 0: 3, with solver 9.")] = OURS.top,
+           multiple: Annotated[int, typer.Option(help="FFN widths are multiples of this.")] = OURS.multiple,
+           mamba_heads: Annotated[bool, typer.Option("--mamba-heads", help="Also narrow Mamba heads.")] = OURS.mamba_heads,
+           hidden_size: Annotated[bool, typer.Option("--hidden-size", help="Also narrow the model.")] = OURS.hidden_size,
            least: Annotated[list[str] | None,
                             typer.Option(help="Bound the space: attention=50%, others=83%, width=75%, hidden=75%.")]
            = None,
            method: Annotated[Method, typer.Option(help="minipuzzle: the paper's grid. solver: also block by block.")]
-           = "minipuzzle",
-           uniform: Annotated[bool, typer.Option("--uniform", help="Solver: one FFN width for all blocks.")] = False,
-           own_heads: Annotated[bool, typer.Option("--own-heads", help="Solver: Mamba heads block by block.")] = False,
-           kv_heads: Annotated[bool, typer.Option("--kv-heads", help="Solver: also drop KV groups.")] = False,
-           refine: Annotated[int, typer.Option(help="Solver: moves tried by local search.")] = 100,
-           data: Annotated[str, typer.Option(help="Validation text.")] = EMBEDDED,
-           validation_blocks: int = 128, length: Length = 512, device: Device = "auto",
+           = OURS.method,
+           uniform: Annotated[bool, typer.Option("--uniform", help="Solver: one FFN width for all blocks.")] = OURS.uniform,
+           own_heads: Annotated[bool, typer.Option("--own-heads", help="Solver: Mamba heads block by block.")] = OURS.own_heads,
+           kv_heads: Annotated[bool, typer.Option("--kv-heads", help="Solver: also drop KV groups.")] = OURS.kv_heads,
+           refine: Annotated[int, typer.Option(help="Solver: moves tried by local search.")] = OURS.refine,
+           data: Annotated[str, typer.Option(help="Validation text.")] = Data.validation,
+           validation_blocks: int = OURS.validation_blocks, length: Length = Data.length, device: Device = "auto",
            as_json: Json = False) -> None:  # fmt: skip
     """Find the architectures that fit the budget, realise them as masks and keep the best."""
     settings = SearchSettings(
@@ -46,6 +48,7 @@ def search(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint, o
         own_heads=own_heads, kv_heads=kv_heads, refine=refine, prompt=prompt, output=output, latency=latency, roofline=roofline,
         target_device=target_device, target_dtype=target_dtype,
     )  # fmt: skip
+    settings.check_budget()
     from minipuzzle.report.tables import candidates_table, plan_view
     from minipuzzle.search.plan import make_plan
 

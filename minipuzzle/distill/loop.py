@@ -28,7 +28,7 @@ from minipuzzle.distill.update import Update, check_batch, make_optimizer, micro
 from minipuzzle.errors import UserError
 from minipuzzle.model import HybridLM
 from minipuzzle.ranks import Ranks, alone
-from minipuzzle.recipe import Training
+from minipuzzle.recipe import RATE, Training
 
 LOG_EVERY_STEPS = 10
 FINAL_ROWS = 3
@@ -69,6 +69,7 @@ def train(
     SIGTERM saves and exits with 0.
     Raises: UserError where training breaks down, the state is another run's, or the disk is full.
     """
+    settings = settings.at(RATE)
     ranks = ranks or alone(next(model.parameters()).device)
     check_batch(settings.batch, ranks)
     identity = fingerprint(identity, settings.fixed(), blocks.fingerprint, model.architecture)

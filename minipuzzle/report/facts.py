@@ -235,8 +235,8 @@ def cost_rows(measured: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def change(after: float, before: float) -> str:
-    """The relative change, "+1.92 %"."""
-    return f"{100 * (after / before - 1):+.2f} %"
+    """The relative change, "+1.92 %"; "none" from nothing."""
+    return "none" if before == 0 else f"{100 * (after / before - 1):+.2f} %"
 
 
 def versions() -> str:

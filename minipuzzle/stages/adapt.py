@@ -16,7 +16,7 @@ from minipuzzle.distill.loop import STATES
 from minipuzzle.distill.objectives import Objective
 from minipuzzle.model import HybridLM
 from minipuzzle.ranks import Ranks, ranks
-from minipuzzle.recipe import EMBEDDED, Training
+from minipuzzle.recipe import ADAPT_RATE, Training
 from minipuzzle.stages.adapters import adapted, keep_adapter
 from minipuzzle.stages.distill import train_in
 from minipuzzle.stages.job import Job, open_checkpoint, say
@@ -41,12 +41,13 @@ def run_adapt(job: Job, settings: AdaptSettings, teacher_path: Path | None) -> t
     by KL(teacher || model) in place of cross-entropy. Under torchrun the weights of both are sharded over all processes.
     Raises: UserError where nothing would be trained.
     """
+    settings = replace(settings, training=settings.training.at(ADAPT_RATE))
     with job.run.locked(), ranks(job.device) as group:
         return _adapt(job, settings, teacher_path, group)
 
 
 def _adapt(job: Job, settings: AdaptSettings, teacher_path: Path | None, group: Ranks) -> tuple[Path, dict[str, Any]]:
-    answers = job.data.train != EMBEDDED and has_answers(Path(job.data.train))
+    answers = has_answers(job.text_path("train"))
     blocks = group.first_then_all(lambda: _instructions(job) if answers else job.text("train"))
     teacher_file = None if teacher_path is None else open_checkpoint(teacher_path)
     inputs = (job.parent.fingerprint, blocks.fingerprint, "" if teacher_file is None else teacher_file.fingerprint)
@@ -79,4 +80,4 @@ def _objective(answers: bool, teacher: HybridLM | None) -> Objective:
 
 
 def _instructions(job: Job) -> TokenBlocks:
-    return load_instructions(Path(job.data.train), job.tokenizer, block_length=job.data.length, seed=job.data.seed)
+    return load_instructions(job.text_path("train"), job.tokenizer, block_length=job.data.length, seed=job.data.seed)

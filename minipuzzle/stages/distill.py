@@ -47,9 +47,12 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
     """
     teacher_file = job.parent if teacher_path is None else open_checkpoint(teacher_path)
     check_vocabularies(job.parent.architecture.vocab_size, teacher_file.architecture.vocab_size)
+    settings = settings.resolved()
     if settings.adapter.kind:  # decay would pull Delta W to 0, not the weights
         settings = replace(settings, training=replace(settings.training, weight_decay=0.0))
     with job.run.locked(), ranks(job.device) as group:
+        for which in ("train", "validation"):
+            job.text_path(which)  # asked for before anything is cut or trained
         cuts = group.first_then_all(lambda: _cuts(job))
         blocks = group.first_then_all(lambda: job.text("train"))
         inputs = (job.run.key("prune"), teacher_file.fingerprint, blocks.fingerprint)

@@ -14,16 +14,12 @@ from minipuzzle.distill.parallel import load_sharded
 from minipuzzle.errors import UserError
 from minipuzzle.kernels import choose
 from minipuzzle.model import HybridLM, load_frozen, load_model
-from minipuzzle.progress import console
 from minipuzzle.ranks import Ranks
 from minipuzzle.recipe import EMBEDDED, Data
 from minipuzzle.rundir import RunDir
 from minipuzzle.stages.device import pick_device
-
-
-def say(text: str) -> None:
-    """A line for the person who watches, on standard error."""
-    console.print(text, highlight=False, soft_wrap=True)
+from minipuzzle.stages.texts import own_texts, text_path
+from minipuzzle.stages.texts import say as say
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -36,14 +32,15 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 class Job:
-    """A run directory with a parent. ``checkpoint`` None means the run's own, else the only one in this folder."""
+    """A run directory with a parent (``choose_checkpoint``) and the texts that are for it."""
 
     def __init__(self, run: RunDir, *, checkpoint: Path | None, data: Data, device: str = "auto") -> None:
         self.run = run
-        self.data = data
+        self._texts: dict[str, Path] = {}
         self.device = pick_device(device)
-        self.parent = open_checkpoint(checkpoint or run.parent or find_checkpoint(Path.cwd()))
+        self.parent = open_checkpoint(choose_checkpoint(checkpoint, run))
         run.set_parent(self.parent.path, self.parent.fingerprint)
+        self.data = own_texts(data, self.parent)
         self.kernels = choose(self.device)
 
     @cached_property
@@ -53,16 +50,20 @@ class Job:
         check_tokenizer(tokenizer, self.parent)
         return tokenizer
 
+    def text_path(self, which: str) -> Path:
+        """Where that text is; says so. Raises: UserError where none is named, or it is the demo's and the model is not."""
+        if which not in self._texts:
+            self._texts[which] = text_path(which, getattr(self.data, which), self.tokenizer)
+        return self._texts[which]
+
     def text(self, which: str) -> TokenBlocks:
         """The "train", "calibration" or "validation" text as token blocks, tokenised once per run directory.
 
         Of validation each file of a folder is a domain.
         """
-        named = getattr(self.data, which)
-        path = embedded.text_path(which) if named == EMBEDDED else Path(named)
         return load_blocks(
-            path, self.tokenizer, block_length=self.data.length, seed=self.data.seed, cache=self.run / "tokens",
-            by_file=which == "validation",
+            self.text_path(which), self.tokenizer, block_length=self.data.length, seed=self.data.seed,
+            cache=self.run / "tokens", by_file=which == "validation",
         )  # fmt: skip
 
     def validation(self, part: str) -> TokenBlocks:
@@ -117,14 +118,22 @@ def check_tokenizer(tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
         )  # fmt: skip
 
 
-def find_checkpoint(folder: Path) -> Path:
-    """The one checkpoint in ``folder`` or directly below it, else the embedded teacher; says which it took."""
+def choose_checkpoint(named: Path | None, run: RunDir) -> Path:
+    """The checkpoint that is named ("embedded": the demo's teacher), else the run's own, else the one in this folder or
+    directly below it; says when it took the last. Raises: UserError where there is none, or several.
+    """
+    if named is not None or run.parent is not None:
+        chosen = named or run.parent
+        assert chosen is not None
+        return embedded.teacher_path() if str(chosen) == EMBEDDED else chosen
+    folder = Path.cwd()
     found = [p for p in [folder, *sorted(folder.iterdir())] if p.is_dir() and (p / "config.json").is_file()]
-    if len(found) > 1:
+    if len(found) != 1:
         raise UserError(
-            "Which checkpoint?", got=", ".join(p.name for p in found), allowed="one of them",
-            next="Name it: minipuzzle score CHECKPOINT.",
+            "Which checkpoint?", got=", ".join(p.name for p in found) or f"none named, none in {folder}, none in {run.path}",
+            allowed="one of them" if found else "a folder with a config.json and safetensors",
+            next="Name it: minipuzzle score CHECKPOINT (eval: --parent CHECKPOINT). To try a small one that is in the package: "
+            f"minipuzzle demo, or the name {EMBEDDED}.",
         )  # fmt: skip
-    chosen = found[0] if found else embedded.teacher_path()
-    say(f"checkpoint: {chosen}" + ("" if found else " (embedded: none was named and none is in this folder)"))
-    return chosen
+    say(f"checkpoint: {found[0]}")
+    return found[0]

@@ -24,8 +24,8 @@ from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.recipe import EMBEDDED, PretrainRecipe
 from minipuzzle.rundir import RunDir
 from minipuzzle.stages.device import device_name, pick_device
-from minipuzzle.stages.job import say
 from minipuzzle.stages.meter import Meter
+from minipuzzle.stages.texts import say, text_path
 
 
 def run_pretrain(recipe: PretrainRecipe, run: RunDir) -> Checkpoint:
@@ -48,7 +48,8 @@ def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
             "The tokenizer has another vocabulary than the model.", got=f"{tokenizer.vocab_size:,} words",
             allowed=f"at most the model's {architecture.vocab_size:,}", next="Set model.vocab_size or another tokenizer.",
         )  # fmt: skip
-    train_path = embedded.text_path("train") if recipe.data.train == EMBEDDED else Path(recipe.data.train)
+    train_path = text_path("train", recipe.data.train, tokenizer)
+    validation_path = text_path("validation", recipe.data.validation, tokenizer)
     blocks = group.first_then_all(lambda: load_blocks(
         train_path, tokenizer, block_length=recipe.data.length, seed=recipe.data.seed, cache=run / "tokens"
     ))  # fmt: skip
@@ -77,7 +78,7 @@ def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
         tokenizer.copy_to(target)
 
     write_gathered(model, group, write)
-    validation = _validation(recipe, tokenizer, model, run)
+    validation = _validation(recipe, validation_path, tokenizer, model, run)
     facts = {
         "recipe": asdict(recipe), "device": device_name(device), "torch": torch.__version__, "kernels": kernels.name,
         "seconds": _seconds(run / "pretrain" / "log.csv"), "tokens": recipe.training.tokens,
@@ -89,8 +90,9 @@ def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
     return Checkpoint.open(target)
 
 
-def _validation(recipe: PretrainRecipe, tokenizer: Tokenizer, model: HybridLM, run: RunDir) -> dict[str, float]:
-    path = embedded.text_path("validation") if recipe.data.validation == EMBEDDED else Path(recipe.data.validation)
+def _validation(
+    recipe: PretrainRecipe, path: Path, tokenizer: Tokenizer, model: HybridLM, run: RunDir
+) -> dict[str, float]:  # fmt: skip
     files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
     result = {}
     for file in files:

@@ -1,6 +1,6 @@
 """Run cases, write a line of JSON for each, print the table. Given again it goes on where it was.
 
-python -m tests.fuzz [--out FILE] [--groups a b] [--again FILE: only the bad ones of another run]
+python -m tests.fuzz [--out FILE] [--groups a b] [--part 1/2] [--again FILE: only the bad of another run]
 """
 
 import argparse
@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("fuzz.jsonl"))
     parser.add_argument("--groups", nargs="*")
     parser.add_argument("--again", type=Path)
+    parser.add_argument("--part", default="1/1", help="2/3: the second of three processes")
     options = parser.parse_args()
     from .base import make_base
     from .groups import all_cases
@@ -48,8 +49,10 @@ def main() -> None:
             cases = {key: case for key, case in cases.items() if key in bad}
         order = list(cases)
         random.Random(0).shuffle(order)  # what is done so far speaks for the rest
+        part, of = map(int, options.part.split("/"))
+        order = order[part - 1 :: of]
         known = {f"{row['group']}: {row['name']}" for row in _rows(options.out)}
-        print(f"{len(cases):,} cases, {len(known & set(cases)):,} of them done", flush=True)
+        print(f"{len(order):,} cases, {len(known & set(order)):,} of them done", flush=True)
         gc.freeze()  # children then share what is there
         started = time.monotonic()
         with options.out.open("a") as file:

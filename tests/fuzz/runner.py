@@ -21,7 +21,7 @@ from .base import command
 from .case import Case
 
 PARTS = ("error: ", "\n  got: ", "\n  allowed: ", "\n  next: ")
-SECONDS = 60
+SECONDS = 40
 BAD = ("traceback", "hang", "signal", "other")
 
 

@@ -56,6 +56,8 @@ def explained(error: BaseException) -> UserError | None:
             "A file ends too early.", got=error or "the end of the file", allowed="the whole file",
             next="Restore it, fetch it again, or run the stage again that wrote it.",
         )  # fmt: skip
+    if isinstance(error, RuntimeError) and "Symlink loop" in str(error):  # Path.resolve's OSError
+        return UserError("A link leads to itself.", got=error, allowed="a path", next="Mend the link.")
     if isinstance(error, ValueError) and "null byte" in str(error):  # Python's own OSError
         return UserError("A path holds a zero byte.", got=error, allowed="a path", next="Mend the name.")
     return None

@@ -19,6 +19,7 @@ REFUSED = [
     "\ud800".encode,
     EOFError("cut"),
     ValueError("embedded null byte"),
+    RuntimeError("Symlink loop from 'x'"),
     RuntimeError(
         "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
     ),

@@ -47,14 +47,20 @@ def positive(fields: Mapping[str, Any], name: str) -> int:
     return whole(fields, name, least=1)
 
 
+MOST = {"num_hidden_layers": 100_000}
+"""Each makes a block here, before any weight is seen. Other numbers are below 2^40."""
+
+
 def whole(fields: Mapping[str, Any], name: str, least: int = 0) -> int:
-    """A whole number from ``least`` on. Raises: UserError where the field is anything else, or
-    absent."""
-    value = fields.get(name)
+    """A whole number from ``least`` on. Raises: UserError where the field is anything else, absent
+    or larger than any model's."""
+    value, most = fields.get(name), MOST.get(name, 1 << 40)
     if type(value) is not int or value < least:
         raise error(f"{name} is missing or not a {'positive ' if least else ''}whole number.",
                     got=value,
                     allowed=f"a whole number {'above 0' if least else 'from 0'}")  # fmt: skip
+    if value > most:
+        raise error(f"{name} is larger than any model's.", got=value, allowed=f"at most {most:,}")
     return value
 
 

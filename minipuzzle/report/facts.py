@@ -13,7 +13,7 @@ from minipuzzle import __version__
 from minipuzzle.artifacts import Scores
 from minipuzzle.checked import is_plain_name
 from minipuzzle.errors import UserError
-from minipuzzle.report.removed import KIND_NAMES, Removal, channel_scores, hidden_change, kept_share, removals
+from minipuzzle.report.removed import KIND_NAMES, Removal, channel_scores, hidden_change, kept_share, misfit, removals
 from minipuzzle.report.units import bytes_, count, percent
 from minipuzzle.run_files import load_commands, load_eval, load_log, load_run, load_search, named_candidate
 
@@ -65,7 +65,16 @@ class Facts:
     def scores(self) -> Scores | None:
         """scores.safetensors."""
         path = self.run / "scores.safetensors"
-        return Scores.load(path) if path.exists() else None
+        scores = Scores.load(path) if path.exists() else None
+        if scores is not None and self.search is not None and self.winner is not None:
+            selection = self.search["selections"][self.winner["name"]]
+            if wrong := misfit(self.pattern, scores, selection):
+                raise UserError(
+                    "The scores and the search are of different models.", got=wrong,
+                    allowed="scores.safetensors and search.json of one run",
+                    next="Run minipuzzle search again.",
+                )  # fmt: skip
+        return scores
 
     @cached_property
     def distilled(self) -> dict[str, Any] | None:

@@ -51,6 +51,23 @@ def removals(pattern: str, scores: Scores, selection: dict[str, Any]) -> list[Re
     return rows + ([] if selection["hidden"] is None else [_of_stream(scores, selection["hidden"])])
 
 
+def misfit(pattern: str, scores: Scores, selection: dict[str, Any]) -> str:
+    """Where scores and a selection are of different models, in words; empty where they fit."""
+    if len(scores.blocks) != len(pattern):
+        return f"scores of {len(scores.blocks)} blocks, a search of {len(pattern)}"
+    for i, (letter, kept) in enumerate(zip(pattern, selection["blocks"], strict=True)):
+        kinds = {"-": i in scores.intermediate, "M": i in scores.head_channels}
+        if any(there != (kind == letter) for kind, there in kinds.items()):
+            return f"scores of another kind of block {i}"
+        found = channel_scores(scores, i)
+        if kept and found is not None and kept.get(found[0], [0])[-1:] >= [len(found[1])]:
+            return f"{found[0]} {kept[found[0]][-1]} of block {i}, which has {len(found[1])}"
+    hidden = selection["hidden"]
+    if hidden is not None and (scores.hidden is None or hidden[-1:] >= [len(scores.hidden)]):
+        return f"hidden channel {hidden[-1]}" if hidden else "no hidden channel"
+    return ""
+
+
 def channel_scores(scores: Scores, block: int) -> tuple[str, Values] | None:
     """(axis, score of each channel or head [size]) of a block; a Mamba head's is the L2 norm over its channels."""
     if block in scores.intermediate:
@@ -99,7 +116,7 @@ def _of_axis(axis: str, name: str, scores: Scores, blocks: list[dict[str, Any] |
         return None
     gone, left = np.concatenate(removed), np.concatenate(kept)
     squares = float(np.square(gone).sum())
-    lost = squares / (squares + float(np.square(left).sum()))
+    lost = squares / (squares + float(np.square(left).sum()) or 1.0)
     return Removal(what=name, removed=gone, kept=left, lost=lost, where=_sizes(sizes) if len(gone) else "")
 
 
@@ -110,7 +127,7 @@ def _of_stream(scores: Scores, hidden: list[int]) -> Removal:
     stays = np.zeros(len(values), dtype=bool)
     stays[hidden] = True
     squares = np.square(values)
-    lost = float(squares[~stays].sum() / squares.sum())
+    lost = float(squares[~stays].sum() / (squares.sum() or 1.0))
     return Removal(what="hidden channels", removed=values[~stays], kept=values[stays], lost=lost,
                    where=hidden_change(len(values), len(hidden)))  # fmt: skip
 

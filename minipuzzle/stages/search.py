@@ -16,6 +16,7 @@ from minipuzzle.ranks import ranks
 from minipuzzle.recipe import SearchSettings
 from minipuzzle.run_files import check_measured, load_partial_search, load_search
 from minipuzzle.run_shapes import MEASURED, SearchFile
+from minipuzzle.search.fit import misfit
 from minipuzzle.search.plan import Plan, make_plan
 from minipuzzle.search.propose import Proposals, candidate, front, propose_each
 from minipuzzle.search.rank import Realised, Reality, realise, reranked
@@ -177,6 +178,12 @@ def check_scores(scores: Scores, parent: Checkpoint) -> None:
         raise UserError(
             "The scores are of another checkpoint.", got=scores.meta.get("parent"), allowed=parent.fingerprint,
             next="Run minipuzzle score on this checkpoint, in its own run directory.",
+        )  # fmt: skip
+    if wrong := misfit(scores, parent.architecture):
+        raise UserError(
+            "The scores do not fit the checkpoint.", got=wrong,
+            allowed=f"those of {parent.architecture.pattern}, each block's size",
+            next="Run minipuzzle score again; delete scores.safetensors first.",
         )  # fmt: skip
 
 

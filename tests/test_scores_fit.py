@@ -1,0 +1,72 @@
+"""Scores beside a model of another shape, and beside another search: refused, and never read past their end."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import tiny
+
+from minipuzzle.artifacts import Scores
+from minipuzzle.report import removed
+from minipuzzle.search.fit import misfit
+
+MODEL = tiny("M-*")
+FITS = Scores(
+    blocks=np.ones(3), hidden=np.ones(32), layers=np.ones(3), meta={}, q_heads={2: np.ones(4)},
+    intermediate={1: np.ones(64)}, head_channels={0: np.ones((8, 8))},
+    curves={1: {"intermediate": (np.array([8, 32]), np.array([2.0, 1.0]))}},
+)  # fmt: skip
+OTHERS = {
+    "blocks": np.ones(4), "hidden": np.ones(31), "layers": np.ones(2), "q_heads": {2: np.ones(5)},
+    "intermediate": {1: np.ones(63)}, "head_channels": {0: np.ones((4, 8))},
+    "curves": {1: {"intermediate": (np.array([8, 64]), np.array([2.0, 1.0]))}},
+}  # fmt: skip
+
+
+def test_scores_that_fit():
+    assert misfit(FITS, MODEL) == ""
+    assert misfit(replace(FITS, q_heads={}, curves={}, hidden=None, layers=None), MODEL) == ""
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_scores_that_do_not_fit(name):
+    assert misfit(replace(FITS, **{name: OTHERS[name]}), MODEL)
+    if name in ("intermediate", "head_channels"):
+        assert misfit(replace(FITS, **{name: {}}), MODEL)
+    if isinstance(OTHERS[name], dict):
+        swapped = {(block + 1) % 3: values for block, values in getattr(FITS, name).items()}
+        assert misfit(replace(FITS, **{name: swapped}), MODEL)
+
+
+SELECTION = {"blocks": [{"heads": [0, 7]}, {"intermediate": [0, 63]}, None], "hidden": [0, 31]}
+
+
+@pytest.mark.parametrize(
+    ("place", "value"), [(("blocks", 0, "heads"), [0, 8]), (("blocks", 1, "intermediate"), [64]), (("hidden",), [32])]
+)  # fmt: skip
+def test_a_selection_beyond_the_scores(place, value):
+    assert removed.misfit("M-*", FITS, SELECTION) == ""
+    changed = copy.deepcopy(SELECTION)
+    inside = changed
+    for key in place[:-1]:
+        inside = inside[key]
+    inside[place[-1]] = value
+    assert removed.misfit("M-*", FITS, changed)
+
+
+def test_a_selection_of_other_scores():
+    assert removed.misfit("M-*-", FITS, {**SELECTION, "blocks": [{}] * 4})
+    assert removed.misfit("-M*", FITS, {**SELECTION, "blocks": [{}] * 3})
+    assert removed.misfit("M-*", replace(FITS, hidden=None), SELECTION)
+
+
+def test_scores_of_zero_share_nothing():
+    """What is removed of nothing is 0, not a division by it."""
+    zero = replace(
+        FITS,
+        hidden=np.zeros(32),
+        intermediate={1: np.zeros(64)},
+        head_channels={0: np.zeros((8, 8))},
+    )
+    assert all(row.lost in (None, 0.0) for row in removed.removals("M-*", zero, SELECTION))

@@ -6,8 +6,9 @@ import json
 import os
 
 import pytest
+import torch
 from conftest import save, shaken, tiny
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from minipuzzle.arch import Selection
 from minipuzzle.checkpoint import Checkpoint, read_config
@@ -250,6 +251,23 @@ def test_files_that_may_not_be_read(name, tmp_path, monkeypatch):
         cut(Checkpoint.open(folder), Selection(blocks=({}, {})), tmp_path / "student")
     assert "Permission denied" in caught.value.got
     assert not (tmp_path / "student").exists()
+
+
+@pytest.mark.parametrize("fault", ["gone", "shorter", "another header", "a folder"])
+def test_weights_that_change_under_an_open_checkpoint(fault, tmp_path):
+    checkpoint = Checkpoint.open(save(shaken(tiny("M-", vocab=61)), tmp_path))
+    file = tmp_path / SINGLE
+    if fault == "shorter":
+        os.truncate(file, 2000)
+    elif fault == "another header":
+        save_file({"x": torch.ones(1)}, file)
+    else:
+        file.unlink()
+    if fault == "a folder":
+        file.mkdir()
+    for read in (checkpoint.tensor, lambda name: next(checkpoint.pieces(name))):
+        with pytest.raises(UserError, match=r"safetensors changed after it was opened, or cannot"):
+            read("blocks.1.up_proj.weight")
 
 
 @pytest.mark.parametrize("name", ["config.json", SINGLE, INDEX])

@@ -93,6 +93,10 @@ REFUSED = {
         lambda f: say(f, tie_word_embeddings="false"),
         ["tie_word_embeddings", "'false'"],
     ),
+    "a number of 400 digits": (
+        lambda f: say(f, rope_parameters={"rope_type": "default", "rope_theta": 10**400}),
+        ["rope_theta"],
+    ),
     "other weights": (
         lambda f: say(f, transformers_weights="w.safetensors"),
         ["transformers_weights", "w.safetensors"],

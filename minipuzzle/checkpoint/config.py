@@ -13,9 +13,6 @@ from minipuzzle.checkpoint.heads import settled
 from minipuzzle.errors import UserError
 
 LARGEST = 1 << 24
-YES_OR_NO = ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_bias", "use_conv_bias",
-             "mamba_conv_bias", "mamba_proj_bias")  # fmt: skip
-"""Fields that decide which tensors there are. The text "false" would count as true."""
 
 
 def read_config(path: Path) -> tuple[dict[str, Any], Architecture]:
@@ -34,13 +31,5 @@ def read_config(path: Path) -> tuple[dict[str, Any], Architecture]:
         )
     file = opened(path, "config.json", LARGEST)
     config: dict[str, Any] = read_json(file, dict[str, Any], next=RESTORE)
-    for field in YES_OR_NO:
-        if not isinstance(config.get(field), bool | None):
-            raise UserError(
-                f"{field} in config.json is neither true nor false.",
-                got=ascii(config[field])[:80],
-                allowed="true or false",
-                next="Mend config.json, or take another checkpoint.",
-            )
     family = families.find(str(config.get("model_type", "")))
     return config, settled(path, config, family, family.architecture(config))

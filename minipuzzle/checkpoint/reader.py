@@ -74,10 +74,7 @@ class Checkpoint:
         """
         for file, state in self._states.items():
             if state_of(file) != state:
-                raise UserError(
-                    f"{file} changed after it was opened.", got="another size or time",
-                    allowed="files at rest", next="Wait until it is written, then start again.",
-                )  # fmt: skip
+                raise _changed(file, "another size or time")
         known = digests({self._names[name]: entry for name, entry in self._entries.items()})
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
         for name, entry in sorted(self._entries.items()):
@@ -120,11 +117,18 @@ class Checkpoint:
         return (self.path / "tokenizer.json").is_file()
 
     def tensor(self, name: str) -> Tensor:
-        """The tensor of a canonical name, on the CPU, in its own dtype. Raises: UserError for NaN or infinity."""
-        from safetensors import safe_open
+        """The tensor of a canonical name, on the CPU, in its own dtype.
 
-        with safe_open(self._entries[name].file, framework="pt") as file:
-            result: Tensor = file.get_tensor(self._names[name])
+        Raises: UserError for NaN or infinity, and where the file is not any more what was opened.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = self._entries[name].file
+        try:
+            with safe_open(path, framework="pt") as file:
+                result: Tensor = file.get_tensor(self._names[name])
+        except (OSError, SafetensorError) as error:
+            raise _changed(path, error) from error
         self._check_finite(name, result)
         return result
 
@@ -135,7 +139,7 @@ class Checkpoint:
 
         Read into one buffer of PIECE_BYTES that the next piece overwrites: a tensor of any size costs that much memory
         and no mapped pages (which would count as the process's own). ``pinned`` memory suits copies to a GPU.
-        Raises: UserError for NaN or infinity.
+        Raises: as ``tensor``.
         """
         import torch
 
@@ -144,12 +148,16 @@ class Checkpoint:
         rows, row_bytes = entry.shape[0], entry.nbytes // entry.shape[0]
         step = max(1, min(rows, PIECE_BYTES // row_bytes))
         buffer = torch.empty(step * row_bytes, dtype=torch.uint8, pin_memory=pinned)
-        with entry.file.open("rb", buffering=0) as file:
+        try:
+            opened = entry.file.open("rb", buffering=0)
+        except OSError as error:
+            raise _changed(entry.file, error) from error
+        with opened as file:
             file.seek(entry.start + start * row_bytes)
             last = rows if stop is None else stop
             for first in range(start, last, step):
                 size = min(step, last - first) * row_bytes
-                _fill(file, buffer.numpy().data[:size])
+                _fill(entry.file, file, buffer.numpy().data[:size])
                 values = buffer[:size].view(dtype).view(-1, *entry.shape[1:])
                 self._check_finite(name, values)
                 yield first, values
@@ -173,11 +181,20 @@ class Checkpoint:
             )  # fmt: skip
 
 
-def _fill(file: io.RawIOBase, target: memoryview) -> None:
+def _fill(path: Path, file: io.RawIOBase, target: memoryview) -> None:
     done = 0
     while done < len(target):
-        count = file.readinto(target[done:])
+        try:
+            count = file.readinto(target[done:])
+        except OSError as error:
+            raise _changed(path, error) from error
         if not count:
-            raise UserError("A shard ended early.", got=f"{done} of {len(target)} bytes", allowed="the whole tensor",
-                            next="Do not change a checkpoint while it is read.")  # fmt: skip
+            raise _changed(path, f"{done} of {len(target)} bytes")
         done += count
+
+
+def _changed(path: Path, got: object) -> UserError:
+    return UserError(
+        f"{path} changed after it was opened, or cannot be read any more.", got=got,
+        allowed="files at rest", next="Wait until it is written, then start again.",
+    )  # fmt: skip

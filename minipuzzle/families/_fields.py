@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,7 +69,9 @@ def number(fields: Mapping[str, Any], name: str, default: float | None = None) -
     """A number above 0; null and absent mean ``default``. Raises: UserError where the field is anything else, or absent
     without a default."""
     value = default if fields.get(name) is None else fields[name]
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not (
+        0 < value <= sys.float_info.max  # a whole number may have 400 digits
+    ):
         raise error(f"{name} is not a positive number.", got=value, allowed="a number above 0")
     return float(value)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from minipuzzle.adapters.peft import CONFIG, import_peft
+from minipuzzle.adapters.peft import import_peft
+from minipuzzle.adapters.peft_config import CONFIG
 from minipuzzle.adapters.saved import SavedAdapter, read_adapter
 from minipuzzle.checkpoint import Checkpoint, write_checkpoint
 from minipuzzle.errors import UserError
@@ -30,7 +31,8 @@ def merge(base: Checkpoint, saved: SavedAdapter, target: Path) -> float:
 
     The sum is made in float64 and rounded once to the dtype of the file. The result is |written - (W + Delta W)| over
     |Delta W|, Frobenius norms over all adapted weights: in BF16 a Delta W far below W/256 is mostly lost.
-    Raises: UserError where the adapter is in these weights already, or belongs to another checkpoint.
+    Raises: UserError where the adapter is in these weights already, belongs to another checkpoint,
+    or takes a weight beyond the dtype of the file.
     """
     _check_base(base, saved)
     saved.check(base.architecture)
@@ -46,6 +48,11 @@ def merge(base: Checkpoint, saved: SavedAdapter, target: Path) -> float:
         delta = (lora.b.double() @ lora.a.double()) * (lora.alpha / lora.rank)
         exact = weight.double() + delta.cpu()
         written = exact.to(weight.dtype)
+        if not written.float().isfinite().all():
+            raise UserError(f"The adapter takes {name} beyond what {weight.dtype} holds.",
+                            got=f"{exact.abs().max().item():.3g} at the largest",
+                            allowed=f"at most {torch.finfo(weight.dtype).max:.3g}",
+                            next="Look at lora_alpha, or merge into a wider dtype.")  # fmt: skip
         lost += (written.double() - exact).square().sum().item()
         added += delta.square().sum().item()
         return written

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from minipuzzle.adapters.peft_config import CONFIG, PeftConfig, read_peft_config
 from minipuzzle.adapters.plan import AdapterPlan, Group, Site, parse_mask, projections
 from minipuzzle.adapters.saved import Lora, SavedAdapter
-from minipuzzle.artifacts import read_json, write_atomic, write_json
+from minipuzzle.artifacts import write_atomic, write_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"
 KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
-NOT_READ = {"use_dora": False, "bias": "none", "modules_to_save": None, "lora_bias": False, "layer_replication": None}
 REFUSED = {"nemotron_h": ("mamba", "out_proj"), "mamba2": ("mamba", "out_proj")}
 """What PEFT 0.21 loads no LoRA for, by model_type: transformers' fused Mamba kernel reads that weight past the module."""
-DROPPED = ("use_qalora", "alora_invocation_tokens")
 
 
 def export_peft(saved: SavedAdapter, base: Checkpoint, folder: Path) -> str:
@@ -62,37 +59,62 @@ def import_peft(folder: Path, base: Checkpoint) -> SavedAdapter:
     Raises: UserError for a damaged folder, another method than LoRA, parts that are not plain LoRA (DoRA, biases, whole
     modules), and modules that the model does not have.
     """
-    config = read_json(folder / CONFIG)
-    _check_plain(folder, config)
+    config = read_peft_config(folder)
     try:
         tensors = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder / WEIGHTS} cannot be read.", got=error, allowed="a safetensors file of PEFT",
+        raise UserError(f"{folder / WEIGHTS} cannot be read.", got=error,
+                        allowed="a safetensors file of PEFT",
                         next="Save the adapter again with save_pretrained.") from error  # fmt: skip
-    return _untied(_loras(folder, config, tensors, base), base)
+    return _untied(_loras(config, tensors, base), base)
 
 
-def _loras(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor], base: Checkpoint) -> list[Lora]:
+def _loras(config: PeftConfig, tensors: dict[str, Tensor], base: Checkpoint) -> list[Lora]:
     ours = {name: module for module, names in _all_names(base).items() for name in names}
     pairs: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, tensor in tensors.items():
         match = KEY.fullmatch(key)
         if match is None or match["module"] not in ours:
-            raise UserError(
-                f"{folder} adapts something that this model does not have.", got=key,
-                allowed="lora_A and lora_B of its projections", next="Name the model it was trained on.",
-            )  # fmt: skip
+            raise config.error("adapts something that this model does not have.", got=key,
+                               allowed="lora_A and lora_B of its projections")  # fmt: skip
         pairs[match["module"]][match["factor"]] = tensor
-    loras = []
-    for name, pair in pairs.items():
-        if set(pair) != {"A", "B"}:
-            raise UserError(f"{folder} has half of a pair.", got=f"{name}: lora_{''.join(pair)}",
-                            allowed="lora_A and lora_B", next="Save the adapter again.")  # fmt: skip
-        rank = len(pair["A"])
-        alpha = float(_matching(config.get("alpha_pattern") or {}, name, config["lora_alpha"]))
-        alpha *= rank**0.5 if config.get("use_rslora") else 1.0  # rslora divides by sqrt(r)
-        loras.append(Lora(module=ours[name], rank=rank, alpha=alpha, a=pair["A"], b=pair["B"]))
-    return loras
+    if not pairs:
+        raise config.error("adapts nothing.", got="a file without factors",
+                           allowed="lora_A and lora_B")  # fmt: skip
+    _check_targets(config, {ours[name] for name in pairs}, list(pairs), base)
+    return [_lora(config, ours[name], name, pair) for name, pair in pairs.items()]
+
+
+def _check_targets(config: PeftConfig, found: set[str], names: list[str], base: Checkpoint) -> None:
+    """Raises: UserError where the file has other modules than the config: PEFT would not load them,
+    or leave what it lacks as it starts; or a module under two names."""
+    alien = [name for name in names if not config.adapts(name)]
+    if alien:
+        raise config.error("target_modules leaves out what the file adapts.", got=alien[0],
+                           allowed="factors of target_modules alone")  # fmt: skip
+    for module, accepted in _all_names(base).items():
+        if module not in found and any(map(config.adapts, accepted)):
+            raise config.error("target_modules names what the file does not adapt.",
+                               got=accepted[0], allowed="factors of all of them")  # fmt: skip
+    if len(found) != len(names):
+        raise config.error("adapts a module twice.", got=", ".join(sorted(names)[:4]),
+                           allowed="each module under one name")  # fmt: skip
+
+
+def _lora(config: PeftConfig, module: str, name: str, pair: dict[str, Tensor]) -> Lora:
+    if set(pair) != {"A", "B"}:
+        raise config.error("has half of a pair.", got=f"{name}: lora_{''.join(pair)}",
+                           allowed="lora_A and lora_B")  # fmt: skip
+    a, b, rank = pair["A"], pair["B"], config.rank_of(name)
+    if a.ndim != 2 or b.ndim != 2 or (len(a), b.shape[1]) != (rank, rank):
+        raise config.error(f"{name} has not the rank that is announced.",
+                           got=f"lora_A {tuple(a.shape)}, lora_B {tuple(b.shape)}",
+                           allowed=f"[{rank}, d_in] and [d_out, {rank}]")  # fmt: skip
+    for factor in (a, b):
+        if not factor.is_floating_point() or not factor.float().isfinite().all():
+            raise config.error(f"{name} holds no finite numbers.", got=factor.dtype,
+                               allowed="finite floating-point numbers")  # fmt: skip
+    return Lora(module=module, rank=rank, alpha=config.alpha_of(name), a=a, b=b)
 
 
 def module_names(base: Checkpoint) -> dict[str, str]:
@@ -121,7 +143,8 @@ def _untied(loras: list[Lora], base: Checkpoint) -> SavedAdapter:
     for lora in sorted(loras, key=lambda lora: int(lora.module.split(".")[1])):
         _, block, projection = lora.module.split(".")
         name = f"{base.architecture.blocks[int(block)].kind}-{projection}-{lora.a.shape[1]}x{len(lora.b)}"
-        found[f"{name}-r{lora.rank}-a{lora.alpha:g}".replace(".", "_")].append(lora)
+        # every digit of alpha: what is close is not the same
+        found[f"{name}-r{lora.rank}-a{_plain(lora.alpha)!r}".replace(".", "_")].append(lora)
     groups, tensors = [], {}
     for name, members in found.items():
         first = members[0]
@@ -138,24 +161,6 @@ def _untied(loras: list[Lora], base: Checkpoint) -> SavedAdapter:
 def _site(lora: Lora) -> Site:
     _, block, projection = lora.module.split(".")
     return Site(block=int(block), projections=(projection,), rows=(len(lora.b),))
-
-
-def _matching(pattern: dict[str, Any], name: str, default: Any) -> Any:
-    """A value of rank_pattern or alpha_pattern, whose keys are ends of names or regular expressions (PEFT's rule)."""
-    for key, value in pattern.items():
-        if re.match(rf"(.*\.)?({key})$", name):
-            return value
-    return default
-
-
-def _check_plain(folder: Path, config: dict[str, Any]) -> None:
-    unlike = [key for key, plain in NOT_READ.items() if config.get(key, plain) not in (plain, [])]
-    wrong = [f"{key}: {json.dumps(config[key])}" for key in [*unlike, *(key for key in DROPPED if config.get(key))]]
-    wrong += [] if config.get("peft_type") == "LORA" else [f"peft_type: {config.get('peft_type')}"]
-    if wrong:
-        raise UserError(f"{folder} is more than plain LoRA.", got=", ".join(wrong),
-                        allowed="peft_type LORA without DoRA, biases or whole modules",
-                        next="Merge it with PEFT and use the merged model.")  # fmt: skip
 
 
 def _plain(number: float) -> int | float:

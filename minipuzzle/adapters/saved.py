@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,11 +16,34 @@ from torch import Tensor
 
 from minipuzzle.adapters.plan import AdapterPlan, Group, Site, parse_mask, projections
 from minipuzzle.arch import Architecture
-from minipuzzle.artifacts import write_atomic
+from minipuzzle.artifacts import parse_json, write_atomic
+from minipuzzle.checked import Count, Positive, require
 from minipuzzle.errors import UserError
 
 FORMAT = "minipuzzle-adapter-1"
 NAME = "adapter.safetensors"
+
+
+class _Site(TypedDict):
+    block: Count
+    projections: list[str]
+    rows: list[Positive]
+
+
+class _Group(TypedDict):
+    name: str
+    d_in: Positive
+    d_out: Positive
+    rank: Positive
+    alpha: int | float
+    sites: list[_Site]
+
+
+class _Header(TypedDict):
+    format: str
+    adapter: str
+    base: str | None
+    groups: list[_Group]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,17 +116,22 @@ def read_adapter(path: Path) -> SavedAdapter:
     Raises: UserError where there is none, it is damaged, or a factor is missing, of another shape or not trained as said.
     """
     file = path / NAME if path.is_dir() else path
+    again = "Name the run's adapter.safetensors, or a folder of PEFT."
     try:
         with safe_open(file, framework="pt") as opened:
-            header = json.loads((opened.metadata() or {}).get("minipuzzle", "{}"))
+            text = (opened.metadata() or {}).get("minipuzzle", "{}")
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        if header.get("format") != FORMAT:
-            raise ValueError(f"format {header.get('format')!r}")
-        saved = SavedAdapter(plan=_plan(header), tensors=tensors, base=header["base"])
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (OSError, SafetensorError) as error:
         raise UserError(f"{file} is not an adapter of ours.", got=error,
                         allowed=f"a file that minipuzzle adapt wrote ({FORMAT})",
-                        next="Name the run's adapter.safetensors, or a folder of PEFT.") from error  # fmt: skip
+                        next=again) from error  # fmt: skip
+    header = parse_json(text, what=f"{file}: its header", next=again)
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise UserError(f"{file} is not an adapter of ours.", got=str(text)[:80],
+                        allowed=f"a file that minipuzzle adapt wrote ({FORMAT})",
+                        next=again)  # fmt: skip
+    require(header, _Header, what=f"{file}: its header", next=again)
+    saved = SavedAdapter(plan=_plan(header, file), tensors=tensors, base=header["base"])
     planned = {f"{g.name}.{f}": shape for g in saved.plan.groups for f, shape in g.shapes(saved.plan.mask).items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if found != planned:
@@ -111,6 +139,10 @@ def read_adapter(path: Path) -> SavedAdapter:
         raise UserError(f"{file} does not hold the factors that it announces.", got=f"{wrong[0]}: {found.get(wrong[0])}",
                         allowed=planned.get(wrong[0], "no such factor: a frozen u or v is 1 and not stored"),
                         next="Copy the file again.")  # fmt: skip
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not tensor.float().isfinite().all():
+            raise UserError(f"{file} holds no finite numbers in {name}.", got=tensor.dtype,
+                            allowed="finite floating-point numbers", next=again)  # fmt: skip
     return saved
 
 
@@ -123,11 +155,19 @@ def _header(saved: SavedAdapter) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _plan(header: dict[str, Any]) -> AdapterPlan:
+def _plan(header: dict[str, Any], file: Path) -> AdapterPlan:
     groups = []
-    for fields in header["groups"]:
+    for said in header["groups"]:
         sites = tuple(
-            Site(block=s["block"], projections=tuple(s["projections"]), rows=tuple(s["rows"])) for s in fields["sites"]
+            Site(block=s["block"], projections=tuple(s["projections"]), rows=tuple(s["rows"]))
+            for s in said["sites"]
         )
-        groups.append(Group(**{**fields, "sites": sites}))
+        pairs = all(len(site.projections) == len(site.rows) for site in sites)
+        if not sites or not pairs or {sum(site.rows) for site in sites} != {said["d_out"]}:
+            raise UserError(f"{file} holds a group that can't be: {said['name']}.",
+                            got=said["sites"],
+                            allowed="sites whose rows are those of B",
+                            next="Copy the file again.")  # fmt: skip
+        groups.append(Group(name=said["name"], d_in=said["d_in"], d_out=said["d_out"],
+                            rank=said["rank"], alpha=said["alpha"], sites=sites))  # fmt: skip
     return AdapterPlan(mask=parse_mask(header["adapter"]), groups=tuple(groups))

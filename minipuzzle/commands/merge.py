@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from minipuzzle.commands._shared import Json, out, print_json
+from minipuzzle.errors import UserError
 
 
 class Form(StrEnum):
@@ -31,6 +32,7 @@ def merge(checkpoint: Annotated[Path, typer.Argument(help="The checkpoint that t
     from minipuzzle.adapters.saved import NAME
     from minipuzzle.checkpoint import Checkpoint
 
+    _check_target(target, checkpoint, form)
     base = Checkpoint.open(checkpoint)
     saved = open_adapter(adapter, base)
     facts: dict[str, object] = {"path": str(target), "form": form.value}
@@ -49,3 +51,13 @@ def merge(checkpoint: Annotated[Path, typer.Argument(help="The checkpoint that t
         for remark in base.notes:
             out.print(f"note: {remark}", soft_wrap=True)
         out.print(f"{form.value}: {target}  {note}", soft_wrap=True)
+
+
+def _check_target(target: Path, checkpoint: Path, form: Form) -> None:
+    """Raises: UserError where the result would replace what it is made of, or lie in a checkpoint,
+    which transformers would then load with it."""
+    replaces = target.resolve() == checkpoint.resolve()
+    if replaces or (form != Form.checkpoint and (target / "config.json").exists()):
+        what = "the checkpoint to merge into" if replaces else "a checkpoint"
+        raise UserError(f"{target} is {what}.", got=target, allowed="another folder",
+                        next="Choose another --out.")  # fmt: skip

@@ -1,0 +1,325 @@
+"""Every field of PEFT's adapter_config.json: applied as PEFT's reload does, or refused by name."""
+
+import copy
+import json
+import math
+import shutil
+from dataclasses import fields
+from functools import lru_cache
+
+import pytest
+import torch
+from family_models import LAYERS, theirs_of
+from helpers import run
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from minipuzzle.adapter_settings import AdapterSettings
+from minipuzzle.adapters import attach, import_peft, make_plan, merge, read_adapter
+from minipuzzle.adapters.peft_config import DEFAULTS
+from minipuzzle.adapters.saved import NAME, SavedAdapter
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.errors import UserError
+from minipuzzle.model import load_model
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT's, on fields that it ignores
+TOKENS = torch.randint(0, 119, (2, 16), generator=torch.Generator().manual_seed(1))
+Q1 = "model.layers.1.self_attn.q_proj"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("peft")
+    theirs_of("llama", {**LAYERS, "num_hidden_layers": 2}).save_pretrained(folder / "base")
+    theirs = AutoModelForCausalLM.from_pretrained(folder / "base")
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "up_proj"],
+                        init_lora_weights=False,
+                        task_type="CAUSAL_LM")  # fmt: skip
+    torch.manual_seed(0)
+    get_peft_model(theirs, config).save_pretrained(folder / "plain")
+    return folder
+
+
+@pytest.fixture
+def edited(base, tmp_path):
+    """What makes a copy of the adapter with other fields and tensors."""
+
+    def edit(change=None, without=(), tensors=None):
+        folder = tmp_path / "adapter"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(base / "plain", folder)
+        config = json.loads((folder / "adapter_config.json").read_text()) | (change or {})
+        config = {name: value for name, value in config.items() if name not in without}
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        if tensors is not None:
+            file = folder / "adapter_model.safetensors"
+            save_file({n: t.contiguous() for n, t in tensors(load_file(file)).items()}, file)
+        return folder
+
+    return edit
+
+
+@lru_cache
+def parent(base):
+    return AutoModelForCausalLM.from_pretrained(base / "base")
+
+
+@torch.no_grad()
+def theirs_with(base, folder):
+    """The logits that PEFT's reload gives."""
+    model = copy.deepcopy(parent(base))
+    return PeftModel.from_pretrained(model, folder).eval()(TOKENS, use_cache=False).logits
+
+
+@torch.no_grad()
+def ours_with(base, folder):
+    """Ours, with every B A added to its weight."""
+    checkpoint = Checkpoint.open(base / "base")
+    model = load_model(checkpoint).eval()
+    parameters = dict(model.named_parameters())
+    for lora in import_peft(folder, checkpoint).loras():
+        parameters[f"{lora.module}.weight"].add_(lora.b @ lora.a * (lora.alpha / lora.rank))
+    return model(TOKENS)
+
+
+def difference(base, folder):
+    """From PEFT's reload, as a part of the largest logit; None where one of the two refuses."""
+    try:
+        got = ours_with(base, folder)
+    except UserError:
+        return None
+    try:
+        want = theirs_with(base, folder)
+    except Exception:  # PEFT's checks are of a dozen types
+        return None
+    return ((got - want).abs().max() / want.abs().max()).item()
+
+
+READ = [
+    {}, {"lora_alpha": 7.5}, {"lora_alpha": -4}, {"lora_alpha": 0}, {"use_rslora": True},
+    {"alpha_pattern": {"q_proj": 3}}, {"alpha_pattern": {r"layers\.[01]\.self_attn\.q_proj": 3}},
+    {"alpha_pattern": {f"^{Q1}": 3}}, {"alpha_pattern": {"proj": 3}}, {"alpha_pattern": {}},
+    {"alpha_pattern": {"q_proj": 3, Q1: 3}}, {"alpha_pattern": {"up_proj": 3}, "use_rslora": True},
+    {"rank_pattern": {"v_proj": 2}},
+    {"target_modules": [Q1, "layers.0.self_attn.q_proj", "up_proj"]},
+    {"target_modules": r".*\.(q_proj|up_proj)"}, {"layers_to_transform": [0, 1]},
+    {"layers_to_transform": []}, {"layers_to_transform": [0, 1], "layers_pattern": "layers"},
+    {"exclude_modules": ["v_proj"]}, {"exclude_modules": r".*\.down_proj"},
+    {"fan_in_fan_out": True},
+    {"init_lora_weights": "gaussian"}, {"init_lora_weights": True}, {"task_type": None},
+    {"lora_dropout": 0.5}, {"inference_mode": False}, {"base_model_name_or_path": "elsewhere"},
+    {"revision": "x"}, {"modules_to_save": []}, {"trainable_token_indices": None},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", READ, ids=str)
+def test_what_is_read_computes_as_peft_s_reload(change, base, edited):
+    assert difference(base, edited(change)) < 1e-5
+
+
+def test_absent_fields_have_peft_s_defaults(base, edited):
+    plain = LoraConfig()
+    for name, ours in DEFAULTS.items():
+        if name not in ("peft_type", "rank_pattern", "alpha_pattern"):
+            assert ours == getattr(plain, name), name
+    for name in ("lora_alpha", "use_rslora", "bias", "init_lora_weights", "rank_pattern"):
+        assert difference(base, edited({"r": 4}, without=[name])) < 1e-5, name
+    with pytest.raises(UserError, match="not the rank"):  # PEFT's 8 does not fit these factors
+        import_peft(edited(without=["r"]), Checkpoint.open(base / "base"))
+
+
+REFUSED = {
+    "more than plain LoRA": [
+        {"use_dora": True}, {"bias": "lora_only"}, {"modules_to_save": ["lm_head"]},
+        {"lora_bias": True},
+        {"layer_replication": [[0, 2], [0, 2]]}, {"use_qalora": True},
+        {"alora_invocation_tokens": [1]},
+        {"trainable_token_indices": [1]}, {"target_parameters": ["mlp.up_proj.weight"]},
+        {"megatron_config": {"a": 1}}, {"arrow_config": {"top_k": 2}},
+        {"kasa_config": {"beta": 1.0}},
+        {"use_bdlora": {"nblocks": 2}}, {"monteclora_config": {"num_samples": 2}},
+        {"velora_config": {"num_groups": 2}}, {"ensure_weight_tying": True}, {"peft_type": "VERA"},
+        {"peft_type": "ADALORA"}, {"peft_type": None}, {"task_type": "SEQ_CLS"},
+        {"projection_prng_key": 0, "save_projection": True, "d_initial": 0.1},
+        {"a_field_of_tomorrow": "on"}, {"another": 0.5}, {"init_lora_weights": "orthogonal"},
+        *({"init_lora_weights": s}
+          for s in ("pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga", "mica")),
+    ],
+    "does not hold what it should": [
+        {"r": "4"}, {"r": 0}, {"r": -1}, {"r": 4.0}, {"r": None}, {"r": True}, {"lora_alpha": "8"},
+        {"lora_alpha": None}, {"lora_alpha": math.nan}, {"lora_alpha": math.inf},
+        {"lora_alpha": [8]},
+        {"alpha_pattern": "abc"}, {"alpha_pattern": ["q_proj"]}, {"alpha_pattern": {"q_proj": "3"}},
+        {"alpha_pattern": {"q_proj": math.nan}}, {"rank_pattern": {"q_proj": 0}},
+        {"rank_pattern": 4},
+        {"use_rslora": "false"}, {"use_rslora": 1}, {"target_modules": None}, {"target_modules": 3},
+        {"target_modules": [3]}, {"layers_to_transform": "0"}, {"layers_to_transform": [0.5]},
+        {"layers_pattern": 3}, {"exclude_modules": 7},
+    ],
+    "says 2 values for one module": [{"alpha_pattern": {"q_proj": 3, Q1: 4}}],
+    "no regular expression": [
+        {"alpha_pattern": {"(": 3}}, {"target_modules": "(q_proj"}, {"exclude_modules": "*"},
+        {"layers_to_transform": [1], "layers_pattern": "("},
+    ],
+    "leaves out what the file adapts": [
+        {"target_modules": ["q_proj"]}, {"layers_to_transform": [1]}, {"layers_to_transform": 1},
+        {"exclude_modules": ["q_proj"]}, {"target_modules": ".*q_proj"}, {"target_modules": []},
+        {"layers_to_transform": [0, 1], "layers_pattern": "blocks"},
+        {"target_modules": ["elsewhere"]},
+    ],
+    "names what the file does not adapt": [
+        {"target_modules": "all-linear"}, {"target_modules": ["q_proj", "up_proj", "v_proj"]},
+        {"target_modules": ".*_proj"},
+    ],
+    "not the rank": [{"r": 8}, {"rank_pattern": {"q_proj": 2}}],
+    "needs a list": [{"target_modules": ".*(q_proj|up_proj)", "layers_to_transform": [0, 1]}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("says", REFUSED)
+def test_what_is_not_applied_is_refused_by_name(says, base, edited):
+    checkpoint = Checkpoint.open(base / "base")
+    for change in REFUSED[says]:
+        with pytest.raises(UserError, match=says) as caught:
+            import_peft(edited(change), checkpoint)
+        assert caught.value.next
+        assert says != "more than plain LoRA" or next(iter(change)) in caught.value.got
+
+
+def test_no_field_of_peft_is_missed(base, edited):
+    """Each of LoraConfig's fields with odd values: PEFT's logits, or an error of ours."""
+    checkpoint, read = Checkpoint.open(base / "base"), 0
+    for field in fields(LoraConfig):
+        for value in (True, 3, "x", ["q_proj"], {"q_proj": 3}):
+            folder = edited({field.name: value})
+            try:
+                import_peft(folder, checkpoint)
+            except UserError:
+                continue
+            read += 1
+            apart = difference(base, folder)
+            assert apart is None or apart < 1e-5, (field.name, value)
+    assert read > 30
+
+
+def renamed(old, new):
+    return lambda tensors: {name.replace(old, new): t for name, t in tensors.items()}
+
+
+def changed(key, value):
+    return lambda tensors: {n: value(t) if key in n else t for n, t in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "says"),
+    [
+        (lambda t: {n: v for n, v in t.items() if "layers.1.self_attn.q" not in n},
+         "does not adapt"),
+        (lambda t: {n: v for n, v in t.items() if "layers.1.self_attn.q_proj.lora_A" not in n},
+         "half"),
+        (lambda t: {**t, "base_model.model.lm_head.lora_A.weight": torch.ones(4, 32)},
+         "does not have"),
+        (lambda t: {**t, f"base_model.model.{Q1}.lora_magnitude_vector": torch.ones(32)},
+         "not have"),
+        (lambda t: {**t, f"base_model.model.{Q1}.base_layer.bias": torch.ones(32)},
+         "does not have"),
+        (renamed("lora_A.weight", "lora_A.default.weight"), "does not have"),
+        (renamed("layers.1.", "layers.7."), "does not have"),
+        (lambda t: {}, "adapts nothing"),
+        (changed("1.self_attn.q_proj.lora_A", lambda v: v[:2]), "not the rank"),
+        (changed("1.self_attn.q_proj.lora_B", lambda v: v[:, :2]), "not the rank"),
+        (changed("1.self_attn.q_proj.lora_B", lambda v: v.flatten()), "not the rank"),
+        (changed("1.self_attn.q_proj.lora_A", lambda v: v[:, :8]), "another model"),
+        (changed("1.self_attn.q_proj.lora_B", lambda v: v[:8]), "another model"),
+        (changed("q_proj.lora_A", lambda v: v * math.nan), "no finite"),
+        (changed("q_proj.lora_B", lambda v: v + math.inf), "no finite"),
+        (changed("q_proj.lora_B", lambda v: v.int()), "no finite"),
+    ],
+)  # fmt: skip
+def test_other_tensors_than_the_config_says_are_refused(tensors, says, base, edited):
+    with pytest.raises(UserError, match=says):
+        import_peft(edited(tensors=tensors), Checkpoint.open(base / "base"))
+
+
+def test_alphas_that_are_close_are_not_the_same(base, edited):
+    folder = edited({"alpha_pattern": {"layers.1.self_attn.q_proj": 8.0000001}})
+    alphas = {lora.alpha for lora in import_peft(folder, Checkpoint.open(base / "base")).loras()}
+    assert alphas == {8.0, 8.0000001}
+
+
+def test_a_merge_beyond_the_dtype_is_refused(base, edited, tmp_path):
+    half = tmp_path / "half"
+    AutoModelForCausalLM.from_pretrained(base / "base", dtype=torch.float16).save_pretrained(half)
+    checkpoint = Checkpoint.open(half)
+    with pytest.raises(UserError, match=r"beyond what torch\.float16 holds"):
+        merge(checkpoint, import_peft(edited({"lora_alpha": 1e9}), checkpoint), tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rank": 0}, {"rank": -3}, {"rank": 10**20}, {"rank": 8.0}, {"rank": True}, {"rank": "8"},
+        {"alpha": math.nan}, {"alpha": math.inf}, {"alpha": -1.0}, {"alpha": "16"}, {"alpha": None},
+        {"kind": 3}, {"target": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_settings_that_cannot_be_are_refused_in_four_parts(change):
+    with pytest.raises(UserError) as caught:
+        AdapterSettings(**change)
+    assert str(next(iter(change.values()))) in caught.value.got
+    assert caught.value.allowed
+    assert caught.value.next
+
+
+def own_file(base, folder):
+    """An adapter of ours on q_proj: its file, its header, its tensors."""
+    checkpoint = Checkpoint.open(base / "base")
+    model = load_model(checkpoint)
+    adapters = attach(model, make_plan(model.architecture, "lora", rank=2, target="q"))
+    SavedAdapter(plan=adapters.plan, tensors=adapters.tensors(), base=None).write(folder / NAME)
+    with safe_open(folder / NAME, framework="pt") as opened:
+        return folder / NAME, json.loads(opened.metadata()["minipuzzle"]), load_file(folder / NAME)
+
+
+def test_a_file_of_ours_that_was_edited_is_refused(base, tmp_path):
+    file, header, tensors = own_file(base, tmp_path)
+    assert read_adapter(tmp_path).plan.groups[0].rank == 2
+    group = header["groups"][0]
+    site = group["sites"][0]
+    headers = [
+        [], "x", {**header, "format": "other"}, {**header, "groups": 3}, {**header, "adapter": 7},
+        {**header, "adapter": "tied:Q"}, {**header, "base": 3}, {"format": header["format"]},
+        *({**header, "groups": [{**group, **change}]} for change in (
+            {"rank": 0}, {"rank": "2"}, {"alpha": math.nan}, {"alpha": None}, {"sites": []},
+            {"d_in": -1},
+            {"sites": [{**site, "rows": [1]}]}, {"sites": [{**site, "rows": []}]},
+            {"sites": [{**site, "block": -1}]}, {"sites": [{**site, "projections": [3]}]},
+            {"sites": [{**site, "projections": []}]}, {"sites": "x"})),
+    ]  # fmt: skip
+    for wrong in headers:
+        save_file(tensors, file, metadata={"minipuzzle": json.dumps(wrong)})
+        with pytest.raises(UserError):
+            read_adapter(tmp_path)
+    odd = {**group, "unknown": 1}  # of a later version, without meaning here
+    save_file(tensors, file, metadata={"minipuzzle": json.dumps({**header, "groups": [odd]})})
+    assert read_adapter(tmp_path).plan.groups[0].rank == 2
+    nan = {name: tensor * math.nan for name, tensor in tensors.items()}
+    save_file(nan, file, metadata={"minipuzzle": json.dumps(header)})
+    with pytest.raises(UserError, match="no finite numbers"):
+        read_adapter(tmp_path)
+
+
+def test_merge_replaces_no_checkpoint_by_chance(base, tmp_path, capsys):
+    """Not its own base, and no adapter into a checkpoint, which transformers would load with it."""
+    other = shutil.copytree(base / "base", tmp_path / "other")
+    run("merge", base / "base", base / "plain", "--out", base / "base", code=2)
+    for form in ("peft", "compact"):
+        run("merge", base / "base", base / "plain", "--export", form, "--out", other, code=2)
+    assert {p.name for p in other.iterdir()} == {p.name for p in (base / "base").iterdir()}
+    run("merge", base / "base", base / "plain", "--export", "compact", "--out", tmp_path / "new")
+    run("adapt", base / "base", "--alpha", "nan", code=2)
+    assert "finite alpha" in capsys.readouterr().err

@@ -281,3 +281,13 @@ def test_llama_3s_split_is_read(tmp_path):
             config={"model_type": "llama"},
         )
     )
+
+
+def test_only_the_tokenizers_own_files_are_copied(tmp_path, made):
+    put(tmp_path / "a", made["byte level added"], special_tokens_map=NAMES)
+    for name in ("tokenizer.py", "tokenizer.pkl", "vocab.zip", "tokenizer.secret"):
+        (tmp_path / "a" / name).write_text("no")
+    (tmp_path / "b").mkdir()
+    Tokenizer.load(tmp_path / "a").copy_to(tmp_path / "b")
+    copied = ["special_tokens_map.json", "tokenizer.json", "tokenizer_config.json"]
+    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == copied

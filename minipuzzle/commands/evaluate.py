@@ -22,6 +22,9 @@ def evaluate(checkpoints: Annotated[list[Path] | None, typer.Argument(help="Othe
              length: Length = Data.length, device: Device = "auto", as_json: Json = False) -> None:  # fmt: skip
     """Measure teacher, pruned model and student side by side, on a text or on lm-eval's tasks."""
     if tasks:
+        if data != Data.validation:
+            raise UserError("lm-eval's tasks bring their own texts.", got=f"--tasks and --data {data}", allowed="one of them",
+                            next="Run eval twice.")  # fmt: skip
         _tasks(run, parent, checkpoints or [], tasks.split(","), include, limit, device, as_json)
         return
     if include is not None or limit is not None:

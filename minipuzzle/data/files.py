@@ -72,7 +72,8 @@ def say_left_out(path: Path) -> None:
             p.name for p in sorted(path.iterdir()) if p not in taken and not p.name.startswith(".")
         ]
         if others:
-            line = f"text of {path}: {len(taken)} files, without {excerpt(', '.join(others), 200)}"
+            line = f"text of {path}: {len(taken)} of {len(taken) + len(others)} entries; "
+            line += f"not read: {excerpt(', '.join(others), 200)}"
             console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 

@@ -80,7 +80,7 @@ def load_instructions(
             next="Name another file.",
         )
     prompts = tokenizer.encode_documents(prompt for prompt, _ in texts)
-    answers = tokenizer.encode_documents(answer for _, answer in texts)
+    answers = tokenizer.encode_following(answer for _, answer in texts)
     # an answer ends with the end token, a prompt does not
     examples = [(prompt[:-1], answer) for prompt, answer in zip(prompts, answers, strict=True)]
     _check_lengths(examples, block_length)

@@ -16,6 +16,9 @@ from minipuzzle.data.files import encodable
 from minipuzzle.data.tokenizer_files import TokenizerFiles, read_tokenizer, reported
 from minipuzzle.errors import UserError
 
+FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+"""What a tokenizer is read from: all JSON objects, so no link leads to anything else."""
+
 END_NAMES = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>")
 SPACED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 """Where decoding takes the space away, for tokenizers that split words at punctuation; in transformers' order."""
@@ -64,6 +67,22 @@ class Tokenizer:
                     yield np.concatenate([*parts, end])
                     parts = []
 
+    def encode_following(self, texts: Iterable[str]) -> Iterator[NDArray[np.uint32]]:
+        """As ``encode_documents``, of texts that follow another one directly: without the space that
+        some tokenizers put before the first word of a text."""
+        alone = self._ids("a")
+        if self.decode(alone + alone) == "aa":
+            yield from self.encode_documents(texts)
+            return
+        for text in texts:
+            (tokens,) = self.encode_documents([text])
+            for before in ("\n", ".", "a"):
+                begun, whole = self._ids(before), self._ids(before + text)
+                if begun and whole[: len(begun)] == begun:
+                    tokens = np.array([*whole[len(begun) :], self.eos_id], dtype=np.uint32)
+                    break
+            yield tokens
+
     def encode(self, text: str, *, special_tokens: bool) -> list[int]:
         """The tokens of a text; ``special_tokens`` also those that tokenizer.json puts around one, such as a first <s>.
 
@@ -104,9 +123,10 @@ class Tokenizer:
 
     def copy_to(self, folder: Path) -> None:
         """Put the tokenizer's files into a checkpoint's folder."""
-        for pattern in ("tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "chat_template*"):
-            for file in self.folder.glob(pattern):
-                shutil.copy2(file, folder / file.name)
+        for name in FILES:
+            file = self.folder / name
+            if file.is_file():
+                shutil.copyfile(file, folder / name)
 
     def _pieces(self, document: str) -> Iterator[tuple[str, bool]]:
         """Pieces of a document, whose tokens joined are the tokens of the whole, and whether it is the last."""

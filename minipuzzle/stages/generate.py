@@ -43,7 +43,7 @@ def run_generate(
             yield text.add(token)
     yield text.rest() + "\n"
     rate = (count - 1) / max(time.perf_counter() - started - first, 1e-9)
-    say(f"{len(begun)} tokens read, {count} said: the first after {first:.2f} s, then {rate:,.1f} tokens/s")
+    say(f"{len(begun)} tokens read, {count} generated: the first after {first:.2f} s, then {rate:,.1f} tokens/s")
 
 
 class Text:

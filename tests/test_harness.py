@@ -166,9 +166,10 @@ def test_unknown_tasks_are_answered_without_reading_all(tmp_path, capsys, monkey
             code=2,
         )
         assert near in capsys.readouterr().err
-    for tasks, limit in (([], None), (["arc_easy"], 0), (["arc_easy"], -3)):
+    for tasks, limit in ((" ,", None), ("arc_easy", 0), ("arc_easy", -3)):
         with pytest.raises(UserError):
             check_tasks(tasks, None, limit)
+    assert check_tasks("arc_easy, arc_easy,arc_challenge", None, 1) == ["arc_easy", "arc_challenge"]
 
 
 @pytest.mark.parametrize(
@@ -188,6 +189,7 @@ metric_list: [{{metric: bits_per_byte}}]
 """)
     run(
         "eval",
+        "--parent",
         checkpoint,
         "--run",
         tmp_path / "run",

@@ -25,7 +25,7 @@ def evaluate(checkpoints: Annotated[list[Path] | None, typer.Argument(help="Othe
         if data != Data.validation:
             raise UserError("lm-eval's tasks bring their own texts.", got=f"--tasks and --data {data}", allowed="one of them",
                             next="Run eval twice.")  # fmt: skip
-        _tasks(run, parent, checkpoints or [], tasks.split(","), include, limit, device, as_json)
+        _tasks(run, parent, checkpoints or [], tasks, include, limit, device, as_json)
         return
     if include is not None or limit is not None:
         raise UserError("--include and --limit are about tasks, and none was named.", got=include or limit,
@@ -41,13 +41,14 @@ def evaluate(checkpoints: Annotated[list[Path] | None, typer.Argument(help="Othe
             out.print(eval_table(result))
 
 
-def _tasks(run: Path, parent: Path | None, checkpoints: list[Path], tasks: list[str], include: Path | None,
+def _tasks(run: Path, parent: Path | None, checkpoints: list[Path], tasks: str, include: Path | None,
            limit: int | None, device: str, as_json: bool) -> None:  # fmt: skip
     with command(run):
         from minipuzzle.report.tables import tasks_table
-        from minipuzzle.stages.tasks import run_tasks
+        from minipuzzle.stages.tasks import check_tasks, run_tasks
 
-        result = run_tasks(make_job(run, parent, Data(), device), checkpoints, tasks, include, limit)
+        checked = check_tasks(tasks, include, limit)
+        result = run_tasks(make_job(run, parent, Data(), device), checkpoints, checked, include, limit)
         if as_json:
             print_json(result)
         else:

@@ -26,14 +26,13 @@ _NAME = re.compile(rb"""^["']?(?:task|group|tag)["']?[ \t]*:[ \t]*["']?([\w.+/-]
 
 
 def run_tasks(job: Job, others: list[Path], tasks: list[str], include: Path | None, limit: int | None) -> dict[str, Any]:
-    """Run ``tasks`` on the run's checkpoints (or the teacher and ``others``), ``limit`` examples of each or all.
+    """Run ``tasks``, as ``check_tasks`` returns them, on the run's checkpoints (or the teacher and ``others``), ``limit``
+    examples of each or all.
 
     ``include`` is a folder with task files of lm-eval (YAML), which may name local data files. Returns the rows of
     tasks.json: a task's metric on a checkpoint, with its standard error. Raises: UserError where lm-eval is not
     installed, a task is unknown or its data cannot be had.
     """
-    tasks = list(dict.fromkeys(name.strip() for name in tasks if name.strip()))
-    check_tasks(tasks, include, limit)
     try:
         from lm_eval import simple_evaluate
         from lm_eval.utils import handle_non_serializable
@@ -77,8 +76,10 @@ def _rows(result: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def check_tasks(tasks: list[str], include: Path | None, limit: int | None) -> None:
-    """Raises: UserError for what can be told without a model, lm-eval's index or the network."""
+def check_tasks(named: str, include: Path | None, limit: int | None) -> list[str]:
+    """The tasks in ``named`` (a,b,c). Raises: UserError for what can be told without a model, lm-eval's index or the
+    network."""
+    tasks = list(dict.fromkeys(name.strip() for name in named.split(",") if name.strip()))
     if limit is not None and limit < 1:
         raise UserError("There is nothing to measure.", got=f"--limit {limit}", allowed="at least 1", next="Change --limit.")
     found = importlib.util.find_spec("lm_eval")
@@ -92,7 +93,7 @@ def check_tasks(tasks: list[str], include: Path | None, limit: int | None) -> No
     names: set[str] = set()
     for root in (own,) if include is None else (include, own):
         if tasks and not unknown:
-            return
+            break
         for folder, _, files in os.walk(root):
             for file in files:
                 if file.endswith(".yaml") or "." not in file:
@@ -101,6 +102,7 @@ def check_tasks(tasks: list[str], include: Path | None, limit: int | None) -> No
                     names.update(name.decode(errors="replace") for name in _NAME.findall(data))
     if unknown or not tasks:
         raise _unknown(min(unknown, default="none"), sorted(names))
+    return tasks
 
 
 def _manager(tasks: list[str], include: Path | None) -> Any:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 import types
 import typing
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from minipuzzle.artifacts import read_text
 from minipuzzle.errors import UserError
 
 T = TypeVar("T")
+LARGEST = 10**300
+"""Of whole numbers that are read where any number is asked for: larger ones are no floats."""
 NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
 """Numbers that are words to PyYAML, which follows YAML 1.1: 5e-4 and 1.5e6 (to it only 5.0e-4 and 1.5e+6 are numbers)."""
 
@@ -24,24 +28,30 @@ def load_recipe(path: Path, kind: type[T]) -> T:
     if not path.is_file():
         shipped = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none in that folder"
         raise UserError("There is no such recipe.", got=path, allowed=f"a YAML file ({shipped})", next="Check the path.")
+    again = "Mend the line it names."
+    text = read_text(path, next="Name a recipe, or write it anew.")
     try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML.", got=error, allowed="YAML", next="Mend the line it names.") from error
+        values = yaml.safe_load(text)
+    except RecursionError as error:
+        raise UserError(f"{path} is nested too deeply.", got=error, allowed="YAML of a few levels", next=again) from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no date, or thousands of digits
+        raise UserError(f"{path} is not YAML.", got=error, allowed="YAML", next=again) from error
     return build(kind, values if values is not None else {}, str(path.name))
 
 
 def build(kind: type[T], values: Any, where: str) -> T:
     """``kind`` made from nested dictionaries, strictly: every key known, every value of the field's type."""
     if not isinstance(values, dict):
-        raise UserError(f"{where} should hold keys and values.", got=repr(values)[:80], allowed="a mapping",
+        raise UserError(f"{where} should hold keys and values.", got=reprlib.repr(values), allowed="a mapping",
                         next="Write it as key: value lines.")  # fmt: skip
     hints = typing.get_type_hints(kind)
     known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
-            raise UserError(f"{where}: unknown key {key!r}.", got=key, allowed=", ".join(known),
+            # reprlib: aliases make a value of a few lines a billion words long
+            shown = key if isinstance(key, str) else reprlib.repr(key)
+            near = difflib.get_close_matches(shown, known, n=1, cutoff=0.0)[0]
+            raise UserError(f"{where}: unknown key {shown!r}.", got=shown, allowed=", ".join(known),
                             next=f"Did you mean {near!r}?")  # fmt: skip
     try:
         return kind(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in values.items()})
@@ -63,6 +73,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         good, allowed = value in typing.get_args(hint), " or ".join(map(repr, typing.get_args(hint)))
     elif hint is float:
         good, allowed = isinstance(value, int | float) and not isinstance(value, bool), "a number"
+        good = good and not (isinstance(value, int) and abs(value) > LARGEST)
     elif hint is int and isinstance(value, float) and value.is_integer():
         return int(value)  # 63e9 tokens
     elif hint is str and isinstance(value, int | float) and not isinstance(value, bool):
@@ -72,7 +83,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         good = isinstance(value, plain) and not (hint is int and isinstance(value, bool))
         allowed = getattr(plain, "__name__", str(plain))
     if isinstance(hint, types.UnionType) or not good:
-        raise UserError(f"{where} has a value of the wrong kind.", got=repr(value), allowed=allowed,
+        raise UserError(f"{where} has a value of the wrong kind.", got=reprlib.repr(value), allowed=allowed,
                         next="Change the value.")  # fmt: skip
     if origin is dict:
         return {key: _number(each) for key, each in value.items()}

@@ -38,6 +38,27 @@ def test_recipe_is_strict_flat_and_has_results(path):
     assert re.match(r"# \S", path.read_text())
 
 
+LAUGHS = "x0: &x0 [a, a, a, a, a, a, a, a, a]\n" + "".join(
+    f"x{i + 1}: &x{i + 1} [" + ", ".join([f"*x{i}"] * 9) + "]\n" for i in range(40)
+)
+"""A line of them is 9^41 words long, in memory a few hundred objects."""
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 5000, "search: {candidates: " + "9" * 5000 + "}", "checkpoint: 2020-13-45", "a: \0", b"\xff\xfe",
+     LAUGHS, LAUGHS + "? *x40\n: 1\n", "search: {least: &a [*a]}", LAUGHS.replace("x0: ", "run: ", 1) + "seed: *x40\n",
+     "distill: {training: {learning_rate: " + "9" * 400 + "}}", '!!python/object/apply:os.system ["touch PWNED"]'],
+)  # fmt: skip
+def test_a_malformed_recipe_is_refused(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "r.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=r"r\.yaml"):
+        load_recipe(path, Recipe)
+    assert not (tmp_path / "PWNED").exists()
+
+
 def test_rates_are_numbers():
     assert build(Recipe, {"checkpoint": "x", "distill": {"rates": [5.0e-5, 1]}}, "r").distill.rates == (5e-5, 1.0)
     for wrong in (["fast"], [-1.0]):

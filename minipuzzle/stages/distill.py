@@ -55,7 +55,8 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
             job.text_path(which)  # asked for before anything is cut or trained
         cuts = group.first_then_all(lambda: _cuts(job))
         blocks = group.first_then_all(lambda: job.text("train"))
-        inputs = (job.run.key("prune"), teacher_file.fingerprint, blocks.fingerprint)
+        students = [cuts[name].fingerprint for name in sorted(cuts)]
+        inputs = (job.run.key("prune"), students, teacher_file.fingerprint, blocks.fingerprint)
         key, identity = fingerprint(*inputs, asdict(settings)), fingerprint(*inputs, settings.fixed())
         target = job.run / "student"
         if job.run.is_done("distill", key) and target.exists():

@@ -17,7 +17,7 @@ PROBE_TOKENS = 64
 def run_prune(job: Job) -> dict[str, Checkpoint]:
     """Cut the top candidates; each file is checked against its plan and against the masked parent's logits."""
     search = load_search(job.run / "search.json")
-    key = fingerprint(job.run.key("search"), search["top"])
+    key = fingerprint(job.run.key("search"), search)
     paths = {name: job.run / "candidates" / name for name in search["top"]}
     if job.run.is_done("prune", key) and all((p / "config.json").exists() for p in paths.values()):
         say("prune: nothing changed, kept " + ", ".join(str(p) for p in paths.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import asdict
 from typing import Any
@@ -54,10 +55,13 @@ def run_search(job: Job, settings: SearchSettings) -> dict[str, Any]:
 
 
 def _search(job: Job, settings: SearchSettings, blocks: TokenBlocks, parent: MaskedParent) -> dict[str, Any]:
-    scores = Scores.load(job.run / "scores.safetensors")
+    file = job.run / "scores.safetensors"
+    scores = Scores.load(file)
     check_scores(scores, job.parent)
     timing = load_timing(settings, job.run / LATENCY)
-    key = fingerprint(job.run.key("score"), asdict(settings), blocks.fingerprint, len(blocks), timing and timing.source)
+    known_by = hashlib.sha256(file.read_bytes()).hexdigest()  # what is in it, not what made it
+    key = fingerprint(job.run.key("score"), known_by, asdict(settings), blocks.fingerprint, len(blocks),
+                      timing)  # fmt: skip
     if job.run.is_done("search", key) and (job.run / FILE).exists():
         say(f"search: nothing changed, kept {job.run / FILE}")
         return load_search(job.run / FILE)

@@ -40,7 +40,7 @@ def load(
     own, else the only one in the current folder. ``data`` names texts and their block length in tokens (default 512);
     only the demo's teacher has texts that need not be named. ``device`` is "auto", "cpu" or "cuda". Headers are read and
     checked now, weights when they are needed: ``job.parent`` is the ``Checkpoint``, ``job.parent_model`` the
-    ``HybridLM`` (tokens [b, s] int64 to logits [b, s, vocab] float32).
+    ``HybridLM`` (tokens [b, s] int64 to logits [b, s, vocab] float32; on CUDA its matrices are BF16, for use under autocast).
 
     Raises: UserError for a broken or unknown checkpoint, none, a run directory of another one, or a device that is not
     there.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from minipuzzle.data import TokenBlocks
-from minipuzzle.model import HybridLM
+from minipuzzle.model import HybridLM, mixed_precision
 from minipuzzle.model.head import matmul_fp32
 
 CHUNK_TOKENS = 1024
@@ -56,17 +56,19 @@ def measure(
     """Evaluate on every block of a text.
 
     With ``teacher`` KL(teacher || model) and the agreement are measured too; its ``Answers`` to this text in its place
-    spare its forward for each of many candidates.
+    spare its forward for each of many candidates. Products are BF16's on CUDA, logits and what follows FP32; all is FP32 on
+    a CPU. That is so for teacher and model alike, on one GPU and on many.
     Source of the two ranking metrics: arXiv:2504.03624 (next-token accuracy, agreement with the 56B's greedy token).
     """
     parts = blocks.by_domain() or [("", blocks)]
     sums: list[Tensor] = []
     counts: list[int] = []
     before = 0
-    for _, part in parts:
-        sums.append(_summed(model, part, batch, teacher, before, advance))
-        counts.append(part.tokens[:, 1:].size)
-        before += len(part)
+    with mixed_precision(next(model.parameters()).device):
+        for _, part in parts:
+            sums.append(_summed(model, part, batch, teacher, before, advance))
+            counts.append(part.tokens[:, 1:].size)
+            before += len(part)
     alone = teacher is None
     return replace(
         _metrics(torch.stack(sums).sum(0), sum(counts), alone),
@@ -115,9 +117,10 @@ def answers(model: HybridLM, blocks: TokenBlocks, batch: int = 8) -> Answers:
     """What the model says to a text, computed once: for ``measure``."""
     device = next(model.parameters()).device
     rows = []
-    for start in range(0, len(blocks), batch):
-        tokens = torch.from_numpy(blocks.tokens[start : start + batch].astype("int64")).to(device)
-        rows.append(model.hidden_states(tokens)[:, :-1])
+    with mixed_precision(device):
+        for start in range(0, len(blocks), batch):
+            tokens = torch.from_numpy(blocks.tokens[start : start + batch].astype("int64")).to(device)
+            rows.append(model.hidden_states(tokens)[:, :-1])
     return Answers(hidden=torch.cat(rows), head_weight=model.head_weight)
 
 
@@ -128,7 +131,8 @@ def tokens_per_second(model: HybridLM, tokens: Tensor, repeats: int = 5) -> floa
     for _ in range(repeats + 1):
         _synchronize(tokens)
         start = time.perf_counter()
-        model.hidden_states(tokens)
+        with mixed_precision(tokens.device):
+            model.hidden_states(tokens)
         _synchronize(tokens)
         seconds.append(time.perf_counter() - start)
     return tokens.numel() / sorted(seconds[1:])[repeats // 2]

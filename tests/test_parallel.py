@@ -139,7 +139,7 @@ search: {{budget: "96%", multiple: 8, candidates: 6, validation_blocks: 4, top: 
 distill:
   short_tokens: 1024
   adapter: {{kind: tl6, rank: 2}}
-  training: {{tokens: 2048, batch: 4}}
+  training: {{tokens: 2048, batch: 4, learning_rate: 5e-4}}
 """
 
 

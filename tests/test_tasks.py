@@ -176,7 +176,7 @@ def test_tasks_beside_each_other_in_lm_evals_json(folder, theirs, checkpoint, tm
 
 
 def test_faults_are_told(tmp_path, capsys, monkeypatch, folder):
-    words = ("eval", "--run", tmp_path / "run", "--device", "cpu")
+    words = ("eval", "--run", tmp_path / "run", "--parent", "embedded", "--device", "cpu")
     run(*words, "--limit", 3, code=2)
     assert "Add --tasks" in capsys.readouterr().err
     run(*words, "--tasks", "x", "--include", tmp_path / "nowhere", code=2)

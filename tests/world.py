@@ -20,7 +20,7 @@ from minipuzzle.distill import distillation, train
 from minipuzzle.distill.parallel import gather, load_sharded
 from minipuzzle.errors import UserError
 from minipuzzle.kernels import choose, fp8
-from minipuzzle.model import HybridLM, load_model, precision, set_precision
+from minipuzzle.model import HybridLM, frozen_model, load_model, precision, set_precision
 from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.recipe import Training
 
@@ -106,10 +106,25 @@ def more_in_two(folder: Path, group: Ranks) -> None:
         distil(folder, group, "borrowed", precision="fp8", teacher_precision="fp8", bf16_ends=0)
 
 
+@torch.no_grad()
+def frozen_in_two(folder: Path, group: Ranks) -> None:
+    """A model that is measured, with matrices in BF16 and the rest in FP32 as on CUDA: in shards it computes the very same."""
+    checkpoint, x = Checkpoint.open(folder / "student"), torch.arange(60, device=DEVICE)[None]
+    whole, shards = (frozen_model(checkpoint.architecture, torch.device("cuda"), kernels=choose(DEVICE), where=where)
+                     for where in (DEVICE.type, "meta"))  # fmt: skip
+    for name, parameter in whole.named_parameters():
+        checkpoint.read_into(name, parameter.data)
+    shards = load_sharded(shards, checkpoint, group)
+    assert {name: p.dtype for name, p in shards.named_parameters()} == {name: p.dtype for name, p in whole.named_parameters()}
+    with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
+        assert torch.equal(whole(x), shards(x))
+
+
 def main(folder: Path, part: str) -> None:
     with ranks(DEVICE) as group:
         if part == "two":
             distil(folder, group, "two")
+            frozen_in_two(folder, group)
             distil(folder, group, "hsdp", replicas=group.world)
             distil(folder, group, "micro", micro_batch=1, activation_checkpointing="on")
             distil(folder, group, "resumed", stop_after=3)

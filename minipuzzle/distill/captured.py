@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from minipuzzle.distill.objectives import BatchLoss, Objective
-from minipuzzle.distill.update import mixed_precision, no_gradient
-from minipuzzle.model import HybridLM
+from minipuzzle.distill.update import no_gradient
+from minipuzzle.model import HybridLM, mixed_precision
 
 EAGER = 3
 """Batches before the capture, which compile and tune the kernels: neither can be captured."""

@@ -24,9 +24,8 @@ from minipuzzle.artifacts import fingerprint, read_json, write_atomic, write_jso
 from minipuzzle.data import TokenBlocks
 from minipuzzle.distill.objectives import BatchLoss, Objective
 from minipuzzle.distill.sparse import Words, sparse_kl, teacher_words
-from minipuzzle.distill.update import mixed_precision
 from minipuzzle.errors import UserError
-from minipuzzle.model import HybridLM
+from minipuzzle.model import HybridLM, mixed_precision
 from minipuzzle.ranks import Ranks
 
 ABOUT = "about.json"

@@ -22,8 +22,9 @@ from minipuzzle.ranks import Ranks
 def shard(model: HybridLM, ranks: Ranks, replicas: int = 1) -> None:
     """Split ``model`` in place over all processes; with ``replicas`` R each 1/R of them holds a whole model (HSDP).
 
-    On CUDA parameters are gathered in BF16 and gradients summed in FP32. Raises: UserError where the replicas do not
-    divide the processes.
+    On CUDA the parameters of a model that is trained are gathered in BF16 and gradients summed in FP32; those of a frozen one
+    as they are held, so that it computes what it does on one GPU. Raises: UserError where the replicas do not divide the
+    processes.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
@@ -34,7 +35,8 @@ def shard(model: HybridLM, ranks: Ranks, replicas: int = 1) -> None:
     kind = ranks.device.type
     shape = (ranks.world,) if replicas == 1 else (replicas, ranks.world // replicas)
     mesh = init_device_mesh(kind, shape, mesh_dim_names=("replicate", "shard")[-len(shape) :])
-    half = torch.bfloat16 if kind == "cuda" else None
+    trained = any(parameter.requires_grad for parameter in model.parameters())
+    half = torch.bfloat16 if kind == "cuda" and trained else None
     policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32 if half else None, cast_forward_inputs=False)
     for block in model.blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)

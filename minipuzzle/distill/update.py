@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,11 +88,6 @@ def check_batch(batch: int, ranks: Ranks) -> None:
             "The batch cannot be shared equally among the processes.", got=f"{batch} blocks, {ranks.world} processes",
             allowed=f"a multiple of {ranks.world}", next="Change --batch, or start another number of processes.",
         )  # fmt: skip
-
-
-def mixed_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """BF16 products on CUDA, FP32 on a CPU (where BF16 is slower)."""
-    return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
 def make_optimizer(model: HybridLM, settings: Training) -> torch.optim.AdamW:

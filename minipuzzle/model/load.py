@@ -34,12 +34,21 @@ def load_frozen(checkpoint: Checkpoint, *, device: torch.device, kernels: Kernel
 
     Raises: UserError for NaN or infinite weights.
     """
-    narrow = device.type == "cuda"
-    model = HybridLM(checkpoint.architecture, device=device, dtype=torch.bfloat16 if narrow else torch.float32, kernels=kernels)
+    model = frozen_model(checkpoint.architecture, device, kernels=kernels)
     for name, parameter in model.named_parameters():
+        checkpoint.read_into(name, parameter.data)
+    return model
+
+
+def frozen_model(
+    architecture: Architecture, device: torch.device, *, kernels: Kernels | None = None, where: str = ""
+) -> HybridLM:  # fmt: skip
+    """A model as ``load_frozen`` makes it, without weights; ``where`` "meta" without memory, to be put on ``device``."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    model = HybridLM(architecture, device=where or device, dtype=dtype, kernels=kernels or choose(device))
+    for parameter in model.parameters():
         if parameter.ndim != 2:
             parameter.data = parameter.data.float()
-        checkpoint.read_into(name, parameter.data)
     return model.requires_grad_(False).eval()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,6 +12,11 @@ from torch import nn
 from minipuzzle.errors import UserError
 from minipuzzle.kernels.fp8 import MULTIPLE, emulated_linear, engine_linear, plain_linear
 from minipuzzle.model.hybrid import HybridLM
+
+
+def mixed_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """BF16 products on CUDA, FP32 on a CPU (where BF16 is slower): the same for one GPU and for many."""
+    return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
 def set_precision(model: HybridLM, precision: str, bf16_ends: int) -> list[str]:

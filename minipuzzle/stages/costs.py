@@ -11,7 +11,7 @@ from minipuzzle.budget import parse_work
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.cost import Workload, memory
 from minipuzzle.cost.latency import LatencyTable, model_ms
-from minipuzzle.model import HybridLM
+from minipuzzle.model import HybridLM, mixed_precision
 from minipuzzle.model.cache import AttentionSlot, Cache
 from minipuzzle.run_files import load_search, named_candidate
 from minipuzzle.stages.job import Job
@@ -23,9 +23,9 @@ DTYPES = {"BF16": "bf16", "F16": "fp16", "F32": "fp32"}
 def cost_checks(job: Job, student: Checkpoint, model: HybridLM, tokens: torch.Tensor) -> list[dict[str, Any]]:
     """Rows {what, unit, predicted, measured} for the winner ``student``; ``tokens`` [1, s] fill its caches.
 
-    Parameters and weights: the plan against the file. Caches: the memory formula against the tensors after a prefill, all
-    in FP32. Times: the latency table that the search used against the student running on this machine; left out where
-    the budget names no time or the table is of another machine.
+    Parameters and weights: the plan against the file. Caches: the memory formula against the tensors after a prefill,
+    states in FP32, keys and values as the model is held. Times: the latency table that the search used against the
+    student running on this machine; left out where the budget names no time or the table is of another machine.
     """
     search = load_search(job.run / "search.json")
     winner = job.run.facts("distill")["winner"]
@@ -35,9 +35,10 @@ def cost_checks(job: Job, student: Checkpoint, model: HybridLM, tokens: torch.Te
         weights = memory(student.architecture, Workload(context=1, weights=DTYPES[student.dtype])).weights
         rows.append(_row(f"weights in the file, {DTYPES[student.dtype]}", "bytes", weights, student.bytes))
     length = tokens.shape[1]
-    formula = memory(student.architecture, Workload(context=length, weights="fp32", kv="fp32", state="fp32"))
+    held = "bf16" if model.embeddings.weight.dtype == torch.bfloat16 else "fp32"
+    formula = memory(student.architecture, Workload(context=length, weights="fp32", kv=held, state="fp32"))
     keys, states = _cache_bytes(model, tokens)
-    rows.append(_row(f"keys and values of {length:,} tokens, fp32", "bytes", formula.kv, keys))
+    rows.append(_row(f"keys and values of {length:,} tokens, {held}", "bytes", formula.kv, keys))
     rows.append(_row("Mamba states of a sequence, fp32", "bytes", formula.ssm, states))
     return rows + _times(job, search, student.architecture)
 
@@ -49,7 +50,8 @@ def _row(what: str, unit: str, predicted: float, measured: float) -> dict[str, A
 @torch.no_grad()
 def _cache_bytes(model: HybridLM, tokens: torch.Tensor) -> tuple[int, int]:
     cache: Cache = model.new_cache(*tokens.shape)
-    model.hidden_states(tokens, cache=cache)
+    with mixed_precision(tokens.device):
+        model.hidden_states(tokens, cache=cache)
     slots = [slot for slot in cache.slots if slot is not None]
     keys = sum(slot.keys.nbytes + slot.values.nbytes for slot in slots if isinstance(slot, AttentionSlot))
     return keys, sum(slot.state.nbytes for slot in slots if not isinstance(slot, AttentionSlot))

@@ -13,7 +13,7 @@ from minipuzzle.budget import parse_count
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.cost import Workload, memory
 from minipuzzle.data import TokenBlocks
-from minipuzzle.distill import check_vocabularies, mixed_precision
+from minipuzzle.distill import check_vocabularies
 from minipuzzle.evaluate import Metrics, measure, tokens_per_second
 from minipuzzle.model import HybridLM
 from minipuzzle.progress import progress_bar
@@ -42,14 +42,14 @@ def run_eval(job: Job, others: list[Path]) -> dict[str, Any]:
 
 def _eval(job: Job, others: list[Path], group: Ranks) -> dict[str, Any]:
     blocks = group.first_then_all(lambda: job.validation("eval"))
-    teacher = job.parent_model if group.world == 1 else job.load_frozen(job.parent, group)
+    teacher = job.frozen_parent(group)
     named = named_checkpoints(job, others)
     rows: list[dict[str, Any]] = []
     costs: list[dict[str, Any]] = []
-    with progress_bar("eval", len(blocks) * len(named), "blocks") as bar, mixed_precision(job.device):
+    with progress_bar("eval", len(blocks) * len(named), "blocks") as bar:
         for name, checkpoint in named.items():
             check_vocabularies(checkpoint.architecture.vocab_size, job.parent.architecture.vocab_size)
-            model = teacher if checkpoint is job.parent else job.load(checkpoint, group)
+            model = teacher if checkpoint is job.parent else job.load_frozen(checkpoint, group)
             metrics = measure(model, blocks, teacher=teacher, advance=bar.advance)
             rows.append({
                 "name": name, "path": str(checkpoint.path), "parameters": checkpoint.parameters,

@@ -13,7 +13,7 @@ from minipuzzle.data import TokenBlocks, Tokenizer, load_blocks
 from minipuzzle.distill.parallel import load_sharded
 from minipuzzle.errors import UserError
 from minipuzzle.kernels import choose
-from minipuzzle.model import HybridLM, load_frozen, load_model
+from minipuzzle.model import HybridLM, frozen_model, load_frozen, load_model
 from minipuzzle.ranks import Ranks
 from minipuzzle.recipe import EMBEDDED, Data
 from minipuzzle.rundir import RunDir
@@ -77,27 +77,29 @@ class Job:
         return whole.every_other(0 if part == "search" else 1)
 
     def load(self, checkpoint: Checkpoint, group: Ranks | None = None, replicas: int = 1) -> HybridLM:
-        """A checkpoint's model on the device, in FP32 (BF16 products come from autocast on CUDA); in shards over ``group``."""
+        """A checkpoint's model on the device to be trained: FP32 masters, in shards over ``group``."""
         if group is not None and group.world > 1:
-            return self._shards(checkpoint, torch.float32, group, replicas)
+            made = HybridLM(checkpoint.architecture, device="meta", dtype=torch.float32, kernels=self.kernels)
+            return load_sharded(made, checkpoint, group, replicas)
         return load_model(checkpoint, device=self.device, dtype=torch.float32, kernels=self.kernels).eval()
 
-    def load_frozen(self, checkpoint: Checkpoint, group: Ranks, replicas: int = 1) -> HybridLM:
-        """The same without gradients, in BF16 on CUDA: a teacher, or what an adapter is trained beside."""
-        if group.world > 1:
-            dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-            return self._shards(checkpoint, dtype, group, replicas).requires_grad_(False)
+    def load_frozen(self, checkpoint: Checkpoint, group: Ranks | None = None, replicas: int = 1) -> HybridLM:
+        """The same to be measured, asked or adapted: no gradients; on CUDA its matrices BF16, the rest FP32, whether
+        whole or in shards."""
+        if group is not None and group.world > 1:
+            made = frozen_model(checkpoint.architecture, self.device, kernels=self.kernels, where="meta")
+            return load_sharded(made, checkpoint, group, replicas).requires_grad_(False)
         return load_frozen(checkpoint, device=self.device, kernels=self.kernels)
-
-    def _shards(self, checkpoint: Checkpoint, dtype: torch.dtype, group: Ranks, replicas: int) -> HybridLM:
-        model = HybridLM(checkpoint.architecture, device="meta", dtype=dtype, kernels=self.kernels)
-        return load_sharded(model, checkpoint, group, replicas)
 
     @cached_property
     def parent_model(self) -> HybridLM:
-        """The parent, loaded once."""
+        """The parent, loaded once, as ``load_frozen`` does."""
         say(f"kernels: {self.kernels.name} ({self.kernels.reason})")
-        return self.load(self.parent)
+        return self.load_frozen(self.parent)
+
+    def frozen_parent(self, group: Ranks) -> HybridLM:
+        """The parent to be measured: ``parent_model``, or in shards over ``group``."""
+        return self.parent_model if group.world == 1 else self.load_frozen(self.parent, group)
 
     def forget_parent(self) -> None:
         """Give its memory back; who asks for ``parent_model`` afterwards gets it loaded anew."""

@@ -41,8 +41,7 @@ class MaskedParent:
 
     def _measured(self, selection: Selection) -> Reality:
         if self._loaded is None:
-            alone = self.group.world == 1
-            model = self.job.parent_model if alone else self.job.load_frozen(self.job.parent, self.group)
+            model = self.job.frozen_parent(self.group)
             self._loaded = model, answers(model, self.blocks)
         model, said = self._loaded
         mine = np.array(masked_reality(model, selection, self.blocks, said))

@@ -13,7 +13,7 @@ from minipuzzle import embedded, families
 from minipuzzle.artifacts import fingerprint, write_json
 from minipuzzle.checkpoint import Checkpoint, write_checkpoint
 from minipuzzle.data import Tokenizer, load_blocks
-from minipuzzle.distill import mixed_precision, next_token, train
+from minipuzzle.distill import next_token, train
 from minipuzzle.distill.parallel import shard, write_gathered
 from minipuzzle.errors import UserError
 from minipuzzle.evaluate import measure
@@ -97,8 +97,7 @@ def _validation(
     result = {}
     for file in files:
         blocks = load_blocks(file, tokenizer, block_length=recipe.data.length, cache=run / "tokens")
-        with mixed_precision(next(model.parameters()).device):
-            metrics = measure(model, blocks)
+        metrics = measure(model, blocks)
         result[file.name] = metrics.loss
         per_byte = metrics.bits_per_byte(blocks.text_bytes / blocks.tokens.size)
         say(f"pretrain: {file.name}: {metrics.loss:.4f} nats/token, {per_byte:.4f} bits/byte")

@@ -78,14 +78,14 @@ def _search(job: Job, settings: SearchSettings, blocks: TokenBlocks, parent: Mas
 
 
 class Known:
-    """What was measured already, kept on disk: a search that dies goes on where it was."""
+    """What was measured already, kept on disk: a search that dies goes on where it was, in the precision that it began in."""
 
     def __init__(self, job: Job, key: str) -> None:
         self.file = job.run / "search.partial.json"
-        self.key = key
+        self.key = fingerprint(key, "bf16" if job.device.type == "cuda" else "fp32")
         self.results: dict[str, Reality] = {}
         stored = load_partial_search(self.file) if self.file.exists() else {}
-        if stored.get("key") == key:
+        if stored.get("key") == self.key:
             self.results = {name: Reality(*values) for name, values in stored["results"].items()}
 
     def add(self, name: str, reality: Reality) -> None:

@@ -45,7 +45,7 @@ def run_tasks(job: Job, others: list[Path], tasks: list[str], include: Path | No
     with mixed_precision(job.device):
         for name, checkpoint in named_checkpoints(job, others).items():
             check_vocabularies(checkpoint.architecture.vocab_size, job.parent.architecture.vocab_size)
-            model = job.parent_model if checkpoint is job.parent else job.load(checkpoint)
+            model = job.parent_model if checkpoint is job.parent else job.load_frozen(checkpoint)
             say(f"tasks: {name}")
             lm = HarnessLM(model, job.tokenizer, name=str(checkpoint.path), max_length=_context(checkpoint))
             result: Any = simple_evaluate(lm, tasks=list(tasks), task_manager=manager, limit=limit, log_samples=False,

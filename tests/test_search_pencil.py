@@ -16,14 +16,16 @@ from minipuzzle.artifacts import Scores
 from minipuzzle.budget import MOST, Limits, parse_budget, parse_count
 from minipuzzle.cost import Workload, memory
 from minipuzzle.cost.pricing import pricing
-from minipuzzle.distill.objectives import answers_only, distillation, is_steady, next_token
+from minipuzzle.distill.objectives import answers_only, check_vocabularies, distillation, is_steady, next_token
 from minipuzzle.errors import UserError
 from minipuzzle.importance import random_scores
 from minipuzzle.recipe import SearchSettings
-from minipuzzle.search.choices import combinations, make_choices
+from minipuzzle.search.choices import combinations, make_choices, whole
 from minipuzzle.search.damage import drop_damage, hidden_damage, lost_curve, size_damage
+from minipuzzle.search.enumerate import enumerate_shapes, maximal
 from minipuzzle.search.plan import make_plan
 from minipuzzle.search.propose import candidate, front, propose, propose_each
+from minipuzzle.search.refine import repair
 from minipuzzle.search.select import kept_hidden, narrowed
 from minipuzzle.search.solve import Infeasible, Instance, solve
 from minipuzzle.space import Level, bounds, levels
@@ -61,12 +63,12 @@ def test_the_front_is_the_least_damage_at_each_limit():
         cheaper = all(x <= y for x, y in zip(a["cost"], b["cost"], strict=True))
         assert not (cheaper and a["damage"] < b["damage"])
     assert rows[-1]["damage"] == 0
-    whole = [parent.parameters, memory(parent, WORK).total]
-    assert rows[-1]["cost"] == pytest.approx(whole)
+    all_of_it = [parent.parameters, memory(parent, WORK).total]
+    assert rows[-1]["cost"] == pytest.approx(all_of_it)
     limits = np.array([row["limit"] for row in rows])
     empty = np.array([costs[:, k].min() for k in range(2)])
-    assert limits[-1].tolist() == pytest.approx(whole)
-    assert (limits[0] >= empty + 0.29 * (np.array(whole) - empty)).all()
+    assert limits[-1].tolist() == pytest.approx(all_of_it)
+    assert (limits[0] >= empty + 0.29 * (np.array(all_of_it) - empty)).all()
 
 
 def test_the_front_over_hidden_sizes_keeps_the_best_of_all():
@@ -146,7 +148,9 @@ def test_what_is_lost_with_the_smaller_scores():
     assert size_damage(parent, scores, 0, 4) == 0
     assert narrowed(parent, scores, 0, 2) == {"intermediate": (1, 3)}
     assert narrowed(parent, scores, 2, 1) == {"kv_heads": (0,), "q_heads": (0, 1)}
-    assert narrowed(parent, scores, 0, 4) == narrowed(parent, scores, 0, None) == {}
+    uncut = [narrowed(parent, scores, i, size) for i, size in ((0, 4), (0, None), (1, 8), (1, None), (2, 2), (2, None))]
+    assert uncut == [{}] * 6
+    assert lost_curve(parent, replace(scores, q_heads={}), 2).tolist() == [0]
     with pytest.raises(UserError, match="attention heads"):
         narrowed(parent, replace(scores, q_heads={}), 2, 1)
     assert kept_hidden(parent, scores, 32) is None
@@ -191,6 +195,65 @@ def test_a_familys_layers_reach_the_solver():
     parent, scores, space, options, prices = problem(parent=parent, share=0.7)
     for state in propose(parent, scores, space, options, prices, 4).states:
         assert all((state[i] is None) == (state[i + 1] is None) for i in range(0, 6, 2))
+
+
+@pytest.mark.parametrize("pattern", ["MM", "MMM", "MM-"])
+def test_blocks_that_share_a_size_share_it_in_what_the_solver_finds(pattern):
+    """Head scores that would have one block narrow and the other whole; by brute force over coupled states."""
+    for seed in range(4):
+        parent, scores, space, options, prices = problem(pattern, share=0.75, seed=seed)
+        scores = replace(scores, blocks=np.array([9.0, 0.1, 4.0])[: len(pattern)])
+        proposals = propose(parent, scores, space, options, prices, 1)
+        choices, state = proposals.choices, proposals.states[0]
+        assert len({rung for rung, block in zip(state, parent.blocks, strict=True) if block.kind == "mamba"} - {None}) <= 1
+        assert choices.harm(state) == pytest.approx(min(choices.harm(s) for s in combinations(choices) if choices.fits(s)))
+
+
+def test_what_fits_is_maximal_where_sizes_follow_one_another():
+    """One group: heads 1, 2, 3, ...; a step up is one head."""
+    parent = tiny("M-", heads=4, groups=1, vocab=64)
+    space = bounds(parent, LEVEL, multiple=1, mamba_heads=True)
+    assert space.heads == (2, 3, 4)
+    prices = pricing(parent, Limits(parameters=int(0.8 * parent.parameters)), WORK)
+    feasible = enumerate_shapes(space, prices)
+    best = maximal(feasible, space, prices)
+    shapes = [feasible.shape(i) for i in range(feasible.count)]
+    for shape, alone in zip(shapes, best, strict=True):
+        fields = ("attention", "mlp", "mamba", "intermediate", "heads")
+        larger = [o for o in shapes if o != shape and all(getattr(o, f) >= getattr(shape, f) for f in fields)]
+        assert alone == (not larger)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_first_step_of_a_repair_has_the_least_damage_for_what_it_frees(seed):
+    """One step is enough; each step down or out by hand, with its damage over what it takes off the limits."""
+    parent, scores, space, options, prices = problem("M-M-*-", share=0.985, seed=seed)
+    prices = replace(prices, asked=Limits(parameters=prices.asked.parameters), names=prices.names[:1],
+                     limits=prices.limits[:1], base=prices.base[:1])  # fmt: skip
+    choices = make_choices(parent, scores, space, options, prices.of, prices.limits - prices.base, prices.names)
+    start = whole(choices)
+    over = float((choices.cost(start) - choices.limits)[0])
+    options_of = {}
+    for other in combinations(choices):
+        changed = [i for i, (a, b) in enumerate(zip(start, other, strict=True)) if a != b]
+        one_size = {choices.unit[i] for i in changed}
+        down = all(other[i] == 1 for i in changed) and len(one_size) == 1
+        down = down and sum(u in one_size for u in choices.unit) == len(changed)
+        if down or (len(changed) == 1 and other[changed[0]] is None):
+            left = max(0.0, float((choices.cost(other) - choices.limits)[0]))
+            options_of[other] = (choices.harm(other) - choices.harm(start)) / (over - left)
+    best = min(options_of, key=options_of.__getitem__)
+    assert choices.fits(best)  # so that the repair shrinks once
+    found = repair(choices, start, frozenset(), drops=True)
+    grown = [i for i, (a, b) in enumerate(zip(best, found, strict=True)) if a != b]
+    assert all(best[i] is not None and found[i] < best[i] for i in grown) or found == best
+    assert choices.harm(found) <= choices.harm(best)
+
+
+def test_vocabularies_must_be_the_same():
+    check_vocabularies(100, 100)
+    with pytest.raises(UserError, match="different vocabularies"):
+        check_vocabularies(100, 101)
 
 
 def test_the_solver_leaves_standard_output_as_it_was(capfd):

@@ -37,6 +37,8 @@ def test_bytes():
     assert saved_bytes(ff) == 2 * (8 + 8 + 16 + 16)
     assert saved_bytes(attention) == 2 * (8 + 8 + 8 + 4 + 4 + 8) + 4 * 4
     assert saved_bytes(mamba) == 2 * (8 + 8 + (16 + 48 + 4) + 16 + 16)
+    bare = Architecture(vocab_size=10, hidden=8, blocks=())  # 6 bytes a value around the final norm
+    assert training_bytes(bare, 1000, checkpointing=False) == bare.parameters * 14 + 1000 * 8 * 6 + 3 * 2**29
     model = Architecture(vocab_size=10, hidden=8, blocks=(ff, mamba) * 10)
     whole, less = (training_bytes(model, 1000, checkpointing=c) for c in (False, True))
     assert whole - less == 1000 * (10 * (saved_bytes(ff) + saved_bytes(mamba)) - 20 * 16 - saved_bytes(mamba))

@@ -92,7 +92,7 @@ def _beats(other: dict[str, Any], row: dict[str, Any]) -> bool:
 
 
 def _front(choices: Choices, prices: Pricing) -> list[dict[str, Any]]:
-    cheapest = sum(c[:-1].min(axis=0) if len(c) == 1 else c.min(axis=0) for c in choices.costs)
+    cheapest = sum(c.min(axis=0) for c in choices.costs)
     dearest = sum(c[0] for c in choices.costs)
     shares = np.linspace(0.3, 1.0, FRONT_POINTS)
     limits = [cheapest + share * (dearest - cheapest) for share in shares]

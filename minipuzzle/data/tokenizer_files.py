@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minipuzzle.data.files import encodable
 from minipuzzle.data.tokenizer_classes import REBUILT, REFUSED, rebuild
 from minipuzzle.errors import UserError
 
@@ -74,9 +75,10 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
             made = rebuild(name, data, made, config)
         applied.append([name, config.get("add_prefix_space"), config.get("legacy")])
         config = REBUILT[name] | config
+    special = _special(folder, config)
     _check_ends(folder, made, listed, config)
     with reported(folder / "tokenizer_config.json"):
-        added = _add(made, listed, config)
+        added = _add(made, listed, special)
     if added != sorted((t["id"], t["content"]) for t in data.get("added_tokens") or []):
         applied.append(added)
     if config.get("split_special_tokens"):
@@ -177,9 +179,7 @@ def _listed(folder: Path, config: dict[str, Any], data: dict[str, Any]) -> list[
     if "added_tokens_decoder" in config:
         listed = config["added_tokens_decoder"]
         good = isinstance(listed, dict) and all(
-            str(number).isdigit()
-            and isinstance(token, dict)
-            and isinstance(token.get("content"), str)
+            number.isdecimal() and isinstance(token, dict) and _text(token) is not None
             for number, token in listed.items()
         )
         if not good:
@@ -188,33 +188,47 @@ def _listed(folder: Path, config: dict[str, Any], data: dict[str, Any]) -> list[
             dict(token, id=int(number)) for number, token in sorted(listed.items(), key=_number)
         ]
     special = {_text(config.get(key)) for key in SPECIAL}
-    older = [
-        {
-            "id": number,
-            "content": text,
-            "normalized": text not in special,
-            "special": text in special,
-        }
-        for text, number in _optional(folder / "added_tokens.json").items()
-    ]
-    numbered = {t["id"]: t for t in older} | {t["id"]: t for t in data.get("added_tokens") or []}
+    older = _optional(folder / "added_tokens.json")
+    if not all(type(number) is int for number in older.values()):
+        raise _wrong(folder, "added_tokens.json", older, '{"token": number}')
+    tokens = [
+        {"id": number, "content": text, "normalized": text not in special, "special": text in special}
+        for text, number in older.items()
+    ]  # fmt: skip
+    numbered = {t["id"]: t for t in tokens} | {t["id"]: t for t in data.get("added_tokens") or []}
     return [numbered[number] for number in sorted(numbered)]
+
+
+def _special(folder: Path, config: dict[str, Any]) -> list[Any]:
+    """The special tokens that are named: strings, or objects with a "content"."""
+    extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
+    own = [
+        value for key, value in config.items()
+        if key.endswith("_token") and key not in SPECIAL
+        and (isinstance(value, str) or (isinstance(value, dict) and "__type" in value))
+    ]  # fmt: skip
+    if not isinstance(extra, dict | list):
+        raise _wrong(folder, "extra_special_tokens", extra, "a list of tokens")
+    named = {key: config[key] for key in SPECIAL if config.get(key) is not None}
+    listed = list(extra.values() if isinstance(extra, dict) else extra)
+    for key, value in [*named.items(), *(("extra_special_tokens", v) for v in listed + own)]:
+        if _text(value) is None:
+            raise _wrong(folder, key, value, 'a string, or {"content": "..."}')
+    return [*named.values(), *own, *listed]
 
 
 def _check_ends(
     folder: Path, made: Any, listed: list[dict[str, Any]], config: dict[str, Any]
 ) -> None:
     """Raises: UserError where a text would begin or end with a token that the model never saw."""
+    known = {token["content"] for token in listed}
     for key in ("bos_token", "eos_token"):
-        text = _content(folder, key, config[key]) if config.get(key) is not None else None
-        if (
-            text is not None
-            and made.token_to_id(text) is None
-            and text not in [t["content"] for t in listed]
-        ):
+        text = _text(config.get(key))
+        if text is not None and made.token_to_id(text) is None and text not in known:
             raise UserError(
-                f"tokenizer.json does not have the token that is named {key}.", got=f"{folder}: {text}",
-                allowed="a token of its vocabulary", next=f"Correct {key} in tokenizer_config.json.",
+                f"tokenizer.json does not have the token that is named {key}.",
+                got=f"{folder}: {text}", allowed="a token of its vocabulary",
+                next=f"Correct {key} in tokenizer_config.json.",
             )  # fmt: skip
 
 
@@ -222,7 +236,7 @@ def _number(item: tuple[str, Any]) -> int:
     return int(item[0])
 
 
-def _add(made: Any, listed: list[dict[str, Any]], config: dict[str, Any]) -> list[tuple[int, str]]:
+def _add(made: Any, listed: list[dict[str, Any]], named: list[Any]) -> list[tuple[int, str]]:
     """Add the listed and the named tokens as transformers does; returns all added ones by number."""
     import tokenizers
 
@@ -232,14 +246,6 @@ def _add(made: Any, listed: list[dict[str, Any]], config: dict[str, Any]) -> lis
         for token in listed
     ]
     known |= {token.content for token in tokens}
-    keys = [
-        *SPECIAL,
-        *(k for k, v in config.items() if k.endswith("_token") and isinstance(v, str | dict)),
-    ]
-    extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
-    named = [config.get(key) for key in keys] + list(
-        extra.values() if isinstance(extra, dict) else extra
-    )
     for value in named:
         text = _text(value)
         if text is not None and text not in known:
@@ -272,14 +278,7 @@ def _ends(folder: Path, model: dict[str, Any]) -> tuple[int, ...]:
 
 def _text(value: Any) -> str | None:
     text = value.get("content") if isinstance(value, dict) else value
-    return text if isinstance(text, str) else None
-
-
-def _content(folder: Path, key: str, value: Any) -> str:
-    text = _text(value)
-    if text is None:
-        raise _wrong(folder, key, value, 'a string, or {"content": "..."}')
-    return text
+    return text if isinstance(text, str) and encodable(text) else None
 
 
 def _wrong(folder: Path, key: str, value: Any, allowed: str) -> UserError:

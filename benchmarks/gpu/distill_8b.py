@@ -129,21 +129,30 @@ def search(options: argparse.Namespace) -> None:
     from minipuzzle.checkpoint import Checkpoint
     from minipuzzle.data import Tokenizer, load_blocks
     from minipuzzle.kernels import choose
-    from minipuzzle.model import load_model
+    from minipuzzle.model import load_frozen, load_model
 
     checkpoint, device = Checkpoint.open(options.checkpoint), torch.device(options.device)
-    model = load_model(checkpoint, device=device, dtype=torch.float32, kernels=choose(device)).eval()
+    kernels = choose(device)
     text = load_blocks(options.work / "validation.txt", Tokenizer.load(options.checkpoint), block_length=512)
-    rows: dict[str, dict[str, float]] = {}
+    loads = {
+        "as it is": lambda: load_frozen(checkpoint, device=device, kernels=kernels),
+        "FP32": lambda: load_model(checkpoint, device=device, dtype=torch.float32, kernels=kernels).eval(),
+    }
     without = mock.patch("torch.autocast", new=mock.Mock(return_value=nullcontext()))
-    for name, patched in (("as it is", nullcontext()), ("FP32", without)):
-        with patched:
+    rows: dict[str, dict[str, float]] = {}
+    for name, load in loads.items():
+        torch.cuda.reset_peak_memory_stats() if device.type == "cuda" else None
+        with without if name == "FP32" else nullcontext():
+            model = load()
             evaluate.measure(model, text)  # kernels are chosen and tuned
             began = time.monotonic()
             metrics = evaluate.measure(model, text)
             seconds = time.monotonic() - began
-        rows[name] = {"tokens_per_second": text.tokens.size / seconds, "loss": metrics.loss}
-        print(f"  {name}: {rows[name]['tokens_per_second']:,.0f} tokens/s, loss {metrics.loss:.5f}", flush=True)
+        peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
+        rows[name] = {"tokens_per_second": text.tokens.size / seconds, "loss": metrics.loss, "gpu_peak": peak}
+        print(f"  {name}: {rows[name]['tokens_per_second']:,.0f} tokens/s, loss {metrics.loss:.5f}, "
+              f"{peak / 2**30:.1f} GiB", flush=True)  # fmt: skip
+        del model
     ratio = rows["as it is"]["tokens_per_second"] / rows["FP32"]["tokens_per_second"]
     print(f"  {ratio:.1f} times FP32's")
     (options.out / "search_8b.json").write_text(json.dumps({**rows, "ratio": ratio}, indent=1))

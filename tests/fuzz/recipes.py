@@ -200,7 +200,7 @@ TEXTS = {
     "list as a key": "? [a]\n: b",
     "zero byte": 'a: "\0"',
     "zero byte as a path": 'checkpoint: "a\\0b"',
-    "half a character": 'run: "\\ud800"',
+    "half a character": 'checkpoint: "\\ud800"',
     "itself": "&a [*a]",
     "itself inside": "data: &d\n  train: *d\n",
     "merge": "<<: 5",

@@ -85,7 +85,7 @@ EDITED = {
     "latency.json": ("time",),
     "commands.json": ("report",),
 }
-INSTEAD = ("missing", "null", "text", "negative", "list", "table", "huge", "nan")
+INSTEAD = ("missing", "null", "negative", "list", "huge", "nan")
 ENTRIES = (
     "run.json",
     "scores.safetensors",

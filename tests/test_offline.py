@@ -4,11 +4,13 @@ import pytest
 import torch
 from conftest import save, shaken, tiny
 from helpers import FAST, TEXT, run
+from safetensors.torch import load
+from safetensors.torch import save as save_tensors
 from test_distill import text_blocks
 
 from minipuzzle.distill import train
 from minipuzzle.distill.objectives import distillation
-from minipuzzle.distill.offline import Keep, TeacherCache
+from minipuzzle.distill.offline import Keep, TeacherCache, _slices
 from minipuzzle.distill.sparse import sparse_kl, teacher_words
 from minipuzzle.errors import UserError
 from minipuzzle.ranks import alone
@@ -142,6 +144,34 @@ def test_another_teacher_or_text_is_refused(tmp_path):
     for wrong in ("top-0", "all", "top-62"):
         with pytest.raises(UserError):
             cache(tmp_path / "new", keep=wrong)
+
+
+@pytest.mark.parametrize("keep", ["top-4", "sampled-4"])
+def test_a_damaged_shard_or_its_facts(keep, tmp_path):
+    filled(tmp_path, shaken(tiny("M-*", hidden=16, vocab=61)), keep=keep)
+    file = next(tmp_path.glob("*.safetensors"))
+    good, tensors = file.read_bytes(), load(file.read_bytes())
+    cache(tmp_path, keep=keep).objective()
+    wrong = [b"", good[:-8], bytes(500), save_tensors({"key": tensors["key"]})]
+    wrong += [save_tensors({**tensors, name: value}) for name, value in (
+        ("key", torch.zeros(3)), ("ids", tensors["ids"].long()), ("log_p", tensors["log_p"][:, :, :1].contiguous()),
+        ("more", torch.zeros(1)), ("log_rest", torch.zeros(2, 2)))]  # fmt: skip
+    for data in wrong:
+        file.write_bytes(data)
+        with pytest.raises(UserError, match="is damaged"):
+            cache(tmp_path, keep=keep).objective()
+    for name, value in (("ids", (tensors["ids"].int() + 61).to(torch.uint16)), ("log_p", tensors["log_p"] * torch.nan)):
+        file.unlink()  # what is open keeps its pages
+        file.write_bytes(save_tensors({**tensors, name: value}))
+        _slices.cache_clear()
+        opened, tokens = cache(tmp_path, keep=keep), torch.from_numpy(text_blocks().stream(range(1), 0)[0])
+        opened.objective()
+        with pytest.raises(UserError, match="is damaged"):
+            opened.words(tokens, None)
+    for text in ("[]", "{", "null", "[" * 100_000):
+        (tmp_path / "about.json").write_text(text)
+        with pytest.raises(UserError, match=r"about\.json"):
+            cache(tmp_path, keep=keep)
 
 
 def test_size_per_token():

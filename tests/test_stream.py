@@ -221,6 +221,15 @@ def test_state_of_other_inputs_is_not_taken(parent, tmp_path, monkeypatch):
     same(run(parent, tmp_path / "fresh", seed=1), run(parent, tmp_path, seed=1))
 
 
+@pytest.mark.parametrize("data", [b"", b"x" * 7, b"\xff" * 500, b"\2\0\0\0\0\0\0\0{}", b"\2\0\0\0\0\0\0\0[]"])
+def test_a_damaged_state_is_refused(data, parent, tmp_path):
+    (tmp_path / "partial").mkdir()
+    (tmp_path / "partial" / "000001.0.safetensors").write_bytes(data)
+    with pytest.raises(UserError, match="no state of a scoring") as caught:
+        run(parent, tmp_path)
+    assert "Delete it" in caught.value.next
+
+
 RANKS = """
 import sys, json
 from pathlib import Path

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from minipuzzle.artifacts import fingerprint, read_json, write_atomic, write_json
+from minipuzzle.artifacts import check_is_file, fingerprint, read_json, write_atomic, write_json
 from minipuzzle.data import TokenBlocks
 from minipuzzle.distill.objectives import BatchLoss, Objective
 from minipuzzle.distill.sparse import Words, sparse_kl, teacher_words
@@ -29,6 +29,7 @@ from minipuzzle.model import HybridLM, mixed_precision
 from minipuzzle.ranks import Ranks
 
 ABOUT = "about.json"
+KEY_BYTES = 16
 SHARD_BYTES = 1 << 26
 
 
@@ -126,13 +127,16 @@ class TeacherCache:
                                 next="Give the command again without --tokens changed, or delete that folder.")  # fmt: skip
             file, at = self._where[key]
             parts.append({name: part[at] for name, part in _slices(file).items()})
-        whole = {name: torch.cat([p[name] for p in parts]).to(tokens.device) for name in parts[0]}
+        whole = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+        if whole["ids"].int().max() >= self.vocabulary or whole["log_p"].isnan().any():
+            raise _damaged(file, "words beyond the vocabulary, or no numbers")
+        whole = {name: part.to(tokens.device) for name, part in whole.items()}
         return Words(ids=whole["ids"].long(), log_p=whole["log_p"].float(), log_rest=whole.get("log_rest"))
 
     def _check(self) -> None:
         if not (self.folder / ABOUT).exists():
             return
-        found = read_json(self.folder / ABOUT)
+        found = read_json(self.folder / ABOUT, dict[str, Any], next="Delete that folder; it is filled again.")
         other = [name for name, value in self.about.items() if found.get(name) != value]
         if other:
             raise UserError(
@@ -171,22 +175,41 @@ class TeacherCache:
 
     def _index(self) -> None:
         for file in sorted(self.folder.glob("[0-9]*.safetensors")):
-            try:
-                with safe_open(file, framework="pt") as opened:
-                    keys = opened.get_tensor("key")
-            except SafetensorError as error:
-                raise UserError(f"{file} is damaged.", got=error, allowed="a file that minipuzzle wrote",
-                                next="Delete it; it is made again.") from error  # fmt: skip
+            keys = self._keys(file)
             self._where |= {bytes(key.numpy().tobytes()): (file, row) for row, key in enumerate(keys)}
 
+    def _keys(self, file: Path) -> Tensor:
+        """The keys [rows, 16] of a shard. Raises: UserError where it is damaged or of other shapes."""
+        try:
+            check_is_file(file, file.stat())
+            with safe_open(file, framework="pt") as opened:
+                keys: Tensor = opened.get_tensor("key")
+                parts = {name: opened.get_slice(name) for name in opened.keys() if name != "key"}  # noqa: SIM118
+                found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in parts.items()}
+        except (SafetensorError, OSError, UserError) as error:
+            raise _damaged(file, error) from error
+        each = (len(keys), self.blocks.block_length)
+        ids = "U16" if _id_dtype(self.vocabulary) == torch.uint16 else "I32"
+        wanted: dict[str, tuple[tuple[int, ...], str]]
+        wanted = {"ids": ((*each, self.keep.count), ids), "log_p": ((*each, self.keep.count), "F16")}
+        wanted |= {} if self.keep.sample else {"log_rest": (each, "F32")}
+        if found != wanted or keys.dtype != torch.uint8 or keys.shape[1:] != (KEY_BYTES,):
+            raise _damaged(file, f"tensors {found}")
+        return keys
+
     def _key(self, tokens: Tensor, documents: Tensor | None) -> bytes:
-        digest = hashlib.blake2b(tokens.cpu().numpy().astype("int64").tobytes(), digest_size=16)
+        digest = hashlib.blake2b(tokens.cpu().numpy().astype("int64").tobytes(), digest_size=KEY_BYTES)
         if self.isolate and documents is not None:
             digest.update(documents.cpu().numpy().astype("int32").tobytes())
         return digest.digest()
 
     def _path(self, index: int) -> Path:
         return self.folder / f"{index:08}.safetensors"
+
+
+def _damaged(file: Path, got: object) -> UserError:
+    return UserError(f"{file} is damaged.", got=got, allowed="a file that minipuzzle wrote",
+                     next="Delete it; it is made again.")  # fmt: skip
 
 
 @lru_cache(maxsize=64)

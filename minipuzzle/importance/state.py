@@ -11,15 +11,17 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from minipuzzle.artifacts import disk_error
+from minipuzzle.artifacts import disk_error, parse_json
+from minipuzzle.checked import Count
 from minipuzzle.checkpoint.header import read_header
+from minipuzzle.errors import UserError
 from minipuzzle.ranks import Ranks
 
 PIECE_ROWS_BYTES = 1 << 25
@@ -133,7 +135,21 @@ def _bytes(tensor: Tensor) -> memoryview:
     return tensor.contiguous().view(torch.uint8).numpy().data.cast("B")
 
 
+class _About(TypedDict):
+    identity: str
+    position: Count
+
+
 def _about(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return dict(json.loads(header["__metadata__"]["about"]))
+    again = "Delete it: the scoring starts again with the first block."
+    try:
+        read_header(path)  # refuses what is no whole file
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        text = header.get("__metadata__", {}).get("about", "null")
+        return parse_json(text, _About, what=f"The header of {path}", next=again)
+    except UserError as error:
+        raise UserError(
+            f"{path} is no state of a scoring.", got=error.got, allowed="what minipuzzle score wrote",
+            next=again,
+        ) from error  # fmt: skip

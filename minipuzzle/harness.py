@@ -60,7 +60,11 @@ class HarnessLM(TemplateLM):
 
     def get_model_info(self) -> dict[str, Any]:
         """What lm-eval writes about the model into its results."""
-        return {"model": self.name, "model_num_parameters": self.model.architecture.parameters, "model_dtype": "float32"}
+        weights = self.model.embeddings.weight
+        mixed = torch.is_autocast_enabled(weights.device.type)
+        dtype = torch.get_autocast_dtype(weights.device.type) if mixed else weights.dtype
+        return {"model": self.name, "model_num_parameters": self.model.architecture.parameters,
+                "model_dtype": str(dtype).removeprefix("torch.")}  # fmt: skip
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """Tokens of a text, with the special ones of tokenizer.json unless the text begins with one."""
@@ -166,16 +170,9 @@ class HarnessLM(TemplateLM):
 
     def _generation(self, text: str, options: dict[str, Any]) -> tuple[list[int], list[str], int]:
         """Tokens of the context, cut on the left to leave room; the texts to stop at; how many tokens to generate."""
-        plain: dict[str, Any] = dict(normalize_gen_kwargs(options, MOST_NEW_TOKENS))
-        if plain.get("do_sample") or plain.get("temperature"):
-            raise UserError("This task samples, and we generate greedily.", got=options, allowed="do_sample: false",
-                            next="Leave the task out of --tasks.")  # fmt: skip
-        count = int(plain["max_gen_toks"])
-        if count >= self.max_length:
-            raise UserError("This task generates more than the model's context holds.", got=f"max_gen_toks {count}",
-                            allowed=f"below {self.max_length}", next="Leave the task out of --tasks.")  # fmt: skip
+        until, count = generation(options, self.max_length)
         tokens = self.tok_encode(text)[-(self.max_length - count) :] or [self.prefix_token_id]
-        return tokens, [*plain["until"], self.words.decode([self.eot_token_id])], count
+        return tokens, [*until, self.words.decode([self.eot_token_id])], count
 
     def _generate(self, contexts: list[list[int]], until: list[list[str]], count: int) -> list[str]:
         said: list[list[int]] = [[] for _ in contexts]
@@ -192,3 +189,19 @@ class HarnessLM(TemplateLM):
                 break
         texts = (self.words.decode(tokens, special_tokens=False) for tokens in said)
         return [postprocess_generated_text(t, stop=u, think_end_token=None) for t, u in zip(texts, until, strict=True)]
+
+
+def generation(options: dict[str, Any], max_length: int) -> tuple[list[str], int]:
+    """(texts to stop at, how many tokens to generate) of a task's ``generation_kwargs``.
+
+    Raises: UserError for a task that samples, or generates more than a context of ``max_length`` tokens holds.
+    """
+    plain: dict[str, Any] = dict(normalize_gen_kwargs(options, MOST_NEW_TOKENS))
+    if plain.get("do_sample") or plain.get("temperature"):
+        raise UserError("This task samples, and we generate greedily.", got=options, allowed="do_sample: false",
+                        next="Leave the task out of --tasks.")  # fmt: skip
+    count = int(plain["max_gen_toks"])
+    if count >= max_length:
+        raise UserError("This task generates more than the model's context holds.", got=f"max_gen_toks {count}",
+                        allowed=f"below {max_length}", next="Leave the task out of --tasks.")  # fmt: skip
+    return list(plain["until"]), count

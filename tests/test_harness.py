@@ -203,3 +203,30 @@ metric_list: [{{metric: bits_per_byte}}]
     )
     said = capsys.readouterr().err
     assert "own_task cannot be loaded" in said
+
+
+def test_a_task_that_cannot_be_run_is_told_before_the_others_are(tmp_path, capsys, checkpoint, monkeypatch):
+    (tmp_path / "words.jsonl").write_text('{"text": "words"}\n')
+    for options, says in (("temperature: 0.7", "samples"), ("max_gen_toks: 9000", "context holds")):
+        (tmp_path / "own.yaml").write_text(f"""
+task: own_task
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {tmp_path}/words.jsonl}}}}
+output_type: generate_until
+test_split: test
+doc_to_text: "{{{{text}}}}"
+doc_to_target: "{{{{text}}}}"
+generation_kwargs: {{until: ["."], {options}}}
+metric_list: [{{metric: exact_match}}]
+""")
+        monkeypatch.setattr("lm_eval.simple_evaluate", None)
+        words = ("--tasks", "own_task", "--include", tmp_path, "--device", "cpu")
+        run("eval", "--parent", checkpoint, "--run", tmp_path / "run", *words, code=2)
+        assert says in capsys.readouterr().err
+
+
+def test_the_precision_in_the_results_is_the_one_that_ran(both):
+    ours, _ = both
+    assert ours.get_model_info()["model_dtype"] == "float32"
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ours.get_model_info()["model_dtype"] == "bfloat16"

@@ -55,7 +55,8 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
     if not file.is_file():
         raise UserError(
             "The checkpoint has no tokenizer.", got=folder, allowed="a folder with a tokenizer.json",
-            next="Copy the tokenizer files of the model into that folder.",
+            next="Copy the model's tokenizer files into that folder. Where it has others only, write one: "
+            f'AutoTokenizer.from_pretrained("{folder}").save_pretrained("{folder}") of transformers.',
         )  # fmt: skip
     data, config = _object(file), _config(folder)
     model_config = _optional(folder / "config.json")

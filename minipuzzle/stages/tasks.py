@@ -37,13 +37,18 @@ def run_tasks(job: Job, others: list[Path], tasks: list[str], include: Path | No
         from lm_eval import simple_evaluate
         from lm_eval.utils import handle_non_serializable
 
-        from minipuzzle.harness import HarnessLM
+        from minipuzzle.harness import HarnessLM, generation
     except ImportError as error:
         raise _not_installed(error) from error
-    manager = _manager(tasks, include)
+    manager, loaded = _manager(tasks, include)
+    checkpoints = named_checkpoints(job, others)
+    for checkpoint in checkpoints.values():  # before hours of tasks that can be run
+        for task in loaded:
+            if task.OUTPUT_TYPE == "generate_until":
+                generation(task.config.generation_kwargs or {}, _context(checkpoint))
     rows = []
     with mixed_precision(job.device):
-        for name, checkpoint in named_checkpoints(job, others).items():
+        for name, checkpoint in checkpoints.items():
             check_vocabularies(checkpoint.architecture.vocab_size, job.parent.architecture.vocab_size)
             model = job.parent_model if checkpoint is job.parent else job.load_frozen(checkpoint)
             say(f"tasks: {name}")
@@ -105,8 +110,8 @@ def check_tasks(named: str, include: Path | None, limit: int | None) -> list[str
     return tasks
 
 
-def _manager(tasks: list[str], include: Path | None) -> Any:
-    """lm-eval's tasks, of which the named ones were loaded once, with their data."""
+def _manager(tasks: list[str], include: Path | None) -> tuple[Any, list[Any]]:
+    """lm-eval's list of tasks, and the named ones with their data: those of a group one by one."""
     from lm_eval.tasks import TaskManager
 
     manager = None
@@ -118,16 +123,17 @@ def _manager(tasks: list[str], include: Path | None) -> Any:
     for task in tasks:
         if task not in manager.all_tasks:
             raise _unknown(task, manager.all_tasks)
+    loaded: list[Any] = []
     for task in tasks:
         try:
-            manager.load([task])
+            loaded += manager.load([task])["tasks"].values()
         except Exception as error:  # a task is code of others, and what it loads may fail in any way
             raise UserError(
                 f"The task {task} cannot be loaded.", got=f"{type(error).__name__}: {str(error)[:300]}",
                 allowed="a task whose packages are installed, with data that is here or can be downloaded",
                 next="Run it once where there is a network, or leave it out of --tasks.",
             ) from error  # fmt: skip
-    return manager
+    return manager, loaded
 
 
 def _unknown(task: str, names: list[str]) -> UserError:
@@ -136,10 +142,10 @@ def _unknown(task: str, names: list[str]) -> UserError:
                      next="Run lm_eval ls tasks for all, or name a folder of task files with --include.")  # fmt: skip
 
 
-def _context(checkpoint: Checkpoint) -> int | None:
-    """The context that lm-eval gives a model whose config names none: its tokenizer's, else 2048 tokens."""
+def _context(checkpoint: Checkpoint) -> int:
+    """The model's context in tokens, as lm-eval takes it: where its config names none its tokenizer's, else 2048."""
     if checkpoint.config.get("model_type") != "mamba2":
-        return None
+        return checkpoint.architecture.max_positions
     file = checkpoint.path / "tokenizer_config.json"
     named = read_json(file).get("model_max_length") if file.is_file() else None
     return named if isinstance(named, int) and 0 < named < 10**9 else 2048

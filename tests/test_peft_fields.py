@@ -323,3 +323,12 @@ def test_merge_replaces_no_checkpoint_by_chance(base, tmp_path, capsys):
     run("merge", base / "base", base / "plain", "--export", "compact", "--out", tmp_path / "new")
     run("adapt", base / "base", "--alpha", "nan", code=2)
     assert "finite alpha" in capsys.readouterr().err
+
+
+def test_a_list_of_merged_adapters_that_was_edited_is_refused(base, edited, tmp_path):
+    checkpoint = Checkpoint.open(base / "base")
+    saved = import_peft(edited(), checkpoint)
+    for wrong in (3, "abc", [1], {"a": 1}):
+        checkpoint.config["minipuzzle_merged"] = wrong
+        with pytest.raises(UserError, match="minipuzzle_merged"):
+            merge(checkpoint, saved, tmp_path / "merged")

@@ -9,6 +9,7 @@ import torch
 from minipuzzle.adapters.peft import import_peft
 from minipuzzle.adapters.peft_config import CONFIG
 from minipuzzle.adapters.saved import SavedAdapter, read_adapter
+from minipuzzle.checked import require
 from minipuzzle.checkpoint import Checkpoint, write_checkpoint
 from minipuzzle.errors import UserError
 
@@ -57,20 +58,28 @@ def merge(base: Checkpoint, saved: SavedAdapter, target: Path) -> float:
         added += delta.square().sum().item()
         return written
 
-    config = {**base.config, MARK: [*base.config.get(MARK, []), saved.fingerprint]}
+    config = {**base.config, MARK: [*_merged(base), saved.fingerprint]}
     extra = base.family.extra_files(base.architecture)
     write_checkpoint(target, base.architecture, tensor, source=base, config=config, extra=extra)
     return (lost / added) ** 0.5 if added else 0.0
 
 
 def _check_base(base: Checkpoint, saved: SavedAdapter) -> None:
-    if saved.fingerprint in base.config.get(MARK, []):
+    merged = _merged(base)
+    if saved.fingerprint in merged:
         raise UserError("This adapter is in these weights already.", got=base.path,
                         allowed="each adapter once", next="Use the checkpoint as it is.")  # fmt: skip
     if saved.base is not None and saved.base != base.fingerprint:
-        merged = base.config.get(MARK)
         raise UserError(
             "The adapter was trained on another checkpoint.",
             got=f"{base.path} (fingerprint {base.fingerprint}{', with an adapter merged' if merged else ''})",
             allowed=f"the checkpoint of fingerprint {saved.base}", next="Name the checkpoint that adapt was given.",
         )  # fmt: skip
+
+
+def _merged(base: Checkpoint) -> list[str]:
+    """The fingerprints of the adapters in these weights."""
+    listed: list[str] = require(base.config.get(MARK, []), list[str],
+                                what=f"{base.path / 'config.json'}: {MARK}",
+                                next="Restore config.json.")  # fmt: skip
+    return listed

@@ -119,8 +119,8 @@ class PeftConfig:
                              allowed="what Python's re compiles") from error  # fmt: skip
 
     def error(self, what: str, *, got: object, allowed: object) -> UserError:
-        """A fault of this adapter_config.json."""
-        return UserError(f"{self.folder / CONFIG}: {what}", got=got, allowed=allowed,
+        """A fault of this folder."""
+        return UserError(f"{self.folder}: {what}", got=got, allowed=allowed,
                          next=AGAIN)  # fmt: skip
 
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from minipuzzle.ranks import ranks
+from minipuzzle.importance.stream import check_settings
+from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.recipe import Recipe
 from minipuzzle.report.page import build_report
 from minipuzzle.rundir import RunDir
+from minipuzzle.search.plan import make_plan
+from minipuzzle.search.timing import load_timing
+from minipuzzle.stages.checks import open_distill
 from minipuzzle.stages.distill import run_distill
 from minipuzzle.stages.evaluate import run_eval
 from minipuzzle.stages.job import Job
 from minipuzzle.stages.prune import run_prune
 from minipuzzle.stages.score import run_score
-from minipuzzle.stages.search import run_search
+from minipuzzle.stages.search import LATENCY, run_search
 
 
 def compress(recipe: Recipe, run: Path) -> tuple[dict[str, Any], Path]:
@@ -25,12 +29,20 @@ def compress(recipe: Recipe, run: Path) -> tuple[dict[str, Any], Path]:
     """
     recipe.search.check_budget()
     job = Job(RunDir(run), checkpoint=Path(recipe.checkpoint), data=recipe.data, device=recipe.device)
-    for which in ("calibration", "validation", "train"):
-        job.text_path(which)  # asked for now, not after hours
     with job.run.locked(), ranks(job.device) as group:
+        _check(job, recipe, group)
         run_score(job, recipe.score)
         run_search(job, recipe.search)
         group.by_first(lambda: list(run_prune(job)))
         run_distill(job, recipe.distill, teacher_path=None)
         measured = run_eval(job, others=[])
         return measured, group.by_first(lambda: build_report(run))
+
+
+def _check(job: Job, recipe: Recipe, group: Ranks) -> None:
+    """Open every text and setting before the first long stage. Raises: UserError for what a later one would stumble over."""
+    parent = job.parent.architecture
+    group.first_then_all(lambda: job.text("calibration"))
+    check_settings(recipe.score, parent)
+    make_plan(parent, recipe.search, load_timing(recipe.search, job.run / LATENCY))
+    open_distill(job, recipe.distill, None, [parent], group)

@@ -19,10 +19,13 @@ from minipuzzle.run_shapes import (
     CommandsFile,
     Distilled,
     EvalFile,
+    LegFile,
+    PartialPrune,
     PartialSearch,
     RunFile,
     SearchFile,
     TasksFile,
+    TrainingFile,
 )
 
 RUN_SCHEMA = 2
@@ -30,6 +33,9 @@ SEARCH_SCHEMA = 2
 EVAL_SCHEMA = 1
 TASKS_SCHEMA = 1
 COMMANDS_SCHEMA = 1
+PARTIAL_PRUNE_SCHEMA = 1
+TRAINING_SCHEMA = 1
+LEG_SCHEMA = 1
 
 
 def load_run(path: Path) -> dict[str, Any]:
@@ -91,10 +97,28 @@ def named_candidate(search: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def load_partial_search(path: Path) -> dict[str, Any]:
-    """search.partial.json. Raises: UserError where it is damaged."""
+    """A file of search.partial. Raises: UserError where it is damaged."""
     return read_json(
         path, PartialSearch, next="Delete it: the search measures its candidates again."
     )
+
+
+def load_partial_prune(path: Path) -> dict[str, Any]:
+    """prune.partial.json. Raises: UserError where it is damaged."""
+    return _load(path, PartialPrune, PARTIAL_PRUNE_SCHEMA, "Delete it: prune cuts its candidates again.")
+
+
+def load_training(path: Path) -> dict[str, Any]:
+    """identity.json of a folder of training states. Raises: UserError where it is damaged."""
+    again = "Move that folder away: its states are of no known training; the command then starts anew."
+    return _load(path, TrainingFile, TRAINING_SCHEMA, again)
+
+
+def load_leg(path: Path) -> float | None:
+    """The validation loss in a leg's result.json. Raises: UserError where it is damaged."""
+    again = "Move that folder away: its run is then done again."
+    loss: float | None = _load(path, LegFile, LEG_SCHEMA, again)["validation_loss"]
+    return loss
 
 
 def load_eval(path: Path) -> dict[str, Any]:

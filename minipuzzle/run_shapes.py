@@ -160,10 +160,32 @@ MEASURED = tuple[float, float, float, float]
 
 
 class PartialSearch(TypedDict):
-    """search.partial.json: what a search that was stopped had measured, by candidate."""
+    """search.partial/KEY.json: what a search that was stopped had measured, by candidate."""
 
     key: str
     results: dict[str, MEASURED]
+
+
+class PartialPrune(TypedDict):
+    """prune.partial.json: the candidates that a prune that was stopped had cut, and how far their logits are off."""
+
+    key: str
+    errors: dict[Name, float]
+
+
+class TrainingFile(TypedDict):
+    """identity.json of a folder of training states: whose they are. ``replaced``: an older result was set aside."""
+
+    identity: str
+    key: str
+    finished: bool
+    replaced: bool
+
+
+class LegFile(TypedDict):
+    """result.json of a leg: its validation loss in nats a token, null where training broke down."""
+
+    validation_loss: float | None
 
 
 class _Measured(TypedDict):

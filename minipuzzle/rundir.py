@@ -102,6 +102,12 @@ class RunDir:
             self.state["stages"][stage] = {"key": key, "finished": now, **facts}
             self._save()
 
+    def unmark(self, stage: str) -> None:
+        """What a stage made is about to be replaced: killed halfway, it must not pass for what was marked."""
+        with self.locked():
+            if self.state["stages"].pop(stage, None) is not None:
+                self._save()
+
     def facts(self, stage: str) -> dict[str, Any]:
         """What a finished stage recorded."""
         self.key(stage)

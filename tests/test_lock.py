@@ -12,9 +12,10 @@ import threading
 import pytest
 from helpers import FAST, TEXT, forked, run
 
-from minipuzzle.artifacts import read_json, write_json
+from minipuzzle.artifacts import write_json
 from minipuzzle.errors import UserError
 from minipuzzle.lock import hold
+from minipuzzle.run_files import load_commands
 from minipuzzle.rundir import RunDir
 
 RECIPE = "checkpoint: {}\ndistill: {{training: {{tokens: 1000}}}}\nsearch: {{budget: 90%}}\n"
@@ -66,7 +67,7 @@ def test_a_dead_process_holds_nothing(held, checkpoint, capsys):
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # a zombie, as its parent has not asked for it
     run(*score)
     assert not (folder / ".lock").exists()
-    assert [row["command"].split()[1] for row in read_json(folder / "commands.json")["commands"]] == ["score"]
+    assert [row["command"].split()[1] for row in load_commands(folder / "commands.json")] == ["score"]
 
 
 def test_the_lock_lies_within_itself_but_not_in_another_thread(tmp_path):

@@ -47,7 +47,7 @@ def both(checkpoint, tmp_path):
 def test_score_and_distill_resume(both, tmp_path):
     checkpoint, whole, broken = both
     broken_score = ("score", checkpoint, "--run", broken, *FAST["score"], "--batch", 1)
-    killed(broken_score, "broken/scores.partial/*.safetensors", tmp_path)
+    killed(broken_score, "broken/scores.partial/**/*.safetensors", tmp_path)
     assert not (broken / "scores.safetensors").exists()
     run(*broken_score)
     run("score", checkpoint, "--run", whole, *FAST["score"], "--batch", 1)

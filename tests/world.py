@@ -90,7 +90,7 @@ class Borrower(torch.nn.Linear):
 def engine_of_borrowers() -> None:
     """transformer-engine as far as ``engine_linear`` uses it."""
     engine = SimpleNamespace(Linear=Borrower, autocast=lambda **_: nullcontext())
-    fp8.engine, precision._require_engine = lambda: (engine, None), lambda device: None
+    fp8.engine, precision.require_engine = lambda: (engine, None), lambda device: None
 
 
 def more_in_two(folder: Path, group: Ranks) -> None:

@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from minipuzzle.errors import UserError
+from minipuzzle.interrupt import AtOnce, stoppable, tell
 from minipuzzle.recipe import Data
 from minipuzzle.rundir import RunDir
 
@@ -30,6 +31,8 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Length = Annotated[int, typer.Option(help="Tokens in a block of text.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 RUN = Path("minipuzzle-run")
+CTRL_C = 130
+"""The exit code of who was stopped so: 128 and the signal's number, as shells have it."""
 
 
 def make_job(run: Path, checkpoint: Path | None, data: Data, device: str) -> Job:
@@ -54,12 +57,27 @@ def student(run: Path) -> Path:
 
 @contextmanager
 def command(run: Path) -> Iterator[None]:
-    """Work alone in the run directory; record the command line and its seconds there once it has succeeded."""
+    """Work alone in the run directory; record the command line and its seconds there once it has succeeded.
+
+    SIGTERM and Ctrl-C end it with a line that says how to go on.
+    """
     started, folder = time.monotonic(), RunDir(run)
-    with folder.locked():
+    with _without_traceback(), folder.locked(), stoppable():
         yield
         words = ["minipuzzle", *sys.argv[1:]]
         folder.record_command(shlex.join(words), time.monotonic() - started)
+
+
+@contextmanager
+def _without_traceback() -> Iterator[None]:
+    try:
+        yield
+    except AtOnce:
+        tell("stopped at once; the same command goes on from what was saved last")
+        sys.stdout.flush()
+        os._exit(CTRL_C)  # not even for a thread that writes
+    except KeyboardInterrupt:
+        sys.exit(CTRL_C)
 
 
 def print_json(value: Any) -> None:

@@ -15,14 +15,19 @@ def open_board(folder: Path, step: int) -> Any:
 
     Raises: UserError where tensorboard is not installed.
     """
-    if importlib.util.find_spec("tensorboard") is None:
-        raise UserError("TensorBoard is not installed.", got="--tensorboard", allowed="the package tensorboard",
-                        next='pip install "minipuzzle[tensorboard]", or leave it out: log.csv has the numbers.')  # fmt: skip
+    require_board()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the packages that it imports
         from torch.utils.tensorboard import SummaryWriter
 
         return SummaryWriter(str(folder), purge_step=step + 1)
+
+
+def require_board() -> None:
+    """Raises: UserError where tensorboard is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise UserError("TensorBoard is not installed.", got="--tensorboard", allowed="the package tensorboard",
+                        next='pip install "minipuzzle[tensorboard]", or leave it out: log.csv has the numbers.')  # fmt: skip
 
 
 def write_row(board: Any, row: dict[str, float]) -> None:

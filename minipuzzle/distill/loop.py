@@ -18,7 +18,6 @@ from minipuzzle.distill.board import open_board, write_row
 from minipuzzle.distill.captured import Backward
 from minipuzzle.distill.checkpointing import States
 from minipuzzle.distill.guard import Guard
-from minipuzzle.distill.interrupt import Interrupt, interrupt
 from minipuzzle.distill.log import TrainingLog
 from minipuzzle.distill.objectives import Objective, is_steady
 from minipuzzle.distill.pace import Pace
@@ -26,6 +25,7 @@ from minipuzzle.distill.prepare import prepare, unprepare
 from minipuzzle.distill.schedule import learning_rate
 from minipuzzle.distill.update import Update, check_batch, make_optimizer, micro_batches, update
 from minipuzzle.errors import UserError
+from minipuzzle.interrupt import GOES_ON, Interrupt, interrupt
 from minipuzzle.model import HybridLM
 from minipuzzle.ranks import Ranks, alone
 from minipuzzle.recipe import RATE, Training
@@ -66,7 +66,7 @@ def train(
     on CUDA the products run in BF16, or in FP8 as ``settings.precision`` says; the trained model is a BF16 one again.
     With ``ranks`` of several processes the model is sharded (``parallel.shard``; adapters are not, and each process holds
     all of them) and each takes its share of every batch.
-    SIGTERM saves and exits with 0.
+    SIGTERM saves and exits with 0, Ctrl-C saves and raises KeyboardInterrupt.
     Raises: UserError where training breaks down, the state is another run's, or the disk is full.
     """
     settings = settings.at(RATE)
@@ -131,8 +131,8 @@ class _Run:
                 self._save()
             if stopping and not last:
                 self.states.wait()
-                self.say(f"stopped by SIGTERM after {self.at.tokens:,} tokens; the same command goes on from there")
-                raise SystemExit(0)
+                self.say(f"stopped by {self.stop.asked or 'SIGTERM'} after {self.at.tokens:,} tokens; {GOES_ON}")
+                raise self.stop.stopped()
         self.states.wait()
         return self.at.losses
 
@@ -149,7 +149,7 @@ class _Run:
             micro_batches(self.ahead, settings, at.tokens // length, self.ranks, self.device),
             clip=settings.clip, guard=self.guard, ranks=self.ranks,
             # any process may have been told to stop; the first one's clock says when to save
-            votes=lambda: (float(self.stop.asked), float(due and self.ranks.rank == 0)),
+            votes=lambda: (float(bool(self.stop.asked)), float(due and self.ranks.rank == 0)),
         )  # fmt: skip
         at.tokens, at.step, at.updates = at.tokens + per_step, at.step + 1, at.updates + (not done.skipped)
         at.batch, at.learning_rate = settings.batch, settings.learning_rate

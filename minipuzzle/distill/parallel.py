@@ -29,9 +29,7 @@ def shard(model: HybridLM, ranks: Ranks, replicas: int = 1) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
-    if replicas < 1 or ranks.world % replicas:
-        raise UserError("The processes cannot be divided into replicas.", got=f"{ranks.world} processes, {replicas} replicas",
-                        allowed=f"a divisor of {ranks.world}", next="Change --replicas.")  # fmt: skip
+    check_replicas(ranks, replicas)
     kind = ranks.device.type
     shape = (ranks.world,) if replicas == 1 else (replicas, ranks.world // replicas)
     mesh = init_device_mesh(kind, shape, mesh_dim_names=("replicate", "shard")[-len(shape) :])
@@ -44,6 +42,13 @@ def shard(model: HybridLM, ranks: Ranks, replicas: int = 1) -> None:
         fully_shard(model.embeddings, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     register_fsdp_forward_method(model, "hidden_states")
+
+
+def check_replicas(ranks: Ranks, replicas: int) -> None:
+    """Raises: UserError where the replicas do not divide the processes."""
+    if replicas < 1 or ranks.world % replicas:
+        raise UserError("The processes cannot be divided into replicas.", got=f"{ranks.world} processes, {replicas} replicas",
+                        allowed=f"a divisor of {ranks.world}", next="Change --replicas.")  # fmt: skip
 
 
 def load_sharded(model: HybridLM, checkpoint: Checkpoint, ranks: Ranks, replicas: int = 1) -> HybridLM:

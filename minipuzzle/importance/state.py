@@ -22,6 +22,7 @@ from minipuzzle.artifacts import disk_error, parse_json
 from minipuzzle.checked import Count
 from minipuzzle.checkpoint.header import read_header
 from minipuzzle.errors import UserError
+from minipuzzle.interrupt import Interrupt
 from minipuzzle.ranks import Ranks
 
 PIECE_ROWS_BYTES = 1 << 25
@@ -32,22 +33,27 @@ NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float64: "F64", tor
 
 
 class State:
-    """A folder with the state of one scoring. ``identity`` says of which inputs; other states there are ignored."""
+    """A folder in ``folder`` with the state of one scoring. ``identity`` says of which inputs; others have their own.
 
-    def __init__(self, folder: Path, identity: str, ranks: Ranks) -> None:
-        self.folder, self.identity, self.ranks = folder, identity, ranks
+    A signal that ``stop`` has noted stops the scoring once its state is saved.
+    """
+
+    def __init__(self, folder: Path, identity: str, ranks: Ranks, stop: Interrupt) -> None:
+        self.folder, self.identity, self.ranks, self.stop = folder / identity, identity, ranks, stop
         self._last_save = time.monotonic()
         self._cost = 0.0
 
     def due(self) -> bool:
         """Whether it is time to save, the same answer in every process."""
         waited = time.monotonic() - self._last_save
+        if self.ranks.least(float(not self.stop.asked)) == 0.0:
+            return True
         return self.ranks.least(float(waited >= self._cost * (1 / SAVING_SHARE - 1))) == 1.0
 
     def save(self, position: int, about: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Keep the state after ``position`` visits to blocks in place of the one before.
 
-        Raises: UserError when the disk is full.
+        Raises: UserError when the disk is full, and what ends the command where a signal has come.
         """
         started = time.monotonic()
         path = self.folder / f"{position:06}.{self.ranks.rank}.safetensors"
@@ -68,6 +74,7 @@ class State:
                 file_path.unlink()
         self._last_save = time.monotonic()
         self._cost = self._last_save - started
+        self.stop.check(self.ranks)
 
     def load(self) -> tuple[int, dict[str, Any], SavedTensors] | None:
         """(position, what was said about it, its tensors) of the last state that every process has; None for none."""

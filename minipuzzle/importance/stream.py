@@ -31,6 +31,7 @@ from minipuzzle.importance.memory import Peak, check_peak, compute_dtype, plan_p
 from minipuzzle.importance.metrics import variant_errors
 from minipuzzle.importance.state import SavedTensors, State
 from minipuzzle.importance.streams import Streams
+from minipuzzle.interrupt import Interrupt, interrupt
 from minipuzzle.model.blocks import BlockModule
 from minipuzzle.model.masks import block_masks, meanwhile
 from minipuzzle.model.prefetch import BlockReader, embed_into
@@ -52,8 +53,8 @@ def score(
     Raises: UserError for settings that cannot run, and where it would not fit into memory (before anything is read).
     """
     check_settings(settings, checkpoint.architecture)
-    with ranks(device) as group, torch.no_grad():
-        run = _Run(checkpoint, blocks, settings, group, partial, advance)
+    with ranks(device) as group, interrupt(group) as stop, torch.no_grad():
+        run = _Run(checkpoint, blocks, settings, group, partial, stop, advance)
         check_peak(run.peak, device)
         say(str(run.peak))
         return run.scores()
@@ -89,7 +90,7 @@ class _Run:
 
     def __init__(
         self, checkpoint: Checkpoint, blocks: TokenBlocks, settings: ScoreSettings, group: Ranks, partial: Path,
-        advance: Callable[[int], None],
+        stop: Interrupt, advance: Callable[[int], None],
     ) -> None:  # fmt: skip
         self.checkpoint, self.settings, self.group = checkpoint, settings, group
         self.tell, self.passed = advance, 0
@@ -109,7 +110,7 @@ class _Run:
         identity = fingerprint(
             checkpoint.fingerprint, asdict(settings), blocks.fingerprint, group.world, str(group.device), str(self.peak.dtype)
         )
-        self.state = State(partial, identity, group)
+        self.state = State(partial, identity, group, stop)
         self.found: dict[str, Array] = {}
         self.removed: list[int] = []
         self.reference: Tensor | None = None

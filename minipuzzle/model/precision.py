@@ -32,7 +32,7 @@ def set_precision(model: HybridLM, precision: str, bf16_ends: int) -> list[str]:
     if precision == "bf16":
         return []
     if precision == "fp8":
-        _require_engine(next(model.parameters()).device)
+        require_engine(next(model.parameters()).device)
     inner = range(bf16_ends, len(model.blocks) - bf16_ends)
     layers = {
         f"blocks.{i}.{name}": layer
@@ -75,7 +75,8 @@ def check_sizes(layers: dict[str, nn.Linear]) -> None:
         )  # fmt: skip
 
 
-def _require_engine(device: torch.device) -> None:
+def require_engine(device: torch.device) -> None:
+    """Raises: UserError where FP8 cannot run."""
     reason = ""
     if device.type != "cuda":
         reason = "no CUDA device"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,16 @@ from minipuzzle.adapters.saved import NAME
 from minipuzzle.artifacts import fingerprint
 from minipuzzle.data import TokenBlocks, has_answers, load_instructions
 from minipuzzle.distill import answers_only, check_vocabularies, distillation, next_token
-from minipuzzle.distill.loop import STATES
 from minipuzzle.distill.objectives import Objective
+from minipuzzle.interrupt import legs
 from minipuzzle.model import HybridLM
 from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.recipe import ADAPT_RATE, Training
 from minipuzzle.stages.adapters import adapted, keep_adapter
+from minipuzzle.stages.checks import check_training
 from minipuzzle.stages.distill import train_in
 from minipuzzle.stages.job import Job, open_checkpoint, say
+from minipuzzle.stages.training_folder import TrainingFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,34 +43,35 @@ def run_adapt(job: Job, settings: AdaptSettings, teacher_path: Path | None) -> t
     Raises: UserError where nothing would be trained.
     """
     settings = replace(settings, training=settings.training.at(ADAPT_RATE))
-    with job.run.locked(), ranks(job.device) as group:
+    with job.run.locked(), ranks(job.device) as group, legs(group):
         return _adapt(job, settings, teacher_path, group)
 
 
 def _adapt(job: Job, settings: AdaptSettings, teacher_path: Path | None, group: Ranks) -> tuple[Path, dict[str, Any]]:
     answers = has_answers(job.text_path("train"))
     blocks = group.first_then_all(lambda: _instructions(job) if answers else job.text("train"))
+    check_training(settings.training, [job.parent.architecture], job.device, group)
     teacher_file = None if teacher_path is None else open_checkpoint(teacher_path)
-    inputs = (job.parent.fingerprint, blocks.fingerprint, "" if teacher_file is None else teacher_file.fingerprint)
-    key, identity = fingerprint(*inputs, asdict(settings)), fingerprint(*inputs, settings.fixed())
-    target = job.run / "adapter" / NAME
-    if job.run.is_done("adapt", key) and target.exists():
-        say(f"adapt: nothing changed, kept {target}")
-        return target, job.run.facts("adapt")
-    model = adapted(job, job.parent, settings.adapter, settings.training, group)
-    teacher = None
     if teacher_file is not None:
         check_vocabularies(job.parent.architecture.vocab_size, teacher_file.architecture.vocab_size)
-        teacher = job.load_frozen(teacher_file, group, settings.training.replicas)
+    inputs = (job.parent.fingerprint, blocks.fingerprint, "" if teacher_file is None else teacher_file.fingerprint)
+    key, identity = fingerprint(*inputs, asdict(settings)), fingerprint(*inputs, settings.fixed())
+    target, folder = job.run / "adapter" / NAME, TrainingFolder(job.run, "adapt", identity, key, say)
+    if job.run.is_done("adapt", key) and target.exists():
+        say(f"adapt: nothing changed, kept {target}")
+        group.by_first(folder.finish)
+        return target, job.run.facts("adapt")
+    model = adapted(job, job.parent, settings.adapter, settings.training, group)
+    group.by_first(folder.claim)
+    teacher = None if teacher_file is None else job.load_frozen(teacher_file, group, settings.training.replicas)
     training = replace(settings.training, weight_decay=0.0, isolate_documents=answers or settings.training.isolate_documents)
-    folder = job.run / "adapt"
-    final = train_in(job, model, _objective(answers, teacher), blocks, training, folder, identity, "adapt",
+    final = train_in(job, model, _objective(answers, teacher), blocks, training, folder.path, identity, "adapt",
                      group=group, teacher=None if teacher is None else teacher.architecture)  # fmt: skip
+    group.by_first(lambda: folder.replace(target))
     plan = group.first_then_all(lambda: keep_adapter(job, model, job.parent)).plan
     facts = {"final_loss": final, "tokens": training.tokens, "trained": plan.trainable, "lora": plan.lora}
     job.run.mark("adapt", key, **facts)
-    if job.run.writes:
-        shutil.rmtree(folder / STATES, ignore_errors=True)
+    group.by_first(folder.finish)
     return target, facts
 
 

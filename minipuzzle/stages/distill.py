@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from minipuzzle.adapters import merge
+from minipuzzle.adapters.saved import NAME as ADAPTER
 from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import fingerprint
 from minipuzzle.checkpoint import Checkpoint, write_checkpoint
 from minipuzzle.data import TokenBlocks
-from minipuzzle.distill import check_vocabularies, distillation, load_parameters, train
+from minipuzzle.distill import distillation, load_parameters, train
 from minipuzzle.distill.guard import BrokenDown
 from minipuzzle.distill.loop import STATES
 from minipuzzle.distill.objectives import Objective
-from minipuzzle.distill.offline import Keep, TeacherCache
 from minipuzzle.distill.parallel import write_gathered
 from minipuzzle.evaluate import measure
+from minipuzzle.interrupt import Interrupt, legs
 from minipuzzle.model import HybridLM, set_precision
 from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.recipe import DistillSettings, Training
 from minipuzzle.report.card import write_card
+from minipuzzle.run_files import load_search
 from minipuzzle.rundir import RunDir
 from minipuzzle.stages.adapters import adapted, keep_adapter
-from minipuzzle.stages.job import Job, open_checkpoint, say
+from minipuzzle.stages.checks import DistillInputs, open_cache, open_distill
+from minipuzzle.stages.job import Job, say
 from minipuzzle.stages.meter import Meter
 from minipuzzle.stages.prune import run_prune
 from minipuzzle.stages.race import Leg, Outcome, race
+from minipuzzle.stages.search import load_selection
+from minipuzzle.stages.training_folder import TrainingFolder
 
 RATE_SHARE = 5
 """A fifth of a long run told which rate suits it: docs/decisions.md."""
@@ -45,43 +49,53 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
 
     Under torchrun student and teacher are sharded over all processes; the first one prunes and writes.
     """
-    teacher_file = job.parent if teacher_path is None else open_checkpoint(teacher_path)
-    check_vocabularies(job.parent.architecture.vocab_size, teacher_file.architecture.vocab_size)
     settings = settings.resolved()
     if settings.adapter.kind:  # decay would pull Delta W to 0, not the weights
         settings = replace(settings, training=replace(settings.training, weight_decay=0.0))
-    with job.run.locked(), ranks(job.device) as group:
-        for which in ("train", "validation"):
-            job.text_path(which)  # asked for before anything is cut or trained
+    with job.run.locked(), ranks(job.device) as group, legs(group) as stop:
+        inputs = open_distill(job, settings, teacher_path, students(job), group)
         cuts = group.first_then_all(lambda: _cuts(job))
-        blocks = group.first_then_all(lambda: job.text("train"))
-        students = [cuts[name].fingerprint for name in sorted(cuts)]
-        inputs = (job.run.key("prune"), students, teacher_file.fingerprint, blocks.fingerprint)
-        key, identity = fingerprint(*inputs, asdict(settings)), fingerprint(*inputs, settings.fixed())
-        target = job.run / "student"
+        made = [cuts[name].fingerprint for name in sorted(cuts)]
+        known = (job.run.key("prune"), made, inputs.teacher.fingerprint, inputs.blocks.fingerprint)
+        key, identity = fingerprint(*known, asdict(settings)), fingerprint(*known, settings.fixed())
+        target, folder = job.run / "student", TrainingFolder(job.run, "distill", identity, key, say)
         if job.run.is_done("distill", key) and target.exists():
             say(f"distill: nothing changed, kept {target}")
+            group.by_first(lambda: _finish(job, folder))
             return Checkpoint.open(target)
-        run = _Distillation(job, settings, group, blocks, identity, teacher_file)
+        group.by_first(folder.claim)
+        run = _Distillation(job, settings, group, inputs, folder, stop)
         tried = run.try_rates(cuts)
         found = run.short_runs(cuts)
         winner = found.winner
         say(f"distill: {winner} goes on to the long run")
         model, final, validation = run.long_run(cuts[winner], winner, found.short.get(winner))
         if settings.adapter.kind:
+            group.by_first(lambda: folder.replace(target, job.run / "adapter" / ADAPTER))
             group.first_then_all(lambda: _merge(job, model, cuts[winner], target))
         else:
+            group.by_first(lambda: folder.replace(target))
             write_gathered(model, group, lambda tensor: write_student(cuts[winner], tensor, target))
         job.run.mark("distill", key, search=job.run.key("search"), winner=winner, short_validation_loss=found.short,
                      heat_validation_loss=found.heat, final_kl=final, long_validation_loss=validation,
                      tokens=settings.training.tokens, learning_rate=run.training.learning_rate,
                      rate_validation_loss=tried,
                      short_tokens=settings.short_tokens if found.short else 0)  # fmt: skip
-        if job.run.writes:
-            write_card(job.run.path)
-            for states in (job.run / "distill").glob(f"*/{STATES}"):
-                shutil.rmtree(states)  # finished: the student is written, and the logs stay
+        group.by_first(lambda: _finish(job, folder))
     return Checkpoint.open(target)
+
+
+def students(job: Job) -> list[Architecture]:
+    """The candidates as search.json has them, before they are cut."""
+    search = load_search(job.run / "search.json")
+    return [load_selection(search, name).student(job.parent.architecture) for name in search["top"]]
+
+
+def _finish(job: Job, folder: TrainingFolder) -> None:
+    """What follows from a distillation that is marked as done; done again where a kill came between."""
+    if not (job.run / "student" / "README.md").exists():
+        write_card(job.run.path)
+    folder.finish()
 
 
 def write_student(like: Checkpoint, tensor: Callable[[str], torch.Tensor], target: Path) -> None:
@@ -107,10 +121,10 @@ class _Distillation:
     """What the short runs and the long one share."""
 
     def __init__(
-        self, job: Job, settings: DistillSettings, group: Ranks, blocks: TokenBlocks, identity: str, teacher: Checkpoint
+        self, job: Job, settings: DistillSettings, group: Ranks, inputs: DistillInputs, folder: TrainingFolder, stop: Interrupt
     ) -> None:
-        self.job, self.settings, self.group, self.blocks, self.identity = job, settings, group, blocks, identity
-        self.teacher_file, self.training = teacher, settings.training
+        self.job, self.settings, self.group, self.inputs = job, settings, group, inputs
+        self.folder, self.stop, self.training = folder, stop, settings.training
         self.objective = self._offline() if settings.teacher_logits else distillation(self._teacher(), settings.loss)
 
     def try_rates(self, cuts: dict[str, Checkpoint]) -> dict[str, float]:
@@ -122,10 +136,13 @@ class _Distillation:
         rates, found = self.settings.rates, dict[float, float]()
         tokens = max(1, min(self.settings.short_tokens, self.training.tokens // RATE_SHARE))
         for rate in rates:
+            label = f"rate-{rate:g}"
             try:
-                loss = self._short(cut, name, Leg(f"rate-{rate:g}", tokens), replace(self.training, learning_rate=rate))
+                loss = self._short(cut, name, Leg(label, tokens), replace(self.training, learning_rate=rate))
             except BrokenDown:
                 loss = math.nan
+                self.group.by_first(partial(self.folder.leg(f"{name}-{label}").ended, math.nan))
+            self._drop(name, label)
             if math.isfinite(loss):
                 found[rate] = loss
             else:
@@ -139,40 +156,47 @@ class _Distillation:
     def short_runs(self, cuts: dict[str, Checkpoint]) -> Outcome:
         """The candidate with the lowest validation loss after its short run."""
         return race(list(cuts), self.settings.short_tokens, lambda name, leg: self._short(cuts[name], name, leg, self.training),
-                    lambda text: say(f"distill: {text}"))  # fmt: skip
+                    lambda text: say(f"distill: {text}"), self._drop)  # fmt: skip
 
-    @cached_property
-    def _validation(self) -> TokenBlocks:
-        return self.group.first_then_all(lambda: self.job.validation("search"))
+    def _drop(self, name: str, label: str) -> None:
+        self.group.by_first(self.folder.leg(f"{name}-{label}").forget)
 
     def _short(self, cut: Checkpoint, name: str, leg: Leg, training: Training) -> float:
         """Train a candidate for a leg, from its heat's weights where it goes on from them; its validation loss."""
+        place = self.folder.leg(f"{name}-{leg.label}")
+        known = self.group.by_first(place.loss)
+        if known is not None:
+            return known
         model = self._student(cut, after=f"{name}-heat" if leg.before else "")
         share = training.batch // self.group.world
         batch = max(1, share // leg.smaller) * self.group.world
-        self._train(model, replace(training, tokens=leg.tokens, batch=batch), f"{name}-{leg.label}",
+        self._train(model, replace(training, tokens=leg.tokens, batch=batch), place.path.name,
                     f"{name} {leg.label}", f"{name}, {leg.label}")  # fmt: skip
-        loss = measure(model, self._validation).loss
+        loss = measure(model, self.inputs.validation).loss
         say(f"distill: {name} after {leg.before + leg.tokens:,} tokens: validation loss {loss:.4f} nats/token")
+        self.group.by_first(lambda: place.ended(loss))
+        self.stop.check(self.group)
         return loss
 
     def long_run(self, cut: Checkpoint, name: str, short: float | None) -> tuple[HybridLM, float, tuple[float, float]]:
         """(the trained student, its last KL, its validation loss before and after), from its short run's weights where
         there was one, which ended with the loss ``short``."""
         model = self._student(cut, after="" if short is None else f"{name}-short")
-        before = measure(model, self._validation).loss if short is None else short
+        before = measure(model, self.inputs.validation).loss if short is None else short
         final = self._train(model, self.training, "long", name, "long run")
-        after = measure(model, self._validation).loss
+        after = measure(model, self.inputs.validation).loss
         say(f"distill: validation loss {before:.4f} nats/token before the long run, {after:.4f} after it")
         if not after < before:
             say("distill: the long run made the student worse. Distil again with a lower --learning-rate or more --tokens.")
         return model, final, (before, after)
 
-    def _train(self, model: HybridLM, settings: Training, folder_name: str, identity: str, label: str) -> float:
-        folder, identity = self.job.run / "distill" / folder_name, f"{self.identity} {identity}"
-        teacher = None if self.settings.teacher_logits else self.teacher_file.architecture
-        return train_in(self.job, model, self.objective, self.blocks, settings, folder, identity, f"distill: {label}",
-                        group=self.group, teacher=teacher)  # fmt: skip
+    def _train(self, model: HybridLM, settings: Training, name: str, identity: str, label: str) -> float:
+        folder, identity = self.folder.path / name, f"{self.folder.identity} {identity}"
+        teacher = None if self.settings.teacher_logits else self.inputs.teacher.architecture
+        final = train_in(self.job, model, self.objective, self.inputs.blocks, settings, folder, identity, f"distill: {label}",
+                         group=self.group, teacher=teacher)  # fmt: skip
+        self.stop.check(self.group)
+        return final
 
     def _student(self, checkpoint: Checkpoint, after: str) -> HybridLM:
         """A candidate's model, with the weights that the run ``after`` left where one is named."""
@@ -181,24 +205,20 @@ class _Distillation:
         else:
             model = self.job.load(checkpoint, self.group, self.training.replicas)
         if after:
-            load_parameters(self.job.run / "distill" / after / STATES, model, self.group)
+            load_parameters(self.folder.path / after / STATES, model, self.group)
         return model
 
     def _teacher(self) -> HybridLM:
         self.job.forget_parent()
-        teacher = self.job.load_frozen(self.teacher_file, self.group, self.training.replicas)
+        teacher = self.job.load_frozen(self.inputs.teacher, self.group, self.training.replicas)
         set_precision(teacher, self.settings.teacher_precision, self.training.bf16_ends)
         return teacher
 
     def _offline(self) -> Objective:
         """The objective from stored words; the teacher is loaded only for shards that are missing."""
         settings, training = self.settings, self.training
-        cache = TeacherCache(
-            Path(settings.teacher_logits), self.blocks, Keep.parse(settings.teacher_keep), seed=training.seed,
-            teacher=f"{self.teacher_file.fingerprint} {settings.teacher_precision}", isolate=training.isolate_documents,
-            vocabulary=self.teacher_file.architecture.vocab_size,
-        )  # fmt: skip
-        length = self.blocks.block_length
+        cache = open_cache(settings, self.inputs)
+        length = self.inputs.blocks.block_length
         tokens = max(training.tokens, settings.short_tokens)
         missing = cache.missing(training.batch * -(-tokens // (training.batch * length)))
         say(f"distill: teacher logits in {cache.folder}: {cache.size(tokens)}; {len(missing)} shards are missing")
@@ -213,13 +233,7 @@ def train_in(
     job: Job, model: HybridLM, objective: Objective, blocks: TokenBlocks, settings: Training, folder: Path, identity: str,
     label: str, *, group: Ranks, teacher: Architecture | None,
 ) -> float:  # fmt: skip
-    """``train`` in a folder of the run, with a progress bar; a state of other inputs in that folder is thrown away."""
-    if job.run.writes:
-        if (folder / STATES).exists() and not _belongs(folder, identity):
-            shutil.rmtree(folder)  # an earlier run with other inputs in this run directory; its log goes with it
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "identity").write_text(identity)
-    group.together(lambda: None)
+    """``train`` in a folder of the run, with a progress bar."""
     meter = Meter("loss", model.architecture, blocks.block_length, job.device, teacher=teacher, ranks=group.world,
                   frozen=hasattr(model, "adapters"))  # fmt: skip
     with progress_bar(label, settings.tokens, "tokens") as bar:
@@ -228,11 +242,6 @@ def train_in(
             bar.update(min(tokens, settings.tokens), meter.note(tokens, loss))
 
         return train(model, objective, blocks, settings, folder, identity=identity, advance=advance, say=say, ranks=group)
-
-
-def _belongs(folder: Path, identity: str) -> bool:
-    file = folder / "identity"
-    return file.exists() and file.read_text() == identity
 
 
 def summary(job: Job) -> dict[str, Any]:

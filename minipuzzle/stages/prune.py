@@ -2,36 +2,63 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
-from minipuzzle.artifacts import fingerprint
+from minipuzzle.artifacts import fingerprint, write_json
 from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.run_files import load_search
+from minipuzzle.run_files import PARTIAL_PRUNE_SCHEMA, load_partial_prune, load_search
 from minipuzzle.stages.job import Job, say
 from minipuzzle.stages.search import load_selection
 from minipuzzle.surgery import cut, verify_logits
 
 PROBE_TOKENS = 64
+PARTIAL = "prune.partial.json"
 
 
 def run_prune(job: Job) -> dict[str, Checkpoint]:
-    """Cut the top candidates; each file is checked against its plan and against the masked parent's logits."""
-    search = load_search(job.run / "search.json")
-    key = fingerprint(job.run.key("search"), search)
-    paths = {name: job.run / "candidates" / name for name in search["top"]}
-    if job.run.is_done("prune", key) and all((p / "config.json").exists() for p in paths.values()):
-        say("prune: nothing changed, kept " + ", ".join(str(p) for p in paths.values()))
-        return {name: Checkpoint.open(path) for name, path in paths.items()}
-    vocabulary = job.parent.architecture.vocab_size
-    tokens = np.random.default_rng(0).integers(0, vocabulary, (2, PROBE_TOKENS))
-    cuts, errors = {}, {}
-    for name, path in paths.items():
-        selection = load_selection(search, name)
-        cuts[name] = cut(job.parent, selection, path)
-        errors[name] = verify_logits(job.parent, cuts[name], selection, tokens, job.device)
-        say(
-            f"prune: {path}  {cuts[name].parameters:,} parameters, {cuts[name].bytes:,} bytes as planned; "
-            f"masked parent and file differ by {errors[name]:.1e} of the largest logit"
-        )
-    job.run.mark("prune", key, logit_error=errors)
+    """Cut the top candidates; each file is checked against its plan and against the masked parent's logits.
+
+    Those that a killed command had cut and checked are kept.
+    """
+    with job.run.locked():
+        search = load_search(job.run / "search.json")
+        key = fingerprint(job.run.key("search"), search)
+        paths = {name: job.run / "candidates" / name for name in search["top"]}
+        partial = job.run / PARTIAL
+        if job.run.is_done("prune", key) and all((p / "config.json").exists() for p in paths.values()):
+            say("prune: nothing changed, kept " + ", ".join(str(p) for p in paths.values()))
+            _forget(job, partial)
+            return {name: Checkpoint.open(path) for name, path in paths.items()}
+        stored = load_partial_prune(partial) if partial.exists() else {}
+        errors: dict[str, float] = stored["errors"] if stored.get("key") == key else {}
+        cuts = {}
+        job.run.unmark("prune")
+        for name, path in paths.items():
+            if name in errors and (path / "config.json").exists():
+                say(f"prune: kept {path}")
+                cuts[name] = Checkpoint.open(path)
+                continue
+            cuts[name], errors[name] = _cut(job, search, name, path)
+            if job.run.writes:
+                write_json(partial, {"schema": PARTIAL_PRUNE_SCHEMA, "key": key, "errors": errors})
+        job.run.mark("prune", key, logit_error=errors)
+        _forget(job, partial)
     return cuts
+
+
+def _cut(job: Job, search: dict[str, Any], name: str, path: Path) -> tuple[Checkpoint, float]:
+    selection = load_selection(search, name)
+    made = cut(job.parent, selection, path)
+    tokens = np.random.default_rng(0).integers(0, job.parent.architecture.vocab_size, (2, PROBE_TOKENS))
+    error = verify_logits(job.parent, made, selection, tokens, job.device)
+    say(f"prune: {path}  {made.parameters:,} parameters, {made.bytes:,} bytes as planned; "
+        f"masked parent and file differ by {error:.1e} of the largest logit")  # fmt: skip
+    return made, error
+
+
+def _forget(job: Job, partial: Path) -> None:
+    if job.run.writes:
+        partial.unlink(missing_ok=True)

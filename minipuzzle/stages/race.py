@@ -5,6 +5,7 @@ The numbers are what docs/results/heats.md measured.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -33,11 +34,13 @@ class Outcome:
 
 
 def race(
-    names: Sequence[str], tokens: int, run: Callable[[str, Leg], float], say: Callable[[str], None] = lambda text: None
-) -> Outcome:
+    names: Sequence[str], tokens: int, run: Callable[[str, Leg], float], say: Callable[[str], None] = lambda text: None,
+    drop: Callable[[str, str], None] = lambda name, label: None,
+) -> Outcome:  # fmt: skip
     """Run candidates, in the order of the short list, for ``tokens`` each; ``run`` trains a leg and returns its loss.
 
-    ``say`` is told who goes on after a heat. One candidate alone is not run.
+    ``say`` is told who goes on after a heat. ``drop(name, label)`` is told, more than once perhaps, of legs that nothing
+    goes on from: at most FINALISTS heats and one short run are needed at a time. One candidate alone is not run.
     """
     if len(names) == 1:
         return Outcome(names[0], {}, {})
@@ -45,9 +48,22 @@ def race(
     first = tokens // HEAT_SHARE
     on = list(names)
     if len(names) > FINALISTS and first:
-        heat = {name: run(name, Leg("heat", first, smaller=HEAT_BATCH)) for name in names}
-        on = sorted(heat, key=heat.__getitem__)[:FINALISTS]
+        for name in names:
+            heat[name] = run(name, Leg("heat", first, smaller=HEAT_BATCH))
+            for slower in _ranked(heat)[FINALISTS:]:
+                drop(slower, "heat")
+        on = _ranked(heat)[:FINALISTS]
         say(f"{', '.join(on)} go on to the short run")
     leg = Leg("short", tokens - first, before=first) if heat else Leg("short", tokens)
-    short = {name: run(name, leg) for name in on}
-    return Outcome(min(short, key=short.__getitem__), short, heat)
+    short: dict[str, float] = {}
+    for name in on:
+        short[name] = run(name, leg)
+        drop(name, "heat")
+        for slower in _ranked(short)[1:]:
+            drop(slower, "short")
+    return Outcome(_ranked(short)[0], short, heat)
+
+
+def _ranked(losses: dict[str, float]) -> list[str]:
+    """Names by loss, the lowest first; of equal ones the earlier, and last what is no number."""
+    return sorted(losses, key=lambda name: (math.isnan(losses[name]), losses[name]))

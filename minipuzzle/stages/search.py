@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -64,6 +65,7 @@ def _search(job: Job, settings: SearchSettings, blocks: TokenBlocks, parent: Mas
                       timing)  # fmt: skip
     if job.run.is_done("search", key) and (job.run / FILE).exists():
         say(f"search: nothing changed, kept {job.run / FILE}")
+        Known(job, key).forget()
         return load_search(job.run / FILE)
     plan = make_plan(job.parent.architecture, settings, timing)
     for sentence in plan.parent.rules.sentences():
@@ -71,18 +73,22 @@ def _search(job: Job, settings: SearchSettings, blocks: TokenBlocks, parent: Mas
     known = Known(job, key)
     search = Search(plan, scores, settings, known)
     result = search_result(job.parent, plan, settings, *search.run(parent))
+    job.run.unmark("search")
     write_json(job.run / FILE, check_measured(result, SearchFile))
     job.run.mark("search", key, file=FILE)
-    known.file.unlink(missing_ok=True)
+    known.forget()
     return result
 
 
 class Known:
-    """What was measured already, kept on disk: a search that dies goes on where it was, in the precision that it began in."""
+    """What was measured already, kept on disk: a search that dies goes on where it was, in the precision that it began in.
+
+    Other settings have files of their own.
+    """
 
     def __init__(self, job: Job, key: str) -> None:
-        self.file = job.run / "search.partial.json"
         self.key = fingerprint(key, "bf16" if job.device.type == "cuda" else "fp32")
+        self.file = job.run / "search.partial" / f"{self.key}.json"
         self.results: dict[str, Reality] = {}
         stored = load_partial_search(self.file) if self.file.exists() else {}
         if stored.get("key") == self.key:
@@ -93,6 +99,12 @@ class Known:
         if self.results.get(name) != reality or not self.file.exists():
             self.results[name] = Reality(*check_measured(list(reality), MEASURED))
             write_json(self.file, {"key": self.key, "results": self.results})
+
+    def forget(self) -> None:
+        """The search is done."""
+        self.file.unlink(missing_ok=True)
+        with suppress(OSError):  # not there, or with other settings' in it
+            self.file.parent.rmdir()
 
 
 class Search:

@@ -8,7 +8,7 @@ from conftest import save, shaken, tiny
 from helpers import FAST, TEXT, run
 from safetensors.torch import load_file
 
-from minipuzzle.artifacts import read_json
+from minipuzzle.artifacts import fingerprint, read_json
 from minipuzzle.rundir import RunDir
 from minipuzzle.stages import distill as distill_stage
 from minipuzzle.stages import prune as prune_stage
@@ -265,10 +265,11 @@ def test_pretrain_opens_its_validation_text_first_keeps_what_is_done_and_drops_i
         "model: {model_type: nemotron_h, vocab_size: 4096, hidden_size: 16, hybrid_override_pattern: M-, intermediate_size: 32,"
         " num_attention_heads: 2, num_key_value_heads: 1, head_dim: 8, mamba_num_heads: 4, mamba_head_dim: 8, n_groups: 1,"
         f" ssm_state_size: 8, chunk_size: 16}}\ndata: {{length: 64, train: {TEXT}, validation: VALIDATION}}\n"
-        "training: {tokens: 1024, learning_rate: 3.0e-3, batch: 4, seed: 0}\ndevice: cpu\n"
+        "training: {tokens: 1024, learning_rate: 3.0e-3, batch: 4, seed: 0}\ndevice: cpu\ntokenizer: embedded\n"
     )
     (tmp_path / "bad.yaml").write_text(recipe.replace("VALIDATION", "nothing.txt"))
     run("pretrain", "bad.yaml", "--run", "run", code=2)
+    assert "There is no such text." in capsys.readouterr().err
     assert not (tmp_path / "run/pretrain").exists(), "found after the training"
     (tmp_path / "good.yaml").write_text(recipe.replace("VALIDATION", str(TEXT)))
     run("pretrain", "good.yaml", "--run", "run")
@@ -320,7 +321,7 @@ def test_what_follows_a_mark_is_done_again(folder, monkeypatch):
     """score and search: a kill between mark and the removal of what they could have gone on from."""
     for name, stage in (("score", "scores.partial"), ("search", "search.partial")):
         key = RunDir(folder).key(name)
-        place = folder / stage / (key if name == "score" else f"{key}.json")
+        place = folder / stage / (key if name == "score" else f"{fingerprint(key, 'fp32')}.json")
         place.parent.mkdir()
         place.mkdir() if name == "score" else place.write_text('{"key": "x", "results": {}}')
     run("score", folder.parent / "x", "--run", folder, code=2)

@@ -1,0 +1,206 @@
+"""Kills every training and scoring command at random times, gives it again, and compares with the uninterrupted run.
+
+    python tests/kills.py score search prune distill adapt pretrain run --trials 15 --seed 1 > kills.jsonl
+    python tests/kills.py --table kills.jsonl
+
+A trial starts a command, sends a signal after a random part of its time (SIGKILL mostly, else SIGTERM or SIGINT), perhaps
+once more in the rerun, and then lets the same command end. It is good when every file of the run directory is there, no
+other, all equal but for times and dates, and when a command that a signal stopped said how to go on, without a traceback.
+Run by hand: hours of a core for hundreds of kills. Everything happens in a folder of the system's temporary ones.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from hashlib import sha256
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+WORK = Path(tempfile.gettempdir()) / f"minipuzzle-kills-{os.getuid()}"
+SIGNALS = {"SIGKILL": 8, "SIGTERM": 1, "SIGINT": 1}
+"""And how often each is taken."""
+EXITS = {"SIGTERM": (0, -signal.SIGTERM), "SIGINT": (130, 1, -signal.SIGINT)}
+"""While Python itself is still starting nobody has asked for the signals yet."""
+TIMES = {"finished", "seconds", "date", "tokens_per_second", "since", "measured"}
+"""Fields of JSON files that differ between two uninterrupted runs."""
+RECIPE = """
+checkpoint: CKPT
+device: cpu
+data: {train: TEXT, calibration: TEXT, validation: TEXT, length: 64}
+score: {samples: 64, block_samples: 32}
+search: {budget: 90%, multiple: 8, candidates: 12, validation_blocks: 16, method: solver, refine: 4, top: 4}
+distill: {short_tokens: 3072, rates: [1.0e-4, 5.0e-4], training: {tokens: 8192, batch: 4, save_every: 0.1}}
+"""
+PRETRAIN = """
+model: {model_type: nemotron_h, vocab_size: 4096, hidden_size: 32, hybrid_override_pattern: M-*-, intermediate_size: 64,
+        num_attention_heads: 4, num_key_value_heads: 2, head_dim: 8, mamba_num_heads: 8, mamba_head_dim: 8, n_groups: 2,
+        ssm_state_size: 8, chunk_size: 16}
+tokenizer: embedded
+device: cpu
+data: {train: TEXT, validation: TEXT, length: 64}
+training: {tokens: 40000, learning_rate: 3.0e-3, batch: 8, save_every: 0.1}
+"""
+RUN = ("--run", "run", "--device", "cpu")
+COMMANDS = {
+    "score": ("score", "CKPT", *RUN, "--data", "TEXT", "--samples", "256", "--block-samples", "128", "--length", "64"),
+    "search": ("search", *RUN, "--data", "TEXT", "--budget", "90%", "--multiple", "8", "--candidates", "40",
+               "--validation-blocks", "48", "--length", "64", "--method", "solver", "--refine", "20", "--top", "4"),
+    "prune": ("prune", *RUN),
+    "distill": ("distill", *RUN, "--data", "TEXT", "--validation", "TEXT", "--tokens", "8192", "--short-tokens", "3072",
+                "--length", "64", "--batch", "4", "--learning-rate", "1e-4,5e-4", "--save-every", "0.1"),
+    "adapt": ("adapt", "CKPT", *RUN, "--data", "TEXT", "--tokens", "20k", "--length", "64", "--batch", "4", "--rank", "2"),
+    "pretrain": ("pretrain", "pretrain.yaml", "--run", "run"),
+    "run": ("run", "recipe.yaml", "--run", "run"),
+}  # fmt: skip
+BEFORE = {"search": "score", "prune": "search", "distill": "search"}
+"""The command whose finished run directory another one starts from."""
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("commands", nargs="*", choices=[*COMMANDS, []])
+    options.add_argument("--trials", type=int, default=15)
+    options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--table", type=Path)
+    given = options.parse_args()
+    if given.table is not None:
+        print(table([json.loads(line) for line in given.table.read_text().splitlines()]))
+    for name in given.commands:
+        generator = random.Random(f"{given.seed} {name}")
+        seconds = reference(name)
+        for number in range(given.trials):
+            print(json.dumps({"command": name, "trial": number, **trial(name, seconds, generator)}), flush=True)
+
+
+def trial(name: str, seconds: float, generator: random.Random) -> dict:
+    """One trial of a command that takes ``seconds`` seconds."""
+    folder = WORK / f"trial-{os.getpid()}"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(start(name), folder)
+    faults, sent, hidden = [], [], []
+    for _ in range(generator.choice((1, 1, 2))):
+        number = generator.choices(list(SIGNALS), SIGNALS.values())[0]
+        after = generator.uniform(0.15, 1.0) * seconds
+        process = launch(name, folder)
+        try:
+            process.wait(after)
+        except subprocess.TimeoutExpired:
+            process.send_signal(getattr(signal, number))
+        text = process.communicate(timeout=300)[0]
+        if process.returncode == 0 and number != "SIGTERM":
+            break  # it had ended before
+        sent.append(f"{number} {after:.1f}")
+        if number in EXITS:
+            faults += [] if process.returncode in EXITS[number] else [f"{number} gave {process.returncode}: {text[-300:]}"]
+            faults += ["a traceback"] if "Traceback" in text else []
+        hidden += [path.name for path in folder.rglob(".*.writing")]
+    process = launch(name, folder)
+    text = process.communicate(timeout=600)[0]
+    if process.returncode:
+        faults.append(f"the rerun gave {process.returncode}: {text[-600:]}")
+    want, got = contents(reference_folder(name) / "run"), contents(folder / "run")
+    left = sorted(set(got) - set(want))
+    lost = sorted(path for path in want if got.get(path) != want[path])
+    return {"sent": sent, "half written": len(hidden), "left": left, "differ": lost, "faults": faults,
+            "went on": len(re.findall(r"going on after|kept |goes on with", text))}  # fmt: skip
+
+
+def launch(name: str, folder: Path) -> subprocess.Popen:
+    words = [{"CKPT": str(WORK / "ckpt"), "TEXT": str(WORK / "text.txt")}.get(word, word) for word in COMMANDS[name]]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen([sys.executable, "-m", "minipuzzle", *words], cwd=folder, env=environment, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+
+
+def start(name: str) -> Path:
+    """The folder that a command starts in."""
+    if name in BEFORE:
+        reference(BEFORE[name])
+        return reference_folder(BEFORE[name])
+    folder = WORK / "start"
+    if not folder.exists():
+        inputs()
+        (folder / "run").mkdir(parents=True)
+        for file, text in (("recipe.yaml", RECIPE), ("pretrain.yaml", PRETRAIN)):
+            text = text.replace("CKPT", str(WORK / "ckpt")).replace("TEXT", str(WORK / "text.txt"))
+            (folder / file).write_text(text)
+    return folder
+
+
+def inputs() -> None:
+    """A tiny checkpoint and a text."""
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    import helpers
+    from conftest import save, shaken, tiny
+
+    WORK.mkdir(exist_ok=True)
+    save(shaken(tiny(hidden=64, intermediate=128)), WORK / "ckpt")
+    shutil.copy(helpers.TEXT, WORK / "text.txt")
+
+
+def reference_folder(name: str) -> Path:
+    return WORK / f"whole-{name}"
+
+
+def reference(name: str) -> float:
+    """Run a command without interruption, once; the seconds that it took."""
+    folder = reference_folder(name)
+    note = WORK / f"whole-{name}.json"
+    if not note.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(start(name), folder)
+        began = time.monotonic()
+        process = launch(name, folder)
+        text = process.communicate(timeout=600)[0]
+        if process.returncode:
+            sys.exit(f"{name}: {text}")
+        note.write_text(json.dumps(time.monotonic() - began))
+    return float(json.loads(note.read_text()))
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """What each file of a run directory holds but for times and dates; pages with times in them only have to be there."""
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if not path.is_dir()):
+        name, text = str(path.relative_to(folder)), ""
+        if path.suffix == ".json" and path.name != "commands.json":
+            text = json.dumps(timeless(json.loads(path.read_text())), sort_keys=True)
+        elif path.name == "log.csv":
+            rows = [line.split(",") for line in path.read_text().splitlines()]
+            text = json.dumps([[cell for head, cell in zip(rows[0], row, strict=True) if head != "seconds"] for row in rows])
+        elif path.suffix not in (".html", ".md", ".png") and path.name != "commands.json":
+            text = sha256(path.read_bytes()).hexdigest()
+        found[name] = text
+    return found
+
+
+def timeless(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: timeless(part) for key, part in value.items() if key not in TIMES}
+    return [timeless(part) for part in value] if isinstance(value, list) else value
+
+
+def table(rows: list[dict]) -> str:
+    """The trials of each command in a Markdown table."""
+    lines = ["| command | trials | SIGKILL | SIGTERM | Ctrl-C | half written then | left after the rerun | files that differ | "
+             "other faults |", "|---|---:|---:|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
+    for name in [*(n for n in COMMANDS if any(row["command"] == n for row in rows)), "all"]:
+        mine = [row for row in rows if name in (row["command"], "all")]
+        sent = Counter(text.split()[0] for row in mine for text in row["sent"])
+        sums = [sum(len(row[kind]) for row in mine) for kind in ("left", "differ", "faults")]
+        cells = [len(mine), *(sent[s] for s in SIGNALS), sum(row["half written"] for row in mine), *sums]
+        lines.append(" | ".join([f"| {name}", *map(str, cells)]) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -54,8 +54,17 @@ def disk_error(path: Path, error: OSError) -> UserError:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, readable, with a final newline."""
-    write_atomic(path, (json.dumps(value, indent=1, default=plain_json) + "\n").encode())
+    """Write JSON atomically, readable, with a final newline.
+
+    Raises: UserError as ``write_atomic``, and for a text that no reader could encode: a name that is not UTF-8.
+    """
+    text = json.dumps(value, indent=1, default=plain_json)
+    try:
+        _check_halves(text, value)
+    except UnicodeError as error:
+        raise UserError(f"{path} would hold a name that is not Unicode.", got=ascii(str(error)), allowed="names in UTF-8",
+                        next="Rename the file or folder that the command named.") from error  # fmt: skip
+    write_atomic(path, (text + "\n").encode())
 
 
 def read_text(path: Path, *, next: str = AGAIN) -> str:
@@ -96,13 +105,18 @@ def parse_json(text: str, shape: Any = Any, *, what: str, next: str = AGAIN) -> 
     """The JSON value in a text; ``what`` names it in errors. Raises: UserError where it is broken or of another shape."""
     try:
         value = json.loads(text)
-        if _SURROGATE.search(text):  # written as \\ud800: nothing can encode it, if it has no other half
-            json.dumps(value, ensure_ascii=False).encode()
+        _check_halves(text, value)
     except RecursionError as error:
         raise UserError(f"{what} is nested too deeply.", got=error, allowed="JSON of a few levels", next=next) from error
     except ValueError as error:  # no JSON, half a character, or a number of thousands of digits
         raise UserError(f"{what} is not valid JSON.", got=error, allowed="JSON", next=next) from error
     return require(value, shape, what=what, next=next)
+
+
+def _check_halves(text: str, value: Any) -> None:
+    # Written as \\ud800: half a character, which nothing can encode unless the other half follows.
+    if _SURROGATE.search(text):
+        json.dumps(value, default=plain_json, ensure_ascii=False).encode()
 
 
 def read_arrays(path: Path, *, next: str = AGAIN) -> tuple[dict[str, str], dict[str, NDArray]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
 from typing import Any
@@ -80,6 +81,8 @@ def main() -> None:
 
     What is no user's mistake prints where it happened and exits with 70.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path that is not UTF-8 is shown all the same
+        sys.stdout.reconfigure(errors="backslashreplace")
     debug = "--debug" in sys.argv
     sys.argv = [a for a in sys.argv if a != "--debug"]
     try:

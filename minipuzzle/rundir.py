@@ -120,7 +120,8 @@ class RunDir:
         file = self.path / "commands.json"
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         with self.locked():
-            rows = [*load_commands(file), {"command": command, "seconds": round(seconds, 1), "date": now}]
+            shown = command.encode(errors="backslashreplace").decode()  # names need not be UTF-8
+            rows = [*load_commands(file), {"command": shown, "seconds": round(seconds, 1), "date": now}]
             write_json(file, {"schema": COMMANDS_SCHEMA, "commands": rows})
 
     def _read(self) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minipuzzle.artifacts import Scores, read_arrays, read_json, write_atomic
+from minipuzzle.artifacts import Scores, read_arrays, read_json, write_atomic, write_json
 from minipuzzle.checked import fault, is_plain_name
 from minipuzzle.cost.latency import LatencyTable
 from minipuzzle.errors import UserError
@@ -23,6 +23,7 @@ from minipuzzle.run_files import (
     load_tasks,
     named_candidate,
 )
+from minipuzzle.rundir import RunDir
 
 CANDIDATE = {
     "name": "c001",
@@ -439,3 +440,15 @@ def test_shapes_know_their_kinds():
         "'x'",
         "a whole number",
     )
+
+
+def test_a_name_that_is_not_utf8_is_said_once_and_locks_nobody_out(tmp_path):
+    """json writes half a character that it then cannot encode: no file may be written that its loader refuses."""
+    with pytest.raises(UserError) as caught:
+        write_json(tmp_path / "run.json", {"parent": "/a/\udcff"})
+    four(caught, "Rename")
+    assert not (tmp_path / "run.json").exists()
+    RunDir(tmp_path).record_command("minipuzzle score /a/\udcff", 1.0)
+    assert load_commands(tmp_path / "commands.json")[0]["command"] == "minipuzzle score /a/\\udcff"
+    write_json(tmp_path / "x.json", "\U0001f600 \u00e9")
+    assert read_json(tmp_path / "x.json") == "\U0001f600 \u00e9"

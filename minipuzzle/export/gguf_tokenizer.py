@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from minipuzzle.artifacts import read_json
 from minipuzzle.checkpoint import Checkpoint
@@ -155,6 +155,15 @@ def _add_special(writer: Any, tokenizer: Tokenizer) -> list[str]:
     return []
 
 
+class _Template(TypedDict):
+    name: str
+    template: str
+
+
+class _Config(TypedDict):
+    chat_template: NotRequired[str | dict[str, str] | list[_Template] | None]
+
+
 def _chat_template(folder: Path) -> str | list[dict[str, str]] | None:
     """chat_template.jinja, else what tokenizer_config.json has: a text, or several by name."""
     file = folder / "chat_template.jinja"
@@ -164,11 +173,7 @@ def _chat_template(folder: Path) -> str | list[dict[str, str]] | None:
             return file.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read.", got=error, allowed="UTF-8 text", next="Copy it again.") from error
-    given = read_json(config).get("chat_template") if config.is_file() else None
-    named = given.items() if isinstance(given, dict) else []
-    given = [{"name": name, "template": text} for name, text in named] or given
-    texts = [g.get("template") if isinstance(g, dict) else g for g in given] if isinstance(given, list) else [given or ""]
-    if not all(isinstance(text, str) for text in texts):
-        raise UserError(f"The chat template of {config} cannot be read.", got=str(given)[:60], next="Copy the file again.",
-                        allowed="a text, or a list of names with texts")  # fmt: skip
+    given = read_json(config, _Config).get("chat_template") if config.is_file() else None
+    if isinstance(given, dict):
+        return [{"name": name, "template": text} for name, text in given.items()] or None
     return given or None

@@ -201,3 +201,12 @@ def test_no_engine_is_promised_for_quantised_weights(where, tmp_path):
     assert {v.loads for v in engines(tmp_path)} == (
         {"unproven", "no"} if where != "weights" else {"yes", "no"}
     )
+
+
+def test_fp8_without_scales_is_read_here_and_promised_for_no_other_engine(tmp_path):
+    made(tmp_path)
+    weights(tmp_path, lambda t: t | {NORM: t[NORM].to(torch.float8_e4m3fn)})
+    assert apart(tmp_path) <= 1e-5
+    *others, llama = engines(tmp_path)
+    assert {(v.loads, "quantised" in v.how) for v in others} == {("unproven", True)}
+    assert "tokenizer" in llama.how  # all that it lacks: the file would be written

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from minipuzzle.checkpoint.header import read_header
+from minipuzzle.checkpoint.header import DTYPE_BYTES, read_header
 from minipuzzle.errors import UserError
 
 
@@ -116,14 +116,19 @@ def test_a_huge_header_is_refused_before_it_is_read(announced, tmp_path):
     tracemalloc.stop()
 
 
-def test_a_dtype_for_numbers_is_known_and_others_are_named(tmp_path):
-    save_file(
-        {"a": torch.zeros(2, dtype=torch.uint16), "b": torch.zeros(3, dtype=torch.uint64)},
-        tmp_path / "x.safetensors",
-    )
-    assert {n: e.nbytes for n, e in read_header(tmp_path / "x.safetensors").items()} == {
-        "a": 4,
-        "b": 24,
+def test_dtypes_have_their_widths_and_others_are_named(tmp_path):
+    torchs = {
+        "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool",
+        "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
+        **{f"{kind}{bits}": f"{name}{bits}" for kind, name in (("I", "int"), ("U", "uint"))
+           for bits in (8, 16, 32, 64)},
+    }  # fmt: skip
+    assert torchs.keys() == DTYPE_BYTES.keys()
+    values = {n: torch.zeros(3, dtype=getattr(torch, name)) for n, name in torchs.items()}
+    save_file(values, tmp_path / "x.safetensors")
+    found = read_header(tmp_path / "x.safetensors")
+    assert {n: (e.dtype, e.nbytes) for n, e in found.items()} == {
+        n: (n, v.numel() * v.element_size()) for n, v in values.items()
     }
     written(
         tmp_path / "y.safetensors", {"a": {"dtype": "F4", "shape": [32], "data_offsets": [0, 16]}}

@@ -146,7 +146,11 @@ REFUSED = {
     "AutoModel": (lambda f: weights(f, body), ["AutoModel", "no 'model'"]),
     "an adapter": (
         lambda f: weights(
-            f, lambda t: {"base_model.model.model.layers.0.q_proj.lora_A.weight": torch.ones(2)}
+            f,
+            lambda t: {
+                "base_model.model.model.layers.0.q_proj.lora_A.weight": torch.ones(2),
+                "x": torch.ones(1),
+            },
         ),
         ["adapter", "minipuzzle merge"],
     ),

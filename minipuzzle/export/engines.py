@@ -70,9 +70,9 @@ def _quantised(
 ) -> tuple[Callable[[str, str, str], Verdict], str, bool] | None:
     """(the verdict on all engines but llama.cpp, why, whether minipuzzle reads the weights) where
     config.json or the weights say that they are quantised; None where nothing does."""
-    modelopt = "modelopt" if (path / "hf_quant_config.json").is_file() else None
-    said = quantisation(config) or modelopt
-    claim = f"config.json says that weights are quantised ({said})"
+    beside = "hf_quant_config.json"
+    said = quantisation(config) or ("modelopt" if (path / beside).is_file() else None)
+    claim = f"config.json (or {beside}) says that weights are quantised ({said})"
     files = weight_files(path, config)
     if not files or not all((path / name).is_file() for name in files):
         return (_unproven, f"{claim}: not tried", False) if said else None

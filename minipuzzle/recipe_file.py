@@ -17,6 +17,7 @@ from minipuzzle.errors import UserError
 T = TypeVar("T")
 LARGEST = 10**300
 """Of whole numbers that are read where any number is asked for: larger ones are no floats."""
+RENAMED = {"checkpoint_seconds": "save_every"}
 NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
 """Numbers that are words to PyYAML, which follows YAML 1.1: 5e-4 and 1.5e6 (to it only 5.0e-4 and 1.5e+6 are numbers)."""
 
@@ -50,7 +51,8 @@ def build(kind: type[T], values: Any, where: str) -> T:
         if key not in known:
             # reprlib: aliases make a value of a few lines a billion words long
             shown = key if isinstance(key, str) else reprlib.repr(key)
-            near = difflib.get_close_matches(shown, known, n=1, cutoff=0.0)[0]
+            close = difflib.get_close_matches(shown, known, n=1, cutoff=0.0)
+            near = RENAMED.get(shown, close[0])
             raise UserError(f"{where}: unknown key {shown!r}.", got=shown, allowed=", ".join(known),
                             next=f"Did you mean {near!r}?")  # fmt: skip
     try:

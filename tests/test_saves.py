@@ -20,6 +20,8 @@ from minipuzzle.distill.checkpointing import States, list_states
 from minipuzzle.distill.pace import Pace
 from minipuzzle.errors import UserError
 from minipuzzle.ranks import Ranks, alone
+from minipuzzle.recipe import Training
+from minipuzzle.recipe_file import build
 
 CPU = torch.device("cpu")
 
@@ -221,3 +223,12 @@ def test_a_damaged_result_of_an_earlier_run_is_not_taken(tmp_path):
     file.write_bytes(data)
     with pytest.raises(UserError, match="damaged"):
         load_parameters(tmp_path / "state", again, alone(CPU))
+
+
+def test_the_setting_of_older_recipes_is_named_anew():
+    with pytest.raises(UserError) as error:
+        build(Training, {"checkpoint_seconds": 60}, "training")
+    assert "'save_every'" in error.value.next
+    for seconds in (-1.0, float("nan")):
+        with pytest.raises(UserError, match="save_every"):
+            Training(save_every=seconds)

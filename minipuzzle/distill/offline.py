@@ -78,8 +78,12 @@ class TeacherCache:
     def size(self, tokens: int) -> str:
         """What ``tokens`` tokens of training take on disk, for people."""
         each = self.keep.bytes_per_token(self.vocabulary)
-        held = min(tokens, self.blocks.tokens.size)
-        return f"{each:,} bytes a token, {held:,} tokens: {each * held / 1e9:,.3g} GB"
+        total = self.disk_bytes(tokens)
+        return f"{each:,} bytes a token, {total // each:,} tokens: {total / 1e9:,.3g} GB"
+
+    def disk_bytes(self, tokens: int) -> int:
+        """The same as a number."""
+        return self.keep.bytes_per_token(self.vocabulary) * min(tokens, self.blocks.tokens.size)
 
     def missing(self, count: int) -> list[int]:
         """The shards that the first ``count`` blocks of training need and that are not there."""

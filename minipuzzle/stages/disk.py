@@ -20,16 +20,24 @@ from minipuzzle.stages.race import FINALISTS
 
 @dataclass(frozen=True)
 class Need:
-    """``bytes`` of disk for ``what``; what lies in ``folder`` already is part of them."""
+    """``bytes`` of disk for ``what`` in ``folder``. What lies there already is part of them, but
+    where it is written ``anew``, beside what is there."""
 
     what: str
     bytes: int
-    folder: Path | None = None
+    folder: Path
+    anew: bool = False
 
     def missing(self) -> int:
         """The bytes that are still to be written."""
-        found = [] if self.folder is None else self.folder.rglob("*")
+        found = [] if self.anew else self.folder.rglob("*")
         return max(0, self.bytes - sum(file.stat().st_size for file in found if file.is_file()))
+
+    def disk(self) -> Path:
+        """The folder itself, or the nearest one above it that exists."""
+        return next(
+            path for path in (self.folder, *self.folder.absolute().parents) if path.is_dir()
+        )
 
 
 def distill_needs(
@@ -46,31 +54,34 @@ def distill_needs(
     return [
         Need("candidates", round(each * sum(students)), run / "candidates"),
         Need("training states", states, run / "distill"),
-        Need("student", round(each * max(students))),
+        Need("student", round(each * max(students)), run / "student", anew=True),
     ]  # fmt: skip
 
 
-def training_needs(folder: Path, trained: int, result: str, result_bytes: int) -> list[Need]:
-    """Of one training of ``trained`` parameters in ``folder``, and what is written in the end."""
+def training_needs(folder: Path, trained: int, result: Path, result_bytes: int) -> list[Need]:
+    """Of one training of ``trained`` parameters in ``folder``, and of what is made in the end."""
     states = STATES_AT_ONCE * state_bytes(trained)
-    return [Need("training states", states, folder), Need(result, result_bytes)]
+    return [
+        Need("training states", states, folder),
+        Need(result.name, result_bytes, result, anew=True),
+    ]  # fmt: skip
 
 
-def check_disk(stage: str, run: Path, needs: Sequence[Need], device: torch.device) -> None:
-    """Say what a stage writes to the run's disk, and what memory a save takes.
+def check_disk(stage: str, needs: Sequence[Need], device: torch.device) -> None:
+    """Say what a stage writes to each disk, and what memory a save takes.
 
-    Raises: UserError where the disk has not that much free.
+    Raises: UserError where a disk has not that much free.
     """
-    missing = {need.what: need.missing() for need in needs}
-    total, free = sum(missing.values()), shutil.disk_usage(run).free
-    parts = ", ".join(f"{what} {bytes_(size)}" for what, size in missing.items())
-    if total > free:
-        raise UserError(
-            f"The disk of {run} has no room for what {stage} writes.", got=f"{bytes_(free)} free",
-            allowed=f"at least {bytes_(total)}: {parts}",
-            next="Free space, or name a run directory on a larger disk with --run.",
-        )  # fmt: skip
-    say(
-        f"{stage}: {bytes_(total)} of disk are needed ({parts}), {bytes_(free)} are free; "
-        f"a save takes {bytes_(memory_bytes(device))} of CPU memory beyond the model"
-    )
+    disks = {need.disk().stat().st_dev: need.disk() for need in needs}
+    for number, folder in disks.items():
+        mine = {n.what: n.missing() for n in needs if n.disk().stat().st_dev == number}
+        total, free = sum(mine.values()), shutil.disk_usage(folder).free
+        parts = ", ".join(f"{what} {bytes_(size)}" for what, size in mine.items())
+        if total > free:
+            raise UserError(
+                f"The disk of {folder} has no room for what {stage} writes.",
+                got=f"{bytes_(free)} free", allowed=f"at least {bytes_(total)}: {parts}",
+                next="Free space, or name a folder on a larger disk.",
+            )  # fmt: skip
+        say(f"{stage}: {bytes_(total)} of disk are needed ({parts}), {bytes_(free)} are free")
+    say(f"{stage}: a save takes {bytes_(memory_bytes(device))} of CPU memory beyond the model")

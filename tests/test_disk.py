@@ -1,0 +1,52 @@
+"""What a training takes of the disk: told before, held to, and refused where it is not there."""
+
+import shutil
+from collections import namedtuple
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from minipuzzle.cost.training import state_bytes
+from minipuzzle.errors import UserError
+from minipuzzle.stages import disk
+from minipuzzle.stages.disk import Need, check_disk, distill_needs, training_needs
+
+CPU = torch.device("cpu")
+Usage = namedtuple("Usage", "total used free")
+
+
+def free(monkeypatch, size):
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: Usage(1 << 60, 0, size))
+
+
+@pytest.mark.parametrize(("count", "states"), [(1, 2), (2, 3), (3, 3), (4, 5), (9, 5)])
+def test_a_distillation_of_8b_to_4b(tmp_path, count, states):
+    """Beside the two states of the leg in hand: the best short run's, or three heats'."""
+    parent = SimpleNamespace(bytes=16_200_000_000, parameters=8_100_000_000)
+    found = distill_needs(tmp_path, parent, [4_050_000_000] * count, [4_050_000_000] * count)
+    assert {need.what: need.bytes for need in found} == {
+        "candidates": 8_100_000_000 * count, "training states": states * 48_600_000_000,
+        "student": 8_100_000_000,
+    }  # fmt: skip
+
+
+def test_what_lies_there_already_is_not_needed_again(tmp_path, monkeypatch, capsys):
+    (tmp_path / "adapt/state/7").mkdir(parents=True)
+    (tmp_path / "adapt/state/7/shard").write_bytes(bytes(1000))
+    needs = training_needs(tmp_path / "adapt", 100, tmp_path / "adapt/state/7", 400)
+    assert [need.missing() for need in needs] == [2 * state_bytes(100) - 1000, 400]
+    assert Need("none", 10, tmp_path / "not there").missing() == 10
+    free(monkeypatch, 1800)
+    check_disk("adapt", needs, CPU)
+    assert "of disk are needed (training states" in capsys.readouterr().err
+    free(monkeypatch, 1799)
+    with pytest.raises(UserError, match="no room for what adapt writes") as error:
+        check_disk("adapt", needs, CPU)
+    assert "training states" in error.value.allowed
+
+
+def test_the_disk_of_a_folder_is_asked(tmp_path):
+    usage = shutil.disk_usage(tmp_path)
+    with pytest.raises(UserError):
+        check_disk("pretrain", [Need("model", 2 * usage.total, tmp_path / "run/model")], CPU)

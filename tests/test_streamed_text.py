@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 from minipuzzle.data import Tokenizer
 from minipuzzle.stages.generate import KEPT, Text
 
-PROMPTS = ["", "The quick", "def f(x):\n    ", "naïve café — ", "x <think>", "天", "It is n", "a\n"]
+PROMPTS = ["", "The quick", "def f(x):\n    ", "naïve 天", "a\n"]
 PUNCTUATION = ["'", "n", "t", ".", "s", "m", "'ve", "?", "!", ","]
 
 

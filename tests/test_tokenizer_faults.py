@@ -79,7 +79,7 @@ def test_any_wrong_value_is_read_or_refused(tmp_path, kind):
     whole = {**FILES, "tokenizer": json.loads(KINDS[kind]().to_str())}
     rng = random.Random(kind)
     refused = 0
-    for _ in range(60):
+    for _ in range(40):
         files = copy.deepcopy(whole)
         if rng.random() < 0.5:
             del files["tokenizer_config"]["added_tokens_decoder"]
@@ -98,4 +98,4 @@ def test_any_wrong_value_is_read_or_refused(tmp_path, kind):
             described(ours)
         except UserError:
             refused += 1
-    assert refused > 10
+    assert refused > 6

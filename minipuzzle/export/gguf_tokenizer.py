@@ -34,10 +34,10 @@ WHOLE_WORDS_FIRST = ("llama-bpe", "tekken")
 def add_tokenizer(library: ModuleType, writer: Any, checkpoint: Checkpoint) -> list[str]:
     """Write the checkpoint's tokenizer; returns sentences on what differs.
 
-    Raises: UserError without a tokenizer.json (llama.cpp's server aborts on a file without words), and as ``described``.
+    Raises: UserError without a tokenizer.json (llama.cpp's server aborts on a file without tokens), and as ``described``.
     """
     if not checkpoint.has_tokenizer:
-        raise UserError("A GGUF file holds the words too, and this checkpoint has no tokenizer.", got=checkpoint.path,
+        raise UserError("A GGUF file holds the tokenizer too, and this checkpoint has none.", got=checkpoint.path,
                         allowed="a folder with a tokenizer.json", next="Copy the model's tokenizer.json into it.")  # fmt: skip
     tokenizer = Tokenizer.load(checkpoint.path)
     split, data = described(tokenizer)
@@ -123,12 +123,12 @@ def _words(library: ModuleType, tokenizer: dict[str, Any], vocab_size: int) -> t
     for added in tokenizer["added_tokens"]:
         named[added["id"]] = (added["content"], kinds.CONTROL if added["special"] else kinds.USER_DEFINED)
     if max(named) >= vocab_size:
-        raise UserError("The tokenizer has words that the model has no embedding for.", got=f"word number {max(named)}",
+        raise UserError("The tokenizer has tokens that the model has no embedding for.", got=f"token {max(named)}",
                         allowed=f"numbers below {vocab_size}", next="Take the model's own tokenizer.json.")  # fmt: skip
     taken = {word for word, _ in named.values()}
     if len(taken) != len(named):  # llama.cpp aborts
-        raise UserError("The tokenizer has a word under two numbers.", got=f"{len(named) - len(taken)} of them",
-                        allowed="words that differ", next="Take the model's own tokenizer.json.")  # fmt: skip
+        raise UserError("The tokenizer has a token under two numbers.", got=f"{len(named) - len(taken)} of them",
+                        allowed="tokens that differ", next="Take the model's own tokenizer.json.")  # fmt: skip
     for number in set(range(vocab_size)) - set(named):
         word = f"[PAD{number}]"
         while word in taken:

@@ -186,6 +186,7 @@ class LegFile(TypedDict):
     """result.json of a leg: its validation loss in nats a token, null where training broke down."""
 
     validation_loss: float | None
+    tasks: NotRequired[float]
 
 
 class _Measured(TypedDict):

@@ -10,7 +10,7 @@ import torch
 from conftest import tiny
 from family_models import unclamped
 
-from minipuzzle import embedded
+from minipuzzle import cloze, embedded
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import Tokenizer
 from minipuzzle.families import nemotron_h
@@ -86,7 +86,7 @@ def test_tasks_are_scored_as_with_transformers():
     text = "The Congress of the United States will meet in the month of"
     choices = [" December", " banana", " the Senate and of the House", " 17"]
     asked = [(text, choices), (text[:31], [choices[2], *choices[:2], " States"]), (text[:20], choices[1:])]
-    items = [headline_tasks.item(words, *parts) for parts in asked]
+    items = [cloze.item(words, *parts) for parts in asked]
     theirs = unclamped(AutoModelForCausalLM.from_pretrained(embedded.teacher_path(), dtype=torch.float32).eval())
     want = []
     for item in items:

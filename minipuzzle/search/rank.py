@@ -28,11 +28,13 @@ class Reality(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Realised:
-    """A candidate and what it does on the validation text; ``rank`` 1 is best."""
+    """A candidate and what it does on the validation text; ``rank`` 1 is best, ``tasks`` the average of
+    the tasks where they were asked."""
 
     candidate: Candidate
     reality: Reality
     rank: int = 0
+    tasks: float | None = None
 
 
 Measure = Callable[[Selection], Reality]
@@ -56,6 +58,14 @@ def reranked(results: Sequence[Realised], ranking: Ranking) -> list[Realised]:
     """The same, best first, with their ranks."""
     order = _order([r.reality for r in results], ranking)
     return [replace(results[i], rank=place) for place, i in enumerate(order, start=1)]
+
+
+def by_tasks(results: Sequence[Realised], averages: Sequence[float]) -> list[Realised]:
+    """The first ones anew by their ``averages``, best first (equal ones as they were), then the others as they were."""
+    first = [replace(result, tasks=average) for result, average in zip(results, averages, strict=False)]
+    order = sorted(range(len(first)), key=lambda i: (-averages[i], i))
+    again = [*(first[i] for i in order), *results[len(first) :]]
+    return [replace(result, rank=place) for place, result in enumerate(again, start=1)]
 
 
 def shortlist(ranked: Sequence[Realised], count: int, ranking: Ranking) -> list[Realised]:

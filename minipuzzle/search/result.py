@@ -52,6 +52,7 @@ def _row(parent: Architecture, realised: Realised) -> dict[str, Any]:
         "strip": "".join(symbol if i in kept else "." for i, symbol in enumerate(parent.pattern)),
         "parameters": candidate.parameters, "bytes": candidate.bytes, "damage": candidate.damage,
         **realised.reality._asdict(), "rank": realised.rank,
+        **({} if realised.tasks is None else {"tasks": realised.tasks}),
     }  # fmt: skip
 
 

@@ -49,6 +49,8 @@ def open_distill(
         for student in students:
             make_plan(student, adapter, rank=settings.adapter.rank, alpha=settings.adapter.alpha or None,
                       target=settings.adapter.target, few=settings.adapter.few)  # fmt: skip
+    if settings.winner == "tasks":
+        job.text_path("calibration")
     inputs = DistillInputs(
         teacher=file, blocks=group.first_then_all(lambda: job.text("train")),
         validation=group.first_then_all(lambda: job.validation("search")),

@@ -16,6 +16,7 @@ from minipuzzle.adapters.saved import NAME as ADAPTER
 from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import fingerprint
 from minipuzzle.checkpoint import Checkpoint, write_checkpoint
+from minipuzzle.cloze import Item, average, counted
 from minipuzzle.data import TokenBlocks
 from minipuzzle.distill import distillation, load_parameters, train
 from minipuzzle.distill.guard import BrokenDown
@@ -79,7 +80,7 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
         job.run.mark("distill", key, search=job.run.key("search"), winner=winner, short_validation_loss=found.short,
                      heat_validation_loss=found.heat, final_kl=final, long_validation_loss=validation,
                      tokens=settings.training.tokens, learning_rate=run.training.learning_rate,
-                     rate_validation_loss=tried,
+                     rate_validation_loss=tried, short_tasks=run.tasks,
                      short_tokens=settings.short_tokens if found.short else 0)  # fmt: skip
         group.by_first(lambda: _finish(job, folder))
     return Checkpoint.open(target)
@@ -125,6 +126,10 @@ class _Distillation:
     ) -> None:
         self.job, self.settings, self.group, self.inputs = job, settings, group, inputs
         self.folder, self.stop, self.training = folder, stop, settings.training
+        self.tasks: dict[str, float] = {}
+        self._asked: dict[str, list[Item]] = {}
+        if settings.winner == "tasks":
+            self._asked = counted(job.load_frozen(job.parent, group), job.tasks())
         self.objective = self._offline() if settings.teacher_logits else distillation(self._teacher(), settings.loss)
 
     def try_rates(self, cuts: dict[str, Checkpoint]) -> dict[str, float]:
@@ -154,9 +159,15 @@ class _Distillation:
         return {f"{rate:g}": loss for rate, loss in found.items()}
 
     def short_runs(self, cuts: dict[str, Checkpoint]) -> Outcome:
-        """The candidate with the lowest validation loss after its short run."""
-        return race(list(cuts), self.settings.short_tokens, lambda name, leg: self._short(cuts[name], name, leg, self.training),
-                    lambda text: say(f"distill: {text}"), self._drop)  # fmt: skip
+        """The candidate with the lowest validation loss after its short run, or with the best average of tasks."""
+        losses: dict[str, float] = {}
+
+        def run(name: str, leg: Leg) -> float:
+            losses[name] = self._short(cuts[name], name, leg, self.training)
+            return 1 - self.tasks[name] if name in self.tasks else losses[name]
+
+        found = race(list(cuts), self.settings.short_tokens, run, lambda text: say(f"distill: {text}"), self._drop)
+        return replace(found, short={name: losses[name] for name in found.short})
 
     def _drop(self, name: str, label: str) -> None:
         self.group.by_first(self.folder.leg(f"{name}-{label}").forget)
@@ -165,7 +176,10 @@ class _Distillation:
         """Train a candidate for a leg, from its heat's weights where it goes on from them; its validation loss."""
         place = self.folder.leg(f"{name}-{leg.label}")
         known = self.group.by_first(place.loss)
+        by_tasks = bool(self._asked) and leg.label == "short"
         if known is not None:
+            if by_tasks:
+                self.tasks[name] = self.group.by_first(place.tasks)
             return known
         model = self._student(cut, after=f"{name}-heat" if leg.before else "")
         share = training.batch // self.group.world
@@ -174,7 +188,10 @@ class _Distillation:
                     f"{name} {leg.label}", f"{name}, {leg.label}")  # fmt: skip
         loss = measure(model, self.inputs.validation).loss
         say(f"distill: {name} after {leg.before + leg.tokens:,} tokens: validation loss {loss:.4f} nats/token")
-        self.group.by_first(lambda: place.ended(loss))
+        if by_tasks:
+            self.tasks[name] = average(model, self._asked)
+            say(f"distill: {name}: average of {len(self._asked)} tasks {self.tasks[name]:.4f}")
+        self.group.by_first(lambda: place.ended(loss, self.tasks.get(name)))
         self.stop.check(self.group)
         return loss
 

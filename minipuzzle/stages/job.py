@@ -9,6 +9,7 @@ import torch
 
 from minipuzzle import embedded
 from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.cloze import Item, tasks_of
 from minipuzzle.data import TokenBlocks, Tokenizer, load_blocks
 from minipuzzle.distill.parallel import load_sharded
 from minipuzzle.errors import UserError
@@ -75,6 +76,10 @@ class Job:
                 allowed="at least 2 blocks, one to choose on and one to report", next="Give more text, or lower --length.",
             )  # fmt: skip
         return whole.every_other(0 if part == "search" else 1)
+
+    def tasks(self) -> dict[str, list[Item]]:
+        """Tasks made of the calibration text, for choosing: what is reported is another text."""
+        return tasks_of(self.text_path("calibration"), self.tokenizer)
 
     def load(self, checkpoint: Checkpoint, group: Ranks | None = None, replicas: int = 1) -> HybridLM:
         """A checkpoint's model on the device to be trained: FP32 masters, in shards over ``group``."""

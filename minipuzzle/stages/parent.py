@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 
 from minipuzzle.arch import Selection
+from minipuzzle.cloze import Item, average, counted
 from minipuzzle.data import TokenBlocks
 from minipuzzle.evaluate import Answers, answers, measure
 from minipuzzle.model import HybridLM
@@ -28,22 +31,34 @@ class MaskedParent:
 
     def __call__(self, selection: Selection) -> Reality:
         """What the parent does under a selection's masks, over all processes; for the first one to ask."""
-        return self._measured(self.group.said_by_first(selection))
+        return self._measured(*self.group.said_by_first((selection, False)))  # type: ignore[return-value]
+
+    def tasks(self, selection: Selection) -> float:
+        """The average of the tasks under a selection's masks; for the first one to ask."""
+        return self._measured(*self.group.said_by_first((selection, True)))  # type: ignore[return-value]
 
     def serve(self) -> None:
         """Compute what the first process asks for, until it lets go."""
-        while (selection := self.group.said_by_first(None)) is not None:
-            self._measured(selection)
+        while (asked := self.group.said_by_first(None)) is not None:
+            self._measured(*asked)
 
     def let_go(self) -> None:
         """End ``serve`` in the others."""
         self.group.said_by_first(None)
 
-    def _measured(self, selection: Selection) -> Reality:
+    @cached_property
+    def _tasks(self) -> dict[str, list[Item]]:
+        return counted(self.job.frozen_parent(self.group) if self._loaded is None else self._loaded[0], self.job.tasks())
+
+    def _measured(self, selection: Selection, by_tasks: bool) -> Reality | float:
         if self._loaded is None:
             model = self.job.frozen_parent(self.group)
             self._loaded = model, answers(model, self.blocks)
         model, said = self._loaded
+        if by_tasks:
+            tasks = self._tasks
+            with model.masked(selection):
+                return average(model, tasks)
         mine = np.array(masked_reality(model, selection, self.blocks, said))
         return Reality(*(self.group.sum(mine) / self.group.world).tolist())
 

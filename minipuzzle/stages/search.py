@@ -21,7 +21,7 @@ from minipuzzle.run_shapes import MEASURED, SearchFile
 from minipuzzle.search.fit import misfit
 from minipuzzle.search.plan import Plan, make_plan
 from minipuzzle.search.propose import Proposals, candidate, front, propose_each
-from minipuzzle.search.rank import Realised, Reality, realise, reranked
+from minipuzzle.search.rank import Realised, Reality, by_tasks, realise, reranked
 from minipuzzle.search.refine import Refined, refine
 from minipuzzle.search.result import Step, search_result
 from minipuzzle.search.timing import load_timing
@@ -39,6 +39,8 @@ def run_search(job: Job, settings: SearchSettings) -> dict[str, Any]:
     Under torchrun the parent is in shards over all processes; the first one searches, the others compute with it.
     """
     with job.run.locked(), ranks(job.device) as group:
+        if settings.by_tasks:
+            job.text_path("calibration")  # asked for before anything is measured
         blocks = group.first_then_all(lambda: job.validation("search"))
         blocks = blocks.take(min(settings.validation_blocks, len(blocks)), seed=0)
         parent = MaskedParent(job, blocks, group)
@@ -145,8 +147,20 @@ class Search:
         self._step("realised on validation text", len(found), len(ranked), time.monotonic() - started)
         if each and self.settings.refine:
             ranked = self._refined(ranked, each, one)
+        if self.settings.by_tasks:
+            ranked = self._by_tasks(ranked, one)
         self._step("kept for distillation", len(ranked), min(self.settings.finalists, len(ranked)), 0.0)
         return ranked, self.steps, facts
+
+    def _by_tasks(self, ranked: list[Realised], one: Any) -> list[Realised]:
+        started, count = time.monotonic(), min(self.settings.by_tasks, len(ranked))
+        averages = []
+        with progress_bar("search: tasks", count, "candidates") as bar:
+            for realised in ranked[:count]:
+                averages.append(one.tasks(realised.candidate.selection))
+                bar.advance(1)
+        self._step("ranked again by tasks", len(ranked), count, time.monotonic() - started)
+        return by_tasks(ranked, averages)
 
     def _refined(self, ranked: list[Realised], each: list[Proposals], one: Any) -> list[Realised]:
         started, best = time.monotonic(), ranked[0].candidate.selection

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from minipuzzle.artifacts import write_json
+from minipuzzle.artifacts import read_json, write_json
 from minipuzzle.distill.checkpointing import list_states
 from minipuzzle.distill.loop import STATES
 from minipuzzle.run_files import LEG_SCHEMA, TRAINING_SCHEMA, load_leg, load_training
@@ -102,9 +102,15 @@ class Leg:
         found = load_leg(file)
         return math.nan if found is None else found
 
-    def ended(self, loss: float) -> None:
-        """Keep its validation loss, and of its states only the last one."""
-        write_json(self.path / RESULT, {"schema": LEG_SCHEMA, "validation_loss": loss if math.isfinite(loss) else None})
+    def tasks(self) -> float:
+        """The average of tasks of a leg that has ended with one."""
+        load_leg(self.path / RESULT)
+        return float(read_json(self.path / RESULT)["tasks"])
+
+    def ended(self, loss: float, tasks: float | None = None) -> None:
+        """Keep its validation loss, the average of tasks where they were asked, and of its states only the last one."""
+        found = {"validation_loss": loss if math.isfinite(loss) else None} | ({} if tasks is None else {"tasks": tasks})
+        write_json(self.path / RESULT, {"schema": LEG_SCHEMA, **found})
         for state in list_states(self.path / STATES)[1:]:
             shutil.rmtree(state)
 

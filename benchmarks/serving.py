@@ -50,7 +50,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         checkpoint = student(Path(name))
         model = load_model(checkpoint).eval()
-        text = next(read_documents(embedded.text_path("validation")))
+        text = next(read_documents(embedded.text_path("validation") / "speeches.txt.bz2"))
         for dtype in DTYPES:
             written = export_gguf(checkpoint, Path(name) / f"{dtype}.gguf", dtype)
             with LlamaCpp(written.path) as server:

@@ -16,7 +16,7 @@ from minipuzzle.cli import main
 
 _FOLDER = tempfile.TemporaryDirectory()
 TEXT = Path(_FOLDER.name) / "validation.txt"
-with bz2.open(embedded.text_path("validation"), "rt") as _whole:
+with bz2.open(embedded.text_path("validation") / "speeches.txt.bz2", "rt") as _whole:
     TEXT.write_text(_whole.read()[:40_000])
 
 

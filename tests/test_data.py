@@ -121,7 +121,7 @@ def test_parquet_without_a_text_column_or_with_an_empty_row_is_an_error(tmp_path
 
 def test_transformers_reads_the_embedded_tokenizer_and_agrees(own: Tokenizer) -> None:
     theirs = pytest.importorskip("transformers").AutoTokenizer.from_pretrained(embedded.teacher_path())
-    address = next(read_documents(embedded.text_path("validation")))[:20_000]
+    address = next(read_documents(embedded.text_path("validation") / "speeches.txt.bz2"))[:20_000]
     documents = [*DOCUMENTS, address, "def f(x):\n    return x\n"]
     for document, tokens in zip(documents, own.encode_documents(documents), strict=True):
         assert tokens.tolist() == theirs(document, add_special_tokens=False)["input_ids"] + [theirs.eos_token_id]
@@ -153,7 +153,7 @@ def test_long_documents_are_encoded_in_pieces_with_the_tokens_of_the_whole(
         "leading mark on words": pre_tokenizers.Metaspace(),
         "leading mark on texts": pre_tokenizers.Split(line, "isolated"),
     }[how]
-    text = next(read_documents(embedded.text_path("validation")))[:30_000] + "\n\n  x = 1;\n\n\n" * 50
+    text = next(read_documents(embedded.text_path("validation") / "speeches.txt.bz2"))[:30_000] + "\n\n  x = 1;\n\n\n" * 50
     whole = tokenizers.Tokenizer(tokenizers.models.BPE())
     whole.pre_tokenizer = splitter
     if how == "leading mark on texts":
@@ -307,16 +307,27 @@ def test_max_tokens_takes_the_start_of_the_text_and_its_bytes(tmp_path: Path, ow
 # what ships
 
 
+KINDS = ("code", "docs", "speeches")
+
+
 def test_embedded_texts_share_no_document_and_fit_the_package() -> None:
-    texts = {w: list(read_documents(embedded.text_path(w))) for w in ("train", "calibration", "validation")}
-    digests = [hashlib.sha256(d.encode()).hexdigest() for documents in texts.values() for d in documents]
-    assert len(set(digests)) == len(digests)
+    files = {w: sorted(embedded.text_path(w).iterdir()) for w in ("train", "calibration", "validation")}
+    assert all(tuple(file.name.split(".")[0] for file in found) == KINDS for found in files.values())
+    texts = {w: list(read_documents(embedded.text_path(w))) for w in files}
+    digests = {w: [hashlib.sha256(d.encode()).hexdigest() for d in documents] for w, documents in texts.items()}
+    every = [digest for found in digests.values() for digest in found]
+    assert len(set(every)) == len(every)
     held = (embedded.HERE / "heldout.txt").read_text().split()
-    assert set(held) < {hashlib.sha256(d.encode()).hexdigest() for d in texts["validation"]}
-    assert sum(len(d.encode()) for d in texts["validation"]) > 250_000
-    assert sum(embedded.text_path(w).stat().st_size for w in texts) < 1_250_000
-    joined = ["\n".join(texts["train"] + texts["calibration"])] * len(texts["validation"])
-    # long runs of words shared between splits would be a second print of the same address
-    for document, other in zip(texts["validation"], joined, strict=True):
+    assert not {*held} & {*digests["train"], *digests["calibration"]}
+    assert sum(file.stat().st_size for found in files.values() for file in found) < 850_000
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_embedded_validation_repeats_nothing_of_the_other_texts(kind: str) -> None:
+    texts = {w: list(read_documents(embedded.text_path(w) / f"{kind}.txt.bz2")) for w in ("train", "calibration", "validation")}
+    assert sum(len(d.encode()) for d in texts["validation"]) > 100_000
+    other = "\n".join(texts["train"] + texts["calibration"])
+    # long runs of words shared between splits would be a second print of the same address, or a copied function
+    for document in texts["validation"]:
         samples = [document[i : i + 200] for i in range(0, len(document) - 200, 1000)]
         assert sum(s in other for s in samples) <= 0.02 * len(samples)

@@ -30,7 +30,7 @@ from minipuzzle.surgery import cut
 
 STEPS = 64
 WIDTHS = iter((896, 832, 704, 640, 800, 512))
-with bz2.open(embedded.text_path("validation"), "rt") as _file:
+with bz2.open(embedded.text_path("validation") / "speeches.txt.bz2", "rt") as _file:
     TEXT = _file.read()
 
 

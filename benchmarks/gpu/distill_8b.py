@@ -86,7 +86,7 @@ def make(options: argparse.Namespace) -> None:
     for file in TEACHER.glob("tokenizer*"):
         shutil.copy(file, options.checkpoint)
     for which in ("train", "validation"):
-        text = bz2.decompress((ROOT / f"minipuzzle/embedded/{which}.txt.bz2").read_bytes()).decode()
+        text = bz2.decompress((ROOT / f"minipuzzle/embedded/{which}/speeches.txt.bz2").read_bytes()).decode()
         (options.work / f"{which}.txt").write_text(text if which == "train" else text[:TEXT_BYTES])
     size = sum(file.stat().st_size for file in options.checkpoint.iterdir())
     print(f"{architecture.parameters:,} parameters, {size:,} bytes in {options.checkpoint}")

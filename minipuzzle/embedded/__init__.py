@@ -1,6 +1,12 @@
-"""What ships inside the package, so that nothing must be fetched: a trained teacher, its tokenizer, three texts.
+"""What ships inside the package, so that nothing must be fetched: a trained teacher, its tokenizer,
+three texts.
 
-The texts are State of the Union addresses (US government, public domain), split by document. ``corpus.py`` makes them.
+Each text is of three kinds, a file each, split by document, all of them in the public domain:
+speeches are State of the Union addresses (a work of the US government), code is Python of docutils
+(placed in the public domain) and of flopy (CC0, from the US Geological Survey), docs is docutils'
+documentation (placed in the public domain). The teacher learnt other addresses, other prose and
+other Python; it has seen no documentation, and nothing of the validation text. ``corpus.py`` makes
+them.
 """
 
 from __future__ import annotations
@@ -16,8 +22,8 @@ def teacher_path() -> Path:
 
 
 def text_path(which: str) -> Path:
-    """The embedded "train", "calibration" or "validation" text."""
-    return HERE / f"{which}.txt.bz2"
+    """The folder of the embedded "train", "calibration" or "validation" text, a file a kind."""
+    return HERE / which
 
 
 def recipe_path(name: str) -> Path:

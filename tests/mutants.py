@@ -95,7 +95,7 @@ def mutants(module: str) -> list[Mutant]:
     for node in changeable(ast.parse(text)):
         match node:
             case ast.Compare(ops=[operation], left=left, comparators=[right]) if type(operation) in COMPARE:
-                change(node, f"{ast.unparse(left)} {COMPARE[type(operation)]} {ast.unparse(right)}")
+                change(node, f"({ast.unparse(left)}) {COMPARE[type(operation)]} ({ast.unparse(right)})")
             case ast.BinOp(op=operation) if type(operation) in OPERATE:
                 change(node, f"({ast.unparse(node.left)}) {OPERATE[type(operation)]} ({ast.unparse(node.right)})")
             case ast.BoolOp():

@@ -62,6 +62,18 @@ def test_a_file_with_other_sizes_is_not_what_was_planned(parent, tmp_path, monke
     assert caught.value.got == f"{parent.parameters}"
 
 
+def test_a_file_of_another_architecture_is_not_what_was_planned(parent, tmp_path, monkeypatch):
+    """As many parameters and bytes, and another epsilon."""
+
+    def other(path):
+        config = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps({**config, "layer_norm_epsilon": 0.5}))
+
+    after_writing(monkeypatch, other)
+    with pytest.raises(UserError, match="not what was planned: architecture"):
+        surgery.cut(parent, narrow(parent.architecture), tmp_path / "wrong")
+
+
 def test_the_kept_channels_are_the_selections(parent, tmp_path):
     """Rows and columns by numpy's own indexing."""
     kept = tuple(range(1, 64, 2))

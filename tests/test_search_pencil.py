@@ -3,6 +3,7 @@
 import itertools
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -248,6 +249,67 @@ def test_the_first_step_of_a_repair_has_the_least_damage_for_what_it_frees(seed)
     grown = [i for i, (a, b) in enumerate(zip(best, found, strict=True)) if a != b]
     assert all(best[i] is not None and found[i] < best[i] for i in grown) or found == best
     assert choices.harm(found) <= choices.harm(best)
+
+
+def test_a_repair_pays_the_least_damage_for_what_it_frees():
+    """Narrowing the first block costs 1.0 and frees a little, the second 1.2 and frees all that is asked."""
+    parent, scores, space, options, prices = problem("--", share=0.8)
+    choices = make_choices(parent, scores, space, options, prices.of, prices.limits - prices.base, prices.names)
+    step = choices.costs[0][0] - choices.costs[0][1]
+    costs = (choices.costs[0].copy(), choices.costs[1].copy())
+    costs[0][1:-1] = costs[0][0] - 0.1 * step
+    costs[1][1:-1] = costs[1][0] - step
+    damage = tuple(np.array([0.0, *[harm] * (len(c) - 2), 50.0]) for harm, c in zip((1.0, 1.2), costs, strict=True))
+    limits = costs[0][0] + costs[1][0] - step
+    choices = replace(choices, costs=costs, damage=damage, limits=limits)
+    assert repair(choices, whole(choices), frozenset(), drops=True) == (0, 1)
+
+
+def test_a_solver_out_of_time_is_given_more_and_then_says_so(monkeypatch):
+    asked = []
+
+    def stopped(objective, *, options, **_):
+        asked.append(options["time_limit"])
+        return SimpleNamespace(x=None, status=1)
+
+    monkeypatch.setattr("minipuzzle.search.solve.milp", stopped)
+    one = Instance(damage=(np.array([0.0]),), costs=(np.array([[1.0]]),), limits=np.array([2.0]), names=("a",))
+    with pytest.raises(UserError, match="found nothing in its time"):
+        solve(one, seconds=5.0)
+    assert asked == [pytest.approx(5, abs=0.5), pytest.approx(60, abs=0.5)]
+    with pytest.raises(UserError, match="found nothing in its time"):
+        solve(one, seconds=1e-9)
+    assert asked[2:] == [1.0, pytest.approx(60, abs=0.5)]
+    monkeypatch.setattr("minipuzzle.search.solve.milp", lambda *_, **__: SimpleNamespace(x=None, status=2))
+    with pytest.raises(Infeasible):
+        solve(one)
+
+
+def test_the_levels_are_those_of_the_decisions_page():
+    found = [(level.attention, level.others, level.width, level.hidden) for level in levels([])]
+    assert found == [(0.5, 0.83, 0.75, 0.75), (0.5, 0.5, 0.5, 0.5), (0.0, 0.25, 0.25, 0.25)]
+
+
+def test_kv_heads_without_their_query_heads_are_no_selection():
+    attention = tiny("*", q_heads=4, kv_heads=2)
+    with pytest.raises(UserError, match="query heads"):
+        Selection(blocks=({"kv_heads": (0,)},)).student(attention)
+    with pytest.raises(UserError, match="query heads"):
+        Selection(blocks=({"q_heads": (0, 1)},)).student(attention)
+    student = Selection(blocks=({"kv_heads": (1,), "q_heads": (2, 3)},)).student(attention)
+    assert (student.blocks[0].q_heads, student.blocks[0].kv_heads) == (2, 1)
+    assert Selection(blocks=({"q_heads": (0, 2)},)).student(attention).blocks[0].q_heads == 2
+
+
+def test_cross_entropy_of_the_next_token_is_torchs():
+    model = shaken(tiny("-", vocab=61))
+    tokens = torch.randint(0, 61, (3, 9), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = model(tokens)[:, :-1].double().reshape(-1, 61)
+    want = torch.nn.functional.cross_entropy(logits, tokens[:, 1:].reshape(-1), reduction="sum")
+    found = next_token(model, tokens, None)
+    assert found.total.item() == pytest.approx(want.item(), rel=1e-5)
+    assert found.tokens == 24
 
 
 def test_vocabularies_must_be_the_same():

@@ -89,6 +89,17 @@ def test_a_workload_names_only_what_it_changes():
     assert str(ASKED) == "b2,p10,o4"
 
 
+def test_units():
+    sizes = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+    assert {unit: parse_budget([f"3{unit}"]).bytes for unit in sizes} == {unit: 3 * size for unit, size in sizes.items()}
+    counts = {"": 1, "k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20}
+    assert {unit: parse_budget([f"3{unit}"]).parameters for unit in counts} == {u: 3 * n for u, n in counts.items()}
+    assert parse_budget(["3GB", "2GB", "4GB"]).bytes == 2e9
+    assert parse_budget(["3B", "2B", "4B"]).parameters == 2e9
+    assert parse_budget(["90%", "80%"]).resolve(100).parameters == 80
+    assert parse_budget(["memory=90%", "memory=80%"]).resolve(1, 100).bytes == 80
+
+
 def test_memory_is_the_tighter_of_two_and_times_are_all_kept():
     assert parse_budget(["1kB", "memory=50%"]).resolve(1, 1000).bytes == 500
     assert parse_budget(["1kB", "memory=50%"]).resolve(1, 4000).bytes == 1000

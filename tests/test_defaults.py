@@ -74,6 +74,15 @@ def test_profile_times_what_a_budget_of_time_is_about(monkeypatch, tmp_path, che
     assert asked == [mp.SearchSettings().work] == [Generation()] == [parse_work("")]
 
 
+def test_a_budget_of_time_says_what_it_is_about(capsys):
+    config = Path(__file__).parent.parent / "docs" / "examples" / "nemotron-h-8b"
+    run("search", config, "--roofline", "h100", "--budget", "1.2x", "--budget", "decode=1.1x@b8,p8k,o1k")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "total in at most" in said
+    assert "ms for 1 x 512 tokens read and 64 said" in said
+    assert "ms for 8 x 8,000 tokens read and 1,000 said" in said
+
+
 def test_a_recipe_may_name_every_setting():
     for kind in (mp.ScoreSettings, mp.SearchSettings, mp.DistillSettings, mp.Data):
         values = {f.name: getattr(kind(), f.name) for f in fields(kind) if f.name not in ("adapter", "training")}

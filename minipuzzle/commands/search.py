@@ -60,6 +60,8 @@ def search(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint, o
         if as_json:
             print_json({**plan.summary(), "maximal": plan.maximal()})
         else:
+            for sentence in plan.sentences():
+                out.print(sentence)
             out.print(plan_view(plan.summary(), plan.maximal()))
         return
     with command(run):

@@ -44,6 +44,13 @@ class Plan:
         """The budget in numbers."""
         return self.prices.asked
 
+    def sentences(self) -> list[str]:
+        """What budgets of time mean here: the phase, the limit and the workload that it is about."""
+        return [
+            f"{t.phase} in at most {t.ms:,.1f} ms for {t.work.batch:,} x {t.work.prompt:,} tokens read and "
+            f"{t.work.output:,} said" for t in self.limits.times
+        ]  # fmt: skip
+
     def bytes(self, architecture: Architecture) -> int:
         """An architecture's memory at the workload."""
         return memory(architecture, self.prices.workload).total
@@ -107,8 +114,7 @@ def make_plan(parent: Architecture, settings: SearchSettings, timing: Timing | N
     check_asked(parent, settings)
     workload = Workload(context=parse_count(settings.context), batch=settings.batch, weights=settings.weights,
                         kv=settings.kv, state=settings.state)  # fmt: skip
-    work = Generation(batch=settings.batch, prompt=parse_count(settings.prompt), output=parse_count(settings.output))
-    budget = parse_budget(settings.budget, work)
+    budget = parse_budget(settings.budget, settings.work)
     if budget.times and timing is None:
         raise UserError(
             "A budget of time needs times.", got=" and ".join(settings.budget) + " without a latency table",

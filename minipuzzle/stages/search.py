@@ -72,6 +72,8 @@ def _search(job: Job, settings: SearchSettings, blocks: TokenBlocks, parent: Mas
     plan = make_plan(job.parent.architecture, settings, timing)
     for sentence in plan.parent.rules.sentences():
         say(f"search: {job.parent.config['model_type']}: {sentence}")
+    for sentence in plan.sentences():
+        say(f"search: {sentence}")
     known = Known(job, key)
     search = Search(plan, scores, settings, known)
     result = search_result(job.parent, plan, settings, *search.run(parent))

@@ -6,8 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import FAST, TEXT, run
 
+from minipuzzle.artifacts import read_json
 from minipuzzle.cost.training import state_bytes
+from minipuzzle.distill import shards
 from minipuzzle.errors import UserError
 from minipuzzle.stages import disk
 from minipuzzle.stages.disk import Need, check_disk, distill_needs, training_needs
@@ -44,6 +47,40 @@ def test_what_lies_there_already_is_not_needed_again(tmp_path, monkeypatch, caps
     with pytest.raises(UserError, match="no room for what adapt writes") as error:
         check_disk("adapt", needs, CPU)
     assert "training states" in error.value.allowed
+
+
+def size(folder):
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def test_distill_says_what_it_takes_and_takes_no_more(checkpoint, tmp_path, monkeypatch, capsys):
+    """With heats and short runs: refused before anything is cut, then the most there ever is."""
+    folder = tmp_path / "run"
+    run("score", checkpoint, "--run", folder, *FAST["score"])
+    run("search", "--run", folder, *FAST["search"], "--top", 4)
+    trained = max(row["parameters"] for row in read_json(folder / "search.json")["candidates"])
+    command = ("distill", "--run", folder, "--data", TEXT, "--validation", TEXT, "--tokens", 2048,
+               "--short-tokens", 2048, "--length", 64, "--batch", 4, "--device", "cpu",
+               "--learning-rate", "5e-4", "--save-every", 0)  # fmt: skip
+    with monkeypatch.context() as patched:
+        free(patched, 1000)
+        run(*command, code=2)
+    assert "no room for what distill writes" in capsys.readouterr().err
+    assert not (folder / "candidates").exists()
+    most, check = [0], shards.check
+
+    def watched(*args, **options):
+        most[0] = max(most[0], size(folder / "distill"))
+        return check(*args, **options)
+
+    monkeypatch.setattr(shards, "check", watched)
+    run(*command)
+    said = capsys.readouterr().err
+    assert "of disk are needed (candidates" in said
+    assert "of CPU memory beyond the model" in said
+    # one more where there is room for a third state of the leg in hand; logs and descriptions
+    assert 2 * state_bytes(trained) < most[0] < 6 * state_bytes(trained) + 200_000
+    assert not list((folder / "distill").glob("*/state"))
 
 
 def test_the_disk_of_a_folder_is_asked(tmp_path):

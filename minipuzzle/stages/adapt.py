@@ -16,8 +16,9 @@ from minipuzzle.interrupt import legs
 from minipuzzle.model import HybridLM
 from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.recipe import ADAPT_RATE, Training
-from minipuzzle.stages.adapters import adapted, keep_adapter
+from minipuzzle.stages.adapters import adapted, keep_adapter, plan_for
 from minipuzzle.stages.checks import check_training
+from minipuzzle.stages.disk import check_disk, training_needs
 from minipuzzle.stages.distill import train_in
 from minipuzzle.stages.job import Job, open_checkpoint, say
 from minipuzzle.stages.training_folder import TrainingFolder
@@ -61,6 +62,9 @@ def _adapt(job: Job, settings: AdaptSettings, teacher_path: Path | None, group: 
         say(f"adapt: nothing changed, kept {target}")
         group.by_first(folder.finish)
         return target, job.run.facts("adapt")
+    trained = plan_for(job.parent.architecture, settings.adapter).trainable
+    needs = training_needs(folder.path, trained, target, 4 * trained)
+    group.by_first(lambda: check_disk("adapt", needs, job.device))
     model = adapted(job, job.parent, settings.adapter, settings.training, group)
     group.by_first(folder.claim)
     teacher = None if teacher_file is None else job.load_frozen(teacher_file, group, settings.training.replicas)

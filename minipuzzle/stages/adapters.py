@@ -7,6 +7,7 @@ from rich.table import Table
 from minipuzzle.adapter_settings import AdapterSettings
 from minipuzzle.adapters import AdapterPlan, Adapters, SavedAdapter, attach, make_plan
 from minipuzzle.adapters.saved import NAME
+from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.model import HybridLM
 from minipuzzle.progress import console
@@ -23,8 +24,7 @@ def adapted(job: Job, checkpoint: Checkpoint, settings: AdapterSettings, trainin
     Over several processes the weights are in shards, and each process has all of the adapters.
     Raises: UserError for an unknown adapter or a target that matches nothing or next to nothing.
     """
-    plan = make_plan(checkpoint.architecture, settings.kind, rank=settings.rank, alpha=settings.alpha or None,
-                     target=settings.target, few=settings.few)  # fmt: skip
+    plan = plan_for(checkpoint.architecture, settings)
     console.print(plan_table(plan))
     if plan.lonely:
         say(f"alone in their group, so tied to nothing: {', '.join(plan.lonely)}")
@@ -34,6 +34,12 @@ def adapted(job: Job, checkpoint: Checkpoint, settings: AdapterSettings, trainin
     model = job.load_frozen(checkpoint, group, training.replicas)
     attach(model, plan, seed=training.seed)
     return model
+
+
+def plan_for(architecture: Architecture, settings: AdapterSettings) -> AdapterPlan:
+    """Which projections of a model get which factors. Raises: as ``adapted``."""
+    return make_plan(architecture, settings.kind, rank=settings.rank, alpha=settings.alpha or None,
+                     target=settings.target, few=settings.few)  # fmt: skip
 
 
 def keep_adapter(job: Job, model: HybridLM, base: Checkpoint) -> SavedAdapter:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from minipuzzle.adapters import make_plan
 from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks
@@ -22,6 +21,7 @@ from minipuzzle.model import HybridLM, set_precision
 from minipuzzle.model.precision import require_engine
 from minipuzzle.ranks import Ranks
 from minipuzzle.recipe import DistillSettings, Training
+from minipuzzle.stages.adapters import plan_for
 from minipuzzle.stages.job import Job, open_checkpoint
 
 
@@ -45,10 +45,8 @@ def open_distill(
     check_vocabularies(job.parent.architecture.vocab_size, file.architecture.vocab_size)
     check_training(settings.training, students, job.device, group)
     _check_precision(settings.teacher_precision, settings.training.bf16_ends, [file.architecture], job.device)
-    if adapter := settings.adapter.kind:
-        for student in students:
-            make_plan(student, adapter, rank=settings.adapter.rank, alpha=settings.adapter.alpha or None,
-                      target=settings.adapter.target, few=settings.adapter.few)  # fmt: skip
+    for student in students if settings.adapter.kind else []:
+        plan_for(student, settings.adapter)
     if settings.winner == "tasks":
         job.text_path("calibration")
     inputs = DistillInputs(

@@ -32,8 +32,9 @@ from minipuzzle.recipe import DistillSettings, Training
 from minipuzzle.report.card import write_card
 from minipuzzle.run_files import load_search
 from minipuzzle.rundir import RunDir
-from minipuzzle.stages.adapters import adapted, keep_adapter
+from minipuzzle.stages.adapters import adapted, keep_adapter, plan_for
 from minipuzzle.stages.checks import DistillInputs, open_cache, open_distill
+from minipuzzle.stages.disk import Need, check_disk, distill_needs
 from minipuzzle.stages.job import Job, say
 from minipuzzle.stages.meter import Meter
 from minipuzzle.stages.prune import run_prune
@@ -53,17 +54,23 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
     settings = settings.resolved()
     if settings.adapter.kind:  # decay would pull Delta W to 0, not the weights
         settings = replace(settings, training=replace(settings.training, weight_decay=0.0))
+    target = job.run / "student"
     with job.run.locked(), ranks(job.device) as group, legs(group) as stop:
         inputs = open_distill(job, settings, teacher_path, students(job), group)
+        needs = disk_needs(job, settings, inputs)
+        if not target.exists():  # else perhaps nothing is to be done
+            group.by_first(lambda: check_disk("distill", needs, job.device))
         cuts = group.first_then_all(lambda: _cuts(job))
         made = [cuts[name].fingerprint for name in sorted(cuts)]
         known = (job.run.key("prune"), made, inputs.teacher.fingerprint, inputs.blocks.fingerprint)
         key, identity = fingerprint(*known, asdict(settings)), fingerprint(*known, settings.fixed())
-        target, folder = job.run / "student", TrainingFolder(job.run, "distill", identity, key, say)
+        folder = TrainingFolder(job.run, "distill", identity, key, say)
         if job.run.is_done("distill", key) and target.exists():
             say(f"distill: nothing changed, kept {target}")
             group.by_first(lambda: _finish(job, folder))
             return Checkpoint.open(target)
+        if target.exists():
+            group.by_first(lambda: check_disk("distill", needs, job.device))
         group.by_first(folder.claim)
         run = _Distillation(job, settings, group, inputs, folder, stop)
         tried = run.try_rates(cuts)
@@ -90,6 +97,20 @@ def students(job: Job) -> list[Architecture]:
     """The candidates as search.json has them, before they are cut."""
     search = load_search(job.run / "search.json")
     return [load_selection(search, name).student(job.parent.architecture) for name in search["top"]]
+
+
+def disk_needs(job: Job, settings: DistillSettings, inputs: DistillInputs) -> list[Need]:
+    """What a distillation of the candidates of search.json writes."""
+    models, kind = students(job), settings.adapter
+    trained = [
+        plan_for(model, kind).trainable if kind.kind else model.parameters for model in models
+    ]  # fmt: skip
+    needs = distill_needs(job.run.path, job.parent, [m.parameters for m in models], trained)
+    if settings.teacher_logits:
+        tokens = max(settings.training.tokens, settings.short_tokens)
+        cache = open_cache(settings, inputs)
+        needs.append(Need("teacher logits", cache.disk_bytes(tokens), cache.folder))
+    return needs
 
 
 def _finish(job: Job, folder: TrainingFolder) -> None:

@@ -27,6 +27,7 @@ from minipuzzle.recipe import EMBEDDED, PretrainRecipe
 from minipuzzle.rundir import RunDir
 from minipuzzle.stages.checks import check_training
 from minipuzzle.stages.device import device_name, pick_device
+from minipuzzle.stages.disk import check_disk, training_needs
 from minipuzzle.stages.meter import Meter
 from minipuzzle.stages.texts import say, text_path
 from minipuzzle.stages.training_folder import TrainingFolder
@@ -62,6 +63,10 @@ def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
         say(f"pretrain: nothing changed, kept {target}")
         group.by_first(folder.finish)
         return Checkpoint.open(target)
+    needs = training_needs(
+        folder.path, architecture.parameters, target, 2 * architecture.parameters
+    )  # fmt: skip
+    group.by_first(lambda: check_disk("pretrain", needs, device))
     say(f"pretrain: {architecture.parameters:,} parameters, {blocks.tokens.size:,} tokens of text; "
         f"kernels: {kernels.name} ({kernels.reason})")  # fmt: skip
     group.by_first(folder.claim)

@@ -9,7 +9,11 @@ import random
 import pytest
 from fuzz.base import make_base
 from fuzz.groups import GROUPS, cases_of
+from fuzz.recipes import GOOD, PRETRAIN
 from fuzz.runner import run_case, warm
+
+from minipuzzle.recipe import PretrainRecipe, Recipe
+from minipuzzle.recipe_file import build
 
 SHARES = {
     "config": 50, "family": 60, "safetensors": 30, "index": 20, "tokenizer": 25, "text": 20, "budget": 15,
@@ -55,6 +59,12 @@ def test_malformed_input_is_done_or_refused(part, base, chosen, tmp_path):
     outcomes = [run_case(case, base, tmp_path / "work") for case in chosen[part::PARTS]]
     assert [outcome for outcome in outcomes if outcome.bad] == []
     assert sum(outcome.kind == "four parts" for outcome in outcomes) > len(outcomes) / 2
+
+
+def test_what_cases_start_from_is_good():
+    """Otherwise all of them would be refused for the same reason."""
+    build(Recipe, GOOD, "r.yaml")
+    build(PretrainRecipe, PRETRAIN, "p.yaml")
 
 
 def test_every_group_is_sampled():

@@ -10,7 +10,7 @@ import yaml
 from minipuzzle.cli import app
 
 from .case import TRAINING, cpu, score, search, write
-from .recipes import GOOD
+from .recipes import GOOD, PRETRAIN
 from .runs import of_run
 
 DATA = ("--data", "text.txt")
@@ -87,7 +87,8 @@ def cases(base: Path) -> Iterator[tuple[Any, ...]]:
     """The command's cheapest words with one option changed."""
     commands: Any = typer.main.get_command(app)
     for name, words in WORDS.items():
-        recipes = [write(file, yaml.safe_dump(GOOD)) for file in ("r.yaml", "p.yaml")]
+        written = {"r.yaml": GOOD, "p.yaml": PRETRAIN}
+        recipes = [write(file, yaml.safe_dump(recipe)) for file, recipe in written.items()]
         hints = get_type_hints(commands.commands[name].callback)
         for parameter in commands.commands[name].params:
             if (

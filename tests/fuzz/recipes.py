@@ -166,11 +166,26 @@ GOOD = {
             "final_ratio": 0.1,
             "weight_decay": 0.1,
             "seed": 0,
-            "checkpoint_seconds": 30.0,
+            "save_every": 30.0,
             "precision": "bf16",
             "micro_batch": 0,
         },
     },
+}
+PRETRAIN = {
+    "model": {
+        "model_type": "llama",
+        "vocab_size": 4096,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 128,
+    },
+    "tokenizer": "ck",
+    "device": "cpu",
+    "data": {"train": "text.txt", "validation": "text.txt", "length": 64},
+    "training": {"tokens": 256, "batch": 1},
 }
 _BOMB = 'a: &a ["x","x","x","x","x","x","x","x","x"]\n' + "".join(
     f"{chr(98 + i)}: &{chr(98 + i)} [" + ",".join([f"*{chr(97 + i)}"] * 9) + "]\n" for i in range(9)

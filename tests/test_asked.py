@@ -46,6 +46,30 @@ def test_a_text_that_is_not_named_is_asked_for(words, which, theirs, tmp_path, m
     assert not (tmp_path / "minipuzzle-run" / "tokens").exists()
 
 
+def test_the_three_commands_in_that_very_form(theirs, tmp_path, monkeypatch, capsys):
+    """Checkpoint and texts lie in this folder, each text under the name of its role; each is said."""
+    theirs.rename(tmp_path / "ckpt56b")
+    for which in TEXTS:
+        (tmp_path / "data" / which).mkdir(parents=True)
+        shutil.copy(TEXT, tmp_path / "data" / which / "a.txt")
+    shutil.copytree(tmp_path / "data" / "train", tmp_path / "data" / "training")  # another name
+    (tmp_path / "data" / "train" / "a.txt").rename(tmp_path / "data" / "train.txt")
+    (tmp_path / "data" / "train").rmdir()
+    monkeypatch.chdir(tmp_path)
+    few = ("--length", 64, "--device", "cpu")
+    run("score", "--samples", 8, "--block-samples", 4, "--no-curves", *few)
+    assert "calibration text: data/calibration" in capsys.readouterr().err
+    run("search", "--budget", "96%", "--multiple", 8, "--candidates", 2, "--validation-blocks", 4, "--top", 1, *few)
+    assert "validation text: data/validation" in capsys.readouterr().err
+    run("distill", "--teacher", "ckpt56b", "--tokens", 512, "--batch", 4, "--learning-rate", "5e-4", *few)
+    said = capsys.readouterr().err
+    assert "train text: data/train.txt" in said
+    assert "validation text: data/validation" in said
+    (tmp_path / "data" / "train.jsonl").write_text('{"text": "x"}\n')
+    run("adapt", "ckpt56b", "--run", "other", *few, code=2)
+    assert "data/train.jsonl, data/train.txt" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("given", "which"), [((), "train"), (("--data", TEXT), "validation")])
 def test_distill_asks_for_both_texts_before_it_cuts(given, which, scored, capsys):
     run("distill", "--run", scored, *given, "--device", "cpu", code=2)

@@ -1,4 +1,5 @@
-"""Which texts a stage reads: those that are named, or the demo's own for the demo's own teacher. Nobody else's is guessed."""
+"""Which texts a stage reads: those that are named, or lie under their role's name in ``data/`` of this folder, or the demo's
+own for the demo's own teacher. Nobody else's is guessed."""
 
 from __future__ import annotations
 
@@ -31,14 +32,16 @@ def own_texts(data: Data, parent: Checkpoint) -> Data:
 def text_path(which: str, named: str, tokenizer: Tokenizer) -> Path:
     """The file or folder of the "train", "calibration" or "validation" text for a model with this tokenizer; says it.
 
-    Raises: UserError where none is named, and for the demo's text with another tokenizer than the demo's.
+    Raises: UserError where none is named and none lies in ``data/``, and for the demo's text with another tokenizer than
+    the demo's.
     """
+    named = named or _in_this_folder(which)
     if not named:
         raise UserError(
-            f"Which {which} text?", got="none was named, and this model is not the demo's teacher",
+            f"Which {which} text?", got=f"none was named, there is no data/{which}, and this model is not the demo's teacher",
             allowed="a file or folder of text that the model should be good at",
             next=f"Name it with --data (distill's validation text: --validation), {which} under data in a recipe, "
-            f"Data({which}=...) in Python.",
+            f"Data({which}=...) in Python; or put it into this folder as data/{which}.",
         )  # fmt: skip
     if named == EMBEDDED and tokenizer.fingerprint != Tokenizer.load(embedded.teacher_path()).fingerprint:
         raise UserError(
@@ -49,3 +52,17 @@ def text_path(which: str, named: str, tokenizer: Tokenizer) -> Path:
     path = embedded.text_path(which) if named == EMBEDDED else Path(named)
     say(f"{which} text: {path}" + (" (the demo's)" if named == EMBEDDED else ""))
     return path
+
+
+def _in_this_folder(which: str) -> str:
+    """data/train, or data/train.jsonl: the folder or the one file of that name; "" where there is none.
+
+    Raises: UserError where there are several.
+    """
+    found = [path for path in sorted(Path("data").glob(f"{which}*")) if path.name.split(".")[0] == which]
+    if len(found) > 1:
+        raise UserError(
+            f"Which {which} text?", got=", ".join(map(str, found)), allowed=f"one file or folder data/{which}",
+            next="Name one of them with --data, or take the others away.",
+        )  # fmt: skip
+    return str(found[0]) if found else ""

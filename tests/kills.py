@@ -1,12 +1,12 @@
 """Kills every training and scoring command at random times, gives it again, and compares with the uninterrupted run.
 
-    python tests/kills.py score search prune distill adapt pretrain run --trials 15 --seed 1 > kills.jsonl
+    PYTHONPATH=. python tests/kills.py score search prune distill adapt pretrain run --trials 15 --seed 1 > kills.jsonl
     python tests/kills.py --table kills.jsonl
 
 A trial starts a command, sends a signal after a random part of its time (SIGKILL mostly, else SIGTERM or SIGINT), perhaps
 once more in the rerun, and then lets the same command end. It is good when every file of the run directory is there, no
 other, all equal but for times and dates, and when a command that a signal stopped said how to go on, without a traceback.
-Run by hand: hours of a core for hundreds of kills. Everything happens in a folder of the system's temporary ones.
+Run by hand. Everything happens in a folder of the system's temporary ones.
 """
 
 import argparse
@@ -16,29 +16,41 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from hashlib import sha256
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+import helpers
+from conftest import save, shaken, tiny
+
+import minipuzzle.api
+import minipuzzle.cli
+import minipuzzle.pipeline
+import minipuzzle.stages.adapt
+import minipuzzle.stages.pretrain
+
 WORK = Path(tempfile.gettempdir()) / f"minipuzzle-kills-{os.getuid()}"
 SIGNALS = {"SIGKILL": 8, "SIGTERM": 1, "SIGINT": 1}
 """And how often each is taken."""
-EXITS = {"SIGTERM": (0, -signal.SIGTERM), "SIGINT": (130, 1, -signal.SIGINT)}
-"""While Python itself is still starting nobody has asked for the signals yet."""
+EXITS = {"SIGTERM": (0, -signal.SIGTERM), "SIGINT": (130, 1)}
+"""Before the command has begun nobody has asked for the signals yet."""
 TIMES = {"finished", "seconds", "date", "tokens_per_second", "since", "measured"}
 """Fields of JSON files that differ between two uninterrupted runs."""
+KEYS = {"key", "identity", "distill", "search"}
+"""Hashes of what a stage read. Those of ``run`` hash the seconds in search.json, which its trials search themselves."""
 RECIPE = """
 checkpoint: CKPT
 device: cpu
 data: {train: TEXT, calibration: TEXT, validation: TEXT, length: 64}
-score: {samples: 64, block_samples: 32}
-search: {budget: 90%, multiple: 8, candidates: 12, validation_blocks: 16, method: solver, refine: 4, top: 4}
-distill: {short_tokens: 3072, rates: [1.0e-4, 5.0e-4], training: {tokens: 8192, batch: 4, save_every: 0.1}}
+score: {samples: 24, block_samples: 12}
+search: {budget: 90%, multiple: 8, candidates: 12, validation_blocks: 8, method: solver, refine: 2, top: 4}
+distill: {short_tokens: 1536, rates: [1.0e-4, 5.0e-4], training: {tokens: 4096, batch: 4, save_every: 0.1}}
 """
 PRETRAIN = """
 model: {model_type: nemotron_h, vocab_size: 4096, hidden_size: 32, hybrid_override_pattern: M-*-, intermediate_size: 64,
@@ -47,17 +59,17 @@ model: {model_type: nemotron_h, vocab_size: 4096, hidden_size: 32, hybrid_overri
 tokenizer: embedded
 device: cpu
 data: {train: TEXT, validation: TEXT, length: 64}
-training: {tokens: 40000, learning_rate: 3.0e-3, batch: 8, save_every: 0.1}
+training: {tokens: 12000, learning_rate: 3.0e-3, batch: 8, save_every: 0.1}
 """
 RUN = ("--run", "run", "--device", "cpu")
 COMMANDS = {
-    "score": ("score", "CKPT", *RUN, "--data", "TEXT", "--samples", "256", "--block-samples", "128", "--length", "64"),
-    "search": ("search", *RUN, "--data", "TEXT", "--budget", "90%", "--multiple", "8", "--candidates", "40",
-               "--validation-blocks", "48", "--length", "64", "--method", "solver", "--refine", "20", "--top", "4"),
+    "score": ("score", "CKPT", *RUN, "--data", "TEXT", "--samples", "96", "--block-samples", "48", "--length", "64"),
+    "search": ("search", *RUN, "--data", "TEXT", "--budget", "90%", "--multiple", "8", "--candidates", "24",
+               "--validation-blocks", "24", "--length", "64", "--method", "solver", "--refine", "8", "--top", "4"),
     "prune": ("prune", *RUN),
-    "distill": ("distill", *RUN, "--data", "TEXT", "--validation", "TEXT", "--tokens", "8192", "--short-tokens", "3072",
+    "distill": ("distill", *RUN, "--data", "TEXT", "--validation", "TEXT", "--tokens", "4096", "--short-tokens", "1536",
                 "--length", "64", "--batch", "4", "--learning-rate", "1e-4,5e-4", "--save-every", "0.1"),
-    "adapt": ("adapt", "CKPT", *RUN, "--data", "TEXT", "--tokens", "20k", "--length", "64", "--batch", "4", "--rank", "2"),
+    "adapt": ("adapt", "CKPT", *RUN, "--data", "TEXT", "--tokens", "8k", "--length", "64", "--batch", "4", "--rank", "2"),
     "pretrain": ("pretrain", "pretrain.yaml", "--run", "run"),
     "run": ("run", "recipe.yaml", "--run", "run"),
 }  # fmt: skip
@@ -89,36 +101,75 @@ def trial(name: str, seconds: float, generator: random.Random) -> dict:
     faults, sent, hidden = [], [], []
     for _ in range(generator.choice((1, 1, 2))):
         number = generator.choices(list(SIGNALS), SIGNALS.values())[0]
-        after = generator.uniform(0.15, 1.0) * seconds
-        process = launch(name, folder)
-        try:
-            process.wait(after)
-        except subprocess.TimeoutExpired:
-            process.send_signal(getattr(signal, number))
-        text = process.communicate(timeout=300)[0]
-        if process.returncode == 0 and number != "SIGTERM":
+        after = generator.uniform(0.05, 1.0) * seconds
+        command = Command(name, folder)
+        if command.wait(after) is not None:
             break  # it had ended before
+        os.kill(command.pid, getattr(signal, number))
+        code, text = command.end()
         sent.append(f"{number} {after:.1f}")
         if number in EXITS:
-            faults += [] if process.returncode in EXITS[number] else [f"{number} gave {process.returncode}: {text[-300:]}"]
+            faults += [] if code in EXITS[number] else [f"{number} gave {code}: {text[-300:]}"]
             faults += ["a traceback"] if "Traceback" in text else []
         hidden += [path.name for path in folder.rglob(".*.writing")]
-    process = launch(name, folder)
-    text = process.communicate(timeout=600)[0]
-    if process.returncode:
-        faults.append(f"the rerun gave {process.returncode}: {text[-600:]}")
-    want, got = contents(reference_folder(name) / "run"), contents(folder / "run")
+    code, text = Command(name, folder).end()
+    if code:
+        faults.append(f"the rerun gave {code}: {text[-600:]}")
+    drop = TIMES | KEYS if name == "run" else TIMES
+    want, got = (contents(place / "run", drop) for place in (reference_folder(name), folder))
     left = sorted(set(got) - set(want))
     lost = sorted(path for path in want if got.get(path) != want[path])
     return {"sent": sent, "half written": len(hidden), "left": left, "differ": lost, "faults": faults,
             "went on": len(re.findall(r"going on after|kept |goes on with", text))}  # fmt: skip
 
 
-def launch(name: str, folder: Path) -> subprocess.Popen:
-    words = [{"CKPT": str(WORK / "ckpt"), "TEXT": str(WORK / "text.txt")}.get(word, word) for word in COMMANDS[name]]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen([sys.executable, "-m", "minipuzzle", *words], cwd=folder, env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+class Command:
+    """A command in a forked child: this process has imported what takes seconds, and computes nothing itself."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.log = WORK / f"log-{os.getpid()}"
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.chdir(folder)
+            handle = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(handle, 1)
+            os.dup2(handle, 2)
+            inside([{"CKPT": str(WORK / "ckpt"), "TEXT": str(WORK / "text.txt")}.get(word, word) for word in COMMANDS[name]])
+
+    def wait(self, seconds: float) -> int | None:
+        """The exit code, as ``subprocess`` has it; None where the command is still at work."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            if ended:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.005)
+        return None
+
+    def end(self) -> tuple[int, str]:
+        """(its exit code, all that it printed)."""
+        code = self.wait(600)
+        if code is None:
+            os.kill(self.pid, signal.SIGKILL)
+            code = self.wait(60)
+        return -signal.SIGKILL if code is None else code, self.log.read_text()
+
+
+def inside(words: list[str]) -> None:
+    """Run the command line in a child, and leave."""
+    code: object = 1
+    begun = False
+    try:
+        sys.argv, begun = ["minipuzzle", *words], True
+        minipuzzle.cli.main()
+    except SystemExit as stopped:
+        code = stopped.code or 0
+    except BaseException:
+        if begun:
+            traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 1)
 
 
 def start(name: str) -> Path:
@@ -137,14 +188,14 @@ def start(name: str) -> Path:
 
 
 def inputs() -> None:
-    """A tiny checkpoint and a text."""
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-    import helpers
-    from conftest import save, shaken, tiny
-
+    """A tiny checkpoint and a text, made in a child."""
     WORK.mkdir(exist_ok=True)
-    save(shaken(tiny(hidden=64, intermediate=128)), WORK / "ckpt")
-    shutil.copy(helpers.TEXT, WORK / "text.txt")
+    pid = os.fork()
+    if pid == 0:
+        save(shaken(tiny()), WORK / "ckpt")
+        shutil.copy(helpers.TEXT, WORK / "text.txt")
+        os._exit(0)
+    os.waitpid(pid, 0)
 
 
 def reference_folder(name: str) -> Path:
@@ -159,21 +210,20 @@ def reference(name: str) -> float:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(start(name), folder)
         began = time.monotonic()
-        process = launch(name, folder)
-        text = process.communicate(timeout=600)[0]
-        if process.returncode:
+        code, text = Command(name, folder).end()
+        if code:
             sys.exit(f"{name}: {text}")
         note.write_text(json.dumps(time.monotonic() - began))
     return float(json.loads(note.read_text()))
 
 
-def contents(folder: Path) -> dict[str, str]:
+def contents(folder: Path, drop: set[str]) -> dict[str, str]:
     """What each file of a run directory holds but for times and dates; pages with times in them only have to be there."""
     found = {}
     for path in sorted(path for path in folder.rglob("*") if not path.is_dir()):
         name, text = str(path.relative_to(folder)), ""
         if path.suffix == ".json" and path.name != "commands.json":
-            text = json.dumps(timeless(json.loads(path.read_text())), sort_keys=True)
+            text = json.dumps(timeless(json.loads(path.read_text()), drop), sort_keys=True)
         elif path.name == "log.csv":
             rows = [line.split(",") for line in path.read_text().splitlines()]
             text = json.dumps([[cell for head, cell in zip(rows[0], row, strict=True) if head != "seconds"] for row in rows])
@@ -183,10 +233,10 @@ def contents(folder: Path) -> dict[str, str]:
     return found
 
 
-def timeless(value: object) -> object:
+def timeless(value: object, drop: set[str]) -> object:
     if isinstance(value, dict):
-        return {key: timeless(part) for key, part in value.items() if key not in TIMES}
-    return [timeless(part) for part in value] if isinstance(value, list) else value
+        return {key: timeless(part, drop) for key, part in value.items() if key not in drop}
+    return [timeless(part, drop) for part in value] if isinstance(value, list) else value
 
 
 def table(rows: list[dict]) -> str:

@@ -187,7 +187,7 @@ def test_generate_says_what_transformers_says(tmp_path, capsys):
     prompt = "Fellow citizens of the Senate"
     run("generate", prompt, "--run", tmp_path / "run", "--tokens", 24, "--device", "cpu")
     said = capsys.readouterr()
-    assert "24 said" in said.err
+    assert "24 generated" in said.err
     theirs = AutoModelForCausalLM.from_pretrained(embedded.teacher_path(), dtype=torch.float32).eval()
     for layer in theirs.model.layers:
         if hasattr(layer.mixer, "time_step_limit"):

@@ -26,7 +26,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize("refused", REFUSED, ids=str)
+@pytest.mark.parametrize("refused", REFUSED, ids=lambda refused: getattr(refused, "__name__", type(refused).__name__))
 def test_what_the_machine_refuses_is_said_in_four_parts(refused, tmp_path, monkeypatch, capsys):
     def read_config(path):
         if callable(refused):

@@ -25,7 +25,8 @@ def run_prune(job: Job) -> dict[str, Checkpoint]:
     """
     with job.run.locked():
         search = load_search(job.run / "search.json")
-        key = fingerprint(job.run.key("search"), search)
+        # what is cut, and not how long the search took: the same search again gives the same key
+        key = fingerprint(job.run.key("search"), search["top"], search["selections"])
         paths = {name: job.run / "candidates" / name for name in search["top"]}
         partial = job.run / PARTIAL
         if job.run.is_done("prune", key) and all((p / "config.json").exists() for p in paths.values()):

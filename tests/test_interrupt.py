@@ -35,10 +35,13 @@ def send(number):
 
 @pytest.fixture(autouse=True)
 def handlers():
-    """Whatever happens, the handlers of before are back."""
+    """Whatever happens, the handlers of before are back. Python's own, which a shell's background job does not have."""
+    outer = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = [signal.getsignal(number) for number in HANDLERS]
     yield
-    assert [signal.getsignal(number) for number in HANDLERS] == before
+    after = [signal.getsignal(number) for number in HANDLERS]
+    signal.signal(signal.SIGINT, outer)
+    assert after == before
 
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])

@@ -222,9 +222,18 @@ def test_state_of_other_inputs_is_not_taken(parent, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("data", [b"", b"x" * 7, b"\xff" * 500, b"\2\0\0\0\0\0\0\0{}", b"\2\0\0\0\0\0\0\0[]"])
-def test_a_damaged_state_is_refused(data, parent, tmp_path):
-    (tmp_path / "partial").mkdir()
-    (tmp_path / "partial" / "000001.0.safetensors").write_bytes(data)
+def test_a_damaged_state_is_refused(data, parent, tmp_path, monkeypatch):
+    from minipuzzle.importance import state, stream
+
+    monkeypatch.setattr(state, "SAVING_SHARE", 1.0)
+    monkeypatch.setattr(stream, "variant_errors", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(parent, tmp_path)
+    monkeypatch.undo()
+    saved = list((tmp_path / "partial").rglob("*.safetensors"))
+    assert saved
+    for file in saved:
+        file.write_bytes(data)
     with pytest.raises(UserError, match="no state of a scoring") as caught:
         run(parent, tmp_path)
     assert "Delete it" in caught.value.next

@@ -86,6 +86,27 @@ def test_command_prints_what_the_readme_shows(command, lines, capsys, tmp_path, 
         assert any(same(line, other) for other in printed), f"{line!r} is not in the output:\n" + "\n".join(printed)
 
 
+def test_the_box_at_the_top_is_the_demos_output():
+    """Patterns, parameters, losses and changes of the box and its sentence, rounded from the output that is shown and run."""
+    text = (ROOT / "README.md").read_text()
+    rows = {words[0]: words for line in dict(shown())["minipuzzle demo"] if len(words := line.split()) > 3}
+    teacher, student = rows["teacher"], rows["student"]
+    for name, row in (("parent", teacher), ("student", student)):
+        pattern, count, loss = re.search(rf"^{name} +(\S+) +(\S+ M) parameters .* loss (\S+)$", text, re.MULTILINE).groups()
+        assert count == " ".join(row[1:3])
+        assert loss == f"{float(row[7]):.3f}"
+        assert f"{pattern}  {count}" in text.split("$ minipuzzle demo")[1]
+    cut, changes = re.search(r"^\| \*\*-(\S+) %\*\* \| \*\*(.+?)\*\* \|", text, re.MULTILINE).groups()
+    assert float(cut) == pytest.approx(100 - float(student[3]))
+    domains = [name.strip() for name in re.search(r"loss on unseen text: (.+?) \|", text)[1].split(",")]
+    found = {name: float(rows[name][-2]) for name in domains}
+    assert changes == ", ".join(f"{change:+.1f} %" for change in found.values())
+    assert set(rows) >= {"code", "docs", "speeches"} == set(found)
+    worst = max(found, key=found.__getitem__)
+    assert f"Within 3 % on each of three domains; the worst is {worst}, {found[worst]:+.1f} %." in text
+    assert found[worst] <= 3
+
+
 def commands():
     """[(page, command)] of every fenced block, in reading order, without the README's console blocks."""
     found = []

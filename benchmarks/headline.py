@@ -175,7 +175,8 @@ def pretraining(
 
     def prepare() -> None:
         recipe = {
-            "model": read_json(model) if isinstance(model, Path) else model, "device": "cpu" if options.tiny else "cuda",
+            "model": read_json(model) if isinstance(model, Path) else model, "tokenizer": "embedded",
+            "device": "cpu" if options.tiny else "cuda",
             "data": {"train": str(options.text), "validation": str(options.work / "text" / "report"),
                      "length": 64 if options.tiny else 512},
             "training": {"tokens": tokens, "learning_rate": 1.5e-3, "batch": size, "warmup": 0.02,

@@ -187,6 +187,10 @@ class Training:
         """The settings that a run keeps from start to end; it may go on with other values of the others."""
         return {name: value for name, value in asdict(self).items() if name not in CHANGEABLE}
 
+    def decisive(self) -> dict[str, Any]:
+        """The settings on which a finished run's result depends: how often it was saved is none of them."""
+        return {name: value for name, value in asdict(self).items() if name not in ("save_every", "tensorboard")}
+
     def at(self, rate: float) -> Training:
         """The same with this learning rate where none is named."""
         return self if self.learning_rate else replace(self, learning_rate=rate)
@@ -245,6 +249,10 @@ class DistillSettings:
         """As ``Training.fixed``, the training's own included."""
         keep = self.teacher_keep if self.teacher_logits else ""
         return {**asdict(self), "teacher_logits": "", "teacher_keep": keep, "rates": (), "training": self.training.fixed()}
+
+    def decisive(self) -> dict[str, Any]:
+        """As ``Training.decisive``."""
+        return {**asdict(self), "training": self.training.decisive()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,10 +67,12 @@ def test_a_stage_whose_inputs_did_not_change_is_kept(checkpoint, tmp_path, capsy
         run(*command)
         assert f"{name}: nothing changed" in capsys.readouterr().err
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.safetensors")} == before
-    capsys.readouterr()
+    assert "--save-every" not in words["distill"]
+    run(*words["distill"], "--save-every", 7)
+    assert "distill: nothing changed" in capsys.readouterr().err
     run(*words["search"], "--candidates", 3)
     assert "nothing changed" not in capsys.readouterr().err
-    assert len(json.loads((folder / "commands.json").read_text())["commands"]) == 9
+    assert len(json.loads((folder / "commands.json").read_text())["commands"]) == 10
 
 
 def test_inspect(checkpoint, capsys):

@@ -35,6 +35,10 @@ class AdaptSettings:
         """As ``Training.fixed``."""
         return {**asdict(self), "training": self.training.fixed()}
 
+    def decisive(self) -> dict[str, Any]:
+        """As ``Training.decisive``."""
+        return {**asdict(self), "training": self.training.decisive()}
+
 
 def run_adapt(job: Job, settings: AdaptSettings, teacher_path: Path | None) -> tuple[Path, dict[str, Any]]:
     """Train an adapter on job.data.train; (the file of the adapter, what was recorded).
@@ -56,7 +60,7 @@ def _adapt(job: Job, settings: AdaptSettings, teacher_path: Path | None, group: 
     if teacher_file is not None:
         check_vocabularies(job.parent.architecture.vocab_size, teacher_file.architecture.vocab_size)
     inputs = (job.parent.fingerprint, blocks.fingerprint, "" if teacher_file is None else teacher_file.fingerprint)
-    key, identity = fingerprint(*inputs, asdict(settings)), fingerprint(*inputs, settings.fixed())
+    key, identity = fingerprint(*inputs, settings.decisive()), fingerprint(*inputs, settings.fixed())
     target, folder = job.run / "adapter" / NAME, TrainingFolder(job.run, "adapt", identity, key, say)
     if job.run.is_done("adapt", key) and target.exists():
         say(f"adapt: nothing changed, kept {target}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
         cuts = group.first_then_all(lambda: _cuts(job))
         made = [cuts[name].fingerprint for name in sorted(cuts)]
         known = (job.run.key("prune"), made, inputs.teacher.fingerprint, inputs.blocks.fingerprint)
-        key, identity = fingerprint(*known, asdict(settings)), fingerprint(*known, settings.fixed())
+        key, identity = fingerprint(*known, settings.decisive()), fingerprint(*known, settings.fixed())
         folder = TrainingFolder(job.run, "distill", identity, key, say)
         if job.run.is_done("distill", key) and target.exists():
             say(f"distill: nothing changed, kept {target}")

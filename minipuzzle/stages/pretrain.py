@@ -57,7 +57,7 @@ def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
     kernels = choose(device)
     texts = (tokenizer.fingerprint, blocks.fingerprint)
     identity = fingerprint(recipe.model, recipe.training.fixed(), *texts)
-    key = fingerprint(recipe.model, asdict(recipe.training), *texts, [text.fingerprint for text in held_out.values()])
+    key = fingerprint(recipe.model, recipe.training.decisive(), *texts, [text.fingerprint for text in held_out.values()])
     target, folder = run / "model", TrainingFolder(run, "pretrain", identity, key, say)
     if run.is_done("pretrain", key) and target.exists():
         say(f"pretrain: nothing changed, kept {target}")

@@ -301,6 +301,14 @@ def test_kv_heads_without_their_query_heads_are_no_selection():
     assert Selection(blocks=({"q_heads": (0, 2)},)).student(attention).blocks[0].q_heads == 2
 
 
+def test_heads_of_each_group_are_equally_many():
+    mamba = tiny("M", heads=8, groups=2)
+    for uneven in ((0, 1, 4), (0, 4, 5, 6), (0, 1)):
+        with pytest.raises(UserError, match="equally many"):
+            Selection(blocks=({"heads": uneven},)).student(mamba)
+    assert Selection(blocks=({"heads": (0, 5)},)).student(mamba).blocks[0].heads == 2
+
+
 def test_cross_entropy_of_the_next_token_is_torchs():
     model = shaken(tiny("-", vocab=61))
     tokens = torch.randint(0, 61, (3, 9), generator=torch.Generator().manual_seed(0))

@@ -201,3 +201,15 @@ def test_a_table_of_times_is_read_on_a_straight_line():
                         (replace(parent.blocks[0], state=16), ASKED)):  # fmt: skip
         with pytest.raises(UserError, match="no such time"):
             known.ms(wrong, "prefill", work, parent)
+
+
+def test_attention_between_two_numbers_of_kv_heads():
+    """Query heads go with their KV heads, so that only the latter vary along the line."""
+    parent = tiny("*", q_heads=8, kv_heads=4, vocab=48)
+    block = parent.blocks[0]
+    sizes = {4: 40.0, 1: 10.0}
+    entries = {("prefill", 2, 10, describe(replace(block, kv_heads=kv, q_heads=2 * kv))): ms for kv, ms in sizes.items()}
+    table = LatencyTable(meta={"device": "d", "dtype": "bf16", "date": "2026"}, entries=entries)
+    assert table.ms(replace(block, kv_heads=2, q_heads=4), "prefill", ASKED, parent) == pytest.approx(20.0)
+    with pytest.raises(UserError, match="no such time"):  # another number of query heads for each
+        table.ms(replace(block, kv_heads=2, q_heads=8), "prefill", ASKED, parent)

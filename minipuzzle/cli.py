@@ -92,6 +92,8 @@ def main() -> None:
             raise
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}")
         sys.exit(2)
+    except KeyboardInterrupt:  # before a command had begun, or as it ended
+        sys.exit(STOPPED)
     except Exception:
         from minipuzzle.report.facts import versions
 

@@ -71,3 +71,12 @@ def test_a_value_is_shown_as_a_terminal_can_show_it():
     assert "\x1b" not in error.got
     assert len(error.got) < errors.SHOWN + 50
     error.got.encode()
+
+
+def test_ctrl_c_before_a_command_begins_shows_no_traceback(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("minipuzzle.cli.app", interrupted)
+    run("prune", code=130)
+    assert "Traceback" not in capsys.readouterr().err

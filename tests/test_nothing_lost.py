@@ -12,6 +12,7 @@ from minipuzzle.artifacts import fingerprint, read_json
 from minipuzzle.rundir import RunDir
 from minipuzzle.stages import distill as distill_stage
 from minipuzzle.stages import prune as prune_stage
+from minipuzzle.stages.parent import MaskedParent
 from minipuzzle.stages.race import FINALISTS, race
 from minipuzzle.stages.training_folder import TrainingFolder
 
@@ -328,3 +329,25 @@ def test_what_follows_a_mark_is_done_again(folder, monkeypatch):
     run("score", "--run", folder, "--data", TEXT, *FAST["score"])
     run("search", "--run", folder, *FAST["search"], "--method", "solver", "--refine", 2, "--top", 5)
     assert not list(folder.glob("*.partial"))
+
+
+def test_an_interrupted_search_keeps_all_that_it_had_measured(checkpoint, tmp_path, monkeypatch):
+    """Only the first one of them was on disk, and a killed search measured the others again."""
+    folder = tmp_path / "run"
+    run("score", checkpoint, "--run", folder, *FAST["score"], "--no-curves")
+    measure, calls = MaskedParent.__call__, []
+
+    def counted(self, selection):
+        calls.append(selection)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return measure(self, selection)
+
+    monkeypatch.setattr(MaskedParent, "__call__", counted)
+    run("search", "--run", folder, *FAST["search"], code=130)
+    (partial,) = (folder / "search.partial").glob("*.json")
+    assert len(read_json(partial)["results"]) == 3
+    run("search", "--run", folder, *FAST["search"])
+    candidates = read_json(folder / "search.json")["candidates"]
+    assert len(calls) == 4 + len(candidates) - 3
+    assert not partial.exists()

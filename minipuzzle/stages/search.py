@@ -97,12 +97,14 @@ class Known:
         stored = load_partial_search(self.file) if self.file.exists() else {}
         if stored.get("key") == self.key:
             self.results = {name: Reality(*values) for name, values in stored["results"].items()}
+        self._on_disk = set(self.results)
 
     def add(self, name: str, reality: Reality) -> None:
         """Remember, on disk too. Raises: UserError for a number that is not finite."""
-        if self.results.get(name) != reality or not self.file.exists():
-            self.results[name] = Reality(*check_measured(list(reality), MEASURED))
+        self.results[name] = Reality(*check_measured(list(reality), MEASURED))
+        if name not in self._on_disk:  # ``results`` alone may hold it already: who measures puts it there
             write_json(self.file, {"key": self.key, "results": self.results})
+            self._on_disk.add(name)
 
     def forget(self) -> None:
         """The search is done."""

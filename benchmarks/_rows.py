@@ -1,4 +1,6 @@
-"""Rows of a benchmark, each measured in a process of its own, so that none inherits memory or compiled code."""
+"""Rows of a benchmark, each measured in a process of its own, so that none inherits memory or
+compiled code.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ def in_process(script: str, row: str, *words: object) -> tuple[dict[str, Any], s
     printed = "\n".join(line for line in lines if not line.startswith(MARK))
     if told:
         return json.loads(told[0]), printed
-    reasons = [line for line in done.stderr.splitlines() if "Error" in line or line.startswith("got:")]
+    reasons = [
+        line for line in done.stderr.splitlines() if "Error" in line or line.startswith("got:")
+    ]
     error = " ".join(reasons[-2:]) or f"exit {done.returncode}"
     return {"row": row, "error": error, "log": done.stderr[-3000:]}, printed
 

@@ -1,9 +1,11 @@
-"""Time and memory of a training step: ours against PEFT's LoRA and VeRA on the same frozen model and batch.
+"""Time and memory of a training step: ours against PEFT's LoRA and VeRA on the same frozen model
+and batch.
 
     python benchmarks/adapter_step.py --device cuda --out docs/results/adapter_step.json
 
-A step is forward, next-token loss, backward and AdamW. Both start from ``load_frozen`` (BF16 matrices on CUDA), the same
-targets, rank and kernels; variants take turns round by round and medians are compared, so that drift hits all alike.
+A step is forward, next-token loss, backward and AdamW. Both start from ``load_frozen`` (BF16
+matrices on CUDA), the same targets, rank and kernels; variants take turns round by round and
+medians are compared, so that drift hits all alike.
 """
 
 from __future__ import annotations
@@ -22,11 +24,11 @@ from minipuzzle.adapters import attach, make_plan
 from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2
 from minipuzzle.artifacts import write_json
 from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.distill import mixed_precision, next_token
-from minipuzzle.distill.update import make_optimizer
 from minipuzzle.kernels import choose
 from minipuzzle.model import HybridLM
 from minipuzzle.recipe import Training
+from minipuzzle.training import mixed_precision, next_token
+from minipuzzle.training.update import make_optimizer
 
 VARIANTS = ("peft lora", "lora", "tl5", "tl6", "peft vera", "vera")
 ROUNDS = 12
@@ -34,7 +36,9 @@ ROUNDS = 12
 
 def main() -> None:
     """Measure each model and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
@@ -47,12 +51,17 @@ def main() -> None:
     for name in options.models.split(","):
         rows += measure(name, device, options.rank, options.rounds)
         machine = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-        write_json(options.out, {"device": machine, "torch": torch.__version__, "rank": options.rank, "rows": rows})
+        write_json(
+            options.out,
+            {"device": machine, "torch": torch.__version__, "rank": options.rank, "rows": rows},
+        )
     print(table(rows))
 
 
 def measure(name: str, device: torch.device, rank: int, rounds: int) -> list[dict[str, Any]]:
-    """One row a variant: median milliseconds a step and peak bytes of a step beyond what lies there before it."""
+    """One row a variant: median milliseconds a step and peak bytes of a step beyond what lies there
+    before it.
+    """
     rows = []
     batch, length = (8, 512) if name == "embedded" else (2, 2048)
     steps = {variant: Step(name, variant, rank, device, batch, length) for variant in VARIANTS}
@@ -64,15 +73,26 @@ def measure(name: str, device: torch.device, rank: int, rounds: int) -> list[dic
         for variant, step in steps.items():
             seconds[variant].append(step.timed())
     for variant, step in steps.items():
-        rows.append({"model": name, "variant": variant, "batch": batch, "length": length, "trainable": step.trainable,
-                     "ms": 1e3 * statistics.median(seconds[variant]), "peak": step.peak()})  # fmt: skip
+        rows.append(
+            {
+                "model": name,
+                "variant": variant,
+                "batch": batch,
+                "length": length,
+                "trainable": step.trainable,
+                "ms": 1e3 * statistics.median(seconds[variant]),
+                "peak": step.peak(),
+            }
+        )
     return rows
 
 
 class Step:
     """A model with one variant's adapters, its optimiser and a batch."""
 
-    def __init__(self, name: str, variant: str, rank: int, device: torch.device, batch: int, length: int) -> None:
+    def __init__(
+        self, name: str, variant: str, rank: int, device: torch.device, batch: int, length: int
+    ) -> None:
         self.model = frozen(name, device)
         if variant.startswith("peft"):
             worker.inject_peft(self.model, variant.split()[1], rank, 0)
@@ -80,7 +100,9 @@ class Step:
             attach(self.model, make_plan(self.model.architecture, variant, rank=rank))
         self.trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         self.optimizer = make_optimizer(self.model, Training())
-        self.tokens = torch.randint(0, self.model.architecture.vocab_size, (batch, length), device=device)
+        self.tokens = torch.randint(
+            0, self.model.architecture.vocab_size, (batch, length), device=device
+        )
 
     def run(self) -> None:
         """One step."""
@@ -109,15 +131,20 @@ class Step:
 
 
 def frozen(name: str, device: torch.device) -> HybridLM:
-    """The embedded teacher, or fresh weights of a wide hybrid (hidden 2048, the 8B's proportions) in the same dtypes."""
+    """The embedded teacher, or fresh weights of a wide hybrid (hidden 2048, the 8B's proportions)
+    in the same dtypes.
+    """
     if name == "embedded":
         return worker.load_frozen(Checkpoint.open(embedded.teacher_path()), device=device)
     d = 2048
     kinds = {
-        "M": Mamba2(hidden=d, heads=64, head_dim=64, groups=8, state=128), "-": FeedForward(hidden=d, intermediate=10752),
+        "M": Mamba2(hidden=d, heads=64, head_dim=64, groups=8, state=128),
+        "-": FeedForward(hidden=d, intermediate=10752),
         "*": Attention(hidden=d, q_heads=16, kv_heads=4, attn_head_dim=128),
-    }  # fmt: skip
-    architecture = Architecture(vocab_size=32768, hidden=d, blocks=tuple(kinds[c] for c in "M-M-M*-M-M-M*-"))
+    }
+    architecture = Architecture(
+        vocab_size=32768, hidden=d, blocks=tuple(kinds[c] for c in "M-M-M*-M-M-M*-")
+    )
     narrow = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = HybridLM(architecture, device=device, dtype=narrow, kernels=choose(device))
     generator = torch.Generator(device).manual_seed(0)
@@ -131,13 +158,21 @@ def frozen(name: str, device: torch.device) -> HybridLM:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown, each variant against PEFT's LoRA of the same model."""
-    lines = ["| model | variant | trained | ms a step | against PEFT LoRA | MiB a step | against PEFT LoRA |",
-             "|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        (
+            "| model | variant | trained | ms a step | against PEFT LoRA | MiB a step | against"
+            " PEFT LoRA |"
+        ),
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         base = next(r for r in rows if r["model"] == row["model"] and r["variant"] == "peft lora")
         memory = f"{row['peak'] / base['peak']:.2f}x" if base["peak"] else ""
-        lines.append(f"| {row['model']} {row['batch']} x {row['length']} | {row['variant']} | {row['trainable']:,} | "
-                     f"{row['ms']:.1f} | {row['ms'] / base['ms']:.2f}x | {row['peak'] / 2**20:,.0f} | {memory} |")  # fmt: skip
+        lines.append(
+            f"| {row['model']} {row['batch']} x {row['length']} | {row['variant']} |"
+            f" {row['trainable']:,} | {row['ms']:.1f} | {row['ms'] / base['ms']:.2f}x |"
+            f" {row['peak'] / 2**20:,.0f} | {memory} |"
+        )
     return "\n".join(lines)
 
 

@@ -1,10 +1,13 @@
-"""The text of benchmarks/fp8_parity.py as tokens: small enough, in parts, to travel to a GPU machine.
+"""The text of benchmarks/fp8_parity.py as tokens: small enough, in parts, to travel to a GPU
+machine.
 
-    python benchmarks/fp8_data.py --shared ../shared/data --out .carry/fp8        # 20 minutes on one core
+    python benchmarks/fp8_data.py --shared ../shared/data --out .carry/fp8        # 20 minutes on
+    one core
 
-A byte-level BPE of 16,384 words, trained on 10 MB of each group; the training text of prose, docs and code (84.7 M tokens),
-documents shuffled, its first ``--shards`` x 16 M tokens as ``train-N.npy.xz`` of uint16 (11.6 MiB each: four travel in one
-call), the validation text as ``val.npy.xz``; ``tokenizer.json``.
+A byte-level BPE of 16,384 words, trained on 10 MB of each group; the training text of prose, docs
+and code (84.7 M tokens), documents shuffled, its first ``--shards`` x 16 M tokens as
+``train-N.npy.xz`` of uint16 (11.6 MiB each: four travel in one call), the validation text as
+``val.npy.xz``; ``tokenizer.json``.
 """
 
 from __future__ import annotations
@@ -27,23 +30,34 @@ GROUPS = ("prose", "docs", "code")
 
 def main() -> None:
     """Tokenise and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shared", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--shards", type=int, default=4)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    texts = {group: list(read_documents(options.shared / f"{group}.train.txt.xz")) for group in GROUPS}
+    texts = {
+        group: list(read_documents(options.shared / f"{group}.train.txt.xz")) for group in GROUPS
+    }
     if not (options.out / "tokenizer.json").exists():
         sample = [document[:100_000] for group in GROUPS for document in some(texts[group])]
         train_tokenizer(sample, VOCABULARY).save(str(options.out / "tokenizer.json"))
-        (options.out / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>"}))
+        (options.out / "tokenizer_config.json").write_text(
+            json.dumps({"eos_token": "<|endoftext|>"})
+        )
     tokenizer = Tokenizer.load(options.out)
     held = [d for group in GROUPS for d in read_documents(options.shared / f"{group}.val.txt.xz")]
-    write(options.out / "val.npy.xz", np.concatenate([t.astype(np.uint16) for t in tokenizer.encode_documents(held)]))
+    write(
+        options.out / "val.npy.xz",
+        np.concatenate([t.astype(np.uint16) for t in tokenizer.encode_documents(held)]),
+    )
     lists: list[np.ndarray] = []
     for group in GROUPS:
-        lists += [tokens.astype(np.uint16) for tokens in tokenizer.encode_documents(texts.pop(group))]
+        lists += [
+            tokens.astype(np.uint16) for tokens in tokenizer.encode_documents(texts.pop(group))
+        ]
         print(f"{group}: {sum(map(len, lists)):,} tokens so far", flush=True)
     order = np.random.default_rng(0).permutation(len(lists))
     joined = np.concatenate([lists[i] for i in order])

@@ -1,14 +1,18 @@
-"""Why the student of benchmarks/headline.py is as good as it is: its distillation again, one thing changed a row.
+"""Why the student of benchmarks/headline.py is as good as it is: its distillation again, one thing
+changed a row.
 
-    python benchmarks/headline_ablation.py --text .carry/corpus                             # 10 minutes of an H100; --gpus 2: 5
-    python benchmarks/headline_ablation.py --tiny --work /tmp/headline --out /tmp/ablation.json   # after headline.py --tiny: 4
+    python benchmarks/headline_ablation.py --text .carry/corpus                             # 10
+    minutes of an H100; --gpus 2: 5 python benchmarks/headline_ablation.py --tiny --work
+    /tmp/headline --out /tmp/ablation.json   # after headline.py --tiny: 4
 
-Begins from the finished --work of headline.py. The row "base" is its winner of 83 % from one run of as many tokens as its short
-and its long run had together; the others change the tokens, the learning rate, the batch, the text, the precision, or which
-candidate is distilled: the second after the short runs, and the first of the paper's grid, or of a search that may only take
-blocks out, or only narrow FFNs. Every call measures what is distilled by then (losses, KL, tasks: headline_tasks.py) and writes
---out; the same command goes on. A row takes about 40 s of an H100, or 27 s in three lanes (CUDA_VISIBLE_DEVICES=0,0,0 and
---gpus 3), with three times the tokens or a search twice as long; measuring 20 and 10 a row.
+Begins from the finished --work of headline.py. The row "base" is its winner of 83 % from one run of
+as many tokens as its short and its long run had together; the others change the tokens, the
+learning rate, the batch, the text, the precision, or which candidate is distilled: the second after
+the short runs, and the first of the paper's grid, or of a search that may only take blocks out, or
+only narrow FFNs. Every call measures what is distilled by then (losses, KL, tasks:
+headline_tasks.py) and writes --out; the same command goes on. A row takes about 40 s of an H100, or
+27 s in three lanes (CUDA_VISIBLE_DEVICES=0,0,0 and --gpus 3), with three times the tokens or a
+search twice as long; measuring 20 and 10 a row.
 """
 
 from __future__ import annotations
@@ -40,7 +44,9 @@ SEARCHES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A student, what was changed for it, its tokens, and the stages that make it, the last one's product the student."""
+    """A student, what was changed for it, its tokens, and the stages that make it, the last one's
+    product the student.
+    """
 
     name: str
     change: str
@@ -69,17 +75,32 @@ def main() -> None:
         failure = error  # the rows that there are count all the same
     made = [row for row in made if row.stages[-1].product.exists()]
     if made and runner.run([measured(options, made)], until):
-        facts = {row.name: {"change": row.change, "tokens": row.tokens, **of_run(row)} for row in made}
-        write_json(options.out, {**runner.results, "tasks": read_json(options.work / "ablation" / "tasks.json"), "rows": facts})
-        print(json.dumps({name: round(s["seconds"]) for name, s in runner.results["stages"].items()}))
+        facts = {
+            row.name: {"change": row.change, "tokens": row.tokens, **of_run(row)} for row in made
+        }
+        write_json(
+            options.out,
+            {
+                **runner.results,
+                "tasks": read_json(options.work / "ablation" / "tasks.json"),
+                "rows": facts,
+            },
+        )
+        print(
+            json.dumps({name: round(s["seconds"]) for name, s in runner.results["stages"].items()})
+        )
     if failure:
         raise failure
 
 
 def rows(options: argparse.Namespace, teacher_tokens: int) -> Iterator[Row]:
-    """All rows, those that say most first. Raises: UserError where headline.py has not distilled the 83 % student yet."""
+    """All rows, those that say most first. Raises: UserError where headline.py has not distilled
+    the 83 % student yet.
+    """
     found = RunDir(options.work / BUDGET).facts("distill")
-    best = sorted(found["short_validation_loss"], key=found["short_validation_loss"].__getitem__) or [found["winner"]]
+    best = sorted(
+        found["short_validation_loss"], key=found["short_validation_loss"].__getitem__
+    ) or [found["winner"]]
     rate, batch = found["learning_rate"], headline.batch(options)
     row = partial(distilled, options, sum(headline.student_tokens(BUDGET, teacher_tokens)), rate)
     text = {kind: next(options.text.glob(f"{kind}.train.*")) for kind in ("prose", "code")}
@@ -95,20 +116,42 @@ def rows(options: argparse.Namespace, teacher_tokens: int) -> Iterator[Row]:
     yield row("code", "only code", best[0], {"data": text["code"]})
     yield row("tokens x 1/3", "tokens x 1/3", best[0], times=1 / 3)
     yield row("batch x 2", f"{2 * batch} sequences a step", best[0], {"batch": 2 * batch})
-    yield row("bf16", f"precision bf16, {options.precision} else (the teacher is in BF16 in all rows)", best[0],
-              {"precision": "bf16"})  # fmt: skip
+    yield row(
+        "bf16",
+        f"precision bf16, {options.precision} else (the teacher is in BF16 in all rows)",
+        best[0],
+        {"precision": "bf16"},
+    )
 
 
 def distilled(
-    options: argparse.Namespace, tokens: int, rate: float, name: str, change: str, candidate: str = "",
-    own: dict[str, Any] | None = None, *, times: float = 1.0, search: dict[str, Any] | None = None,
-) -> Row:  # fmt: skip
-    """A row: a ``candidate`` of the experiment's search, or with ``search`` the first one of a search of its own."""
-    run, source, tokens = options.work / "ablation" / name.replace("/", "-"), options.work / BUDGET, round(times * tokens)
+    options: argparse.Namespace,
+    tokens: int,
+    rate: float,
+    name: str,
+    change: str,
+    candidate: str = "",
+    own: dict[str, Any] | None = None,
+    *,
+    times: float = 1.0,
+    search: dict[str, Any] | None = None,
+) -> Row:
+    """A row: a ``candidate`` of the experiment's search, or with ``search`` the first one of a
+    search of its own.
+    """
+    run, source, tokens = (
+        options.work / "ablation" / name.replace("/", "-"),
+        options.work / BUDGET,
+        round(times * tokens),
+    )
     begin = {"prepare": partial(begin_from, source, run, (candidate,)), "after": ()}
     stages = []
     if search:
-        stages = [headline.searching(f"search {name}", options, run, {"budget": BUDGET, **search, "top": 1}, after=())]
+        stages = [
+            headline.searching(
+                f"search {name}", options, run, {"budget": BUDGET, **search, "top": 1}, after=()
+            )
+        ]
         begin = {"after": (stages[0].name,)}
     own = {"tokens": tokens, "learning-rate": rate, **(own or {})}
     stages += [headline.distilling(f"distill {name}", options, run, own, source, **begin)]
@@ -116,11 +159,18 @@ def distilled(
 
 
 def measured(options: argparse.Namespace, made: list[Row]) -> Stage:
-    """Loss, KL and tasks of the teacher, the experiment's student and the rows, again where a row is newer."""
-    models = {"teacher": options.work / "teacher" / "model", BUDGET: options.work / BUDGET / "student"}
+    """Loss, KL and tasks of the teacher, the experiment's student and the rows, again where a row
+    is newer.
+    """
+    models = {
+        "teacher": options.work / "teacher" / "model",
+        BUDGET: options.work / BUDGET / "student",
+    }
     models |= {row.name: row.student for row in made}
     product = options.work / "ablation" / "tasks.json"
-    if product.exists() and any(row.stages[-1].product.stat().st_mtime > product.stat().st_mtime for row in made):
+    if product.exists() and any(
+        row.stages[-1].product.stat().st_mtime > product.stat().st_mtime for row in made
+    ):
         product.unlink()
     return headline.measuring(options, models, product.parent / "tasks", product, after=())
 

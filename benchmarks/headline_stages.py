@@ -1,7 +1,9 @@
-"""Runs the stages of benchmarks/headline.py and headline_ablation.py: one after the other, or side by side on several GPUs.
+"""Runs the stages of benchmarks/headline.py and headline_ablation.py: one after the other, or side
+by side on several GPUs.
 
-A stage is a command in a process of its own, with a budget of seconds. One whose product is there is not run again; what time
-ran out in is ended by SIGTERM, which saves a training state, and goes on in the next call.
+A stage is a command in a process of its own, with a budget of seconds. One whose product is there
+is not run again; what time ran out in is ended by SIGTERM, which saves a training state, and goes
+on in the next call.
 """
 
 from __future__ import annotations
@@ -28,8 +30,9 @@ INPUTS = ("scores.safetensors", "search.json", "run.json")
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A command, what it makes, its run directory, and the seconds it may take in all. ``after`` names the stages whose
-    products it reads, ``prepare`` makes its inputs."""
+    """A command, what it makes, its run directory, and the seconds it may take in all. ``after``
+    names the stages whose products it reads, ``prepare`` makes its inputs.
+    """
 
     name: str
     words: tuple[str, ...]
@@ -49,10 +52,12 @@ class Runner:
         self.lock = threading.Lock()
 
     def run(self, stages: Sequence[Stage], until: float, *, go_on: bool = False) -> bool:
-        """Make what is missing, in ``gpus`` lanes: a free GPU takes the first stage whose ``after`` are done.
+        """Make what is missing, in ``gpus`` lanes: a free GPU takes the first stage whose ``after``
+        are done.
 
-        False where time ran out first. Raises: SystemExit as ``run_stage``, once the other lanes are through with theirs,
-        or with ``go_on`` with all that can do without what failed; ValueError for a stage that waits for none of these.
+        False where time ran out first. Raises: SystemExit as ``run_stage``, once the other lanes
+        are through with theirs, or with ``go_on`` with all that can do without what failed;
+        ValueError for a stage that waits for none of these.
         """
         waiting, free, done = list(stages), list(range(self.gpus)), set[str]()
         running: dict[Future[bool], tuple[Stage, int]] = {}
@@ -78,7 +83,10 @@ class Runner:
                     if in_time:
                         done.add(stage.name)
                     else:
-                        print(f"stopped in {stage.name!r}: the same command goes on from there", flush=True)
+                        print(
+                            f"stopped in {stage.name!r}: the same command goes on from there",
+                            flush=True,
+                        )
         if failures:
             raise failures[0]
         if in_time and waiting:
@@ -86,8 +94,9 @@ class Runner:
         return in_time
 
     def run_stage(self, stage: Stage, until: float, gpu: int = 0) -> bool:
-        """Make the stage's product unless it is there; False where time ran out first. Raises: SystemExit where it failed
-        or took longer than its budget."""
+        """Make the stage's product unless it is there; False where time ran out first. Raises:
+        SystemExit where it failed or took longer than its budget.
+        """
         with self.lock:
             entry = self.results["stages"].setdefault(stage.name, {"seconds": 0.0})
         if stage.product.exists():
@@ -114,16 +123,23 @@ class Runner:
 def _over_budget(stage: Stage, entry: dict[str, Any]) -> bool:
     """False, for time that ran out; an error where it is the stage's own."""
     if entry["seconds"] > stage.seconds - LEAST_SECONDS:
-        raise SystemExit(f"{stage.name} has no product after {entry['seconds']:.0f} s of its {stage.seconds} s.")
+        raise SystemExit(
+            f"{stage.name} has no product after {entry['seconds']:.0f} s of its {stage.seconds} s."
+        )
     return False
 
 
 def run_words(words: tuple[str, ...], seconds: float, work: Path, gpu: int | None = None) -> int:
-    """Run a command of minipuzzle, or a script, for at most ``seconds``, then SIGTERM; its exit code, 0 where we ended it.
+    """Run a command of minipuzzle, or a script, for at most ``seconds``, then SIGTERM; its exit
+    code, 0 where we ended it.
 
     ``gpu``: the only one that it sees, counted among those that this process may use.
     """
-    caches = {"TRITON_CACHE_DIR": work / "triton", "TORCHINDUCTOR_CACHE_DIR": work / "inductor", "TRITON_CACHE_AUTOTUNING": 1}
+    caches = {
+        "TRITON_CACHE_DIR": work / "triton",
+        "TORCHINDUCTOR_CACHE_DIR": work / "inductor",
+        "TRITON_CACHE_AUTOTUNING": 1,
+    }
     environment = os.environ | {k: str(v) for k, v in caches.items()}
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = visible_gpu(gpu)
@@ -141,13 +157,17 @@ def run_words(words: tuple[str, ...], seconds: float, work: Path, gpu: int | Non
 
 
 def visible_gpu(place: int) -> str:
-    """The GPU of that place among those that this process may use; "0,0,0" has three lanes of one."""
+    """The GPU of that place among those that this process may use; "0,0,0" has three lanes of
+    one.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return visible.split(",")[place] if visible else str(place)
 
 
 def share_tokens(run: Path, work: Path) -> None:
-    """All run directories keep tokenised texts in one folder: the training text takes a minute to make."""
+    """All run directories keep tokenised texts in one folder: the training text takes a minute to
+    make.
+    """
     (work / "tokens").mkdir(parents=True, exist_ok=True)
     run.mkdir(parents=True, exist_ok=True)
     if not (run / "tokens").exists():
@@ -155,8 +175,9 @@ def share_tokens(run: Path, work: Path) -> None:
 
 
 def begin_from(source: Path, run: Path, top: Sequence[str] = ()) -> None:
-    """Give a new run directory the scores and the search of ``source``, which may be at work meanwhile; with ``top`` only
-    those of its candidates are cut and distilled."""
+    """Give a new run directory the scores and the search of ``source``, which may be at work
+    meanwhile; with ``top`` only those of its candidates are cut and distilled.
+    """
     if (run / INPUTS[-1]).exists():
         return
     run.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,11 @@
 """What benchmarks/importance.py predicts, correlates and prints. Numpy and scipy; no torch.
 
 Predicted damage of a modification, for a width estimator with scores s:
-- "sum":   the sum of s over the channels or heads cut off (Mamba heads by the L2 norm of their channels' scores), over blocks;
-- "share": per block, its removal error (mse) times the share of squared scores cut off, summed (what ``search`` orders by).
-A dropped block counts with its block score. "parameters" predicts the number of parameters removed: no estimator at all.
+- "sum":   the sum of s over the channels or heads cut off (Mamba heads by the L2 norm of their
+channels' scores), over blocks;
+- "share": per block, its removal error (mse) times the share of squared scores cut off, summed
+(what ``search`` orders by). A dropped block counts with its block score. "parameters" predicts the
+number of parameters removed: no estimator at all.
 """
 
 from __future__ import annotations
@@ -25,11 +27,13 @@ RESAMPLES = 2000
 
 
 def modifications(parent: Architecture, count: int, seed: int) -> list[tuple[str, Selection]]:
-    """``count`` distinct random cuts as (family, selection), equally many of each family that the parent has.
+    """``count`` distinct random cuts as (family, selection), equally many of each family that the
+    parent has.
 
-    blocks: 1 to 3 blocks out. ffn: some FFN blocks to 10 to 90 % of their width. mamba: some blocks to any smaller number
-    of heads, equal by group. attention: some blocks to fewer KV heads, fewer query heads of each, or both. What stays is
-    random. A family with fewer distinct cuts gives fewer.
+    blocks: 1 to 3 blocks out. ffn: some FFN blocks to 10 to 90 % of their width. mamba: some blocks
+    to any smaller number of heads, equal by group. attention: some blocks to fewer KV heads, fewer
+    query heads of each, or both. What stays is random. A family with fewer distinct cuts gives
+    fewer.
     """
     rng = np.random.default_rng(seed)
     families = [f for f, kind in FAMILIES.items() if not kind or parent.count(kind)]
@@ -59,12 +63,19 @@ def _draw(parent: Architecture, family: str, rng: np.random.Generator) -> Select
         elif isinstance(block, Mamba2):
             size = block.heads // block.groups
             kept = int(rng.integers(1, size)) if size > 1 else 1
-            blocks[i] = {"heads": tuple(g * size + h for g in range(block.groups) for h in _some(rng, size, kept))}
+            blocks[i] = {
+                "heads": tuple(
+                    g * size + h for g in range(block.groups) for h in _some(rng, size, kept)
+                )
+            }
         else:
             size = block.q_heads // block.kv_heads
             kv = _some(rng, block.kv_heads, int(rng.integers(1, block.kv_heads + 1)))
             kept = int(rng.integers(1, size + 1))
-            blocks[i] = {"kv_heads": kv, "q_heads": tuple(k * size + h for k in kv for h in _some(rng, size, kept))}
+            blocks[i] = {
+                "kv_heads": kv,
+                "q_heads": tuple(k * size + h for k in kv for h in _some(rng, size, kept)),
+            }
     selection = Selection(blocks=tuple(blocks))
     return selection
 
@@ -76,29 +87,53 @@ def _some(rng: np.random.Generator, size: int, count: int) -> tuple[int, ...]:
 def best_cuts(parent: Architecture, scores: Scores, share: float) -> dict[str, Selection]:
     """Every block of a kind cut to ``share`` of one axis, keeping what ``scores`` ranks first.
 
-    Query heads are cut equally for each KV head; KV heads go with their query heads. An axis whose size does not divide
-    is left out.
+    Query heads are cut equally for each KV head; KV heads go with their query heads. An axis whose
+    size does not divide is left out.
     """
     cuts: dict[str, dict[int, dict[str, tuple[int, ...]]]] = {}
 
-    def put(name: str, index: int, whole: int, choose: Callable[[int], dict[str, tuple[int, ...]]]) -> None:
+    def put(
+        name: str, index: int, whole: int, choose: Callable[[int], dict[str, tuple[int, ...]]]
+    ) -> None:
         if whole * share == int(whole * share):
             cuts.setdefault(name, {})[index] = choose(int(whole * share))
 
     for i, block in enumerate(parent.blocks):
         if isinstance(block, FeedForward):
             channels = scores.intermediate[i]
-            put("FFN channels", i, block.intermediate, lambda n, c=channels: {"intermediate": _best(c, n)})
+            put(
+                "FFN channels",
+                i,
+                block.intermediate,
+                lambda n, c=channels: {"intermediate": _best(c, n)},
+            )
         elif isinstance(block, Mamba2):
             channels, g = scores.head_channels[i], block.groups
-            put("Mamba heads", i, block.heads // g, lambda n, c=channels, g=g: {"heads": top_heads(c, n * g, g)})
-            put("Mamba head channels", i, block.head_dim, lambda n, c=channels: {"head_dim": top_channels(c, n)})
+            put(
+                "Mamba heads",
+                i,
+                block.heads // g,
+                lambda n, c=channels, g=g: {"heads": top_heads(c, n * g, g)},
+            )
+            put(
+                "Mamba head channels",
+                i,
+                block.head_dim,
+                lambda n, c=channels: {"head_dim": top_channels(c, n)},
+            )
         else:
             rows = scores.q_heads[i].reshape(block.kv_heads, -1)
-            put("query heads of each KV head", i, rows.shape[1], lambda n, r=rows: {"q_heads": _each(r, range(len(r)), n)})
+            put(
+                "query heads of each KV head",
+                i,
+                rows.shape[1],
+                lambda n, r=rows: {"q_heads": _each(r, range(len(r)), n)},
+            )
             put("KV heads", i, block.kv_heads, lambda n, r=rows: _kv(r, n))
     empty = range(len(parent.blocks))
-    result = {name: Selection(blocks=tuple(kept.get(i, {}) for i in empty)) for name, kept in cuts.items()}
+    result = {
+        name: Selection(blocks=tuple(kept.get(i, {}) for i in empty)) for name, kept in cuts.items()
+    }
     if scores.hidden is not None:
         hidden = _best(scores.hidden, int(parent.hidden * share))
         result["hidden channels"] = Selection(blocks=tuple({} for _ in empty), hidden=hidden)
@@ -111,7 +146,9 @@ def _kv(rows: Array, count: int) -> dict[str, tuple[int, ...]]:
 
 
 def _each(rows: Array, groups: Iterable[int], count: int) -> tuple[int, ...]:
-    """The ``count`` best query heads of each of the ``groups``; rows [kv_heads, query heads of each]."""
+    """The ``count`` best query heads of each of the ``groups``; rows [kv_heads, query heads of
+    each].
+    """
     return tuple(g * rows.shape[1] + h for g in groups for h in _best(rows[g], count))
 
 
@@ -119,8 +156,12 @@ def _best(values: Array, count: int) -> tuple[int, ...]:
     return tuple(int(i) for i in np.sort(np.argsort(-values, kind="stable")[:count]))
 
 
-def predict(parent: Architecture, blocks: Array, widths: Scores, selection: Selection, how: str) -> float:
-    """Predicted damage of a selection, ``how`` "sum" or "share"; dropped blocks count with ``blocks``."""
+def predict(
+    parent: Architecture, blocks: Array, widths: Scores, selection: Selection, how: str
+) -> float:
+    """Predicted damage of a selection, ``how`` "sum" or "share"; dropped blocks count with
+    ``blocks``.
+    """
     total = 0.0
     for i, kept in enumerate(selection.blocks):
         if kept is None:
@@ -128,7 +169,11 @@ def predict(parent: Architecture, blocks: Array, widths: Scores, selection: Sele
         elif kept:
             values, axis = _values(parent, widths, i)
             lost = np.setdiff1d(np.arange(len(values)), kept[axis])
-            part = values[lost].sum() if how == "sum" else blocks[i] * np.square(values[lost]).sum() / np.square(values).sum()
+            part = (
+                values[lost].sum()
+                if how == "sum"
+                else blocks[i] * np.square(values[lost]).sum() / np.square(values).sum()
+            )
             total += float(part)
     return total
 
@@ -137,11 +182,17 @@ def _values(parent: Architecture, widths: Scores, index: int) -> tuple[Array, st
     block = parent.blocks[index]
     if isinstance(block, Mamba2):
         return np.sqrt(np.square(widths.head_channels[index]).sum(1)), "heads"
-    return (widths.q_heads[index], "q_heads") if isinstance(block, Attention) else (widths.intermediate[index], "intermediate")
+    return (
+        (widths.q_heads[index], "q_heads")
+        if isinstance(block, Attention)
+        else (widths.intermediate[index], "intermediate")
+    )
 
 
 def correlation(predicted: Array, measured: Array, seed: int = 0) -> dict[str, float | None]:
-    """Spearman's rho with its bootstrap 95 % interval over modifications; all None where a side never varies."""
+    """Spearman's rho with its bootstrap 95 % interval over modifications; all None where a side
+    never varies.
+    """
     if len(measured) < 3 or np.ptp(predicted) == 0 or np.ptp(measured) == 0:
         return {"rho": None, "low": None, "high": None}
     rows = np.random.default_rng(seed).integers(0, len(measured), (RESAMPLES, len(measured)))
@@ -150,13 +201,22 @@ def correlation(predicted: Array, measured: Array, seed: int = 0) -> dict[str, f
     scale = np.sqrt((a**2).sum(1) * (b**2).sum(1))
     rhos = (a * b).sum(1)[scale > 0] / scale[scale > 0]
     low, high = np.quantile(rhos, (0.025, 0.975))
-    return {"rho": float(spearmanr(predicted, measured).statistic), "low": float(low), "high": float(high)}
+    return {
+        "rho": float(spearmanr(predicted, measured).statistic),
+        "low": float(low),
+        "high": float(high),
+    }
 
 
 def correlate(
-    parent: Architecture, widths: Mapping[str, Scores], blocks: Mapping[str, Array], done: list[dict[str, Any]]
+    parent: Architecture,
+    widths: Mapping[str, Scores],
+    blocks: Mapping[str, Array],
+    done: list[dict[str, Any]],
 ) -> dict[str, dict[str, dict[str, float | None]]]:
-    """{"zero-shot / ffn / sum": {"minitron": {rho, low, high}}}, and so on, for measured ``done`` (see ``importance.py``)."""
+    """{"zero-shot / ffn / sum": {"minitron": {rho, low, high}}}, and so on, for measured ``done``
+    (see ``importance.py``).
+    """
     found: dict[str, dict[str, dict[str, float | None]]] = {}
     for when in [key for key in ("before", "after") if all(d[key] is not None for d in done)]:
         for family in (*FAMILIES, "all"):
@@ -165,11 +225,18 @@ def correlate(
                 continue
             harm = np.array([d[when] for d in some])
 
-            def score(how: str, by: Array, scores: Scores, some: Any = some, harm: Array = harm) -> dict[str, float | None]:
-                predicted = np.array([predict(parent, by, scores, d["selection"], how) for d in some])
+            def score(
+                how: str, by: Array, scores: Scores, some: Any = some, harm: Array = harm
+            ) -> dict[str, float | None]:
+                predicted = np.array(
+                    [predict(parent, by, scores, d["selection"], how) for d in some]
+                )
                 return correlation(predicted, harm)
 
-            removed = np.array([parent.parameters - d["selection"].student(parent).parameters for d in some], dtype=float)
+            removed = np.array(
+                [parent.parameters - d["selection"].student(parent).parameters for d in some],
+                dtype=float,
+            )
             baseline = {"parameters": correlation(removed, harm)}
             if family in ("blocks", "all"):
                 rows = {name: score("share", by, widths["minitron"]) for name, by in blocks.items()}
@@ -185,25 +252,47 @@ def tables(facts: dict[str, Any]) -> str:
     found, lines = facts["correlations"], []
     names = {"before": "no training", "after": f"{facts['tokens']:,} tokens of distillation"}
     for when in names:
-        groups = [[f"{when} / {f} / {how}" for f in ("ffn", "mamba", "attention") for how in ("sum", "share")]]
+        groups = [
+            [
+                f"{when} / {f} / {how}"
+                for f in ("ffn", "mamba", "attention")
+                for how in ("sum", "share")
+            ]
+        ]
         groups[0].append(f"{when} / all / share")
         groups.append([f"{when} / {f} / block score" for f in ("blocks", "all")])
         for keys in [[key for key in group if key in found] for group in groups]:
             if not keys:
                 continue
-            lines += ["", f"**Spearman of predicted damage and loss increase, {names[when]}** [95 % bootstrap interval]", ""]
+            lines += [
+                "",
+                (
+                    f"**Spearman of predicted damage and loss increase, {names[when]}** [95 %"
+                    " bootstrap interval]"
+                ),
+                "",
+            ]
             lines += _head([key.split(" / ", 1)[1].replace(" / ", ": ") for key in keys])
             for row in dict.fromkeys(name for key in keys for name in found[key]):
                 lines.append(_row(row, [_rho(found[key].get(row)) for key in keys]))
     for when, share in [(when, share) for when in names for share in facts["shares"]]:
         measured = [c for c in facts["cuts"] if c["share"] == share and c[when] is not None]
         if measured:
-            lines += ["", f"**Loss increase (nats/token), each estimator's best {100 * share:.0f} % of an axis kept in all "
-                      f"blocks, {names[when]}**; parent {facts['parent_loss']:.4f}", ""]  # fmt: skip
+            lines += [
+                "",
+                (
+                    f"**Loss increase (nats/token), each estimator's best {100 * share:.0f} % of an"
+                    f" axis kept in all blocks, {names[when]}**; parent {facts['parent_loss']:.4f}"
+                ),
+                "",
+            ]
             axes = list(dict.fromkeys(c["axis"] for c in measured))
             lines += _head(axes)
             for row in dict.fromkeys(c["estimator"] for c in measured):
-                values = [[c[when] for c in measured if (c["estimator"], c["axis"]) == (row, axis)] for axis in axes]
+                values = [
+                    [c[when] for c in measured if (c["estimator"], c["axis"]) == (row, axis)]
+                    for axis in axes
+                ]
                 lines.append(_row(row, [_mean(v) for v in values]))
     return "\n".join(lines).strip() + "\n"
 

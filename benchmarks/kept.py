@@ -1,4 +1,6 @@
-"""Results as docs/results keeps them: JSON, the larger ones compressed by `xz -9e` to a fifth (the tree must stay small)."""
+"""Results as docs/results keeps them: JSON, the larger ones compressed by `xz -9e` to a fifth (the
+tree must stay small).
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The tables of docs/results/peers.md from the JSON of benchmarks/peers.py.
 
-    python benchmarks/peers_table.py docs/results/peers.json.xz
+python benchmarks/peers_table.py docs/results/peers.json.xz
 """
 
 from __future__ import annotations
@@ -16,9 +16,16 @@ Row = dict[str, Any]
 
 
 def pruners(data: dict[str, Any]) -> list[str]:
-    """One line a budget and pruner, lowest loss first, failures last; ours is the mean of its seeds and half their range."""
-    lines = ["| budget | pruner | parameters | what is left | loss before | after | CPU s (wall) | peak MiB | reloads |",
-             "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    """One line a budget and pruner, lowest loss first, failures last; ours is the mean of its seeds
+    and half their range.
+    """
+    lines = [
+        (
+            "| budget | pruner | parameters | what is left | loss before | after | CPU s (wall) |"
+            " peak MiB | reloads |"
+        ),
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for budget in data["budgets"]:
         groups: dict[str, list[Row]] = {}
         for row in sorted(data["rows"], key=lambda row: row.get("seed", 0)):
@@ -29,16 +36,24 @@ def pruners(data: dict[str, Any]) -> list[str]:
         for group in sorted(known, key=lambda group: mean(row["after"] for row in group)):
             lines.append(_student(budget, group, data))
         for first in (group[0] for group in failed):
-            lines.append(f"| {budget} | {first['peer']} | | {_why(first)} | | | {_took(first, 'prune')} | |")
+            lines.append(
+                f"| {budget} | {first['peer']} | | {_why(first)} | | | {_took(first, 'prune')} | |"
+            )
     return lines
 
 
 def trainers(data: dict[str, Any]) -> list[str]:
     """One line a trainer, lowest loss first, failures last."""
-    lines = ["| trainer | loss before | after | CPU s (wall) | peak MiB | reloads |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| trainer | loss before | after | CPU s (wall) | peak MiB | reloads |",
+        "|---|---|---|---|---|---|",
+    ]
     rows = [row for row in data["rows"] if row["part"] == "trainer"]
     for row in sorted((row for row in rows if "error" not in row), key=lambda row: row["after"]):
-        lines.append(f"| {row['peer']} | {row['before']:.4f} | {row['after']:.4f} | {_took(row, 'train')} | {_reload(row)} |")
+        lines.append(
+            f"| {row['peer']} | {row['before']:.4f} | {row['after']:.4f} | {_took(row, 'train')} |"
+            f" {_reload(row)} |"
+        )
     lines += [f"| {row['peer']} | | {_why(row)} | | | |" for row in rows if "error" in row]
     return lines
 
@@ -50,8 +65,8 @@ def _student(budget: str, group: list[Row], data: dict[str, Any]) -> str:
     over = "" if first["within"] else ", OVER the budget"
     left = f"`{first['pattern']}`, FFN {_sizes(first['widths'])}, heads {_sizes(first['heads'])}"
     return (
-        f"| {budget} | {first['peer']} | {share}{over} | {left} | {first['before']:.4f} | {mean(losses):.4f}{spread} "
-        f"| {_took(first, 'prune')} | {_reload(first)} |"
+        f"| {budget} | {first['peer']} | {share}{over} | {left} | {first['before']:.4f} |"
+        f" {mean(losses):.4f}{spread} | {_took(first, 'prune')} | {_reload(first)} |"
     )
 
 

@@ -1,9 +1,11 @@
-"""What saving a state of 2 GB costs a training whose steps take 0.5 s, in time and in memory. docs/results/saves.md.
+"""What saving a state of 2 GB costs a training whose steps take 0.5 s, in time and in memory.
+docs/results/saves.md.
 
     python benchmarks/save_cost.py                    # 2 arms of 600 steps: 11 minutes on 2 cores
 
-The named baseline is the same training without saves, in the same run. A state is 12 bytes a parameter (168 M here); steps are
-padded to 0.5 s and change few weights, so that what is measured is the saves. Each arm is a process of its own, in turn.
+The named baseline is the same training without saves, in the same run. A state is 12 bytes a
+parameter (168 M here); steps are padded to 0.5 s and change few weights, so that what is measured
+is the saves. Each arm is a process of its own, in turn.
 """
 
 from __future__ import annotations
@@ -23,11 +25,11 @@ from watch import Watch
 from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint.config import read_config
 from minipuzzle.data import TokenBlocks
-from minipuzzle.distill import train
-from minipuzzle.distill.objectives import BatchLoss
 from minipuzzle.embedded import teacher_path
 from minipuzzle.model import HybridLM
 from minipuzzle.recipe import Training
+from minipuzzle.training import train
+from minipuzzle.training.objectives import BatchLoss
 
 ARMS = {"without saves": 1e9, "--save-every 30": 30.0}
 LENGTH = 16
@@ -35,7 +37,9 @@ LENGTH = 16
 
 def main() -> None:
     """Run the arms, print and write what they give."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--step-seconds", type=float, default=0.5)
     parser.add_argument("--parameters", type=int, default=168_000_000)
@@ -48,7 +52,11 @@ def main() -> None:
         return
     rows = {}
     for name in ARMS:
-        done = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--arm", name], stdout=subprocess.PIPE, check=True)
+        done = subprocess.run(
+            [sys.executable, __file__, *sys.argv[1:], "--arm", name],
+            stdout=subprocess.PIPE,
+            check=True,
+        )
         rows[name] = json.loads(done.stdout)
     base = rows["without saves"]["until_last_step_s"]
     for name, row in rows.items():
@@ -57,9 +65,12 @@ def main() -> None:
         row["saves_during"] = len(during)
         row["longest_stall_s"] = max((save["stall_s"] for save in during), default=0.0)
         taken = row["memory_of_a_save"]
-        print(f"{name}: {row['until_last_step_s']:.1f} s, {row['costs']:+.1%}, {len(during)} saves of {row['state']:,} bytes "
-              f"before the last, each held the steps up for {row['longest_stall_s']:.2f} s at most; a save took {taken:,} "
-              f"bytes of memory = {taken / row['shard_bytes']:.2f} of a shard")  # fmt: skip
+        print(
+            f"{name}: {row['until_last_step_s']:.1f} s, {row['costs']:+.1%}, {len(during)} saves of"
+            f" {row['state']:,} bytes before the last, each held the steps up for"
+            f" {row['longest_stall_s']:.2f} s at most; a save took {taken:,} bytes of memory ="
+            f" {taken / row['shard_bytes']:.2f} of a shard"
+        )
     options.out.write_text(json.dumps(rows, indent=1) + "\n")
 
 
@@ -68,16 +79,22 @@ def arm(options: argparse.Namespace, save_every: float) -> dict:
     torch.set_num_threads(1)
     model = big_model(options.parameters)
     rows = np.zeros((options.steps, LENGTH), dtype=np.uint16)
-    blocks = TokenBlocks(tokens=rows, documents=np.zeros(rows.shape, np.int32), fingerprint="zeros", text_bytes=1)
+    blocks = TokenBlocks(
+        tokens=rows, documents=np.zeros(rows.shape, np.int32), fingerprint="zeros", text_bytes=1
+    )
     last = [0.0]
 
-    def objective(model: HybridLM, tokens: torch.Tensor, documents: torch.Tensor | None) -> BatchLoss:
+    def objective(
+        model: HybridLM, tokens: torch.Tensor, documents: torch.Tensor | None
+    ) -> BatchLoss:
         first, count = last[0] == 0, tokens[:, 1:].numel()
         time.sleep(max(0.0, last[0] + options.step_seconds - time.monotonic()))
         last[0] = time.monotonic()
         norm = model.final_norm.weight
         # the first step makes every moment, the others change the last norm alone
-        total = norm.sum() + (sum(p.reshape(-1)[:1].sum() for p in model.parameters()) if first else 0)
+        total = norm.sum() + (
+            sum(p.reshape(-1)[:1].sum() for p in model.parameters()) if first else 0
+        )
         return BatchLoss(total=total, tokens=count, entropy=torch.zeros(()))
 
     watch = Watch()
@@ -92,7 +109,9 @@ def arm(options: argparse.Namespace, save_every: float) -> dict:
 def big_model(parameters: int) -> HybridLM:
     """The embedded teacher's blocks under a vocabulary that makes it ``parameters`` large."""
     architecture = read_config(teacher_path())[1]
-    words = 1 + (parameters - architecture.parameters) // (architecture.hidden * (1 if architecture.tied_head else 2))
+    words = 1 + (parameters - architecture.parameters) // (
+        architecture.hidden * (1 if architecture.tied_head else 2)
+    )
     sizes = {**vars(architecture), "vocab_size": architecture.vocab_size + words}
     model = HybridLM(Architecture(**sizes), dtype=torch.float32)
     with torch.no_grad():

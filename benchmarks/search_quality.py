@@ -1,15 +1,19 @@
-"""Which search finds the better student: the same budget, scores, text and short distillation for each. docs/results/search.md.
+"""Which search finds the better student: the same budget, scores, text and short distillation for
+each. docs/results/search.md.
 
-    python benchmarks/search_quality.py --text .carry/text --device cuda --workers 8 --out docs/results/search.json
+    python benchmarks/search_quality.py --text .carry/text --device cuda --workers 8 --out
+    docs/results/search.json
 
-Methods: MiniPuzzle's grid (rank by accuracy and agreement), the solver alone (least summed damage, nothing realised),
-the solver with reality check (realised, ranked by KL, local search), Minitron's uniform shapes (the ten largest of the
-grid, best loss, as NVIDIA's mcore_minitron does), greedy (cheapest step down until it fits) and random (scores without
-information, same walk). The grid and the reality check end with the three best distilled for --short-tokens, the lowest
-loss winning, as both papers do; the reality check picks its three by a heat of nine, as minipuzzle distill does. Half of
-the validation text chooses, the other half reports.
+Methods: MiniPuzzle's grid (rank by accuracy and agreement), the solver alone (least summed damage,
+nothing realised), the solver with reality check (realised, ranked by KL, local search), Minitron's
+uniform shapes (the ten largest of the grid, best loss, as NVIDIA's mcore_minitron does), greedy
+(cheapest step down until it fits) and random (scores without information, same walk). The grid and
+the reality check end with the three best distilled for --short-tokens, the lowest loss winning, as
+both papers do; the reality check picks its three by a heat of nine, as minipuzzle distill does.
+Half of the validation text chooses, the other half reports.
 
-    python benchmarks/search_quality.py --text TEXT --latency t1.json t2.json --budgets 1.25x@b1,p512,o64 2x@b1,p512,o64
+    python benchmarks/search_quality.py --text TEXT --latency t1.json t2.json --budgets
+    1.25x@b1,p512,o64 2x@b1,p512,o64
 
 bounds time instead: one latency table (minipuzzle profile) for each teacher.
 """
@@ -34,23 +38,23 @@ from minipuzzle.arch import Selection
 from minipuzzle.artifacts import Scores, write_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks, Tokenizer, load_blocks
-from minipuzzle.distill import distillation, mixed_precision, train
 from minipuzzle.errors import UserError
-from minipuzzle.evaluate import answers, measure
 from minipuzzle.importance import random_scores, score
+from minipuzzle.metrics import answers, measure
 from minipuzzle.model import HybridLM, load_model
+from minipuzzle.nas.choices import make_choices, whole
+from minipuzzle.nas.plan import Plan, make_plan
+from minipuzzle.nas.propose import candidate, instance, propose_each, state_of
+from minipuzzle.nas.rank import Realised, Reality, realise, reranked, shortlist
+from minipuzzle.nas.refine import refine, repair
+from minipuzzle.nas.solve import solve
+from minipuzzle.nas.timing import load_timing
 from minipuzzle.recipe import ScoreSettings, SearchSettings, Training
-from minipuzzle.search.choices import make_choices, whole
-from minipuzzle.search.plan import Plan, make_plan
-from minipuzzle.search.propose import candidate, instance, propose_each, state_of
-from minipuzzle.search.rank import Realised, Reality, realise, reranked, shortlist
-from minipuzzle.search.refine import refine, repair
-from minipuzzle.search.solve import solve
-from minipuzzle.search.timing import load_timing
-from minipuzzle.stages.parent import masked_reality
-from minipuzzle.stages.race import FINALISTS, Leg, race
-from minipuzzle.stages.search import LARGEST
+from minipuzzle.runs.parent import masked_reality
+from minipuzzle.runs.race import FINALISTS, Leg, race
+from minipuzzle.runs.search import LARGEST
 from minipuzzle.surgery import cut
+from minipuzzle.training import distillation, mixed_precision, train
 
 LENGTH = 512
 CHOICE_BLOCKS = 48
@@ -75,10 +79,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--text", required=True, help="folder with training text and val/")
     parser.add_argument("--teachers", nargs="+", default=[str(embedded.teacher_path())])
-    parser.add_argument("--hidden-size", action="store_true", help="solver + reality may narrow the hidden size too")
+    parser.add_argument(
+        "--hidden-size", action="store_true", help="solver + reality may narrow the hidden size too"
+    )
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--budgets", nargs="+", default=["90%", "80%", "70%", "60%", "50%"])
-    parser.add_argument("--latency", nargs="*", default=[], help="a latency table for each teacher, for time budgets")
+    parser.add_argument(
+        "--latency",
+        nargs="*",
+        default=[],
+        help="a latency table for each teacher, for time budgets",
+    )
     parser.add_argument("--estimator", default="mixed")
     parser.add_argument("--short-tokens", type=int, default=200_000)
     parser.add_argument("--device", default="cpu")
@@ -93,17 +104,35 @@ def main() -> None:
     options = parser.parse_args()
     started, work = time.time(), Path(tempfile.mkdtemp())
     shared = {**vars(options), "cache": str(work)}
-    names = ("text", "device", "tokens", "short_tokens", "batch", "rate", "seeds", "moves", "cache", "hidden_size")
+    names = (
+        "text",
+        "device",
+        "tokens",
+        "short_tokens",
+        "batch",
+        "rate",
+        "seeds",
+        "moves",
+        "cache",
+        "hidden_size",
+    )
     plain = tuple((k, shared[k]) for k in names)
     tasks, teachers = [], {}
     for number, path in enumerate(options.teachers):
         file, teachers[path] = prepare(Path(path), options, work, number)
         say(started, f"scored {path}: loss {teachers[path]['loss']:.4f}")
         tasks += [
-            Task(teacher=path, scores=str(file), budget=budget, method=method, options=plain,
-                 latency=options.latency[number] if options.latency else "")
-            for budget in options.budgets for method in options.methods
-        ]  # fmt: skip
+            Task(
+                teacher=path,
+                scores=str(file),
+                budget=budget,
+                method=method,
+                options=plain,
+                latency=options.latency[number] if options.latency else "",
+            )
+            for budget in options.budgets
+            for method in options.methods
+        ]
     rows: list[dict[str, Any]] = []
     name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
@@ -113,24 +142,51 @@ def main() -> None:
             if "error" in row:
                 say(started, f"{row['budget']} {row['method']}: {row['error']}")
                 continue
-            write_json(options.out, {"device": name, "options": {k: str(v) for k, v in vars(options).items()},
-                                     "teachers": teachers, "rows": rows, "seconds": time.time() - started})  # fmt: skip
-            say(started, f"{Path(row['teacher']).name} {row['budget']} {row['method']:<17} {row['before']['loss']:.4f} -> "
-                         + " ".join(f"{loss:.4f}" for loss in row["after"]) + f"  {row['seconds']:.0f} s")  # fmt: skip
+            write_json(
+                options.out,
+                {
+                    "device": name,
+                    "options": {k: str(v) for k, v in vars(options).items()},
+                    "teachers": teachers,
+                    "rows": rows,
+                    "seconds": time.time() - started,
+                },
+            )
+            say(
+                started,
+                f"{Path(row['teacher']).name} {row['budget']} {row['method']:<17}"
+                f" {row['before']['loss']:.4f} -> "
+                + " ".join(f"{loss:.4f}" for loss in row["after"])
+                + f"  {row['seconds']:.0f} s",
+            )
 
 
-def prepare(path: Path, options: argparse.Namespace, work: Path, number: int) -> tuple[Path, dict[str, Any]]:
+def prepare(
+    path: Path, options: argparse.Namespace, work: Path, number: int
+) -> tuple[Path, dict[str, Any]]:
     """Score a teacher once for all searches; (file of the scores, the teacher's loss)."""
     device = torch.device(options.device)
     parent = Checkpoint.open(path)
     model = load_model(parent, device=device).eval()
-    settings = ScoreSettings(samples=options.samples, block_samples=options.samples // 4, estimator=options.estimator)
-    scores = score(parent, texts(options.text, work, "train"), settings, device=device, partial=work / f"partial{number}")
+    settings = ScoreSettings(
+        samples=options.samples, block_samples=options.samples // 4, estimator=options.estimator
+    )
+    scores = score(
+        parent,
+        texts(options.text, work, "train"),
+        settings,
+        device=device,
+        partial=work / f"partial{number}",
+    )
     with mixed_precision(device):
         report = measure(model, texts(options.text, work, "val").every_other(1), batch=32)
     file = work / f"scores{number}.safetensors"
     scores.save(file)
-    return file, {"parameters": parent.parameters, "pattern": parent.architecture.pattern, **asdict(report)}
+    return file, {
+        "parameters": parent.parameters,
+        "pattern": parent.architecture.pattern,
+        **asdict(report),
+    }
 
 
 def work_on(task: Task) -> dict[str, Any]:
@@ -138,7 +194,12 @@ def work_on(task: Task) -> dict[str, Any]:
     try:
         return row_of(task)
     except UserError as error:
-        return {"teacher": task.teacher, "budget": task.budget, "method": task.method, "error": str(error)}
+        return {
+            "teacher": task.teacher,
+            "budget": task.budget,
+            "method": task.method,
+            "error": str(error),
+        }
 
 
 def row_of(task: Task) -> dict[str, Any]:
@@ -153,26 +214,57 @@ def row_of(task: Task) -> dict[str, Any]:
     with mixed_precision(device):
         selections, tried = search(task, teacher, choice.take(CHOICE_BLOCKS), options["moves"])
     with tempfile.TemporaryDirectory() as folder:
-        students = [cut(parent, selection, Path(folder) / f"student{n}") for n, selection in enumerate(selections)]
+        students = [
+            cut(parent, selection, Path(folder) / f"student{n}")
+            for n, selection in enumerate(selections)
+        ]
         student, short = short_runs(students, teacher, options, choice)
         searched = time.time() - started
         with mixed_precision(device):
-            before = measure(load_model(student, device=device).eval(), report, batch=32, teacher=teacher)
+            before = measure(
+                load_model(student, device=device).eval(), report, batch=32, teacher=teacher
+            )
         after = [
-            trained(load_model(student, device=device).eval(), teacher, options, options["tokens"], seed, report)
+            trained(
+                load_model(student, device=device).eval(),
+                teacher,
+                options,
+                options["tokens"],
+                seed,
+                report,
+            )
             for seed in range(options["seeds"])
         ]
-        shape = {"pattern": student.architecture.pattern, "parameters": student.parameters,
-                 "ffn": [b.sizes["intermediate"] for b in student.architecture.blocks if b.kind == "mlp"],
-                 "heads": sorted({b.sizes["heads"] for b in student.architecture.blocks if b.kind == "mamba"})}  # fmt: skip
-    return {"teacher": task.teacher, "budget": task.budget, "method": task.method, **shape, "realised": tried, "short": short,
-            "before": asdict(before), "after": after, "search_seconds": searched, "seconds": time.time() - started}  # fmt: skip
+        shape = {
+            "pattern": student.architecture.pattern,
+            "parameters": student.parameters,
+            "ffn": [
+                b.sizes["intermediate"] for b in student.architecture.blocks if b.kind == "mlp"
+            ],
+            "heads": sorted(
+                {b.sizes["heads"] for b in student.architecture.blocks if b.kind == "mamba"}
+            ),
+        }
+    return {
+        "teacher": task.teacher,
+        "budget": task.budget,
+        "method": task.method,
+        **shape,
+        "realised": tried,
+        "short": short,
+        "before": asdict(before),
+        "after": after,
+        "search_seconds": searched,
+        "seconds": time.time() - started,
+    }
 
 
 def short_runs(
     students: list[Checkpoint], teacher: HybridLM, options: dict[str, Any], choice: TokenBlocks
 ) -> tuple[Checkpoint, list[float]]:
-    """(the student with the lowest loss after its short run, the losses): the race of minipuzzle distill."""
+    """(the student with the lowest loss after its short run, the losses): the race of minipuzzle
+    distill.
+    """
     cuts = {str(n): student for n, student in enumerate(students)}
     models: dict[str, HybridLM] = {}
 
@@ -186,20 +278,37 @@ def short_runs(
     return cuts[found.winner], list(found.short.values())
 
 
-def trained(model: HybridLM, teacher: HybridLM, options: dict[str, Any], tokens: int, seed: int, text: TokenBlocks) -> float:
+def trained(
+    model: HybridLM,
+    teacher: HybridLM,
+    options: dict[str, Any],
+    tokens: int,
+    seed: int,
+    text: TokenBlocks,
+) -> float:
     """The loss on a text of a student after it was distilled with a seed."""
     device = torch.device(options["device"])
     blocks = texts(options["text"], Path(options["cache"]), "train")
-    settings = Training(tokens=tokens, learning_rate=options["rate"], batch=options["batch"], seed=seed, final_ratio=0.02,
-                        save_every=1e9)  # fmt: skip
+    settings = Training(
+        tokens=tokens,
+        learning_rate=options["rate"],
+        batch=options["batch"],
+        seed=seed,
+        final_ratio=0.02,
+        save_every=1e9,
+    )
     with tempfile.TemporaryDirectory() as folder:
         train(model, distillation(teacher), blocks, settings, Path(folder), identity=str(seed))
     with mixed_precision(device):
         return measure(model, text, batch=32).loss
 
 
-def search(task: Task, model: HybridLM, choice: TokenBlocks, moves: int) -> tuple[list[Selection], int]:
-    """The selections that a method proposes, best first, and how many models it realised for them."""
+def search(
+    task: Task, model: HybridLM, choice: TokenBlocks, moves: int
+) -> tuple[list[Selection], int]:
+    """The selections that a method proposes, best first, and how many models it realised for
+    them.
+    """
     settings, scores, plan = set_up(task, model)
     one = realiser(model, choice)
     if task.method == "grid":
@@ -212,25 +321,51 @@ def search(task: Task, model: HybridLM, choice: TokenBlocks, moves: int) -> tupl
         ranked, tried = realised(plan, scores, settings, one, moves)
         return [r.candidate.selection for r in shortlist(ranked, settings.finalists, "kl")], tried
     prices = plan.prices
-    choices = make_choices(plan.parent, scores, plan.widest(settings), settings, prices.of, prices.limits - prices.base,
-                           prices.names)  # fmt: skip
+    choices = make_choices(
+        plan.parent,
+        scores,
+        plan.widest(settings),
+        settings,
+        prices.of,
+        prices.limits - prices.base,
+        prices.names,
+    )
     if task.method in ("greedy", "random"):
         state = repair(choices, whole(choices), frozenset(), drops=True)
         if state is None:
-            raise UserError("The walk gets stuck above the budget.", got=task.budget, allowed="a larger one", next="-")
+            raise UserError(
+                "The walk gets stuck above the budget.",
+                got=task.budget,
+                allowed="a larger one",
+                next="-",
+            )
         return [choices.selection(state)], 0
     return [choices.selection(state_of(choices, solve(instance(choices))))], 0
 
 
 def set_up(task: Task, model: HybridLM) -> tuple[SearchSettings, Scores, Plan]:
     """What a search of a budget begins with; time budgets read the task's latency table."""
-    settings = SearchSettings(budget=(task.budget,), least=SPACE, mamba_heads=True, multiple=32, method="solver",
-                              candidates=24)  # fmt: skip
+    settings = SearchSettings(
+        budget=(task.budget,),
+        least=SPACE,
+        mamba_heads=True,
+        multiple=32,
+        method="solver",
+        candidates=24,
+    )
     if task.method == "solver + reality" and dict(task.options).get("hidden_size"):
         settings = replace(settings, hidden_size=True, least=(*SPACE, "hidden=75%"))
-    scores = random_scores(model.architecture, 0) if task.method == "random" else Scores.load(Path(task.scores))
+    scores = (
+        random_scores(model.architecture, 0)
+        if task.method == "random"
+        else Scores.load(Path(task.scores))
+    )
     timed = replace(settings, latency=task.latency)
-    return settings, scores, make_plan(model.architecture, timed, load_timing(timed, Path("latency.json")))
+    return (
+        settings,
+        scores,
+        make_plan(model.architecture, timed, load_timing(timed, Path("latency.json"))),
+    )
 
 
 def realiser(model: HybridLM, choice: TokenBlocks) -> Callable[[Selection], Reality]:
@@ -240,21 +375,35 @@ def realiser(model: HybridLM, choice: TokenBlocks) -> Callable[[Selection], Real
 
 
 def realised(
-    plan: Plan, scores: Scores, settings: SearchSettings, one: Callable[[Selection], Reality], moves: int
+    plan: Plan,
+    scores: Scores,
+    settings: SearchSettings,
+    one: Callable[[Selection], Reality],
+    moves: int,
 ) -> tuple[list[Realised], int]:
-    """(what ``minipuzzle search --method solver`` realises, best KL first, how many models that took)."""
+    """(what ``minipuzzle search --method solver`` realises, best KL first, how many models that
+    took).
+    """
     each = propose_each(plan.parent, scores, plan.widest(settings), settings, plan.prices, 24)
     found = plan.candidates(scores, 24) + plan.largest(scores, LARGEST)
     for proposals in each:
         found += proposals.candidates(plan.bytes, 1 + sum(r.origin == "solver" for r in found))
     ranked = realise(found, one, {}, "kl")
-    starts = ((p.choices, p.choices.state(r.candidate.selection), r) for r in ranked for p in each
-              if p.choices.hidden == r.candidate.selection.hidden)  # fmt: skip
+    starts = (
+        (p.choices, p.choices.state(r.candidate.selection), r)
+        for r in ranked
+        for p in each
+        if p.choices.hidden == r.candidate.selection.hidden
+    )
     choices, start, first = next(begin for begin in starts if begin[1] is not None)
-    end = refine(choices, start, first.reality.kl, lambda state: one(choices.selection(state)).kl, moves)
+    end = refine(
+        choices, start, first.reality.kl, lambda state: one(choices.selection(state)).kl, moves
+    )
     if end.value < first.reality.kl:
         better = candidate(choices, end.state, "r001", "local search", plan.bytes)
-        ranked = reranked([*ranked, Realised(candidate=better, reality=one(better.selection))], "kl")
+        ranked = reranked(
+            [*ranked, Realised(candidate=better, reality=one(better.selection))], "kl"
+        )
     return ranked, len(ranked) + end.tried
 
 

@@ -1,10 +1,10 @@
 """Tables and plots of benchmarks/tied_lora.py.
 
-    python benchmarks/tied_lora_table.py tied_lora.json --write docs/results/tied_lora.md --plot docs/results/tied_lora.png \
-        --keep docs/results/tied_lora.csv.xz
+    python benchmarks/tied_lora_table.py tied_lora.json --write docs/results/tied_lora.md
+        --plot docs/results/tied_lora.png --keep docs/results/tied_lora.csv.xz
 
---write replaces what stands between the two "<!-- table -->" lines of that page, --keep leaves a line
-for each run at the chosen rates and each long one.
+--write replaces what stands between the two "<!-- table -->" lines of that page, --keep leaves a
+line for each run at the chosen rates and each long one.
 """
 
 from __future__ import annotations
@@ -20,13 +20,26 @@ from typing import Any
 from minipuzzle.artifacts import read_json
 
 MARK = "<!-- table -->"
-ORDER = ("full", "lora", "peft lora", "tl5", "tl6", "vera", "peft vera", "tied:B", "tied:B,u,v", "tied:A,u,v")
+ORDER = (
+    "full",
+    "lora",
+    "peft lora",
+    "tl5",
+    "tl6",
+    "vera",
+    "peft vera",
+    "tied:B",
+    "tied:B,u,v",
+    "tied:A,u,v",
+)
 Rows = list[dict[str, Any]]
 
 
 def main() -> None:
     """Print or write the tables, and plot."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("results", type=Path)
     parser.add_argument("--write", type=Path)
     parser.add_argument("--plot", type=Path)
@@ -34,7 +47,12 @@ def main() -> None:
     options = parser.parse_args()
     found = read_json(options.results)
     rows = final_rows(found["results"])
-    parts = [facts(found), *(task_table(task, rows) for task in tasks(rows)), verdicts(rows), recovery(found["results"])]
+    parts = [
+        facts(found),
+        *(task_table(task, rows) for task in tasks(rows)),
+        verdicts(rows),
+        recovery(found["results"]),
+    ]
     text = "\n\n".join(parts)
     if options.write is None:
         print(text)
@@ -54,7 +72,9 @@ def usual(results: Rows) -> int:
 
 
 def final_rows(results: Rows) -> dict[tuple[str, str, int], Rows]:
-    """(task, adapter, rank) -> the runs at the rate that was best with seed 0 on the half that chooses."""
+    """(task, adapter, rank) -> the runs at the rate that was best with seed 0 on the half that
+    chooses.
+    """
     cells: dict[tuple[str, str, int], Rows] = defaultdict(list)
     for r in results:
         if r["run"]["steps"] == usual(results):
@@ -76,52 +96,84 @@ def tasks(rows: dict[tuple[str, str, int], Rows]) -> list[str]:
 def facts(found: dict[str, Any]) -> str:
     """A line on where and how long."""
     one = found["results"][0]["run"]
-    return (f"{found['device']}, torch {found['torch']}, kernels {found['kernels']}, PEFT {found['peft'] or 'absent'}; "
-            f"{len(found['results'])} runs of {usual(found['results'])} steps x {one['batch']} x 512 tokens.")  # fmt: skip
+    return (
+        f"{found['device']}, torch {found['torch']}, kernels {found['kernels']}, PEFT"
+        f" {found['peft'] or 'absent'}; {len(found['results'])} runs of {usual(found['results'])}"
+        f" steps x {one['batch']} x 512 tokens."
+    )
 
 
 def task_table(task: str, rows: dict[tuple[str, str, int], Rows]) -> str:
     """One row a combination and rank."""
-    before = next(r for (t, _, _), runs in rows.items() if t == task for r in runs)["before"]["report"]
-    lines = [f"**{task}**: {show(task, before)} before.", "",
-             "| combination | rank | trained | of LoRA | adapter bytes | rate | "
-             f"{'loss, nats/token' if before < 0 else 'exact match'} | seeds | ms a step | MiB |",
-             "|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    before = next(r for (t, _, _), runs in rows.items() if t == task for r in runs)["before"][
+        "report"
+    ]
+    lines = [
+        f"**{task}**: {show(task, before)} before.",
+        "",
+        (
+            "| combination | rank | trained | of LoRA | adapter bytes | rate | "
+            f"{'loss, nats/token' if before < 0 else 'exact match'} | seeds | ms a step | MiB |"
+        ),
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
     cells = [(a, r, runs) for (t, a, r), runs in rows.items() if t == task]
     for adapter, rank, runs in sorted(cells, key=lambda c: (c[1], ORDER.index(c[0]))):
         one, values = runs[0], [r["after"]["report"] for r in runs]
         deviation = statistics.stdev(values) if len(values) > 1 else None
-        spread = "" if deviation is None else f" ± {deviation:.4f}" if before < 0 else f" ± {100 * deviation:.1f}"
+        spread = (
+            ""
+            if deviation is None
+            else f" ± {deviation:.4f}"
+            if before < 0
+            else f" ± {100 * deviation:.1f}"
+        )
         share = "" if adapter == "full" else f"{one['trainable'] / one['lora']:.1%}"
         lines.append(
-            f"| {adapter} | {rank or ''} | {one['trainable']:,} | {share} | {one['bytes']:,} | {one['run']['rate']:g} | "
-            f"{show(task, statistics.fmean(values))}{spread} | {len(values)} | "
-            f"{1e3 * statistics.median(r['seconds'] / r['run']['steps'] for r in runs):.0f} | {mebibytes(runs):,.0f} |"
+            f"| {adapter} | {rank or ''} | {one['trainable']:,} | {share} | {one['bytes']:,} |"
+            f" {one['run']['rate']:g} | {show(task, statistics.fmean(values))}{spread} |"
+            f" {len(values)} |"
+            f" {1e3 * statistics.median(r['seconds'] / r['run']['steps'] for r in runs):.0f} |"
+            f" {mebibytes(runs):,.0f} |"
         )
     return "\n".join(lines)
 
 
 def verdicts(rows: dict[tuple[str, str, int], Rows]) -> str:
     """TL6 against LoRA at each task and rank: how much of LoRA's gain it keeps."""
-    lines = ["**Does the paper's finding hold?** How much of LoRA's gain over the untrained model each keeps.", "",
-             "| task | rank | LoRA | TL6 | TL6's parameters | TL6 keeps | TL5 keeps | VeRA keeps |",
-             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        (
+            "**Does the paper's finding hold?** How much of LoRA's gain over the untrained model"
+            " each keeps."
+        ),
+        "",
+        "| task | rank | LoRA | TL6 | TL6's parameters | TL6 keeps | TL5 keeps | VeRA keeps |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for task in tasks(rows):
         for rank in sorted({r for t, a, r in rows if t == task and a == "lora"}):
             lora, tl6 = rows[task, "lora", rank], rows.get((task, "tl6", rank))
             if tl6:
                 kept = [keeps(rows, task, a, rank) for a in ("tl6", "tl5", "vera")]
-                lines.append(f"| {task} | {rank} | {show(task, mean(lora))} | {show(task, mean(tl6))} | "
-                             f"{tl6[0]['trainable'] / lora[0]['trainable']:.1%} | {' | '.join(kept)} |")  # fmt: skip
+                lines.append(
+                    f"| {task} | {rank} | {show(task, mean(lora))} | {show(task, mean(tl6))} | "
+                    f"{tl6[0]['trainable'] / lora[0]['trainable']:.1%} | {' | '.join(kept)} |"
+                )
     return "\n".join(lines)
 
 
 def recovery(results: Rows) -> str:
     """The longer runs on the pruned students."""
     long = [r for r in results if r["run"]["steps"] > usual(results)]
-    lines = ["**Recovery of the pruned students** by distillation from the teacher.", "",
-             "| student | trained | parameters | tokens | loss before | loss after | KL | agreement | s | MiB |",
-             "|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        "**Recovery of the pruned students** by distillation from the teacher.",
+        "",
+        (
+            "| student | trained | parameters | tokens | loss before | loss after | KL | agreement"
+            " | s | MiB |"
+        ),
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
     cells: dict[tuple[str, str], Rows] = defaultdict(list)
     for r in long:
         cells[r["run"]["task"].split()[1], r["run"]["adapter"]].append(r)
@@ -130,10 +182,11 @@ def recovery(results: Rows) -> str:
         spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
         name = "all weights" if adapter == "full" else f"{adapter}, rank {one['run']['rank']}"
         lines.append(
-            f"| {student} | {name} | {one['trainable']:,} | {one['tokens']:,} | {-one['before']['report']:.4f} | "
-            f"{statistics.fmean(values):.4f}{spread} | {statistics.fmean(r['after']['kl'] for r in runs):.4f} | "
-            f"{statistics.fmean(r['after']['agreement'] for r in runs):.1%} | "
-            f"{statistics.median(r['seconds'] for r in runs):.0f} | {mebibytes(runs):,.0f} |"
+            f"| {student} | {name} | {one['trainable']:,} | {one['tokens']:,} |"
+            f" {-one['before']['report']:.4f} | {statistics.fmean(values):.4f}{spread} |"
+            f" {statistics.fmean(r['after']['kl'] for r in runs):.4f} |"
+            f" {statistics.fmean(r['after']['agreement'] for r in runs):.1%} |"
+            f" {statistics.median(r['seconds'] for r in runs):.0f} | {mebibytes(runs):,.0f} |"
         )
     return "\n".join(lines)
 
@@ -153,7 +206,9 @@ def gain(rows: dict[tuple[str, str, int], Rows], task: str, adapter: str, rank: 
 
 
 def mebibytes(runs: Rows) -> float:
-    """Peak memory, the least of the seeds': a worker's first run also holds what Triton tunes with."""
+    """Peak memory, the least of the seeds': a worker's first run also holds what Triton tunes
+    with.
+    """
     return min(r["memory"] for r in runs) / 2**20
 
 
@@ -165,8 +220,17 @@ def keep(results: Rows, path: Path) -> None:
         order = ("task", "adapter", "rank", "rate", "seed", "steps")
         for r in sorted(results, key=lambda r: [str(r["run"][k]) for k in order]):
             run = r["run"]
-            rows.writerow((run["task"], run["adapter"], run["rank"], run["seed"], f"{run['rate']:g}", run["steps"],
-                           f"{r['after']['report']:.4f}"))  # fmt: skip
+            rows.writerow(
+                (
+                    run["task"],
+                    run["adapter"],
+                    run["rank"],
+                    run["seed"],
+                    f"{run['rate']:g}",
+                    run["steps"],
+                    f"{r['after']['report']:.4f}",
+                )
+            )
 
 
 def mean(runs: Rows) -> float:
@@ -187,15 +251,27 @@ def plot(rows: dict[tuple[str, str, int], Rows], path: Path) -> None:
     from matplotlib import pyplot
 
     names = tasks(rows)
-    figure, panels = pyplot.subplots(1, len(names), figsize=(3 * len(names), 3.4), squeeze=False, layout="constrained")
+    figure, panels = pyplot.subplots(
+        1, len(names), figsize=(3 * len(names), 3.4), squeeze=False, layout="constrained"
+    )
     for panel, task in zip(panels[0], names, strict=True):
         for adapter in ORDER:
-            cells = sorted((runs[0]["trainable"], mean(runs)) for (t, a, _), runs in rows.items() if (t, a) == (task, adapter))
+            cells = sorted(
+                (runs[0]["trainable"], mean(runs))
+                for (t, a, _), runs in rows.items()
+                if (t, a) == (task, adapter)
+            )
             if cells:
                 style = "x" if adapter.startswith("peft") else "o-"
-                panel.plot(*zip(*cells, strict=True), style, label=adapter, markersize=4, linewidth=1)
-        panel.set(title=task, xscale="log", xlabel="trained parameters",
-                  ylabel="minus loss, nats/token" if task.startswith("recovery") else "exact match")  # fmt: skip
+                panel.plot(
+                    *zip(*cells, strict=True), style, label=adapter, markersize=4, linewidth=1
+                )
+        panel.set(
+            title=task,
+            xscale="log",
+            xlabel="trained parameters",
+            ylabel="minus loss, nats/token" if task.startswith("recovery") else "exact match",
+        )
         panel.grid(alpha=0.3)
     panels[0][0].legend(fontsize=7)
     figure.savefig(path, dpi=80)

@@ -1,4 +1,6 @@
-"""What one process of benchmarks/tied_lora.py does: a task's model and data, one training run, its measurement."""
+"""What one process of benchmarks/tied_lora.py does: a task's model and data, one training run, its
+measurement.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,13 @@ from minipuzzle.adapters.saved import SavedAdapter
 from minipuzzle.artifacts import Scores
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks, Tokenizer, load_blocks, load_instructions
-from minipuzzle.distill import answers_only, distillation, mixed_precision, next_token, train
-from minipuzzle.evaluate import measure
+from minipuzzle.metrics import measure
 from minipuzzle.model import HybridLM, load_frozen, load_model
+from minipuzzle.nas.select import select
 from minipuzzle.recipe import Training
-from minipuzzle.search.select import select
 from minipuzzle.space import Shape
 from minipuzzle.surgery import cut
+from minipuzzle.training import answers_only, distillation, mixed_precision, next_token, train
 
 if TYPE_CHECKING:
     from tied_lora import Run
@@ -39,7 +41,16 @@ SHAPES = {
     "60%": Shape(attention=1, mlp=3, mamba=4, intermediate=448, heads=16, hidden=192),
 }
 """The students of docs/results/embedded.md."""
-PROJECTIONS = ["in_proj", "out_proj", "up_proj", "down_proj", "q_proj", "k_proj", "v_proj", "o_proj"]
+PROJECTIONS = [
+    "in_proj",
+    "out_proj",
+    "up_proj",
+    "down_proj",
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+]
 PLACE: dict[str, Any] = {}
 
 
@@ -62,7 +73,9 @@ def prepare(data: str, device: str, work: str, tests: int) -> dict[str, Any]:
     students = {}
     for budget, shape in SHAPES.items():
         path = Path(work) / budget
-        students[budget] = cut(teacher, select(teacher.architecture, scores, shape), path).parameters
+        students[budget] = cut(
+            teacher, select(teacher.architecture, scores, shape), path
+        ).parameters
     for task in ("field", "source", "recall", "recovery 60%"):
         training_blocks(task)
     for isolate in (False, True):
@@ -73,28 +86,56 @@ def prepare(data: str, device: str, work: str, tests: int) -> dict[str, Any]:
             model.hidden_states(tokens, tokens if isolate else None).float().sum().backward()
     name = torch.cuda.get_device_name() if device.startswith("cuda") else "CPU"
     count = torch.cuda.device_count() if device.startswith("cuda") else 0
-    return {"device": f"{count} x {name}" if count else name, "torch": torch.__version__, "students": students,
-            "kernels": model.kernels.name, "peft": _peft_version(), "teacher": teacher.parameters}  # fmt: skip
+    return {
+        "device": f"{count} x {name}" if count else name,
+        "torch": torch.__version__,
+        "students": students,
+        "kernels": model.kernels.name,
+        "peft": _peft_version(),
+        "teacher": teacher.parameters,
+    }
 
 
 def work_on(run: Run) -> dict[str, Any]:
-    """Train and measure; ``before`` and ``after`` hold "choice" and "report", higher is better (recovery: minus nats)."""
+    """Train and measure; ``before`` and ``after`` hold "choice" and "report", higher is better
+    (recovery: minus nats).
+    """
     device = PLACE["device"]
     model, facts = make_model(run)
     before = base_quality(run.task)
-    settings = Training(tokens=run.steps * run.batch * LENGTH, learning_rate=run.rate, batch=run.batch, seed=run.seed,
-                        weight_decay=0.0, save_every=1e9, isolate_documents=with_answers(run.task))  # fmt: skip
-    objective = distillation(teacher()) if run.task.startswith("recovery") else (
-        answers_only() if with_answers(run.task) else next_token)  # fmt: skip
+    settings = Training(
+        tokens=run.steps * run.batch * LENGTH,
+        learning_rate=run.rate,
+        batch=run.batch,
+        seed=run.seed,
+        weight_decay=0.0,
+        save_every=1e9,
+        isolate_documents=with_answers(run.task),
+    )
+    objective = (
+        distillation(teacher())
+        if run.task.startswith("recovery")
+        else (answers_only() if with_answers(run.task) else next_token)
+    )
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        loss = train(model, objective, training_blocks(run.task), settings, Path(folder), identity=run.key)
+        loss = train(
+            model, objective, training_blocks(run.task), settings, Path(folder), identity=run.key
+        )
     seconds = time.monotonic() - started
     memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
-    return {"run": asdict(run), "before": before, "after": quality(model, run.task), "seconds": seconds, "loss": loss,
-            "tokens": settings.tokens, "memory": memory, **facts}  # fmt: skip
+    return {
+        "run": asdict(run),
+        "before": before,
+        "after": quality(model, run.task),
+        "seconds": seconds,
+        "loss": loss,
+        "tokens": settings.tokens,
+        "memory": memory,
+        **facts,
+    }
 
 
 def make_model(run: Run) -> tuple[HybridLM, dict[str, Any]]:
@@ -124,17 +165,26 @@ def inject_peft(model: HybridLM, kind: str, rank: int, seed: int) -> dict[str, A
     torch.manual_seed(seed)
     frozen = 0
     if kind == "lora":
-        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=PROJECTIONS), model)
+        inject_adapter_in_model(
+            LoraConfig(r=rank, lora_alpha=rank, target_modules=PROJECTIONS), model
+        )
     else:
-        tuner = VeraModel(model, VeraConfig(r=rank, target_modules=PROJECTIONS, projection_prng_key=seed), "default")
+        tuner = VeraModel(
+            model,
+            VeraConfig(r=rank, target_modules=PROJECTIONS, projection_prng_key=seed),
+            "default",
+        )
         frozen = tuner.vera_A["default"].numel() + tuner.vera_B["default"].numel()
     model.to(PLACE["device"])
     trained = [p for p in model.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.data = parameter.data.float()  # as PEFT does in get_peft_model
     count = sum(p.numel() for p in trained)
-    return {"trainable": count, "bytes": 4 * (count + frozen),
-            "lora": make_plan(model.architecture, "lora", rank=rank).lora}  # fmt: skip
+    return {
+        "trainable": count,
+        "bytes": 4 * (count + frozen),
+        "lora": make_plan(model.architecture, "lora", rank=rank).lora,
+    }
 
 
 @cache
@@ -151,7 +201,9 @@ def tokenizer() -> Tokenizer:
 
 def checkpoint(task: str) -> Checkpoint:
     """The model that a task adapts."""
-    return Checkpoint.open(PLACE["work"] / task.split()[1] if task.startswith("recovery") else embedded.teacher_path())
+    return Checkpoint.open(
+        PLACE["work"] / task.split()[1] if task.startswith("recovery") else embedded.teacher_path()
+    )
 
 
 def with_answers(task: str) -> bool:
@@ -163,10 +215,16 @@ def with_answers(task: str) -> bool:
 def training_blocks(task: str) -> TokenBlocks:
     """The training text of a task."""
     if with_answers(task):
-        return load_instructions(PLACE["data"] / f"{task}.train.jsonl.xz", tokenizer(), block_length=LENGTH)
+        return load_instructions(
+            PLACE["data"] / f"{task}.train.jsonl.xz", tokenizer(), block_length=LENGTH
+        )
     name = task.split()[0]
-    return load_blocks(PLACE["data"] / f"{name}.train.txt.xz", tokenizer(), block_length=LENGTH,
-                       cache=PLACE["work"] / "tokens")  # fmt: skip
+    return load_blocks(
+        PLACE["data"] / f"{name}.train.txt.xz",
+        tokenizer(),
+        block_length=LENGTH,
+        cache=PLACE["work"] / "tokens",
+    )
 
 
 @cache
@@ -175,7 +233,10 @@ def examples(task: str) -> list[tuple[list[int], list[list[int]]]]:
     with lzma.open(PLACE["data"] / f"{task}.test.jsonl.xz", "rt") as file:
         rows = [json.loads(line) for line in file][: PLACE["tests"]]
     encode = tokenizer()._ids
-    return [(encode(row["prompt"]), [encode(w) for w in (row["answer"], *row.get("others", []))]) for row in rows]
+    return [
+        (encode(row["prompt"]), [encode(w) for w in (row["answer"], *row.get("others", []))])
+        for row in rows
+    ]
 
 
 @cache
@@ -186,39 +247,66 @@ def base_quality(task: str) -> dict[str, float]:
 
 @torch.no_grad()
 def quality(model: HybridLM, task: str) -> dict[str, float]:
-    """ "choice" and "report": accuracy on either half of the test, or minus the loss in nats per token."""
+    """ "choice" and "report": accuracy on either half of the test, or minus the loss in nats per
+    token.
+    """
     model.eval()
     if task.startswith("recovery"):
-        blocks = load_blocks(PLACE["data"] / "recovery.val.txt.xz", tokenizer(), block_length=LENGTH,
-                             cache=PLACE["work"] / "tokens")  # fmt: skip
+        blocks = load_blocks(
+            PLACE["data"] / "recovery.val.txt.xz",
+            tokenizer(),
+            block_length=LENGTH,
+            cache=PLACE["work"] / "tokens",
+        )
         count = min(PLACE["tests"] // 8, len(blocks) // 2)
         with mixed_precision(PLACE["device"]):
-            halves = [measure(model, blocks.every_other(h).take(count), batch=16, teacher=teacher()) for h in (0, 1)]
-        return {"choice": -halves[0].loss, "report": -halves[1].loss, "kl": halves[1].kl or 0.0,
-                "agreement": halves[1].agreement or 0.0}  # fmt: skip
+            halves = [
+                measure(model, blocks.every_other(h).take(count), batch=16, teacher=teacher())
+                for h in (0, 1)
+            ]
+        return {
+            "choice": -halves[0].loss,
+            "report": -halves[1].loss,
+            "kl": halves[1].kl or 0.0,
+            "agreement": halves[1].agreement or 0.0,
+        }
     tests = examples(task)
     flat = [(prompt, candidate) for prompt, candidates in tests for candidate in candidates]
     log_p, exact = answer_scores(model, flat)
     width = len(tests[0][1])
     right = log_p.view(-1, width).argmax(-1) == 0 if width > 1 else exact
-    return {"choice": right[::2].double().mean().item(), "report": right[1::2].double().mean().item()}
+    return {
+        "choice": right[::2].double().mean().item(),
+        "report": right[1::2].double().mean().item(),
+    }
 
 
-def answer_scores(model: HybridLM, pairs: list[tuple[list[int], list[int]]], batch: int = 64) -> tuple[Tensor, Tensor]:
-    """For each (prompt, answer): the answer's log probability, and whether greedy decoding would give exactly it."""
+def answer_scores(
+    model: HybridLM, pairs: list[tuple[list[int], list[int]]], batch: int = 64
+) -> tuple[Tensor, Tensor]:
+    """For each (prompt, answer): the answer's log probability, and whether greedy decoding would
+    give exactly it.
+    """
     order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
-    log_p, exact = torch.zeros(len(pairs), dtype=torch.float64), torch.zeros(len(pairs), dtype=torch.bool)
+    log_p, exact = (
+        torch.zeros(len(pairs), dtype=torch.float64),
+        torch.zeros(len(pairs), dtype=torch.bool),
+    )
     for chunk in chunks(order, batch):
         sequences = [pairs[i][0] + pairs[i][1] for i in chunk]
         longest = max(map(len, sequences))
-        tokens = torch.tensor([s + [0] * (longest - len(s)) for s in sequences], device=PLACE["device"])
+        tokens = torch.tensor(
+            [s + [0] * (longest - len(s)) for s in sequences], device=PLACE["device"]
+        )
         with mixed_precision(PLACE["device"]):
             logits = model(tokens)[:, :-1].float()
         target = tokens[:, 1:]
         said = torch.log_softmax(logits, -1).gather(2, target[..., None])[..., 0].double().cpu()
         agrees = (logits.argmax(-1) == target).cpu()
         for row, i in enumerate(chunk):
-            answer = slice(len(pairs[i][0]) - 1, len(sequences[row]) - 1)  # a causal model: padding changes nothing before it
+            answer = slice(
+                len(pairs[i][0]) - 1, len(sequences[row]) - 1
+            )  # a causal model: padding changes nothing before it
             log_p[i], exact[i] = said[row, answer].sum(), agrees[row, answer].all()
     return log_p, exact
 

@@ -1,10 +1,13 @@
-"""Written checkpoints in one version of transformers, logits against ours. Table: docs/results/serving.md.
+"""Written checkpoints in one version of transformers, logits against ours. Table:
+docs/results/serving.md.
 
-    pip install --no-deps --target /tmp/tf/5.17.0 transformers==5.17.0              # and "huggingface_hub<2" before 5.18
-    PYTHONPATH=/tmp/tf/5.17.0:tests python benchmarks/transformers_versions.py      # CPU, 20 seconds a version
+    pip install --no-deps --target /tmp/tf/5.17.0 transformers==5.17.0              # and
+    "huggingface_hub<2" before 5.18 PYTHONPATH=/tmp/tf/5.17.0:tests python
+    benchmarks/transformers_versions.py      # CPU, 20 seconds a version
 
-The embedded teacher as read and written again, a cut of it with an FFN width a block, and a tiny model of each other form in
-tests/family_models.py, all FP32 and longer than a chunk of Mamba-2. transformers' clamp of dt is taken out (docs/decisions.md).
+The embedded teacher as read and written again, a cut of it with an FFN width a block, and a tiny
+model of each other form in tests/family_models.py, all FP32 and longer than a chunk of Mamba-2.
+transformers' clamp of dt is taken out (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -32,15 +35,22 @@ def checkpoints(folder: Path) -> dict[str, Checkpoint]:
     """Name -> what we write."""
     teacher = Checkpoint.open(embedded.teacher_path())
     config = teacher.family.config(teacher.architecture, teacher.config)
-    write_checkpoint(folder / "teacher", teacher.architecture, teacher.tensor, source=teacher, config=config)
+    write_checkpoint(
+        folder / "teacher", teacher.architecture, teacher.tensor, source=teacher, config=config
+    )
     made = {"nemotron_h": Checkpoint.open(folder / "teacher"), "nemotron_h_puzzle": student(folder)}
     for name, forms in FORMS.items():
         for form, fields in forms.items() if name != "nemotron_h" else ():
             family, to = families.find(name), folder / f"{name}, {form}"
             architecture = family.architecture({"model_type": name, **fields})
             values = shaken(architecture).state_dict()
-            write_checkpoint(to, architecture, lambda n, v=values: v[n].contiguous(), source=None,
-                             config=family.config(architecture, fields))  # fmt: skip
+            write_checkpoint(
+                to,
+                architecture,
+                lambda n, v=values: v[n].contiguous(),
+                source=None,
+                config=family.config(architecture, fields),
+            )
             made[to.name] = Checkpoint.open(to)
     return made
 

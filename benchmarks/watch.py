@@ -1,4 +1,6 @@
-"""What a training does with its time and with the CPU's memory: steps, saves, and what a save takes beyond the model."""
+"""What a training does with its time and with the CPU's memory: steps, saves, and what a save takes
+beyond the model.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,9 @@ from typing import Any
 
 import torch
 
-import minipuzzle.distill.loop as loop
-from minipuzzle.distill import shards
-from minipuzzle.distill.checkpointing import States
+import minipuzzle.training.loop as loop
+from minipuzzle.training import shards
+from minipuzzle.training.checkpointing import States
 
 WARM_UP = 5
 """Steps that compile and choose kernels."""
@@ -35,7 +37,10 @@ def pinned_peak() -> int:
 
 
 class Watch:
-    """Times ``minipuzzle.distill.loop.train`` in this process, from when it is made. ``out`` gets a report after each save."""
+    """Times ``minipuzzle.training.loop.train`` in this process, from when it is made.
+
+    ``out`` gets a report after each save.
+    """
 
     def __init__(self, out: Path | None = None) -> None:
         self.out = out
@@ -58,15 +63,20 @@ class Watch:
         spent = sum(end - start for start, end in steps)
         saves = [{**save, "memory": self._taken(save)} for save in self.saves]
         return {
-            "steps": len(self.steps), "warm_up_s": began - self.steps[0][0],
+            "steps": len(self.steps),
+            "warm_up_s": began - self.steps[0][0],
             "step_s": statistics.median(end - start for start, end in steps),
-            "in_steps_s": spent, "until_last_step_s": last - began, "share_until_last_step": spent / (last - began),
+            "in_steps_s": spent,
+            "until_last_step_s": last - began,
+            "share_until_last_step": spent / (last - began),
             "whole_s": self.ended - began if self.ended else None,
             "share_of_whole": spent / (self.ended - began) if self.ended else None,
-            "saves": saves, "shard_bytes": shards.SHARD_BYTES, "pinned_peak": pinned_peak(),
+            "saves": saves,
+            "shard_bytes": shards.SHARD_BYTES,
+            "pinned_peak": pinned_peak(),
             "memory_of_a_save": max((save["memory"] for save in saves), default=0),
             "gpu_peak": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
-        }  # fmt: skip
+        }
 
     def _taken(self, save: dict[str, float]) -> int:
         """The peak from its begin until it was on disk, beyond what was held when it began."""

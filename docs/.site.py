@@ -1,4 +1,5 @@
-"""Hooks of mkdocs: a page for each section of commands.md, navigation over what is there, equations as MathML.
+"""Hooks of mkdocs: a page for each section of commands.md, navigation over what is there, equations
+as MathML.
 
 MathML, because browsers draw it without a script or a font from elsewhere.
 """
@@ -19,9 +20,14 @@ def on_config(config, **_):
     results = [str(page.relative_to(docs)) for page in sorted(docs.glob("results/*.md"))]
     families = [{"Families": "families.md"}] if (docs / "families.md").exists() else []
     config.nav = [
-        {"Quick start": "index.md"}, {"Commands": ["commands.md", *[{name: path(name)} for name in names]]},
-        {"Python API": "api.md"}, *families, {"Methods": "methods.md"}, {"Decisions": "decisions.md"}, {"Results": results},
-    ]  # fmt: skip
+        {"Quick start": "index.md"},
+        {"Commands": ["commands.md", *[{name: path(name)} for name in names]]},
+        {"Python API": "api.md"},
+        *families,
+        {"Methods": "methods.md"},
+        {"Decisions": "decisions.md"},
+        {"Results": results},
+    ]
     return config
 
 
@@ -34,10 +40,14 @@ def on_files(files, config, **_):
 
 
 def on_page_markdown(markdown, page, **_):
-    """commands.md without its sections, which have pages of their own; ```math blocks as one line of HTML each."""
+    """commands.md without its sections, which have pages of their own; ```math blocks as one line
+    of HTML each.
+    """
     if page.file.src_uri == "commands.md":
         names = SECTION.findall(markdown)
-        markdown = SECTION.split(markdown)[0] + "\n".join(f"- [{name}]({path(name)})" for name in names)
+        markdown = SECTION.split(markdown)[0] + "\n".join(
+            f"- [{name}]({path(name)})" for name in names
+        )
 
     def equation(match):
         return f'<div class="equation">{convert(match[1].strip(), display="block")}</div>'

@@ -13,8 +13,10 @@ LARGEST_RANK = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterSettings:
-    """What is trained beside frozen weights: ``kind`` lora, tl5, tl6, vera or a mask (``adapters.parse_mask``); "" trains
-    all weights instead. ``alpha`` 0 is the rank; ``few`` accepts a target under 10 % of the blocks."""
+    """What is trained beside frozen weights: ``kind`` lora, tl5, tl6, vera or a mask
+    (``adapters.parse_mask``); "" trains all weights instead. ``alpha`` 0 is the rank; ``few``
+    accepts a target under 10 % of the blocks.
+    """
 
     kind: str = ""
     rank: int = 8
@@ -27,11 +29,15 @@ class AdapterSettings:
         alpha = self.alpha if type(self.alpha) in (int, float) else math.nan
         if not whole or not 0 <= alpha < math.inf:  # not for nan either
             raise UserError(
-                "This adapter cannot be made.", got=f"rank {self.rank}, alpha {self.alpha}",
+                "This adapter cannot be made.",
+                got=f"rank {self.rank}, alpha {self.alpha}",
                 allowed=f"a rank from 1 to {LARGEST_RANK:,}, a finite alpha of at least 0",
                 next="Change --rank or --alpha.",
-            )  # fmt: skip
+            )
         if not isinstance(self.kind, str) or not isinstance(self.target, str):
-            raise UserError("This adapter cannot be made.", got=f"{self.kind!r} on {self.target!r}",
-                            allowed="the names of an adapter and of a target",
-                            next="tl6 on all is the one to start with.")  # fmt: skip
+            raise UserError(
+                "This adapter cannot be made.",
+                got=f"{self.kind!r} on {self.target!r}",
+                allowed="the names of an adapter and of a target",
+                next="tl6 on all is the one to start with.",
+            )

@@ -1,4 +1,5 @@
-"""The Python API: ``import minipuzzle as mp``. One function a command, over the same stages and the same run directory.
+"""The Python API: ``import minipuzzle as mp``. One function a command, over the same stages and the
+same run directory.
 
     job = mp.load("ckpt56b", run="my-run")
     mp.score(job)
@@ -6,9 +7,9 @@
     mp.distill(job, mp.DistillSettings(training=mp.Training(tokens=150_000)))
     rows = mp.evaluate(job)["rows"]
 
-Settings are those of recipes and of the command line (``minipuzzle.recipe``); a command goes on where a function stopped,
-and the other way round. Every function keeps what is there already for the same inputs, and raises ``mp.UserError`` for a
-mistake that its caller can mend.
+Settings are those of recipes and of the command line (``minipuzzle.recipe``); a command goes on
+where a function stopped, and the other way round. Every function keeps what is there already for
+the same inputs, and raises ``mp.UserError`` for a mistake that its caller can mend.
 """
 
 from __future__ import annotations
@@ -21,29 +22,35 @@ from minipuzzle.artifacts import Scores
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.recipe import Data, DistillSettings, ScoreSettings, SearchSettings
 from minipuzzle.rundir import RunDir
-from minipuzzle.stages.distill import run_distill
-from minipuzzle.stages.evaluate import run_eval
-from minipuzzle.stages.job import Job
-from minipuzzle.stages.prune import run_prune
-from minipuzzle.stages.score import run_score
-from minipuzzle.stages.search import run_search
+from minipuzzle.runs.distill import run_distill
+from minipuzzle.runs.evaluate import run_eval
+from minipuzzle.runs.job import Job
+from minipuzzle.runs.prune import run_prune
+from minipuzzle.runs.score import run_score
+from minipuzzle.runs.search import run_search
 
 StrPath = str | Path
 
 
 def load(
-    checkpoint: StrPath | None = None, *, run: StrPath = "minipuzzle-run", data: Data | None = None, device: str = "auto"
+    checkpoint: StrPath | None = None,
+    *,
+    run: StrPath = "minipuzzle-run",
+    data: Data | None = None,
+    device: str = "auto",
 ) -> Job:
     """A job: a checkpoint, a run directory, texts and a device, which the other functions take.
 
-    ``checkpoint`` is a Hugging Face folder with safetensors, or "embedded" for the demo's teacher; None means the run's
-    own, else the only one in the current folder. ``data`` names texts and their block length in tokens (default 512);
-    only the demo's teacher has texts that need not be named. ``device`` is "auto", "cpu" or "cuda". Headers are read and
-    checked now, weights when they are needed: ``job.parent`` is the ``Checkpoint``, ``job.parent_model`` the
-    ``HybridLM`` (tokens [b, s] int64 to logits [b, s, vocab] float32; on CUDA its matrices are BF16, for use under autocast).
+    ``checkpoint`` is a Hugging Face folder with safetensors, or "embedded" for the demo's teacher;
+    None means the run's own, else the only one in the current folder. ``data`` names texts and
+    their block length in tokens (default 512); only the demo's teacher has texts that need not be
+    named. ``device`` is "auto", "cpu" or "cuda". Headers are read and checked now, weights when
+    they are needed: ``job.parent`` is the ``Checkpoint``, ``job.parent_model`` the ``HybridLM``
+    (tokens [b, s] int64 to logits [b, s, vocab] float32; on CUDA its matrices are BF16, for use
+    under autocast).
 
-    Raises: UserError for a broken or unknown checkpoint, none, a run directory of another one, or a device that is not
-    there.
+    Raises: UserError for a broken or unknown checkpoint, none, a run directory of another one, or a
+    device that is not there.
     """
     path = None if checkpoint is None else Path(checkpoint)
     return Job(RunDir(Path(run)), checkpoint=path, data=data or Data(), device=device)
@@ -52,9 +59,10 @@ def load(
 def score(job: Job, settings: ScoreSettings | None = None) -> Scores:
     """How much each block, FFN channel and head matters; written to run/scores.safetensors.
 
-    ``Scores.blocks`` [n_blocks] float64: damage of removing block i, in the unit of ``settings.metric`` (by default the mean
-    squared error of the hidden states before the head). ``intermediate`` block -> [intermediate], ``head_channels`` block
-    -> [heads, head_dim], ``q_heads`` block -> [q_heads]: activation scores. ``curves``: damage of narrowing one block.
+    ``Scores.blocks`` [n_blocks] float64: damage of removing block i, in the unit of
+    ``settings.metric`` (by default the mean squared error of the hidden states before the head).
+    ``intermediate`` block -> [intermediate], ``head_channels`` block -> [heads, head_dim],
+    ``q_heads`` block -> [q_heads]: activation scores. ``curves``: damage of narrowing one block.
 
     Raises: UserError where the calibration text is too short or the memory does not suffice.
     Source: arXiv:2504.03624 (blocks), arXiv:2407.14679 (channels), arXiv:2504.11409 (Mamba heads).
@@ -63,14 +71,17 @@ def score(job: Job, settings: ScoreSettings | None = None) -> Scores:
 
 
 def search(job: Job, settings: SearchSettings) -> dict[str, Any]:
-    """The architectures that fit ``settings.budget``, realised as masks on validation text and ranked; run/search.json.
+    """The architectures that fit ``settings.budget``, realised as masks on validation text and
+    ranked; run/search.json.
 
-    "candidates" holds a row each, best first: "parameters", "bytes" at the workload, "damage" (predicted), "loss" and "kl"
-    (nats a token, measured before training), "agreement" and "next_token_accuracy" (shares), "strip" (the parent's pattern
-    with "." for dropped blocks). "top" names those that go on, "selections" says which indices they keep.
+    "candidates" holds a row each, best first: "parameters", "bytes" at the workload, "damage"
+    (predicted), "loss" and "kl" (nats a token, measured before training), "agreement" and
+    "next_token_accuracy" (shares), "strip" (the parent's pattern with "." for dropped blocks).
+    "top" names those that go on, "selections" says which indices they keep.
 
-    Raises: UserError where nothing was scored, or for a budget that is malformed, met already, or out of reach.
-    Source: arXiv:2504.03624 (conditional NAS); method "solver": arXiv:2411.19146 (mixed-integer program).
+    Raises: UserError where nothing was scored, or for a budget that is malformed, met already, or
+    out of reach. Source: arXiv:2504.03624 (conditional NAS); method "solver": arXiv:2411.19146
+    (mixed-integer program).
     """
     return run_search(job, settings)
 
@@ -78,34 +89,43 @@ def search(job: Job, settings: SearchSettings) -> dict[str, Any]:
 def prune(job: Job) -> dict[str, Checkpoint]:
     """The top candidates cut out of the parent: name -> checkpoint in run/candidates/.
 
-    Each file has exactly the planned parameters and bytes, and its logits are those of the masked parent to 1e-4 of the
-    largest.
+    Each file has exactly the planned parameters and bytes, and its logits are those of the masked
+    parent to 1e-4 of the largest.
 
-    Raises: UserError where nothing was searched, where a file is not what was planned, or where the disk is full.
-    Source: arXiv:2504.11409 (which tensors go with which axis).
+    Raises: UserError where nothing was searched, where a file is not what was planned, or where the
+    disk is full. Source: arXiv:2504.11409 (which tensors go with which axis).
     """
     return run_prune(job)
 
 
-def distill(job: Job, settings: DistillSettings | None = None, *, teacher: StrPath | None = None) -> Checkpoint:
-    """The student in run/student: short runs for each candidate, a long one for the best; prunes first if need be.
+def distill(
+    job: Job, settings: DistillSettings | None = None, *, teacher: StrPath | None = None
+) -> Checkpoint:
+    """The student in run/student: short runs for each candidate, a long one for the best; prunes
+    first if need be.
 
-    The loss is KL(teacher || student) on logits at temperature 1, in nats a token. ``teacher`` (default: the parent) is a
-    checkpoint with the same vocabulary. Weights are FP32 while training and written in the parent's dtypes.
+    The loss is KL(teacher || student) on logits at temperature 1, in nats a token. ``teacher``
+    (default: the parent) is a checkpoint with the same vocabulary. Weights are FP32 while training
+    and written in the parent's dtypes.
 
-    Raises: UserError where nothing was searched, for another vocabulary, or where training diverges.
-    Source: arXiv:2407.14679 (logit distillation), arXiv:2504.03624 (short and long runs).
+    Raises: UserError where nothing was searched, for another vocabulary, or where training
+    diverges. Source: arXiv:2407.14679 (logit distillation), arXiv:2504.03624 (short and long runs).
     """
-    return run_distill(job, settings or DistillSettings(), None if teacher is None else Path(teacher))
+    return run_distill(
+        job, settings or DistillSettings(), None if teacher is None else Path(teacher)
+    )
 
 
 def evaluate(job: Job, others: Sequence[StrPath] = ()) -> dict[str, Any]:
-    """The parent beside the run's pruned model and student (or ``others``) on text the search never saw; run/eval.json.
+    """The parent beside the run's pruned model and student (or ``others``) on text the search never
+    saw; run/eval.json.
 
-    "rows" has one a model: "loss" and "kl" (nats a token), "perplexity", "bits_per_byte", "agreement" with the teacher's
-    greedy token and "next_token_accuracy" (shares), "parameters", "bytes" (file), "memory_bytes" (at the search's
-    workload), "tokens_per_second". "costs" has the student's costs, predicted and measured.
+    "rows" has one a model: "loss" and "kl" (nats a token), "perplexity", "bits_per_byte",
+    "agreement" with the teacher's greedy token and "next_token_accuracy" (shares), "parameters",
+    "bytes" (file), "memory_bytes" (at the search's workload), "tokens_per_second". "costs" has the
+    student's costs, predicted and measured.
 
-    Raises: UserError for a checkpoint of another vocabulary or a validation text of fewer than 2 blocks.
+    Raises: UserError for a checkpoint of another vocabulary or a validation text of fewer than 2
+    blocks.
     """
     return run_eval(job, [Path(path) for path in others])

@@ -15,7 +15,8 @@ FASTEST = 1e30
 
 
 def within(settings: Any, **bounds: tuple[float, float]) -> None:
-    """Check fields of ``settings`` against (least, greatest), both allowed: whole numbers where both bounds are ``int``.
+    """Check fields of ``settings`` against (least, greatest), both allowed: whole numbers where
+    both bounds are ``int``.
 
     Raises: UserError for a number outside, NaN, or another kind of value.
     """
@@ -30,9 +31,12 @@ def check(name: str, value: object, least: float, most: float) -> None:
     if number and least <= value <= most:  # type: ignore[operator]
         return
     option = f"--{name.replace('_', '-')}"
-    raise UserError(f"{name} is out of bounds.", got=_shown(value),
-                    allowed=f"a {'whole ' if whole else ''}number from {_shown(least)} to {_shown(most)}",
-                    next=f"Change {option}, or {name} in the recipe or settings.")  # fmt: skip
+    raise UserError(
+        f"{name} is out of bounds.",
+        got=_shown(value),
+        allowed=f"a {'whole ' if whole else ''}number from {_shown(least)} to {_shown(most)}",
+        next=f"Change {option}, or {name} in the recipe or settings.",
+    )
 
 
 def _shown(value: object) -> str:

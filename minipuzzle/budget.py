@@ -11,12 +11,25 @@ from typing import Literal
 from minipuzzle.errors import UserError
 
 COUNT_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20}
-BYTE_UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
-              "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}  # fmt: skip
-FORMS = ("parameters (47B, 4.8M, 1.2e9) or a share of the parent's (83%), memory (31.7GiB, 40GB, memory=80%), "
-         "time (1.2x, prefill=12ms, prefill=1.3x, decode=1.2x, throughput=900tok/s), with @b8,p8k,o1k if need be")  # fmt: skip
+BYTE_UNITS = {
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
+FORMS = (
+    "parameters (47B, 4.8M, 1.2e9) or a share of the parent's (83%), memory (31.7GiB, 40GB,"
+    " memory=80%), time (1.2x, prefill=12ms, prefill=1.3x, decode=1.2x, throughput=900tok/s), with"
+    " @b8,p8k,o1k if need be"
+)
 COUNTS = "a count such as 65536, 128k, 1M, 8Ki"
-NUMBER = re.compile(r"([0-9]{1,40}(?:\.[0-9]{1,40})?(?:e[+-]?[0-9]{1,2})?)\s*([a-z%/]{0,8})", re.IGNORECASE)
+NUMBER = re.compile(
+    r"([0-9]{1,40}(?:\.[0-9]{1,40})?(?:e[+-]?[0-9]{1,2})?)\s*([a-z%/]{0,8})", re.IGNORECASE
+)
 MOST = 10**18
 """Larger numbers are typing errors, and would not fit the int64 of the grid."""
 MOST_TOKENS = 10**12
@@ -28,9 +41,11 @@ Phase = Literal["prefill", "decode", "total"]
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """What is timed: ``batch`` sequences of ``prompt`` tokens that are each continued by ``output`` tokens.
+    """What is timed: ``batch`` sequences of ``prompt`` tokens that are each continued by ``output``
+    tokens.
 
-    prefill reads the prompt; decode makes one token at a context of prompt + output / 2; total = prefill + output x decode.
+    prefill reads the prompt; decode makes one token at a context of prompt + output / 2; total =
+    prefill + output x decode.
     """
 
     batch: int = 1
@@ -65,7 +80,9 @@ class TimeLimit:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a model may have: ``parameters`` and ``bytes`` (memory at the workload), None for no limit, and ``times``."""
+    """What a model may have: ``parameters`` and ``bytes`` (memory at the workload), None for no
+    limit, and ``times``.
+    """
 
     parameters: int | None = None
     bytes: int | None = None
@@ -74,7 +91,9 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class TimeBudget:
-    """A time as it was asked for: ``ms`` a step or a whole, or ``speedup`` over the parent; one of them is None."""
+    """A time as it was asked for: ``ms`` a step or a whole, or ``speedup`` over the parent; one of
+    them is None.
+    """
 
     phase: Phase
     work: Generation
@@ -84,7 +103,9 @@ class TimeBudget:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """One or more limits; shares are of the parent. Exact: 29 % of 100 is 29, which floats make 28."""
+    """One or more limits; shares are of the parent. Exact: 29 % of 100 is 29, which floats make
+    28.
+    """
 
     text: tuple[str, ...]
     parameters: int | None = None
@@ -94,9 +115,13 @@ class Budget:
     times: tuple[TimeBudget, ...] = ()
 
     def resolve(
-        self, parent_parameters: int, parent_bytes: int = 0, parent_ms: Callable[[Phase, Generation], float] | None = None
+        self,
+        parent_parameters: int,
+        parent_bytes: int = 0,
+        parent_ms: Callable[[Phase, Generation], float] | None = None,
     ) -> Limits:
-        """The limits for a parent of that many parameters and bytes; the tighter one where something is limited twice.
+        """The limits for a parent of that many parameters and bytes; the tighter one where
+        something is limited twice.
 
         ``parent_ms`` gives its times, which a speed-up is relative to.
         """
@@ -113,16 +138,21 @@ class Budget:
                 assert t.speedup is not None
                 ms = parent_ms(t.phase, t.work) / float(t.speedup)
             times.append(TimeLimit(phase=t.phase, ms=ms, work=t.work))
-        return Limits(parameters=min(limits, default=None), bytes=min(sizes, default=None), times=tuple(times))
+        return Limits(
+            parameters=min(limits, default=None), bytes=min(sizes, default=None), times=tuple(times)
+        )
 
 
 def parse_budget(texts: Sequence[str], work: Generation | None = None) -> Budget:
-    """The budget that all texts together mean; times are at ``work`` where they do not say otherwise.
+    """The budget that all texts together mean; times are at ``work`` where they do not say
+    otherwise.
 
     Raises: UserError for none, or one that has no meaning.
     """
     if not texts:
-        raise UserError("There is no budget.", got="no --budget", allowed=FORMS, next="Add one: --budget 83%.")
+        raise UserError(
+            "There is no budget.", got="no --budget", allowed=FORMS, next="Add one: --budget 83%."
+        )
     work = work or Generation()
     parameters: list[int] = []
     shares: dict[str, list[Fraction]] = {"parameters": [], "memory": []}
@@ -146,19 +176,27 @@ def parse_budget(texts: Sequence[str], work: Generation | None = None) -> Budget
         else:
             raise _malformed(text, FORMS)
     return Budget(
-        text=tuple(texts), parameters=min(parameters, default=None), share=min(shares["parameters"], default=None),
-        bytes=min(sizes, default=None), memory_share=min(shares["memory"], default=None), times=tuple(times),
-    )  # fmt: skip
+        text=tuple(texts),
+        parameters=min(parameters, default=None),
+        share=min(shares["parameters"], default=None),
+        bytes=min(sizes, default=None),
+        memory_share=min(shares["memory"], default=None),
+        times=tuple(times),
+    )
 
 
 def check_tokens(batch: int, length: int, shown: str) -> None:
     """Raises: UserError for a workload without a token, or with more than any machine holds."""
     if batch < 1 or length < 1 or batch * length > MOST_TOKENS:
         raise UserError(
-            "No machine runs such a workload.", got=shown,
-            allowed=f"at least one sequence of one token, and at most {MOST_TOKENS:,} tokens in all of them",
+            "No machine runs such a workload.",
+            got=shown,
+            allowed=(
+                f"at least one sequence of one token, and at most {MOST_TOKENS:,} tokens in all of"
+                " them"
+            ),
             next="Change the batch, or the tokens of a sequence.",
-        )  # fmt: skip
+        )
 
 
 def parse_work(text: str, default: Generation | None = None) -> Generation:
@@ -167,15 +205,22 @@ def parse_work(text: str, default: Generation | None = None) -> Generation:
 
 
 def _time(text: str, metric: str, number: Fraction, unit: str, work: Generation) -> TimeBudget:
-    phases: dict[str, Phase] = {"prefill": "prefill", "decode": "decode", "throughput": "total", "total": "total"}
+    phases: dict[str, Phase] = {
+        "prefill": "prefill",
+        "decode": "decode",
+        "throughput": "total",
+        "total": "total",
+    }
     if metric == "" and unit == "x":
         metric = "throughput"
     fits = unit == "x" or (unit == "tok/s") == (metric == "throughput")
     if metric not in phases or not fits:
         raise UserError(
-            f"{text!r} does not say which time it bounds.", got=text, allowed=FORMS,
+            f"{text!r} does not say which time it bounds.",
+            got=text,
+            allowed=FORMS,
             next="Write prefill=, decode=, total= or throughput= before it.",
-        )  # fmt: skip
+        )
     if unit == "x":
         return TimeBudget(phase=phases[metric], work=work, speedup=number)
     if unit == "tok/s":
@@ -219,4 +264,9 @@ def _whole(value: Fraction, text: str, allowed: str) -> int:
 
 
 def _malformed(text: str, allowed: str) -> UserError:
-    return UserError(f"{text!r} is not a budget or count.", got=text, allowed=allowed, next="Write it in one of those forms.")
+    return UserError(
+        f"{text!r} is not a budget or count.",
+        got=text,
+        allowed=allowed,
+        next="Write it in one of those forms.",
+    )

@@ -1,4 +1,5 @@
-"""What a file that is read back must hold: values against shapes, names that become paths. No torch.
+"""What a file that is read back must hold: values against shapes, names that become paths. No
+torch.
 
 A shape is a type: int, float, str, bool, None, ``X | Y``, list[X], dict[str, X], tuple[X, Y], a
 TypedDict (keys that it does not name are let through), Any, or ``Annotated[X, Must(...)]``. Numbers
@@ -29,7 +30,9 @@ class Must:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name from a file may become a part of a path: it stays in its folder, not hidden."""
+    """Whether a name from a file may become a part of a path: it stays in its folder, not
+    hidden.
+    """
     return (
         0 < len(name) <= 128
         and not name.startswith((".", "-"))
@@ -44,7 +47,9 @@ Positive = Annotated[int, Must(lambda value: value >= 1, "at least 1")]
 
 
 def require(value: Any, shape: Any, *, what: str, next: str = AGAIN) -> Any:
-    """The value itself where it has the shape. Raises: UserError that names the place of a fault."""
+    """The value itself where it has the shape. Raises: UserError that names the place of a
+    fault.
+    """
     found = fault(value, shape)
     if found is not None:
         where, got, allowed = found
@@ -56,7 +61,9 @@ def require(value: Any, shape: Any, *, what: str, next: str = AGAIN) -> Any:
 
 
 def fault(value: Any, shape: Any, where: str = "") -> tuple[str, str, str] | None:
-    """(the first place where a value has another shape, what is there, what is allowed), or None."""
+    """(the first place where a value has another shape, what is there, what is allowed), or
+    None.
+    """
     origin, arguments = typing.get_origin(shape), typing.get_args(shape)
     if shape is Any:
         return None
@@ -91,13 +98,31 @@ def fault(value: Any, shape: Any, where: str = "") -> tuple[str, str, str] | Non
             lambda: ((f"{where}[{i}]", v, arguments[0]) for i, v in enumerate(value)),
         )
     if origin is dict:
-        return _first(value, dict, where, lambda: (pair for k, v in value.items() for pair in (
-            (f"{where}.{_short(k)}", k, arguments[0]), (f"{where}.{_short(k)}", v, arguments[1]))))  # fmt: skip
+        return _first(
+            value,
+            dict,
+            where,
+            lambda: (
+                pair
+                for k, v in value.items()
+                for pair in (
+                    (f"{where}.{_short(k)}", k, arguments[0]),
+                    (f"{where}.{_short(k)}", v, arguments[1]),
+                )
+            ),
+        )
     if origin is tuple:
         if not isinstance(value, list) or len(value) != len(arguments):
             return where, _short(value), f"a list of {len(arguments)}"
-        return _first(value, list, where, lambda: (
-            (f"{where}[{i}]", v, s) for i, (v, s) in enumerate(zip(value, arguments, strict=True))))  # fmt: skip
+        return _first(
+            value,
+            list,
+            where,
+            lambda: (
+                (f"{where}[{i}]", v, s)
+                for i, (v, s) in enumerate(zip(value, arguments, strict=True))
+            ),
+        )
     return None if _is_plain(value, shape) else (where, _short(value), _WORDS[shape])
 
 
@@ -138,9 +163,15 @@ def _first(
 
 
 _WORDS: dict[Any, str] = {
-    int: "a whole number", float: "a finite number", str: "a text", bool: "true or false", type(None): "null", None: "null",
-    list: "a list", dict: "a table of keys and values",
-}  # fmt: skip
+    int: "a whole number",
+    float: "a finite number",
+    str: "a text",
+    bool: "true or false",
+    type(None): "null",
+    None: "null",
+    list: "a list",
+    dict: "a table of keys and values",
+}
 
 
 def _is_plain(value: Any, shape: Any) -> bool:

@@ -37,10 +37,14 @@ OUR_FAULT = 70
 
 
 class Commands(TyperGroup):
-    """The commands, with what the machine refuses them said in four parts: before typer answers it with "Aborted!"."""
+    """The commands, with what the machine refuses them said in four parts: before typer answers it
+    with "Aborted!".
+    """
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command that was named. Raises: UserError also in place of errors of files, memory and texts."""
+        """Run the command that was named. Raises: UserError also in place of errors of files,
+        memory and texts.
+        """
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
@@ -55,9 +59,13 @@ class Commands(TyperGroup):
 
 
 app = typer.Typer(
-    cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="Compress hybrid Mamba-Transformer language models: score, search, prune, distil.",
-)  # fmt: skip
+)
 app.command()(inspect.inspect)
 app.command()(score.score)
 app.command()(search.search)
@@ -77,7 +85,8 @@ app.command()(run.demo)
 
 
 def main() -> None:
-    """Run the command line. A user's mistake prints its four parts and exits with 2; --debug shows where it came from.
+    """Run the command line. A user's mistake prints its four parts and exits with 2; --debug shows
+    where it came from.
 
     What is no user's mistake prints where it happened and exits with 70.
     """
@@ -90,7 +99,9 @@ def main() -> None:
     except UserError as error:
         if debug:
             raise
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}")
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"[bold red]error:[/] {escape(str(error))}"
+        )
         sys.exit(2)
     except KeyboardInterrupt:  # before a command had begun, or as it ended
         sys.exit(STOPPED)
@@ -98,6 +109,10 @@ def main() -> None:
         from minipuzzle.report.facts import versions
 
         traceback.print_exc()
-        print("\nThis is a fault of minipuzzle, not yours. Please report it with the lines above, the command line and, where "
-              f"it has one, its run directory without the weights. {versions()}", file=sys.stderr)  # fmt: skip
+        print(
+            "\nThis is a fault of minipuzzle, not yours. Please report it with the lines above,"
+            " the command line and, where it has one, its run directory without the weights."
+            f" {versions()}",
+            file=sys.stderr,
+        )
         sys.exit(OUR_FAULT)

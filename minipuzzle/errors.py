@@ -23,7 +23,9 @@ class UserError(Exception):
         return partial(UserError, got=self.got, allowed=self.allowed, next=self.next), (self.what,)
 
     def __str__(self) -> str:
-        return f"{self.what}\n  got:     {self.got}\n  allowed: {self.allowed}\n  next:    {self.next}"
+        return (
+            f"{self.what}\n  got:     {self.got}\n  allowed: {self.allowed}\n  next:    {self.next}"
+        )
 
 
 def explained(error: BaseException) -> UserError | None:
@@ -35,37 +37,49 @@ def explained(error: BaseException) -> UserError | None:
         return _refused(error)
     if isinstance(error, MemoryError) or _is_torch_memory(error):
         return UserError(
-            "There is not enough memory.", got=str(error).split("\n")[0] or "an allocation failed",
+            "There is not enough memory.",
+            got=str(error).split("\n")[0] or "an allocation failed",
             allowed="what this machine and its control group have free",
             next="Lower --batch or --length, stop other programs, or take a larger machine.",
-        )  # fmt: skip
+        )
     if isinstance(error, RecursionError):
         return UserError(
-            "A file or an option is nested too deeply.", got=error,
+            "A file or an option is nested too deeply.",
+            got=error,
             allowed="a few levels of brackets or links",
             next="Look at the file that the command named last, and write it anew.",
-        )  # fmt: skip
+        )
     if isinstance(error, UnicodeError):
         return UserError(
-            "A text is not valid Unicode.", got=_around(error),
+            "A text is not valid Unicode.",
+            got=_around(error),
             allowed="UTF-8 without lone surrogates",
             next="Save the file as UTF-8 (iconv -t UTF-8), or mend the name.",
-        )  # fmt: skip
+        )
     if isinstance(error, EOFError):
         return UserError(
-            "A file ends too early.", got=error or "the end of the file", allowed="the whole file",
+            "A file ends too early.",
+            got=error or "the end of the file",
+            allowed="the whole file",
             next="Restore it, fetch it again, or run the stage again that wrote it.",
-        )  # fmt: skip
+        )
     if isinstance(error, RuntimeError) and "Symlink loop" in str(error):  # Path.resolve's OSError
-        return UserError("A link leads to itself.", got=error, allowed="a path", next="Mend the link.")
+        return UserError(
+            "A link leads to itself.", got=error, allowed="a path", next="Mend the link."
+        )
     if isinstance(error, ValueError) and "null byte" in str(error):  # Python's own OSError
-        return UserError("A path holds a zero byte.", got=error, allowed="a path", next="Mend the name.")
+        return UserError(
+            "A path holds a zero byte.", got=error, allowed="a path", next="Mend the name."
+        )
     return None
 
 
 _ADVICE = {
     errno.ENOENT: ("a path that exists", "Check the path, or run the stage first that writes it."),
-    errno.EACCES: ("a path that you may read and write", "Change its permissions, or name another."),
+    errno.EACCES: (
+        "a path that you may read and write",
+        "Change its permissions, or name another.",
+    ),
     errno.EPERM: ("a path that you may change", "Change its permissions, or name another."),
     errno.EISDIR: ("a file, not a folder", "Name a file, or move the folder away."),
     errno.ENOTDIR: ("a path whose parts are folders", "Name another path, or move the file away."),
@@ -94,7 +108,8 @@ def _refused(error: OSError) -> UserError:
 
 
 def _is_torch_memory(error: BaseException) -> bool:
-    # torch.OutOfMemoryError is a GPU's; the CPU's is a RuntimeError. By name: no torch is loaded here.
+    # torch.OutOfMemoryError is a GPU's; the CPU's is a RuntimeError. By name: no torch is loaded
+    # here.
     return type(error).__name__ == "OutOfMemoryError" or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )

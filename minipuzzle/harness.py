@@ -1,6 +1,8 @@
-"""Our model behind the interface of lm-eval (EleutherAI's lm-evaluation-harness), whose tasks and numbers people compare.
+"""Our model behind the interface of lm-eval (EleutherAI's lm-evaluation-harness), whose tasks and
+numbers people compare.
 
-Texts are split, joined and cut as its ``HFLM`` does it, so that the same weights give the same numbers there and here.
+Texts are split, joined and cut as its ``HFLM`` does it, so that the same weights give the same
+numbers there and here.
 """
 
 from __future__ import annotations
@@ -29,10 +31,18 @@ Pair = tuple[Any, list[int], list[int]]
 
 
 class HarnessLM(TemplateLM):
-    """A model and its tokenizer as an ``lm_eval.api.model.LM``: scores continuations and generates greedily."""
+    """A model and its tokenizer as an ``lm_eval.api.model.LM``: scores continuations and generates
+    greedily.
+    """
 
     def __init__(
-        self, model: HybridLM, tokenizer: Tokenizer, *, name: str, batch: int = 8, max_length: int | None = None
+        self,
+        model: HybridLM,
+        tokenizer: Tokenizer,
+        *,
+        name: str,
+        batch: int = 8,
+        max_length: int | None = None,
     ) -> None:
         """``max_length`` is the context in tokens, the model's own where None."""
         super().__init__()
@@ -63,17 +73,27 @@ class HarnessLM(TemplateLM):
         weights = self.model.embeddings.weight
         mixed = torch.is_autocast_enabled(weights.device.type)
         dtype = torch.get_autocast_dtype(weights.device.type) if mixed else weights.dtype
-        return {"model": self.name, "model_num_parameters": self.model.architecture.parameters,
-                "model_dtype": str(dtype).removeprefix("torch.")}  # fmt: skip
+        return {
+            "model": self.name,
+            "model_num_parameters": self.model.architecture.parameters,
+            "model_dtype": str(dtype).removeprefix("torch."),
+        }
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Tokens of a text, with the special ones of tokenizer.json unless the text begins with one."""
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **_: Any
+    ) -> list[int]:
+        """Tokens of a text, with the special ones of tokenizer.json unless the text begins with
+        one.
+        """
         if add_special_tokens is None:
             add_special_tokens = not string.startswith(self.words.decode([self.prefix_token_id]))
         return self.words.encode(string, special_tokens=add_special_tokens)
 
-    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """(log probability in nats, whether greedy decoding says it) of each continuation after its context.
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = True
+    ) -> list[tuple[float, bool]]:
+        """(log probability in nats, whether greedy decoding says it) of each continuation after its
+        context.
 
         Raises: UserError for a continuation without tokens, or longer than the context.
         """
@@ -84,18 +104,26 @@ class HarnessLM(TemplateLM):
                 continue
             tokens = self.tok_encode(continuation, add_special_tokens=False)
             begun = tokens[:1] == [self.prefix_token_id]
-            pairs.append(((context, continuation), [self.prefix_token_id], tokens[1:] if begun else tokens))
+            pairs.append(
+                ((context, continuation), [self.prefix_token_id], tokens[1:] if begun else tokens)
+            )
         return self._loglikelihood_tokens(pairs)
 
-    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
-        """The log probability of each whole text, in windows of ``max_length`` where it is longer."""
+    def loglikelihood_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = True
+    ) -> list[float]:
+        """The log probability of each whole text, in windows of ``max_length`` where it is
+        longer.
+        """
         pairs: list[Pair] = []
         owner: list[int] = []
         for i, request in enumerate(requests):
             windows = get_rolling_token_windows(
-                token_list=self.tok_encode(request.args[0]), prefix_token=self.prefix_token_id,
-                max_seq_len=self.max_length, context_len=1,
-            )  # fmt: skip
+                token_list=self.tok_encode(request.args[0]),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            )
             for window in map(make_disjoint_window, windows):
                 pairs.append((None, *window))
                 owner.append(i)
@@ -106,19 +134,24 @@ class HarnessLM(TemplateLM):
 
     @torch.no_grad()
     def _loglikelihood_tokens(self, requests: Sequence[Pair], **_: Any) -> list[tuple[float, bool]]:
-        """As ``loglikelihood``, of tokens. Requests that differ in the last token only (the choices A, B, C, D after one
-        question) share one forward."""
+        """As ``loglikelihood``, of tokens. Requests that differ in the last token only (the choices
+        A, B, C, D after one question) share one forward.
+        """
         shared: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for i, (about, context, continuation) in enumerate(requests):
             if not 0 < len(continuation) <= self.max_length:
                 raise UserError(
-                    "A continuation of this task cannot be scored.", allowed=f"1 to {self.max_length:,}, the context",
-                    got=f"{about!r:.80}: {len(continuation)} tokens", next="Leave the task out of --tasks.",
-                )  # fmt: skip
+                    "A continuation of this task cannot be scored.",
+                    allowed=f"1 to {self.max_length:,}, the context",
+                    got=f"{about!r:.80}: {len(continuation)} tokens",
+                    next="Leave the task out of --tasks.",
+                )
             context = context or [self.prefix_token_id]  # white space may have no tokens
             shared[tuple((context + continuation)[-(self.max_length + 1) :][:-1])].append(i)
         answers: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
-        rows = sorted(shared, key=len, reverse=True)  # the longest first: memory runs out at once or never
+        rows = sorted(
+            shared, key=len, reverse=True
+        )  # the longest first: memory runs out at once or never
         with progress_bar("loglikelihood", len(rows), "texts") as bar:
             for start in range(0, len(rows), self.batch):
                 part = rows[start : start + self.batch]
@@ -129,7 +162,9 @@ class HarnessLM(TemplateLM):
         return answers
 
     def _hidden(self, rows: list[tuple[int, ...]]) -> Iterator[Tensor]:
-        """The states before the head [length, hidden] of each row; what is behind its end changes nothing before it."""
+        """The states before the head [length, hidden] of each row; what is behind its end changes
+        nothing before it.
+        """
         tokens = torch.zeros(len(rows), len(rows[0]), dtype=torch.long)
         for i, row in enumerate(rows):
             tokens[i, : len(row)] = torch.tensor(row)
@@ -149,14 +184,17 @@ class HarnessLM(TemplateLM):
 
     @torch.no_grad()
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
-        """The greedy continuation of each context up to the first stop text, the end token or ``max_gen_toks``.
+        """The greedy continuation of each context up to the first stop text, the end token or
+        ``max_gen_toks``.
 
         Raises: UserError for a task that samples.
         """
         groups: dict[tuple[int, int], list[tuple[int, list[int], list[str]]]] = defaultdict(list)
         for i, request in enumerate(requests):
             context, until, count = self._generation(*request.args)
-            groups[len(context), count].append((i, context, until))  # equal lengths are read at once
+            groups[len(context), count].append(
+                (i, context, until)
+            )  # equal lengths are read at once
         answers = [""] * len(requests)
         with progress_bar("generate", len(requests), "texts") as bar:
             for (_, count), group in groups.items():
@@ -169,7 +207,9 @@ class HarnessLM(TemplateLM):
         return answers
 
     def _generation(self, text: str, options: dict[str, Any]) -> tuple[list[int], list[str], int]:
-        """Tokens of the context, cut on the left to leave room; the texts to stop at; how many tokens to generate."""
+        """Tokens of the context, cut on the left to leave room; the texts to stop at; how many
+        tokens to generate.
+        """
         until, count = generation(options, self.max_length)
         tokens = self.tok_encode(text)[-(self.max_length - count) :] or [self.prefix_token_id]
         return tokens, [*until, self.words.decode([self.eot_token_id])], count
@@ -183,25 +223,39 @@ class HarnessLM(TemplateLM):
                     continue
                 done[i] = token in self.words.ends
                 said[i] += [] if done[i] else [token]
-                text = self.words.decode(said[i])  # with its special tokens, at which a task may stop
+                text = self.words.decode(
+                    said[i]
+                )  # with its special tokens, at which a task may stop
                 done[i] |= any(stop in text for stop in until[i] if stop)
             if all(done):
                 break
         texts = (self.words.decode(tokens, special_tokens=False) for tokens in said)
-        return [postprocess_generated_text(t, stop=u, think_end_token=None) for t, u in zip(texts, until, strict=True)]
+        return [
+            postprocess_generated_text(t, stop=u, think_end_token=None)
+            for t, u in zip(texts, until, strict=True)
+        ]
 
 
 def generation(options: dict[str, Any], max_length: int) -> tuple[list[str], int]:
     """(texts to stop at, how many tokens to generate) of a task's ``generation_kwargs``.
 
-    Raises: UserError for a task that samples, or generates more than a context of ``max_length`` tokens holds.
+    Raises: UserError for a task that samples, or generates more than a context of ``max_length``
+    tokens holds.
     """
     plain: dict[str, Any] = dict(normalize_gen_kwargs(options, MOST_NEW_TOKENS))
     if plain.get("do_sample") or plain.get("temperature"):
-        raise UserError("This task samples, and we generate greedily.", got=options, allowed="do_sample: false",
-                        next="Leave the task out of --tasks.")  # fmt: skip
+        raise UserError(
+            "This task samples, and we generate greedily.",
+            got=options,
+            allowed="do_sample: false",
+            next="Leave the task out of --tasks.",
+        )
     count = int(plain["max_gen_toks"])
     if count >= max_length:
-        raise UserError("This task generates more than the model's context holds.", got=f"max_gen_toks {count}",
-                        allowed=f"below {max_length}", next="Leave the task out of --tasks.")  # fmt: skip
+        raise UserError(
+            "This task generates more than the model's context holds.",
+            got=f"max_gen_toks {count}",
+            allowed=f"below {max_length}",
+            next="Leave the task out of --tasks.",
+        )
     return list(plain["until"]), count

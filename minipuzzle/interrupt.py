@@ -1,5 +1,7 @@
-"""SIGTERM, as schedulers send it before they take a machine away, and Ctrl-C: what is in hand is saved, and the same
-command goes on from there. After SIGTERM the exit code is 0, after Ctrl-C 130."""
+"""SIGTERM, as schedulers send it before they take a machine away, and Ctrl-C: what is in hand is
+saved, and the same command goes on from there. After SIGTERM the exit code is 0, after Ctrl-C
+130.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
     from minipuzzle.ranks import Ranks
 
 GRACE_SECONDS = 20.0
-"""After SIGTERM, for the processes to meet at the end of a step; torchrun kills those that still live after 30."""
+"""After SIGTERM, for the processes to meet at the end of a step; torchrun kills those that still
+live after 30.
+"""
 SIGNALS: dict[int, str] = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
 GOES_ON = "the same command goes on from there"
 
@@ -28,7 +32,8 @@ class AtOnce(KeyboardInterrupt):
 class Interrupt:
     """``asked``: which signal has come, "" for none. ``agreed`` is set once all processes know.
 
-    Where something would be lost (``saving`` > 0) a signal is only noted, elsewhere it stops the command right there.
+    Where something would be lost (``saving`` > 0) a signal is only noted, elsewhere it stops the
+    command right there.
     """
 
     def __init__(self) -> None:
@@ -51,7 +56,9 @@ class Interrupt:
         """Take a signal."""
         name, again = SIGNALS[number], self.asked == "Ctrl-C"
         self.asked = name
-        if name == "Ctrl-C" and again and not _many():  # torchrun passes on what its processes have had already
+        if (
+            name == "Ctrl-C" and again and not _many()
+        ):  # torchrun passes on what its processes have had already
             raise AtOnce
         if not self.saving:
             self.check()
@@ -64,7 +71,8 @@ _now: Interrupt | None = None
 
 @contextmanager
 def stoppable() -> Iterator[Interrupt]:
-    """Around a whole command: SIGTERM and Ctrl-C stop it with a line, at once or after what ``interrupt`` protects.
+    """Around a whole command: SIGTERM and Ctrl-C stop it with a line, at once or after what
+    ``interrupt`` protects.
 
     Under torchrun the processes agree inside ``interrupt`` only, and die of a signal elsewhere.
     """
@@ -83,11 +91,13 @@ def legs(ranks: Ranks) -> AbstractContextManager[Interrupt]:
 
 @contextmanager
 def interrupt(ranks: Ranks) -> Iterator[Interrupt]:
-    """Notes SIGTERM and Ctrl-C instead of stopping, and stops at its end; who has a state to save looks at ``asked``.
+    """Notes SIGTERM and Ctrl-C instead of stopping, and stops at its end; who has a state to save
+    looks at ``asked``.
 
-    In a thread other than the main one signals cannot be had: nothing is noted. torchrun sends SIGTERM to the others when
-    a process dies. On CUDA they then wait in a collective for the dead one, where no Python runs, so a thread watches and
-    ends the process with the error that a person should see.
+    In a thread other than the main one signals cannot be had: nothing is noted. torchrun sends
+    SIGTERM to the others when a process dies. On CUDA they then wait in a collective for the dead
+    one, where no Python runs, so a thread watches and ends the process with the error that a person
+    should see.
     """
     if threading.current_thread() is not threading.main_thread():
         yield Interrupt()
@@ -114,7 +124,11 @@ def _noting(noted: Interrupt) -> Iterator[Interrupt]:
     global _now
     before = {number: signal.getsignal(number) for number in SIGNALS}
     # who started us may have switched a signal off (nohup, a shell's background jobs): so it stays
-    before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    before = {
+        number: handler
+        for number, handler in before.items()
+        if handler not in (signal.SIG_IGN, None)
+    }
     for number in before:
         signal.signal(number, noted.note)
     _now = noted
@@ -145,7 +159,9 @@ def _watched(noted: Interrupt, ranks: Ranks) -> Iterator[None]:
 
 
 def _watch(pipe: int, noted: Interrupt) -> None:
-    """Read the numbers of signals from ``pipe``, which the interpreter writes even while the main thread is in C code."""
+    """Read the numbers of signals from ``pipe``, which the interpreter writes even while the main
+    thread is in C code.
+    """
     while True:
         came = os.read(pipe, 1)
         if not came:
@@ -166,6 +182,8 @@ def _many() -> bool:
 
 
 def tell(text: str) -> None:
-    """A line on standard error from a signal's handler, where what Python has in its buffers must not be touched."""
+    """A line on standard error from a signal's handler, where what Python has in its buffers must
+    not be touched.
+    """
     if os.environ.get("RANK", "0") == "0":
         os.write(2, f"{text}\n".encode())

@@ -1,4 +1,6 @@
-"""One command at a time in a run directory: a lock of the kernel, which ends with the process that holds it. No torch."""
+"""One command at a time in a run directory: a lock of the kernel, which ends with the process that
+holds it. No torch.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,9 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 @dataclass
 class Held:
-    """A lock of this process. ``first``: taken just now, not within another of the same thread. ``missing``: why the file
-    system gave none, "" where it did."""
+    """A lock of this process. ``first``: taken just now, not within another of the same thread.
+    ``missing``: why the file system gave none, "" where it did.
+    """
 
     handle: int
     thread: int
@@ -40,10 +43,12 @@ _held: dict[Path, Held] = {}
 
 @contextmanager
 def hold(folder: Path) -> Iterator[Held]:
-    """Hold the lock of ``folder``, which is made where it is not there; within another ``hold`` of this thread, go on.
+    """Hold the lock of ``folder``, which is made where it is not there; within another ``hold`` of
+    this thread, go on.
 
     The file is gone afterwards, and the folder where it is new and nothing was written in it.
-    Raises: UserError where another process or thread holds it, or where nothing can be written there.
+    Raises: UserError where another process or thread holds it, or where nothing can be written
+    there.
     """
     path = folder.resolve()
     mine = _held.get(path)
@@ -63,7 +68,9 @@ def hold(folder: Path) -> Iterator[Held]:
     finally:
         del _held[path]
         with suppress(OSError):  # a full or vanished disk has been reported by who wrote
-            (path / LOCK).unlink(missing_ok=True)  # still held, so that nobody takes a file without a name
+            (path / LOCK).unlink(
+                missing_ok=True
+            )  # still held, so that nobody takes a file without a name
         os.close(held.handle)
         with suppress(OSError):  # not empty
             for place in made:
@@ -105,7 +112,12 @@ def _is_at(handle: int, path: Path) -> bool:
 def _about() -> dict[str, object]:
     now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     words = [Path(sys.argv[0]).name, *sys.argv[1:]]
-    return {"process": os.getpid(), "host": socket.gethostname(), "since": now, "command": shlex.join(words)}
+    return {
+        "process": os.getpid(),
+        "host": socket.gethostname(),
+        "since": now,
+        "command": shlex.join(words),
+    }
 
 
 def _holder(handle: int) -> str:
@@ -114,20 +126,27 @@ def _holder(handle: int) -> str:
         text = file.read()
     try:
         about = json.loads(text)
-        return f"process {about['process']} on {about['host']} since {about['since']}: {about['command']}"
+        return (
+            f"process {about['process']} on {about['host']} since {about['since']}:"
+            f" {about['command']}"
+        )
     except (ValueError, KeyError, TypeError):  # it has locked the file and not yet written
         return "another process"
 
 
 def _taken(folder: Path, holder: str) -> UserError:
     return UserError(
-        f"Another command is at work in the run directory {folder}.", got=holder, allowed="one command at a time",
+        f"Another command is at work in the run directory {folder}.",
+        got=holder,
+        allowed="one command at a time",
         next="Wait until it has ended, or name another run directory with --run.",
-    )  # fmt: skip
+    )
 
 
 def _forget() -> None:
-    """In a forked child: the lock is its parent's alone, and must not live on in the child when the parent has died."""
+    """In a forked child: the lock is its parent's alone, and must not live on in the child when the
+    parent has died.
+    """
     for held in _held.values():
         os.close(held.handle)
     _held.clear()

@@ -22,10 +22,14 @@ def free_gpu_bytes(device: torch.device) -> int:
 
 
 def available_bytes() -> int:
-    """CPU memory that this process may still take: what the machine has, or its control group where that allows less."""
+    """CPU memory that this process may still take: what the machine has, or its control group where
+    that allows less.
+    """
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        free = next(
+            int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")
+        )
     except (OSError, StopIteration):  # not Linux: all of the machine's memory
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for limit, used in _CGROUPS:

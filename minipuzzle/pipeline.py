@@ -1,4 +1,6 @@
-"""The order of the rooms. ``compress`` reads like the paper's figure (arXiv:2504.03624, MiniPuzzle)."""
+"""The order of the rooms. ``compress`` reads like the paper's figure (arXiv:2504.03624,
+MiniPuzzle).
+"""
 
 from __future__ import annotations
 
@@ -6,29 +8,32 @@ from pathlib import Path
 from typing import Any
 
 from minipuzzle.importance.stream import check_settings
+from minipuzzle.nas.plan import make_plan
+from minipuzzle.nas.timing import load_timing
 from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.recipe import Recipe
 from minipuzzle.report.page import build_report
 from minipuzzle.rundir import RunDir
-from minipuzzle.search.plan import make_plan
-from minipuzzle.search.timing import load_timing
-from minipuzzle.stages.checks import open_distill
-from minipuzzle.stages.distill import run_distill
-from minipuzzle.stages.evaluate import run_eval
-from minipuzzle.stages.job import Job
-from minipuzzle.stages.prune import run_prune
-from minipuzzle.stages.score import run_score
-from minipuzzle.stages.search import LATENCY, run_search
+from minipuzzle.runs.checks import open_distill
+from minipuzzle.runs.distill import run_distill
+from minipuzzle.runs.evaluate import run_eval
+from minipuzzle.runs.job import Job
+from minipuzzle.runs.prune import run_prune
+from minipuzzle.runs.score import run_score
+from minipuzzle.runs.search import LATENCY, run_search
 
 
 def compress(recipe: Recipe, run: Path) -> tuple[dict[str, Any], Path]:
-    """Score, search, prune, distil, evaluate, report; (the contents of eval.json, the report's path).
+    """Score, search, prune, distil, evaluate, report; (the contents of eval.json, the report's
+    path).
 
-    A stage whose inputs did not change is kept from the last time. Under torchrun all processes share the work of all stages
-    but pruning and the report, which the first one does.
+    A stage whose inputs did not change is kept from the last time. Under torchrun all processes
+    share the work of all stages but pruning and the report, which the first one does.
     """
     recipe.search.check_budget()
-    job = Job(RunDir(run), checkpoint=Path(recipe.checkpoint), data=recipe.data, device=recipe.device)
+    job = Job(
+        RunDir(run), checkpoint=Path(recipe.checkpoint), data=recipe.data, device=recipe.device
+    )
     with job.run.locked(), ranks(job.device) as group:
         _check(job, recipe, group)
         run_score(job, recipe.score)
@@ -40,7 +45,9 @@ def compress(recipe: Recipe, run: Path) -> tuple[dict[str, Any], Path]:
 
 
 def _check(job: Job, recipe: Recipe, group: Ranks) -> None:
-    """Open every text and setting before the first long stage. Raises: UserError for what a later one would stumble over."""
+    """Open every text and setting before the first long stage. Raises: UserError for what a later
+    one would stumble over.
+    """
     parent = job.parent.architecture
     group.first_then_all(lambda: job.text("calibration"))
     check_settings(recipe.score, parent)

@@ -1,7 +1,8 @@
 """Times of blocks, measured inside a running model, so that their sum is the model's time.
 
-Each block is timed between its neighbours, where caches and launches are as in use. Whole models are timed in the same
-rounds, so that their difference from the sums is the sums' fault and not the machine's drift.
+Each block is timed between its neighbours, where caches and launches are as in use. Whole models
+are timed in the same rounds, so that their difference from the sums is the sums' fault and not the
+machine's drift.
 """
 
 from __future__ import annotations
@@ -24,16 +25,25 @@ MEMORY_SHARE = 0.6
 
 
 def profile(
-    parent: Architecture, works: Sequence[Generation], machine: Machine, *, widths: int, phases: Sequence[Phase] = PHASES,
-    checked: Sequence[Architecture] = (), advance: Callable[[int], None] = lambda models: None,
-) -> LatencyTable:  # fmt: skip
-    """A table of every distinct block of ``parent`` at ``widths`` sizes from whole to an eighth, for each workload.
+    parent: Architecture,
+    works: Sequence[Generation],
+    machine: Machine,
+    *,
+    widths: int,
+    phases: Sequence[Phase] = PHASES,
+    checked: Sequence[Architecture] = (),
+    advance: Callable[[int], None] = lambda models: None,
+) -> LatencyTable:
+    """A table of every distinct block of ``parent`` at ``widths`` sizes from whole to an eighth,
+    for each workload.
 
-    Its meta has a row of ``additivity`` for each of the whole models ``checked`` (the parent first), workload and phase.
-    Raises: UserError for a workload that does not fit the device.
+    Its meta has a row of ``additivity`` for each of the whole models ``checked`` (the parent
+    first), workload and phase. Raises: UserError for a workload that does not fit the device.
     """
     chains = [chain(parent, rung / max(1, widths - 1), machine) for rung in range(widths)]
-    times = time_in_turns([*chains, *checked], works, machine, marked=widths, phases=phases, advance=advance)
+    times = time_in_turns(
+        [*chains, *checked], works, machine, marked=widths, phases=phases, advance=advance
+    )
     seen: dict[tuple[str, int, int, str], list[float]] = {}
     for architecture, phased in zip(chains, times, strict=False):
         for (work, phase), (before, *blocks, after) in phased.items():
@@ -45,33 +55,58 @@ def profile(
                 seen.setdefault((*key, text), []).append(statistics.fmean(values))
             seen.setdefault((*key, surroundings(parent)), []).append(before + after)
     meta: dict[str, Any] = {
-        "device": machine.name, "dtype": str(machine.dtype).removeprefix("torch."), "kernels": machine.kernels.reason,
-        "torch": torch.__version__, "date": datetime.date.today().isoformat(), "workloads": [str(w) for w in works],
-    }  # fmt: skip
-    table = LatencyTable(meta=meta, entries={key: statistics.median(values) for key, values in seen.items()})
+        "device": machine.name,
+        "dtype": str(machine.dtype).removeprefix("torch."),
+        "kernels": machine.kernels.reason,
+        "torch": torch.__version__,
+        "date": datetime.date.today().isoformat(),
+        "workloads": [str(w) for w in works],
+    }
+    table = LatencyTable(
+        meta=meta, entries={key: statistics.median(values) for key, values in seen.items()}
+    )
     meta["additivity"] = additivity(table, checked, times[widths:])
-    meta["worst_additivity_error"] = max((abs(row["error"]) for row in meta["additivity"]), default=None)
+    meta["worst_additivity_error"] = max(
+        (abs(row["error"]) for row in meta["additivity"]), default=None
+    )
     return table
 
 
-def additivity(table: LatencyTable, architectures: Sequence[Architecture],
-               times: Sequence[dict[tuple[Generation, Phase], list[float]]]) -> list[dict[str, Any]]:  # fmt: skip
-    """Sums of blocks against whole models, in ms and as speed-up over the first of them: a row for each architecture,
-    workload and phase."""
+def additivity(
+    table: LatencyTable,
+    architectures: Sequence[Architecture],
+    times: Sequence[dict[tuple[Generation, Phase], list[float]]],
+) -> list[dict[str, Any]]:
+    """Sums of blocks against whole models, in ms and as speed-up over the first of them: a row for
+    each architecture, workload and phase.
+    """
     rows = []
     for architecture, measured in zip(architectures, times, strict=True):
         for (work, phase), (took,) in measured.items():
-            predicted, first = (model_ms(table, a, phase, work) for a in (architecture, architectures[0]))
+            predicted, first = (
+                model_ms(table, a, phase, work) for a in (architecture, architectures[0])
+            )
             speedup, expected = times[0][work, phase][0] / took, first / predicted
-            rows.append({"pattern": architecture.pattern, "parameters": architecture.parameters, "phase": phase,
-                         "workload": str(work), "predicted_ms": predicted, "measured_ms": took,
-                         "error": predicted / took - 1, "predicted_speedup": expected, "measured_speedup": speedup,
-                         "speedup_error": expected / speedup - 1})  # fmt: skip
+            rows.append(
+                {
+                    "pattern": architecture.pattern,
+                    "parameters": architecture.parameters,
+                    "phase": phase,
+                    "workload": str(work),
+                    "predicted_ms": predicted,
+                    "measured_ms": took,
+                    "error": predicted / took - 1,
+                    "predicted_speedup": expected,
+                    "measured_speedup": speedup,
+                    "speedup_error": expected / speedup - 1,
+                }
+            )
     return rows
 
 
 def chain(parent: Architecture, shrink: float, machine: Machine) -> Architecture:
-    """The model to time blocks in: the parent with every axis ``shrink`` of the way down to an eighth.
+    """The model to time blocks in: the parent with every axis ``shrink`` of the way down to an
+    eighth.
 
     A parent too large for the device is stood for by one block of each shape.
     """
@@ -85,7 +120,9 @@ def _shrunk(block: Block, shrink: float) -> Block:
     keep = 1 - 0.875 * shrink
     if isinstance(block, FeedForward):
         step = 64 if block.intermediate >= 512 else 8
-        return replace(block, intermediate=max(step, round(block.intermediate * keep / step) * step))
+        return replace(
+            block, intermediate=max(step, round(block.intermediate * keep / step) * step)
+        )
     if isinstance(block, Mamba2):
         each = block.heads // block.groups
         return replace(block, heads=max(1, round(each * keep)) * block.groups)

@@ -1,4 +1,6 @@
-"""Progress bars on standard error: rate, time left and a note. Rooms only call back; this is where people look."""
+"""Progress bars on standard error: rate, time left and a note. Rooms only call back; this is where
+people look.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
@@ -15,7 +25,9 @@ console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
 
 
 class Bar:
-    """One bar. ``advance`` adds work done, ``update`` sets it; ``note`` shows a few words beside it."""
+    """One bar. ``advance`` adds work done, ``update`` sets it; ``note`` shows a few words beside
+    it.
+    """
 
     def __init__(self, progress: Progress, total: float, label: str) -> None:
         self._progress = progress
@@ -37,17 +49,31 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if not speed else f"{speed:,.0f} {self.unit}/s" if speed >= 10 else f"{speed:.2f} {self.unit}/s")
+        return Text(
+            ""
+            if not speed
+            else f"{speed:,.0f} {self.unit}/s"
+            if speed >= 10
+            else f"{speed:.2f} {self.unit}/s"
+        )
 
 
 @contextmanager
 def progress_bar(label: str, total: float, unit: str) -> Iterator[Bar]:
     """A bar that goes away when done; without a terminal only the label is printed, once."""
     columns = [
-        TextColumn("{task.description:<24}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), _Rate(unit),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-    ]  # fmt: skip
+        TextColumn("{task.description:<24}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        _Rate(unit),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    ]
     if not console.is_terminal:
         console.print(f"{label} ...", highlight=False)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
         yield Bar(progress, total, label)

@@ -1,4 +1,6 @@
-"""The processes of one torchrun; without torchrun, one. Sums, agreement, and what a process says when another has died."""
+"""The processes of one torchrun; without torchrun, one. Sums, agreement, and what a process says
+when another has died.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,17 @@ from minipuzzle.errors import UserError
 
 T = TypeVar("T")
 PATIENCE = timedelta(hours=2)
-"""For the others' part in what all do together: the first process may be pruning a large model. NCCL's own is ten minutes.
-A process that dies is noticed at once, by torchrun and by closed connections."""
+"""For the others' part in what all do together: the first process may be pruning a large model.
+NCCL's own is ten minutes. A process that dies is noticed at once, by torchrun and by closed
+connections.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """This process's number among ``world``, and what all of them do together. ``group`` None: torch's default group."""
+    """This process's number among ``world``, and what all of them do together. ``group`` None:
+    torch's default group.
+    """
 
     rank: int
     world: int
@@ -44,7 +50,9 @@ class Ranks:
         return tensor.cpu().numpy()
 
     def average(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Make each tensor, in place, the mean of all processes' ones; all of one dtype, on ``device``."""
+        """Make each tensor, in place, the mean of all processes' ones; all of one dtype, on
+        ``device``.
+        """
         if self.world == 1 or not tensors:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
@@ -62,7 +70,9 @@ class Ranks:
         return float(tensor.item())
 
     def together(self, work: Callable[[], T]) -> list[T]:
-        """What ``work`` gives in each process, by rank. Raises: UserError in all of them where it does in one."""
+        """What ``work`` gives in each process, by rank. Raises: UserError in all of them where it
+        does in one.
+        """
         if self.world == 1:
             return [work()]
         parts: tuple[str, str, str, str] | None = None
@@ -94,7 +104,9 @@ class Ranks:
         return said[0]
 
     def first_then_all(self, work: Callable[[], T]) -> T:
-        """``work``'s result; the first process does it alone, so that the others find on disk what it wrote."""
+        """``work``'s result; the first process does it alone, so that the others find on disk what
+        it wrote.
+        """
         if self.world == 1:
             return work()
         if self.rank == 0:
@@ -110,7 +122,9 @@ class Ranks:
         return work()
 
     def aside(self) -> Ranks:
-        """The same processes over a gloo group of their own, for a thread that works beside the main one."""
+        """The same processes over a gloo group of their own, for a thread that works beside the
+        main one.
+        """
         if self.world == 1:
             return self
         return replace(self, device=torch.device("cpu"), group=dist.new_group(backend="gloo"))
@@ -123,7 +137,8 @@ def alone(device: torch.device) -> Ranks:
 
 @contextmanager
 def ranks(device: torch.device) -> Iterator[Ranks]:
-    """The processes that torchrun started (WORLD_SIZE, RANK, LOCAL_RANK): NCCL on CUDA, gloo on a CPU.
+    """The processes that torchrun started (WORLD_SIZE, RANK, LOCAL_RANK): NCCL on CUDA, gloo on a
+    CPU.
 
     Raises: UserError where another process ends while this one waits for it.
     """
@@ -135,7 +150,9 @@ def ranks(device: torch.device) -> Iterator[Ranks]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     ours = not dist.is_initialized()
     if ours:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE
+        )
     try:
         yield Ranks(rank=dist.get_rank(), world=world, device=device)
     except RuntimeError as error:
@@ -147,14 +164,24 @@ def ranks(device: torch.device) -> Iterator[Ranks]:
             dist.destroy_process_group()
 
 
-_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "NCCL", "Timed out")
+_LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "gloo",
+    "NCCL",
+    "Timed out",
+)
 
 
 def lost_process(got: str) -> UserError:
     """What to say when another process of the run has ended or stopped answering."""
     return UserError(
-        "Another process of this run has ended or no longer answers.", got=got.strip().splitlines()[0][:200],
+        "Another process of this run has ended or no longer answers.",
+        got=got.strip().splitlines()[0][:200],
         allowed="all processes that torchrun started, until the command is done",
-        next="Look for that process's own error above (out of memory is common). The same command goes on from the "
-        "last saved state.",
-    )  # fmt: skip
+        next=(
+            "Look for that process's own error above (out of memory is common). The same command"
+            " goes on from the last saved state."
+        ),
+    )

@@ -1,4 +1,6 @@
-"""Recipes read from YAML, strictly: unknown keys are errors that name the nearest known one. No torch."""
+"""Recipes read from YAML, strictly: unknown keys are errors that name the nearest known one. No
+torch.
+"""
 
 from __future__ import annotations
 
@@ -19,32 +21,51 @@ LARGEST = 10**300
 """Of whole numbers that are read where any number is asked for: larger ones are no floats."""
 RENAMED = {"checkpoint_seconds": "save_every"}
 NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
-"""Numbers that are words to PyYAML, which follows YAML 1.1: 5e-4 and 1.5e6 (to it only 5.0e-4 and 1.5e+6 are numbers)."""
+"""Numbers that are words to PyYAML, which follows YAML 1.1: 5e-4 and 1.5e6 (to it only 5.0e-4 and
+1.5e+6 are numbers).
+"""
 
 
 def load_recipe(path: Path, kind: type[T]) -> T:
-    """The recipe in a YAML file. Raises: UserError for a missing file, bad YAML, an unknown key or a wrong type."""
+    """The recipe in a YAML file. Raises: UserError for a missing file, bad YAML, an unknown key or
+    a wrong type.
+    """
     import yaml
 
     if not path.is_file():
-        shipped = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none in that folder"
-        raise UserError("There is no such recipe.", got=path, allowed=f"a YAML file ({shipped})", next="Check the path.")
+        shipped = (
+            ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none in that folder"
+        )
+        raise UserError(
+            "There is no such recipe.",
+            got=path,
+            allowed=f"a YAML file ({shipped})",
+            next="Check the path.",
+        )
     again = "Mend the line it names."
     text = read_text(path, next="Name a recipe, or write it anew.")
     try:
         values = yaml.safe_load(text)
     except RecursionError as error:
-        raise UserError(f"{path} is nested too deeply.", got=error, allowed="YAML of a few levels", next=again) from error
+        raise UserError(
+            f"{path} is nested too deeply.", got=error, allowed="YAML of a few levels", next=again
+        ) from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: no date, or thousands of digits
         raise UserError(f"{path} is not YAML.", got=error, allowed="YAML", next=again) from error
     return build(kind, values if values is not None else {}, str(path.name))
 
 
 def build(kind: type[T], values: Any, where: str) -> T:
-    """``kind`` made from nested dictionaries, strictly: every key known, every value of the field's type."""
+    """``kind`` made from nested dictionaries, strictly: every key known, every value of the field's
+    type.
+    """
     if not isinstance(values, dict):
-        raise UserError(f"{where} should hold keys and values.", got=reprlib.repr(values), allowed="a mapping",
-                        next="Write it as key: value lines.")  # fmt: skip
+        raise UserError(
+            f"{where} should hold keys and values.",
+            got=reprlib.repr(values),
+            allowed="a mapping",
+            next="Write it as key: value lines.",
+        )
     hints = typing.get_type_hints(kind)
     known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
     for key in values:
@@ -53,13 +74,23 @@ def build(kind: type[T], values: Any, where: str) -> T:
             shown = key if isinstance(key, str) else reprlib.repr(key)
             close = difflib.get_close_matches(shown, known, n=1, cutoff=0.0)
             near = RENAMED.get(shown, close[0])
-            raise UserError(f"{where}: unknown key {shown!r}.", got=shown, allowed=", ".join(known),
-                            next=f"Did you mean {near!r}?")  # fmt: skip
+            raise UserError(
+                f"{where}: unknown key {shown!r}.",
+                got=shown,
+                allowed=", ".join(known),
+                next=f"Did you mean {near!r}?",
+            )
     try:
-        return kind(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in values.items()})
+        return kind(
+            **{key: _convert(hints[key], value, f"{where}: {key}") for key, value in values.items()}
+        )
     except TypeError as error:
-        raise UserError(f"{where} is incomplete.", got=error, allowed=", ".join(known),
-                        next="Add the missing key.") from error  # fmt: skip
+        raise UserError(
+            f"{where} is incomplete.",
+            got=error,
+            allowed=", ".join(known),
+            next="Add the missing key.",
+        ) from error
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -70,9 +101,14 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return build(hint, value, where)  # type: ignore[arg-type]
     if origin is tuple:
         each = typing.get_args(hint)[0]
-        return tuple(_convert(each, v, where) for v in (value if isinstance(value, list) else [value]))
+        return tuple(
+            _convert(each, v, where) for v in (value if isinstance(value, list) else [value])
+        )
     if origin is Literal:
-        good, allowed = value in typing.get_args(hint), " or ".join(map(repr, typing.get_args(hint)))
+        good, allowed = (
+            value in typing.get_args(hint),
+            " or ".join(map(repr, typing.get_args(hint))),
+        )
     elif hint is float:
         good, allowed = isinstance(value, int | float) and not isinstance(value, bool), "a number"
         good = good and not (isinstance(value, int) and abs(value) > LARGEST)
@@ -85,8 +121,12 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         good = isinstance(value, plain) and not (hint is int and isinstance(value, bool))
         allowed = getattr(plain, "__name__", str(plain))
     if isinstance(hint, types.UnionType) or not good:
-        raise UserError(f"{where} has a value of the wrong kind.", got=reprlib.repr(value), allowed=allowed,
-                        next="Change the value.")  # fmt: skip
+        raise UserError(
+            f"{where} has a value of the wrong kind.",
+            got=reprlib.repr(value),
+            allowed=allowed,
+            next="Change the value.",
+        )
     if origin is dict:
         return {key: _number(each) for key, each in value.items()}
     return float(value) if hint is float else value

@@ -49,7 +49,9 @@ def load_run(path: Path) -> dict[str, Any]:
 
 
 def load_commands(path: Path) -> list[dict[str, Any]]:
-    """The rows of commands.json, none where it is not there. Raises: UserError where it is damaged."""
+    """The rows of commands.json, none where it is not there. Raises: UserError where it is
+    damaged.
+    """
     if not path.exists():
         return []
     again = "Delete it: only the report's list of commands is lost."
@@ -62,14 +64,19 @@ def load_commands(path: Path) -> list[dict[str, Any]]:
 
 
 def load_search(path: Path) -> dict[str, Any]:
-    """search.json. Raises: UserError where it is missing, damaged, of another schema or contradicts itself."""
+    """search.json. Raises: UserError where it is missing, damaged, of another schema or contradicts
+    itself.
+    """
     again = "Run minipuzzle search again; delete the file first if it is kept."
     found = _load(path, SearchFile, SEARCH_SCHEMA, again)
     blocks = len(found["parent"]["pattern"])
     known = {row["name"] for row in found["candidates"]} & set(found["selections"])
     faults = [f"{name!r} in top is no candidate" for name in found["top"] if name not in known]
-    faults += [f"{name!r} selects {len(selection['blocks'])} of {blocks} blocks"
-               for name, selection in found["selections"].items() if len(selection["blocks"]) != blocks]  # fmt: skip
+    faults += [
+        f"{name!r} selects {len(selection['blocks'])} of {blocks} blocks"
+        for name, selection in found["selections"].items()
+        if len(selection["blocks"]) != blocks
+    ]
     faults += [
         f"{row['name']!r} has a strip of another length"
         for row in found["candidates"]
@@ -86,13 +93,17 @@ def load_search(path: Path) -> dict[str, Any]:
 
 
 def named_candidate(search: dict[str, Any], name: str) -> dict[str, Any]:
-    """The row of a candidate of search.json. Raises: UserError where it is none of its selections."""
+    """The row of a candidate of search.json. Raises: UserError where it is none of its
+    selections.
+    """
     row = next((row for row in search["candidates"] if row["name"] == name), None)
     if row is None or name not in search["selections"]:
         raise UserError(
-            "The search does not know this candidate.", got=name, allowed=", ".join(search["selections"]),
+            "The search does not know this candidate.",
+            got=name,
+            allowed=", ".join(search["selections"]),
             next="Run minipuzzle distill again: search.json is not the one that it went by.",
-        )  # fmt: skip
+        )
     return row
 
 
@@ -105,12 +116,16 @@ def load_partial_search(path: Path) -> dict[str, Any]:
 
 def load_partial_prune(path: Path) -> dict[str, Any]:
     """prune.partial.json. Raises: UserError where it is damaged."""
-    return _load(path, PartialPrune, PARTIAL_PRUNE_SCHEMA, "Delete it: prune cuts its candidates again.")
+    return _load(
+        path, PartialPrune, PARTIAL_PRUNE_SCHEMA, "Delete it: prune cuts its candidates again."
+    )
 
 
 def load_training(path: Path) -> dict[str, Any]:
     """identity.json of a folder of training states. Raises: UserError where it is damaged."""
-    again = "Move that folder away: its states are of no known training; the command then starts anew."
+    again = (
+        "Move that folder away: its states are of no known training; the command then starts anew."
+    )
     return _load(path, TrainingFile, TRAINING_SCHEMA, again)
 
 
@@ -127,13 +142,19 @@ def load_eval(path: Path) -> dict[str, Any]:
     found = _load(path, EvalFile, EVAL_SCHEMA, again)
     of = [set(row.get("domains", {})) for row in found["rows"]]
     if any(names != of[0] for names in of):
-        raise UserError(f"{path} contradicts itself.", got="rows of different domains", allowed="what minipuzzle eval wrote",
-                        next=again)  # fmt: skip
+        raise UserError(
+            f"{path} contradicts itself.",
+            got="rows of different domains",
+            allowed="what minipuzzle eval wrote",
+            next=again,
+        )
     return found
 
 
 def load_log(path: Path) -> list[dict[str, float]]:
-    """The rows of a training's log.csv, cells that are empty left out. Raises: UserError where it is damaged."""
+    """The rows of a training's log.csv, cells that are empty left out. Raises: UserError where it
+    is damaged.
+    """
     again = "Delete it: only the curve of that training is lost."
     try:
         rows = [
@@ -141,9 +162,16 @@ def load_log(path: Path) -> list[dict[str, float]]:
             for row in csv.DictReader(io.StringIO(read_text(path, next=again)))
         ]
     except (csv.Error, ValueError, TypeError, AttributeError) as error:  # cells beyond the header
-        raise UserError(f"{path} is no training log.", got=error, allowed="numbers under a header", next=again) from error
+        raise UserError(
+            f"{path} is no training log.", got=error, allowed="numbers under a header", next=again
+        ) from error
     if any("tokens" not in row or "loss" not in row for row in rows):
-        raise UserError(f"{path} is no training log.", got="a row without tokens or loss", allowed="both", next=again)
+        raise UserError(
+            f"{path} is no training log.",
+            got="a row without tokens or loss",
+            allowed="both",
+            next=again,
+        )
     return rows
 
 
@@ -153,9 +181,15 @@ def load_tasks(path: Path) -> dict[str, Any]:
 
 
 def check_measured(value: Any, shape: Any) -> Any:
-    """What is about to be written, where its loader will read it. Raises: UserError for numbers that are not finite."""
-    require(json.loads(json.dumps(value, default=plain_json)), shape, what="What was measured",
-            next="Check the model: its weights give numbers that are not finite.")  # fmt: skip
+    """What is about to be written, where its loader will read it. Raises: UserError for numbers
+    that are not finite.
+    """
+    require(
+        json.loads(json.dumps(value, default=plain_json)),
+        shape,
+        what="What was measured",
+        next="Check the model: its weights give numbers that are not finite.",
+    )
     return value
 
 

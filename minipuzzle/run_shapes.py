@@ -19,10 +19,17 @@ Indices = Annotated[list[int], Must(_ascends, "ascending indices from 0")]
 Pattern = Annotated[
     str, Must(lambda text: text != "" and set(text) <= set("M-*"), "the letters M, - and *")
 ]
-Time = Annotated[str, Must(re.compile(r"(prefill|decode|total) ms @b\d{1,18},p\d{1,18},o\d{1,18}").fullmatch,
-                           "a phase and a workload, as decode ms @b1,p8192,o1024")]  # fmt: skip
+Time = Annotated[
+    str,
+    Must(
+        re.compile(r"(prefill|decode|total) ms @b\d{1,18},p\d{1,18},o\d{1,18}").fullmatch,
+        "a phase and a workload, as decode ms @b1,p8192,o1024",
+    ),
+]
 Measured = Annotated[Any, Must(lambda value: type(value) in (int, float), "a number")]
-"""A loss in run.json may be no number where a training broke down, and its run is to be read all the same."""
+"""A loss in run.json may be no number where a training broke down, and its run is to be read all
+the same.
+"""
 Strip = Annotated[
     str, Must(lambda text: text != "" and set(text) <= set("M-*."), "the letters M, -, * and .")
 ]
@@ -167,14 +174,18 @@ class PartialSearch(TypedDict):
 
 
 class PartialPrune(TypedDict):
-    """prune.partial.json: the candidates that a prune that was stopped had cut, and how far their logits are off."""
+    """prune.partial.json: the candidates that a prune that was stopped had cut, and how far their
+    logits are off.
+    """
 
     key: str
     errors: dict[Name, float]
 
 
 class TrainingFile(TypedDict):
-    """identity.json of a folder of training states: whose they are. ``replaced``: an older result was set aside."""
+    """identity.json of a folder of training states: whose they are. ``replaced``: an older result
+    was set aside.
+    """
 
     identity: str
     key: str

@@ -1,4 +1,6 @@
-"""The run directory: which checkpoint it is about, and which stages are done with which inputs. No torch."""
+"""The run directory: which checkpoint it is about, and which stages are done with which inputs. No
+torch.
+"""
 
 from __future__ import annotations
 
@@ -49,10 +51,15 @@ class RunDir:
         with hold(self.path) as lock:
             if lock.missing:
                 if lock.first:
-                    _say(f"{self.path}: its file system has no locks ({lock.missing}), so that nothing keeps a second "
-                         "command out: start only one at a time")  # fmt: skip
+                    _say(
+                        f"{self.path}: its file system has no locks ({lock.missing}), so that"
+                        " nothing keeps a second command out: start only one at a time"
+                    )
             elif lock.first and (freed := sweep_run(self.path)) >= WORTH_SAYING:
-                _say(f"{self.path}: removed {freed / 1e9:,.1f} GB that a killed command had left half written")
+                _say(
+                    f"{self.path}: removed {freed / 1e9:,.1f} GB that a killed command had left"
+                    " half written"
+                )
             self._read()
             yield
 
@@ -62,7 +69,9 @@ class RunDir:
         return None if self.state["parent"] is None else Path(self.state["parent"]["path"])
 
     def set_parent(self, path: Path, fingerprint: str) -> None:
-        """Say which checkpoint this run is about. Raises: UserError where it is about another one already."""
+        """Say which checkpoint this run is about. Raises: UserError where it is about another one
+        already.
+        """
         found = {"path": str(path.resolve()), "fingerprint": fingerprint}
         if self.state["parent"] == found:
             return
@@ -78,9 +87,10 @@ class RunDir:
             why = ": this one's weights or config.json were changed since" if same else ""
             raise UserError(
                 f"The run directory {self.path} belongs to another checkpoint{why}.",
-                got=f"{path} (fingerprint {fingerprint})", allowed=f"{known['path']} (fingerprint {known['fingerprint']})",
+                got=f"{path} (fingerprint {fingerprint})",
+                allowed=f"{known['path']} (fingerprint {known['fingerprint']})",
                 next="Name another run directory with --run, or delete this one.",
-            )  # fmt: skip
+            )
 
     def is_done(self, stage: str, key: str) -> bool:
         """Whether a stage finished with exactly these inputs."""
@@ -90,9 +100,11 @@ class RunDir:
         """The inputs' hash a stage finished with. Raises: UserError where it has not run."""
         if stage not in self.state["stages"]:
             raise UserError(
-                f"The stage {stage!r} has not run in {self.path}.", got=", ".join(self.state["stages"]) or "no stage yet",
-                allowed="score, then search, then distill, in one run directory", next=f"Run minipuzzle {stage} first.",
-            )  # fmt: skip
+                f"The stage {stage!r} has not run in {self.path}.",
+                got=", ".join(self.state["stages"]) or "no stage yet",
+                allowed="score, then search, then distill, in one run directory",
+                next=f"Run minipuzzle {stage} first.",
+            )
         return str(self.state["stages"][stage]["key"])
 
     def mark(self, stage: str, key: str, **facts: Any) -> None:
@@ -103,7 +115,9 @@ class RunDir:
             self._save()
 
     def unmark(self, stage: str) -> None:
-        """What a stage made is about to be replaced: killed halfway, it must not pass for what was marked."""
+        """What a stage made is about to be replaced: killed halfway, it must not pass for what was
+        marked.
+        """
         with self.locked():
             if self.state["stages"].pop(stage, None) is not None:
                 self._save()
@@ -121,7 +135,10 @@ class RunDir:
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         with self.locked():
             shown = command.encode(errors="backslashreplace").decode()  # names need not be UTF-8
-            rows = [*load_commands(file), {"command": shown, "seconds": round(seconds, 1), "date": now}]
+            rows = [
+                *load_commands(file),
+                {"command": shown, "seconds": round(seconds, 1), "date": now},
+            ]
             write_json(file, {"schema": COMMANDS_SCHEMA, "commands": rows})
 
     def _read(self) -> None:

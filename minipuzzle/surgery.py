@@ -1,7 +1,8 @@
-"""Room 6: a selection of a parent's blocks, heads and channels becomes a checkpoint, and the plan equals the file.
+"""Room 6: a selection of a parent's blocks, heads and channels becomes a checkpoint, and the plan
+equals the file.
 
-Every cut is checked: the file's parameters and bytes are the plan's, each axis that was to shrink did, and the saved
-model's logits are those of the parent under masks.
+Every cut is checked: the file's parameters and bytes are the plan's, each axis that was to shrink
+did, and the saved model's logits are those of the parent under masks.
 """
 
 from __future__ import annotations
@@ -20,16 +21,19 @@ from minipuzzle.model.masks import block_masks, mask
 from minipuzzle.model.prefetch import BlockReader, embed_into
 
 TOLERANCE = 1e-4
-"""Largest difference of masked and sliced FP32 logits, relative to the largest logit: sums run in another order."""
+"""Largest difference of masked and sliced FP32 logits, relative to the largest logit: sums run in
+another order.
+"""
 HEAD_NUMBERS = 1 << 24
 """Of each head in FP32 at a time."""
 
 
 def cut(parent: Checkpoint, selection: Selection, target: Path) -> Checkpoint:
-    """Write the student that ``selection`` leaves of ``parent`` to ``target`` and return it, opened and counted.
+    """Write the student that ``selection`` leaves of ``parent`` to ``target`` and return it, opened
+    and counted.
 
-    Raises: UserError where the selection is illegal, the family has no way to write it, or the file does not hold exactly
-    what was planned.
+    Raises: UserError where the selection is illegal, the family has no way to write it, or the file
+    does not hold exactly what was planned.
     """
     student = selection.student(parent.architecture)
     student.rules.check(parent.architecture.blocks, selection.kept_blocks, student.blocks)
@@ -47,32 +51,62 @@ def cut(parent: Checkpoint, selection: Selection, target: Path) -> Checkpoint:
         return tensor.contiguous()
 
     config = parent.family.config(student, parent.config)
-    write_checkpoint(target, student, sliced, source=parent, config=config, extra=parent.family.extra_files(student))
+    write_checkpoint(
+        target,
+        student,
+        sliced,
+        source=parent,
+        config=config,
+        extra=parent.family.extra_files(student),
+    )
     saved = Checkpoint.open(target)
     _same("parameters", saved.parameters, student.parameters, target)
     _same("bytes of tensors", saved.bytes, planned_bytes, target)
     if saved.architecture != student:
-        _same("architecture", saved.architecture.pattern, student.pattern + " with the planned sizes", target)
+        _same(
+            "architecture",
+            saved.architecture.pattern,
+            student.pattern + " with the planned sizes",
+            target,
+        )
     _shrank(parent.architecture, saved.architecture, selection, target)
     return saved
 
 
 @torch.no_grad()
 def verify_logits(
-    parent: Checkpoint, saved: Checkpoint, selection: Selection, tokens: NDArray[np.integer], device: torch.device
-) -> float:  # fmt: skip
-    """The largest difference between the masked parent's and the saved model's logits, relative to the largest.
+    parent: Checkpoint,
+    saved: Checkpoint,
+    selection: Selection,
+    tokens: NDArray[np.integer],
+    device: torch.device,
+) -> float:
+    """The largest difference between the masked parent's and the saved model's logits, relative to
+    the largest.
 
-    ``tokens`` [b, s]. Both are read from disk and run in FP32 side by side, a block of each at a time and the heads in
-    pieces, so a model of any size is checked whole. Raises: UserError above TOLERANCE.
+    ``tokens`` [b, s]. Both are read from disk and run in FP32 side by side, a block of each at a
+    time and the heads in pieces, so a model of any size is checked whole. Raises: UserError above
+    TOLERANCE.
     """
-    parent_reader, reader = (BlockReader(c, device=device, dtype=torch.float32, exact=True) for c in (parent, saved))
-    kept = None if selection.hidden is None else mask(parent.architecture.hidden, selection.hidden, device)
-    masked, sliced = (torch.empty(*tokens.shape, c.architecture.hidden, device=device) for c in (parent, saved))
+    parent_reader, reader = (
+        BlockReader(c, device=device, dtype=torch.float32, exact=True) for c in (parent, saved)
+    )
+    kept = (
+        None
+        if selection.hidden is None
+        else mask(parent.architecture.hidden, selection.hidden, device)
+    )
+    masked, sliced = (
+        torch.empty(*tokens.shape, c.architecture.hidden, device=device) for c in (parent, saved)
+    )
     embed_into(masked, parent, tokens)
     embed_into(sliced, saved, tokens)
     masked = masked if kept is None else masked * kept
-    pairs = zip(parent_reader.blocks(selection.kept_blocks), reader.blocks(range(len(selection.kept_blocks))), strict=True)
+    pairs = zip(
+        parent_reader.blocks(selection.kept_blocks),
+        reader.blocks(range(len(selection.kept_blocks))),
+        strict=True,
+    )
     for (index, block), (_, small) in pairs:
         block.kept = block_masks(parent.architecture.blocks[index], selection, index, device)
         block.norm.kept = kept
@@ -82,33 +116,46 @@ def verify_logits(
     error = _apart(parent, norm(masked), saved, reader.final_norm()(sliced))
     if not error <= TOLERANCE:
         raise UserError(
-            "The pruned checkpoint does not compute what was planned.", got=f"relative logit difference {error:.2e}",
-            allowed=f"at most {TOLERANCE:.0e}", next="This is a fault of minipuzzle: report it with the run directory.",
-        )  # fmt: skip
+            "The pruned checkpoint does not compute what was planned.",
+            got=f"relative logit difference {error:.2e}",
+            allowed=f"at most {TOLERANCE:.0e}",
+            next="This is a fault of minipuzzle: report it with the run directory.",
+        )
     return error
 
 
 def _apart(parent: Checkpoint, masked: Tensor, saved: Checkpoint, sliced: Tensor) -> float:
-    """The largest difference of two models' logits, from what their heads get, relative to the largest of the first's."""
+    """The largest difference of two models' logits, from what their heads get, relative to the
+    largest of the first's.
+    """
     largest = apart = torch.zeros((), device=masked.device)
     vocabulary = parent.architecture.vocab_size
     rows = max(1, HEAD_NUMBERS // parent.architecture.hidden)
     for start in range(0, vocabulary, rows):
         stop = min(start + rows, vocabulary)
         want, got = (_logits(c, h, start, stop) for c, h in ((parent, masked), (saved, sliced)))
-        largest, apart = torch.maximum(largest, want.abs().max()), torch.maximum(apart, (want - got).abs().max())
+        largest, apart = (
+            torch.maximum(largest, want.abs().max()),
+            torch.maximum(apart, (want - got).abs().max()),
+        )
     return float(apart / largest)
 
 
 def _logits(checkpoint: Checkpoint, hidden: Tensor, start: int, stop: int) -> Tensor:
     """Those of the words start..stop - 1."""
     head = torch.empty(stop - start, hidden.shape[-1], device=hidden.device)
-    checkpoint.read_into("embeddings.weight" if checkpoint.architecture.tied_head else "head.weight", head, start)
+    checkpoint.read_into(
+        "embeddings.weight" if checkpoint.architecture.tied_head else "head.weight", head, start
+    )
     return hidden @ head.t()
 
 
-def _sources(parent: Architecture, student: Architecture, selection: Selection) -> dict[str, tuple[str, list]]:
-    """For each tensor of the student: the parent's tensor and, by dimension, the indices to keep."""
+def _sources(
+    parent: Architecture, student: Architecture, selection: Selection
+) -> dict[str, tuple[str, list]]:
+    """For each tensor of the student: the parent's tensor and, by dimension, the indices to
+    keep.
+    """
     position = selection.kept_blocks
     top = {} if selection.hidden is None else {"hidden": selection.hidden}
     by_name = {tensor.name: tensor for tensor in parent.tensors()}
@@ -124,7 +171,9 @@ def _sources(parent: Architecture, student: Architecture, selection: Selection) 
     return result
 
 
-def _shrank(parent: Architecture, student: Architecture, selection: Selection, target: Path) -> None:
+def _shrank(
+    parent: Architecture, student: Architecture, selection: Selection, target: Path
+) -> None:
     for new, old in enumerate(selection.kept_blocks):
         for axis, kept in selection.axes(old).items():
             before, after = parent.blocks[old].sizes[axis], student.blocks[new].sizes[axis]
@@ -135,6 +184,8 @@ def _shrank(parent: Architecture, student: Architecture, selection: Selection, t
 def _same(what: str, got: object, planned: object, target: Path) -> None:
     if got != planned:
         raise UserError(
-            f"The file in {target} is not what was planned: {what}.", got=got, allowed=planned,
+            f"The file in {target} is not what was planned: {what}.",
+            got=got,
+            allowed=planned,
             next="This is a fault of minipuzzle: report it with the run directory.",
-        )  # fmt: skip
+        )

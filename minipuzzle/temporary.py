@@ -1,6 +1,8 @@
-"""Names of what is being written, from which anyone can tell whether the process that writes it still lives. No torch.
+"""Names of what is being written, from which anyone can tell whether the process that writes it
+still lives. No torch.
 
-What a killed process left half written would otherwise stay for ever, hidden and as large as a checkpoint.
+What a killed process left half written would otherwise stay for ever, hidden and as large as a
+checkpoint.
 """
 
 from __future__ import annotations
@@ -19,37 +21,50 @@ from pathlib import Path
 WRITING, REPLACED = ".writing", ".replaced"
 """How names end: of something new, and of the old one that gives way to it."""
 QUIET_SECONDS = 3600.0
-"""Of a process on another machine nothing is known: what it has not touched for so long is taken for left behind."""
+"""Of a process on another machine nothing is known: what it has not touched for so long is taken
+for left behind.
+"""
 DEPTH = 4
 """Folders below a run directory in which something is written: run/distill/<leg>/state/."""
 OURS = re.compile(
     r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-(?P<start>\d+)-[0-9a-f]{8}(?P<end>\.writing|\.replaced)"
 )
 NUMBERED = re.compile(r"\.\d+\.writing")
-"""A training state or a scoring's: only its own run writes it, so who holds the run directory knows that it is dead."""
+"""A training state or a scoring's: only its own run writes it, so who holds the run directory knows
+that it is dead.
+"""
 
 
 def temporary_beside(path: Path, end: str = WRITING) -> Path:
-    """A fresh hidden name in the folder of ``path``, with this process in it; what dead ones left there for ``path`` goes.
+    """A fresh hidden name in the folder of ``path``, with this process in it; what dead ones left
+    there for ``path`` goes.
 
     Raises: OSError where the folder cannot be read.
     """
     sweep_beside(path)
     pid = os.getpid()
-    return path.with_name(f".{path.name}.{_machine()}-{pid}-{_started(pid) or 0}-{secrets.token_hex(4)}{end}")
+    return path.with_name(
+        f".{path.name}.{_machine()}-{pid}-{_started(pid) or 0}-{secrets.token_hex(4)}{end}"
+    )
 
 
 def sweep_beside(path: Path) -> int:
     """Remove what dead processes left of writing ``path``; the bytes that were freed."""
     if not path.parent.is_dir():
         return 0
-    names = [entry.name for entry in os.scandir(path.parent) if entry.name.startswith(f".{path.name}.")]
-    found = [match for name in names if (match := OURS.fullmatch(name)) and match["name"] == path.name]
+    names = [
+        entry.name for entry in os.scandir(path.parent) if entry.name.startswith(f".{path.name}.")
+    ]
+    found = [
+        match for name in names if (match := OURS.fullmatch(name)) and match["name"] == path.name
+    ]
     return sum(_clear(path.parent, match) for match in found)
 
 
 def sweep_run(folder: Path) -> int:
-    """Remove what dead processes left anywhere in a run directory that this process holds; the bytes that were freed."""
+    """Remove what dead processes left anywhere in a run directory that this process holds; the
+    bytes that were freed.
+    """
     freed = 0
     for place, folders, files in os.walk(folder):
         here = Path(place)
@@ -65,7 +80,9 @@ def sweep_run(folder: Path) -> int:
 
 def _clear(folder: Path, match: re.Match[str]) -> int:
     left, path = folder / match[0], folder / match["name"]
-    with suppress(FileNotFoundError, PermissionError):  # somebody else sweeps it too, or it is another user's
+    with suppress(
+        FileNotFoundError, PermissionError
+    ):  # somebody else sweeps it too, or it is another user's
         if _lives(match, left):
             return 0
         if match["end"] == REPLACED and not path.exists():
@@ -104,7 +121,13 @@ def _started(pid: int) -> str | None:
 
 @cache
 def _machine() -> str:
-    """Processes with the same one see each other's numbers: a boot of a machine and, there, a container."""
+    """Processes with the same one see each other's numbers: a boot of a machine and, there, a
+    container.
+    """
     boot, space = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
-    known = [socket.gethostname(), boot.read_text() if boot.exists() else "", str(space.readlink()) if space.exists() else ""]
+    known = [
+        socket.gethostname(),
+        boot.read_text() if boot.exists() else "",
+        str(space.readlink()) if space.exists() else "",
+    ]
     return sha256(" ".join(known).encode()).hexdigest()[:8]

@@ -1,7 +1,8 @@
 """A clock for models: steps of prefill and decoding timed on a device that others may share.
 
-Every model has a short turn in each of many rounds, so that what drifts (clock speed, other tenants' share of cache and
-memory) meets all alike; the median over the rounds counts. A model of random weights serves: speed does not depend on them.
+Every model has a short turn in each of many rounds, so that what drifts (clock speed, other
+tenants' share of cache and memory) meets all alike; the median over the rounds counts. A model of
+random weights serves: speed does not depend on them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from minipuzzle.model.cache import Cache
 PHASES: tuple[Phase, ...] = ("prefill", "decode")
 ROUNDS = {"cuda": 1, "cpu": 40}
 SECONDS = {"cuda": 0.5, "cpu": 0.05}
-"""Of a turn. A shared CPU's speed changes within 50 ms: a decoding step's time and that of the tenth after it correlate."""
+"""Of a turn. A shared CPU's speed changes within 50 ms: a decoding step's time and that of the
+tenth after it correlate.
+"""
 LEAST_STEPS = {"cuda": 6, "cpu": 2}
 MOST_STEPS = 60
 WARM_UP = {"cuda": 3, "cpu": 0}
@@ -40,7 +43,9 @@ KEPT_BYTES = 32 * 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where and how to measure: device, dtype of weights and activations, kernels; rounds (0: what the device needs)."""
+    """Where and how to measure: device, dtype of weights and activations, kernels; rounds (0: what
+    the device needs).
+    """
 
     device: torch.device
     dtype: torch.dtype
@@ -52,7 +57,9 @@ class Machine:
         """The device's name, with the threads that a CPU may use."""
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
-        return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
+        return (
+            f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
+        )
 
     @property
     def turns(self) -> int:
@@ -61,17 +68,24 @@ class Machine:
 
     def model(self, architecture: Architecture) -> HybridLM:
         """A model of random weights."""
-        return HybridLM(architecture, device=self.device, dtype=self.dtype, kernels=self.kernels).eval()
+        return HybridLM(
+            architecture, device=self.device, dtype=self.dtype, kernels=self.kernels
+        ).eval()
 
 
 def time_in_turns(
-    architectures: Sequence[Architecture], works: Sequence[Generation], machine: Machine, *, marked: int = 0,
-    phases: Sequence[Phase] = PHASES, advance: Callable[[int], None] = lambda models: None,
-) -> list[dict[tuple[Generation, Phase], list[float]]]:  # fmt: skip
+    architectures: Sequence[Architecture],
+    works: Sequence[Generation],
+    machine: Machine,
+    *,
+    marked: int = 0,
+    phases: Sequence[Phase] = PHASES,
+    advance: Callable[[int], None] = lambda models: None,
+) -> list[dict[tuple[Generation, Phase], list[float]]]:
     """Median ms of a prefill and of a decoding step (where the workload has output) of each model.
 
-    The first ``marked`` models are timed from block to block: [up to the first block, each block, from the last one on].
-    The others are timed whole, nothing measured in between: [ms].
+    The first ``marked`` models are timed from block to block: [up to the first block, each block,
+    from the last one on]. The others are timed whole, nothing measured in between: [ms].
 
     Raises: UserError for a workload that does not fit the device.
     """
@@ -81,16 +95,22 @@ def time_in_turns(
             model = machine.model(architecture)
             for work in works:
                 for phase in [p for p in phases if p == "prefill" or work.output]:
-                    times.setdefault((work, phase), []).append(_turn(model, phase, work, number < marked))
+                    times.setdefault((work, phase), []).append(
+                        _turn(model, phase, work, number < marked)
+                    )
             del model
             advance(1)
     return [{key: _medians(rows) for key, rows in times.items()} for times in taken]
 
 
-def step_ms(times: dict[tuple[Generation, Phase], list[float]], phase: Phase, work: Generation) -> float:
+def step_ms(
+    times: dict[tuple[Generation, Phase], list[float]], phase: Phase, work: Generation
+) -> float:
     """A whole model's ms of a phase, of "total" too: the prefill and all steps of decoding."""
     if phase == "total":
-        return step_ms(times, "prefill", work) + (work.output * step_ms(times, "decode", work) if work.output else 0.0)
+        return step_ms(times, "prefill", work) + (
+            work.output * step_ms(times, "decode", work) if work.output else 0.0
+        )
     return times[work, phase][0]
 
 
@@ -98,7 +118,8 @@ def step_ms(times: dict[tuple[Generation, Phase], list[float]], phase: Phase, wo
 def _turn(model: HybridLM, phase: Phase, work: Generation, inside: bool) -> list[float]:
     """Median ms of a turn between the start, each block (where ``inside``) and the end of a step.
 
-    Decoding on CUDA is replayed as one CUDA graph, as servers do: launched one by one, its kernels wait for Python.
+    Decoding on CUDA is replayed as one CUDA graph, as servers do: launched one by one, its kernels
+    wait for Python.
     """
     device = model.embeddings.weight.device
     if device.type == "cpu":
@@ -121,6 +142,7 @@ def _turn(model: HybridLM, phase: Phase, work: Generation, inside: bool) -> list
                 once()
             rows = _repeat(clock.replay, device)
         else:
+
             def timed() -> list[float]:
                 once()
                 return clock.read()
@@ -128,17 +150,19 @@ def _turn(model: HybridLM, phase: Phase, work: Generation, inside: bool) -> list
             rows = _repeat(timed, device)
     except torch.cuda.OutOfMemoryError as reason:
         raise UserError(
-            "The workload does not fit the device.", got=f"{phase} of {work}: {str(reason).split('. ')[0]}",
-            allowed=f"what {memory_of(device) / 2**30:.0f} GiB hold", next="Profile a smaller batch or a shorter prompt.",
-        ) from reason  # fmt: skip
+            "The workload does not fit the device.",
+            got=f"{phase} of {work}: {str(reason).split('. ')[0]}",
+            allowed=f"what {memory_of(device) / 2**30:.0f} GiB hold",
+            next="Profile a smaller batch or a shorter prompt.",
+        ) from reason
     return _medians(rows[1:])
 
 
 def _medians(rows: Sequence[Sequence[float]]) -> list[float]:
     """The columns' medians, scaled to add up to the median of the rows' sums.
 
-    A disturbance hits a few blocks of a step but the whole step always: medians of 15 parts add up to 5 % less than the
-    median of their sums on a busy machine.
+    A disturbance hits a few blocks of a step but the whole step always: medians of 15 parts add up
+    to 5 % less than the median of their sums on a busy machine.
     """
     middle = [statistics.median(column) for column in zip(*rows, strict=True)]
     scale = statistics.median(map(sum, rows)) / sum(middle)
@@ -146,8 +170,10 @@ def _medians(rows: Sequence[Sequence[float]]) -> list[float]:
 
 
 class _Clock:
-    """Times between marks: events on CUDA (inside a graph, external ones); on a CPU the thread's own time where it works
-    alone, without the time that the system gave to others, and the wall clock where several threads work."""
+    """Times between marks: events on CUDA (inside a graph, external ones); on a CPU the thread's
+    own time where it works alone, without the time that the system gave to others, and the wall
+    clock where several threads work.
+    """
 
     def __init__(self, device: torch.device, graph: bool) -> None:
         self.cuda = device.type == "cuda"
@@ -195,9 +221,11 @@ def _repeat(once: Callable[[], Any], device: torch.device) -> list[Any]:
 
 
 def _step(model: HybridLM, phase: Phase, work: Generation) -> Callable[[Callable[[], None]], None]:
-    """One prefill or decoding step that calls its argument after the embedding and after each block.
+    """One prefill or decoding step that calls its argument after the embedding and after each
+    block.
 
-    Decoding is what ``minipuzzle.generation`` runs: each row at its own position, on CUDA with the kernels of its graph.
+    Decoding is what ``minipuzzle.generation`` runs: each row at its own position, on CUDA with the
+    kernels of its graph.
     """
     device = model.embeddings.weight.device
     length = work.prompt if phase == "prefill" else 1
@@ -228,8 +256,9 @@ def _forward(model: HybridLM, tokens: Tensor, cache: Cache, mark: Callable[[], N
 def _keep_freed_memory() -> None:
     """Have the C library reuse freed memory up to KEPT_BYTES a tensor.
 
-    By default glibc hands back what is freed above a threshold that moves with what ran before: 13,000 page faults in a
-    prefill of 512 tokens of the embedded teacher, 18 % of its time, or more or fewer in a model of other sizes.
+    By default glibc hands back what is freed above a threshold that moves with what ran before:
+    13,000 page faults in a prefill of 512 tokens of the embedded teacher, 18 % of its time, or more
+    or fewer in a model of other sizes.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):

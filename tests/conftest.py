@@ -21,7 +21,9 @@ from minipuzzle.families import nemotron_h
 from minipuzzle.model import init_model
 
 VOCAB = 4096
-settings.register_profile("derived", derandomize=True)  # examples follow from the test's own text, in every run the same
+settings.register_profile(
+    "derived", derandomize=True
+)  # examples follow from the test's own text, in every run the same
 settings.load_profile("derived")
 
 
@@ -33,10 +35,29 @@ def seeded():
     torch.manual_seed(0)
 
 
-def tiny(pattern="M-M*-M-", *, hidden=32, heads=8, head_dim=8, groups=2, state=8, intermediate=64, q_heads=4, kv_heads=2,
-         vocab=VOCAB, chunk_size=16):  # fmt: skip
+def tiny(
+    pattern="M-M*-M-",
+    *,
+    hidden=32,
+    heads=8,
+    head_dim=8,
+    groups=2,
+    state=8,
+    intermediate=64,
+    q_heads=4,
+    kv_heads=2,
+    vocab=VOCAB,
+    chunk_size=16,
+):
     kinds = {
-        "M": Mamba2(hidden=hidden, heads=heads, head_dim=head_dim, groups=groups, state=state, chunk_size=chunk_size),
+        "M": Mamba2(
+            hidden=hidden,
+            heads=heads,
+            head_dim=head_dim,
+            groups=groups,
+            state=state,
+            chunk_size=chunk_size,
+        ),
         "-": FeedForward(hidden=hidden, intermediate=intermediate),
         "*": Attention(hidden=hidden, q_heads=q_heads, kv_heads=kv_heads, attn_head_dim=8),
     }
@@ -56,8 +77,18 @@ def shaken(architecture: Architecture, seed=0):
 
 def save(model, path: Path, tokenizer=True):
     values = model.state_dict()
-    config, extra = nemotron_h.config(model.architecture, {}), nemotron_h.extra_files(model.architecture)
-    write_checkpoint(path, model.architecture, lambda n: values[n].contiguous(), source=None, config=config, extra=extra)
+    config, extra = (
+        nemotron_h.config(model.architecture, {}),
+        nemotron_h.extra_files(model.architecture),
+    )
+    write_checkpoint(
+        path,
+        model.architecture,
+        lambda n: values[n].contiguous(),
+        source=None,
+        config=config,
+        extra=extra,
+    )
     if tokenizer:
         for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
             shutil.copy(embedded.teacher_path() / name, path / name)
@@ -65,11 +96,15 @@ def save(model, path: Path, tokenizer=True):
 
 
 def pytest_collection_modifyitems(items):
-    """GPU tests are skipped where there is no CUDA device, with that reason. The README's demo, the longest, goes first."""
+    """GPU tests are skipped where there is no CUDA device, with that reason. The README's demo, the
+    longest, goes first.
+    """
     items.sort(key=lambda item: item.path.name != "test_readme.py")
     for item in items:
         if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.filterwarnings("default"))  # torch's compiler and the built kernels warn, not we
+            item.add_marker(
+                pytest.mark.filterwarnings("default")
+            )  # torch's compiler and the built kernels warn, not we
             if not torch.cuda.is_available():
                 item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
 

@@ -34,21 +34,66 @@ def run(*words, code=0):
 
 
 FAST = {
-    "score": ("--data", TEXT, "--samples", 8, "--block-samples", 4, "--length", 64, "--device", "cpu"),
-    "search": ("--data", TEXT, "--budget", "96%", "--multiple", 8, "--candidates", 6, "--validation-blocks", 4, "--length", 64,
-               "--device", "cpu"),
-    "distill": ("--data", TEXT, "--validation", TEXT, "--tokens", 2048, "--short-tokens", 1024, "--length", 64, "--batch", 4,
-                "--learning-rate", "5e-4", "--device", "cpu"),
+    "score": (
+        "--data",
+        TEXT,
+        "--samples",
+        8,
+        "--block-samples",
+        4,
+        "--length",
+        64,
+        "--device",
+        "cpu",
+    ),
+    "search": (
+        "--data",
+        TEXT,
+        "--budget",
+        "96%",
+        "--multiple",
+        8,
+        "--candidates",
+        6,
+        "--validation-blocks",
+        4,
+        "--length",
+        64,
+        "--device",
+        "cpu",
+    ),
+    "distill": (
+        "--data",
+        TEXT,
+        "--validation",
+        TEXT,
+        "--tokens",
+        2048,
+        "--short-tokens",
+        1024,
+        "--length",
+        64,
+        "--batch",
+        4,
+        "--learning-rate",
+        "5e-4",
+        "--device",
+        "cpu",
+    ),
     "eval": ("--data", TEXT, "--length", 64, "--device", "cpu"),
-}  # fmt: skip
+}
 
 
 @contextmanager
 def forked(work):
-    """The number of a child process that runs ``work(ready)`` and has called ``ready``; it is killed at the end."""
+    """The number of a child process that runs ``work(ready)`` and has called ``ready``; it is
+    killed at the end.
+    """
     read, write = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of forking beside torch's threads: the child computes nothing
+        warnings.simplefilter(
+            "ignore"
+        )  # of forking beside torch's threads: the child computes nothing
         pid = os.fork()
     if pid == 0:
         try:

@@ -1,12 +1,14 @@
-"""Kills every training and scoring command at random times, gives it again, and compares with the uninterrupted run.
+"""Kills every training and scoring command at random times, gives it again, and compares with the
+uninterrupted run.
 
-    PYTHONPATH=. python tests/kills.py score search prune distill adapt pretrain run --trials 15 --seed 1 > kills.jsonl
-    python tests/kills.py --table kills.jsonl
+    PYTHONPATH=. python tests/kills.py score search prune distill adapt pretrain run --trials 15
+    --seed 1 > kills.jsonl python tests/kills.py --table kills.jsonl
 
-A trial starts a command, sends a signal after a random part of its time (SIGKILL mostly, else SIGTERM or SIGINT), perhaps
-once more in the rerun, and then lets the same command end. It is good when every file of the run directory is there, no
-other, all equal but for times and dates, and when a command that a signal stopped said how to go on, without a traceback.
-Run by hand. Everything happens in a folder of the system's temporary ones.
+A trial starts a command, sends a signal after a random part of its time (SIGKILL mostly, else
+SIGTERM or SIGINT), perhaps once more in the rerun, and then lets the same command end. It is good
+when every file of the run directory is there, no other, all equal but for times and dates, and when
+a command that a signal stopped said how to go on, without a traceback. Run by hand. Everything
+happens in a folder of the system's temporary ones.
 """
 
 import argparse
@@ -32,8 +34,8 @@ from conftest import save, shaken, tiny
 import minipuzzle.api
 import minipuzzle.cli
 import minipuzzle.pipeline
-import minipuzzle.stages.adapt
-import minipuzzle.stages.pretrain
+import minipuzzle.runs.adapt
+import minipuzzle.runs.pretrain
 
 WORK = Path(tempfile.gettempdir()) / f"minipuzzle-kills-{os.getuid()}"
 SIGNALS = {"SIGKILL": 8, "SIGTERM": 1, "SIGINT": 1}
@@ -43,18 +45,24 @@ EXITS = {"SIGTERM": (0, -signal.SIGTERM), "SIGINT": (130, 1)}
 TIMES = {"finished", "seconds", "date", "tokens_per_second", "since", "measured"}
 """Fields of JSON files that differ between two uninterrupted runs."""
 KEYS = {"key", "identity", "distill", "search"}
-"""Hashes of what a stage read. Those of ``run`` hash the seconds in search.json, which its trials search themselves."""
+"""Hashes of what a stage read. Those of ``run`` hash the seconds in search.json, which its trials
+search themselves.
+"""
 RECIPE = """
 checkpoint: CKPT
 device: cpu
 data: {train: TEXT, calibration: TEXT, validation: TEXT, length: 64}
 score: {samples: 24, block_samples: 12}
-search: {budget: 90%, multiple: 8, candidates: 12, validation_blocks: 8, method: solver, refine: 2, top: 4}
-distill: {short_tokens: 1536, rates: [1.0e-4, 5.0e-4], training: {tokens: 4096, batch: 4, save_every: 0.1}}
+search: {budget: 90%, multiple: 8, candidates: 12, validation_blocks: 8,
+  method: solver, refine: 2, top: 4}
+distill: {short_tokens: 1536, rates: [1.0e-4, 5.0e-4],
+  training: {tokens: 4096, batch: 4, save_every: 0.1}}
 """
 PRETRAIN = """
-model: {model_type: nemotron_h, vocab_size: 4096, hidden_size: 32, hybrid_override_pattern: M-*-, intermediate_size: 64,
-        num_attention_heads: 4, num_key_value_heads: 2, head_dim: 8, mamba_num_heads: 8, mamba_head_dim: 8, n_groups: 2,
+model: {model_type: nemotron_h, vocab_size: 4096, hidden_size: 32,
+        hybrid_override_pattern: M-*-, intermediate_size: 64,
+        num_attention_heads: 4, num_key_value_heads: 2, head_dim: 8,
+        mamba_num_heads: 8, mamba_head_dim: 8, n_groups: 2,
         ssm_state_size: 8, chunk_size: 16}
 tokenizer: embedded
 device: cpu
@@ -63,16 +71,80 @@ training: {tokens: 12000, learning_rate: 3.0e-3, batch: 8, save_every: 0.1}
 """
 RUN = ("--run", "run", "--device", "cpu")
 COMMANDS = {
-    "score": ("score", "CKPT", *RUN, "--data", "TEXT", "--samples", "96", "--block-samples", "48", "--length", "64"),
-    "search": ("search", *RUN, "--data", "TEXT", "--budget", "90%", "--multiple", "8", "--candidates", "24",
-               "--validation-blocks", "24", "--length", "64", "--method", "solver", "--refine", "8", "--top", "4"),
+    "score": (
+        "score",
+        "CKPT",
+        *RUN,
+        "--data",
+        "TEXT",
+        "--samples",
+        "96",
+        "--block-samples",
+        "48",
+        "--length",
+        "64",
+    ),
+    "search": (
+        "search",
+        *RUN,
+        "--data",
+        "TEXT",
+        "--budget",
+        "90%",
+        "--multiple",
+        "8",
+        "--candidates",
+        "24",
+        "--validation-blocks",
+        "24",
+        "--length",
+        "64",
+        "--method",
+        "solver",
+        "--refine",
+        "8",
+        "--top",
+        "4",
+    ),
     "prune": ("prune", *RUN),
-    "distill": ("distill", *RUN, "--data", "TEXT", "--validation", "TEXT", "--tokens", "4096", "--short-tokens", "1536",
-                "--length", "64", "--batch", "4", "--learning-rate", "1e-4,5e-4", "--save-every", "0.1"),
-    "adapt": ("adapt", "CKPT", *RUN, "--data", "TEXT", "--tokens", "8k", "--length", "64", "--batch", "4", "--rank", "2"),
+    "distill": (
+        "distill",
+        *RUN,
+        "--data",
+        "TEXT",
+        "--validation",
+        "TEXT",
+        "--tokens",
+        "4096",
+        "--short-tokens",
+        "1536",
+        "--length",
+        "64",
+        "--batch",
+        "4",
+        "--learning-rate",
+        "1e-4,5e-4",
+        "--save-every",
+        "0.1",
+    ),
+    "adapt": (
+        "adapt",
+        "CKPT",
+        *RUN,
+        "--data",
+        "TEXT",
+        "--tokens",
+        "8k",
+        "--length",
+        "64",
+        "--batch",
+        "4",
+        "--rank",
+        "2",
+    ),
     "pretrain": ("pretrain", "pretrain.yaml", "--run", "run"),
     "run": ("run", "recipe.yaml", "--run", "run"),
-}  # fmt: skip
+}
 BEFORE = {"search": "score", "prune": "search", "distill": "search"}
 """The command whose finished run directory another one starts from."""
 
@@ -90,7 +162,10 @@ def main() -> None:
         generator = random.Random(f"{given.seed} {name}")
         seconds = reference(name)
         for number in range(given.trials):
-            print(json.dumps({"command": name, "trial": number, **trial(name, seconds, generator)}), flush=True)
+            print(
+                json.dumps({"command": name, "trial": number, **trial(name, seconds, generator)}),
+                flush=True,
+            )
 
 
 def trial(name: str, seconds: float, generator: random.Random) -> dict:
@@ -119,12 +194,20 @@ def trial(name: str, seconds: float, generator: random.Random) -> dict:
     want, got = (contents(place / "run", drop) for place in (reference_folder(name), folder))
     left = sorted(set(got) - set(want))
     lost = sorted(path for path in want if got.get(path) != want[path])
-    return {"sent": sent, "half written": len(hidden), "left": left, "differ": lost, "faults": faults,
-            "went on": len(re.findall(r"going on after|kept |goes on with", text))}  # fmt: skip
+    return {
+        "sent": sent,
+        "half written": len(hidden),
+        "left": left,
+        "differ": lost,
+        "faults": faults,
+        "went on": len(re.findall(r"going on after|kept |goes on with", text)),
+    }
 
 
 class Command:
-    """A command in a forked child: this process has imported what takes seconds, and computes nothing itself."""
+    """A command in a forked child: this process has imported what takes seconds, and computes
+    nothing itself.
+    """
 
     def __init__(self, name: str, folder: Path) -> None:
         self.log = WORK / f"log-{os.getpid()}"
@@ -134,7 +217,12 @@ class Command:
             handle = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(handle, 1)
             os.dup2(handle, 2)
-            inside([{"CKPT": str(WORK / "ckpt"), "TEXT": str(WORK / "text.txt")}.get(word, word) for word in COMMANDS[name]])
+            inside(
+                [
+                    {"CKPT": str(WORK / "ckpt"), "TEXT": str(WORK / "text.txt")}.get(word, word)
+                    for word in COMMANDS[name]
+                ]
+            )
 
     def wait(self, seconds: float) -> int | None:
         """The exit code, as ``subprocess`` has it; None where the command is still at work."""
@@ -218,7 +306,9 @@ def reference(name: str) -> float:
 
 
 def contents(folder: Path, drop: set[str]) -> dict[str, str]:
-    """What each file of a run directory holds but for times and dates; pages with times in them only have to be there."""
+    """What each file of a run directory holds but for times and dates; pages with times in them
+    only have to be there.
+    """
     found = {}
     for path in sorted(path for path in folder.rglob("*") if not path.is_dir()):
         name, text = str(path.relative_to(folder)), ""
@@ -226,7 +316,12 @@ def contents(folder: Path, drop: set[str]) -> dict[str, str]:
             text = json.dumps(timeless(json.loads(path.read_text()), drop), sort_keys=True)
         elif path.name == "log.csv":
             rows = [line.split(",") for line in path.read_text().splitlines()]
-            text = json.dumps([[cell for head, cell in zip(rows[0], row, strict=True) if head != "seconds"] for row in rows])
+            text = json.dumps(
+                [
+                    [cell for head, cell in zip(rows[0], row, strict=True) if head != "seconds"]
+                    for row in rows
+                ]
+            )
         elif path.suffix not in (".html", ".md", ".png") and path.name != "commands.json":
             text = sha256(path.read_bytes()).hexdigest()
         found[name] = text
@@ -241,13 +336,23 @@ def timeless(value: object, drop: set[str]) -> object:
 
 def table(rows: list[dict]) -> str:
     """The trials of each command in a Markdown table."""
-    lines = ["| command | trials | SIGKILL | SIGTERM | Ctrl-C | half written then | left after the rerun | files that differ | "
-             "other faults |", "|---|---:|---:|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
+    lines = [
+        (
+            "| command | trials | SIGKILL | SIGTERM | Ctrl-C | half written then | left after the"
+            " rerun | files that differ | other faults |"
+        ),
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
     for name in [*(n for n in COMMANDS if any(row["command"] == n for row in rows)), "all"]:
         mine = [row for row in rows if name in (row["command"], "all")]
         sent = Counter(text.split()[0] for row in mine for text in row["sent"])
         sums = [sum(len(row[kind]) for row in mine) for kind in ("left", "differ", "faults")]
-        cells = [len(mine), *(sent[s] for s in SIGNALS), sum(row["half written"] for row in mine), *sums]
+        cells = [
+            len(mine),
+            *(sent[s] for s in SIGNALS),
+            sum(row["half written"] for row in mine),
+            *sums,
+        ]
         lines.append(" | ".join([f"| {name}", *map(str, cells)]) + " |")
     return "\n".join(lines)
 

@@ -1,4 +1,6 @@
-"""llama.cpp serving a GGUF file on the CPU of this machine, through the server in the xllamacpp wheel."""
+"""llama.cpp serving a GGUF file on the CPU of this machine, through the server in the xllamacpp
+wheel.
+"""
 
 import json
 import subprocess
@@ -14,7 +16,9 @@ def serve(path):
     params.model.path = path
     params.n_ctx, params.n_parallel, params.warmup, params.verbosity = 2048, 1, False, -1
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED  # it rounds to FP16
+    params.flash_attn_type = (
+        xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    )  # it rounds to FP16
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     server = xllamacpp.Server(params)
     print(server.listening_address, flush=True)
@@ -22,11 +26,18 @@ def serve(path):
 
 
 class LlamaCpp:
-    """A server in a process of its own: llama.cpp aborts on a file it dislikes. A context; its endpoints are methods."""
+    """A server in a process of its own: llama.cpp aborts on a file it dislikes. A context; its
+    endpoints are methods.
+    """
 
     def __init__(self, path):
-        self._process = subprocess.Popen([sys.executable, __file__, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                         stderr=subprocess.DEVNULL, text=True)  # fmt: skip
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
         self._address = self._process.stdout.readline().strip()
         assert self._address.startswith("http"), f"llama.cpp did not load {path}"
 
@@ -38,27 +49,48 @@ class LlamaCpp:
 
     def tokenize(self, text, special=False):
         """Tokens of a text; ``special``: also those around it, and those that stand in it."""
-        return self._post("/tokenize", {"content": text, "add_special": special, "parse_special": special})["tokens"]
+        return self._post(
+            "/tokenize", {"content": text, "add_special": special, "parse_special": special}
+        )["tokens"]
 
     def greedy(self, prompt, count, words=40):
-        """(tokens [count], the ``words`` likeliest words of each step: [{word: log probability}])."""
-        answer = self._post("/completion", {
-            "prompt": prompt, "n_predict": count, "temperature": 0, "n_probs": words, "return_tokens": True, "ignore_eos": True,
-            "cache_prompt": False,
-        })  # fmt: skip
-        steps = [{w["id"]: w["logprob"] for w in step["top_logprobs"]} for step in answer.get("completion_probabilities", [])]
+        """(tokens [count], the ``words`` likeliest words of each step: [{word: log
+        probability}]).
+        """
+        answer = self._post(
+            "/completion",
+            {
+                "prompt": prompt,
+                "n_predict": count,
+                "temperature": 0,
+                "n_probs": words,
+                "return_tokens": True,
+                "ignore_eos": True,
+                "cache_prompt": False,
+            },
+        )
+        steps = [
+            {w["id"]: w["logprob"] for w in step["top_logprobs"]}
+            for step in answer.get("completion_probabilities", [])
+        ]
         return answer["tokens"], steps
 
     def _post(self, path, body):
         data = json.dumps(body).encode()
-        request = urllib.request.Request(self._address + path, data, {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            self._address + path, data, {"Content-Type": "application/json"}
+        )
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 
 
 def largest_difference(steps, log_probabilities):
     """Of the server's log probabilities from ours, ``log_probabilities`` [steps, vocab]."""
-    return max(abs(p - log_probabilities[i, word].item()) for i, step in enumerate(steps) for word, p in step.items())
+    return max(
+        abs(p - log_probabilities[i, word].item())
+        for i, step in enumerate(steps)
+        for word, p in step.items()
+    )
 
 
 if __name__ == "__main__":

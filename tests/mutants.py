@@ -1,11 +1,13 @@
-"""Small wrong changes of the code, and whether the tests see them. Run by hand, from the project's folder:
+"""Small wrong changes of the code, and whether the tests see them. Run by hand, from the project's
+folder:
 
     python tests/mutants.py --count 100 --seed 0 --out build/mutants.jsonl
 
-A seeded sample of all places in FILES where a comparison, an operation, a number, a ``not``, ``min`` or ``any`` can be turned
-into its neighbour. Each is tried in a forked child, whose import of that one module sees the changed source, on the test
-files named beside it; nothing on disk is changed. Text of errors, types and defaults of settings are left out: they are not
-what these tests are for. A result is printed for each and, with a number and the survivors, at the end.
+A seeded sample of all places in FILES where a comparison, an operation, a number, a ``not``,
+``min`` or ``any`` can be turned into its neighbour. Each is tried in a forked child, whose import
+of that one module sees the changed source, on the test files named beside it; nothing on disk is
+changed. Text of errors, types and defaults of settings are left out: they are not what these tests
+are for. A result is printed for each and, with a number and the survivors, at the end.
 """
 
 from __future__ import annotations
@@ -27,10 +29,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-SEARCH = ("test_search_pencil", "test_local_search", "test_refine", "test_solve", "test_layers_search")
+SEARCH = (
+    "test_search_pencil",
+    "test_local_search",
+    "test_refine",
+    "test_solve",
+    "test_layers_search",
+)
 FILES = {
     "budget": ("test_time_budgets", "test_budget"),
-    "space": ("test_space", "test_search_pencil", "test_cut_checks", "test_layers_search", "test_hidden_size"),
+    "space": (
+        "test_space",
+        "test_search_pencil",
+        "test_cut_checks",
+        "test_layers_search",
+        "test_hidden_size",
+    ),
     "cost/flops": ("test_roofline", "test_cost"),
     "cost/latency": ("test_time_budgets", "test_profile"),
     "cost/memory": ("test_cost",),
@@ -40,29 +54,66 @@ FILES = {
     "arch/ranking": ("test_search_pencil", "test_refine", "test_enumerate"),
     "arch/rules": ("test_cut_checks", "test_layers_search"),
     "arch/selection": ("test_cut_checks", "test_surgery"),
-    "search/choices": SEARCH,
-    "search/damage": ("test_search_pencil", "test_refine", "test_enumerate", "test_layer_scores"),
-    "search/enumerate": ("test_time_budgets", "test_layers_search", "test_enumerate"),
-    "search/propose": ("test_search_pencil", "test_local_search", "test_refine", "test_hidden_size"),
-    "search/rank": ("test_ranking", "test_refine"),
-    "search/refine": SEARCH,
-    "search/select": ("test_search_pencil", "test_layers_search", "test_enumerate"),
-    "search/solve": ("test_search_pencil", "test_local_search", "test_solve"),
-    "distill/divergences": ("test_losses",),
-    "distill/guard": ("test_training_oracles",),
-    "distill/objectives": ("test_training_oracles", "test_search_pencil", "test_losses"),
-    "distill/schedule": ("test_training_oracles",),
-    "distill/update": ("test_training_oracles",),
+    "nas/choices": SEARCH,
+    "nas/damage": ("test_search_pencil", "test_refine", "test_enumerate", "test_layer_scores"),
+    "nas/enumerate": ("test_time_budgets", "test_layers_search", "test_enumerate"),
+    "nas/propose": ("test_search_pencil", "test_local_search", "test_refine", "test_hidden_size"),
+    "nas/rank": ("test_ranking", "test_refine"),
+    "nas/refine": SEARCH,
+    "nas/select": ("test_search_pencil", "test_layers_search", "test_enumerate"),
+    "nas/solve": ("test_search_pencil", "test_local_search", "test_solve"),
+    "training/divergences": ("test_losses",),
+    "training/guard": ("test_training_oracles",),
+    "training/objectives": ("test_training_oracles", "test_search_pencil", "test_losses"),
+    "training/schedule": ("test_training_oracles",),
+    "training/update": ("test_training_oracles",),
     "surgery": ("test_cut_checks", "test_surgery"),
 }
-COMPARE = {ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==", ast.In: "not in",
-           ast.NotIn: "in", ast.Is: "is not", ast.IsNot: "is"}  # fmt: skip
-OPERATE = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.FloorDiv: "*", ast.Mod: "*", ast.Pow: "*"}
-NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "ceil": "int", "argmin": "argmax", "argmax": "argmin"}
+COMPARE = {
+    ast.Lt: "<=",
+    ast.LtE: "<",
+    ast.Gt: ">=",
+    ast.GtE: ">",
+    ast.Eq: "!=",
+    ast.NotEq: "==",
+    ast.In: "not in",
+    ast.NotIn: "in",
+    ast.Is: "is not",
+    ast.IsNot: "is",
+}
+OPERATE = {
+    ast.Add: "-",
+    ast.Sub: "+",
+    ast.Mult: "/",
+    ast.Div: "*",
+    ast.FloorDiv: "*",
+    ast.Mod: "*",
+    ast.Pow: "*",
+}
+NAMES = {
+    "min": "max",
+    "max": "min",
+    "any": "all",
+    "all": "any",
+    "ceil": "int",
+    "argmin": "argmax",
+    "argmax": "argmin",
+}
 SECONDS = 240
-PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore::pytest.PytestAssertRewriteWarning")
+PYTEST = (
+    "-x",
+    "-q",
+    "-p",
+    "no:cacheprovider",
+    "-p",
+    "no:xdist",
+    "-W",
+    "ignore::pytest.PytestAssertRewriteWarning",
+)
 TESTS_FAILED = (1, 2)
-"""pytest's codes for a failed test, and for one that could not be collected because the change broke an import."""
+"""pytest's codes for a failed test, and for one that could not be collected because the change
+broke an import.
+"""
 
 
 @dataclass(frozen=True)
@@ -90,14 +141,31 @@ def mutants(module: str) -> list[Mutant]:
         start = starts[node.lineno - 1] + node.col_offset
         stop = starts[(node.end_lineno or 0) - 1] + (node.end_col_offset or 0)
         old = source[start:stop].decode()
-        found.append(Mutant(module, node.lineno, old, f"({new})" if node_is_operation(node) else new, start, stop))
+        found.append(
+            Mutant(
+                module,
+                node.lineno,
+                old,
+                f"({new})" if node_is_operation(node) else new,
+                start,
+                stop,
+            )
+        )
 
     for node in changeable(ast.parse(text)):
         match node:
-            case ast.Compare(ops=[operation], left=left, comparators=[right]) if type(operation) in COMPARE:
-                change(node, f"({ast.unparse(left)}) {COMPARE[type(operation)]} ({ast.unparse(right)})")
+            case ast.Compare(ops=[operation], left=left, comparators=[right]) if (
+                type(operation) in COMPARE
+            ):
+                change(
+                    node, f"({ast.unparse(left)}) {COMPARE[type(operation)]} ({ast.unparse(right)})"
+                )
             case ast.BinOp(op=operation) if type(operation) in OPERATE:
-                change(node, f"({ast.unparse(node.left)}) {OPERATE[type(operation)]} ({ast.unparse(node.right)})")
+                change(
+                    node,
+                    f"({ast.unparse(node.left)}) {OPERATE[type(operation)]}"
+                    f" ({ast.unparse(node.right)})",
+                )
             case ast.BoolOp():
                 joint = " or " if isinstance(node.op, ast.And) else " and "
                 change(node, joint.join(f"({ast.unparse(value)})" for value in node.values))
@@ -112,7 +180,11 @@ def mutants(module: str) -> list[Mutant]:
             case ast.Name(id=name) if name in NAMES:
                 change(node, NAMES[name])
             case ast.IfExp():
-                change(node, f"({ast.unparse(node.orelse)}) if {ast.unparse(node.test)} else ({ast.unparse(node.body)})")
+                change(
+                    node,
+                    f"({ast.unparse(node.orelse)}) if {ast.unparse(node.test)} else"
+                    f" ({ast.unparse(node.body)})",
+                )
     return found
 
 
@@ -129,11 +201,20 @@ def changeable(tree: ast.AST) -> list[ast.AST]:
             continue
         if isinstance(node, ast.keyword) and node.arg == "strict":
             continue  # of zip: it finds our own faults, of which there are none to find
-        if isinstance(node, ast.Constant) and isinstance(node.value, float) and 0 < node.value < 1e-6:
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, float)
+            and 0 < node.value < 1e-6
+        ):
             continue  # keeps a quotient from dividing by 0, whatever its size
         if isinstance(tree, ast.ClassDef) and node in tree.decorator_list:
             continue
-        if isinstance(node, ast.Call) and ast.unparse(node.func).lstrip("_") in ("UserError", "refused", "error", "TypeVar"):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).lstrip("_") in (
+            "UserError",
+            "refused",
+            "error",
+            "TypeVar",
+        ):
             continue
         if isinstance(node, ast.AnnAssign) and isinstance(tree, ast.ClassDef):
             continue
@@ -160,7 +241,11 @@ class Changed(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
 
     def find_spec(self, fullname, path=None, target=None):
         """Ours, or None."""
-        return importlib.util.spec_from_loader(fullname, self, origin=self.path) if fullname == self.name else None
+        return (
+            importlib.util.spec_from_loader(fullname, self, origin=self.path)
+            if fullname == self.name
+            else None
+        )
 
     def get_filename(self, fullname: str) -> str:
         """Where the unchanged source lies."""
@@ -196,11 +281,19 @@ def start(mutant: Mutant) -> int:
 def verdict(status: int) -> str:
     """What a child's end says."""
     code = os.waitstatus_to_exitcode(status)
-    return "survived" if code == 0 else "killed" if code in TESTS_FAILED or code < 0 else f"pytest's {code}"
+    return (
+        "survived"
+        if code == 0
+        else "killed"
+        if code in TESTS_FAILED or code < 0
+        else f"pytest's {code}"
+    )
 
 
 def tried(mutants: list[Mutant], workers: int) -> Iterator[tuple[Mutant, str, float]]:
-    """(mutant, "killed", "survived" or "hang", seconds) of each, as they end, ``workers`` at a time."""
+    """(mutant, "killed", "survived" or "hang", seconds) of each, as they end, ``workers`` at a
+    time.
+    """
     waiting, running = list(mutants), dict[int, tuple[Mutant, float]]()
     while waiting or running:
         while waiting and len(running) < workers:
@@ -220,7 +313,9 @@ def tried(mutants: list[Mutant], workers: int) -> Iterator[tuple[Mutant, str, fl
 
 def main() -> None:
     """Try a sample and say what lived."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="children at once")
@@ -229,14 +324,24 @@ def main() -> None:
     options = parser.parse_args()
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
-    every = [mutant for module in FILES if module.startswith(options.only) for mutant in mutants(module)]
+    every = [
+        mutant for module in FILES if module.startswith(options.only) for mutant in mutants(module)
+    ]
     chosen = random.Random(options.seed).sample(every, min(options.count, len(every)))
-    for heavy in ("hypothesis", "scipy.interpolate", "scipy.optimize", "transformers"):  # paid once, before the forks
+    for heavy in (
+        "hypothesis",
+        "scipy.interpolate",
+        "scipy.optimize",
+        "transformers",
+    ):  # paid once, before the forks
         importlib.import_module(heavy)
     import torch
 
     torch.set_num_threads(1)
-    unchanged = [Mutant(module, 0, "", "", 0, 0) for module in dict.fromkeys(mutant.module for mutant in chosen)]
+    unchanged = [
+        Mutant(module, 0, "", "", 0, 0)
+        for module in dict.fromkeys(mutant.module for mutant in chosen)
+    ]
     for mutant, result, _ in tried(unchanged, options.workers):
         if result != "survived":
             sys.exit(f"the tests of {mutant.module} do not pass as it is: {result}")
@@ -245,11 +350,17 @@ def main() -> None:
     for number, (mutant, result, seconds) in enumerate(tried(chosen, options.workers), start=1):
         counts[result] += 1
         where = f"{mutant.module}:{mutant.line}"
-        print(f"{number:4} {result:8} {seconds:6.1f} s  {where}  {mutant.old}  ->  {mutant.new}", flush=True)
+        print(
+            f"{number:4} {result:8} {seconds:6.1f} s  {where}  {mutant.old}  ->  {mutant.new}",
+            flush=True,
+        )
         if options.out:
             options.out.parent.mkdir(parents=True, exist_ok=True)
             with options.out.open("a") as file:
-                file.write(json.dumps({"result": result, "seconds": round(seconds, 1), **vars(mutant)}) + "\n")
+                file.write(
+                    json.dumps({"result": result, "seconds": round(seconds, 1), **vars(mutant)})
+                    + "\n"
+                )
     said = ", ".join(f"{count} {result}" for result, count in counts.most_common())
     print(f"{len(chosen)} of {len(every)} changes, seed {options.seed}: {said}")
 

@@ -11,11 +11,11 @@ from minipuzzle import embedded
 from minipuzzle.adapters import attach, make_plan, read_adapter
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import Tokenizer, has_answers, load_instructions, pack
-from minipuzzle.distill import answers_only, next_token, train
-from minipuzzle.distill.update import make_optimizer
 from minipuzzle.errors import UserError
 from minipuzzle.model import set_precision
 from minipuzzle.recipe import Training
+from minipuzzle.training import answers_only, next_token, train
+from minipuzzle.training.update import make_optimizer
 
 FEW = ("--tokens", 2048, "--length", 64, "--batch", 4, "--device", "cpu")
 
@@ -27,9 +27,26 @@ def write_rows(path, rows):
 
 @pytest.fixture
 def examples(tmp_path):
-    words = ["union", "state", "congress", "treasury", "nation", "people", "commerce", "peace", "army", "navy"]
-    return write_rows(tmp_path / "qa.jsonl", [
-        {"prompt": f"The {a} and the {b}. First:", "answer": f" {a}"} for a in words for b in words])  # fmt: skip
+    words = [
+        "union",
+        "state",
+        "congress",
+        "treasury",
+        "nation",
+        "people",
+        "commerce",
+        "peace",
+        "army",
+        "navy",
+    ]
+    return write_rows(
+        tmp_path / "qa.jsonl",
+        [
+            {"prompt": f"The {a} and the {b}. First:", "answer": f" {a}"}
+            for a in words
+            for b in words
+        ],
+    )
 
 
 def test_adapt_merge_and_export(checkpoint, examples, tmp_path, capsys):
@@ -57,11 +74,35 @@ def test_adapt_merge_and_export(checkpoint, examples, tmp_path, capsys):
 def test_adapt_with_a_teacher_and_what_is_refused(checkpoint, examples, tmp_path, capsys):
     teacher = save(shaken(tiny("M-*-")), tmp_path / "teacher")
     for data in (TEXT, examples):
-        run("adapt", checkpoint, "--run", tmp_path / data.stem, "--data", data, "--teacher", teacher, "--adapter", "lora",
-            "--target", "attention,in,mlp", *FEW)  # fmt: skip
+        run(
+            "adapt",
+            checkpoint,
+            "--run",
+            tmp_path / data.stem,
+            "--data",
+            data,
+            "--teacher",
+            teacher,
+            "--adapter",
+            "lora",
+            "--target",
+            "attention,in,mlp",
+            *FEW,
+        )
         assert read_adapter(tmp_path / data.stem / "adapter").plan.trainable > 0
     capsys.readouterr()
-    run("adapt", checkpoint, "--run", tmp_path / "x", "--data", TEXT, "--target", "gate", *FEW, code=2)
+    run(
+        "adapt",
+        checkpoint,
+        "--run",
+        tmp_path / "x",
+        "--data",
+        TEXT,
+        "--target",
+        "gate",
+        *FEW,
+        code=2,
+    )
     assert "matches nothing" in capsys.readouterr().err
     assert not (tmp_path / "x/adapter").exists()
 
@@ -73,8 +114,15 @@ def test_distill_with_an_adapter_recovers_with_the_base_frozen(checkpoint, tmp_p
     run("distill", "--run", folder, "--adapter", "tl6", "--rank", 2, *FAST["distill"])
     assert "adapter merged" in capsys.readouterr().err
     winner = json.loads((folder / "run.json").read_text())["stages"]["distill"]["winner"]
-    before, after = Checkpoint.open(folder / "candidates" / winner), Checkpoint.open(folder / "student")
-    changed = {n for n in (t.name for t in before.architecture.tensors()) if not torch.equal(before.tensor(n), after.tensor(n))}
+    before, after = (
+        Checkpoint.open(folder / "candidates" / winner),
+        Checkpoint.open(folder / "student"),
+    )
+    changed = {
+        n
+        for n in (t.name for t in before.architecture.tensors())
+        if not torch.equal(before.tensor(n), after.tensor(n))
+    }
     assert changed
     assert all("_proj" in name for name in changed)
     assert read_adapter(folder / "adapter").base == before.fingerprint
@@ -86,7 +134,10 @@ def test_answers_alone_carry_the_loss(examples):
     tokenizer = Tokenizer.load(embedded.teacher_path())
     blocks = load_instructions(examples, tokenizer, block_length=64)
     model = shaken(tiny("M-*-")).double()
-    tokens, documents = torch.from_numpy(blocks.tokens.astype("int64")), torch.from_numpy(blocks.documents)
+    tokens, documents = (
+        torch.from_numpy(blocks.tokens.astype("int64")),
+        torch.from_numpy(blocks.documents),
+    )
     found = answers_only()(model, tokens[:2], documents[:2])
     total, count = 0.0, 0
     for row, segments in zip(tokens[:2], documents[:2], strict=True):
@@ -103,16 +154,22 @@ def test_answers_alone_carry_the_loss(examples):
 def test_bad_examples_are_refused(tmp_path):
     tokenizer = Tokenizer.load(embedded.teacher_path())
     good = {"prompt": "a", "answer": "b"}
-    for rows, what in (([good, {"prompt": "a"}], 'Line 2 .* no text in "answer"'),
-                       ([good, {"prompt": "a", "answer": ""}], "no example"),
-                       ([good, {"prompt": "word " * 99, "answer": "b"}], "longer than a block")):  # fmt: skip
+    for rows, what in (
+        ([good, {"prompt": "a"}], 'Line 2 .* no text in "answer"'),
+        ([good, {"prompt": "a", "answer": ""}], "no example"),
+        ([good, {"prompt": "word " * 99, "answer": "b"}], "longer than a block"),
+    ):
         with pytest.raises(UserError, match=what):
             load_instructions(write_rows(tmp_path / "bad.jsonl", rows), tokenizer, block_length=64)
     assert not has_answers(write_rows(tmp_path / "text.jsonl", [{"text": "x"}]))
 
 
 def token_blocks():
-    tokens = torch.randint(0, 61, (12 * 32,), generator=torch.Generator().manual_seed(0)).numpy().astype("uint32")
+    tokens = (
+        torch.randint(0, 61, (12 * 32,), generator=torch.Generator().manual_seed(0))
+        .numpy()
+        .astype("uint32")
+    )
     return pack([tokens], block_length=32, vocab_size=61, seed=0, fingerprint="x", text_bytes=1)
 
 
@@ -140,11 +197,19 @@ def test_only_adapters_are_optimised_saved_and_resumed(tmp_path):
         model = shaken(tiny("M-*-", vocab=61))
         attach(model, make_plan(model.architecture, "tl6", rank=2))
         models.append(model)
-    assert sum(p.numel() for g in make_optimizer(models[0], settings).param_groups for p in g["params"]) == (
-        models[0].adapters.plan.trainable)  # fmt: skip
+    assert sum(
+        p.numel() for g in make_optimizer(models[0], settings).param_groups for p in g["params"]
+    ) == (models[0].adapters.plan.trainable)
     train(models[0], next_token, token_blocks(), settings, tmp_path / "run", identity="x")
-    train(models[1], next_token, token_blocks(), settings, tmp_path / "run", identity="x")  # already at its end: only loads
-    assert all(torch.equal(a, b) for a, b in zip(models[0].adapters.parameters(), models[1].adapters.parameters(), strict=True))
+    train(
+        models[1], next_token, token_blocks(), settings, tmp_path / "run", identity="x"
+    )  # already at its end: only loads
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            models[0].adapters.parameters(), models[1].adapters.parameters(), strict=True
+        )
+    )
     size = sum(f.stat().st_size for f in (tmp_path / "run/state").rglob("*.safetensors"))
     assert size < 2 * 200_000
 

@@ -6,7 +6,16 @@ import pytest
 import torch
 from conftest import save, shaken, tiny
 
-from minipuzzle.adapters import attach, check_start, detach, make_plan, merge, open_adapter, parse_mask, read_adapter
+from minipuzzle.adapters import (
+    attach,
+    check_start,
+    detach,
+    make_plan,
+    merge,
+    open_adapter,
+    parse_mask,
+    read_adapter,
+)
 from minipuzzle.adapters.merge import MARK
 from minipuzzle.adapters.saved import SavedAdapter
 from minipuzzle.arch import Architecture, Attention, FeedForward
@@ -14,15 +23,34 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
 from minipuzzle.model import load_model
 
-MASKS = ("lora", "tl5", "tl6", "vera", "tied:A,u,v", "tied:B,u,v", "tied:B", "tied:A", "tied:u", "layer:A,B,u,v", "layer:B")
-LLAMA_7B = Architecture(vocab_size=32000, hidden=4096, blocks=tuple(
-    Attention(hidden=4096, q_heads=32, kv_heads=32, attn_head_dim=128) for _ in range(32)))  # fmt: skip
+MASKS = (
+    "lora",
+    "tl5",
+    "tl6",
+    "vera",
+    "tied:A,u,v",
+    "tied:B,u,v",
+    "tied:B",
+    "tied:A",
+    "tied:u",
+    "layer:A,B,u,v",
+    "layer:B",
+)
+LLAMA_7B = Architecture(
+    vocab_size=32000,
+    hidden=4096,
+    blocks=tuple(
+        Attention(hidden=4096, q_heads=32, kv_heads=32, attn_head_dim=128) for _ in range(32)
+    ),
+)
 
 
 def adapted(mask, target="all", seed=0, rank=3, alpha=None):
     """A tiny model with an adapter whose factors are all away from their start."""
     model = shaken(tiny("M-M*-M*-", vocab=61))
-    adapters = attach(model, make_plan(model.architecture, mask, rank=rank, target=target, alpha=alpha), seed=seed)
+    adapters = attach(
+        model, make_plan(model.architecture, mask, rank=rank, target=target, alpha=alpha), seed=seed
+    )
     shake(adapters)
     return model
 
@@ -35,20 +63,34 @@ def shake(adapters, scale=0.2):
 
 
 def tokens_of(model, length=24):
-    return torch.randint(0, model.architecture.vocab_size, (2, length), generator=torch.Generator().manual_seed(3))
+    return torch.randint(
+        0, model.architecture.vocab_size, (2, length), generator=torch.Generator().manual_seed(3)
+    )
 
 
 def saved_of(model, base=None):
     return SavedAdapter(plan=model.adapters.plan, tensors=model.adapters.tensors(), base=base)
 
 
-@pytest.mark.parametrize(("rank", "tl5", "tl6"), [(2, 32_768, 426_048), (8, 131_072, 524_544), (128, 2_097_152, 2_494_464)])
+@pytest.mark.parametrize(
+    ("rank", "tl5", "tl6"),
+    [(2, 32_768, 426_048), (8, 131_072, 524_544), (128, 2_097_152, 2_494_464)],
+)
 def test_counts_are_the_papers(rank, tl5, tl6):
-    """arXiv:2311.09578, LLaMA2-7B's fused QKV: 4Ldr for LoRA, 4dr tied, + L(r + 3d) with u and v; TL5/LoRA = 1/L."""
-    plans = {name: make_plan(LLAMA_7B, name, rank=rank, target="qkv") for name in ("lora", "tl5", "tl6", "vera")}
+    """arXiv:2311.09578, LLaMA2-7B's fused QKV: 4Ldr for LoRA, 4dr tied, + L(r + 3d) with u and v;
+    TL5/LoRA = 1/L.
+    """
+    plans = {
+        name: make_plan(LLAMA_7B, name, rank=rank, target="qkv")
+        for name in ("lora", "tl5", "tl6", "vera")
+    }
     lora = 4 * 32 * 4096 * rank
     assert {name: plan.trainable for name, plan in plans.items()} == {
-        "lora": lora, "tl5": tl5, "tl6": tl6, "vera": 32 * (rank + 3 * 4096)}  # fmt: skip
+        "lora": lora,
+        "tl5": tl5,
+        "tl6": tl6,
+        "vera": 32 * (rank + 3 * 4096),
+    }
     assert all(plan.lora == lora for plan in plans.values())
     assert plans["tl5"].trainable * 32 == lora
 
@@ -58,7 +100,9 @@ def test_counts_are_the_tensors(mask):
     model = adapted(mask)
     plan = model.adapters.plan
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == plan.trainable
-    assert all(name.startswith("adapters.") for name, p in model.named_parameters() if p.requires_grad)
+    assert all(
+        name.startswith("adapters.") for name, p in model.named_parameters() if p.requires_grad
+    )
 
 
 def test_groups_are_kind_and_shape():
@@ -68,14 +112,19 @@ def test_groups_are_kind_and_shape():
     sizes = {group.name: len(group.sites) for group in plan.groups}
     assert sizes["mlp-up_proj-32x64"] == 3
     assert sizes["mlp-up_proj-32x40"] == 1
-    assert {"mlp-up_proj-32x40", "mlp-down_proj-40x32", "attention-q_proj-32x32"} <= set(plan.lonely)
+    assert {"mlp-up_proj-32x40", "mlp-down_proj-40x32", "attention-q_proj-32x32"} <= set(
+        plan.lonely
+    )
     assert make_plan(tiny("M-*"), "lora", rank=4).lonely == ()
 
 
 @pytest.mark.parametrize("target", ["in,out", "mamba", "in_proj,out_proj"])
 def test_targets(target):
     plan = make_plan(tiny(), "tl5", rank=2, target=target)
-    assert {site.projections[0] for group in plan.groups for site in group.sites} == {"in_proj", "out_proj"}
+    assert {site.projections[0] for group in plan.groups for site in group.sites} == {
+        "in_proj",
+        "out_proj",
+    }
 
 
 def test_targets_that_would_do_nothing_are_refused():
@@ -105,14 +154,21 @@ def test_training_starts_at_the_model_with_a_gradient(mask):
     assert torch.equal(before, logits)
     logits.square().mean().backward()
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in model.adapters.parameters())
-    assert all(p.grad is None for name, p in model.named_parameters() if not name.startswith("adapters."))
+    assert all(
+        p.grad is None for name, p in model.named_parameters() if not name.startswith("adapters.")
+    )
     check_start(model.adapters.plan, model.adapters.tensors())
 
 
-@pytest.mark.parametrize(("mask", "zero"), [("tl6", "Bv"), ("vera", "A"), ("tied:B", "A"), ("lora", "AB")])
+@pytest.mark.parametrize(
+    ("mask", "zero"), [("tl6", "Bv"), ("vera", "A"), ("tied:B", "A"), ("lora", "AB")]
+)
 def test_a_start_without_gradient_is_refused(mask, zero):
     adapters = adapted(mask).adapters
-    tensors = {name: torch.zeros_like(t) if name[-1] in zero else t for name, t in adapters.tensors().items()}
+    tensors = {
+        name: torch.zeros_like(t) if name[-1] in zero else t
+        for name, t in adapters.tensors().items()
+    }
     with pytest.raises(UserError, match="never learn"):
         adapters.load(tensors)
 
@@ -127,7 +183,13 @@ def test_forward_is_the_formula(target):
         for group in model.adapters.plan.groups:
             factors = model.adapters.groups[group.name]
             for layer, site in enumerate(group.sites):
-                delta = 2.0 * torch.diag(factors.v[layer]) @ factors.B @ torch.diag(factors.u[layer]) @ factors.A
+                delta = (
+                    2.0
+                    * torch.diag(factors.v[layer])
+                    @ factors.B
+                    @ torch.diag(factors.u[layer])
+                    @ factors.A
+                )
                 for name, rows in site.parts():
                     modules[name].weight += delta[rows]
     tokens = tokens_of(model)
@@ -148,9 +210,14 @@ def test_tied_gradients_are_the_sums_of_untied_ones():
         other = untied.adapters.groups[name]
         for factor in "AB":
             want = getattr(other, factor).grad.sum(0)
-            assert (getattr(group, factor).grad - want).abs().max() <= 1e-12 * want.abs().max(), (name, factor)
+            assert (getattr(group, factor).grad - want).abs().max() <= 1e-12 * want.abs().max(), (
+                name,
+                factor,
+            )
         for factor in "uv":
-            assert torch.allclose(getattr(group, factor).grad, getattr(other, factor).grad, rtol=1e-10, atol=1e-14)
+            assert torch.allclose(
+                getattr(group, factor).grad, getattr(other, factor).grad, rtol=1e-10, atol=1e-14
+            )
 
 
 def test_activation_checkpointing_changes_nothing():
@@ -164,12 +231,16 @@ def test_activation_checkpointing_changes_nothing():
 
 
 def test_a_step_keeps_no_graph_for_the_next():
-    """An accumulator that outlives its step stays on the stream of that step, and a capture on another one fails."""
+    """An accumulator that outlives its step stays on the stream of that step, and a capture on
+    another one fails.
+    """
     model = adapted("tl6")
     tokens = tokens_of(model)
 
     def accumulators():
-        return [p.view_as(p).grad_fn.next_functions[0][0] for p in model.parameters() if p.requires_grad]
+        return [
+            p.view_as(p).grad_fn.next_functions[0][0] for p in model.parameters() if p.requires_grad
+        ]
 
     model(tokens).sum().backward()
     model(tokens)  # the last forward of a model keeps its graph until the next
@@ -183,7 +254,9 @@ def test_a_step_keeps_no_graph_for_the_next():
 def test_detach_gives_the_model_back():
     model = adapted("lora")
     detach(model)
-    assert torch.equal(model(tokens_of(model)), shaken(tiny("M-M*-M*-", vocab=61))(tokens_of(model)))
+    assert torch.equal(
+        model(tokens_of(model)), shaken(tiny("M-M*-M*-", vocab=61))(tokens_of(model))
+    )
 
 
 @pytest.mark.parametrize("mask", MASKS[:6])
@@ -224,7 +297,9 @@ def test_the_compact_file_holds_shared_tensors_once(tmp_path):
         again = read_adapter(file)
         assert again.plan == saved.plan
         assert again.fingerprint == saved.fingerprint
-        assert all(torch.equal(again.tensors[name], tensor) for name, tensor in saved.tensors.items())
+        assert all(
+            torch.equal(again.tensors[name], tensor) for name, tensor in saved.tensors.items()
+        )
         if exact:
             stored = sum(t.numel() for t in again.tensors.values())
             assert stored == saved.plan.trainable < 0.6 * saved.plan.lora
@@ -234,7 +309,9 @@ def test_damaged_adapter_files_are_refused(tmp_path):
     file = tmp_path / "adapter.safetensors"
     saved = saved_of(adapted("tl5"), "base")
     extra = next(iter(saved.plan.groups)).name + ".u"
-    broken = SavedAdapter(plan=saved.plan, tensors={**saved.tensors, extra: torch.full((3, 3), 2.0)}, base="base")
+    broken = SavedAdapter(
+        plan=saved.plan, tensors={**saved.tensors, extra: torch.full((3, 3), 2.0)}, base="base"
+    )
     broken.write(file)
     with pytest.raises(UserError, match="does not hold the factors") as caught:
         read_adapter(file)

@@ -15,7 +15,10 @@ def blocks():
 @pytest.mark.parametrize(
     ("requests", "hits"),
     [
-        ([range(i, i + 4) for i in range(0, 80, 4)], 18),  # one process: the first stride is not known
+        (
+            [range(i, i + 4) for i in range(0, 80, 4)],
+            18,
+        ),  # one process: the first stride is not known
         ([range(i, i + 4) for i in range(8, 180, 16)], 9),  # one of four
         ([range(4), range(4, 8), range(4, 8), range(100, 103), range(2)], 1),  # at random
     ],
@@ -26,5 +29,8 @@ def test_stream(requests, hits):
         got, want = ahead.stream(positions, 3), plain.stream(positions, 3)
         assert all(np.array_equal(a, b) for a, b in zip(got, want, strict=True))
     assert ahead.hits >= hits
-    got, want = ahead.stream(requests[-1], 4), plain.stream(requests[-1], 4)  # another seed is never taken for this one
+    got, want = (
+        ahead.stream(requests[-1], 4),
+        plain.stream(requests[-1], 4),
+    )  # another seed is never taken for this one
     assert np.array_equal(got[0], want[0])

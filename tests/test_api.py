@@ -1,4 +1,6 @@
-"""import minipuzzle as mp: the same files as the commands', lazily, with rooms that share a function's name intact."""
+"""import minipuzzle as mp: the same files as the commands', lazily, with rooms that share a
+function's name intact.
+"""
 
 import inspect
 import shutil
@@ -13,7 +15,7 @@ import minipuzzle as mp
 from minipuzzle import api, embedded
 from minipuzzle.artifacts import read_json
 from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.stages.evaluate import named_checkpoints
+from minipuzzle.runs.evaluate import named_checkpoints
 
 FUNCTIONS = ("load", "score", "search", "prune", "distill", "evaluate")
 
@@ -24,12 +26,10 @@ import sys
 import minipuzzle as mp
 mp.SearchSettings(budget=("83%",)), mp.Data(), mp.UserError, mp.__version__, dir(mp)
 assert "torch" not in sys.modules
-import minipuzzle.search.plan
+import minipuzzle.nas.plan
 assert "torch" not in sys.modules
-assert callable(mp.search) and mp.search.plan is sys.modules["minipuzzle.search.plan"]
-import minipuzzle.distill.loop as loop
-from minipuzzle.evaluate import measure
-assert callable(mp.distill) and callable(mp.evaluate) and mp.distill.loop is loop and mp.evaluate.measure is measure
+import minipuzzle.training.loop, minipuzzle.metrics
+assert callable(mp.search) and callable(mp.distill) and callable(mp.evaluate)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -60,7 +60,9 @@ def test_functions_write_what_commands_write(checkpoint, tmp_path):
     assert scores.blocks.shape == (len(job.parent.architecture.blocks),)
     settings = mp.SearchSettings(budget=("96%",), multiple=8, candidates=6, validation_blocks=4)
     found = mp.search(job, settings)
-    ours, theirs = (read_json(tmp_path / which / "search.json") for which in ("functions", "commands"))
+    ours, theirs = (
+        read_json(tmp_path / which / "search.json") for which in ("functions", "commands")
+    )
     for result in (ours, theirs):
         for step in result["funnel"]:
             del step["seconds"]
@@ -70,7 +72,9 @@ def test_functions_write_what_commands_write(checkpoint, tmp_path):
     student = mp.distill(job, mp.DistillSettings(short_tokens=512, training=training))
     assert student.parameters <= 0.96 * job.parent.parameters
     assert [row["name"] for row in mp.evaluate(job)["rows"]] == ["teacher", "pruned", "student"]
-    run("search", "--run", tmp_path / "functions", *FAST["search"])  # the command goes on from the functions' files
+    run(
+        "search", "--run", tmp_path / "functions", *FAST["search"]
+    )  # the command goes on from the functions' files
     with pytest.raises(mp.UserError, match="no budget"):
         mp.search(job, mp.SearchSettings())
 
@@ -79,7 +83,9 @@ def test_no_checkpoint_takes_anothers_row(checkpoint, tmp_path):
     names = ("teacher", "a/student", "b/student", "other")
     paths = [shutil.copytree(checkpoint, tmp_path / name) for name in names]
     parent = Checkpoint.open(embedded.teacher_path())
-    found = named_checkpoints(SimpleNamespace(parent=parent), [*paths, tmp_path / "b" / ".." / "other"])
+    found = named_checkpoints(
+        SimpleNamespace(parent=parent), [*paths, tmp_path / "b" / ".." / "other"]
+    )
     assert list(found) == ["teacher", f"{tmp_path.name}/teacher", "a/student", "b/student", "other"]
     assert found["teacher"] is parent
     assert [c.path for c in found.values()][1:4] == paths[:3]

@@ -1,4 +1,6 @@
-"""Parameter counts and memory against the published models (arXiv:2504.03624 and NVIDIA's configs)."""
+"""Parameter counts and memory against the published models (arXiv:2504.03624 and NVIDIA's
+configs).
+"""
 
 import json
 import subprocess
@@ -8,14 +10,17 @@ import pytest
 
 from minipuzzle.cost import Workload, memory
 from minipuzzle.families.nemotron_h import architecture, config
+from minipuzzle.nas.enumerate import enumerate_shapes
+from minipuzzle.nas.plan import make_plan
 from minipuzzle.recipe import SearchSettings
-from minipuzzle.search.enumerate import enumerate_shapes
-from minipuzzle.search.plan import make_plan
 from minipuzzle.space import Bounds, Shape, shape_architecture
 
 P8 = "M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M-"
 P56 = "M-M-M-M*-" + "M-M-M-M-M*-" * 9 + "M-M-M-M-M-"
-P47 = "M-M-M-M-M-M-M-M-M*-M-M-M-M-M-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M-M-M---MM---M-M*-M-M-M-M-M-"
+P47 = (
+    "M-M-M-M-M-M-M-M-M*-M-M-M-M-M-M-M-M-M-M*-M-M-M-M-M*-M"
+    "-M-M-M-M*-M-M-M-M-M-M-M---MM---M-M*-M-M-M-M-M-"
+)
 P12 = "M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M*-M-M-M-M-"
 P9 = "M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-"
 P3 = "M-M-M-MM-M-M*-M-M*-M-M-M*-M-M-MM*-MMM-M-M-"
@@ -35,14 +40,26 @@ GIB = 2**30
 def fields(name):
     pattern, hidden, ffn, q, heads, dim, state, _ = MODELS[name]
     return {
-        "model_type": "nemotron_h", "hybrid_override_pattern": pattern, "hidden_size": hidden, "intermediate_size": ffn,
-        "num_attention_heads": q, "num_key_value_heads": 8, "head_dim": 128, "mamba_num_heads": heads,
-        "mamba_head_dim": dim, "ssm_state_size": state, "n_groups": 8, "conv_kernel": 4, "vocab_size": 131072,
-    }  # fmt: skip
+        "model_type": "nemotron_h",
+        "hybrid_override_pattern": pattern,
+        "hidden_size": hidden,
+        "intermediate_size": ffn,
+        "num_attention_heads": q,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "mamba_num_heads": heads,
+        "mamba_head_dim": dim,
+        "ssm_state_size": state,
+        "n_groups": 8,
+        "conv_kernel": 4,
+        "vocab_size": 131072,
+    }
 
 
 def paper_plan():
-    settings = SearchSettings(budget=("31.7GiB",), context="1M", weights="fp4", kv="fp8", state="bf16")
+    settings = SearchSettings(
+        budget=("31.7GiB",), context="1M", weights="fp4", kv="fp8", state="bf16"
+    )
     return make_plan(architecture(fields("56B")), settings)
 
 
@@ -54,9 +71,13 @@ def test_parameter_counts(name):
     assert architecture(config(arch, fields(name))) == arch
 
 
-@pytest.mark.parametrize(("name", "gib"), [("56B", 45.73), ("47B", 31.68), ("8B", 11.45), ("4B", 9.76)])
+@pytest.mark.parametrize(
+    ("name", "gib"), [("56B", 45.73), ("47B", 31.68), ("8B", 11.45), ("4B", 9.76)]
+)
 def test_memory_at_the_papers_workload(name, gib):
-    assert memory(architecture(fields(name)), Workload(**PAPER)).total / GIB == pytest.approx(gib, abs=0.005)
+    assert memory(architecture(fields(name)), Workload(**PAPER)).total / GIB == pytest.approx(
+        gib, abs=0.005
+    )
 
 
 def test_memory_of_the_other_reading_of_the_paper_does_not_fit():
@@ -74,14 +95,25 @@ def test_memory_of_nano_9b():
 
 def test_the_whole_grid():
     plan = paper_plan()
-    whole = Bounds(attention=(0, 10), mlp=(0, 54), mamba=(0, 54), intermediate=tuple(range(24576, 32769, 1024)), heads=(256,),
-                   hidden=(8192,))  # fmt: skip
+    whole = Bounds(
+        attention=(0, 10),
+        mlp=(0, 54),
+        mamba=(0, 54),
+        intermediate=tuple(range(24576, 32769, 1024)),
+        heads=(256,),
+        hidden=(8192,),
+    )
     feasible = enumerate_shapes(whole, plan.prices)
-    assert (whole.points, feasible.count) == (299_475, 259_027)  # derived independently in the method reference
+    assert (whole.points, feasible.count) == (
+        299_475,
+        259_027,
+    )  # derived independently in the method reference
     for index in range(0, feasible.count, 40_000):
         arch = shape_architecture(plan.parent, feasible.shape(index))
         assert feasible.parameters[index] == arch.parameters
-        assert feasible.bytes[index] == pytest.approx(memory(arch, plan.prices.workload).total, abs=200)
+        assert feasible.bytes[index] == pytest.approx(
+            memory(arch, plan.prices.workload).total, abs=200
+        )
 
 
 def test_the_released_47b_is_feasible_and_maximal_and_six_attention_layers_are_not():
@@ -97,12 +129,22 @@ def test_the_released_47b_is_feasible_and_maximal_and_six_attention_layers_are_n
 
 def test_search_on_a_config_alone(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(fields("56B")))
-    words = "search DIR --budget 31.7GiB --context 1M --weights fp4 --kv fp8 --state bf16 --json".replace("DIR", str(tmp_path))
-    code = ("import sys; from minipuzzle.cli import main; sys.argv = ['minipuzzle', *sys.argv[1:]]\n"
-            "try: main()\nfinally: assert 'torch' not in sys.modules")  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", code, *words.split()], capture_output=True, text=True, check=False)
+    words = "search DIR --budget 31.7GiB --context 1M --weights fp4 --kv fp8 --state bf16 --json"
+    words = words.replace("DIR", str(tmp_path))
+    code = (
+        "import sys; from minipuzzle.cli import main; sys.argv = ['minipuzzle', *sys.argv[1:]]\n"
+        "try: main()\nfinally: assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words.split()], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["feasible"] == 356
     first = result["maximal"][0]
-    assert (first["attention"], first["mlp"], first["mamba"], first["intermediate"]) == (5, 48, 45, 30720)
+    assert (first["attention"], first["mlp"], first["mamba"], first["intermediate"]) == (
+        5,
+        48,
+        45,
+        30720,
+    )

@@ -17,7 +17,9 @@ from minipuzzle.errors import UserError
 
 @pytest.fixture
 def refused(tmp_path, capsys):
-    """Run a command that must be refused; the message must hold all the given words and its four parts."""
+    """Run a command that must be refused; the message must hold all the given words and its four
+    parts.
+    """
 
     def check(*words, says):
         before = {p for p in tmp_path.rglob("*") if "run" not in p.parts}
@@ -51,8 +53,14 @@ def score(checkpoint, tmp_path, *more):
 
 def test_missing_shard(checkpoint, tmp_path, refused):
     parent = Checkpoint.open(checkpoint)
-    write_checkpoint(tmp_path / "shards", parent.architecture, parent.tensor, source=parent, config=parent.config,
-                     shard_bytes=100_000)  # fmt: skip
+    write_checkpoint(
+        tmp_path / "shards",
+        parent.architecture,
+        parent.tensor,
+        source=parent,
+        config=parent.config,
+        shard_bytes=100_000,
+    )
     (tmp_path / "shards" / "model-00002-of-00008.safetensors").unlink(missing_ok=True)
     victim = sorted((tmp_path / "shards").glob("model-00001*"))[0]
     victim.unlink()
@@ -83,7 +91,10 @@ def test_unexpected_tensor(checkpoint, tmp_path, refused):
 
 
 def test_nan_weights(checkpoint, tmp_path, refused):
-    edit(checkpoint, lambda t: t["backbone.layers.1.mixer.up_proj.weight"].view(-1)[3:5].fill_(float("nan")))
+    edit(
+        checkpoint,
+        lambda t: t["backbone.layers.1.mixer.up_proj.weight"].view(-1)[3:5].fill_(float("nan")),
+    )
     refused(*score(checkpoint, tmp_path), says=["NaN", "2 of", "up_proj"])
 
 
@@ -114,10 +125,17 @@ def test_pickled_weights_are_never_read(checkpoint, tmp_path, refused):
 
 @pytest.mark.parametrize(
     ("budget", "says"),
-    [(["1k"], ["smallest reachable", "parameters"]), (["0.01MiB"], ["smallest reachable", "GiB"]),
-     (["47B"], "nothing needs pruning"), (["100%"], "nothing needs pruning"), (["much"], "not a budget"),
-     (["-3B"], "not a budget"), (["12 bananas"], "not a budget"), ([], "no budget")],
-)  # fmt: skip
+    [
+        (["1k"], ["smallest reachable", "parameters"]),
+        (["0.01MiB"], ["smallest reachable", "GiB"]),
+        (["47B"], "nothing needs pruning"),
+        (["100%"], "nothing needs pruning"),
+        (["much"], "not a budget"),
+        (["-3B"], "not a budget"),
+        (["12 bananas"], "not a budget"),
+        ([], "no budget"),
+    ],
+)
 def test_budgets(checkpoint, tmp_path, refused, budget, says):
     (checkpoint / "model.safetensors").unlink()
     options = [word for text in budget for word in ("--budget", text)]
@@ -131,7 +149,10 @@ def test_empty_text(checkpoint, tmp_path, refused):
 
 def test_short_text(checkpoint, tmp_path, refused):
     (tmp_path / "short.txt").write_text("Fellow citizens.")
-    refused(*score(checkpoint, tmp_path, "--data", tmp_path / "short.txt"), says=["shorter than a block", "tokens"])
+    refused(
+        *score(checkpoint, tmp_path, "--data", tmp_path / "short.txt"),
+        says=["shorter than a block", "tokens"],
+    )
 
 
 def test_tokenizer_of_another_vocabulary(tmp_path, refused):
@@ -149,7 +170,15 @@ def test_student_and_teacher_of_different_vocabularies(checkpoint, tmp_path, ref
     run("search", "--run", tmp_path / "run", *FAST["search"])
     other = save(shaken(tiny(vocab=5000)), tmp_path / "other")
     capsys.readouterr()
-    refused("distill", "--run", tmp_path / "run", "--teacher", other, *FAST["distill"], says=["vocabular", "5,000"])
+    refused(
+        "distill",
+        "--run",
+        tmp_path / "run",
+        "--teacher",
+        other,
+        *FAST["distill"],
+        says=["vocabular", "5,000"],
+    )
 
 
 def test_run_directory_of_another_checkpoint(checkpoint, tmp_path, refused, capsys):
@@ -160,7 +189,14 @@ def test_run_directory_of_another_checkpoint(checkpoint, tmp_path, refused, caps
 
 
 def test_stages_out_of_order(checkpoint, tmp_path, refused):
-    refused("search", checkpoint, "--run", tmp_path / "run", *FAST["search"], says=["no scores", "minipuzzle score"])
+    refused(
+        "search",
+        checkpoint,
+        "--run",
+        tmp_path / "run",
+        *FAST["search"],
+        says=["no scores", "minipuzzle score"],
+    )
 
 
 def test_unknown_recipe_key(tmp_path, refused):
@@ -186,7 +222,13 @@ def test_full_disk(checkpoint, small_disk, refused):
     write_atomic(kept, b"{}")
     parent = Checkpoint.open(checkpoint)
     with pytest.raises(UserError, match="Could not write"):
-        write_checkpoint(small_disk / "student", parent.architecture, parent.tensor, source=parent, config=parent.config)
+        write_checkpoint(
+            small_disk / "student",
+            parent.architecture,
+            parent.tensor,
+            source=parent,
+            config=parent.config,
+        )
     with pytest.raises(UserError, match="Could not write"):
         write_atomic(kept, b"x" * 500_000)
     assert kept.read_bytes() == b"{}"

@@ -1,4 +1,6 @@
-"""Every number that a person can set has a least and a greatest; what is outside is told at once, before anything is opened."""
+"""Every number that a person can set has a least and a greatest; what is outside is told at once,
+before anything is opened.
+"""
 
 import math
 import time
@@ -18,7 +20,9 @@ NUMBERS = [(kind, f.name) for kind in KINDS for f in fields(kind) if f.type in (
 WRONG = [math.nan, math.inf, -math.inf, -1, 10**31, 1e40, 10**5000, "8", None, True, [1]]
 
 
-@pytest.mark.parametrize(("kind", "name"), NUMBERS, ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize(
+    ("kind", "name"), NUMBERS, ids=lambda value: getattr(value, "__name__", value)
+)
 def test_every_number_is_bounded(kind, name):
     for value in WRONG:
         with pytest.raises(mp.UserError, match=name):
@@ -33,23 +37,45 @@ def test_every_number_is_bounded(kind, name):
 
 def test_the_numbers_are_all_there():
     assert {name for _, name in NUMBERS} >= {
-        "batch", "tokens", "short_tokens", "samples", "seed", "length", "clip", "warmup", "learning_rate", "candidates",
-        "refine", "top", "multiple", "replicas",
-    }  # fmt: skip
+        "batch",
+        "tokens",
+        "short_tokens",
+        "samples",
+        "seed",
+        "length",
+        "clip",
+        "warmup",
+        "learning_rate",
+        "candidates",
+        "refine",
+        "top",
+        "multiple",
+        "replicas",
+    }
     for rate in (math.nan, math.inf, 0.0, -1.0):
         with pytest.raises(mp.UserError, match="rates"):
             mp.DistillSettings(rates=(1e-4, rate))
 
 
 @pytest.mark.parametrize(
-    "key", ["score: {batch: 1e25}", "distill: {training: {batch: 1e25}}", "distill: {training: {tokens: .inf}}",
-            "search: {batch: 1e20}",
-            "distill: {training: {learning_rate: .nan}}", f"score: {{samples: 1{'0' * 5000}}}", "data: {length: 1}",
-            "score: {samples: null}", "search: {budget: 83%, top: -1}",
-            f"search: {{budget: 1{'0' * 5000}}}", "search: {budget: 83q}",
-            "search: {budget: 83%, context: 1.5}", "search: {prompt: -3}"],
+    "key",
+    [
+        "score: {batch: 1e25}",
+        "distill: {training: {batch: 1e25}}",
+        "distill: {training: {tokens: .inf}}",
+        "search: {batch: 1e20}",
+        "distill: {training: {learning_rate: .nan}}",
+        f"score: {{samples: 1{'0' * 5000}}}",
+        "data: {length: 1}",
+        "score: {samples: null}",
+        "search: {budget: 83%, top: -1}",
+        f"search: {{budget: 1{'0' * 5000}}}",
+        "search: {budget: 83q}",
+        "search: {budget: 83%, context: 1.5}",
+        "search: {prompt: -3}",
+    ],
     ids=lambda key: key[:40],
-)  # fmt: skip
+)
 def test_a_recipe_says_so_at_once(key, tmp_path, capsys):
     """`batch: 1e25` hung: the text was to be cut into as many."""
     (tmp_path / "r.yaml").write_text(f"checkpoint: nowhere\n{key}\n")
@@ -65,19 +91,37 @@ def test_a_recipe_says_so_at_once(key, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "words",
-    [("score", "CK", "--batch", 10**15), ("score", "CK", "--samples", 0), ("score", "CK", "--length", 1),
-     ("score", "CK", "--seed", -1),
-     ("search", "--budget", "83q"), ("search",), ("search", "--budget", "1" + "0" * 5000),
-     ("search", "--budget", "83%", "--batch", 0),
-     ("search", "--budget", "83%", "--context", "many"), ("search", "--budget", "1.2x", "--prompt", "0.5"),
-     ("search", "--budget", "9" * 5000 + "%"), ("distill", "--batch", 10**15), ("distill", "--learning-rate", "nan"),
-     ("distill", "--learning-rate", "1e-4,inf"), ("distill", "--tokens", "1e99"), ("distill", "--save-every", "nan"),
-     ("adapt", "CK", "--batch", 10**12), ("adapt", "CK", "--learning-rate", "inf"), ("profile", "CK", "--widths", 10**9),
-     ("profile", "CK", "--workload", "b1,p" + "9" * 5000)],
+    [
+        ("score", "CK", "--batch", 10**15),
+        ("score", "CK", "--samples", 0),
+        ("score", "CK", "--length", 1),
+        ("score", "CK", "--seed", -1),
+        ("search", "--budget", "83q"),
+        ("search",),
+        ("search", "--budget", "1" + "0" * 5000),
+        ("search", "--budget", "83%", "--batch", 0),
+        ("search", "--budget", "83%", "--context", "many"),
+        ("search", "--budget", "1.2x", "--prompt", "0.5"),
+        ("search", "--budget", "9" * 5000 + "%"),
+        ("distill", "--batch", 10**15),
+        ("distill", "--learning-rate", "nan"),
+        ("distill", "--learning-rate", "1e-4,inf"),
+        ("distill", "--tokens", "1e99"),
+        ("distill", "--save-every", "nan"),
+        ("adapt", "CK", "--batch", 10**12),
+        ("adapt", "CK", "--learning-rate", "inf"),
+        ("profile", "CK", "--widths", 10**9),
+        ("profile", "CK", "--workload", "b1,p" + "9" * 5000),
+    ],
     ids=lambda words: " ".join(map(str, words))[:40],
-)  # fmt: skip
+)
 def test_a_command_says_so_before_it_opens_anything(words, tmp_path, capsys):
-    run(*[tmp_path / "nowhere" if word == "CK" else word for word in words], "--run", tmp_path / "run", code=2)
+    run(
+        *[tmp_path / "nowhere" if word == "CK" else word for word in words],
+        "--run",
+        tmp_path / "run",
+        code=2,
+    )
     said = capsys.readouterr().err
     assert "error:" in said
     assert "nowhere" not in said, "the checkpoint was looked for first"
@@ -85,7 +129,17 @@ def test_a_command_says_so_before_it_opens_anything(words, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-NO_RECIPES = ("[1", "a: 1\n---\nb: 2", "? [a]\n: b", "a: \x00", "{" * 900, "x: 1" + "0" * 5000, "\xff", "5", "null")
+NO_RECIPES = (
+    "[1",
+    "a: 1\n---\nb: 2",
+    "? [a]\n: b",
+    "a: \x00",
+    "{" * 900,
+    "x: 1" + "0" * 5000,
+    "\xff",
+    "5",
+    "null",
+)
 
 
 @pytest.mark.parametrize("text", NO_RECIPES, ids=lambda text: repr(text[:12]))
@@ -98,5 +152,11 @@ def test_what_is_no_recipe_is_told(text, tmp_path):
 
 
 def test_settings_survive_a_round_of_yaml():
-    shown = yaml.safe_dump({"checkpoint": "x", "search": {"budget": ["83%", "1.2x@b8,p8k"]}, "data": {"seed": 2**63 - 1}})
+    shown = yaml.safe_dump(
+        {
+            "checkpoint": "x",
+            "search": {"budget": ["83%", "1.2x@b8,p8k"]},
+            "data": {"seed": 2**63 - 1},
+        }
+    )
     assert build(Recipe, yaml.safe_load(shown), "r").search.budget == ("83%", "1.2x@b8,p8k")

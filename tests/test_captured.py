@@ -3,16 +3,18 @@
 import torch
 from conftest import tiny
 
-from minipuzzle.distill.captured import EAGER, Backward
-from minipuzzle.distill.objectives import next_token
 from minipuzzle.model import init_model
+from minipuzzle.training.captured import EAGER, Backward
+from minipuzzle.training.objectives import next_token
 
 
 def test_a_capture_that_fails_is_said_and_changes_nothing():
     said, model = [], init_model(tiny(), 0)
     backward = Backward(model, next_token, captures=True, say=said.append)
     plain = Backward(model, next_token, captures=False, say=said.append)
-    tokens = torch.randint(0, model.architecture.vocab_size, (2, 16), generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(
+        0, model.architecture.vocab_size, (2, 16), generator=torch.Generator().manual_seed(0)
+    )
     for step in range(EAGER + 2):
         results = []
         for one in (backward, plain):

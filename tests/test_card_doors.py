@@ -1,4 +1,6 @@
-"""Names of others in the model card and the report: shown, never markup, never this machine's paths."""
+"""Names of others in the model card and the report: shown, never markup, never this machine's
+paths.
+"""
 
 import copy
 import json
@@ -27,7 +29,9 @@ def put(folder, name, changes=lambda value: None):
 
 @pytest.fixture
 def run_of(tmp_path):
-    """A function that writes a run whose texts are all ``name``, and its parent's card; the run's folder."""
+    """A function that writes a run whose texts are all ``name``, and its parent's card; the run's
+    folder.
+    """
 
     def make(name, card=None, folder="parent"):
         run, parent = tmp_path / "run", tmp_path / folder
@@ -46,11 +50,25 @@ def run_of(tmp_path):
             lambda v: v["commands"][0].update(command=f"minipuzzle score /home/me/{name!r}"),
         )
         put(run, "search.json", lambda v: v["budget"].update(text=[name]))
-        put(run, "eval.json", lambda v: (v.update(device=name, data=f"/home/me/{name}.txt"), [
-            row.update(name=name, domains={name: {"tokens": 5, "loss": 3.0}}) for row in v["rows"]]))  # fmt: skip
+        put(
+            run,
+            "eval.json",
+            lambda v: (
+                v.update(device=name, data=f"/home/me/{name}.txt"),
+                [
+                    row.update(name=name, domains={name: {"tokens": 5, "loss": 3.0}})
+                    for row in v["rows"]
+                ],
+            ),
+        )
         put(run, "tasks.json", lambda v: v["rows"][0].update(name=name, task=name, metric=name))
-        Scores(blocks=np.arange(1.0, 3.0), intermediate={1: np.ones(4)}, head_channels={0: np.ones((4, 2))},
-               hidden=np.ones(8), meta={"metric": name, "estimator": name}).save(run / "scores.safetensors")  # fmt: skip
+        Scores(
+            blocks=np.arange(1.0, 3.0),
+            intermediate={1: np.ones(4)},
+            head_channels={0: np.ones((4, 2))},
+            hidden=np.ones(8),
+            meta={"metric": name, "estimator": name},
+        ).save(run / "scores.safetensors")
         return run
 
     return make
@@ -58,7 +76,12 @@ def run_of(tmp_path):
 
 def unescaped(text):
     """What Markdown would still take for markup, outside of code."""
-    text = re.sub(r"```.*?```|`minipuzzle [a-z]+`|\(teacher .. student\)", "", text.split("---\n", 2)[2], flags=re.DOTALL)
+    text = re.sub(
+        r"```.*?```|`minipuzzle [a-z]+`|\(teacher .. student\)",
+        "",
+        text.split("---\n", 2)[2],
+        flags=re.DOTALL,
+    )
     table = re.sub(
         r"^\|.*\|$", lambda row: re.sub(r"(?<!\\)\|", "", row[0]), text, flags=re.MULTILINE
     )
@@ -90,10 +113,19 @@ def test_a_page_shows_evil_names(run_of, recwarn):
 
 @pytest.mark.parametrize(
     "card",
-    [b"\xff\xfe", b"---\n[\n---\n", b"---\na: 2020-13-45\n---\n", b"---\n" + b"[" * 50_000 + b"\n---\n", b"---\n- a\n---\n",
-     b"",
-     b"---\nlicense: {a: <b>}\nlanguage: [[en]]\nlicense_name: 'x\n\n  y'\nlicense_link: 5\n---\n"],
-)  # fmt: skip
+    [
+        b"\xff\xfe",
+        b"---\n[\n---\n",
+        b"---\na: 2020-13-45\n---\n",
+        b"---\n" + b"[" * 50_000 + b"\n---\n",
+        b"---\n- a\n---\n",
+        b"",
+        (
+            b"---\nlicense: {a: <b>}\nlanguage: [[en]]\nlicense_name: 'x\n\n  y'\nlicense_link:"
+            b" 5\n---\n"
+        ),
+    ],
+)
 def test_a_parents_card_that_says_nothing(card, run_of):
     header = yaml.safe_load(write_card(run_of("x", card)).read_text().split("---\n")[1])
     assert not header.keys() & {"license", "license_name", "license_link", "language"}
@@ -114,17 +146,30 @@ def test_a_parents_licence_is_kept(run_of):
 @pytest.mark.parametrize(
     ("command", "shown"),
     [
-        ("minipuzzle score /home/me/model --data ../secret/t.txt", "minipuzzle score model --data t.txt"),
-        ("minipuzzle search --run=/a/b --budget 10tok/s@b1,p8,o1", "minipuzzle search --run=b --budget 10tok/s@b1,p8,o1"),
-        ("minipuzzle eval '~/a b/c' --run ./x/ --budget 1.2x", "minipuzzle eval c --run x --budget 1.2x"),
-        ("minipuzzle eval 'a`b' 'c\nd' '/'", "minipuzzle eval 'a b' 'c d' ."), ("minipuzzle 'open", ""),
+        (
+            "minipuzzle score /home/me/model --data ../secret/t.txt",
+            "minipuzzle score model --data t.txt",
+        ),
+        (
+            "minipuzzle search --run=/a/b --budget 10tok/s@b1,p8,o1",
+            "minipuzzle search --run=b --budget 10tok/s@b1,p8,o1",
+        ),
+        (
+            "minipuzzle eval '~/a b/c' --run ./x/ --budget 1.2x",
+            "minipuzzle eval c --run x --budget 1.2x",
+        ),
+        ("minipuzzle eval 'a`b' 'c\nd' '/'", "minipuzzle eval 'a b' 'c d' ."),
+        ("minipuzzle 'open", ""),
     ],
-)  # fmt: skip
+)
 def test_published_command_lines(command, shown):
     assert published(command) == shown
 
 
 def test_words_stay_readable():
-    plain = "c001 was chosen of 24 candidates: damage 4.5e-3, 16 to 9–15 a block; my_model-8B (v1.0) + 3 %"
+    plain = (
+        "c001 was chosen of 24 candidates: damage 4.5e-3, 16 to 9–15 a block; my_model-8B (v1.0)"
+        " + 3 %"
+    )
     assert markdown(plain) == plain
     assert markdown(["_a_ b_c", {"a": "x\n| y"}]) == ["\\_a\\_ b_c", {"a": "x \\| y"}]

@@ -24,7 +24,11 @@ from minipuzzle.surgery import cut
 
 
 def tensors(folder):
-    return {name: value for file in folder.glob("*.safetensors") for name, value in load_file(file).items()}
+    return {
+        name: value
+        for file in folder.glob("*.safetensors")
+        for name, value in load_file(file).items()
+    }
 
 
 @pytest.mark.parametrize("shard_bytes", [5_000_000_000, 20_000])
@@ -33,12 +37,25 @@ def test_load_and_save_is_bit_exact(tmp_path, shard_bytes):
     theirs.save_pretrained(tmp_path / "theirs")
     first = Checkpoint.open(tmp_path / "theirs")
     config = first.family.config(first.architecture, first.config)
-    write_checkpoint(tmp_path / "ours", first.architecture, first.tensor, source=first, config=config, shard_bytes=shard_bytes)
+    write_checkpoint(
+        tmp_path / "ours",
+        first.architecture,
+        first.tensor,
+        source=first,
+        config=config,
+        shard_bytes=shard_bytes,
+    )
     before, after = tensors(tmp_path / "theirs"), tensors(tmp_path / "ours")
     assert before.keys() == after.keys()
-    assert all(torch.equal(before[n], after[n]) and before[n].dtype == after[n].dtype for n in before)
+    assert all(
+        torch.equal(before[n], after[n]) and before[n].dtype == after[n].dtype for n in before
+    )
     again = Checkpoint.open(tmp_path / "ours")
-    assert (again.architecture, again.parameters, again.bytes) == (first.architecture, first.parameters, first.bytes)
+    assert (again.architecture, again.parameters, again.bytes) == (
+        first.architecture,
+        first.parameters,
+        first.bytes,
+    )
     index = tmp_path / "ours" / "model.safetensors.index.json"
     assert index.exists() == (shard_bytes < 100_000)
     if index.exists():
@@ -46,13 +63,17 @@ def test_load_and_save_is_bit_exact(tmp_path, shard_bytes):
     loaded = unclamped(AutoModelForCausalLM.from_pretrained(tmp_path / "ours").eval())
     tokens = torch.arange(30)[None]
     with torch.no_grad():
-        assert torch.equal(loaded(tokens, use_cache=False).logits, theirs(tokens, use_cache=False).logits)
+        assert torch.equal(
+            loaded(tokens, use_cache=False).logits, theirs(tokens, use_cache=False).logits
+        )
 
 
 def test_the_written_config_has_what_each_engine_reads():
     config = json.loads((embedded.teacher_path() / "config.json").read_text())
     assert config["hybrid_override_pattern"] == "M-M-M*-M-M-M*-"  # SGLang, llama.cpp's converter
-    assert not {"layers_block_type", "layer_types"} & set(config)  # whose names no spelling suits all (families/nemotron_h.py)
+    assert not {"layers_block_type", "layer_types"} & set(
+        config
+    )  # whose names no spelling suits all (families/nemotron_h.py)
     assert config["n_groups"] == config["mamba_n_groups"] == 2  # SGLang reads both
     assert config["num_hidden_layers"] == 14
     assert "time_step_limit" not in config
@@ -64,7 +85,10 @@ def test_native_names_and_a_singular_embedding_are_read(tmp_path):
     file = tmp_path / "model.safetensors"
     values = load_file(file)
     want = Checkpoint.open(tmp_path).tensor("embeddings.weight")
-    renamed = {n.replace("backbone.embeddings", "model.embedding").replace("backbone.", "model."): v for n, v in values.items()}
+    renamed = {
+        n.replace("backbone.embeddings", "model.embedding").replace("backbone.", "model."): v
+        for n, v in values.items()
+    }
     save_file(renamed, file)
     assert torch.equal(Checkpoint.open(tmp_path).tensor("embeddings.weight"), want)
     assert Checkpoint.open(tmp_path).notes == ()
@@ -90,11 +114,15 @@ def test_tokenizer_and_generation_config_travel_and_blocks_that_differ_are_named
     save(shaken(tiny("M-M-")), tmp_path / "parent")
     (tmp_path / "parent" / "generation_config.json").write_text('{"eos_token_id": 7}')
     parent = Checkpoint.open(tmp_path / "parent")
-    selection = Selection(blocks=({}, {"intermediate": tuple(range(16))}, {}, {"intermediate": tuple(range(8))}))
+    selection = Selection(
+        blocks=({}, {"intermediate": tuple(range(16))}, {}, {"intermediate": tuple(range(8))})
+    )
     cut(parent, selection, tmp_path / "student")
     student = tmp_path / "student"
     assert json.loads((student / "generation_config.json").read_text()) == {"eos_token_id": 7}
-    assert (student / "tokenizer.json").read_bytes() == (tmp_path / "parent" / "tokenizer.json").read_bytes()
+    assert (student / "tokenizer.json").read_bytes() == (
+        tmp_path / "parent" / "tokenizer.json"
+    ).read_bytes()
     config = json.loads((student / "config.json").read_text())
     assert config["model_type"] == "nemotron_h_puzzle"
     assert [b.get("intermediate_size") for b in config["block_configs"]] == [None, 16, None, 8]
@@ -103,16 +131,21 @@ def test_tokenizer_and_generation_config_travel_and_blocks_that_differ_are_named
 
 
 MIXED = (
-    Mamba2(hidden=24, heads=6, head_dim=4, groups=3, state=5, chunk_size=8), FeedForward(hidden=24, intermediate=7),
+    Mamba2(hidden=24, heads=6, head_dim=4, groups=3, state=5, chunk_size=8),
+    FeedForward(hidden=24, intermediate=7),
     Mamba2(hidden=24, heads=2, head_dim=10, groups=1, state=16, conv_kernel=3, chunk_size=4),
-    Attention(hidden=24, q_heads=3, kv_heads=1, attn_head_dim=6), FeedForward(hidden=24, intermediate=40),
-    Attention(hidden=24, q_heads=4, kv_heads=2, attn_head_dim=8), Mamba2(hidden=24, heads=3, head_dim=4, groups=3, state=5),
-)  # fmt: skip
+    Attention(hidden=24, q_heads=3, kv_heads=1, attn_head_dim=6),
+    FeedForward(hidden=24, intermediate=40),
+    Attention(hidden=24, q_heads=4, kv_heads=2, attn_head_dim=8),
+    Mamba2(hidden=24, heads=3, head_dim=4, groups=3, state=5),
+)
 
 
 @pytest.fixture
 def remote_code(tmp_path, monkeypatch):
-    """transformers keeps the classes that a checkpoint carries here, and forgets them afterwards."""
+    """transformers keeps the classes that a checkpoint carries here, and forgets them
+    afterwards.
+    """
     import transformers.dynamic_module_utils as remote
 
     monkeypatch.setattr(remote, "HF_MODULES_CACHE", str(tmp_path / "modules"))
@@ -125,12 +158,24 @@ def remote_code(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("shard_bytes", [5_000_000_000, 10_000])
-def test_blocks_that_differ_load_in_transformers_through_the_classes_beside_them(tmp_path, remote_code, shard_bytes):
+def test_blocks_that_differ_load_in_transformers_through_the_classes_beside_them(
+    tmp_path, remote_code, shard_bytes
+):
     ours = shaken(Architecture(vocab_size=61, hidden=24, blocks=MIXED))
     values, family = ours.state_dict(), families.find("nemotron_h_puzzle")
-    config, extra = family.config(ours.architecture, {"dtype": "float32"}), family.extra_files(ours.architecture)
-    write_checkpoint(tmp_path / "mixed", ours.architecture, values.__getitem__, source=None, config=config, extra=extra,
-                     shard_bytes=shard_bytes)  # fmt: skip
+    config, extra = (
+        family.config(ours.architecture, {"dtype": "float32"}),
+        family.extra_files(ours.architecture),
+    )
+    write_checkpoint(
+        tmp_path / "mixed",
+        ours.architecture,
+        values.__getitem__,
+        source=None,
+        config=config,
+        extra=extra,
+        shard_bytes=shard_bytes,
+    )
     assert Checkpoint.open(tmp_path / "mixed").architecture == ours.architecture
     options = {"trust_remote_code": True, "output_loading_info": True}
     theirs, said = AutoModelForCausalLM.from_pretrained(tmp_path / "mixed", **options)
@@ -145,8 +190,16 @@ def test_blocks_that_differ_load_in_transformers_through_the_classes_beside_them
     with torch.no_grad():
         assert (theirs(tokens, use_cache=False).logits - ours(tokens)).abs().max() <= 1e-4
         if shard_bytes > 10_000:
-            options = {"max_new_tokens": 3, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-            assert torch.equal(theirs.generate(tokens, **options), theirs.generate(tokens, use_cache=False, **options))
+            options = {
+                "max_new_tokens": 3,
+                "do_sample": False,
+                "eos_token_id": None,
+                "pad_token_id": 0,
+            }
+            assert torch.equal(
+                theirs.generate(tokens, **options),
+                theirs.generate(tokens, use_cache=False, **options),
+            )
 
 
 def test_dtypes_stay_and_the_config_means_the_same(tmp_path):
@@ -160,13 +213,22 @@ def test_dtypes_stay_and_the_config_means_the_same(tmp_path):
     assert first.dtype == "BF16"
     assert first.parameters == sum(p.numel() for p in theirs.parameters())
     config = first.family.config(first.architecture, first.config)
-    write_checkpoint(tmp_path / "ours", first.architecture, first.tensor, source=first, config=config)
+    write_checkpoint(
+        tmp_path / "ours", first.architecture, first.tensor, source=first, config=config
+    )
     after = tensors(tmp_path / "ours")
     assert after.keys() == mixed.keys()
     assert all(torch.equal(mixed[n], after[n]) and mixed[n].dtype == after[n].dtype for n in mixed)
-    read, written = theirs.config.to_dict(), AutoModelForCausalLM.from_pretrained(tmp_path / "ours").config.to_dict()
+    read, written = (
+        theirs.config.to_dict(),
+        AutoModelForCausalLM.from_pretrained(tmp_path / "ours").config.to_dict(),
+    )
     changed = {k for k in read.keys() | written.keys() if read.get(k) != written.get(k)}
-    assert changed <= {"_name_or_path", "transformers_version", "mamba_n_groups"}  # SGLang wants the last
+    assert changed <= {
+        "_name_or_path",
+        "transformers_version",
+        "mamba_n_groups",
+    }  # SGLang wants the last
 
 
 def test_the_fingerprint_follows_weights_and_config(tmp_path):
@@ -217,36 +279,78 @@ def index(folder, text):
 
 NORM = "backbone.norm_f.weight"
 FAULTS = {
-    "wrong shape": (lambda f: change_weights(f, lambda t: t.update({NORM: torch.ones(7)})), ["wrong shape", "(7,)", "(32,)"]),
-    "missing tensor": (lambda f: change_weights(f, lambda t: t.pop("backbone.layers.0.mixer.D")),
-                       ["backbone.layers.0.mixer.D", "missing"]),
-    "under two names": (lambda f: change_weights(f, lambda t: t.update({"model.norm_f.weight": t[NORM].clone()})),
-                        ["twice", NORM]),
-    "unexpected tensor": (lambda f: change_weights(f, lambda t: t.update({"backbone.extra": torch.ones(1)})),
-                          ["backbone.extra"]),
-    "truncated": (lambda f: os.truncate(f / "model.safetensors", 9000), ["model.safetensors", "truncated"]),
+    "wrong shape": (
+        lambda f: change_weights(f, lambda t: t.update({NORM: torch.ones(7)})),
+        ["wrong shape", "(7,)", "(32,)"],
+    ),
+    "missing tensor": (
+        lambda f: change_weights(f, lambda t: t.pop("backbone.layers.0.mixer.D")),
+        ["backbone.layers.0.mixer.D", "missing"],
+    ),
+    "under two names": (
+        lambda f: change_weights(f, lambda t: t.update({"model.norm_f.weight": t[NORM].clone()})),
+        ["twice", NORM],
+    ),
+    "unexpected tensor": (
+        lambda f: change_weights(f, lambda t: t.update({"backbone.extra": torch.ones(1)})),
+        ["backbone.extra"],
+    ),
+    "truncated": (
+        lambda f: os.truncate(f / "model.safetensors", 9000),
+        ["model.safetensors", "truncated"],
+    ),
     "empty file": (lambda f: os.truncate(f / "model.safetensors", 0), ["truncated"]),
     "header of a list": (lambda f: header(f, lambda h: [1]), ["damaged", "list"]),
-    "entry without offsets": (lambda f: header(f, lambda h: h[NORM].pop("data_offsets") and None), ["damaged", NORM]),
-    "offsets that do not fit the shape": (lambda f: header(f, lambda h: h[NORM].update(shape=[31])), ["damaged", NORM]),
-    "negative offsets": (lambda f: header(f, lambda h: h[NORM].update(data_offsets=[-128, 0])), ["damaged", NORM]),
-    "offsets outside of the file": (lambda f: header(f, lambda h: h[NORM].update(data_offsets=[10**9, 10**9 + 128])),
-                                    ["truncated", "ends at"]),
-    "unknown dtype": (lambda f: header(f, lambda h: h[NORM].update(dtype="F4")), [NORM, "F4", "BF16"]),
-    "pickle": (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), ["pytorch_model.bin", "never read"]),
+    "entry without offsets": (
+        lambda f: header(f, lambda h: h[NORM].pop("data_offsets") and None),
+        ["damaged", NORM],
+    ),
+    "offsets that do not fit the shape": (
+        lambda f: header(f, lambda h: h[NORM].update(shape=[31])),
+        ["damaged", NORM],
+    ),
+    "negative offsets": (
+        lambda f: header(f, lambda h: h[NORM].update(data_offsets=[-128, 0])),
+        ["damaged", NORM],
+    ),
+    "offsets outside of the file": (
+        lambda f: header(f, lambda h: h[NORM].update(data_offsets=[10**9, 10**9 + 128])),
+        ["truncated", "ends at"],
+    ),
+    "unknown dtype": (
+        lambda f: header(f, lambda h: h[NORM].update(dtype="F4")),
+        [NORM, "F4", "BF16"],
+    ),
+    "pickle": (
+        lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
+        ["pytorch_model.bin", "never read"],
+    ),
     "no config": (lambda f: (f / "config.json").unlink(), ["no checkpoint here"]),
     "config is no JSON": (lambda f: (f / "config.json").write_text("{"), ["not valid JSON"]),
     "config is a list": (lambda f: (f / "config.json").write_text("[]"), ["config.json", "a list"]),
-    "unknown model_type": (lambda f: change_config(f, model_type="nemotron_x"), ["nemotron_x", "nemotron_h"]),
-    "unknown letter": (lambda f: change_config(f, hybrid_override_pattern="M-M*XM-"), ["'X'", "position 4"]),
-    "pattern of another length": (lambda f: change_config(f, hybrid_override_pattern="M-M*"), ["4 letters", "7"]),
+    "unknown model_type": (
+        lambda f: change_config(f, model_type="nemotron_x"),
+        ["nemotron_x", "nemotron_h"],
+    ),
+    "unknown letter": (
+        lambda f: change_config(f, hybrid_override_pattern="M-M*XM-"),
+        ["'X'", "position 4"],
+    ),
+    "pattern of another length": (
+        lambda f: change_config(f, hybrid_override_pattern="M-M*"),
+        ["4 letters", "7"],
+    ),
     "index is no JSON": (lambda f: index(f, "{"), ["index.json", "not valid JSON"]),
     "index without a map": (lambda f: index(f, "{}"), ["index.json", "weight_map"]),
-    "index to another folder": (lambda f: index(f, '{"weight_map": {"a": "../x.safetensors"}}'),
-                                ["outside", "../x.safetensors"]),
-    "missing shard": (lambda f: index(f, '{"weight_map": {"a": "model-00001-of-00002.safetensors"}}'),
-                      ["model-00001-of-00002.safetensors", "missing"]),
-}  # fmt: skip
+    "index to another folder": (
+        lambda f: index(f, '{"weight_map": {"a": "../x.safetensors"}}'),
+        ["outside", "../x.safetensors"],
+    ),
+    "missing shard": (
+        lambda f: index(f, '{"weight_map": {"a": "model-00001-of-00002.safetensors"}}'),
+        ["model-00001-of-00002.safetensors", "missing"],
+    ),
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -265,7 +369,9 @@ def test_refused_checkpoints(fault, tmp_path):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_weights_that_are_not_finite_are_refused_when_read(tmp_path, dtype, value):
     save(shaken(tiny(vocab=61)), tmp_path)
-    change_weights(tmp_path, lambda t: t.update({NORM: torch.tensor([value, value, *[1.0] * 30], dtype=dtype)}))
+    change_weights(
+        tmp_path, lambda t: t.update({NORM: torch.tensor([value, value, *[1.0] * 30], dtype=dtype)})
+    )
     checkpoint = Checkpoint.open(tmp_path)
     checkpoint.tensor("embeddings.weight")
     with pytest.raises(UserError) as caught:
@@ -276,15 +382,24 @@ def test_weights_that_are_not_finite_are_refused_when_read(tmp_path, dtype, valu
 
 def test_large_float64_weights_are_finite(tmp_path):
     save(shaken(tiny(vocab=61)), tmp_path)
-    change_weights(tmp_path, lambda t: t.update({NORM: torch.full((32,), 1e300, dtype=torch.float64)}))
+    change_weights(
+        tmp_path, lambda t: t.update({NORM: torch.full((32,), 1e300, dtype=torch.float64)})
+    )
     assert (Checkpoint.open(tmp_path).tensor("final_norm.weight") == 1e300).all()
 
 
 def test_our_header_reader_agrees_with_safetensors(tmp_path):
-    values = {"a": torch.ones(2, 3), "b": torch.zeros(0, 4).bfloat16(), "c": torch.tensor(7), "d": torch.ones(5).half()}
+    values = {
+        "a": torch.ones(2, 3),
+        "b": torch.zeros(0, 4).bfloat16(),
+        "c": torch.tensor(7),
+        "d": torch.ones(5).half(),
+    }
     save_file(values, tmp_path / "x.safetensors", metadata={"format": "pt"})
     entries = read_header(tmp_path / "x.safetensors")
-    assert {n: e.shape for n, e in entries.items()} == {n: tuple(v.shape) for n, v in values.items()}
+    assert {n: e.shape for n, e in entries.items()} == {
+        n: tuple(v.shape) for n, v in values.items()
+    }
     assert all(entries[n].nbytes == v.numel() * v.element_size() for n, v in values.items())
     data = (tmp_path / "x.safetensors").read_bytes()
     assert data[entries["a"].start :][: entries["a"].nbytes] == values["a"].numpy().tobytes()
@@ -294,7 +409,9 @@ def full(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize("where", ["os.fsync", "shutil.copyfile", "pathlib.Path.write_text", "pathlib.Path.rename"])
+@pytest.mark.parametrize(
+    "where", ["os.fsync", "shutil.copyfile", "pathlib.Path.write_text", "pathlib.Path.rename"]
+)
 @pytest.mark.parametrize("before", ["nothing", "a checkpoint"])
 def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, where, before):
     save(shaken(tiny(vocab=61)), tmp_path / "source")
@@ -306,11 +423,18 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, where, before)
     with monkeypatch.context() as patch:
         patch.setattr(where, full)
         with pytest.raises(UserError, match="Could not write") as caught:
-            write_checkpoint(tmp_path / "out" / "student", source.architecture, source.tensor, source=source,
-                             config=source.config)  # fmt: skip
+            write_checkpoint(
+                tmp_path / "out" / "student",
+                source.architecture,
+                source.tensor,
+                source=source,
+                config=source.config,
+            )
     assert "No space left" in caught.value.got
     assert {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()} == content
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ([] if before == "nothing" else ["student"])
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == (
+        [] if before == "nothing" else ["student"]
+    )
 
 
 def test_a_checkpoint_comes_back_when_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
@@ -318,9 +442,19 @@ def test_a_checkpoint_comes_back_when_the_new_one_cannot_take_its_place(tmp_path
     save(shaken(tiny(vocab=61), seed=9), tmp_path / "student")
     old = Checkpoint.open(tmp_path / "student").fingerprint
     rename = Path.rename
-    monkeypatch.setattr(Path, "rename", lambda self, to: full() if self.name.endswith(".writing") else rename(self, to))
+    monkeypatch.setattr(
+        Path,
+        "rename",
+        lambda self, to: full() if self.name.endswith(".writing") else rename(self, to),
+    )
     with pytest.raises(UserError, match="Could not write"):
-        write_checkpoint(tmp_path / "student", source.architecture, source.tensor, source=source, config=source.config)
+        write_checkpoint(
+            tmp_path / "student",
+            source.architecture,
+            source.tensor,
+            source=source,
+            config=source.config,
+        )
     assert Checkpoint.open(tmp_path / "student").fingerprint == old
     assert sorted(p.name for p in tmp_path.iterdir()) == ["source", "student"]
 
@@ -329,7 +463,9 @@ def test_a_checkpoint_is_replaced_as_a_whole_and_nothing_else_ever_is(tmp_path):
     source = Checkpoint.open(save(shaken(tiny(vocab=61)), tmp_path / "source"))
 
     def write(name):
-        write_checkpoint(tmp_path / name, source.architecture, source.tensor, source=source, config=source.config)
+        write_checkpoint(
+            tmp_path / name, source.architecture, source.tensor, source=source, config=source.config
+        )
 
     save(shaken(tiny("M-", vocab=61)), tmp_path / "student")
     (tmp_path / "student" / "stale.txt").write_text("of the old one")
@@ -350,14 +486,23 @@ def test_a_checkpoint_is_replaced_as_a_whole_and_nothing_else_ever_is(tmp_path):
     shutil.rmtree(tmp_path / "empty")
     write("link")
     assert (tmp_path / "link").is_symlink()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "link", "new", "source", "student", "thesis"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "file",
+        "link",
+        "new",
+        "source",
+        "student",
+        "thesis",
+    ]
 
 
 def test_writing_onto_the_source_itself(tmp_path):
     source = Checkpoint.open(save(shaken(tiny(vocab=61)), tmp_path / "ckpt"))
     (tmp_path / "ckpt" / "tokenizer_files").mkdir()
     before = source.fingerprint
-    write_checkpoint(tmp_path / "ckpt", source.architecture, source.tensor, source=source, config=source.config)
+    write_checkpoint(
+        tmp_path / "ckpt", source.architecture, source.tensor, source=source, config=source.config
+    )
     again = Checkpoint.open(tmp_path / "ckpt")
     assert (again.fingerprint, again.has_tokenizer) == (before, True)
 
@@ -366,4 +511,9 @@ def test_predicted_tokens_are_not_promised_where_their_heads_are_not_written(tmp
     save(shaken(tiny(vocab=61)), tmp_path)
     change_config(tmp_path, num_nextn_predict_layers=2)
     checkpoint = Checkpoint.open(tmp_path)
-    assert checkpoint.family.config(checkpoint.architecture, checkpoint.config)["num_nextn_predict_layers"] == 0
+    assert (
+        checkpoint.family.config(checkpoint.architecture, checkpoint.config)[
+            "num_nextn_predict_layers"
+        ]
+        == 0
+    )

@@ -1,4 +1,6 @@
-"""What config.json claims and the weights contradict: read as transformers reads it (its logits)."""
+"""What config.json claims and the weights contradict: read as transformers reads it (its
+logits).
+"""
 
 import json
 

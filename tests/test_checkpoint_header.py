@@ -118,11 +118,20 @@ def test_a_huge_header_is_refused_before_it_is_read(announced, tmp_path):
 
 def test_dtypes_have_their_widths_and_others_are_named(tmp_path):
     torchs = {
-        "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool",
-        "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
-        **{f"{kind}{bits}": f"{name}{bits}" for kind, name in (("I", "int"), ("U", "uint"))
-           for bits in (8, 16, 32, 64)},
-    }  # fmt: skip
+        "F64": "float64",
+        "F32": "float32",
+        "F16": "float16",
+        "BF16": "bfloat16",
+        "BOOL": "bool",
+        "F8_E4M3": "float8_e4m3fn",
+        "F8_E5M2": "float8_e5m2",
+        "F8_E8M0": "float8_e8m0fnu",
+        **{
+            f"{kind}{bits}": f"{name}{bits}"
+            for kind, name in (("I", "int"), ("U", "uint"))
+            for bits in (8, 16, 32, 64)
+        },
+    }
     assert torchs.keys() == DTYPE_BYTES.keys()
     values = {n: torch.zeros(3, dtype=getattr(torch, name)) for n, name in torchs.items()}
     save_file(values, tmp_path / "x.safetensors")

@@ -2,19 +2,7 @@
 
 import pytest
 import torch
-from checkpoint_folders import (
-    EMBEDDING,
-    FP8,
-    HEAD,
-    NORM,
-    ONE,
-    TWO,
-    fp8,
-    made,
-    say,
-    shards,
-    weights,
-)
+from checkpoint_folders import EMBEDDING, FP8, HEAD, NORM, ONE, TWO, fp8, made, say, shards, weights
 from safetensors.torch import load_file, save_file
 
 from minipuzzle.checkpoint import Checkpoint

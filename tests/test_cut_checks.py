@@ -1,4 +1,6 @@
-"""Checks after a cut, each seen to find its fault: bytes, parameters, sizes, one tensor in two shards, whole heads."""
+"""Checks after a cut, each seen to find its fault: bytes, parameters, sizes, one tensor in two
+shards, whole heads.
+"""
 
 import json
 
@@ -21,7 +23,12 @@ def parent(tmp_path):
 
 
 def narrow(architecture):
-    return Selection(blocks=tuple({"intermediate": tuple(range(32))} if b.kind == "mlp" else {} for b in architecture.blocks))
+    return Selection(
+        blocks=tuple(
+            {"intermediate": tuple(range(32))} if b.kind == "mlp" else {}
+            for b in architecture.blocks
+        )
+    )
 
 
 def after_writing(monkeypatch, change):
@@ -77,7 +84,11 @@ def test_a_file_of_another_architecture_is_not_what_was_planned(parent, tmp_path
 def test_the_kept_channels_are_the_selections(parent, tmp_path):
     """Rows and columns by numpy's own indexing."""
     kept = tuple(range(1, 64, 2))
-    chosen = Selection(blocks=tuple({"intermediate": kept} if b.kind == "mlp" else {} for b in parent.architecture.blocks))
+    chosen = Selection(
+        blocks=tuple(
+            {"intermediate": kept} if b.kind == "mlp" else {} for b in parent.architecture.blocks
+        )
+    )
     cut = surgery.cut(parent, chosen, tmp_path / "cut")
     for index, block in enumerate(parent.architecture.blocks):
         if block.kind == "mlp":
@@ -96,7 +107,9 @@ def test_one_tensor_in_two_shards(parent, tmp_path):
     save_file({name: tensors[name] for name in names[-2:]}, folder / "b.safetensors")
     (folder / "model.safetensors").unlink()
     where = dict.fromkeys(names[:-1], "a.safetensors") | {names[-1]: "b.safetensors"}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": where})
+    )
     with pytest.raises(UserError, match="two shards") as caught:
         Checkpoint.open(folder)
     assert names[-2] in caught.value.got
@@ -105,7 +118,9 @@ def test_one_tensor_in_two_shards(parent, tmp_path):
 
 
 def test_whole_heads_keep_the_hidden_size_a_multiple_of_the_query_heads():
-    llama = families.find("llama").architecture({**next(iter(FORMS["llama"].values())), "num_hidden_layers": 2})
+    llama = families.find("llama").architecture(
+        {**next(iter(FORMS["llama"].values())), "num_hidden_layers": 2}
+    )
     assert llama.rules.whole_heads
     heads = next(b.q_heads for b in llama.blocks if b.kind == "attention")
     sizes = bounds(llama, LEVELS[2], multiple=8, mamba_heads=False, hidden_size=True).hidden
@@ -113,7 +128,10 @@ def test_whole_heads_keep_the_hidden_size_a_multiple_of_the_query_heads():
     free = [size for size in range(8, llama.hidden, 8) if Rules().allows_hidden(llama.blocks, size)]
     held = [size for size in free if Rules(whole_heads=True).allows_hidden(llama.blocks, size)]
     assert held == [size for size in free if size % heads == 0]
-    three = [type(b)(**{**vars(b), "q_heads": 3, "kv_heads": 1}) if b.kind == "attention" else b for b in llama.blocks]
+    three = [
+        type(b)(**{**vars(b), "q_heads": 3, "kv_heads": 1}) if b.kind == "attention" else b
+        for b in llama.blocks
+    ]
     assert not Rules(whole_heads=True).allows_hidden(three, 40)
     assert Rules(whole_heads=True).allows_hidden(three, 24)
     assert Rules().allows_hidden(three, 40)

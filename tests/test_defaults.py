@@ -10,16 +10,29 @@ from helpers import run
 import minipuzzle as mp
 from minipuzzle.adapter_settings import AdapterSettings
 from minipuzzle.budget import Generation, parse_work
-from minipuzzle.recipe import ADAPT_RATE, ADAPTER_RATES, RATES, DistillSettings, PretrainRecipe, Recipe, Training
+from minipuzzle.recipe import (
+    ADAPT_RATE,
+    ADAPTER_RATES,
+    RATES,
+    DistillSettings,
+    PretrainRecipe,
+    Recipe,
+    Training,
+)
 from minipuzzle.recipe_file import build
 
 BUDGET = ("83%",)
 RECIPE = build(Recipe, {"checkpoint": "x", "search": {"budget": "83%"}}, "r")
 STAGES = {
     "score": ("score.run_score", mp.ScoreSettings(), RECIPE.score, ()),
-    "search": ("search.run_search", mp.SearchSettings(budget=BUDGET), RECIPE.search, ("--budget", "83%")),
+    "search": (
+        "search.run_search",
+        mp.SearchSettings(budget=BUDGET),
+        RECIPE.search,
+        ("--budget", "83%"),
+    ),
     "distill": ("distill.run_distill", mp.DistillSettings(), RECIPE.distill, ()),
-}  # fmt: skip
+}
 
 STOP = mp.UserError("The stage was about to begin.", got="", allowed="", next="")
 
@@ -38,7 +51,7 @@ def taken(monkeypatch, checkpoint):
 
     def record(command, function):
         monkeypatch.setattr(f"minipuzzle.commands.{command}.make_job", job)
-        monkeypatch.setattr(f"minipuzzle.stages.{function}", stage)
+        monkeypatch.setattr(f"minipuzzle.runs.{function}", stage)
         return found
 
     return record
@@ -46,7 +59,9 @@ def taken(monkeypatch, checkpoint):
 
 @pytest.mark.parametrize("command", STAGES)
 def test_a_command_without_options_is_the_recipe_without_keys(command, taken, tmp_path):
-    """The workload of --budget 1.2x was 512 and 64 tokens here, 8192 and 1024 there; distill tried four rates here only."""
+    """The workload of --budget 1.2x was 512 and 64 tokens here, 8192 and 1024 there; distill tried
+    four rates here only.
+    """
     function, python, recipe, words = STAGES[command]
     found = taken(command, function)
     run(command, "--run", tmp_path / "run", *words, code=2)
@@ -69,14 +84,23 @@ def test_profile_times_what_a_budget_of_time_is_about(monkeypatch, tmp_path, che
         asked.extend(works)
         raise STOP
 
-    monkeypatch.setattr("minipuzzle.stages.profile.run_profile", stage)
+    monkeypatch.setattr("minipuzzle.runs.profile.run_profile", stage)
     run("profile", checkpoint, "--run", tmp_path, code=2)
     assert asked == [mp.SearchSettings().work] == [Generation()] == [parse_work("")]
 
 
 def test_a_budget_of_time_says_what_it_is_about(capsys):
     config = Path(__file__).parent.parent / "docs" / "examples" / "nemotron-h-8b"
-    run("search", config, "--roofline", "h100", "--budget", "1.2x", "--budget", "decode=1.1x@b8,p8k,o1k")
+    run(
+        "search",
+        config,
+        "--roofline",
+        "h100",
+        "--budget",
+        "1.2x",
+        "--budget",
+        "decode=1.1x@b8,p8k,o1k",
+    )
     said = " ".join(capsys.readouterr().out.split())
     assert "total in at most" in said
     assert "ms for 1 x 512 tokens read and 64 said" in said
@@ -85,16 +109,28 @@ def test_a_budget_of_time_says_what_it_is_about(capsys):
 
 def test_a_recipe_may_name_every_setting():
     for kind in (mp.ScoreSettings, mp.SearchSettings, mp.DistillSettings, mp.Data):
-        values = {f.name: getattr(kind(), f.name) for f in fields(kind) if f.name not in ("adapter", "training")}
-        values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        values = {
+            f.name: getattr(kind(), f.name)
+            for f in fields(kind)
+            if f.name not in ("adapter", "training")
+        }
+        values = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+        }
         assert build(kind, yaml.safe_load(yaml.safe_dump(values)), "r") == kind()
 
 
 @pytest.mark.parametrize(
     ("settings", "rates"),
-    [({}, RATES), ({"adapter": {"kind": "tl6"}}, ADAPTER_RATES), ({"training": {"learning_rate": 1e-4}}, (1e-4,)),
-     ({"rates": [1e-4, 3e-4], "training": {"learning_rate": 1.0}}, (1e-4, 3e-4)), ({"rates": [2e-4]}, (2e-4,))],
-)  # fmt: skip
+    [
+        ({}, RATES),
+        ({"adapter": {"kind": "tl6"}}, ADAPTER_RATES),
+        ({"training": {"learning_rate": 1e-4}}, (1e-4,)),
+        ({"rates": [1e-4, 3e-4], "training": {"learning_rate": 1.0}}, (1e-4, 3e-4)),
+        ({"rates": [2e-4]}, (2e-4,)),
+    ],
+)
 def test_rates_are_tried_unless_one_is_named(settings, rates):
     resolved = build(DistillSettings, settings, "r").resolved()
     assert resolved.rates == (rates if len(rates) > 1 else ())
@@ -109,7 +145,9 @@ def test_what_cannot_be_guessed_has_no_default():
     assert {mp.Data().train, mp.Data().calibration, mp.Data().validation} == {""}
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml")), ids=lambda p: p.stem
+)
 def test_recipes_name_what_they_read(path):
     values = yaml.safe_load(path.read_text())
     assert values.get("checkpoint") == "embedded" or {"train", "validation"} <= set(values["data"])

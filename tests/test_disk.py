@@ -10,10 +10,10 @@ from helpers import FAST, TEXT, run
 
 from minipuzzle.artifacts import read_json
 from minipuzzle.cost.training import state_bytes
-from minipuzzle.distill import shards
 from minipuzzle.errors import UserError
-from minipuzzle.stages import disk
-from minipuzzle.stages.disk import Need, check_disk, distill_needs, training_needs
+from minipuzzle.runs import disk
+from minipuzzle.runs.disk import Need, check_disk, distill_needs, training_needs
+from minipuzzle.training import shards
 
 CPU = torch.device("cpu")
 Usage = namedtuple("Usage", "total used free")
@@ -29,9 +29,10 @@ def test_a_distillation_of_8b_to_4b(tmp_path, count, states):
     parent = SimpleNamespace(bytes=16_200_000_000, parameters=8_100_000_000)
     found = distill_needs(tmp_path, parent, [4_050_000_000] * count, [4_050_000_000] * count)
     assert {need.what: need.bytes for need in found} == {
-        "candidates": 8_100_000_000 * count, "training states": states * 48_600_000_000,
+        "candidates": 8_100_000_000 * count,
+        "training states": states * 48_600_000_000,
         "student": 8_100_000_000,
-    }  # fmt: skip
+    }
 
 
 def test_what_lies_there_already_is_not_needed_again(tmp_path, monkeypatch, capsys):
@@ -59,9 +60,29 @@ def test_distill_says_what_it_takes_and_takes_no_more(checkpoint, tmp_path, monk
     run("score", checkpoint, "--run", folder, *FAST["score"])
     run("search", "--run", folder, *FAST["search"], "--top", 4)
     trained = max(row["parameters"] for row in read_json(folder / "search.json")["candidates"])
-    command = ("distill", "--run", folder, "--data", TEXT, "--validation", TEXT, "--tokens", 2048,
-               "--short-tokens", 2048, "--length", 64, "--batch", 4, "--device", "cpu",
-               "--learning-rate", "5e-4", "--save-every", 0)  # fmt: skip
+    command = (
+        "distill",
+        "--run",
+        folder,
+        "--data",
+        TEXT,
+        "--validation",
+        TEXT,
+        "--tokens",
+        2048,
+        "--short-tokens",
+        2048,
+        "--length",
+        64,
+        "--batch",
+        4,
+        "--device",
+        "cpu",
+        "--learning-rate",
+        "5e-4",
+        "--save-every",
+        0,
+    )
     with monkeypatch.context() as patched:
         free(patched, 1000)
         run(*command, code=2)

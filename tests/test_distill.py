@@ -5,10 +5,10 @@ import torch
 from conftest import shaken, tiny
 
 from minipuzzle.data import TokenBlocks, pack
-from minipuzzle.distill import distillation, next_token, train
-from minipuzzle.distill.schedule import learning_rate
 from minipuzzle.errors import UserError
 from minipuzzle.recipe import Training
+from minipuzzle.training import distillation, next_token, train
+from minipuzzle.training.schedule import learning_rate
 
 
 def test_schedule():
@@ -22,8 +22,12 @@ def test_schedule():
 
 def text_blocks(vocab=61, blocks=12, length=32) -> TokenBlocks:
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(0, vocab, (blocks * length,), generator=generator).numpy().astype("uint32")
-    return pack([tokens], block_length=length, vocab_size=vocab, seed=0, fingerprint="test", text_bytes=1)
+    tokens = (
+        torch.randint(0, vocab, (blocks * length,), generator=generator).numpy().astype("uint32")
+    )
+    return pack(
+        [tokens], block_length=length, vocab_size=vocab, seed=0, fingerprint="test", text_bytes=1
+    )
 
 
 def test_distillation_recovers_and_never_touches_the_teacher(tmp_path):
@@ -31,8 +35,15 @@ def test_distillation_recovers_and_never_touches_the_teacher(tmp_path):
     before = [p.clone() for p in teacher.parameters()]
     settings = Training(tokens=32 * 4 * 60, learning_rate=3e-3, batch=4)
     losses = []
-    final = train(student, distillation(teacher.requires_grad_(False)), text_blocks(), settings, tmp_path, identity="x",
-                  advance=lambda _, loss: losses.append(loss))  # fmt: skip
+    final = train(
+        student,
+        distillation(teacher.requires_grad_(False)),
+        text_blocks(),
+        settings,
+        tmp_path,
+        identity="x",
+        advance=lambda _, loss: losses.append(loss),
+    )
     assert final < 0.5 * losses[1]
     assert all(torch.equal(a, b) for a, b in zip(before, teacher.parameters(), strict=True))
 
@@ -41,9 +52,13 @@ def test_documents_are_isolated_on_request(tmp_path):
     results = []
     for isolate in (False, True):
         model = shaken(tiny(vocab=61))
-        settings = Training(tokens=32 * 4 * 10, learning_rate=1e-3, batch=4, isolate_documents=isolate)
+        settings = Training(
+            tokens=32 * 4 * 10, learning_rate=1e-3, batch=4, isolate_documents=isolate
+        )
         pieces = text_blocks().tokens.reshape(-1, 16)
-        blocks = pack(list(pieces), block_length=32, vocab_size=61, seed=0, fingerprint="x", text_bytes=1)
+        blocks = pack(
+            list(pieces), block_length=32, vocab_size=61, seed=0, fingerprint="x", text_bytes=1
+        )
         train(model, next_token, blocks, settings, tmp_path / str(isolate), identity="x")
         results.append(model.head.weight.detach().clone())
     assert not torch.equal(*results)

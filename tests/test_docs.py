@@ -1,4 +1,6 @@
-"""The docs site builds without a warning and loads nothing from elsewhere; the example of the Python API runs."""
+"""The docs site builds without a warning and loads nothing from elsewhere; the example of the
+Python API runs.
+"""
 
 import os
 import re
@@ -12,7 +14,14 @@ from helpers import TEXT
 from minipuzzle.cli import app
 
 ROOT = Path(__file__).parent.parent
-LOADS = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src", "object": "data"}
+LOADS = {
+    "script": "src",
+    "img": "src",
+    "link": "href",
+    "iframe": "src",
+    "source": "src",
+    "object": "data",
+}
 
 
 class Loads(HTMLParser):
@@ -31,12 +40,26 @@ class Loads(HTMLParser):
 def test_the_site_builds_strictly_and_is_self_contained(tmp_path):
     site = tmp_path / "site"
     built = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", str(ROOT / "mkdocs.yml"), "-d", str(site)],
-        capture_output=True, text=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "mkdocs",
+            "build",
+            "--strict",
+            "-f",
+            str(ROOT / "mkdocs.yml"),
+            "-d",
+            str(site),
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    )
     assert built.returncode == 0, built.stderr
     pages = list(site.glob("**/*.html"))
-    assert {"index.html", "api.html", "methods.html", "decisions.html"} <= {page.name for page in pages}
+    assert {"index.html", "api.html", "methods.html", "decisions.html"} <= {
+        page.name for page in pages
+    }
     sections = re.findall(r"^## (.+)$", (ROOT / "docs" / "commands.md").read_text(), re.MULTILINE)
     assert len(list((site / "commands").glob("*.html"))) == len(sections) >= 10
     assert "One block is in memory" in (site / "commands" / "score.html").read_text()
@@ -44,19 +67,27 @@ def test_the_site_builds_strictly_and_is_self_contained(tmp_path):
         text = page.read_text()
         loads = Loads()
         loads.feed(text)
-        assert not [url for url in loads.found if url.startswith(("http:", "https:", "//"))], page.name
+        assert not [url for url in loads.found if url.startswith(("http:", "https:", "//"))], (
+            page.name
+        )
         assert "fonts.googleapis" not in text
     for style in site.glob("**/*.css"):
         assert not re.search(r"url\([\"']?(https?:)?//|@import", style.read_text()), style.name
     api = (site / "api.html").read_text()
-    assert all(f'id="minipuzzle.api.{name}"' in api for name in ("load", "score", "search", "prune", "distill", "evaluate"))
+    assert all(
+        f'id="minipuzzle.api.{name}"' in api
+        for name in ("load", "score", "search", "prune", "distill", "evaluate")
+    )
     assert (site / "methods.html").read_text().count("<math") == 8
 
 
 def test_every_command_has_a_section():
     words = re.findall(r"^## (.+)$", (ROOT / "docs" / "commands.md").read_text(), re.MULTILINE)
     described = {name for heading in words for name in re.split(r"[^a-z]+", heading)}
-    names = {command.name or command.callback.__name__.removesuffix("_recipe") for command in app.registered_commands}
+    names = {
+        command.name or command.callback.__name__.removesuffix("_recipe")
+        for command in app.registered_commands
+    }
     assert names - described == set()
 
 
@@ -65,7 +96,9 @@ def test_the_worked_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     source = (ROOT / "docs" / "examples" / "api.py").read_text()
     assert "mp.Data(length=64)" in source
-    source = source.replace("mp.Data(length=64)", f"mp.Data(length=64, train={str(TEXT)!r}, validation={str(TEXT)!r})")
+    source = source.replace(
+        "mp.Data(length=64)", f"mp.Data(length=64, train={str(TEXT)!r}, validation={str(TEXT)!r})"
+    )
     exec(compile(source, "api.py", "exec"), {})
     printed = capsys.readouterr().out
     assert "least important block: 7" in printed

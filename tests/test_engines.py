@@ -12,7 +12,10 @@ from minipuzzle.arch import FeedForward
 from minipuzzle.families import nemotron_h
 
 PLAIN = tiny("M-M*-M*-")
-BIASED = replace(PLAIN, blocks=tuple(replace(b, bias=True) if isinstance(b, FeedForward) else b for b in PLAIN.blocks))
+BIASED = replace(
+    PLAIN,
+    blocks=tuple(replace(b, bias=True) if isinstance(b, FeedForward) else b for b in PLAIN.blocks),
+)
 ENGINES = ("transformers", "vLLM", "SGLang", "TensorRT-LLM", "llama.cpp")
 
 
@@ -26,11 +29,14 @@ def changed(kind, **sizes):
 CASES = {
     "homogeneous": (PLAIN, ("yes",) * 5, "as it is"),
     "FFN widths": (changed("mlp", intermediate=48), ("yes",) * 5, "trust_remote_code=True"),
-    "attention heads": (changed("attention", q_heads=2, kv_heads=1), ("yes", "unproven", "unproven", "no", "yes"),
-                        "kv_heads, q_heads"),
+    "attention heads": (
+        changed("attention", q_heads=2, kv_heads=1),
+        ("yes", "unproven", "unproven", "no", "yes"),
+        "kv_heads, q_heads",
+    ),
     "Mamba heads": (changed("mamba", heads=4), ("yes", "no", "no", "no", "no"), "heads [4, 8]"),
     "FFN bias": (BIASED, ("yes", "yes", "yes", "no", "yes"), "have no bias"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -71,8 +77,12 @@ def test_a_tokenizer_that_llama_cpp_cannot_follow_is_its_reason(checkpoint, caps
 
 def test_per_block_widths_are_also_written_as_the_lists_that_engines_read():
     extra = nemotron_h.extra_files(changed("mlp", intermediate=48))
-    sglang, tensorrt = (json.loads(extra[f"overrides.{name}.json"]) for name in ("sglang", "tensorrt_llm"))
+    sglang, tensorrt = (
+        json.loads(extra[f"overrides.{name}.json"]) for name in ("sglang", "tensorrt_llm")
+    )
     assert sglang["intermediate_size"] == [48, 64, 64]  # one entry for each "-" of M-M*-M*-
     assert (sglang["model_type"], sglang["block_configs"]) == ("nemotron_h", None)
     assert tensorrt["intermediate_size"] == [0, 48, 0, 0, 64, 0, 0, 64]
-    assert not any("overrides" in name for name in nemotron_h.extra_files(changed("mamba", heads=4)))
+    assert not any(
+        "overrides" in name for name in nemotron_h.extra_files(changed("mamba", heads=4))
+    )

@@ -18,17 +18,28 @@ from minipuzzle.budget import Limits
 from minipuzzle.cost import BYTES, Workload, memory
 from minipuzzle.cost.pricing import pricing
 from minipuzzle.errors import UserError
+from minipuzzle.nas.enumerate import enumerate_shapes, maximal
+from minipuzzle.nas.plan import make_plan
+from minipuzzle.nas.select import candidates, damage, select
 from minipuzzle.recipe import SearchSettings
-from minipuzzle.search.enumerate import enumerate_shapes, maximal
-from minipuzzle.search.plan import make_plan
-from minipuzzle.search.select import candidates, damage, select
 from minipuzzle.space import Bounds, Shape, shape_architecture
 
-SPACE = Bounds(attention=(0, 1), mlp=(1, 3), mamba=(1, 3), intermediate=(24, 64), heads=(4, 6, 8), hidden=(16, 24, 32))
+SPACE = Bounds(
+    attention=(0, 1),
+    mlp=(1, 3),
+    mamba=(1, 3),
+    intermediate=(24, 64),
+    heads=(4, 6, 8),
+    hidden=(16, 24, 32),
+)
 WORKLOADS = st.builds(
-    Workload, context=st.integers(1, 300), batch=st.integers(1, 3), weights=st.sampled_from(list(BYTES)),
-    kv=st.sampled_from(list(BYTES)), state=st.sampled_from(list(BYTES)),
-)  # fmt: skip
+    Workload,
+    context=st.integers(1, 300),
+    batch=st.integers(1, 3),
+    weights=st.sampled_from(list(BYTES)),
+    kv=st.sampled_from(list(BYTES)),
+    state=st.sampled_from(list(BYTES)),
+)
 
 
 def scored(parent, seed=0, ties=False):
@@ -38,17 +49,29 @@ def scored(parent, seed=0, ties=False):
         return rng.integers(0, 3, shape).astype(float) if ties else rng.random(shape)
 
     return Scores(
-        blocks=draw(len(parent.blocks)), hidden=draw(parent.hidden), meta={},
-        intermediate={i: draw(b.intermediate) for i, b in enumerate(parent.blocks) if isinstance(b, FeedForward)},
-        head_channels={i: draw(b.heads, b.head_dim) for i, b in enumerate(parent.blocks) if isinstance(b, Mamba2)},
-    )  # fmt: skip
+        blocks=draw(len(parent.blocks)),
+        hidden=draw(parent.hidden),
+        meta={},
+        intermediate={
+            i: draw(b.intermediate)
+            for i, b in enumerate(parent.blocks)
+            if isinstance(b, FeedForward)
+        },
+        head_channels={
+            i: draw(b.heads, b.head_dim)
+            for i, b in enumerate(parent.blocks)
+            if isinstance(b, Mamba2)
+        },
+    )
 
 
 def every_shape(space):
     counts = [range(low, high + 1) for low, high in (space.attention, space.mlp, space.mamba)]
     return {
         Shape(attention=a, mlp=f, mamba=m, intermediate=w, heads=h, hidden=d)
-        for a, f, m, w, h, d in itertools.product(*counts, space.intermediate, space.heads, space.hidden)
+        for a, f, m, w, h, d in itertools.product(
+            *counts, space.intermediate, space.heads, space.hidden
+        )
     }
 
 
@@ -64,7 +87,11 @@ def fitting(parent, limits, workload):
 
 
 @settings(deadline=None, max_examples=12)
-@given(workload=WORKLOADS, share=st.floats(0.5, 1), kinds=st.sampled_from([(True, False), (False, True), (True, True)]))
+@given(
+    workload=WORKLOADS,
+    share=st.floats(0.5, 1),
+    kinds=st.sampled_from([(True, False), (False, True), (True, True)]),
+)
 def test_what_fits_and_what_is_maximal_is_what_brute_force_finds(workload, share, kinds):
     parent = tiny("M-M*-M-", vocab=48)
     limits = Limits(
@@ -73,25 +100,42 @@ def test_what_fits_and_what_is_maximal_is_what_brute_force_finds(workload, share
     )
     feasible = enumerate_shapes(SPACE, pricing(parent, limits, workload))
     expected = fitting(parent, limits, workload)
-    found = {feasible.shape(i): (feasible.parameters[i], feasible.bytes[i]) for i in range(feasible.count)}
+    found = {
+        feasible.shape(i): (feasible.parameters[i], feasible.bytes[i])
+        for i in range(feasible.count)
+    }
     assert feasible.count == len(found)
     assert found == expected
     best = maximal(feasible, SPACE, pricing(parent, limits, workload))
     for index, shape in enumerate(found):
         larger = [
-            other for other in expected
-            if other != shape and all(a >= b for a, b in zip(astuple(other), astuple(shape), strict=True))
-        ]  # fmt: skip
+            other
+            for other in expected
+            if other != shape
+            and all(a >= b for a, b in zip(astuple(other), astuple(shape), strict=True))
+        ]
         assert best[index] == (not larger)
 
 
 def test_a_limit_is_inclusive():
     parent, workload = tiny("M-*", vocab=48), Workload(context=4)
-    space = Bounds(attention=(1, 1), mlp=(1, 1), mamba=(1, 1), intermediate=(64,), heads=(8,), hidden=(32,))
+    space = Bounds(
+        attention=(1, 1), mlp=(1, 1), mamba=(1, 1), intermediate=(64,), heads=(8,), hidden=(32,)
+    )
     exact = Limits(parameters=parent.parameters, bytes=memory(parent, workload).total)
     assert enumerate_shapes(space, pricing(parent, exact, workload)).count == 1
-    assert enumerate_shapes(space, pricing(parent, replace(exact, parameters=parent.parameters - 1), workload)).count == 0
-    assert enumerate_shapes(space, pricing(parent, replace(exact, bytes=exact.bytes - 1), workload)).count == 0
+    assert (
+        enumerate_shapes(
+            space, pricing(parent, replace(exact, parameters=parent.parameters - 1), workload)
+        ).count
+        == 0
+    )
+    assert (
+        enumerate_shapes(
+            space, pricing(parent, replace(exact, bytes=exact.bytes - 1), workload)
+        ).count
+        == 0
+    )
 
 
 def counted(monkeypatch, name):
@@ -103,11 +147,19 @@ def counted(monkeypatch, name):
 
 
 def test_the_whole_grid_of_the_56b_is_priced_block_by_block(monkeypatch):
-    """299,475 points: each distinct block is priced once, and only the candidates that are kept are selected."""
+    """299,475 points: each distinct block is priced once, and only the candidates that are kept are
+    selected.
+    """
     plan = paper_plan()
-    whole = Bounds(attention=(0, 10), mlp=(0, 54), mamba=(0, 54), intermediate=tuple(range(24576, 32769, 1024)), heads=(256,),
-                   hidden=(8192,))  # fmt: skip
-    priced = counted(monkeypatch, "minipuzzle.search.enumerate.values")
+    whole = Bounds(
+        attention=(0, 10),
+        mlp=(0, 54),
+        mamba=(0, 54),
+        intermediate=tuple(range(24576, 32769, 1024)),
+        heads=(256,),
+        hidden=(8192,),
+    )
+    priced = counted(monkeypatch, "minipuzzle.nas.enumerate.values")
     feasible = enumerate_shapes(whole, pricing(plan.parent, plan.limits, plan.prices.workload))
     assert whole.points == 11 * 55 * 55 * 9
     assert len(priced) == 1 + 1 + 9 + 1  # no block, attention, nine FFN widths, Mamba
@@ -115,29 +167,45 @@ def test_the_whole_grid_of_the_56b_is_priced_block_by_block(monkeypatch):
     assert len(priced) <= 7 * 12  # a step up in each of six directions
     shapes = [astuple(feasible.shape(i)) for i in np.flatnonzero(best)]
     assert (5, 48, 45, 30720, 256, 8192) in shapes
-    assert not (feasible.shapes[(feasible.shapes[:, 1:4] >= (47, 44, 30720)).all(axis=1), 0] >= 6).any()
-    selected = counted(monkeypatch, "minipuzzle.search.select.select")
-    assert len(candidates(plan.parent, scored(plan.parent), feasible, best, 5)) == len(selected) == 5
+    assert not (
+        feasible.shapes[(feasible.shapes[:, 1:4] >= (47, 44, 30720)).all(axis=1), 0] >= 6
+    ).any()
+    selected = counted(monkeypatch, "minipuzzle.nas.select.select")
+    assert (
+        len(candidates(plan.parent, scored(plan.parent), feasible, best, 5)) == len(selected) == 5
+    )
 
 
 @settings(deadline=None, max_examples=30)
-@given(seed=st.integers(0, 10**6), ties=st.booleans(), shape=st.sampled_from(sorted(every_shape(SPACE))))
+@given(
+    seed=st.integers(0, 10**6),
+    ties=st.booleans(),
+    shape=st.sampled_from(sorted(every_shape(SPACE))),
+)
 def test_what_is_kept_sums_to_the_most(seed, ties, shape):
     parent = tiny("M-M*-M-", vocab=48, heads=8, intermediate=64)
     scores = scored(parent, seed, ties)
     chosen = select(parent, scores, shape)
     student = chosen.student(parent)  # raises where groups are uneven
-    assert student == shape_architecture(replace(parent, blocks=tuple(parent.blocks[i] for i in chosen.kept_blocks)), shape)
+    assert student == shape_architecture(
+        replace(parent, blocks=tuple(parent.blocks[i] for i in chosen.kept_blocks)), shape
+    )
     for kind, count in (("attention", shape.attention), ("mlp", shape.mlp), ("mamba", shape.mamba)):
-        best = max(sum(scores.blocks[list(c)]) for c in itertools.combinations(parent.indices(kind), count))
+        best = max(
+            sum(scores.blocks[list(c)]) for c in itertools.combinations(parent.indices(kind), count)
+        )
         kept = [i for i in chosen.kept_blocks if parent.blocks[i].kind == kind]
         assert sum(scores.blocks[kept]) == pytest.approx(best)
     if shape.hidden < parent.hidden:
-        assert sum(scores.hidden[list(chosen.hidden)]) == pytest.approx(sum(sorted(scores.hidden)[-shape.hidden :]))
+        assert sum(scores.hidden[list(chosen.hidden)]) == pytest.approx(
+            sum(sorted(scores.hidden)[-shape.hidden :])
+        )
     for i in chosen.kept_blocks:
         if "intermediate" in (kept_axes := chosen.blocks[i]):
             channels = scores.intermediate[i]
-            assert sum(channels[list(kept_axes["intermediate"])]) == pytest.approx(sum(sorted(channels)[-shape.intermediate :]))
+            assert sum(channels[list(kept_axes["intermediate"])]) == pytest.approx(
+                sum(sorted(channels)[-shape.intermediate :])
+            )
 
 
 @settings(deadline=None, max_examples=30)
@@ -153,7 +221,9 @@ def test_heads_by_group_and_channels_for_all_heads(seed, per_group, width):
     for first in (0, 4):
         mine = [h for h in chosen if first <= h < first + 4]
         options = itertools.combinations(range(first, first + 4), per_group)
-        assert sum(strength[h] for h in mine) == pytest.approx(max(sum(strength[h] for h in o) for o in options))
+        assert sum(strength[h] for h in mine) == pytest.approx(
+            max(sum(strength[h] for h in o) for o in options)
+        )
         assert len(mine) == per_group
     assert list(chosen) == sorted(chosen)
 
@@ -166,7 +236,10 @@ def test_candidates_are_the_maximal_then_the_rest_by_least_damage(seed, share, l
     feasible = enumerate_shapes(SPACE, pricing(parent, limits, workload))
     assume(feasible.count)
     best = maximal(feasible, SPACE, pricing(parent, limits, workload))
-    harms = [damage(parent, scores, select(parent, scores, feasible.shape(i))) for i in range(feasible.count)]
+    harms = [
+        damage(parent, scores, select(parent, scores, feasible.shape(i)))
+        for i in range(feasible.count)
+    ]
     expected = sorted((bool(~b), harm) for b, harm in zip(best, harms, strict=True))[:limit]
     found = candidates(parent, scores, feasible, best, limit)
     assert [c.damage for c in found] == pytest.approx([harm for _, harm in expected])
@@ -179,9 +252,16 @@ def test_candidates_are_the_maximal_then_the_rest_by_least_damage(seed, share, l
 
 def test_the_largest_are_those_with_the_most_parameters():
     parent = tiny("M-M-M*-", vocab=64)
-    plan = make_plan(parent, SearchSettings(budget=("70%",), multiple=8, least=("attention=0%", "others=25%", "width=25%")))
+    plan = make_plan(
+        parent,
+        SearchSettings(
+            budget=("70%",), multiple=8, least=("attention=0%", "others=25%", "width=25%")
+        ),
+    )
     found = plan.largest(scored(parent), 10)
-    assert [c.parameters for c in found] == sorted(plan.feasible.parameters.tolist(), reverse=True)[:10]
+    assert [c.parameters for c in found] == sorted(plan.feasible.parameters.tolist(), reverse=True)[
+        :10
+    ]
     assert all(c.selection.student(parent).parameters == c.parameters for c in found)
 
 
@@ -208,10 +288,18 @@ def test_what_cannot_be_met_says_the_smallest_and_what_is_met_already_says_so():
     parent = tiny("M-M*-M-")
     with pytest.raises(UserError, match="No architecture") as caught:
         make_plan(parent, SearchSettings(budget=("2%",), multiple=8))
-    # The widest space: a quarter of the Mamba and FFN blocks, a quarter of the width, no attention, whole heads.
-    smallest = shape_architecture(parent, Shape(attention=0, mlp=1, mamba=1, intermediate=16, heads=8, hidden=32))
+    # The widest space: a quarter of the Mamba and FFN blocks, a quarter of the width, no attention,
+    # whole heads.
+    smallest = shape_architecture(
+        parent, Shape(attention=0, mlp=1, mamba=1, intermediate=16, heads=8, hidden=32)
+    )
     assert f"{smallest.parameters:,} parameters" in caught.value.allowed
-    assert make_plan(parent, SearchSettings(budget=(str(smallest.parameters),), multiple=8)).feasible.count == 1
+    assert (
+        make_plan(
+            parent, SearchSettings(budget=(str(smallest.parameters),), multiple=8)
+        ).feasible.count
+        == 1
+    )
     for enough in ("100%", "300%", "1TB", str(parent.parameters)):
         with pytest.raises(UserError, match="already") as caught:
             make_plan(parent, SearchSettings(budget=(enough,)))

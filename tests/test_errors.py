@@ -21,12 +21,15 @@ REFUSED = [
     ValueError("embedded null byte"),
     RuntimeError("Symlink loop from 'x'"),
     RuntimeError(
-        "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+        "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you"
+        " tried to allocate 9 bytes"
     ),
 ]
 
 
-@pytest.mark.parametrize("refused", REFUSED, ids=lambda refused: getattr(refused, "__name__", type(refused).__name__))
+@pytest.mark.parametrize(
+    "refused", REFUSED, ids=lambda refused: getattr(refused, "__name__", type(refused).__name__)
+)
 def test_what_the_machine_refuses_is_said_in_four_parts(refused, tmp_path, monkeypatch, capsys):
     def read_config(path):
         if callable(refused):

@@ -1,4 +1,6 @@
-"""Estimators against plain float64 numpy on captured activations, and Taylor against differences of the loss."""
+"""Estimators against plain float64 numpy on captured activations, and Taylor against differences of
+the loss.
+"""
 
 from dataclasses import replace
 
@@ -20,7 +22,7 @@ from minipuzzle.importance import (
     magnitude_scores,
     random_scores,
     taylor_scores,
-)  # fmt: skip
+)
 from minipuzzle.importance.estimators import footprint_hooks
 from minipuzzle.model import HybridLM
 
@@ -29,8 +31,14 @@ KEYS = {Mamba2: "head_channels", FeedForward: "intermediate", Attention: "q_head
 
 
 def texts(n=5, length=24):
-    tokens = torch.randint(0, VOCAB, (n * length,), generator=torch.Generator().manual_seed(3)).numpy().astype("uint32")
-    return pack([tokens], block_length=length, vocab_size=VOCAB, seed=0, fingerprint="t", text_bytes=1)
+    tokens = (
+        torch.randint(0, VOCAB, (n * length,), generator=torch.Generator().manual_seed(3))
+        .numpy()
+        .astype("uint32")
+    )
+    return pack(
+        [tokens], block_length=length, vocab_size=VOCAB, seed=0, fingerprint="t", text_bytes=1
+    )
 
 
 def tokens(blocks):
@@ -38,17 +46,27 @@ def tokens(blocks):
 
 
 def activations(model, x):
-    """For each block what enters its parts: "norm" LN(X), "first" the first projection's output, "last" y; float64."""
+    """For each block what enters its parts: "norm" LN(X), "first" the first projection's output,
+    "last" y; float64.
+    """
     found = []
     with torch.no_grad():
-        for i, (block, module) in enumerate(zip(model.architecture.blocks, model.blocks, strict=True)):
+        for i, (block, module) in enumerate(
+            zip(model.architecture.blocks, model.blocks, strict=True)
+        ):
             got = {}
             first = {Mamba2: "in_proj", FeedForward: "up_proj", Attention: "q_proj"}[type(block)]
             last = {Mamba2: "out_proj", FeedForward: "down_proj", Attention: "o_proj"}[type(block)]
             handles = [
-                module.norm.register_forward_hook(lambda m, i, o, g=got: g.update(norm=o.double().numpy())),
-                getattr(module, first).register_forward_hook(lambda m, i, o, g=got: g.update(first=o.double().numpy())),
-                getattr(module, last).register_forward_pre_hook(lambda m, i, g=got: g.update(last=i[0].double().numpy())),
+                module.norm.register_forward_hook(
+                    lambda m, i, o, g=got: g.update(norm=o.double().numpy())
+                ),
+                getattr(module, first).register_forward_hook(
+                    lambda m, i, o, g=got: g.update(first=o.double().numpy())
+                ),
+                getattr(module, last).register_forward_pre_hook(
+                    lambda m, i, g=got: g.update(last=i[0].double().numpy())
+                ),
             ]
             model.run_blocks(model.run_blocks(model.embed(x), None, 0, i), None, i, i + 1)
             for handle in handles:
@@ -70,7 +88,9 @@ def expected(estimator, block, got):
     y, norms = got["last"], np.linalg.norm(got["weight"], axis=0)
     if estimator in ("minitron", "minitron-pre"):
         if isinstance(block, Mamba2):
-            return minitron(got["first"][..., block.inner : 2 * block.inner]).reshape(block.heads, block.head_dim)
+            return minitron(got["first"][..., block.inner : 2 * block.inner]).reshape(
+                block.heads, block.head_dim
+            )
         if isinstance(block, Attention):
             return minitron(np.linalg.norm(by_head(y, block.q_heads), axis=-1))
         return minitron(y if estimator == "minitron" else got["first"])
@@ -81,8 +101,16 @@ def expected(estimator, block, got):
     else:
         scores = np.abs(y).mean((0, 1)) * norms
         if isinstance(block, Attention):
-            parts, columns = np.moveaxis(by_head(y, block.q_heads), 2, 0), np.split(got["weight"], block.q_heads, axis=1)
-            return np.array([np.linalg.norm(p @ c.T, axis=-1).mean() for p, c in zip(parts, columns, strict=True)])
+            parts, columns = (
+                np.moveaxis(by_head(y, block.q_heads), 2, 0),
+                np.split(got["weight"], block.q_heads, axis=1),
+            )
+            return np.array(
+                [
+                    np.linalg.norm(p @ c.T, axis=-1).mean()
+                    for p, c in zip(parts, columns, strict=True)
+                ]
+            )
     return scores.reshape(block.heads, block.head_dim) if isinstance(block, Mamba2) else scores
 
 
@@ -94,7 +122,9 @@ def test_collectors_equal_numpy_whatever_the_batches(estimator):
     for i, (block, module) in enumerate(zip(model.architecture.blocks, model.blocks, strict=True)):
         saved = None
         with torch.no_grad():
-            for part in x.split(2):  # a new collector goes on from saved sums: they are all its state
+            for part in x.split(
+                2
+            ):  # a new collector goes on from saved sums: they are all its state
                 collector = Collector(block, module, estimator)
                 for name in saved or {}:
                     collector.sums[name] = saved[name]
@@ -104,14 +134,18 @@ def test_collectors_equal_numpy_whatever_the_batches(estimator):
                 assert all(value.dtype == np.float64 for value in saved.values())
         scores = collector.scores()
         assert list(scores) == [KEYS[type(block)]]
-        assert np.allclose(scores[KEYS[type(block)]], expected(estimator, block, want[i]), rtol=2e-5)
+        assert np.allclose(
+            scores[KEYS[type(block)]], expected(estimator, block, want[i]), rtol=2e-5
+        )
         before = {name: value.copy() for name, value in collector.sums.items()}
         model.hidden_states(x)  # hooks are gone
         assert all((collector.sums[name] == before[name]).all() for name in before)
 
 
 def test_minitron_is_the_formula_of_modelopts_l2_norm_hook():
-    """Sequence first, as Megatron has it: |input of fc2|.mean(0), squared, summed over batches, root at the end."""
+    """Sequence first, as Megatron has it: |input of fc2|.mean(0), squared, summed over batches,
+    root at the end.
+    """
     model = shaken(tiny("-", vocab=VOCAB))
     x = tokens(texts())
     total = torch.zeros(64)
@@ -120,7 +154,10 @@ def test_minitron_is_the_formula_of_modelopts_l2_norm_hook():
         total.add_(inputs[0].transpose(0, 1).float().abs().mean(dim=0).pow(2).sum(dim=0))
 
     model.blocks[0].down_proj.register_forward_pre_hook(hook)
-    with torch.no_grad(), Collector(model.architecture.blocks[0], model.blocks[0], "minitron") as collector:
+    with (
+        torch.no_grad(),
+        Collector(model.architecture.blocks[0], model.blocks[0], "minitron") as collector,
+    ):
         for part in x.split(2):
             model.hidden_states(part)
     assert np.allclose(collector.scores()["intermediate"], total.pow(0.5).numpy(), rtol=1e-5)
@@ -129,7 +166,9 @@ def test_minitron_is_the_formula_of_modelopts_l2_norm_hook():
 def test_hidden_channels_add_up_over_blocks():
     model = shaken(tiny("M-*", vocab=VOCAB))
     x = tokens(texts())
-    collectors = [HiddenCollector(b, m) for b, m in zip(model.architecture.blocks, model.blocks, strict=True)]
+    collectors = [
+        HiddenCollector(b, m) for b, m in zip(model.architecture.blocks, model.blocks, strict=True)
+    ]
     for collector in collectors:
         with torch.no_grad(), collector:
             for part in x.split(3):
@@ -139,7 +178,9 @@ def test_hidden_channels_add_up_over_blocks():
 
 
 def test_flap_ignores_what_never_changes_and_contribution_does_not():
-    """A constant channel has no variance: FLAP moves it into a bias. Puzzle's contribution counts it."""
+    """A constant channel has no variance: FLAP moves it into a bias. Puzzle's contribution counts
+    it.
+    """
     model = shaken(tiny("-", vocab=VOCAB, intermediate=4))
     block, module = model.architecture.blocks[0], model.blocks[0]
     scores = {}
@@ -155,11 +196,15 @@ def test_flap_ignores_what_never_changes_and_contribution_does_not():
 
 
 def test_heads_and_groups_keep_their_order():
-    """Channel 24 h + c of the projection is channel c of head h, so the group rule of top_heads sees true groups."""
+    """Channel 24 h + c of the projection is channel c of head h, so the group rule of top_heads
+    sees true groups.
+    """
     model = shaken(tiny("M", vocab=VOCAB))
     block, module = model.architecture.blocks[0], model.blocks[0]
     with torch.no_grad():
-        x_rows = module.in_proj.weight[block.inner : 2 * block.inner].view(block.heads, block.head_dim, -1)
+        x_rows = module.in_proj.weight[block.inner : 2 * block.inner].view(
+            block.heads, block.head_dim, -1
+        )
         x_rows[5] *= 100
         module.out_proj.weight.view(-1, block.heads, block.head_dim)[:, 5] *= 100
     for estimator in ("minitron", "flap", "contribution", "magnitude"):
@@ -181,18 +226,33 @@ def test_baselines_cover_every_axis():
     for scores in (magnitude, random):
         assert scores.blocks.shape == (3,)
         assert scores.hidden.shape == (32,)
-        assert (scores.head_channels[0].shape, scores.intermediate[1].shape, scores.q_heads[2].shape) == ((8, 8), (64,), (4,))
+        assert (
+            scores.head_channels[0].shape,
+            scores.intermediate[1].shape,
+            scores.q_heads[2].shape,
+        ) == ((8, 8), (64,), (4,))
     assert (random.q_heads[2] == random_scores(parent, 3).q_heads[2]).all()
-    weights = {name: p.detach().double().numpy() for name, p in model.named_parameters() if p.ndim == 2}
-    total = sum((w**2).sum(0 if w.shape[1] == 32 and "out_proj" not in n and "o_proj" not in n and "down" not in n else 1)
-                for n, w in weights.items())  # fmt: skip
+    weights = {
+        name: p.detach().double().numpy() for name, p in model.named_parameters() if p.ndim == 2
+    }
+    total = sum(
+        (w**2).sum(
+            0
+            if w.shape[1] == 32 and "out_proj" not in n and "o_proj" not in n and "down" not in n
+            else 1
+        )
+        for n, w in weights.items()
+    )
     assert np.allclose(magnitude.hidden, np.sqrt(total))
     for i, key in enumerate(("head_channels", "intermediate", "q_heads")):
         with Collector(parent.blocks[i], modules[i], "magnitude") as collector:
             pass
         assert collector.sums == {}
         assert (collector.scores()[key] == getattr(magnitude, key)[i]).all()
-        noise = [Collector(parent.blocks[i], modules[i], "random", seed=s).scores()[key] for s in (1, 1, 2)]
+        noise = [
+            Collector(parent.blocks[i], modules[i], "random", seed=s).scores()[key]
+            for s in (1, 1, 2)
+        ]
         assert (noise[0] == noise[1]).all()
         assert (noise[0] != noise[2]).any()
 
@@ -200,12 +260,16 @@ def test_baselines_cover_every_axis():
 def loss_by_sample(model: HybridLM, x):
     with torch.no_grad():
         logits = model(x)[:, :-1].double()
-    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), x[:, 1:].flatten(), reduction="none")
+    losses = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), x[:, 1:].flatten(), reduction="none"
+    )
     return losses.view(len(x), -1).mean(1).numpy()
 
 
 def by_difference(model, x, weights, eps=2e-2):
-    """sqrt(mean_b (dL_b/dm)^2) of scaling ``weights`` (tensor views) by m, by central differences."""
+    """sqrt(mean_b (dL_b/dm)^2) of scaling ``weights`` (tensor views) by m, by central
+    differences.
+    """
     ends = []
     for m in (1 + eps, 1 - eps):
         before = [w.clone() for w in weights]
@@ -231,9 +295,15 @@ def test_taylor_is_the_derivative_of_the_loss():
     assert all(p.requires_grad and p.grad is None for p in model.blocks.parameters())
     assert scores.meta["samples"] == 5
     with torch.no_grad():
-        out, down, o = model.blocks[0].out_proj.weight, model.blocks[1].down_proj.weight, model.blocks[2].o_proj.weight
+        out, down, o = (
+            model.blocks[0].out_proj.weight,
+            model.blocks[1].down_proj.weight,
+            model.blocks[2].o_proj.weight,
+        )
         for c in (0, 9, 63):
-            assert scores.intermediate[1][c] == pytest.approx(by_difference(model, x, [down[:, c]]), rel=2e-3, abs=1e-6)
+            assert scores.intermediate[1][c] == pytest.approx(
+                by_difference(model, x, [down[:, c]]), rel=2e-3, abs=1e-6
+            )
             want = by_difference(model, x, [out[:, c]])
             assert scores.head_channels[0][c // 8, c % 8] == pytest.approx(want, rel=2e-3, abs=1e-6)
         for h in range(4):
@@ -243,7 +313,9 @@ def test_taylor_is_the_derivative_of_the_loss():
             assert scores.blocks[i] == pytest.approx(by_difference(model, x, [w]), rel=2e-3)
         writers = [model.embeddings.weight.t(), out, down, o, model.blocks[3].down_proj.weight]
         for k in (0, 31):
-            assert scores.hidden[k] == pytest.approx(by_difference(model, x, [w[k] for w in writers]), rel=2e-3, abs=1e-6)
+            assert scores.hidden[k] == pytest.approx(
+                by_difference(model, x, [w[k] for w in writers]), rel=2e-3, abs=1e-6
+            )
 
 
 def test_taylor_of_one_sample_is_weight_times_gradient():

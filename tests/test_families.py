@@ -19,41 +19,78 @@ from minipuzzle.families import nemotron_h
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "architectures.json").read_text())
 BASE = {
-    "model_type": "nemotron_h", "vocab_size": 61, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 4, "mamba_num_heads": 8, "mamba_head_dim": 4, "n_groups": 2, "ssm_state_size": 8,
+    "model_type": "nemotron_h",
+    "vocab_size": 61,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+    "mamba_num_heads": 8,
+    "mamba_head_dim": 4,
+    "n_groups": 2,
+    "ssm_state_size": 8,
     "hybrid_override_pattern": "M-*M",
-}  # fmt: skip
+}
 LISTED = ["mamba", "mlp", "attention", "mamba"]
 PUZZLE = {**BASE, "model_type": "nemotron_h_puzzle"}
-DIFFERING = [{"block_type": kind, "mamba_num_heads": 8 - 2 * index} for index, kind in enumerate(LISTED)]
+DIFFERING = [
+    {"block_type": kind, "mamba_num_heads": 8 - 2 * index} for index, kind in enumerate(LISTED)
+]
 WITHOUT = {k: v for k, v in BASE.items() if k != "hybrid_override_pattern"}
 small = st.integers(1, 5)
 
 
 def blocks(hidden):
-    mamba = st.tuples(small, small).map(lambda n: (n[0], n[0] * n[1])).flatmap(
-        lambda n: st.builds(Mamba2, hidden=st.just(hidden), groups=st.just(n[0]), heads=st.just(n[1]), head_dim=small,
-                            state=small, conv_kernel=st.integers(2, 4), conv_bias=st.booleans(), proj_bias=st.booleans(),
-                            chunk_size=small))  # fmt: skip
+    mamba = (
+        st.tuples(small, small)
+        .map(lambda n: (n[0], n[0] * n[1]))
+        .flatmap(
+            lambda n: st.builds(
+                Mamba2,
+                hidden=st.just(hidden),
+                groups=st.just(n[0]),
+                heads=st.just(n[1]),
+                head_dim=small,
+                state=small,
+                conv_kernel=st.integers(2, 4),
+                conv_bias=st.booleans(),
+                proj_bias=st.booleans(),
+                chunk_size=small,
+            )
+        )
+    )
     attention = st.tuples(small, small).flatmap(
-        lambda n: st.builds(Attention, hidden=st.just(hidden), kv_heads=st.just(n[0]), q_heads=st.just(n[0] * n[1]),
-                            attn_head_dim=small))  # fmt: skip
-    mlp = st.builds(FeedForward, hidden=st.just(hidden), intermediate=st.integers(1, 99), bias=st.booleans())
+        lambda n: st.builds(
+            Attention,
+            hidden=st.just(hidden),
+            kv_heads=st.just(n[0]),
+            q_heads=st.just(n[0] * n[1]),
+            attn_head_dim=small,
+        )
+    )
+    mlp = st.builds(
+        FeedForward, hidden=st.just(hidden), intermediate=st.integers(1, 99), bias=st.booleans()
+    )
     return mamba, attention, mlp
 
 
 @st.composite
 def architectures(draw):
-    """Any architecture without a tied head or a bias in attention; in half of them blocks of a kind are alike."""
+    """Any architecture without a tied head or a bias in attention; in half of them blocks of a kind
+    are alike.
+    """
     hidden = draw(st.integers(1, 64))
     kinds = blocks(hidden)
     if draw(st.booleans()):
         kinds = tuple(st.just(draw(kind)) for kind in kinds)
     return Architecture(
-        vocab_size=draw(st.integers(1, 999)), hidden=hidden,
+        vocab_size=draw(st.integers(1, 999)),
+        hidden=hidden,
         blocks=tuple(draw(st.lists(st.one_of(*kinds), min_size=1, max_size=8))),
-        norm_eps=draw(st.sampled_from([1e-5, 1e-6, 3e-6])), max_positions=draw(st.integers(1, 10**6)),
-    )  # fmt: skip
+        norm_eps=draw(st.sampled_from([1e-5, 1e-6, 3e-6])),
+        max_positions=draw(st.integers(1, 10**6)),
+    )
 
 
 def test_every_file_of_the_folder_is_a_family():
@@ -67,7 +104,11 @@ def test_every_file_of_the_folder_is_a_family():
 @given(arch=architectures())
 def test_round_trip(name, arch):
     family = families.find(name)
-    written = json.loads(json.dumps(family.config(arch, {"rope_theta": 1, "mamba_d_conv": 77, "num_hidden_layers": 3})))
+    written = json.loads(
+        json.dumps(
+            family.config(arch, {"rope_theta": 1, "mamba_d_conv": 77, "num_hidden_layers": 3})
+        )
+    )
     assert families.find(written["model_type"]).architecture(written) == arch
     assert written["rope_theta"] == 1
     assert family.config(arch, written) == written
@@ -84,7 +125,9 @@ def test_round_trip(name, arch):
 @pytest.mark.parametrize("said", [{}, {"layers_block_type": LISTED}, {"layer_types": LISTED}])
 @pytest.mark.parametrize("own", [{}, {"block_configs": DIFFERING}])
 def test_the_pattern_alone_says_the_kinds(said, own):
-    """Beside it transformers 5.13-5.17 refuse a list of old names, 5.6-5.12 and SGLang one of new names."""
+    """Beside it transformers 5.13-5.17 refuse a list of old names, 5.6-5.12 and SGLang one of new
+    names.
+    """
     written = nemotron_h.config(nemotron_h.architecture({**PUZZLE, **own}), {**PUZZLE, **said})
     assert written["hybrid_override_pattern"] == "M-*M"
     assert ("block_configs" in written) == bool(own)
@@ -111,66 +154,110 @@ def test_published_architectures(name):
 
 def theirs(config):
     with torch.device("meta"):
-        model = NemotronHForCausalLM(NemotronHConfig(**{k: v for k, v in config.items() if k != "model_type"}))
+        model = NemotronHForCausalLM(
+            NemotronHConfig(**{k: v for k, v in config.items() if k != "model_type"})
+        )
     return {name: tuple(p.shape) for name, p in model.named_parameters()}
 
 
 def ours(arch):
     shapes = {t.name: t.shape for t in arch.tensors()}
-    return {next(n for n in accepted if not n.startswith("backbone")).replace("embedding.", "embeddings."): shapes[name]
-            for name, accepted in nemotron_h.names(arch).items()}  # fmt: skip
+    return {
+        next(n for n in accepted if not n.startswith("backbone")).replace(
+            "embedding.", "embeddings."
+        ): shapes[name]
+        for name, accepted in nemotron_h.names(arch).items()
+    }
 
 
-LEGACY = {"mamba_n_groups": 4, "mamba_d_conv": 3, "mamba_conv_bias": False, "mamba_chunk_size": 32, "mamba_expand": 2,
-          "mamba_dt_min": 0.0005, "mamba_dt_max": 0.2, "mamba_dt_limit": [0.0, float("inf")],
-          "mamba_dt_init_floor": 1e-3}  # fmt: skip
+LEGACY = {
+    "mamba_n_groups": 4,
+    "mamba_d_conv": 3,
+    "mamba_conv_bias": False,
+    "mamba_chunk_size": 32,
+    "mamba_expand": 2,
+    "mamba_dt_min": 0.0005,
+    "mamba_dt_max": 0.2,
+    "mamba_dt_limit": [0.0, float("inf")],
+    "mamba_dt_init_floor": 1e-3,
+}
 
 
 def test_legacy_fields_mean_what_they_mean_to_transformers():
     fields = {k: v for k, v in BASE.items() if k != "n_groups"} | LEGACY
     read, mamba = NemotronHConfig(**fields), nemotron_h.architecture(fields).blocks[0]
     assert (mamba.groups, mamba.conv_kernel, mamba.conv_bias, mamba.chunk_size) == (4, 3, False, 32)
-    assert (read.n_groups, read.conv_kernel, read.use_conv_bias, read.chunk_size) == (4, 3, False, 32)
+    assert (read.n_groups, read.conv_kernel, read.use_conv_bias, read.chunk_size) == (
+        4,
+        3,
+        False,
+        32,
+    )
     arch = nemotron_h.architecture(fields)
     again = NemotronHConfig(**nemotron_h.config(arch, fields))
-    assert (again.n_groups, again.conv_kernel, again.use_conv_bias, again.chunk_size) == (4, 3, False, 32)
+    assert (again.n_groups, again.conv_kernel, again.use_conv_bias, again.chunk_size) == (
+        4,
+        3,
+        False,
+        32,
+    )
     assert (again.time_step_min, again.time_step_max, again.time_step_floor) == (0.0005, 0.2, 1e-3)
 
 
-@pytest.mark.parametrize("field", ["num_key_value_heads", "head_dim", "mamba_head_dim", "n_groups", "ssm_state_size"])
+@pytest.mark.parametrize(
+    "field", ["num_key_value_heads", "head_dim", "mamba_head_dim", "n_groups", "ssm_state_size"]
+)
 def test_absent_fields_have_transformers_defaults(field):
     fields = {k: v for k, v in {**BASE, "num_attention_heads": 16}.items() if k != field}
     assert ours(nemotron_h.architecture(fields)) == theirs(fields)
 
 
 def test_no_number_of_kv_heads_means_one_for_each_query():
-    """So NemotronHConfig's __post_init__ has it, though its own type check refuses the null before."""
+    """So NemotronHConfig's __post_init__ has it, though its own type check refuses the null
+    before.
+    """
     assert nemotron_h.architecture({**BASE, "num_key_value_heads": None}).blocks[2].kv_heads == 4
 
 
 @pytest.mark.parametrize(
     "fields",
-    [{"layers_block_type": LISTED}, {"layer_types": LISTED},
-     {"hybrid_override_pattern": "M-*M", "layers_block_type": LISTED},
-     {"layers_block_type": ["linear_attention", "mlp", "full_attention", "linear_attention"], "num_hidden_layers": 4},
-     {"block_configs": [{"block_type": kind} for kind in LISTED]},
-     {"hybrid_override_pattern": "M-*M", "time_step_limit": [0.0, {"__float__": "Infinity"}]},
-     {"hybrid_override_pattern": "M-*M", "time_step_limit": [0.0, float("inf")], "attention_bias": True}],
-)  # fmt: skip
+    [
+        {"layers_block_type": LISTED},
+        {"layer_types": LISTED},
+        {"hybrid_override_pattern": "M-*M", "layers_block_type": LISTED},
+        {
+            "layers_block_type": ["linear_attention", "mlp", "full_attention", "linear_attention"],
+            "num_hidden_layers": 4,
+        },
+        {"block_configs": [{"block_type": kind} for kind in LISTED]},
+        {"hybrid_override_pattern": "M-*M", "time_step_limit": [0.0, {"__float__": "Infinity"}]},
+        {
+            "hybrid_override_pattern": "M-*M",
+            "time_step_limit": [0.0, float("inf")],
+            "attention_bias": True,
+        },
+    ],
+)
 def test_all_ways_to_say_the_same(fields):
     assert nemotron_h.architecture({**WITHOUT, **fields}) == nemotron_h.architecture(BASE)
 
 
 def test_sizes_of_single_blocks():
-    own = [{"mamba_num_heads": 4, "mamba_head_dim": 2, "ssm_state_size": 3}, {"intermediate_size": 7},
-           {"num_attention_heads": 6, "num_key_value_heads": 3, "sliding_window": None}, {}]  # fmt: skip
+    own = [
+        {"mamba_num_heads": 4, "mamba_head_dim": 2, "ssm_state_size": 3},
+        {"intermediate_size": 7},
+        {"num_attention_heads": 6, "num_key_value_heads": 3, "sliding_window": None},
+        {},
+    ]
     said = [{"block_type": kind, **sizes} for kind, sizes in zip(LISTED, own, strict=True)]
     arch = nemotron_h.architecture({**PUZZLE, "block_configs": said})
     plain = nemotron_h.architecture(BASE).blocks
     assert arch.blocks == (
-        replace(plain[0], heads=4, head_dim=2, state=3), replace(plain[1], intermediate=7),
-        replace(plain[2], q_heads=6, kv_heads=3), plain[3],
-    )  # fmt: skip
+        replace(plain[0], heads=4, head_dim=2, state=3),
+        replace(plain[1], intermediate=7),
+        replace(plain[2], q_heads=6, kv_heads=3),
+        plain[3],
+    )
 
 
 def per_block(index, **own):
@@ -183,7 +270,10 @@ def per_block(index, **own):
     [
         ({"hybrid_override_pattern": "M-XM"}, ["'X'", "position 2"]),
         ({"hybrid_override_pattern": "MEM"}, ["position 1", "not supported yet"]),
-        ({"hybrid_override_pattern": None, "layers_block_type": ["mamba", "moe"]}, ["'moe'", "position 1", "not supported"]),
+        (
+            {"hybrid_override_pattern": None, "layers_block_type": ["mamba", "moe"]},
+            ["'moe'", "position 1", "not supported"],
+        ),
         ({"num_hidden_layers": 5}, ["4 letters", "5 (num_hidden_layers"]),
         ({"hybrid_override_pattern": ""}, ["0 letters"]),
         ({"hybrid_override_pattern": None}, ["which blocks"]),
@@ -208,9 +298,17 @@ def per_block(index, **own):
         ({"layer_norm_epsilon": "x"}, ["layer_norm_epsilon"]),
         ({"max_position_embeddings": "8k"}, ["max_position_embeddings"]),
     ]
-    + [({name: None}, [name, "missing"]) for name in
-       ("hidden_size", "vocab_size", "intermediate_size", "num_attention_heads", "mamba_num_heads")],
-)  # fmt: skip
+    + [
+        ({name: None}, [name, "missing"])
+        for name in (
+            "hidden_size",
+            "vocab_size",
+            "intermediate_size",
+            "num_attention_heads",
+            "mamba_num_heads",
+        )
+    ],
+)
 def test_refused_configs(fields, says):
     with pytest.raises(UserError) as caught:
         nemotron_h.architecture({**BASE, **fields})
@@ -223,14 +321,18 @@ TURNED = Attention(hidden=16, q_heads=2, kv_heads=1, attn_head_dim=4, rope=Rope(
 GATED = FeedForward(hidden=16, intermediate=8, gated=True)
 
 
-@pytest.mark.parametrize("change", [{"tied_head": True}, {"blocks": (BIASED,)}, {"blocks": (TURNED,)}, {"blocks": (GATED,)}])
+@pytest.mark.parametrize(
+    "change",
+    [{"tied_head": True}, {"blocks": (BIASED,)}, {"blocks": (TURNED,)}, {"blocks": (GATED,)}],
+)
 def test_what_no_config_can_say_is_not_written(change):
     with pytest.raises(UserError, match="no tied head and no bias"):
         nemotron_h.config(replace(nemotron_h.architecture(BASE), **change), {})
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("nemotron-h", "nemotron_h"), ("nemotronh_puzzle", "nemotron_h_puzzle"), ("", "model_type")]
+    ("name", "near"),
+    [("nemotron-h", "nemotron_h"), ("nemotronh_puzzle", "nemotron_h_puzzle"), ("", "model_type")],
 )
 def test_unknown_model_type_names_the_known_and_the_nearest(name, near):
     with pytest.raises(UserError) as caught:
@@ -240,7 +342,10 @@ def test_unknown_model_type_names_the_known_and_the_nearest(name, near):
 
 
 def test_no_torch():
-    code = ("import sys; from minipuzzle import families; [families.find(n) for n in families.known()]\n"
-            "import minipuzzle.checkpoint.header, minipuzzle.checkpoint.reader, minipuzzle.checkpoint.writer\n"
-            "assert not {'torch', 'transformers', 'safetensors'} & set(sys.modules)")  # fmt: skip
+    code = (
+        "import sys; from minipuzzle import families; [families.find(n) for n in"
+        " families.known()]\nimport minipuzzle.checkpoint.header, minipuzzle.checkpoint.reader,"
+        " minipuzzle.checkpoint.writer\nassert not {'torch', 'transformers', 'safetensors'} &"
+        " set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

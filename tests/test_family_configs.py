@@ -1,4 +1,6 @@
-"""Configs of the families other than Nemotron-H: round trips, old and new fields, what is refused and how."""
+"""Configs of the families other than Nemotron-H: round trips, old and new fields, what is refused
+and how.
+"""
 
 import json
 from dataclasses import replace
@@ -23,14 +25,20 @@ FORMS_OF_OTHERS = [pair for pair in every_form() if pair[0] in OTHERS]
 
 def saved(family, form):
     """The config.json that transformers writes."""
-    return json.loads(AutoConfig.for_model(family, **FORMS[family][form]).to_json_string(use_diff=False))
+    return json.loads(
+        AutoConfig.for_model(family, **FORMS[family][form]).to_json_string(use_diff=False)
+    )
 
 
 @pytest.mark.parametrize(("name", "form"), FORMS_OF_OTHERS)
 def test_round_trip(name, form):
     family = families.find(name)
     arch = family.architecture(saved(name, form))
-    for original in ({}, saved(name, form), {"num_hidden_layers": 77, "hidden_size": 5, "my_field": 1, "auto_map": {}}):
+    for original in (
+        {},
+        saved(name, form),
+        {"num_hidden_layers": 77, "hidden_size": 5, "my_field": 1, "auto_map": {}},
+    ):
         written = json.loads(json.dumps(family.config(arch, original)))
         assert family.architecture(written) == arch
         assert written["model_type"] == name
@@ -44,13 +52,26 @@ def test_round_trip(name, form):
 
 
 @settings(max_examples=25, deadline=None)
-@given(name=st.sampled_from(["llama", "mistral", "qwen2", "qwen3", "smollm3"]),
-       layers=st.integers(1, 5), kv=st.integers(1, 3), queries=st.integers(1, 3), half=st.integers(1, 4),
-       width=st.integers(1, 99), tied=st.booleans())  # fmt: skip
+@given(
+    name=st.sampled_from(["llama", "mistral", "qwen2", "qwen3", "smollm3"]),
+    layers=st.integers(1, 5),
+    kv=st.integers(1, 3),
+    queries=st.integers(1, 3),
+    half=st.integers(1, 4),
+    width=st.integers(1, 99),
+    tied=st.booleans(),
+)
 def test_sizes_are_transformers(name, layers, kv, queries, half, width, tied):
     form = next(iter(FORMS[name].values()))
-    fields = {**form, "num_hidden_layers": layers, "num_attention_heads": kv * queries, "num_key_value_heads": kv,
-              "hidden_size": 4 * half * kv * queries, "intermediate_size": width, "tie_word_embeddings": tied}  # fmt: skip
+    fields = {
+        **form,
+        "num_hidden_layers": layers,
+        "num_attention_heads": kv * queries,
+        "num_key_value_heads": kv,
+        "hidden_size": 4 * half * kv * queries,
+        "intermediate_size": width,
+        "tie_word_embeddings": tied,
+    }
     fields |= {"head_dim": 4 * half} if "head_dim" in form else {}
     family = families.find(name)
     arch = family.architecture(fields)
@@ -78,8 +99,15 @@ PUBLISHED = {  # the parameters that the checkpoints on the hub have
     "Qwen 3 0.6B": ("qwen3", 596_049_920, (151936, 1024, 3072, 28, 16, 8, True)),
     "SmolLM 3 3B": ("smollm3", 3_075_098_624, (128256, 2048, 11008, 36, 16, 4, True)),
 }
-NAMES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-         "tie_word_embeddings")  # fmt: skip
+NAMES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "tie_word_embeddings",
+)
 
 
 @pytest.mark.parametrize("model", PUBLISHED)
@@ -98,8 +126,11 @@ def test_published_parameters_of_examples():
 
 def test_the_table_of_the_page_is_what_the_rules_say():
     page = (Path(__file__).parents[1] / "docs" / "families.md").read_text()
-    rows = {cells[1].strip(" `"): [c.strip() for c in cells[4:8]] for line in page.splitlines()
-            if line.startswith("| `") and (cells := line.split("|"))}  # fmt: skip
+    rows = {
+        cells[1].strip(" `"): [c.strip() for c in cells[4:8]]
+        for line in page.splitlines()
+        if line.startswith("| `") and (cells := line.split("|"))
+    }
     assert sorted(rows) == families.known()
     for name in OTHERS:
         arch = families.find(name).architecture(saved(name, next(iter(FORMS[name]))))
@@ -107,22 +138,33 @@ def test_the_table_of_the_page_is_what_the_rules_say():
         assert rows[name] == [
             "whole layers" if rules.paired else "any block",
             "one for all" if "mlp" in kinds else "",
-            ("stay" if "kv_heads" in rules.fixed else "one number for all") if "attention" in kinds else "",
+            ("stay" if "kv_heads" in rules.fixed else "one number for all")
+            if "attention" in kinds
+            else "",
             "whole expansions" if "mamba" in kinds else "",
         ]
         assert rules.whole_expansion == ("mamba" in kinds)
         assert not rules.own_sizes
 
 
-OLD_LLAMA3 = {"rope_theta": 5e4, "rope_scaling": {k: v for k, v in LLAMA3.items() if k != "rope_theta"}}
+OLD_LLAMA3 = {
+    "rope_theta": 5e4,
+    "rope_scaling": {k: v for k, v in LLAMA3.items() if k != "rope_theta"},
+}
 
 
 @pytest.mark.parametrize(
     ("old", "new"),
     [
         ({"rope_theta": 5e5}, {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}),
-        ({"rope_theta": 5e5, "rope_scaling": None}, {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}),
-        ({"rope_scaling": {"type": "linear", "factor": 2}}, {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}),
+        (
+            {"rope_theta": 5e5, "rope_scaling": None},
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+        ),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 2}},
+            {"rope_parameters": {"rope_type": "linear", "factor": 2.0}},
+        ),
         (OLD_LLAMA3, {"rope_parameters": LLAMA3}),
         ({"num_key_value_heads": None}, {"num_key_value_heads": 4}),
         ({"head_dim": None}, {"head_dim": 8}),
@@ -136,8 +178,16 @@ def test_old_fields_mean_what_new_ones_do(old, new):
 @pytest.mark.parametrize(
     ("name", "fields", "says"),
     [
-        ("llama", {"rope_scaling": {"rope_type": "longrope", "factor": 2}}, ["rope_type", "longrope", "llama3, yarn"]),
-        ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 2}}, ["low_freq_factor", "None"]),
+        (
+            "llama",
+            {"rope_scaling": {"rope_type": "longrope", "factor": 2}},
+            ["rope_type", "longrope", "llama3, yarn"],
+        ),
+        (
+            "llama",
+            {"rope_scaling": {"rope_type": "llama3", "factor": 2}},
+            ["low_freq_factor", "None"],
+        ),
         ("llama", {"rope_scaling": "linear"}, ["rope_scaling", "object"]),
         ("llama", {"rope_scaling": {"type": "linear", "factor": 0}}, ["factor", "above 0"]),
         ("llama", {"num_attention_heads": 5, "head_dim": 8}, ["hidden_size", "32 and 5"]),
@@ -148,21 +198,49 @@ def test_old_fields_mean_what_new_ones_do(old, new):
         ("llama", {"head_dim": 3}, ["head_dim", "multiple"]),
         ("mistral", {"sliding_window": 64}, ["sliding window", "64", "128"]),
         ("mistral", {"max_position_embeddings": 32768}, ["sliding window", "4096"]),
-        ("qwen2", {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 2}, ["sliding window", "16"]),
-        ("qwen3", {"use_sliding_window": True, "sliding_window": 16, "layer_types": ["sliding_attention"] * 3}, ["window"]),
+        (
+            "qwen2",
+            {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 2},
+            ["sliding window", "16"],
+        ),
+        (
+            "qwen3",
+            {
+                "use_sliding_window": True,
+                "sliding_window": 16,
+                "layer_types": ["sliding_attention"] * 3,
+            },
+            ["window"],
+        ),
         ("smollm3", {"no_rope_layers": [1]}, ["no_rope_layers"]),
-        ("mamba2", {"num_heads": 7, "head_dim": 8, "n_groups": 1}, ["num_heads x head_dim", "7 x 8", "2 x 32"]),
+        (
+            "mamba2",
+            {"num_heads": 7, "head_dim": 8, "n_groups": 1},
+            ["num_heads x head_dim", "7 x 8", "2 x 32"],
+        ),
         ("mamba2", {"num_heads": 8, "head_dim": 8, "n_groups": 3}, ["num_heads", "n_groups"]),
-        ("mamba2", {"num_heads": 8, "head_dim": 8, "time_step_limit": [0.001, 0.1]}, ["time_step_limit"]),
+        (
+            "mamba2",
+            {"num_heads": 8, "head_dim": 8, "time_step_limit": [0.001, 0.1]},
+            ["time_step_limit"],
+        ),
         ("mamba2", {"num_heads": 8, "head_dim": 8, "hidden_act": "gelu"}, ["hidden_act"]),
         ("bamba", {"mamba_n_heads": 8, "mamba_d_head": 4}, ["mamba_d_head", "4", "8"]),
         ("bamba", {"mamba_n_heads": 7}, ["mamba_n_heads", "64 and 7"]),
         ("granitemoehybrid", {"num_local_experts": 4}, ["Mixture-of-experts", "4"]),
         ("granitemoehybrid", {}, ["Mixture-of-experts", "the default"]),
-        ("granitemoehybrid", {"num_local_experts": 0, "mamba_n_heads": 8, "layer_types": ["moe"] * 3}, ["layer_types"]),
-        ("granitemoehybrid", {"num_local_experts": 0, "mamba_n_heads": 8, "logits_scaling": 0}, ["logits_scaling"]),
+        (
+            "granitemoehybrid",
+            {"num_local_experts": 0, "mamba_n_heads": 8, "layer_types": ["moe"] * 3},
+            ["layer_types"],
+        ),
+        (
+            "granitemoehybrid",
+            {"num_local_experts": 0, "mamba_n_heads": 8, "logits_scaling": 0},
+            ["logits_scaling"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_refused_configs(name, fields, says):
     with pytest.raises(UserError) as caught:
         families.find(name).architecture({**LAYERS, **fields})
@@ -173,7 +251,10 @@ def test_refused_configs(name, fields, says):
 
 
 def test_a_window_that_covers_every_context_is_none():
-    for name, fields in (("mistral", {"sliding_window": 128}), ("qwen2", {"use_sliding_window": True, "max_window_layers": 3})):
+    for name, fields in (
+        ("mistral", {"sliding_window": 128}),
+        ("qwen2", {"use_sliding_window": True, "max_window_layers": 3}),
+    ):
         assert families.find(name).architecture({**LAYERS, **fields}).count("attention") == 3
 
 
@@ -208,9 +289,17 @@ def kept(**sizes):
 @pytest.mark.parametrize(
     ("blocks", "rules", "says"),
     [
-        ([None, *kept()[1:]], llama().rules, ["single block", "block 1 without block 0", "whole layers"]),
+        (
+            [None, *kept()[1:]],
+            llama().rules,
+            ["single block", "block 1 without block 0", "whole layers"],
+        ),
         (kept(intermediate=8), llama().rules, ["differ in size", "2 sizes of mlp"]),
-        (kept(q_heads=2, kv_heads=1), Rules(fixed=("q_heads", "kv_heads")), ["the size of q_heads", "2 in block 4", "4"]),
+        (
+            kept(q_heads=2, kv_heads=1),
+            Rules(fixed=("q_heads", "kv_heads")),
+            ["the size of q_heads", "2 in block 4", "4"],
+        ),
     ],
 )
 def test_rules_say_what_they_refuse(blocks, rules, says):

@@ -1,5 +1,6 @@
 """Which fields of config.json a family obeys: those that its class of transformers reads, with that
-class's defaults."""
+class's defaults.
+"""
 
 import dataclasses
 import json
@@ -19,31 +20,61 @@ NAMES = sorted(FORMS)
 TURNING = [name for name in NAMES if name not in ("mamba2", "nemotron_h")]
 BASE = {name: next(iter(forms.values())) for name, forms in FORMS.items()}
 BASE["granitemoehybrid"] = FORMS["granitemoehybrid"]["rope, tied"]
-NO_DEFAULT_HERE = {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
-                   "num_attention_heads", "mamba_num_heads"}  # fmt: skip
+NO_DEFAULT_HERE = {
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "mamba_num_heads",
+}
 NO_EFFECT = {  # on logits: how a model is made, trained, spread and answers
-    "attention_dropout", "auto_map", "base_model_ep_plan", "base_model_fsdp_plan",
-    "base_model_pp_plan", "base_model_tp_plan",
-    "decoder", "dtype", "generator", "gradient_checkpointing", "initializer_range",
-    "is_encoder_decoder", "name_or_path",
-    "num_experts_per_tok", "output_attentions", "output_hidden_states", "output_router_logits",
+    "attention_dropout",
+    "auto_map",
+    "base_model_ep_plan",
+    "base_model_fsdp_plan",
+    "base_model_pp_plan",
+    "base_model_tp_plan",
+    "decoder",
+    "dtype",
+    "generator",
+    "gradient_checkpointing",
+    "initializer_range",
+    "is_encoder_decoder",
+    "name_or_path",
+    "num_experts_per_tok",
+    "output_attentions",
+    "output_hidden_states",
+    "output_router_logits",
     "pad_token_id",
-    "quantization_config", "rescale_prenorm_residual", "residual_in_fp32", "return_dict",
-    "router_aux_loss_coef", "sub_configs",
-    "text_config", "time_step_floor", "time_step_max", "use_mamba_kernels", "vision_aspect_ratio",
+    "quantization_config",
+    "rescale_prenorm_residual",
+    "residual_in_fp32",
+    "return_dict",
+    "router_aux_loss_coef",
+    "sub_configs",
+    "text_config",
+    "time_step_floor",
+    "time_step_max",
+    "use_mamba_kernels",
+    "vision_aspect_ratio",
     "vision_feature_layer",
-    "vision_feature_select_strategy", "z_loss_coefficient",
-}  # fmt: skip
+    "vision_feature_select_strategy",
+    "z_loss_coefficient",
+}
 REFUSED = {"is_causal", "is_heterogeneous"}  # for every family, the second as per_layer_config
-DERIVED = {"mamba2": {"layer_types", "time_step_min", "time_step_rank"},
-           "bamba": {"layer_types", "layers_block_type"},
-           "nemotron_h": {"layer_types", "tie_word_embeddings"}}  # fmt: skip
+DERIVED = {
+    "mamba2": {"layer_types", "time_step_min", "time_step_rank"},
+    "bamba": {"layer_types", "layers_block_type"},
+    "nemotron_h": {"layer_types", "tie_word_embeddings"},
+}
 
 
 @torch.no_grad()
 def ours_of(name, fields, tensors, tokens):
     """Our logits of the tensors of transformers' model; as a checkpoint is read, by names and
-    shapes."""
+    shapes.
+    """
     family = families.find(name)
     arch = family.architecture(json.loads(json.dumps(fields)))
     model = HybridLM(arch, device="cpu", dtype=torch.float32).eval()
@@ -58,7 +89,8 @@ def ours_of(name, fields, tensors, tokens):
 
 def difference(name, fields):
     """The largest difference from transformers' logits, as a part of the largest one; None where
-    one of the two refuses."""
+    one of the two refuses.
+    """
     tokens = torch.randint(1, 118, (2, 40), generator=torch.Generator().manual_seed(1))
     try:
         theirs = theirs_of(name, json.loads(json.dumps(fields)))
@@ -87,7 +119,8 @@ def test_the_defaults_are_the_class_s(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_field_that_the_class_reads_is_declared(name, monkeypatch):
     """What transformers looks up while it makes a model and runs it, less what has no effect on
-    logits."""
+    logits.
+    """
     kind, read = CONFIG_MAPPING[name], set()
     config = kind(**json.loads(json.dumps(BASE[name])))
     original = kind.__getattribute__
@@ -117,61 +150,125 @@ def test_a_field_of_another_family_changes_nothing(name):
 
 EDITS = [
     *({"partial_rotary_factor": share} for share in (0.5, 1.0, 2.0)),
-    *({"rope_parameters": {"rope_type": kind, "rope_theta": 5e3, "factor": 2.0,
-                           "partial_rotary_factor": share}}
-      for kind in ("default", "linear", "dynamic", "yarn") for share in (0.5, 1.0)),
+    *(
+        {
+            "rope_parameters": {
+                "rope_type": kind,
+                "rope_theta": 5e3,
+                "factor": 2.0,
+                "partial_rotary_factor": share,
+            }
+        }
+        for kind in ("default", "linear", "dynamic", "yarn")
+        for share in (0.5, 1.0)
+    ),
     {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 777.0}}},
-    {"rope_parameters": {"full_attention": {"rope_theta": 7.0},
-                         "sliding_attention": {"rope_theta": 9.0}}, "rope_theta": 5.0},
+    {
+        "rope_parameters": {
+            "full_attention": {"rope_theta": 7.0},
+            "sliding_attention": {"rope_theta": 9.0},
+        },
+        "rope_theta": 5.0,
+    },
     {"rope_parameters": {"sliding_attention": {"rope_theta": 777.0}}},
-    {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_theta": 777.0,
-     "rope_parameters": None},
+    {
+        "rope_scaling": {"type": "linear", "factor": 2.0},
+        "rope_theta": 777.0,
+        "rope_parameters": None,
+    },
     {"rope_scaling": {"type": "linear", "rope_type": "default", "factor": 2.0}},
     {"rope_scaling": {"type": "yarn", "factor": None, "original_max_position_embeddings": 16}},
     {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}, "original_max_position_embeddings": 16},
-    {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0,
-                      "high_freq_factor": 1.0}},
-    {"rope_parameters": {"rope_type": "default", "rope_theta": None}}, {"rope_theta": None},
+    {
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 4.0,
+            "high_freq_factor": 1.0,
+        }
+    },
+    {"rope_parameters": {"rope_type": "default", "rope_theta": None}},
+    {"rope_theta": None},
     {"rope_theta": 777},
-    {"is_causal": False}, {"per_layer_config": {"1": {"rms_norm_eps": 0.1}}},
-    {"rms_norm_eps": 0.1}, {"layer_norm_epsilon": 0.1},
+    {"is_causal": False},
+    {"per_layer_config": {"1": {"rms_norm_eps": 0.1}}},
+    {"rms_norm_eps": 0.1},
+    {"layer_norm_epsilon": 0.1},
     {"mamba_rms_norm": False, "rms_norm": False, "norm_before_gate": True},
-    {"hidden_act": "swish"}, {"mamba_hidden_act": "swish"}, {"mlp_hidden_act": "swish"},
+    {"hidden_act": "swish"},
+    {"mamba_hidden_act": "swish"},
+    {"mlp_hidden_act": "swish"},
     {"hidden_act": "relu"},
-    {"rotary_pct": 0.5, "rotary_base": 777.0, "rope_interleaved": True, "alibi": True,
-     "use_rope": False, "is_decoder": False,
-     "hidden_activation": "gelu", "activation_function": "gelu", "layer_norm_eps": 0.1,
-     "norm_eps": 0.1, "qk_norm": True,
-     "use_qk_norm": True, "qk_layernorm": True, "parallel_residual": True, "pretraining_tp": 2,
-     "attention_dropout": 0.5,
-     "attn_logit_softcapping": 2.0, "final_logit_softcapping": 2.0, "query_pre_attn_scalar": 3,
-     "logit_scale": 2.0},
-    {"attention_multiplier": 0.3, "residual_multiplier": 0.5, "logits_scaling": 3.0,
-     "embedding_multiplier": 2.0},
-    {"attention_bias": True}, {"mlp_bias": True}, {"use_bias": True}, {"mamba_proj_bias": True},
+    {
+        "rotary_pct": 0.5,
+        "rotary_base": 777.0,
+        "rope_interleaved": True,
+        "alibi": True,
+        "use_rope": False,
+        "is_decoder": False,
+        "hidden_activation": "gelu",
+        "activation_function": "gelu",
+        "layer_norm_eps": 0.1,
+        "norm_eps": 0.1,
+        "qk_norm": True,
+        "use_qk_norm": True,
+        "qk_layernorm": True,
+        "parallel_residual": True,
+        "pretraining_tp": 2,
+        "attention_dropout": 0.5,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 2.0,
+        "query_pre_attn_scalar": 3,
+        "logit_scale": 2.0,
+    },
+    {
+        "attention_multiplier": 0.3,
+        "residual_multiplier": 0.5,
+        "logits_scaling": 3.0,
+        "embedding_multiplier": 2.0,
+    },
+    {"attention_bias": True},
+    {"mlp_bias": True},
+    {"use_bias": True},
+    {"mamba_proj_bias": True},
     {"mamba_conv_bias": False},
-    {"use_conv_bias": False}, {"attention_bias": "false"}, {"tie_word_embeddings": True},
+    {"use_conv_bias": False},
+    {"attention_bias": "false"},
+    {"tie_word_embeddings": True},
     {"tie_word_embeddings": "false"},
-    {"head_dim": 16}, {"head_dim": None}, {"attention_head_dim": 16}, {"num_key_value_heads": 1},
+    {"head_dim": 16},
+    {"head_dim": None},
+    {"attention_head_dim": 16},
+    {"num_key_value_heads": 1},
     {"num_key_value_heads": None},
-    {"sliding_window": 8}, {"sliding_window": 8, "use_sliding_window": True},
+    {"sliding_window": 8},
+    {"sliding_window": 8, "use_sliding_window": True},
     {"use_sliding_window": True},
     {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 1},
     {"max_window_layers": 0},
-    {"sliding_window": 8,
-     "layer_types": ["full_attention", "sliding_attention", "sliding_attention"]},
-    {"layer_types": ["full_attention"] * 3}, {"layer_types": ["attention", "mamba", "mamba"]},
+    {
+        "sliding_window": 8,
+        "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+    },
+    {"layer_types": ["full_attention"] * 3},
+    {"layer_types": ["attention", "mamba", "mamba"]},
     {"layer_types": ["x"] * 3},
-    {"layers_block_type": ["attention", "attention", "mamba"]}, {"attn_layer_indices": [0, 7]},
+    {"layers_block_type": ["attention", "attention", "mamba"]},
+    {"attn_layer_indices": [0, 7]},
     {"attn_layer_indices": ["1"]},
-    {"no_rope_layers": [0, 1, 0, 1]}, {"no_rope_layers": []}, {"no_rope_layer_interval": 2},
+    {"no_rope_layers": [0, 1, 0, 1]},
+    {"no_rope_layers": []},
+    {"no_rope_layer_interval": 2},
     {"no_rope_layers": [1, 1, 1]},
-    {"time_step_min": 0.5}, {"mamba_dt_min": 0.5}, {"time_step_limit": [0.0, 1.0]},
+    {"time_step_min": 0.5},
+    {"mamba_dt_min": 0.5},
+    {"time_step_limit": [0.0, 1.0]},
     {"time_step_limit": None},
     {"num_nextn_predict_layers": 1},
-    {"position_embedding_type": "absolute"}, {"position_embedding_type": None},
+    {"position_embedding_type": "absolute"},
+    {"position_embedding_type": None},
     {"num_local_experts": None},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -189,7 +286,8 @@ def test_logits_are_transformers_or_the_config_is_refused(name):
 @pytest.mark.parametrize("name", TURNING)
 def test_the_reported_cases_are_read_as_their_class_does(name):
     """A leftover share of a head that no class but bamba's reads, and then only in
-    rope_parameters."""
+    rope_parameters.
+    """
     plain = {k: v for k, v in BASE[name].items() if k != "rope_parameters"}
     within = {"rope_type": "default", "partial_rotary_factor": 0.25}
     for edit in ({"partial_rotary_factor": 0.5}, {"rope_parameters": within}):
@@ -200,26 +298,38 @@ def test_the_reported_cases_are_read_as_their_class_does(name):
 
 
 LEFTOVERS = {
-    "layer_types": ["full_attention"] * 9, "layers_block_type": ["mamba"] * 9,
+    "layer_types": ["full_attention"] * 9,
+    "layers_block_type": ["mamba"] * 9,
     "mlp_layer_types": ["dense"] * 9,
-    "partial_rotary_factor": 0.5, "original_max_position_embeddings": 7, "no_rope_layers": [0] * 9,
+    "partial_rotary_factor": 0.5,
+    "original_max_position_embeddings": 7,
+    "no_rope_layers": [0] * 9,
     "max_window_layers": 1,
-    "num_hidden_layers": 9, "attn_layer_indices": [8], "rope_theta": 3.0,
+    "num_hidden_layers": 9,
+    "attn_layer_indices": [8],
+    "rope_theta": 3.0,
     "rope_scaling": {"rope_type": "linear", "factor": 9.0},
-    "rope_parameters": {"rope_type": "linear", "factor": 9.0}, "auto_map": {"AutoConfig": "x.Y"},
+    "rope_parameters": {"rope_type": "linear", "factor": 9.0},
+    "auto_map": {"AutoConfig": "x.Y"},
     "is_causal": False,
-    "per_layer_config": {"8": {"rms_norm_eps": 0.1}}, "use_sliding_window": True,
+    "per_layer_config": {"8": {"rms_norm_eps": 0.1}},
+    "use_sliding_window": True,
     "hidden_act": "gelu",
-    "hybrid_override_pattern": "M" * 9, "time_step_limit": [0.0, 1.0],
-    "num_nextn_predict_layers": 1, "tie_word_embeddings": True,
-    "block_configs": [{}] * 9, "attention_head_dim": 4, "num_local_experts": 4,
-}  # fmt: skip
+    "hybrid_override_pattern": "M" * 9,
+    "time_step_limit": [0.0, 1.0],
+    "num_nextn_predict_layers": 1,
+    "tie_word_embeddings": True,
+    "block_configs": [{}] * 9,
+    "attention_head_dim": 4,
+    "num_local_experts": 4,
+}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_parent_s_config_leaves_over_is_not_written_into_a_student_s(name):
     """transformers reads a student's config, whose blocks are fewer than its parent's, as the
-    architecture is."""
+    architecture is.
+    """
     family = families.find(name)
     arch = family.architecture(BASE[name])
     keep = 2 if arch.rules.paired else 1
@@ -231,19 +341,27 @@ def test_what_a_parent_s_config_leaves_over_is_not_written_into_a_student_s(name
             model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[name].from_dict(written))
         shapes = {t.name: t.shape for t in architecture.tensors()}
         parameters = {n: tuple(p.shape) for n, p in model.named_parameters()}
-        theirs = {canonical: next(parameters[n] for n in accepted if n in parameters)
-                  for canonical, accepted in family.names(architecture).items()}  # fmt: skip
+        theirs = {
+            canonical: next(parameters[n] for n in accepted if n in parameters)
+            for canonical, accepted in family.names(architecture).items()
+        }
         assert theirs == shapes
         assert len(parameters) == len(shapes)
-        assert not {"auto_map", "is_causal", "per_layer_config",
-                    "partial_rotary_factor"} & set(written)  # fmt: skip
+        assert not {"auto_map", "is_causal", "per_layer_config", "partial_rotary_factor"} & set(
+            written
+        )
         fields = {k: v for k, v in written.items() if k not in ("model_type", "architectures")}
         assert difference(name, fields) <= 1e-4
 
 
 def test_a_slip_of_spelling_is_told_from_another_model():
-    slips = {"Llama": "llama", "lama": "llama", "nemotron-h": "nemotron_h", "qwen-2": "qwen2",
-             "misrtal": "mistral"}  # fmt: skip
+    slips = {
+        "Llama": "llama",
+        "lama": "llama",
+        "nemotron-h": "nemotron_h",
+        "qwen-2": "qwen2",
+        "misrtal": "mistral",
+    }
     for slip, meant in slips.items():
         with pytest.raises(UserError, match=f"'{meant}' is meant"):
             families.find(slip)
@@ -267,5 +385,6 @@ def test_fields_of_one_block_that_all_share_are_refused():
     families.find("nemotron_h_puzzle").architecture({**fields, "block_configs": said})
     # transformers reads the same shapes as other heads
     with pytest.raises(UserError, match="block_configs is not read"):
-        families.find("nemotron_h").architecture({**fields, "model_type": "nemotron_h",
-                                                  "block_configs": said})  # fmt: skip
+        families.find("nemotron_h").architecture(
+            {**fields, "model_type": "nemotron_h", "block_configs": said}
+        )

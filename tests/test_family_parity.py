@@ -1,4 +1,6 @@
-"""Every file in families/ against transformers: logits, gradients, cached decode, files in both directions."""
+"""Every file in families/ against transformers: logits, gradients, cached decode, files in both
+directions.
+"""
 
 import pytest
 import torch
@@ -15,11 +17,17 @@ from minipuzzle.surgery import cut
 
 LENGTH = 53
 DECODED = [(name, next(iter(forms))) for name, forms in FORMS.items()]
-DECODED += [("llama", "dynamic, past its context"), ("llama", "yarn"), ("granitemoehybrid", "rope, tied")]
+DECODED += [
+    ("llama", "dynamic, past its context"),
+    ("llama", "yarn"),
+    ("granitemoehybrid", "rope, tied"),
+]
 
 
 def test_every_family_has_a_model_here():
-    assert sorted([*FORMS, "nemotron_h_puzzle"]) == families.known()  # that one's is in test_checkpoint.py
+    assert (
+        sorted([*FORMS, "nemotron_h_puzzle"]) == families.known()
+    )  # that one's is in test_checkpoint.py
 
 
 @pytest.fixture(scope="module", params=every_form(), ids=lambda param: ": ".join(param))
@@ -34,8 +42,11 @@ def pair(request, tmp_path_factory):
 
 
 def tokens_for(theirs, length=LENGTH):
-    # without the first and last words, which may be padding: theirs masks it in generate, and gives it no gradient
-    return torch.randint(1, theirs.config.vocab_size - 1, (2, length), generator=torch.Generator().manual_seed(1))
+    # without the first and last words, which may be padding: theirs masks it in generate, and gives
+    # it no gradient
+    return torch.randint(
+        1, theirs.config.vocab_size - 1, (2, length), generator=torch.Generator().manual_seed(1)
+    )
 
 
 def test_logits_and_gradients(pair):
@@ -49,7 +60,11 @@ def test_logits_and_gradients(pair):
     (got * weights).sum().backward()
     gradients, mine = dict(theirs.named_parameters()), dict(ours.named_parameters())
     written = load_file(checkpoint.path / "model.safetensors")
-    assert sum(p.numel() for p in gradients.values()) == checkpoint.parameters == sum(p.numel() for p in mine.values())
+    assert (
+        sum(p.numel() for p in gradients.values())
+        == checkpoint.parameters
+        == sum(p.numel() for p in mine.values())
+    )
     for canonical, accepted in checkpoint.family.names(checkpoint.architecture).items():
         theirs_name = next(n for n in accepted if n in gradients)
         scale = gradients[theirs_name].grad.norm().clamp(min=1e-6)
@@ -62,21 +77,34 @@ def test_cached_decode(pair):
     theirs, _, ours = pair
     tokens = tokens_for(theirs, 24)
     with torch.no_grad():
-        if any(getattr(b, "rope", None) and b.rope.kind == "dynamic" for b in ours.architecture.blocks):
-            tokens = tokens[:, : ours.architecture.max_positions]  # beyond it, old keys keep their turn
+        if any(
+            getattr(b, "rope", None) and b.rope.kind == "dynamic" for b in ours.architecture.blocks
+        ):
+            tokens = tokens[
+                :, : ours.architecture.max_positions
+            ]  # beyond it, old keys keep their turn
         full = ours(tokens)
         cache = ours.new_cache(2, tokens.shape[1])
         parts = [ours(tokens[:, :11], cache=cache)]
         parts += [ours(tokens[:, i : i + 1], cache=cache) for i in range(11, tokens.shape[1])]
         assert (torch.cat(parts, 1) - full).abs().max() < 1e-4
-    want = theirs.generate(tokens[:, :9], max_new_tokens=6, do_sample=False, use_cache=True, eos_token_id=None, pad_token_id=0)
+    want = theirs.generate(
+        tokens[:, :9],
+        max_new_tokens=6,
+        do_sample=False,
+        use_cache=True,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
     assert generate(ours, tokens[:, :9], 6) == want[:, 9:].tolist()
 
 
 def test_packed_documents_do_not_leak(pair):
     theirs, _, ours = pair
     tokens, lengths = tokens_for(theirs, 24)[:1], [1, 14, 9]
-    documents = torch.cat([torch.full((n,), i, dtype=torch.int32) for i, n in enumerate(lengths)])[None]
+    documents = torch.cat([torch.full((n,), i, dtype=torch.int32) for i, n in enumerate(lengths)])[
+        None
+    ]
     with torch.no_grad():
         apart = torch.cat([ours(part) for part in tokens.split(lengths, 1)], 1)
         assert (ours(tokens, documents) - apart).abs().max() < 1e-4

@@ -1,4 +1,6 @@
-"""Every family cut as far as its files allow: masked, sliced and loaded by transformers it says the same; scores of gates."""
+"""Every family cut as far as its files allow: masked, sliced and loaded by transformers it says the
+same; scores of gates.
+"""
 
 import numpy as np
 import pytest
@@ -20,11 +22,15 @@ from minipuzzle.surgery import cut, verify_logits
 
 
 def most(architecture, seed=0):
-    """A selection that narrows whatever the family can write narrower, and drops its second unit."""
+    """A selection that narrows whatever the family can write narrower, and drops its second
+    unit.
+    """
     rng = np.random.default_rng(seed)
     rules, blocks, last = architecture.rules, [], architecture.units[1]
     heads, kv = rng.permutation(2)[:1], rng.random(64)
-    channels = sorted(rng.permutation(architecture.blocks[-1].sizes.get("intermediate", 1))[:16].tolist())
+    channels = sorted(
+        rng.permutation(architecture.blocks[-1].sizes.get("intermediate", 1))[:16].tolist()
+    )
     for i, block in enumerate(architecture.blocks):
         kept = {}
         if isinstance(block, FeedForward):
@@ -37,12 +43,18 @@ def most(architecture, seed=0):
         blocks.append(None if i in last else kept)
     size = architecture.hidden // 2
     narrower = rules.allows_hidden(architecture.blocks, size)
-    hidden = tuple(sorted(rng.permutation(architecture.hidden)[:size].tolist())) if narrower else None
+    hidden = (
+        tuple(sorted(rng.permutation(architecture.hidden)[:size].tolist())) if narrower else None
+    )
     return Selection(blocks=tuple(blocks), hidden=hidden)
 
 
 CUT = [(name, next(iter(forms))) for name, forms in FORMS.items()]
-CUT += [("llama", "linear, biases, own head_dim"), ("mamba2", "tied, biases, one group"), ("granitemoehybrid", "rope, tied")]
+CUT += [
+    ("llama", "linear, biases, own head_dim"),
+    ("mamba2", "tied, biases, one group"),
+    ("granitemoehybrid", "rope, tied"),
+]
 
 
 @pytest.mark.parametrize(("name", "form"), CUT, ids=lambda part: part)
@@ -61,7 +73,9 @@ def test_masked_sliced_and_theirs_agree(name, form, tmp_path):
             module.time_step_limit = (0.0, float("inf"))
     assert sum(p.numel() for p in theirs.parameters()) == student.parameters
     with torch.no_grad():
-        assert (theirs(tokens, use_cache=False).logits - load_model(student)(tokens)).abs().max() < 1e-4
+        assert (
+            theirs(tokens, use_cache=False).logits - load_model(student)(tokens)
+        ).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("name", ["llama", "bamba"])
@@ -81,13 +95,17 @@ def test_flops_are_torchs():
         theirs(tokens, use_cache=False)
     counted = {str(op): n for op, n in counter.get_flop_counts()["Global"].items()}
     architecture = shaken_llama(packed=False).architecture
-    assert flops_per_token(architecture, 1).matmul * 16 == sum(n for op, n in counted.items() if "mm" in op)
+    assert flops_per_token(architecture, 1).matmul * 16 == sum(
+        n for op, n in counted.items() if "mm" in op
+    )
 
 
 def shaken_llama(packed):
     """Attention and SwiGLU; with a packed gate the same numbers in one matrix."""
-    blocks = 3 * (Attention(hidden=32, q_heads=4, kv_heads=2, attn_head_dim=8),
-                  FeedForward(hidden=32, intermediate=48, gated=True, packed=packed, activation="silu"))  # fmt: skip
+    blocks = 3 * (
+        Attention(hidden=32, q_heads=4, kv_heads=2, attn_head_dim=8),
+        FeedForward(hidden=32, intermediate=48, gated=True, packed=packed, activation="silu"),
+    )
     return shaken(Architecture(vocab_size=120, hidden=32, blocks=blocks))
 
 
@@ -102,13 +120,19 @@ def gates():
     return apart, packed
 
 
-@pytest.mark.parametrize("estimator", ["minitron", "minitron-pre", "flap", "contribution", "magnitude"])
+@pytest.mark.parametrize(
+    "estimator", ["minitron", "minitron-pre", "flap", "contribution", "magnitude"]
+)
 def test_a_channel_of_a_gate_is_one_channel(gates, estimator):
     found = []
     for model in gates:
         module, block = model.blocks[1], model.architecture.blocks[1]
         x = torch.randn(3, 20, 32, generator=torch.Generator().manual_seed(0))
-        with torch.no_grad(), Collector(block, module, estimator) as collector, HiddenCollector(block, module):
+        with (
+            torch.no_grad(),
+            Collector(block, module, estimator) as collector,
+            HiddenCollector(block, module),
+        ):
             module.mixer(module.norm(x), None, None, 0)
         found.append(collector.scores()["intermediate"])
         assert found[-1].shape == (48,)

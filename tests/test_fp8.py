@@ -8,12 +8,12 @@ from conftest import shaken, tiny
 
 from minipuzzle.arch import Architecture, FeedForward
 from minipuzzle.data import pack
-from minipuzzle.distill import distillation, train
 from minipuzzle.errors import UserError
 from minipuzzle.kernels.fp8 import E4M3, E5M2, EmulatedLinear, emulated_linear, quantize
 from minipuzzle.model import HybridLM
 from minipuzzle.model.precision import set_precision
 from minipuzzle.recipe import Training
+from minipuzzle.training import distillation, train
 
 EVEN = {"heads": 16, "head_dim": 4, "vocab": 61}  # in_proj has 176 rows, a multiple of 16
 
@@ -78,9 +78,20 @@ def test_ends_and_head_stay_and_names_do_not_change():
     model = HybridLM(architecture)
     before = dict(model.named_parameters())
     layers = set_precision(model, "fp8-emulated", 2)
-    assert layers == ["blocks.2.q_proj", "blocks.2.k_proj", "blocks.2.v_proj", "blocks.2.o_proj", "blocks.3.in_proj",
-                      "blocks.3.out_proj", "blocks.4.up_proj", "blocks.4.down_proj", "blocks.5.q_proj", "blocks.5.k_proj",
-                      "blocks.5.v_proj", "blocks.5.o_proj"]  # fmt: skip
+    assert layers == [
+        "blocks.2.q_proj",
+        "blocks.2.k_proj",
+        "blocks.2.v_proj",
+        "blocks.2.o_proj",
+        "blocks.3.in_proj",
+        "blocks.3.out_proj",
+        "blocks.4.up_proj",
+        "blocks.4.down_proj",
+        "blocks.5.q_proj",
+        "blocks.5.k_proj",
+        "blocks.5.v_proj",
+        "blocks.5.o_proj",
+    ]
     after = dict(model.named_parameters())
     assert list(after) == list(before)
     assert all(after[name] is p for name, p in before.items())
@@ -94,13 +105,25 @@ def test_ends_and_head_stay_and_names_do_not_change():
 
 def test_training_in_fp8_stays_near_fp32(tmp_path):
     teacher = shaken(tiny("-M*-", **EVEN), 0).requires_grad_(False)
-    tokens = torch.randint(0, 61, (4 * 16,), generator=torch.Generator().manual_seed(0)).numpy().astype("uint16")
-    blocks = pack([tokens], block_length=16, vocab_size=61, seed=0, fingerprint="test", text_bytes=1)
+    tokens = (
+        torch.randint(0, 61, (4 * 16,), generator=torch.Generator().manual_seed(0))
+        .numpy()
+        .astype("uint16")
+    )
+    blocks = pack(
+        [tokens], block_length=16, vocab_size=61, seed=0, fingerprint="test", text_bytes=1
+    )
     ends, losses = [], []
     for precision in ("bf16", "fp8-emulated"):
         student = shaken(tiny("-M*-", **EVEN), 1)
-        settings = Training(tokens=16 * 4 * 6, batch=4, learning_rate=3e-3, precision=precision, bf16_ends=1)  # type: ignore
-        losses.append(train(student, distillation(teacher), blocks, settings, tmp_path / precision, identity="x"))
+        settings = Training(
+            tokens=16 * 4 * 6, batch=4, learning_rate=3e-3, precision=precision, bf16_ends=1
+        )  # type: ignore
+        losses.append(
+            train(
+                student, distillation(teacher), blocks, settings, tmp_path / precision, identity="x"
+            )
+        )
         ends.append(student)
     print(f"mean KL of 6 steps: {losses[0]:.4f}, in emulated FP8 {losses[1]:.4f}")
     assert losses[1] != losses[0]
@@ -120,4 +143,6 @@ def test_what_cannot_run_is_refused():
     assert error.value.got.startswith("blocks.0.in_proj.weight [168, 32]")
     blocks = (FeedForward(hidden=32, intermediate=64),) * 8
     with pytest.raises(UserError, match="No block"):
-        set_precision(HybridLM(Architecture(vocab_size=64, hidden=32, blocks=blocks)), "fp8-emulated", 4)
+        set_precision(
+            HybridLM(Architecture(vocab_size=64, hidden=32, blocks=blocks)), "fp8-emulated", 4
+        )

@@ -16,9 +16,19 @@ from minipuzzle.recipe import PretrainRecipe, Recipe
 from minipuzzle.recipe_file import build
 
 SHARES = {
-    "config": 50, "family": 60, "safetensors": 30, "index": 20, "tokenizer": 25, "text": 20, "budget": 15,
-    "recipe": 20, "rundir": 25, "adapter": 20, "export": 5, "options": 10,
-}  # fmt: skip
+    "config": 50,
+    "family": 60,
+    "safetensors": 30,
+    "index": 20,
+    "tokenizer": 25,
+    "text": 20,
+    "budget": 15,
+    "recipe": 20,
+    "rundir": 25,
+    "adapter": 20,
+    "export": 5,
+    "options": 10,
+}
 """Cases of each group: more of those that take a tenth of a second."""
 PARTS = 12
 SLOW = ("report", "distill", "adapt", "pretrain", "profile", "run", "bench", "eval")

@@ -1,4 +1,6 @@
-"""Generation against transformers' cached generate, prompts in pieces, rows of unequal lengths, sampling."""
+"""Generation against transformers' cached generate, prompts in pieces, rows of unequal lengths,
+sampling.
+"""
 
 import io
 
@@ -18,7 +20,13 @@ from minipuzzle.generation.step import Decoder, prefill
 from minipuzzle.model import load_model
 from minipuzzle.model.cache import slot_tensors
 
-CHECKED = [("nemotron_h", "plain"), ("llama", "plain"), ("llama", "llama3, tied"), ("qwen2", "plain"), ("bamba", "plain")]
+CHECKED = [
+    ("nemotron_h", "plain"),
+    ("llama", "plain"),
+    ("llama", "llama3, tied"),
+    ("qwen2", "plain"),
+    ("bamba", "plain"),
+]
 
 
 def tokens_of(*shape, vocab=120, seed=1):
@@ -30,7 +38,13 @@ def test_greedy_tokens_are_those_of_transformers(family, form, tmp_path):
     theirs = theirs_of(family, FORMS[family][form])
     theirs.save_pretrained(tmp_path)
     ours = load_model(Checkpoint.open(tmp_path)).eval()
-    options = {"max_new_tokens": 12, "do_sample": False, "use_cache": True, "eos_token_id": None, "pad_token_id": 0}
+    options = {
+        "max_new_tokens": 12,
+        "do_sample": False,
+        "use_cache": True,
+        "eos_token_id": None,
+        "pad_token_id": 0,
+    }
     prompts = [tokens_of(n, seed=n).tolist() for n in (9, 17, 17, 1, 30)]
     answers = generate(ours, prompts, 12)
     for prompt, answer in zip(prompts, answers, strict=True):
@@ -46,7 +60,9 @@ def test_a_prompt_in_pieces_is_the_whole(pattern, piece):
     tokens = tokens_of(2, 64, vocab=61)
     whole, parts = model.new_cache(2, 70), model.new_cache(2, 70)
     want = prefill(model, whole, tokens, 1000)
-    assert (prefill(model, parts, tokens[:, :], piece) - want).abs().max() <= 1e-5 * want.abs().max()
+    assert (
+        prefill(model, parts, tokens[:, :], piece) - want
+    ).abs().max() <= 1e-5 * want.abs().max()
     assert (want - model(tokens)[:, -1]).abs().max() <= 1e-5 * want.abs().max()
     for a, b in zip(whole.slots, parts.slots, strict=True):
         for name in ("keys", "values", "window", "state"):
@@ -112,10 +128,16 @@ def test_frequencies_and_seeds():
     shares = torch.bincount(picked, minlength=4) / len(picked)
     assert (shares - torch.tensor([1.0, 0.5, 0.0, -0.5]).softmax(-1)).abs().max() < 0.015
     model, prompts = shaken(tiny(vocab=61)), [[4, 5, 6]]
-    said = [generate(model, prompts, 20, sampling=Sampling(temperature=3.0, seed=s)) for s in (1, 1, 2)]
+    said = [
+        generate(model, prompts, 20, sampling=Sampling(temperature=3.0, seed=s)) for s in (1, 1, 2)
+    ]
     assert said[0] == said[1] != said[2]
-    assert generate(model, prompts, 20, sampling=Sampling(temperature=1e-4)) == generate(model, prompts, 20)
-    assert generate(model, prompts, 20, sampling=Sampling(temperature=1.0, top_p=1e-9)) == generate(model, prompts, 20)
+    assert generate(model, prompts, 20, sampling=Sampling(temperature=1e-4)) == generate(
+        model, prompts, 20
+    )
+    assert generate(model, prompts, 20, sampling=Sampling(temperature=1.0, top_p=1e-9)) == generate(
+        model, prompts, 20
+    )
 
 
 def test_states_in_bf16_are_smaller_and_close():
@@ -137,7 +159,12 @@ def test_what_is_refused():
     model = shaken(tiny(vocab=61))
     with pytest.raises(UserError, match="no tokens"):
         generate(model, [[1], []], 3)
-    for wrong in ({"temperature": -1.0}, {"temperature": float("nan")}, {"top_p": 0.0}, {"top_p": 1.5}):
+    for wrong in (
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+    ):
         with pytest.raises(UserError):
             Sampling(**wrong)
 
@@ -146,7 +173,13 @@ def test_a_rope_that_grows_takes_one_length(tmp_path):
     theirs = theirs_of("llama", FORMS["llama"]["dynamic, past its context"])
     theirs.save_pretrained(tmp_path)
     ours = load_model(Checkpoint.open(tmp_path)).eval()
-    options = {"max_new_tokens": 8, "do_sample": False, "use_cache": True, "eos_token_id": None, "pad_token_id": 0}
+    options = {
+        "max_new_tokens": 8,
+        "do_sample": False,
+        "use_cache": True,
+        "eos_token_id": None,
+        "pad_token_id": 0,
+    }
     for length in (9, 30):
         tokens = tokens_of(2, length)
         got = list(zip(*stream(ours, tokens, 8, tokens_at_once=4), strict=True))
@@ -173,14 +206,26 @@ def test_the_coldest_draws_are_greedy():
 
 
 def test_generate_says_what_its_settings_may_be(checkpoint, capsys, monkeypatch):
-    for option in (("--tokens", 0), ("--tokens", -5), ("--tokens", 10**18), ("--temperature", "nan"), ("--temperature", -1),
-                   ("--temperature", "inf"), ("--top-p", 0), ("--top-p", 1.01), ("--top-p", "nan"), ("--seed", -1),
-                   ("--seed", 1 << 63)):  # fmt: skip
+    for option in (
+        ("--tokens", 0),
+        ("--tokens", -5),
+        ("--tokens", 10**18),
+        ("--temperature", "nan"),
+        ("--temperature", -1),
+        ("--temperature", "inf"),
+        ("--top-p", 0),
+        ("--top-p", 1.01),
+        ("--top-p", "nan"),
+        ("--seed", -1),
+        ("--seed", 1 << 63),
+    ):
         run("generate", checkpoint, "It was", *option, "--device", "cpu", code=2)
         assert "next:" in capsys.readouterr().err
     run("generate", checkpoint, "\udcff", "--device", "cpu", code=2)
     assert "not Unicode" in capsys.readouterr().err
     run("generate", checkpoint, "", "--tokens", 3, "--device", "cpu")
     assert "1 tokens read, " in capsys.readouterr().err
-    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))  # a terminal without the letter
+    monkeypatch.setattr(
+        "sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    )  # a terminal without the letter
     run("generate", checkpoint, "caf\xe9", "--tokens", 1, "--device", "cpu")

@@ -38,7 +38,10 @@ with bz2.open(embedded.text_path("validation") / "speeches.txt.bz2", "rt") as _f
 def student(tmp_path_factory):
     """The embedded teacher cut to five FFN widths of its own in blocks 1..10, without block 11."""
     parent = Checkpoint.open(embedded.teacher_path())
-    kept = [{"intermediate": tuple(range(next(WIDTHS)))} if b.kind == "mlp" else {} for b in parent.architecture.blocks]
+    kept = [
+        {"intermediate": tuple(range(next(WIDTHS)))} if b.kind == "mlp" else {}
+        for b in parent.architecture.blocks
+    ]
     kept[11] = None
     return cut(parent, Selection(blocks=tuple(kept)), tmp_path_factory.mktemp("pruned") / "student")
 
@@ -48,15 +51,29 @@ def probabilities(logits, prompt):
 
 
 @torch.no_grad()
-def test_the_pruned_student_says_the_same_in_llama_cpp_in_transformers_and_here(student, tmp_path, remote_code, capsys):  # noqa: F811
+def test_the_pruned_student_says_the_same_in_llama_cpp_in_transformers_and_here(
+    student,
+    tmp_path,
+    remote_code,  # noqa: F811
+    capsys,
+):
     assert len({b.intermediate for b in student.architecture.blocks if b.kind == "mlp"}) == 6
     prompt = Tokenizer.from_file(str(student.path / "tokenizer.json")).encode(TEXT[:400]).ids[:48]
     model = load_model(student).eval()
     ours = prompt + generate(model, [prompt], STEPS)[0]
     log_p = probabilities(model(torch.tensor([ours])), prompt)
 
-    theirs = unclamped(AutoModelForCausalLM.from_pretrained(student.path, trust_remote_code=True, dtype=torch.float32).eval())
-    options = {"max_new_tokens": STEPS, "min_new_tokens": STEPS, "do_sample": False, "pad_token_id": 1}
+    theirs = unclamped(
+        AutoModelForCausalLM.from_pretrained(
+            student.path, trust_remote_code=True, dtype=torch.float32
+        ).eval()
+    )
+    options = {
+        "max_new_tokens": STEPS,
+        "min_new_tokens": STEPS,
+        "do_sample": False,
+        "pad_token_id": 1,
+    }
     assert theirs.generate(torch.tensor([prompt]), **options)[0].tolist() == ours
     assert (probabilities(theirs(torch.tensor([ours])).logits, prompt) - log_p).abs().max() <= 1e-4
 
@@ -71,12 +88,16 @@ def test_the_pruned_student_says_the_same_in_llama_cpp_in_transformers_and_here(
 
 BLOCKS = (
     Mamba2(hidden=32, heads=4, head_dim=8, groups=2, state=16, conv_bias=False, chunk_size=16),
-    FeedForward(hidden=32, intermediate=40, bias=True), Attention(hidden=32, q_heads=2, kv_heads=1, attn_head_dim=16),
+    FeedForward(hidden=32, intermediate=40, bias=True),
+    Attention(hidden=32, q_heads=2, kv_heads=1, attn_head_dim=16),
     Mamba2(hidden=32, heads=4, head_dim=8, groups=2, state=16, conv_bias=False, chunk_size=16),
-    Attention(hidden=32, q_heads=4, kv_heads=2, attn_head_dim=16), FeedForward(hidden=32, intermediate=72, bias=True),
-)  # fmt: skip
+    Attention(hidden=32, q_heads=4, kv_heads=2, attn_head_dim=16),
+    FeedForward(hidden=32, intermediate=72, bias=True),
+)
 ODD = {
-    "every attention another": Architecture(vocab_size=VOCAB, hidden=32, blocks=BLOCKS, norm_eps=1e-3),
+    "every attention another": Architecture(
+        vocab_size=VOCAB, hidden=32, blocks=BLOCKS, norm_eps=1e-3
+    ),
     "attention first": Architecture(vocab_size=VOCAB, hidden=32, blocks=BLOCKS[2:], norm_eps=1e-6),
 }
 
@@ -95,8 +116,14 @@ def test_odd_shapes_are_served_as_they_are(name, tmp_path):
     assert largest_difference(steps, probabilities(model(torch.tensor([ours])), prompt)) <= 1e-4
 
 
-LLAMAS = [("llama", "plain"), ("llama", "linear, biases, own head_dim"), ("llama", "llama3, tied"), ("mistral", "own head_dim"),
-          ("qwen2", "plain"), ("qwen3", "plain")]  # fmt: skip
+LLAMAS = [
+    ("llama", "plain"),
+    ("llama", "linear, biases, own head_dim"),
+    ("llama", "llama3, tied"),
+    ("mistral", "own head_dim"),
+    ("qwen2", "plain"),
+    ("qwen3", "plain"),
+]
 
 
 @torch.no_grad()
@@ -112,17 +139,30 @@ def test_llama_types_say_the_same_in_llama_cpp_and_in_transformers(family, form,
     with LlamaCpp(tmp_path / "x.gguf") as server:
         tokens, steps = server.greedy(prompt, 16)
     assert prompt + tokens == ours
-    assert largest_difference(steps, probabilities(theirs(torch.tensor([ours])).logits, prompt)) <= 1e-4
-    stored = sum(t.n_elements for t in gguf.GGUFReader(written.path).tensors if t.name != "rope_freqs.weight")
+    assert (
+        largest_difference(steps, probabilities(theirs(torch.tensor([ours])).logits, prompt))
+        <= 1e-4
+    )
+    stored = sum(
+        t.n_elements for t in gguf.GGUFReader(written.path).tensors if t.name != "rope_freqs.weight"
+    )
     assert stored == checkpoint.parameters
 
 
-@pytest.mark.parametrize(("family", "form", "says"), [
-    ("llama", "yarn", "rope_type yarn"), ("llama", "dynamic, past its context", "rope_type dynamic"),
-    ("qwen3", "bias", "together with biases"), ("smollm3", "plain", "smollm3"), ("mamba2", "plain", "mamba2"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("family", "form", "says"),
+    [
+        ("llama", "yarn", "rope_type yarn"),
+        ("llama", "dynamic, past its context", "rope_type dynamic"),
+        ("qwen3", "bias", "together with biases"),
+        ("smollm3", "plain", "smollm3"),
+        ("mamba2", "plain", "mamba2"),
+    ],
+)
 def test_llama_types_that_are_refused(family, form, says, tmp_path, capsys):
-    theirs_of(family, {**FORMS[family][form], "vocab_size": VOCAB}).save_pretrained(tmp_path / "model")
+    theirs_of(family, {**FORMS[family][form], "vocab_size": VOCAB}).save_pretrained(
+        tmp_path / "model"
+    )
     shutil.copy(embedded.teacher_path() / "tokenizer.json", tmp_path / "model")
     with pytest.raises(UserError) as caught:
         export_gguf(Checkpoint.open(tmp_path / "model"), tmp_path / "x.gguf")
@@ -133,22 +173,36 @@ def test_llama_types_that_are_refused(family, form, says, tmp_path, capsys):
     assert says in rows["llama.cpp"]["how"]
 
 
-@pytest.mark.parametrize(("dtype", "allowed"), [("f32", 0), ("bf16", 2**-8), ("f16", 2**-11), ("q8_0", 0.01)])
+@pytest.mark.parametrize(
+    ("dtype", "allowed"), [("f32", 0), ("bf16", 2**-8), ("f16", 2**-11), ("q8_0", 0.01)]
+)
 def test_what_is_stored_reads_back(dtype, allowed, tmp_path):
     checkpoint = Checkpoint.open(save(shaken(tiny("M-*", intermediate=96)), tmp_path / "model"))
     written = export_gguf(checkpoint, tmp_path / "x.gguf", dtype)
     reader = gguf.GGUFReader(tmp_path / "x.gguf")
     assert len(reader.tensors) == written.tensors
     assert sum(t.n_elements for t in reader.tensors) == checkpoint.parameters
-    for name, source in (("blk.1.ffn_up.weight", "blocks.1.up_proj.weight"), ("token_embd.weight", "embeddings.weight")):
+    for name, source in (
+        ("blk.1.ffn_up.weight", "blocks.1.up_proj.weight"),
+        ("token_embd.weight", "embeddings.weight"),
+    ):
         stored = next(t for t in reader.tensors if t.name == name)
         assert stored.tensor_type.name == dtype.upper()
         want = checkpoint.tensor(source).numpy()
-        assert np.abs(gguf.quants.dequantize(stored.data, stored.tensor_type) - want).max() <= allowed * np.abs(want).max()
-    assert all(t.tensor_type.name == "F32" for t in reader.tensors if "norm" in t.name or "ssm_conv1d" in t.name)
+        assert (
+            np.abs(gguf.quants.dequantize(stored.data, stored.tensor_type) - want).max()
+            <= allowed * np.abs(want).max()
+        )
+    assert all(
+        t.tensor_type.name == "F32"
+        for t in reader.tensors
+        if "norm" in t.name or "ssm_conv1d" in t.name
+    )
 
 
-def test_the_checkpoints_own_dtype_is_the_default_and_rows_too_odd_for_q8_are_said(tmp_path, student):
+def test_the_checkpoints_own_dtype_is_the_default_and_rows_too_odd_for_q8_are_said(
+    tmp_path, student
+):
     assert student.dtype == "BF16"
     assert export_gguf(student, tmp_path / "own.gguf").dtype == "bf16"
     odd = Checkpoint.open(save(shaken(ODD["attention first"]), tmp_path / "odd"))
@@ -158,14 +212,27 @@ def test_the_checkpoints_own_dtype_is_the_default_and_rows_too_odd_for_q8_are_sa
 
 STEPS_OF = {
     "gpt-2": pre_tokenizers.ByteLevel(add_prefix_space=False),
-    "smollm": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
-                                       pre_tokenizers.ByteLevel(add_prefix_space=False)]),
-    **{name: pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(steps[0]), "isolated"),
-                                      pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-       for steps, name in SPLITS.items() if len(steps) == 2 and name != "smollm"},
-}  # fmt: skip
-HARD = ("naïve café — “quotes”, 漢字かな, Ελληνικά, emoji 🙂🙃\r\n\ttabs   and    runs\n\n\n  12345 67 3.14, it's HE'LL"
-        " we'Re\n x=1;y[2]{z}//\u00a0no-break\u2003em")  # fmt: skip
+    "smollm": pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    ),
+    **{
+        name: pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(steps[0]), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        for steps, name in SPLITS.items()
+        if len(steps) == 2 and name != "smollm"
+    },
+}
+HARD = (
+    "naïve café — “quotes”, 漢字かな, Ελληνικά, emoji 🙂🙃\r\n\ttabs   and    runs\n\n\n  12345 67"
+    " 3.14, it's HE'LL we'Re\n x=1;y[2]{z}//\u00a0no-break\u2003em"
+)
 
 
 @pytest.mark.parametrize("name", SPLITS.values())
@@ -173,8 +240,15 @@ def test_llama_cpp_splits_text_as_the_tokenizer_does(name, tmp_path):
     own = Tokenizer(models.BPE(ignore_merges=name in WHOLE_WORDS_FIRST))
     own.pre_tokenizer, own.decoder = STEPS_OF[name], decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    own.train_from_iterator([TEXT[:200_000], HARD], trainers.BpeTrainer(
-        vocab_size=VOCAB, special_tokens=["<|endoftext|>"], show_progress=False, initial_alphabet=alphabet))  # fmt: skip
+    own.train_from_iterator(
+        [TEXT[:200_000], HARD],
+        trainers.BpeTrainer(
+            vocab_size=VOCAB,
+            special_tokens=["<|endoftext|>"],
+            show_progress=False,
+            initial_alphabet=alphabet,
+        ),
+    )
     path = save(shaken(tiny("M*-")), tmp_path / "model", tokenizer=False)
     own.save(str(path / "tokenizer.json"))
     export_gguf(Checkpoint.open(path), tmp_path / "x.gguf")
@@ -195,7 +269,11 @@ def test_the_embedded_tokenizer_is_the_same_on_all_of_the_validation_text(tmp_pa
     assert fields["tokenizer.ggml.pre"].contents() == "gpt-2"
     assert fields["tokenizer.ggml.eos_token_id"].contents() == 0
     assert fields["tokenizer.ggml.add_bos_token"].contents() is False
-    assert fields["tokenizer.ggml.token_type"].contents(slice(0, 3)) == [3, 3, 1]  # control, control, normal
+    assert fields["tokenizer.ggml.token_type"].contents(slice(0, 3)) == [
+        3,
+        3,
+        1,
+    ]  # control, control, normal
 
 
 MAMBAS = tiny("MM*-").blocks
@@ -210,7 +288,9 @@ REFUSED = {
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_llama_cpp_has_no_place_for(what, tmp_path):
     blocks, says = REFUSED[what]
-    path = save(shaken(Architecture(vocab_size=VOCAB, hidden=32, blocks=blocks)), tmp_path / "model")
+    path = save(
+        shaken(Architecture(vocab_size=VOCAB, hidden=32, blocks=blocks)), tmp_path / "model"
+    )
     with pytest.raises(UserError, match="no place") as caught:
         export_gguf(Checkpoint.open(path), tmp_path / "out" / "x.gguf")
     assert says in str(caught.value)

@@ -1,4 +1,6 @@
-"""What a GGUF file says of a tokenizer. Oracle: llama.cpp's own tokens of the file; what it cannot say is refused."""
+"""What a GGUF file says of a tokenizer. Oracle: llama.cpp's own tokens of the file; what it cannot
+say is refused.
+"""
 
 import json
 
@@ -51,14 +53,18 @@ REFUSED = {
     "another last token": (around("$A <unk>"), {}, "behind"),
     "first token without a name": (bytelevel(), {"bos_token": None}, "before"),
     "split": (bytelevel(), {"split_special_tokens": True}, "split_special_tokens"),
-    "a prefix for the class": (bytelevel(), {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": True}, "splits"),
+    "a prefix for the class": (
+        bytelevel(),
+        {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": True},
+        "splits",
+    ),
     "a prefix in the file": (bytelevel(prefix=True), {}, "splits"),
     "bytes for what is unknown": (KINDS["llama2"](), {}, "splits"),
     "no BPE": (KINDS["unigram always"](), {}, "splits"),
     "ends of words": (edited(end_of_word_suffix="</w>"), {}, "words that end"),
     "merges ignored": (edited(ignore_merges=True), {}, "splits"),
     "a byte missing": (without_a_byte, {}, "all bytes"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", REFUSED)

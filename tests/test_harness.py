@@ -1,4 +1,6 @@
-"""Requests of lm-eval at the edges: empty, too long, without tokens. Oracle: its own HFLM on the same weights."""
+"""Requests of lm-eval at the edges: empty, too long, without tokens. Oracle: its own HFLM on the
+same weights.
+"""
 
 import json
 
@@ -15,14 +17,22 @@ from minipuzzle.data import Tokenizer
 from minipuzzle.errors import UserError
 from minipuzzle.harness import HarnessLM
 from minipuzzle.model import load_model
-from minipuzzle.stages.tasks import _context, _unknown, check_tasks
+from minipuzzle.runs.tasks import _context, _unknown, check_tasks
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 SENTENCE = "The quick brown fox jumps over the lazy dog. "
 PAIRS = [
-    ("The quick", " brown"), ("", "Fellow"), ("", "<s>The"), ("The quick ", "brown"), ("The quick\n\n", "fox"),
-    (SENTENCE * 20, " fox"), ("<s>The", " fox"), ("a", " b </s> c"), ("naïve", " café"), ("x", "x"),
-]  # fmt: skip
+    ("The quick", " brown"),
+    ("", "Fellow"),
+    ("", "<s>The"),
+    ("The quick ", "brown"),
+    ("The quick\n\n", "fox"),
+    (SENTENCE * 20, " fox"),
+    ("<s>The", " fox"),
+    ("a", " b </s> c"),
+    ("naïve", " café"),
+    ("x", "x"),
+]
 TEXTS = ["The quick brown fox", SENTENCE * 15, "", "<s>The quick", " ", "naïve café — 天地"]
 WRITE = [
     ("The quick", {"until": ["\n"], "max_gen_toks": 8}),
@@ -196,7 +206,9 @@ metric_list: [{{metric: bits_per_byte}}]
     assert "own_task cannot be loaded" in said
 
 
-def test_a_task_that_cannot_be_run_is_told_before_the_others_are(tmp_path, capsys, checkpoint, monkeypatch):
+def test_a_task_that_cannot_be_run_is_told_before_the_others_are(
+    tmp_path, capsys, checkpoint, monkeypatch
+):
     (tmp_path / "words.jsonl").write_text('{"text": "words"}\n')
     for options, says in (("temperature: 0.7", "samples"), ("max_gen_toks: 9000", "context holds")):
         (tmp_path / "own.yaml").write_text(f"""

@@ -1,4 +1,6 @@
-"""benchmarks/headline_speed.py, headline_account.py and their tables run to their ends on a tiny config on a CPU."""
+"""benchmarks/headline_speed.py, headline_account.py and their tables run to their ends on a tiny
+config on a CPU.
+"""
 
 import json
 import sys
@@ -41,7 +43,7 @@ def call(module, monkeypatch, *words):
 def test_sections_are_run_once_and_shown(config, tmp_path, monkeypatch, capsys):
     out = tmp_path / "speed.json"
     usual = ("--configs", config, config, "--prompts", 48, "--device", "cpu", "--out", out)
-    monkeypatch.setattr("minipuzzle.stages.bench.available_bytes", lambda: 3_000_000)
+    monkeypatch.setattr("minipuzzle.runs.bench.available_bytes", lambda: 3_000_000)
     monkeypatch.setattr("minipuzzle.timing.ROUNDS", {"cpu": 2})
     call(headline_speed, monkeypatch, "small", *usual, "--seconds", 0)
     call(headline_speed, monkeypatch, "memory", *usual)
@@ -60,7 +62,16 @@ def test_sections_are_run_once_and_shown(config, tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- speed -->\nold\n<!-- speed -->\nafter\n")
-    call(headline_table, monkeypatch, "--speed", out, "--experiment", tmp_path / "none", "--write", page)
+    call(
+        headline_table,
+        monkeypatch,
+        "--speed",
+        out,
+        "--experiment",
+        tmp_path / "none",
+        "--write",
+        page,
+    )
     text = page.read_text()
     assert "old" not in text
     assert text.startswith("before")
@@ -71,7 +82,19 @@ def test_sections_are_run_once_and_shown(config, tmp_path, monkeypatch, capsys):
 
 def test_decoding_against_transformers(config, tmp_path, monkeypatch):
     out = tmp_path / "speed.json"
-    call(headline_speed, monkeypatch, "transformers", "--configs", config, "--prompts", 20, "--device", "cpu", "--out", out)
+    call(
+        headline_speed,
+        monkeypatch,
+        "transformers",
+        "--configs",
+        config,
+        "--prompts",
+        20,
+        "--device",
+        "cpu",
+        "--out",
+        out,
+    )
     rows = json.loads(out.read_text())["transformers"]
     assert set(rows) == {f"{who}, batch {b}, 20" for who in ("ours", "theirs") for b in (1, 8)}
     assert all(row["step_ms"] > 0 for row in rows.values())
@@ -85,9 +108,15 @@ def test_tasks_are_scored_as_with_transformers():
     words = Tokenizer.load(embedded.teacher_path())
     text = "The Congress of the United States will meet in the month of"
     choices = [" December", " banana", " the Senate and of the House", " 17"]
-    asked = [(text, choices), (text[:31], [choices[2], *choices[:2], " States"]), (text[:20], choices[1:])]
+    asked = [
+        (text, choices),
+        (text[:31], [choices[2], *choices[:2], " States"]),
+        (text[:20], choices[1:]),
+    ]
     items = [cloze.item(words, *parts) for parts in asked]
-    theirs = unclamped(AutoModelForCausalLM.from_pretrained(embedded.teacher_path(), dtype=torch.float32).eval())
+    theirs = unclamped(
+        AutoModelForCausalLM.from_pretrained(embedded.teacher_path(), dtype=torch.float32).eval()
+    )
     want = []
     for item in items:
         sums = []
@@ -100,37 +129,56 @@ def test_tasks_are_scored_as_with_transformers():
     assert headline_tasks.correct(ours, items).tolist() == want
     assert sorted(set(want)) == [False, True]
     said = generate(ours, [items[0].context], 3)[0]
-    greedy = [headline_tasks.Item(context=items[0].context, choices=[tokens], sizes=[1]) for tokens in (said, [said[0], 5])]
+    greedy = [
+        headline_tasks.Item(context=items[0].context, choices=[tokens], sizes=[1])
+        for tokens in (said, [said[0], 5])
+    ]
     assert headline_tasks.correct(ours, greedy).tolist() == [True, False]
 
 
 def test_tasks_from_documents():
     words = Tokenizer.load(embedded.teacher_path())
-    passage = "A river is a stream of fresh water that flows on land or inside caves to another body of water. " * 2
+    passage = (
+        "A river is a stream of fresh water that flows on land or inside caves to another body of"
+        " water. " * 2
+    )
     found = list(headline_tasks.last_words([passage.strip(), "short text."], words, 5))
     assert [words.decode(i.choices[0]) for i in found] == [" water"]
     assert words.decode(found[0].context).endswith("another body of")
     copied = next(headline_tasks.copies(words, 1, np.random.default_rng(0)))
     assert copied.context[1:9] == copied.context[25:]
     assert copied.choices[0] == copied.context[9:11]
-    lines = [[f"the {word} line of a text that is long enough, {i}" for i in range(6)] for word in ("first", "second")]
+    lines = [
+        [f"the {word} line of a text that is long enough, {i}" for i in range(6)]
+        for word in ("first", "second")
+    ]
     item = next(headline_tasks.continuations(lines, "\n", words, 1, np.random.default_rng(0)))
     before, right = words.decode(item.context), words.decode(item.choices[0])
     assert int(right[-1]) == int(before[-1]) + 1
     assert right.split()[1] == before.split()[1]
-    recalled = next(headline_tasks.recalls([f"word{c}" for c in "abcdefghijklmnopqrst"], words, 1, np.random.default_rng(0)))
+    recalled = next(
+        headline_tasks.recalls(
+            [f"word{c}" for c in "abcdefghijklmnopqrst"], words, 1, np.random.default_rng(0)
+        )
+    )
     asked = words.decode(recalled.context).rsplit("\n", 1)[1]
     assert asked + words.decode(recalled.choices[0]) + "\n" in words.decode(recalled.context)
 
 
 def test_what_is_retained():
     rng = np.random.default_rng(0)
-    first = {"copy": rng.random(1000) < 0.5, "next line": rng.random(1000) < 0.26, "recall": rng.random(1000) < 0.8}
+    first = {
+        "copy": rng.random(1000) < 0.5,
+        "next line": rng.random(1000) < 0.26,
+        "recall": rng.random(1000) < 0.8,
+    }
     worse = {task: right & (rng.random(1000) < 0.9) for task, right in first.items()}
     right = {"teacher": first, "student": worse}
     found = headline_tasks.verdict(right, "student")
     assert found["counted"] == ["copy", "recall"]  # the other is chance
-    assert found["retained"] == pytest.approx((worse["copy"].mean() + worse["recall"].mean()) / 1.3, abs=0.03)
+    assert found["retained"] == pytest.approx(
+        (worse["copy"].mean() + worse["recall"].mean()) / 1.3, abs=0.03
+    )
     assert 0.02 < found["retained_95"][1] - found["retained_95"][0] < 0.06
     assert found["retained_95"][0] < found["retained"] < found["retained_95"][1]
     assert headline_tasks.verdict(right, "teacher")["retained_95"] == [1.0, 1.0]

@@ -9,7 +9,7 @@ from minipuzzle.artifacts import read_json
 from minipuzzle.commands import distill as commands
 from minipuzzle.recipe import ADAPTER_RATES, RATES, SearchSettings
 from minipuzzle.rundir import RunDir
-from minipuzzle.stages.race import Leg, race
+from minipuzzle.runs.race import Leg, race
 
 STEP = 4 * 64
 
@@ -25,15 +25,34 @@ def test_five_candidates_run_a_heat_and_three_go_on(checkpoint, tmp_path):
     run("search", "--run", folder, *FAST["search"], "--method", "solver", "--refine", 2, "--top", 5)
     top = read_json(folder / "search.json")["top"]
     assert len(top) == 5
-    run("distill", "--run", folder, *FAST["distill"][:4], "--tokens", 512, "--short-tokens", 3 * STEP, "--length", 64,
-        "--batch", 4, "--device", "cpu")  # fmt: skip
+    run(
+        "distill",
+        "--run",
+        folder,
+        *FAST["distill"][:4],
+        "--tokens",
+        512,
+        "--short-tokens",
+        3 * STEP,
+        "--length",
+        64,
+        "--batch",
+        4,
+        "--device",
+        "cpu",
+    )
     heat = RunDir(folder).facts("distill")["heat_validation_loss"]
     assert sorted(heat) == sorted(top)
     best = sorted(heat, key=heat.__getitem__)[:3]
-    assert {path.parent.name for path in (folder / "distill").glob("*-short/log.csv")} == {f"{name}-short" for name in best}
+    assert {path.parent.name for path in (folder / "distill").glob("*-short/log.csv")} == {
+        f"{name}-short" for name in best
+    }
     assert sorted(RunDir(folder).facts("distill")["short_validation_loss"]) == sorted(best)
     for name in best:  # one step in the heat, two more from its weights on the same first batch
-        first, then = last(folder / "distill" / f"{name}-heat"), last(folder / "distill" / f"{name}-short")
+        first, then = (
+            last(folder / "distill" / f"{name}-heat"),
+            last(folder / "distill" / f"{name}-short"),
+        )
         assert (first[0], then[0]) == (STEP, 2 * STEP)
         assert then[1] < first[1]
 
@@ -47,12 +66,17 @@ def test_a_long_run_that_does_harm_says_so(checkpoint, tmp_path, capsys):
         run("distill", "--run", folder, *FAST["distill"], "--learning-rate", rate)
         before, after = RunDir(folder).facts("distill")["long_validation_loss"]
         said = capsys.readouterr().err
-        assert f"validation loss {before:.4f} nats/token before the long run, {after:.4f} after it" in said
+        assert (
+            f"validation loss {before:.4f} nats/token before the long run, {after:.4f} after it"
+            in said
+        )
         assert (after > before) == ("made the student worse" in said) == (rate > 1)
 
 
 def test_the_best_of_several_rates_is_taken(checkpoint, tmp_path, capsys):
-    """3.0 ruins the student and 1e-9 leaves it as it was; the search's first candidate tries them."""
+    """3.0 ruins the student and 1e-9 leaves it as it was; the search's first candidate tries
+    them.
+    """
     folder = tmp_path / "run"
     run("score", checkpoint, "--run", folder, *FAST["score"])
     run("search", "--run", folder, *FAST["search"])
@@ -64,12 +88,22 @@ def test_the_best_of_several_rates_is_taken(checkpoint, tmp_path, capsys):
     assert list(tried) == ["1e-09", "0.003", "3"]
     assert tried["0.003"] < tried["1e-09"] < tried["3"]
     assert "learning rate 0.003 is the best of 3" in capsys.readouterr().err
-    assert {path.parent.name for path in (folder / "distill").glob("*-rate-*/log.csv")} == {f"{first}-rate-{r}" for r in tried}
-    rates = [row["learning_rate"] for row in csv.DictReader((folder / "distill/long/log.csv").open())]
+    assert {path.parent.name for path in (folder / "distill").glob("*-rate-*/log.csv")} == {
+        f"{first}-rate-{r}" for r in tried
+    }
+    rates = [
+        row["learning_rate"] for row in csv.DictReader((folder / "distill/long/log.csv").open())
+    ]
     assert 0 < max(map(float, rates)) <= 3e-3
-    assert "learning rate 0.003, the best of 3 in short runs" in (folder / "student/README.md").read_text()
+    assert (
+        "learning rate 0.003, the best of 3 in short runs"
+        in (folder / "student/README.md").read_text()
+    )
     run("report", "--run", folder)
-    assert f"1e-09 {tried['1e-09']:.4f}, 0.003 {tried['0.003']:.4f}, 3 {tried['3']:.4f}" in (folder / "report.html").read_text()
+    assert (
+        f"1e-09 {tried['1e-09']:.4f}, 0.003 {tried['0.003']:.4f}, 3 {tried['3']:.4f}"
+        in (folder / "report.html").read_text()
+    )
 
 
 @pytest.mark.parametrize("steps", [2, 20])
@@ -85,11 +119,16 @@ def test_a_rate_that_breaks_training_is_none(checkpoint, tmp_path, capsys, steps
     assert (facts["learning_rate"], list(facts["rate_validation_loss"])) == (1e-4, ["0.0001"])
 
 
-@pytest.mark.parametrize(("given", "got"), [("auto", RATES), ("2e-4", (2e-4,)), ("1e-4,2e-4", (1e-4, 2e-4))])
+@pytest.mark.parametrize(
+    ("given", "got"), [("auto", RATES), ("2e-4", (2e-4,)), ("1e-4,2e-4", (1e-4, 2e-4))]
+)
 def test_rates_of_the_command(given, got, monkeypatch, tmp_path):
     monkeypatch.setattr(commands, "make_job", lambda *args: None)
     taken = []
-    monkeypatch.setattr("minipuzzle.stages.distill.run_distill", lambda job, settings, teacher: taken.append(settings) or 1 / 0)
+    monkeypatch.setattr(
+        "minipuzzle.runs.distill.run_distill",
+        lambda job, settings, teacher: taken.append(settings) or 1 / 0,
+    )
     for adapter, rates in (("", got), ("tl6", ADAPTER_RATES if given == "auto" else got)):
         with pytest.raises(ZeroDivisionError):
             commands.distill(tmp_path, learning_rate=given, adapter=adapter)
@@ -120,6 +159,8 @@ def test_a_race_says_who_goes_on_and_spares_one_alone():
     found = race("abcd", 30, run, said.append)
     assert said == ["b, d, c go on to the short run"]
     assert (found.winner, list(found.heat), list(found.short)) == ("d", list("abcd"), list("bdc"))
-    assert ran == [(n, Leg("heat", 10, smaller=4)) for n in "abcd"] + [(n, Leg("short", 20, before=10)) for n in "bdc"]
+    assert ran == [(n, Leg("heat", 10, smaller=4)) for n in "abcd"] + [
+        (n, Leg("short", 20, before=10)) for n in "bdc"
+    ]
     assert race("a", 30, run).winner == "a"
     assert len(ran) == 7

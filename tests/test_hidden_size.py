@@ -1,4 +1,6 @@
-"""The hidden size as an axis of the grid: released shapes are in it, priced exactly; a narrower model runs everywhere."""
+"""The hidden size as an axis of the grid: released shapes are in it, priced exactly; a narrower
+model runs everywhere.
+"""
 
 import json
 from pathlib import Path
@@ -20,32 +22,40 @@ from minipuzzle.cost.roofline import Roofline
 from minipuzzle.errors import UserError
 from minipuzzle.importance import random_scores
 from minipuzzle.model import load_model
+from minipuzzle.nas.choices import combinations
+from minipuzzle.nas.enumerate import enumerate_shapes, grid, times
+from minipuzzle.nas.plan import make_plan
+from minipuzzle.nas.propose import front, propose_each
+from minipuzzle.nas.select import damage, select
 from minipuzzle.recipe import Recipe, SearchSettings
 from minipuzzle.recipe_file import load_recipe
-from minipuzzle.search.choices import combinations
-from minipuzzle.search.enumerate import enumerate_shapes, grid, times
-from minipuzzle.search.plan import make_plan
-from minipuzzle.search.propose import front, propose_each
-from minipuzzle.search.select import damage, select
 from minipuzzle.space import LEVELS, Level, Shape, bounds, shape_architecture
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "docs" / "examples"
 RELEASED = {
-    "nemotron-h-4b": ("nemotron-h-8b", Shape(attention=4, mlp=24, mamba=24, intermediate=12288, heads=112, hidden=3072)),
-    "nemotron-nano-9b": (
-        "nemotron-nano-12b-v2", Shape(attention=4, mlp=25, mamba=27, intermediate=15680, heads=128, hidden=4480)
+    "nemotron-h-4b": (
+        "nemotron-h-8b",
+        Shape(attention=4, mlp=24, mamba=24, intermediate=12288, heads=112, hidden=3072),
     ),
-}  # fmt: skip
+    "nemotron-nano-9b": (
+        "nemotron-nano-12b-v2",
+        Shape(attention=4, mlp=25, mamba=27, intermediate=15680, heads=128, hidden=4480),
+    ),
+}
 
 
-@pytest.mark.parametrize(("name", "parent", "shape"), [(name, *of) for name, of in RELEASED.items()])
+@pytest.mark.parametrize(
+    ("name", "parent", "shape"), [(name, *of) for name, of in RELEASED.items()]
+)
 def test_the_released_shape_is_in_the_recipes_space_with_its_exact_cost(name, parent, shape):
     settings = load_recipe(ROOT / "recipes" / f"{name}.yaml", Recipe).search
     plan = make_plan(read_config(EXAMPLES / parent)[1], settings)
     shapes = [plan.feasible.shape(i) for i in range(plan.feasible.count)]
     at = shapes.index(shape)
-    released = read_config(EXAMPLES / {"nemotron-nano-9b": "nemotron-nano-9b-v2"}.get(name, name))[1]
+    released = read_config(EXAMPLES / {"nemotron-nano-9b": "nemotron-nano-9b-v2"}.get(name, name))[
+        1
+    ]
     assert plan.feasible.parameters[at] == released.parameters
     assert plan.feasible.bytes[at] == memory(released, plan.prices.workload).total
     if name == "nemotron-h-4b":
@@ -54,7 +64,9 @@ def test_the_released_shape_is_in_the_recipes_space_with_its_exact_cost(name, pa
 
 
 def test_minitron_ssms_grid_of_sizes():
-    """arXiv:2504.11409: hidden 3072-4096, FFN 9984-21504 (all its candidates' are multiples of 768), heads 64-128."""
+    """arXiv:2504.11409: hidden 3072-4096, FFN 9984-21504 (all its candidates' are multiples of
+    768), heads 64-128.
+    """
     parent = read_config(EXAMPLES / "nemotron-h-8b")[1]
     level = Level(attention=1, others=1, width=0.46, hidden=0.75)
     space = bounds(parent, level, multiple=768, mamba_heads=True, hidden_size=True)
@@ -62,16 +74,33 @@ def test_minitron_ssms_grid_of_sizes():
     assert space.heads == tuple(range(64, 129, 8))
     assert space.intermediate == tuple(range(9984, 21505, 768))
     assert bounds(parent, level, multiple=768, mamba_heads=True).hidden == (4096,)
-    settings = SearchSettings(budget=("4.5B",), multiple=768, mamba_heads=True, hidden_size=True,
-                              least=("attention=100%", "others=100%", "width=46%", "hidden=75%"))  # fmt: skip
+    settings = SearchSettings(
+        budget=("4.5B",),
+        multiple=768,
+        mamba_heads=True,
+        hidden_size=True,
+        least=("attention=100%", "others=100%", "width=46%", "hidden=75%"),
+    )
     feasible = make_plan(parent, settings).feasible
     fit = {tuple(row) for row in feasible.shapes[:, 3:].tolist()}
-    assert {(12288, 112, 3072), (10752, 128, 3072), (9984, 112, 3328), (16128, 64, 3072)} <= fit  # table 1: #1, 2, 3, 23
+    assert {
+        (12288, 112, 3072),
+        (10752, 128, 3072),
+        (9984, 112, 3328),
+        (16128, 64, 3072),
+    } <= fit  # table 1: #1, 2, 3, 23
 
 
 def test_times_of_a_narrower_model_are_those_of_its_architecture():
-    parent, work = read_config(EXAMPLES / "nemotron-h-8b")[1], Generation(batch=8, prompt=4096, output=256)
-    asked = Limits(times=tuple(TimeLimit(phase=phase, ms=1e9, work=work) for phase in ("prefill", "decode", "total")))
+    parent, work = (
+        read_config(EXAMPLES / "nemotron-h-8b")[1],
+        Generation(batch=8, prompt=4096, output=256),
+    )
+    asked = Limits(
+        times=tuple(
+            TimeLimit(phase=phase, ms=1e9, work=work) for phase in ("prefill", "decode", "total")
+        )
+    )
     prices = pricing(parent, asked, Workload(context=4096), Roofline(device="h100"))
     space = bounds(parent, LEVELS[0], multiple=1024, mamba_heads=False, hidden_size=True)
     shapes = grid(space)[::301]
@@ -100,8 +129,13 @@ def test_the_solver_takes_the_best_of_all_hidden_sizes(seed):
     """Against every choice of blocks at every hidden size, priced as the architecture it leaves."""
     parent, workload = tiny("M-*M-", vocab=64), Workload(context=100)
     scores = random_scores(parent, seed)
-    limits = Limits(parameters=int(0.6 * parent.parameters), bytes=int(0.7 * memory(parent, workload).total))
-    prices, settings = pricing(parent, limits, workload), SearchSettings(multiple=16, mamba_heads=True)
+    limits = Limits(
+        parameters=int(0.6 * parent.parameters), bytes=int(0.7 * memory(parent, workload).total)
+    )
+    prices, settings = (
+        pricing(parent, limits, workload),
+        SearchSettings(multiple=16, mamba_heads=True),
+    )
     level = Level(attention=0, others=0, width=0.5, hidden=0.5)
     space = bounds(parent, level, multiple=32, mamba_heads=True, hidden_size=True)
     each = propose_each(parent, scores, space, settings, prices, 3)
@@ -112,21 +146,38 @@ def test_the_solver_takes_the_best_of_all_hidden_sizes(seed):
         for state in combinations(choices):
             selection = choices.selection(state)
             student = selection.student(parent)
-            fits = student.parameters <= limits.parameters and memory(student, workload).total <= limits.bytes
+            fits = (
+                student.parameters <= limits.parameters
+                and memory(student, workload).total <= limits.bytes
+            )
             assert fits == choices.fits(state)
             if fits:
-                best[student.hidden] = min(best.get(student.hidden, 1e9), damage(parent, scores, selection))
-    assert [p.choices.harm(p.states[0]) for p in each] == pytest.approx([best[h] for h in (16, 24, 32)])
-    names = [c.name for p, first in zip(each, (1, 2, 3), strict=True) for c in p.candidates(lambda a: 0, first)]
+                best[student.hidden] = min(
+                    best.get(student.hidden, 1e9), damage(parent, scores, selection)
+                )
+    assert [p.choices.harm(p.states[0]) for p in each] == pytest.approx(
+        [best[h] for h in (16, 24, 32)]
+    )
+    names = [
+        c.name
+        for p, first in zip(each, (1, 2, 3), strict=True)
+        for c in p.candidates(lambda a: 0, first)
+    ]
     assert names == ["s001", "s002", "s003"]
     points = [(*row["cost"], row["damage"]) for row in front(each)]
-    assert not any(a != b and all(x <= y for x, y in zip(a, b, strict=True)) and a[-1] < b[-1] for a in points for b in points)
+    assert not any(
+        a != b and all(x <= y for x, y in zip(a, b, strict=True)) and a[-1] < b[-1]
+        for a in points
+        for b in points
+    )
     assert len(points) > 12  # of 12 at each hidden size
 
 
 def refusal(settings, timing=None, parent=None):
     with pytest.raises(UserError) as caught:
-        make_plan(parent or tiny(), SearchSettings(multiple=8, hidden_size=True, **settings), timing)
+        make_plan(
+            parent or tiny(), SearchSettings(multiple=8, hidden_size=True, **settings), timing
+        )
     return str(caught.value)
 
 
@@ -135,31 +186,68 @@ def test_what_cannot_choose_or_price_a_hidden_size_says_so():
     assert "none of narrower ones" in refusal({"budget": ("1.2x",)}, table)
     parent = tiny()
     scores = random_scores(parent, 0)
-    scores = type(scores)(blocks=scores.blocks, meta={}, intermediate=scores.intermediate, head_channels=scores.head_channels)
+    scores = type(scores)(
+        blocks=scores.blocks,
+        meta={},
+        intermediate=scores.intermediate,
+        head_channels=scores.head_channels,
+    )
     with pytest.raises(UserError, match="none for hidden channels"):
-        select(parent, scores, Shape(attention=1, mlp=3, mamba=3, intermediate=64, heads=8, hidden=16))
+        select(
+            parent, scores, Shape(attention=1, mlp=3, mamba=3, intermediate=64, heads=8, hidden=16)
+        )
     with pytest.raises(UserError, match="No architecture") as caught:
         make_plan(parent, SearchSettings(budget=("2%",), multiple=8))
     assert "add --mamba-heads or --hidden-size" in caught.value.next
-    smallest = shape_architecture(parent, Shape(attention=0, mlp=1, mamba=1, intermediate=16, heads=8, hidden=8))
+    smallest = shape_architecture(
+        parent, Shape(attention=0, mlp=1, mamba=1, intermediate=16, heads=8, hidden=8)
+    )
     assert f"{smallest.parameters:,} parameters" in refusal({"budget": ("2%",)})
 
 
 def test_from_a_hybrid_to_a_narrower_student(checkpoint, tmp_path, capsys):
-    """Only the hidden size may shrink, so it must; transformers loads the student and says the same, masked or cut."""
+    """Only the hidden size may shrink, so it must; transformers loads the student and says the
+    same, masked or cut.
+    """
     folder = tmp_path / "run"
     run("score", checkpoint, "--run", folder, "--data", TEXT, *FAST["score"])
     capsys.readouterr()
-    run("search", "--run", folder, "--data", TEXT, "--budget", "80%", "--hidden-size", "--least", "attention=100%",
-        "--least", "others=100%", "--least", "width=100%", "--least", "hidden=25%", "--top", 2, "--validation-blocks", 2,
-        "--length", 64, "--device", "cpu")  # fmt: skip
+    run(
+        "search",
+        "--run",
+        folder,
+        "--data",
+        TEXT,
+        "--budget",
+        "80%",
+        "--hidden-size",
+        "--least",
+        "attention=100%",
+        "--least",
+        "others=100%",
+        "--least",
+        "width=100%",
+        "--least",
+        "hidden=25%",
+        "--top",
+        2,
+        "--validation-blocks",
+        2,
+        "--length",
+        64,
+        "--device",
+        "cpu",
+    )
     shown = capsys.readouterr().out
     found = read_json(folder / "search.json")
     sizes = {row["name"]: row["shape"]["hidden"] for row in found["candidates"]}
     assert sorted(sizes.values()) == [8, 16, 24]
     assert [row["rank"] for row in found["candidates"]] == [1, 2, 3]
     assert all(f"hidden size {sizes[name]}" in shown for name in found["top"])
-    assert all(row["parameters"] == tiny(hidden=sizes[row["name"]]).parameters for row in found["candidates"])
+    assert all(
+        row["parameters"] == tiny(hidden=sizes[row["name"]]).parameters
+        for row in found["candidates"]
+    )
     run("distill", "--run", folder, *FAST["distill"])
     run("eval", "--run", folder, *FAST["eval"])
     run("report", "--run", folder)
@@ -179,17 +267,66 @@ def test_from_a_hybrid_to_a_narrower_student(checkpoint, tmp_path, capsys):
     tokens = torch.randint(0, VOCAB, (2, 90), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         ours = load_model(student).eval()(tokens)
-        assert (theirs(tokens, use_cache=False).logits - ours).abs().max() < 1e-4 * max(1.0, ours.abs().max())
-    run("search", "--run", folder, "--data", TEXT, "--budget", "70%", "--hidden-size", "--least", "hidden=50%", "--method",
-        "solver", "--refine", 3, "--candidates", 6, "--validation-blocks", 2, "--length", 64, "--device", "cpu")  # fmt: skip
-    solved = [row for row in read_json(folder / "search.json")["candidates"] if row["origin"] == "solver"]
-    assert {row["shape"]["hidden"] for row in solved} == {16, 24}  # nothing fits at 32: the embedding alone is 262,144
+        assert (theirs(tokens, use_cache=False).logits - ours).abs().max() < 1e-4 * max(
+            1.0, ours.abs().max()
+        )
+    run(
+        "search",
+        "--run",
+        folder,
+        "--data",
+        TEXT,
+        "--budget",
+        "70%",
+        "--hidden-size",
+        "--least",
+        "hidden=50%",
+        "--method",
+        "solver",
+        "--refine",
+        3,
+        "--candidates",
+        6,
+        "--validation-blocks",
+        2,
+        "--length",
+        64,
+        "--device",
+        "cpu",
+    )
+    solved = [
+        row for row in read_json(folder / "search.json")["candidates"] if row["origin"] == "solver"
+    ]
+    assert {row["shape"]["hidden"] for row in solved} == {
+        16,
+        24,
+    }  # nothing fits at 32: the embedding alone is 262,144
     assert len({row["name"] for row in solved}) == len(solved)
     run("report", "--run", folder)  # the distilled winner is not among the new candidates
 
 
 def test_a_config_alone_lists_hidden_sizes(capsys):
-    run("search", EXAMPLES / "nemotron-h-8b", "--budget", "4489223040", "--multiple", 768, "--mamba-heads", "--hidden-size",
-        "--least", "attention=100%", "--least", "others=100%", "--least", "width=46%", "--json")  # fmt: skip
+    run(
+        "search",
+        EXAMPLES / "nemotron-h-8b",
+        "--budget",
+        "4489223040",
+        "--multiple",
+        768,
+        "--mamba-heads",
+        "--hidden-size",
+        "--least",
+        "attention=100%",
+        "--least",
+        "others=100%",
+        "--least",
+        "width=46%",
+        "--json",
+    )
     first = json.loads(capsys.readouterr().out)["maximal"][0]
-    assert (first["intermediate"], first["heads"], first["hidden"], first["parameters"]) == (12288, 112, 3072, 4_489_223_040)
+    assert (first["intermediate"], first["heads"], first["hidden"], first["parameters"]) == (
+        12288,
+        112,
+        3072,
+        4_489_223_040,
+    )

@@ -13,7 +13,7 @@ from minipuzzle.arch.ranking import top_channels, top_heads, top_kv_heads
 from minipuzzle.artifacts import Scores
 from minipuzzle.errors import UserError
 from minipuzzle.importance import magnitude_scores, random_scores
-from minipuzzle.search.select import damage, select
+from minipuzzle.nas.select import damage, select
 from minipuzzle.space import Shape
 
 VOCAB = 61
@@ -54,7 +54,9 @@ def test_heads_stay_equal_in_each_group_and_are_the_best(groups, per_group, widt
         strength = np.sqrt((channels**2).sum(1))
         for g in range(groups):
             mine = [h for h in kept if h // per_group == g]
-            best = sorted(range(g * per_group, (g + 1) * per_group), key=lambda h: -strength[h])[: count // groups]
+            best = sorted(range(g * per_group, (g + 1) * per_group), key=lambda h: -strength[h])[
+                : count // groups
+            ]
             assert sorted(best) == mine
     assert len(top_channels(channels, 1)) == 1
 
@@ -65,12 +67,20 @@ def test_select_keeps_the_best_of_each_kind(seed, data):
     parent = tiny("M-M*-M-*", vocab=VOCAB)
     scores = random_scores(parent, seed)
     shape = Shape(
-        attention=data.draw(st.integers(0, 2)), mlp=data.draw(st.integers(0, 3)), mamba=data.draw(st.integers(0, 3)),
-        intermediate=data.draw(st.integers(1, 64)), heads=data.draw(st.sampled_from([2, 4, 6, 8])), hidden=32,
-    )  # fmt: skip
+        attention=data.draw(st.integers(0, 2)),
+        mlp=data.draw(st.integers(0, 3)),
+        mamba=data.draw(st.integers(0, 3)),
+        intermediate=data.draw(st.integers(1, 64)),
+        heads=data.draw(st.sampled_from([2, 4, 6, 8])),
+        hidden=32,
+    )
     selection = select(parent, scores, shape)
     student = selection.student(parent)
-    assert [student.count(k) for k in ("attention", "mlp", "mamba")] == [shape.attention, shape.mlp, shape.mamba]
+    assert [student.count(k) for k in ("attention", "mlp", "mamba")] == [
+        shape.attention,
+        shape.mlp,
+        shape.mamba,
+    ]
     for kind in ("attention", "mlp", "mamba"):
         mine = [scores.blocks[i] for i in parent.indices(kind) if i in selection.kept_blocks]
         others = [scores.blocks[i] for i in parent.indices(kind) if i not in selection.kept_blocks]

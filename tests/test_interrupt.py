@@ -14,11 +14,11 @@ from test_robust import SETTINGS, STEP, model, noisy, values
 
 from minipuzzle import interrupt as interrupts
 from minipuzzle.artifacts import Scores
-from minipuzzle.distill import train
-from minipuzzle.distill.checkpointing import list_states
 from minipuzzle.importance import streams
 from minipuzzle.interrupt import AtOnce, interrupt, stoppable
 from minipuzzle.ranks import alone
+from minipuzzle.training import train
+from minipuzzle.training.checkpointing import list_states
 
 
 class Died(BaseException):
@@ -35,7 +35,9 @@ def send(number):
 
 @pytest.fixture(autouse=True)
 def handlers():
-    """Whatever happens, the handlers of before are back. Python's own, which a shell's background job does not have."""
+    """Whatever happens, the handlers of before are back. Python's own, which a shell's background
+    job does not have.
+    """
     outer = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = [signal.getsignal(number) for number in HANDLERS]
     yield
@@ -44,7 +46,9 @@ def handlers():
     assert after == before
 
 
-@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
+)
 def test_between_legs_a_signal_stops_with_a_line(number, error, capfd):
     """SIGTERM killed the process there."""
     done = []
@@ -63,7 +67,9 @@ def test_between_legs_a_signal_stops_with_a_line(number, error, capfd):
     assert "the same command goes on from there" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
+)
 @pytest.mark.parametrize("within", [True, False])
 def test_a_signal_in_the_last_step_of_a_leg_is_not_lost(number, error, within, tmp_path):
     """The leg ends, all of it saved, and the command stops before the next one."""
@@ -138,7 +144,9 @@ def test_a_thread_has_no_signals():
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_a_scoring_stops_after_its_block_and_goes_on(number, code, checkpoint, tmp_path, monkeypatch, capfd):
+def test_a_scoring_stops_after_its_block_and_goes_on(
+    number, code, checkpoint, tmp_path, monkeypatch, capfd
+):
     """Saved though its time had not come; the scores equal an uninterrupted run's."""
     score = ("score", checkpoint, "--data", TEXT, *FAST["score"])
     run(*score, "--run", tmp_path / "whole")
@@ -151,12 +159,16 @@ def test_a_scoring_stops_after_its_block_and_goes_on(number, code, checkpoint, t
         real(self)
 
     monkeypatch.setattr(streams.Streams, "settle", signalled)
-    monkeypatch.setattr("minipuzzle.importance.state.SAVING_SHARE", 1e-9)  # only the first block is saved unasked
+    monkeypatch.setattr(
+        "minipuzzle.importance.state.SAVING_SHARE", 1e-9
+    )  # only the first block is saved unasked
     run(*score, "--run", tmp_path / "run", code=code)
     said = capfd.readouterr().err
     assert "the same command goes on from there" in said
     assert "Traceback" not in said
-    assert [path.name[:6] for path in (tmp_path / "run/scores.partial").rglob("*.safetensors")] == ["000004"]
+    assert [path.name[:6] for path in (tmp_path / "run/scores.partial").rglob("*.safetensors")] == [
+        "000004"
+    ]
     run(*score, "--run", tmp_path / "run")
     assert len(visits) == 7, "four blocks of seven were not computed again"
     assert not (tmp_path / "run/scores.partial").exists()
@@ -164,7 +176,9 @@ def test_a_scoring_stops_after_its_block_and_goes_on(number, code, checkpoint, t
     assert (one.blocks == two.blocks).all()
 
 
-def test_other_settings_leave_an_unfinished_scoring_alone(checkpoint, tmp_path, monkeypatch, capsys):
+def test_other_settings_leave_an_unfinished_scoring_alone(
+    checkpoint, tmp_path, monkeypatch, capsys
+):
     """Its state was deleted by the first save of another one."""
     score = ("score", checkpoint, "--data", TEXT, "--run", tmp_path / "run", *FAST["score"])
     real, visits = streams.Streams.settle, []

@@ -18,7 +18,10 @@ def recurrence(x, dt, a, b, c, d, documents=None, state=None):
         if documents is not None and t:
             state = state * (documents[:, t] == documents[:, t - 1]).double()[:, None, None, None]
         bt, ct = (m[:, t].repeat_interleave(ratio, 1) for m in (b, c))
-        state = state * (dt[:, t] * a).exp()[..., None, None] + (dt[:, t, :, None] * x[:, t])[..., None] * bt[:, :, None]
+        state = (
+            state * (dt[:, t] * a).exp()[..., None, None]
+            + (dt[:, t, :, None] * x[:, t])[..., None] * bt[:, :, None]
+        )
         rows.append((state * ct[:, :, None]).sum(-1) + d[:, None] * x[:, t])
     return torch.stack(rows, 1), state
 
@@ -26,8 +29,14 @@ def recurrence(x, dt, a, b, c, d, documents=None, state=None):
 def inputs(length, heads=6, width=5, groups=3, size=7, seed=0):
     g = torch.Generator().manual_seed(seed)
     rand = lambda *s: torch.randn(*s, generator=g, dtype=torch.float64)  # noqa: E731
-    return [rand(2, length, heads, width), F.softplus(rand(2, length, heads)), -rand(heads).exp(),
-            rand(2, length, groups, size), rand(2, length, groups, size), rand(heads)]  # fmt: skip
+    return [
+        rand(2, length, heads, width),
+        F.softplus(rand(2, length, heads)),
+        -rand(heads).exp(),
+        rand(2, length, groups, size),
+        rand(2, length, groups, size),
+        rand(heads),
+    ]
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 8, 9, 29])
@@ -35,12 +44,18 @@ def inputs(length, heads=6, width=5, groups=3, size=7, seed=0):
 @pytest.mark.parametrize("groups", [1, 3, 6])
 def test_scan(length, packed, groups):
     exact = inputs(length, groups=groups)
-    documents = (torch.tensor([0, 0, 1, 2, 2, 2, 2, 3, 3, 4, *[4] * 10, *[5] * 9])[:length].expand(2, -1)) if packed else None
+    documents = (
+        (torch.tensor([0, 0, 1, 2, 2, 2, 2, 3, 3, 4, *[4] * 10, *[5] * 9])[:length].expand(2, -1))
+        if packed
+        else None
+    )
     start = torch.randn(2, 6, 5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
     doubles = [t.clone().requires_grad_() for t in exact]
     singles = [t.float().requires_grad_() for t in exact]
     want, last = recurrence(*doubles, documents=documents, state=start)
-    got, state = reference.scan(*singles, chunk_size=8, documents=documents, initial_state=start.float())
+    got, state = reference.scan(
+        *singles, chunk_size=8, documents=documents, initial_state=start.float()
+    )
     assert (got - want).abs().max() < 1e-4 * max(1.0, want.abs().max().item())
     assert (state - last).abs().max() < 1e-4 * max(1.0, last.abs().max().item())
     weights = torch.linspace(-1, 1, want.numel(), dtype=torch.float64).view_as(want)
@@ -65,13 +80,17 @@ def test_scan_step_goes_on_from_the_scan():
 @pytest.mark.parametrize("length", [1, 2, 3, 11])
 def test_conv(length):
     x, weight, bias = torch.randn(2, length, 6), torch.randn(6, 4), torch.randn(6)
-    want = F.silu(F.conv1d(F.pad(x.transpose(1, 2), (3, 0)), weight[:, None], bias, groups=6)).transpose(1, 2)
+    want = F.silu(
+        F.conv1d(F.pad(x.transpose(1, 2), (3, 0)), weight[:, None], bias, groups=6)
+    ).transpose(1, 2)
     assert torch.allclose(reference.causal_conv(x, weight, bias, None), want, atol=1e-5)
     one_document = torch.zeros(2, length, dtype=torch.int32)
     assert torch.allclose(reference.causal_conv(x, weight, bias, one_document), want, atol=1e-5)
     documents = (torch.arange(length) // 3).expand(2, -1)
     apart = [reference.causal_conv(part, weight, bias, None) for part in x.split(3, 1)]
-    assert torch.allclose(reference.causal_conv(x, weight, bias, documents), torch.cat(apart, 1), atol=1e-5)
+    assert torch.allclose(
+        reference.causal_conv(x, weight, bias, documents), torch.cat(apart, 1), atol=1e-5
+    )
     window = torch.zeros(2, 6, 4)
     steps = [reference.causal_conv_step(x[:, t], window, weight, bias) for t in range(length)]
     assert torch.allclose(torch.stack(steps, 1), want, atol=1e-5)
@@ -81,7 +100,12 @@ def test_gated_norm():
     y, z, weight = (torch.randn(3, 12, dtype=torch.float64) for _ in range(3))
     weight = weight[0]
     gated = y * F.silu(z)
-    want = torch.cat([g / (g.square().mean(-1, keepdim=True) + 1e-5).sqrt() for g in gated.split(4, -1)], -1) * weight
+    want = (
+        torch.cat(
+            [g / (g.square().mean(-1, keepdim=True) + 1e-5).sqrt() for g in gated.split(4, -1)], -1
+        )
+        * weight
+    )
     assert (reference.gated_norm(y, z, weight, 3, 1e-5) - want).abs().max() < 1e-5
     kept = torch.tensor([1, 1, 0, 0] * 3, dtype=torch.bool)
     cut = reference.gated_norm(y[:, kept], z[:, kept], weight[kept], 3, 1e-5)

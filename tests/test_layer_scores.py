@@ -1,4 +1,6 @@
-"""Scores of families whose blocks stay or go as layers: both blocks taken out at once, not the sum of what each does alone."""
+"""Scores of families whose blocks stay or go as layers: both blocks taken out at once, not the sum
+of what each does alone.
+"""
 
 import numpy as np
 import pytest
@@ -11,9 +13,9 @@ from minipuzzle.artifacts import Scores
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.importance import score, work
 from minipuzzle.model import load_model
+from minipuzzle.nas.damage import drop_damage
+from minipuzzle.nas.select import damage, ranked_units
 from minipuzzle.recipe import ScoreSettings
-from minipuzzle.search.damage import drop_damage
-from minipuzzle.search.select import damage, ranked_units
 
 
 @pytest.fixture(scope="module", params=["llama", "bamba"])
@@ -42,9 +44,16 @@ def test_a_layers_score_equals_masking_both_blocks(parent, tmp_path):
     assert drop_damage(loaded).reshape(4, 2).sum(1) == pytest.approx(scores.layers)
     kept = Selection(blocks=tuple(without(model, 2, 3, 6, 7)))
     assert damage(parent.architecture, loaded, kept) == pytest.approx(scores.layers[[1, 3]].sum())
-    best = [unit[0] // 2 for units in ranked_units(parent.architecture, loaded).values() for unit in units]
+    best = [
+        unit[0] // 2
+        for units in ranked_units(parent.architecture, loaded).values()
+        for unit in units
+    ]
     assert sorted(best) == [0, 1, 2, 3]
-    assert len(ranked_units(parent.architecture, loaded)) > 1 or best == np.argsort(-scores.layers).tolist()
+    assert (
+        len(ranked_units(parent.architecture, loaded)) > 1
+        or best == np.argsort(-scores.layers).tolist()
+    )
 
 
 @torch.no_grad()
@@ -53,8 +62,11 @@ def test_iterative_removal_takes_whole_layers(parent, tmp_path):
     model, x = load_model(parent).eval(), samples(3)
     full, order = ends(model, without(model), x), []
     for _ in range(2):
-        found = {(i, i + 1): distance("mse", full, ends(model, without(model, i, i + 1, *order), x), x)
-                 for i in (0, 2, 4, 6) if i not in order}  # fmt: skip
+        found = {
+            (i, i + 1): distance("mse", full, ends(model, without(model, i, i + 1, *order), x), x)
+            for i in (0, 2, 4, 6)
+            if i not in order
+        }
         order += min(found, key=found.get)
     assert scores.meta["removal_order"] == order
 

@@ -1,4 +1,6 @@
-"""Search where a family writes only whole layers of one size: grid, solver and local search keep to it, and lose nothing."""
+"""Search where a family writes only whole layers of one size: grid, solver and local search keep to
+it, and lose nothing.
+"""
 
 import itertools
 from dataclasses import astuple, replace
@@ -14,14 +16,14 @@ from minipuzzle.cost import Workload, memory
 from minipuzzle.cost.pricing import pricing
 from minipuzzle.errors import UserError
 from minipuzzle.importance import random_scores
+from minipuzzle.nas.choices import combinations, coupled, make_choices
+from minipuzzle.nas.enumerate import enumerate_shapes, maximal
+from minipuzzle.nas.plan import make_plan
+from minipuzzle.nas.propose import instance, propose, state_of
+from minipuzzle.nas.refine import neighbours
+from minipuzzle.nas.select import candidates, damage, ranked_units, select
+from minipuzzle.nas.solve import solve
 from minipuzzle.recipe import SearchSettings
-from minipuzzle.search.choices import combinations, coupled, make_choices
-from minipuzzle.search.enumerate import enumerate_shapes, maximal
-from minipuzzle.search.plan import make_plan
-from minipuzzle.search.propose import instance, propose, state_of
-from minipuzzle.search.refine import neighbours
-from minipuzzle.search.select import candidates, damage, ranked_units, select
-from minipuzzle.search.solve import solve
 from minipuzzle.space import LEVELS, Level, Shape, bounds, shape_architecture
 
 LEVEL = Level(attention=0, others=0, width=0.5, hidden=0.5)
@@ -29,14 +31,20 @@ WORKLOAD = Workload(context=64)
 
 
 def parent_of(name):
-    return families.find(name).architecture({**next(iter(FORMS[name].values())), "num_hidden_layers": 4})
+    return families.find(name).architecture(
+        {**next(iter(FORMS[name].values())), "num_hidden_layers": 4}
+    )
 
 
 def brute(parent, space, limits):
-    """{shape: costs} of all shapes whose feed-forwards are as many as their mixers, priced one at a time."""
+    """{shape: costs} of all shapes whose feed-forwards are as many as their mixers, priced one at a
+    time.
+    """
     counts = [range(low, high + 1) for low, high in (space.attention, space.mlp, space.mamba)]
     found = {}
-    for a, f, m, w, h, d in itertools.product(*counts, space.intermediate, space.heads, space.hidden):
+    for a, f, m, w, h, d in itertools.product(
+        *counts, space.intermediate, space.heads, space.hidden
+    ):
         shape = Shape(attention=a, mlp=f, mamba=m, intermediate=w, heads=h, hidden=d)
         made = shape_architecture(parent, shape)
         size = memory(made, WORKLOAD).total
@@ -47,17 +55,29 @@ def brute(parent, space, limits):
 
 @pytest.mark.parametrize("name", ["llama", "bamba", "granitemoehybrid"])
 def test_the_grid_has_whole_layers_and_is_what_brute_force_finds(name):
-    parent = parent_of(name) if name != "granitemoehybrid" else families.find(name).architecture(FORMS[name]["multipliers"])
+    parent = (
+        parent_of(name)
+        if name != "granitemoehybrid"
+        else families.find(name).architecture(FORMS[name]["multipliers"])
+    )
     space = bounds(parent, LEVEL, multiple=8, mamba_heads=True, hidden_size=True)
-    limits = Limits(parameters=int(0.8 * parent.parameters), bytes=int(0.9 * memory(parent, WORKLOAD).total))
+    limits = Limits(
+        parameters=int(0.8 * parent.parameters), bytes=int(0.9 * memory(parent, WORKLOAD).total)
+    )
     prices = pricing(parent, limits, WORKLOAD)
     feasible, expected = enumerate_shapes(space, prices), brute(parent, space, limits)
     shapes = [feasible.shape(i) for i in range(feasible.count)]
-    assert {s: (p, b) for s, p, b in zip(shapes, feasible.parameters, feasible.bytes, strict=True)} == expected
+    assert {
+        s: (p, b) for s, p, b in zip(shapes, feasible.parameters, feasible.bytes, strict=True)
+    } == expected
     assert space.points == len(brute(parent, space, Limits(parameters=10**12, bytes=10**12)))
     best = maximal(feasible, space, prices)
     for shape, alone in zip(shapes, best, strict=True):
-        larger = [s for s in expected if s != shape and all(a >= b for a, b in zip(astuple(s), astuple(shape), strict=True))]
+        larger = [
+            s
+            for s in expected
+            if s != shape and all(a >= b for a, b in zip(astuple(s), astuple(shape), strict=True))
+        ]
         assert alone == (not larger)
     scores = random_scores(parent, 0)
     found = candidates(parent, scores, feasible, best, 10**6)
@@ -66,12 +86,16 @@ def test_the_grid_has_whole_layers_and_is_what_brute_force_finds(name):
         parent.rules.check(parent.blocks, candidate.selection.kept_blocks, student.blocks)
         assert candidate.parameters == student.parameters
         assert candidate.damage == pytest.approx(damage(parent, scores, candidate.selection))
-    assert [c.damage for c in found[: int(best.sum())]] == sorted(c.damage for c in found[: int(best.sum())])
+    assert [c.damage for c in found[: int(best.sum())]] == sorted(
+        c.damage for c in found[: int(best.sum())]
+    )
 
 
 def test_the_best_layers_stay():
     parent = parent_of("llama")
-    scores = replace(random_scores(parent, 0), blocks=np.array([9.0, 0.0, 1.0, 1.0, 0.0, 8.0, 3.0, 3.0]))
+    scores = replace(
+        random_scores(parent, 0), blocks=np.array([9.0, 0.0, 1.0, 1.0, 0.0, 8.0, 3.0, 3.0])
+    )
     assert ranked_units(parent, scores) == {"attention": [(0, 1), (4, 5), (6, 7), (2, 3)]}
     shape = Shape(attention=2, mlp=2, mamba=0, intermediate=48, heads=0, hidden=parent.hidden)
     assert select(parent, scores, shape).kept_blocks == [0, 1, 4, 5]
@@ -82,7 +106,9 @@ def made(parent, seed=0, **settings):
     space = bounds(parent, LEVEL, multiple=16, mamba_heads=options.mamba_heads)
     prices = pricing(parent, Limits(parameters=int(0.75 * parent.parameters)), WORKLOAD)
     scores = random_scores(parent, seed)
-    choices = make_choices(parent, scores, space, options, prices.of, prices.limits - prices.base, prices.names)
+    choices = make_choices(
+        parent, scores, space, options, prices.of, prices.limits - prices.base, prices.names
+    )
     return scores, options, space, prices, choices
 
 
@@ -90,12 +116,18 @@ def made(parent, seed=0, **settings):
 @pytest.mark.parametrize("name", ["llama", "bamba"])
 def test_the_solver_is_brute_force_over_whole_layers(name, seed):
     parent = parent_of(name)
-    scores, options, space, prices, choices = made(parent, seed, mamba_heads=name == "bamba", kv_heads=name == "llama")
+    scores, options, space, prices, choices = made(
+        parent, seed, mamba_heads=name == "bamba", kv_heads=name == "llama"
+    )
     best = min(choices.harm(s) for s in combinations(choices) if choices.fits(s))
     found = state_of(choices, solve(instance(choices)))
     assert choices.harm(found) == pytest.approx(best)
     assert coupled(choices, found)
-    around = [found, *neighbours(choices, found), *propose(parent, scores, space, options, prices, 4).states]
+    around = [
+        found,
+        *neighbours(choices, found),
+        *propose(parent, scores, space, options, prices, 4).states,
+    ]
     assert len(around) > 4
     for state in around:
         selection = choices.selection(state)
@@ -113,22 +145,37 @@ def test_more_is_possible_without_rules():
 def test_mamba_heads_go_only_as_whole_expansions():
     parent = parent_of("mamba2")
     assert bounds(parent, LEVELS[1], multiple=8, mamba_heads=True).heads == (4, 8)
-    assert bounds(replace(parent, rules=Rules()), LEVELS[1], multiple=8, mamba_heads=True).heads == (4, 6, 8)
+    assert bounds(
+        replace(parent, rules=Rules()), LEVELS[1], multiple=8, mamba_heads=True
+    ).heads == (4, 6, 8)
 
 
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
         ("qwen2", {"kv_heads": True}, ["--kv-heads", "q_heads, kv_heads, hidden keep their size"]),
-        ("qwen2", {"hidden_size": True}, ["--hidden-size", "q_heads, kv_heads, hidden keep their size"]),
+        (
+            "qwen2",
+            {"hidden_size": True},
+            ["--hidden-size", "q_heads, kv_heads, hidden keep their size"],
+        ),
         ("mamba2", {"hidden_size": True}, ["--hidden-size", "whole multiple of the hidden size"]),
         ("mamba2", {"own_heads": True, "mamba_heads": True}, ["--own-heads", "one size"]),
-        ("granitemoehybrid", {"mamba_heads": True}, ["--mamba-heads", "whole multiple of the hidden size"]),
+        (
+            "granitemoehybrid",
+            {"mamba_heads": True},
+            ["--mamba-heads", "whole multiple of the hidden size"],
+        ),
     ],
 )
 def test_options_that_ask_for_what_cannot_be_written(name, options, says):
-    parent = parent_of(name) if name != "granitemoehybrid" else families.find(name).architecture(
-        {**FORMS[name]["multipliers"], "mamba_expand": 1, "mamba_d_head": 4})  # fmt: skip
+    parent = (
+        parent_of(name)
+        if name != "granitemoehybrid"
+        else families.find(name).architecture(
+            {**FORMS[name]["multipliers"], "mamba_expand": 1, "mamba_d_head": 4}
+        )
+    )
     with pytest.raises(UserError) as caught:
         make_plan(parent, SearchSettings(budget=("80%",), multiple=8, **options))
     for words in says:

@@ -8,27 +8,51 @@ from conftest import save, shaken, tiny
 import minipuzzle as mp
 from minipuzzle.arch import Selection
 from minipuzzle.data import TokenBlocks
-from minipuzzle.distill import train
-from minipuzzle.evaluate import measure
 from minipuzzle.importance.taylor import taylor_scores
+from minipuzzle.metrics import measure
 from minipuzzle.model import set_precision
 from minipuzzle.recipe import Training
+from minipuzzle.training import train
 
-FAILURES = (KeyboardInterrupt, torch.OutOfMemoryError, mp.UserError("Too much.", got=1, allowed=0, next="Less."))
+FAILURES = (
+    KeyboardInterrupt,
+    torch.OutOfMemoryError,
+    mp.UserError("Too much.", got=1, allowed=0, next="Less."),
+)
 TEXT = "a b c d e f g h " * 400
 
 
 def blocks(count=8, length=16):
     tokens = np.random.default_rng(0).integers(0, 4096, (count, length)).astype(np.uint16)
-    return TokenBlocks(tokens=tokens, documents=np.zeros((count, length), np.int32), fingerprint="x", text_bytes=tokens.size)
+    return TokenBlocks(
+        tokens=tokens,
+        documents=np.zeros((count, length), np.int32),
+        fingerprint="x",
+        text_bytes=tokens.size,
+    )
 
 
 def state(model):
     """What of a model is neither weights nor architecture."""
-    modules = {name: (type(m), m.training, vars(m).get("kept"), len(m._forward_hooks), len(m._forward_pre_hooks))
-               for name, m in model.named_modules()}  # fmt: skip
+    modules = {
+        name: (
+            type(m),
+            m.training,
+            vars(m).get("kept"),
+            len(m._forward_hooks),
+            len(m._forward_pre_hooks),
+        )
+        for name, m in model.named_modules()
+    }
     wanted = [p.requires_grad for p in model.parameters()]
-    return modules, wanted, model._dropped, model._hidden_mask, model.activation_checkpointing, model.fp8_layers[:]
+    return (
+        modules,
+        wanted,
+        model._dropped,
+        model._hidden_mask,
+        model.activation_checkpointing,
+        model.fp8_layers[:],
+    )
 
 
 @pytest.fixture
@@ -36,8 +60,12 @@ def job(tmp_path):
     (tmp_path / "text.txt").write_text(TEXT)
     text = str(tmp_path / "text.txt")
     path = save(shaken(tiny()), tmp_path / "model")
-    return mp.load(path, run=tmp_path / "run", device="cpu",
-                   data=mp.Data(train=text, calibration=text, validation=text, length=16))  # fmt: skip
+    return mp.load(
+        path,
+        run=tmp_path / "run",
+        device="cpu",
+        data=mp.Data(train=text, calibration=text, validation=text, length=16),
+    )
 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=["ctrl-c", "oom", "user-error"])
@@ -53,10 +81,12 @@ def test_a_search_that_is_interrupted_leaves_the_parent_whole(failure, job, monk
             raise failure
         return measure(*words, **options)
 
-    monkeypatch.setattr("minipuzzle.stages.parent.measure", fails)
+    monkeypatch.setattr("minipuzzle.runs.parent.measure", fails)
     kind = failure if isinstance(failure, type) else type(failure)
     with pytest.raises(kind):
-        mp.search(job, mp.SearchSettings(budget=("97%",), candidates=6, validation_blocks=4, multiple=8))
+        mp.search(
+            job, mp.SearchSettings(budget=("97%",), candidates=6, validation_blocks=4, multiple=8)
+        )
     assert len(calls) == 2
     assert state(job.parent_model) == before
     assert mp.evaluate(job)["rows"][0]["loss"] == whole["loss"]
@@ -66,7 +96,9 @@ def test_a_search_that_is_interrupted_leaves_the_parent_whole(failure, job, monk
 def test_masks_nest_and_a_wrong_selection_changes_nothing():
     model = shaken(tiny("M-M*-"))
     tokens = torch.randint(0, 4096, (1, 20), generator=torch.Generator().manual_seed(0))
-    outer = Selection(blocks=({}, {"intermediate": tuple(range(16))}, {}, {}, {}), hidden=tuple(range(0, 32, 2)))
+    outer = Selection(
+        blocks=({}, {"intermediate": tuple(range(16))}, {}, {}, {}), hidden=tuple(range(0, 32, 2))
+    )
     inner = Selection(blocks=({}, None, {}, {}, {}))
     whole, before = model(tokens), state(model)
     with model.masked(outer):
@@ -74,7 +106,10 @@ def test_masks_nest_and_a_wrong_selection_changes_nothing():
         with model.masked(inner):
             assert not torch.equal(model(tokens), first)
         assert torch.equal(model(tokens), first)
-        with pytest.raises(mp.UserError), model.masked(Selection(blocks=({"state": (0,)}, {}, {}, {}, {}))):
+        with (
+            pytest.raises(mp.UserError),
+            model.masked(Selection(blocks=({"state": (0,)}, {}, {}, {}, {}))),
+        ):
             pass
         assert torch.equal(model(tokens), first)
     assert state(model) == before
@@ -89,8 +124,14 @@ def test_a_training_that_fails_leaves_mode_and_precision(failure, tmp_path):
     def objective(*_):
         raise failure
 
-    settings = Training(tokens=256, batch=4, learning_rate=1e-3, precision="fp8-emulated", bf16_ends=1,
-                        activation_checkpointing="on")  # fmt: skip
+    settings = Training(
+        tokens=256,
+        batch=4,
+        learning_rate=1e-3,
+        precision="fp8-emulated",
+        bf16_ends=1,
+        activation_checkpointing="on",
+    )
     with pytest.raises(failure if isinstance(failure, type) else type(failure)):
         train(model, objective, blocks(), settings, tmp_path, identity="x")
     assert state(model) == before
@@ -108,6 +149,7 @@ def test_a_layer_that_cannot_be_fp8_takes_none_with_it(monkeypatch):
         return emulated(layer)
 
     from minipuzzle.model import precision
+
     emulated = precision.emulated_linear
     monkeypatch.setattr(precision, "emulated_linear", fails)
     with pytest.raises(KeyboardInterrupt):
@@ -119,9 +161,10 @@ def test_a_layer_that_cannot_be_fp8_takes_none_with_it(monkeypatch):
 def test_taylor_scores_that_fail_leave_no_hook(monkeypatch):
     model = shaken(tiny())
     before = state(model)
-    monkeypatch.setattr("minipuzzle.importance.taylor._on_input", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        "minipuzzle.importance.taylor._on_input",
+        lambda *_: (_ for _ in ()).throw(KeyboardInterrupt),
+    )
     with pytest.raises(KeyboardInterrupt):
         taylor_scores(model, blocks(), samples=2, batch=2)
     assert state(model) == before
-
-

@@ -1,4 +1,6 @@
-"""What a killed process leaves half written goes with the next command; what a living one writes does not."""
+"""What a killed process leaves half written goes with the next command; what a living one writes
+does not.
+"""
 
 import os
 import signal
@@ -34,7 +36,9 @@ def left_by_a_dead_process(path, end=temporary.WRITING):
     """A name for ``path`` as a process that is gone had chosen it."""
     names = []
     read, write = os.pipe()
-    with forked(lambda ready: (os.write(write, str(temporary_beside(path, end)).encode()), ready())):
+    with forked(
+        lambda ready: (os.write(write, str(temporary_beside(path, end)).encode()), ready())
+    ):
         names.append(os.read(read, 4096).decode())
     os.close(read)
     os.close(write)
@@ -48,14 +52,19 @@ def test_a_killed_write_is_swept_by_the_next_one(tmp_path, monkeypatch):
         killed(lambda: write_atomic(tmp_path / "other.json", b"half"))
     assert len(hidden(tmp_path)) == 2
     write_atomic(tmp_path / "a.json", b"whole")
-    assert [OURS.fullmatch(name)["name"] for name in hidden(tmp_path)] == ["other.json"], "nobody wrote that path again"
+    assert [OURS.fullmatch(name)["name"] for name in hidden(tmp_path)] == ["other.json"], (
+        "nobody wrote that path again"
+    )
     with RunDir(tmp_path).locked():
         assert hidden(tmp_path) == [".lock"]
     assert (tmp_path / "a.json").read_bytes() == b"whole"
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
-    for error, seen in ((OSError(28, "No space left on device"), UserError), (KeyboardInterrupt(), KeyboardInterrupt)):
+    for error, seen in (
+        (OSError(28, "No space left on device"), UserError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ):
         monkeypatch.setattr(os, "fsync", lambda handle, error=error: (_ for _ in ()).throw(error))
         with pytest.raises(seen):
             write_json(tmp_path / "x.json", {})
@@ -84,7 +93,9 @@ def test_a_number_that_another_process_has_now_protects_nothing(tmp_path, monkey
     mine = temporary_beside(tmp_path / "x")
     pid = os.getppid()
     ours = OURS.fullmatch(mine.name)
-    (tmp_path / mine.name.replace(f"-{os.getpid()}-{ours['start']}-", f"-{pid}-1-")).write_bytes(b"")
+    (tmp_path / mine.name.replace(f"-{os.getpid()}-{ours['start']}-", f"-{pid}-1-")).write_bytes(
+        b""
+    )
     assert sweep_run(tmp_path) == 0
     assert not hidden(tmp_path)
 
@@ -116,7 +127,9 @@ def test_a_killed_checkpoint_is_swept_by_the_next_to_that_path(tmp_path, monkeyp
 
 
 def test_a_checkpoint_killed_between_its_two_renames_comes_back(tmp_path):
-    path = save(shaken(tiny("M-", hidden=16, vocab=61)), tmp_path / "run" / "student", tokenizer=False)
+    path = save(
+        shaken(tiny("M-", hidden=16, vocab=61)), tmp_path / "run" / "student", tokenizer=False
+    )
     before = (path / "model.safetensors").read_bytes()
     old = left_by_a_dead_process(path, REPLACED)
     path.rename(old)
@@ -130,7 +143,12 @@ def test_a_checkpoint_killed_between_its_two_renames_comes_back(tmp_path):
 
 
 def test_a_run_directory_is_swept_and_says_what_is_large(tmp_path, capsys, monkeypatch):
-    for name in ("tokens/a.safetensors", "distill/long/log.csv", "adapter/adapter.safetensors", "candidates/r001"):
+    for name in (
+        "tokens/a.safetensors",
+        "distill/long/log.csv",
+        "adapter/adapter.safetensors",
+        "candidates/r001",
+    ):
         left = left_by_a_dead_process(tmp_path / name)
         left.parent.mkdir(parents=True, exist_ok=True)
         left.write_bytes(b"0")
@@ -139,7 +157,10 @@ def test_a_run_directory_is_swept_and_says_what_is_large(tmp_path, capsys, monke
         (tmp_path / name / "shard-00001-model-00001-of-00001.safetensors").write_bytes(b"0" * 100)
     (tmp_path / ".mine.writing").write_bytes(b"a user's")
     with RunDir(tmp_path).locked():
-        assert hidden(tmp_path) == [".lock", ".mine.writing"] or hidden(tmp_path) == [".mine.writing", ".lock"]
+        assert hidden(tmp_path) == [".lock", ".mine.writing"] or hidden(tmp_path) == [
+            ".mine.writing",
+            ".lock",
+        ]
     assert not capsys.readouterr().err
     (tmp_path / "scores.partial/.0.writing").write_bytes(b"0" * 100)
     monkeypatch.setattr("minipuzzle.rundir.WORTH_SAYING", 100)

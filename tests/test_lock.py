@@ -20,14 +20,26 @@ from minipuzzle.rundir import RunDir
 
 RECIPE = "checkpoint: {}\ndistill: {{training: {{tokens: 1000}}}}\nsearch: {{budget: 90%}}\n"
 COMMANDS = {
-    "score": ("CKPT",), "search": ("--budget", "90%"), "prune": (), "distill": (), "adapt": ("CKPT",), "eval": (), "report": (),
-    "profile": ("CKPT",), "export": (), "run": ("recipe.yaml",), "pretrain": ("pretrain.yaml",), "demo": (),
-}  # fmt: skip
+    "score": ("CKPT",),
+    "search": ("--budget", "90%"),
+    "prune": (),
+    "distill": (),
+    "adapt": ("CKPT",),
+    "eval": (),
+    "report": (),
+    "profile": ("CKPT",),
+    "export": (),
+    "run": ("recipe.yaml",),
+    "pretrain": ("pretrain.yaml",),
+    "demo": (),
+}
 
 
 @pytest.fixture
 def held(tmp_path):
-    """A run directory in which another process, whose number comes with it, is at work until it is killed."""
+    """A run directory in which another process, whose number comes with it, is at work until it is
+    killed.
+    """
     folder = tmp_path / "run"
 
     def work(ready):
@@ -47,7 +59,9 @@ def test_every_command_that_writes_is_kept_out(name, held, tmp_path, capsys, mon
     (folder / "student").mkdir()
     (folder / "student/config.json").write_text("{}")
     (tmp_path / "recipe.yaml").write_text(RECIPE.format("ckpt"))
-    (tmp_path / "pretrain.yaml").write_text("model: {model_type: nemotron_h}\ntokenizer: embedded\n")
+    (tmp_path / "pretrain.yaml").write_text(
+        "model: {model_type: nemotron_h}\ntokenizer: embedded\n"
+    )
     monkeypatch.chdir(tmp_path)
     words = [tmp_path / "ckpt" if word == "CKPT" else word for word in COMMANDS[name]]
     before = sorted(folder.rglob("*"))
@@ -64,10 +78,14 @@ def test_a_dead_process_holds_nothing(held, checkpoint, capsys):
     score = ("score", checkpoint, "--run", folder, "--data", TEXT, *FAST["score"])
     run(*score, code=2)
     os.kill(pid, signal.SIGKILL)
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # a zombie, as its parent has not asked for it
+    os.waitid(
+        os.P_PID, pid, os.WEXITED | os.WNOWAIT
+    )  # a zombie, as its parent has not asked for it
     run(*score)
     assert not (folder / ".lock").exists()
-    assert [row["command"].split()[1] for row in load_commands(folder / "commands.json")] == ["score"]
+    assert [row["command"].split()[1] for row in load_commands(folder / "commands.json")] == [
+        "score"
+    ]
 
 
 def test_the_lock_lies_within_itself_but_not_in_another_thread(tmp_path):
@@ -166,7 +184,10 @@ def test_run_json_keeps_what_another_command_marked(tmp_path):
     with pytest.raises(UserError, match="belongs to another checkpoint"):
         RunDir(tmp_path).set_parent(tmp_path / "b", "b")
     late = RunDir(tmp_path / "late")
-    write_json(tmp_path / "late/run.json", {"schema": 2, "parent": {"path": "x", "fingerprint": "x"}, "stages": {}})
+    write_json(
+        tmp_path / "late/run.json",
+        {"schema": 2, "parent": {"path": "x", "fingerprint": "x"}, "stages": {}},
+    )
     with pytest.raises(UserError, match="belongs to another checkpoint"):
         late.set_parent(tmp_path / "b", "b")
     shutil.rmtree(tmp_path / "late")

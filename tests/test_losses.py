@@ -1,17 +1,19 @@
-"""Every loss against float64 with full logits, and what BF16 costs where student and teacher nearly agree."""
+"""Every loss against float64 with full logits, and what BF16 costs where student and teacher nearly
+agree.
+"""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import shaken, tiny
 
-from minipuzzle.distill import distillation, loss_tiles, losses
-from minipuzzle.distill.divergences import DIVERGENCES
-from minipuzzle.distill.loss_tiles import tile_sizes
-from minipuzzle.distill.losses import linear_loss
 from minipuzzle.errors import UserError
 from minipuzzle.kernels import pointwise
 from minipuzzle.recipe import DistillSettings, loss_terms
+from minipuzzle.training import distillation, loss_tiles, losses
+from minipuzzle.training.divergences import DIVERGENCES
+from minipuzzle.training.loss_tiles import tile_sizes
+from minipuzzle.training.losses import linear_loss
 
 
 def exact(name, s, t):
@@ -25,7 +27,10 @@ def exact(name, s, t):
         m = torch.logsumexp(torch.stack((s, t)), 0) - torch.tensor(2.0).log()
         return (kl(t, m) + kl(s, m)) / 2
     ids = t.topk(10, -1).indices  # top-k: k words and the rest as one more
-    buckets = [torch.cat((x.gather(1, ids), (-x.gather(1, ids).exp().sum(-1, keepdim=True)).log1p()), 1) for x in (t, s)]
+    buckets = [
+        torch.cat((x.gather(1, ids), (-x.gather(1, ids).exp().sum(-1, keepdim=True)).log1p()), 1)
+        for x in (t, s)
+    ]
     return kl(*buckets)
 
 
@@ -59,7 +64,15 @@ def test_equals_full_logits_in_float64(name, way, monkeypatch):
     want = 0.7 * exact(name, s, t).sum() + 0.2 * F.nll_loss(s, targets, reduction="sum")
     (want * 3).backward()
     hidden.requires_grad_(), head.requires_grad_()
-    found = linear_loss(hidden, head, (other, other_head), targets, divergence=DIVERGENCES[name], weight=0.7, target_weight=0.2)
+    found = linear_loss(
+        hidden,
+        head,
+        (other, other_head),
+        targets,
+        divergence=DIVERGENCES[name],
+        weight=0.7,
+        target_weight=0.2,
+    )
     (found.total * 3).backward()
     assert found.total.item() == pytest.approx(want.item(), rel=1e-5)
     entropy = torch.distributions.Categorical(logits=t).entropy().sum().item()
@@ -69,23 +82,36 @@ def test_equals_full_logits_in_float64(name, way, monkeypatch):
 
 
 def test_tiles_fit_their_budget():
-    """131,072 words x 8,192 channels, 8,192 tokens: a tile and the FP32 gradient of the states stay under 1.2 GiB."""
+    """131,072 words x 8,192 channels, 8,192 tokens: a tile and the FP32 gradient of the states stay
+    under 1.2 GiB.
+    """
     rows, words = tile_sizes(8192, 131072, 8192, 8192)
     assert (rows, 131072 % words) == (4096, 0)
     tile = rows * words * 10 + words * 8192 * (4 + 4)
     assert tile <= loss_tiles.TILE_BYTES
     assert tile + 8192 * 8192 * 4 < 1.2 * 2**30
-    assert tile_sizes(4096, 4096, 192, 192) == (4096, 4096)  # the embedded model: one tile, its logits are made once
+    assert tile_sizes(4096, 4096, 192, 192) == (
+        4096,
+        4096,
+    )  # the embedded model: one tile, its logits are made once
     assert tile_sizes(5000, 1001, 64, 0) == (2500, 1001)
 
 
 def test_logits_are_made_once_where_memory_allows():
-    head = lambda vocab, width, dtype, grad=True: torch.empty(vocab, width, dtype=dtype, device="meta", requires_grad=grad)  # noqa: E731
+    def head(vocab, width, dtype, grad=True):
+        return torch.empty(vocab, width, dtype=dtype, device="meta", requires_grad=grad)
+
     bf16, fp32 = torch.bfloat16, torch.float32
     teacher = head(131072, 2048, bf16, False)
-    assert losses.makes_logits_once(head(131072, 2048, fp32), teacher, bf16)  # FP32 masters, 1 B parameters
-    assert not losses.makes_logits_once(head(131072, 8192, fp32), teacher, bf16)  # its BF16 copy takes 2 GiB
-    assert not losses.makes_logits_once(head(131072, 2048, bf16), teacher, bf16)  # sharded: the gradient is BF16
+    assert losses.makes_logits_once(
+        head(131072, 2048, fp32), teacher, bf16
+    )  # FP32 masters, 1 B parameters
+    assert not losses.makes_logits_once(
+        head(131072, 8192, fp32), teacher, bf16
+    )  # its BF16 copy takes 2 GiB
+    assert not losses.makes_logits_once(
+        head(131072, 2048, bf16), teacher, bf16
+    )  # sharded: the gradient is BF16
     assert losses.makes_logits_once(head(131072, 8192, bf16, False), teacher, bf16)  # a frozen head
 
 
@@ -106,7 +132,9 @@ def test_frozen_head_or_states_and_no_teacher():
 
 @pytest.mark.parametrize("noise", [0.02, 0.5])
 def test_bf16_keeps_the_gradient(noise):
-    """Gradient errors against float64, BF16 states and heads. Rounding the result alone is 1.7e-3; the bound is 3e-3."""
+    """Gradient errors against float64, BF16 states and heads. Rounding the result alone is 1.7e-3;
+    the bound is 3e-3.
+    """
     torch.manual_seed(0)
     n, d, vocab = 64, 128, 4096
     head = (torch.randn(vocab, d) * 8 / d**0.5).bfloat16()
@@ -122,8 +150,13 @@ def test_bf16_keeps_the_gradient(noise):
     naive = [x.clone().requires_grad_() for x in (hidden, head)]
     logits = [torch.log_softmax((h @ w.t()).float(), -1) for h, w in (naive, (teacher, head))]
     F.kl_div(*logits, log_target=True, reduction="sum").backward()
-    errors = [[error(x.grad, e.grad) for x, e in zip(xs, leaves, strict=True)] for xs in (ours, naive)]
-    print(f"KL {want.item() / n:.3f} nats: ours {errors[0][0]:.2e} {errors[0][1]:.2e}, BF16 logits {errors[1][0]:.2e}")
+    errors = [
+        [error(x.grad, e.grad) for x, e in zip(xs, leaves, strict=True)] for xs in (ours, naive)
+    ]
+    print(
+        f"KL {want.item() / n:.3f} nats: ours {errors[0][0]:.2e} {errors[0][1]:.2e}, BF16 logits"
+        f" {errors[1][0]:.2e}"
+    )
     assert max(errors[0]) < 3e-3
     assert found.total.item() == pytest.approx(want.item(), rel=1e-4)
     if noise == 0.02:
@@ -131,7 +164,9 @@ def test_bf16_keeps_the_gradient(noise):
         assert errors[1][0] > 0.1  # the trap
 
 
-@pytest.mark.parametrize("name", ["forward-kl", "jsd", "top-k+0.5*cosine", "0.5*reverse-kl+0.5*cross-entropy", "cosine"])
+@pytest.mark.parametrize(
+    "name", ["forward-kl", "jsd", "top-k+0.5*cosine", "0.5*reverse-kl+0.5*cross-entropy", "cosine"]
+)
 def test_named_losses_fall_to_zero_at_the_teacher(name):
     teacher, student = shaken(tiny(vocab=61), 0), shaken(tiny(vocab=61), 1)
     tokens = torch.randint(0, 61, (2, 16))
@@ -152,7 +187,9 @@ def test_loss_names():
 
 
 def test_what_cuda_compiles_is_one_graph_each():
-    """fullgraph raises at a graph break; the "eager" backend runs what was traced without compiling it."""
+    """fullgraph raises at a graph break; the "eager" backend runs what was traced without compiling
+    it.
+    """
     import torch._dynamo
 
     whole = lambda function: torch.compile(function, fullgraph=True, backend="eager")  # noqa: E731
@@ -164,15 +201,25 @@ def test_what_cuda_compiles_is_one_graph_each():
     got = whole(loss_tiles._statistics)(student, teacher, running, high)
     assert torch.equal(got, loss_tiles._statistics(student, teacher, running, high))
     lse, one = torch.stack((student.logsumexp(-1), teacher.logsumexp(-1))), torch.ones(())
-    floor, column = teacher.topk(10, -1).values[:, -1:] - lse[1][:, None], torch.randint(0, 40, (6, 1))
+    floor, column = (
+        teacher.topk(10, -1).values[:, -1:] - lse[1][:, None],
+        torch.randint(0, 40, (6, 1)),
+    )
     for divergence in DIVERGENCES.values():
-        sums = torch.zeros(0, 6) if divergence.sums is None else divergence.sums(student - lse[0][:, None], teacher, floor)
+        sums = (
+            torch.zeros(0, 6)
+            if divergence.sums is None
+            else divergence.sums(student - lse[0][:, None], teacher, floor)
+        )
         arguments = (student, teacher, lse, floor, sums, column, one, divergence.gradient, 0.7, 0.3)
         found, wanted = torch.empty(2, 6, 40, dtype=torch.bfloat16)
         assert whole(loss_tiles._logit_gradient)(*arguments, found) is found
         assert torch.equal(found, loss_tiles._logit_gradient(*arguments, wanted))
     x, weight = torch.randn(2, 3, 8).bfloat16(), torch.randn(8)
-    for function, arguments in ((pointwise._rms_norm, (x, weight, 1e-5, x.dtype)), (pointwise._relu_squared, (x,))):
+    for function, arguments in (
+        (pointwise._rms_norm, (x, weight, 1e-5, x.dtype)),
+        (pointwise._relu_squared, (x,)),
+    ):
         assert torch.equal(whole(function)(*arguments), function(*arguments))
     want = torch.nn.functional.rms_norm(x.float(), (8,), weight, 1e-5)
     assert torch.allclose(pointwise._rms_norm(x, weight, 1e-5, torch.float32), want, atol=1e-6)

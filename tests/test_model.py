@@ -1,4 +1,6 @@
-"""Our forward against transformers' NemotronHForCausalLM: logits, gradients, cached decode, packed documents."""
+"""Our forward against transformers' NemotronHForCausalLM: logits, gradients, cached decode, packed
+documents.
+"""
 
 from dataclasses import replace
 
@@ -13,21 +15,40 @@ from minipuzzle.generation import generate
 from minipuzzle.model import HybridLM, load_model
 
 BASE = {
-    "vocab_size": 120, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "head_dim": 8, "ssm_state_size": 8, "mamba_num_heads": 8, "mamba_head_dim": 8, "n_groups": 2, "chunk_size": 16,
-    "hybrid_override_pattern": "M-M*-", "use_cache": False,
-}  # fmt: skip
+    "vocab_size": 120,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "ssm_state_size": 8,
+    "mamba_num_heads": 8,
+    "mamba_head_dim": 8,
+    "n_groups": 2,
+    "chunk_size": 16,
+    "hybrid_override_pattern": "M-M*-",
+    "use_cache": False,
+}
 CONFIGS = {
-    "plain": ({}, 53), "one group": ({"n_groups": 1}, 53), "groups = heads": ({"n_groups": 8}, 53),
+    "plain": ({}, 53),
+    "one group": ({"n_groups": 1}, 53),
+    "groups = heads": ({"n_groups": 8}, 53),
     "head_dim 80": ({"mamba_head_dim": 80, "mamba_num_heads": 4}, 53),
     "3 queries a KV head": ({"num_attention_heads": 6, "num_key_value_heads": 2}, 53),
-    "odd vocabulary": ({"vocab_size": 101}, 53), "only Mamba": ({"hybrid_override_pattern": "M"}, 53),
-    "only attention": ({"hybrid_override_pattern": "*"}, 53), "only feed-forward": ({"hybrid_override_pattern": "-"}, 53),
-    "length 1": ({}, 1), "length 2": ({}, 2), "chunk - 1": ({}, 15), "chunk": ({}, 16), "chunk + 1": ({}, 17),
-    "3 chunks + 5": ({}, 53), "state 24, kernel 3": ({"ssm_state_size": 24, "conv_kernel": 3}, 37),
+    "odd vocabulary": ({"vocab_size": 101}, 53),
+    "only Mamba": ({"hybrid_override_pattern": "M"}, 53),
+    "only attention": ({"hybrid_override_pattern": "*"}, 53),
+    "only feed-forward": ({"hybrid_override_pattern": "-"}, 53),
+    "length 1": ({}, 1),
+    "length 2": ({}, 2),
+    "chunk - 1": ({}, 15),
+    "chunk": ({}, 16),
+    "chunk + 1": ({}, 17),
+    "3 chunks + 5": ({}, 53),
+    "state 24, kernel 3": ({"ssm_state_size": 24, "conv_kernel": 3}, 37),
     "biases": ({"mlp_bias": True, "use_bias": True}, 21),
     "no conv bias": ({"use_conv_bias": False}, 21),
-}  # fmt: skip
+}
 
 
 def theirs_of(fields, seed=0):
@@ -40,7 +61,9 @@ def theirs_of(fields, seed=0):
 
 
 def unclamped(model):
-    """transformers 5.16-5.23 clamp dt from below in prefill, which NVIDIA's code does not (PR #48989)."""
+    """transformers 5.16-5.23 clamp dt from below in prefill, which NVIDIA's code does not (PR
+    #48989).
+    """
     for layer in model.model.layers:
         if hasattr(layer.mixer, "time_step_limit"):
             layer.mixer.time_step_limit = (0.0, float("inf"))
@@ -54,18 +77,24 @@ def test_parity(name, tmp_path):
     theirs.save_pretrained(tmp_path)
     checkpoint = Checkpoint.open(tmp_path)
     ours = load_model(checkpoint).eval()
-    tokens = torch.randint(0, theirs.config.vocab_size, (2, length), generator=torch.Generator().manual_seed(1))
+    tokens = torch.randint(
+        0, theirs.config.vocab_size, (2, length), generator=torch.Generator().manual_seed(1)
+    )
     want, got = theirs(tokens, use_cache=False).logits, ours(tokens)
     assert (want - got).abs().max() <= 1e-4
     weights = torch.linspace(-1, 1, want.numel()).view_as(want)
     (want * weights).sum().backward()
     (got * weights).sum().backward()
     gradients = dict(theirs.named_parameters())
-    floor = 1e-4 * max(p.grad.norm() for p in gradients.values())  # one that is 0 (a query's of one token) is rounding in both
+    floor = 1e-4 * max(
+        p.grad.norm() for p in gradients.values()
+    )  # one that is 0 (a query's of one token) is rounding in both
     for canonical, accepted in checkpoint.family.names(checkpoint.architecture).items():
         name = next(n for n in accepted if n in gradients)
         mine = dict(ours.named_parameters())[canonical].grad
-        assert (mine - gradients[name].grad).norm() / gradients[name].grad.norm().clamp(min=floor) < 1e-3, canonical
+        assert (mine - gradients[name].grad).norm() / gradients[name].grad.norm().clamp(
+            min=floor
+        ) < 1e-3, canonical
 
 
 @pytest.mark.parametrize("pattern", ["M-M*-M-", "M", "*", "-"])
@@ -82,8 +111,14 @@ def test_cached_decode_equals_the_full_forward_and_theirs(pattern, tmp_path):
             parts += [ours(tokens[:, i : i + 1], cache=cache) for i in range(prompt, 40)]
             assert (torch.cat(parts, 1) - full).abs().max() < 1e-4
     if pattern == "M-M*-M-":
-        want = theirs.generate(tokens[:, :9], max_new_tokens=12, do_sample=False, use_cache=True, eos_token_id=None,
-                               pad_token_id=0)  # fmt: skip
+        want = theirs.generate(
+            tokens[:, :9],
+            max_new_tokens=12,
+            do_sample=False,
+            use_cache=True,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
         assert generate(ours, tokens[:, :9], 12) == want[:, 9:].tolist()
 
 
@@ -91,7 +126,9 @@ def test_packed_documents_do_not_leak():
     model = shaken(tiny(vocab=61))
     tokens = torch.randint(0, 61, (1, 70), generator=torch.Generator().manual_seed(0))
     lengths = (1, 20, 2, 33, 14)
-    documents = torch.cat([torch.full((n,), i, dtype=torch.int32) for i, n in enumerate(lengths)])[None]
+    documents = torch.cat([torch.full((n,), i, dtype=torch.int32) for i, n in enumerate(lengths)])[
+        None
+    ]
     with torch.no_grad():
         packed = model(tokens, documents)
         apart = torch.cat([model(part) for part in tokens.split(list(lengths), 1)], 1)
@@ -145,10 +182,12 @@ def test_activation_checkpointing_changes_nothing():
 
 def test_any_width_per_block():
     blocks = (
-        Mamba2(hidden=24, heads=6, head_dim=4, groups=3, state=5, chunk_size=8), FeedForward(hidden=24, intermediate=7),
+        Mamba2(hidden=24, heads=6, head_dim=4, groups=3, state=5, chunk_size=8),
+        FeedForward(hidden=24, intermediate=7),
         Mamba2(hidden=24, heads=2, head_dim=10, groups=1, state=16, conv_kernel=2, chunk_size=4),
-        Attention(hidden=24, q_heads=3, kv_heads=1, attn_head_dim=6), FeedForward(hidden=24, intermediate=1),
-    )  # fmt: skip
+        Attention(hidden=24, q_heads=3, kv_heads=1, attn_head_dim=6),
+        FeedForward(hidden=24, intermediate=1),
+    )
     model = shaken(Architecture(vocab_size=31, hidden=24, blocks=blocks))
     assert sum(p.numel() for p in model.parameters()) == model.architecture.parameters
     assert model(torch.arange(31)[None]).shape == (1, 31, 31)

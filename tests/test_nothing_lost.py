@@ -1,4 +1,6 @@
-"""Nothing that was computed is lost: other options, a kill at any step, a mistake that is found late."""
+"""Nothing that was computed is lost: other options, a kill at any step, a mistake that is found
+late.
+"""
 
 import shutil
 from pydoc import locate
@@ -10,14 +12,30 @@ from safetensors.torch import load_file
 
 from minipuzzle.artifacts import fingerprint, read_json
 from minipuzzle.rundir import RunDir
-from minipuzzle.stages import distill as distill_stage
-from minipuzzle.stages import prune as prune_stage
-from minipuzzle.stages.parent import MaskedParent
-from minipuzzle.stages.race import FINALISTS, race
-from minipuzzle.stages.training_folder import TrainingFolder
+from minipuzzle.runs import distill as distill_stage
+from minipuzzle.runs import prune as prune_stage
+from minipuzzle.runs.parent import MaskedParent
+from minipuzzle.runs.race import FINALISTS, race
+from minipuzzle.runs.training_folder import TrainingFolder
 
-SHORT = ("--tokens", 1024, "--short-tokens", 768, "--learning-rate", "5e-4", "--validation", TEXT, "--data", TEXT,
-         "--length", 64, "--batch", 4, "--device", "cpu")  # fmt: skip
+SHORT = (
+    "--tokens",
+    1024,
+    "--short-tokens",
+    768,
+    "--learning-rate",
+    "5e-4",
+    "--validation",
+    TEXT,
+    "--data",
+    TEXT,
+    "--length",
+    64,
+    "--batch",
+    4,
+    "--device",
+    "cpu",
+)
 
 
 class Died(BaseException):
@@ -34,7 +52,18 @@ def searched(tmp_path_factory):
     folder = tmp_path_factory.mktemp("searched")
     save(shaken(tiny()), folder / "ckpt")
     run("score", folder / "ckpt", "--run", folder / "run", "--data", TEXT, *FAST["score"])
-    run("search", "--run", folder / "run", *FAST["search"], "--method", "solver", "--refine", 2, "--top", 5)
+    run(
+        "search",
+        "--run",
+        folder / "run",
+        *FAST["search"],
+        "--method",
+        "solver",
+        "--refine",
+        2,
+        "--top",
+        5,
+    )
     return folder / "run"
 
 
@@ -63,12 +92,16 @@ def same(folder, whole):
     for found in facts:
         del found["finished"]
     assert facts[0] == facts[1]
-    files = [sorted(str(file.relative_to(path)) for file in path.rglob("*")) for path in (folder, whole)]
+    files = [
+        sorted(str(file.relative_to(path)) for file in path.rglob("*")) for path in (folder, whole)
+    ]
     assert files[0] == files[1]
 
 
 def test_states_of_finished_legs_go_when_nothing_starts_from_them(folder, whole, monkeypatch):
-    """They stayed until the end, twelve bytes a parameter each: eight legs of a 4B student are 389 GB."""
+    """They stayed until the end, twelve bytes a parameter each: eight legs of a 4B student are 389
+    GB.
+    """
     seen, train_in = {}, distill_stage.train_in
 
     def watched(job, model, objective, blocks, settings, place, *rest, **more):
@@ -93,12 +126,19 @@ def test_states_of_finished_legs_go_when_nothing_starts_from_them(folder, whole,
 
 
 KILLS = [
-    ("stages.distill.measure", 2), ("stages.training_folder.Leg.ended", 3), ("stages.training_folder.Leg.forget", 4),
-    ("stages.training_folder.Leg.ended", 1), ("stages.training_folder.TrainingFolder.replace", 1),
-    ("stages.distill.write_student", 1), ("rundir.RunDir.mark", 1), ("stages.distill.write_card", 1),
+    ("stages.distill.measure", 2),
+    ("stages.training_folder.Leg.ended", 3),
+    ("stages.training_folder.Leg.forget", 4),
+    ("stages.training_folder.Leg.ended", 1),
+    ("stages.training_folder.TrainingFolder.replace", 1),
+    ("stages.distill.write_student", 1),
+    ("rundir.RunDir.mark", 1),
+    ("stages.distill.write_card", 1),
     ("stages.training_folder.TrainingFolder.finish", 1),
-]  # fmt: skip
-"""Where and at which call the command dies, one after the other: in heats, in a short run, after the long one, after mark."""
+]
+"""Where and at which call the command dies, one after the other: in heats, in a short run, after
+the long one, after mark.
+"""
 
 
 def test_kills_at_every_step_lose_only_that_step(folder, whole, monkeypatch):
@@ -133,10 +173,14 @@ def dying_at(call, function):
 
 
 def contents(folder):
-    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    return {
+        file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()
+    }
 
 
-def test_other_options_set_training_states_aside_and_the_same_ones_go_on(folder, whole, monkeypatch, capsys):
+def test_other_options_set_training_states_aside_and_the_same_ones_go_on(
+    folder, whole, monkeypatch, capsys
+):
     """They were deleted without a word."""
     with monkeypatch.context() as patch:
         patch.setattr(distill_stage, "write_student", die)
@@ -149,7 +193,10 @@ def test_other_options_set_training_states_aside_and_the_same_ones_go_on(folder,
         with pytest.raises(Died):
             run("distill", "--run", folder, *SHORT, "--seed", 1)
     (aside,) = folder.glob("distill.before-*")
-    assert f"the logs and training states of other settings are kept in {aside}" in capsys.readouterr().err
+    assert (
+        f"the logs and training states of other settings are kept in {aside}"
+        in capsys.readouterr().err
+    )
     assert contents(aside) == kept
     run("distill", "--run", folder, *SHORT)
     assert f"goes on with what was set aside as {aside}" in capsys.readouterr().err
@@ -173,11 +220,19 @@ def test_a_finished_models_place_is_taken_by_another_only_with_a_word(folder, mo
     (folder / "pretrain/long/log.csv").write_text("log")
     (folder / "pretrain/long/result.json").write_text('{"schema": 1, "validation_loss": 1.0}')
     run_dir.mark("pretrain", "one-key")
-    two = TrainingFolder(run_dir, "pretrain", "one", "another-rate", said.append)  # died before finish
+    two = TrainingFolder(
+        run_dir, "pretrain", "one", "another-rate", said.append
+    )  # died before finish
     two.claim()
     assert [path.name for path in two.path.iterdir()] == ["identity.json"]
-    assert sorted(len(list(path.rglob("log.csv"))) for path in folder.glob("pretrain.before-*")) == [1, 1]
-    assert not [path for path in folder.glob("pretrain.before-*/long/state") if path.parents[1].name > said[0]]
+    assert sorted(
+        len(list(path.rglob("log.csv"))) for path in folder.glob("pretrain.before-*")
+    ) == [1, 1]
+    assert not [
+        path
+        for path in folder.glob("pretrain.before-*/long/state")
+        if path.parents[1].name > said[0]
+    ]
     two.replace(folder / "model")
     assert "model of other settings is kept as" in said[-1]
     assert [(path / "config.json").read_text() for path in folder.glob("model.before-*")] == ["{}"]
@@ -213,18 +268,25 @@ def test_a_race_drops_what_nothing_starts_from_and_no_number_wins_nothing():
 
 
 BAD = {
-    "no such text": ("--data", "nothing.txt"), "no such text.": ("--validation", "nothing.txt"),
-    "no checkpoint here": ("--teacher", "nothing"), "matches nothing": ("--adapter", "lora", "--target", "nothing"),
-    "no such adapter": ("--adapter", "nothing"), "top-K": ("--teacher-logits", "answers", "--teacher-keep", "some"),
-    "FP8 cannot run": ("--precision", "fp8"), "No block would": ("--precision", "fp8-emulated", "--bf16-ends", "9"),
-    "FP8 cannot run here": ("--teacher-precision", "fp8"), "into replicas": ("--replicas", "2"),
+    "no such text": ("--data", "nothing.txt"),
+    "no such text.": ("--validation", "nothing.txt"),
+    "no checkpoint here": ("--teacher", "nothing"),
+    "matches nothing": ("--adapter", "lora", "--target", "nothing"),
+    "no such adapter": ("--adapter", "nothing"),
+    "top-K": ("--teacher-logits", "answers", "--teacher-keep", "some"),
+    "FP8 cannot run": ("--precision", "fp8"),
+    "No block would": ("--precision", "fp8-emulated", "--bf16-ends", "9"),
+    "FP8 cannot run here": ("--teacher-precision", "fp8"),
+    "into replicas": ("--replicas", "2"),
     "shorter than a block": ("--length", "99999"),
     "not those of this run": ("--teacher-logits", "others", "--teacher-keep", "top-8"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_a_mistake_of_distill_is_found_before_anything_is_cut(what, folder, tmp_path, monkeypatch, capsys):
+def test_a_mistake_of_distill_is_found_before_anything_is_cut(
+    what, folder, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "others").mkdir()
     (tmp_path / "others/about.json").write_text('{"teacher": "another"}')
@@ -242,31 +304,41 @@ search: {{budget: 96%, multiple: 8, candidates: 3, validation_blocks: 4, top: 1}
 distill: {{training: {{tokens: 1024, batch: 4}}}}
 """
 SWAPS = {
-    "no such text": ("train: {text}", "train: nothing.txt"), "no such text.": ("validation: {text}", "validation: nothing.txt"),
-    "meets this budget": ("96%", "1%"), "must leave a block": ("samples: 8,", "samples: 8, iterative: 99,"),
+    "no such text": ("train: {text}", "train: nothing.txt"),
+    "no such text.": ("validation: {text}", "validation: nothing.txt"),
+    "meets this budget": ("96%", "1%"),
+    "must leave a block": ("samples: 8,", "samples: 8, iterative: 99,"),
     "no such adapter": ("{{training", "{{adapter: {{kind: nothing}}, training"),
     "FP8 cannot run": ("batch: 4", "batch: 4, precision: fp8"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", SWAPS)
-def test_a_mistake_in_a_recipe_is_found_before_anything_is_scored(what, searched, tmp_path, monkeypatch, capsys):
+def test_a_mistake_in_a_recipe_is_found_before_anything_is_scored(
+    what, searched, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     recipe = RECIPE.replace(*SWAPS[what])
     assert recipe != RECIPE
-    (tmp_path / "recipe.yaml").write_text(recipe.format(checkpoint=searched.parent / "ckpt", text=TEXT))
+    (tmp_path / "recipe.yaml").write_text(
+        recipe.format(checkpoint=searched.parent / "ckpt", text=TEXT)
+    )
     run("run", "recipe.yaml", "--run", "run", code=2)
     assert what in capsys.readouterr().err
     assert not list(tmp_path.glob("run/scores*"))
 
 
-def test_pretrain_opens_its_validation_text_first_keeps_what_is_done_and_drops_its_states(tmp_path, monkeypatch, capsys):
+def test_pretrain_opens_its_validation_text_first_keeps_what_is_done_and_drops_its_states(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     recipe = (
-        "model: {model_type: nemotron_h, vocab_size: 4096, hidden_size: 16, hybrid_override_pattern: M-, intermediate_size: 32,"
-        " num_attention_heads: 2, num_key_value_heads: 1, head_dim: 8, mamba_num_heads: 4, mamba_head_dim: 8, n_groups: 1,"
-        f" ssm_state_size: 8, chunk_size: 16}}\ndata: {{length: 64, train: {TEXT}, validation: VALIDATION}}\n"
-        "training: {tokens: 1024, learning_rate: 3.0e-3, batch: 4, seed: 0}\ndevice: cpu\ntokenizer: embedded\n"
+        "model: {model_type: nemotron_h, vocab_size: 4096, hidden_size: 16,"
+        " hybrid_override_pattern: M-, intermediate_size: 32, num_attention_heads: 2,"
+        " num_key_value_heads: 1, head_dim: 8, mamba_num_heads: 4, mamba_head_dim: 8, n_groups: 1,"
+        f" ssm_state_size: 8, chunk_size: 16}}\ndata: {{length: 64, train: {TEXT}, validation:"
+        " VALIDATION}\ntraining: {tokens: 1024, learning_rate: 3.0e-3, batch: 4, seed:"
+        " 0}\ndevice: cpu\ntokenizer: embedded\n"
     )
     (tmp_path / "bad.yaml").write_text(recipe.replace("VALIDATION", "nothing.txt"))
     run("pretrain", "bad.yaml", "--run", "run", code=2)
@@ -275,14 +347,23 @@ def test_pretrain_opens_its_validation_text_first_keeps_what_is_done_and_drops_i
     (tmp_path / "good.yaml").write_text(recipe.replace("VALIDATION", str(TEXT)))
     run("pretrain", "good.yaml", "--run", "run")
     before = (tmp_path / "run/model/model.safetensors").read_bytes()
-    assert sorted(path.name for path in (tmp_path / "run/pretrain").iterdir()) == ["identity.json", "log.csv"]
+    assert sorted(path.name for path in (tmp_path / "run/pretrain").iterdir()) == [
+        "identity.json",
+        "log.csv",
+    ]
     capsys.readouterr()
     run("pretrain", "good.yaml", "--run", "run")
     assert "nothing changed" in capsys.readouterr().err
-    (tmp_path / "good.yaml").write_text(recipe.replace("VALIDATION", str(TEXT)).replace("seed: 0", "seed: 1"))
+    (tmp_path / "good.yaml").write_text(
+        recipe.replace("VALIDATION", str(TEXT)).replace("seed: 0", "seed: 1")
+    )
     run("pretrain", "good.yaml", "--run", "run")
     (aside,) = (tmp_path / "run").glob("model.before-*")
-    assert (aside / "model.safetensors").read_bytes() == before != (tmp_path / "run/model/model.safetensors").read_bytes()
+    assert (
+        (aside / "model.safetensors").read_bytes()
+        == before
+        != (tmp_path / "run/model/model.safetensors").read_bytes()
+    )
     assert len(list((tmp_path / "run").glob("pretrain.before-*/log.csv"))) == 1
 
 
@@ -319,7 +400,9 @@ def test_prune_keeps_what_it_had_cut_and_never_another_searchs(folder, monkeypat
 
 
 def test_what_follows_a_mark_is_done_again(folder, monkeypatch):
-    """score and search: a kill between mark and the removal of what they could have gone on from."""
+    """score and search: a kill between mark and the removal of what they could have gone on
+    from.
+    """
     for name, stage in (("score", "scores.partial"), ("search", "search.partial")):
         key = RunDir(folder).key(name)
         place = folder / stage / (key if name == "score" else f"{fingerprint(key, 'fp32')}.json")

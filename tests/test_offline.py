@@ -1,4 +1,6 @@
-"""Stored teacher logits: exact where everything is kept, unbiased where words are drawn, refused where they are another's."""
+"""Stored teacher logits: exact where everything is kept, unbiased where words are drawn, refused
+where they are another's.
+"""
 
 import pytest
 import torch
@@ -8,13 +10,13 @@ from safetensors.torch import load
 from safetensors.torch import save as save_tensors
 from test_distill import text_blocks
 
-from minipuzzle.distill import train
-from minipuzzle.distill.objectives import distillation
-from minipuzzle.distill.offline import Keep, TeacherCache, _slices
-from minipuzzle.distill.sparse import sparse_kl, teacher_words
 from minipuzzle.errors import UserError
 from minipuzzle.ranks import alone
 from minipuzzle.recipe import Training
+from minipuzzle.training import train
+from minipuzzle.training.objectives import distillation
+from minipuzzle.training.offline import Keep, TeacherCache, _slices
+from minipuzzle.training.sparse import sparse_kl, teacher_words
 
 CPU = torch.device("cpu")
 
@@ -42,7 +44,7 @@ def ours(hidden, head, words):
 
 @pytest.mark.parametrize("chunk", [1 << 26, 7 * 50])
 def test_all_words_give_the_whole_kl(chunk, monkeypatch):
-    monkeypatch.setattr("minipuzzle.distill.sparse.CHUNK_VALUES", chunk)
+    monkeypatch.setattr("minipuzzle.training.sparse.CHUNK_VALUES", chunk)
     hidden, head, *teacher = example()
     words = teacher_words(*teacher, 50)
     got, want = ours(hidden, head, words), exact(hidden, head, *teacher)
@@ -52,7 +54,9 @@ def test_all_words_give_the_whole_kl(chunk, monkeypatch):
 
 
 def test_the_rest_is_one_bucket():
-    """Against float64 autograd on the coarse distributions; the teacher's entropy is that of its buckets."""
+    """Against float64 autograd on the coarse distributions; the teacher's entropy is that of its
+    buckets.
+    """
     hidden, head, *teacher = example()
     words = teacher_words(*teacher, 5)
     leaves = hidden.double().requires_grad_(), head.double().requires_grad_()
@@ -74,25 +78,48 @@ def test_the_rest_is_one_bucket():
 
 
 def test_a_sample_is_unbiased():
-    """The mean over 20,000 samples of 8 words is the whole KL and its gradient within 4.5 standard errors; top-8 is not."""
+    """The mean over 20,000 samples of 8 words is the whole KL and its gradient within 4.5 standard
+    errors; top-8 is not.
+    """
     hidden, head, *teacher = example(n=3)
     want, gradient, _ = exact(hidden, head, *teacher)
     many = 20_000
-    words = teacher_words(teacher[0].repeat(many, 1), teacher[1], 8, torch.Generator().manual_seed(1))
+    words = teacher_words(
+        teacher[0].repeat(many, 1), teacher[1], 8, torch.Generator().manual_seed(1)
+    )
     log_q = torch.log_softmax(hidden @ head.t(), -1).repeat(many, 1)
-    losses = (words.weight() * (words.log_p - log_q.gather(1, words.ids))).double().sum(1).view(many, 3).sum(1)
+    losses = (
+        (words.weight() * (words.log_p - log_q.gather(1, words.ids)))
+        .double()
+        .sum(1)
+        .view(many, 3)
+        .sum(1)
+    )
     total, by_sample, _ = ours(hidden.repeat(many, 1), head, words)
     assert total == pytest.approx(losses.sum().item(), rel=1e-5)
-    for samples, true in ((losses[:, None], torch.tensor([want])), (by_sample.double().view(many, -1), gradient.flatten())):
+    for samples, true in (
+        (losses[:, None], torch.tensor([want])),
+        (by_sample.double().view(many, -1), gradient.flatten()),
+    ):
         standard = samples.std(0) / many**0.5
         assert ((samples.mean(0) - true).abs() / standard).max() < 4.5
-    print(f"whole KL {want:.4f}, mean of samples {losses.mean():.4f} +- {losses.std() / many**0.5:.4f}")
+    print(
+        f"whole KL {want:.4f}, mean of samples {losses.mean():.4f} +-"
+        f" {losses.std() / many**0.5:.4f}"
+    )
     assert ours(hidden, head, teacher_words(*teacher, 8))[0] < want - 10 * losses.std() / many**0.5
 
 
 def cache(folder, keep="top-61", blocks=None, teacher="t", seed=0):
-    return TeacherCache(folder, blocks or text_blocks(), Keep.parse(keep), teacher=teacher, vocabulary=61, seed=seed,
-                        isolate=False)  # fmt: skip
+    return TeacherCache(
+        folder,
+        blocks or text_blocks(),
+        Keep.parse(keep),
+        teacher=teacher,
+        vocabulary=61,
+        seed=seed,
+        isolate=False,
+    )
 
 
 def filled(folder, teacher, count=12, **options):
@@ -102,21 +129,38 @@ def filled(folder, teacher, count=12, **options):
 
 
 def test_training_from_the_cache_is_training_with_the_teacher(tmp_path, monkeypatch):
-    monkeypatch.setattr("minipuzzle.distill.offline.SHARD_BYTES", 32 * 61 * 4 * 5)
-    teacher, settings = shaken(tiny("M-*", hidden=16, vocab=61), 5), Training(tokens=32 * 4 * 9, learning_rate=1e-3, batch=4)
+    monkeypatch.setattr("minipuzzle.training.offline.SHARD_BYTES", 32 * 61 * 4 * 5)
+    teacher, settings = (
+        shaken(tiny("M-*", hidden=16, vocab=61), 5),
+        Training(tokens=32 * 4 * 9, learning_rate=1e-3, batch=4),
+    )
     made = filled(tmp_path / "cache", teacher)
     assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 3
     assert not made.missing(100)
     losses = []
     for name, objective in (("with", distillation(teacher)), ("without", made.objective())):
-        train(shaken(tiny("M-*", hidden=16, vocab=61), 1), objective, text_blocks(), settings, tmp_path / name, identity="x")
-        losses.append([row.split(",")[2:4] for row in (tmp_path / name / "log.csv").read_text().splitlines()[1:]])
+        train(
+            shaken(tiny("M-*", hidden=16, vocab=61), 1),
+            objective,
+            text_blocks(),
+            settings,
+            tmp_path / name,
+            identity="x",
+        )
+        losses.append(
+            [
+                row.split(",")[2:4]
+                for row in (tmp_path / name / "log.csv").read_text().splitlines()[1:]
+            ]
+        )
     for got, want in zip(*losses, strict=True):
-        assert [float(v) for v in got] == pytest.approx([float(v) for v in want], rel=2e-3)  # FP16 log probabilities
+        assert [float(v) for v in got] == pytest.approx(
+            [float(v) for v in want], rel=2e-3
+        )  # FP16 log probabilities
 
 
 def test_a_half_written_cache_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("minipuzzle.distill.offline.SHARD_BYTES", 32 * (50 * 4) * 5)
+    monkeypatch.setattr("minipuzzle.training.offline.SHARD_BYTES", 32 * (50 * 4) * 5)
     teacher = shaken(tiny("M-*", hidden=16, vocab=61), 5)
     for folder in ("whole", "half"):
         filled(tmp_path / folder, teacher, keep="sampled-50")
@@ -134,8 +178,12 @@ def test_a_half_written_cache_goes_on(tmp_path, monkeypatch):
 def test_another_teacher_or_text_is_refused(tmp_path):
     filled(tmp_path, shaken(tiny("M-*", hidden=16, vocab=61)), keep="top-4")
     other = text_blocks(length=16)
-    for options, what in (({"teacher": "u"}, "teacher u"), ({"blocks": other}, "block_length 16"), ({"keep": "top-5"}, "top-5"),
-                          ({"seed": 1}, "seed 1")):  # fmt: skip
+    for options, what in (
+        ({"teacher": "u"}, "teacher u"),
+        ({"blocks": other}, "block_length 16"),
+        ({"keep": "top-5"}, "top-5"),
+        ({"seed": 1}, "seed 1"),
+    ):
         with pytest.raises(UserError, match="not those of this run") as error:
             cache(tmp_path, **{"keep": "top-4", **options})
         assert what in error.value.allowed
@@ -153,18 +201,31 @@ def test_a_damaged_shard_or_its_facts(keep, tmp_path):
     good, tensors = file.read_bytes(), load(file.read_bytes())
     cache(tmp_path, keep=keep).objective()
     wrong = [b"", good[:-8], bytes(500), save_tensors({"key": tensors["key"]})]
-    wrong += [save_tensors({**tensors, name: value}) for name, value in (
-        ("key", torch.zeros(3)), ("ids", tensors["ids"].long()), ("log_p", tensors["log_p"][:, :, :1].contiguous()),
-        ("more", torch.zeros(1)), ("log_rest", torch.zeros(2, 2)))]  # fmt: skip
+    wrong += [
+        save_tensors({**tensors, name: value})
+        for name, value in (
+            ("key", torch.zeros(3)),
+            ("ids", tensors["ids"].long()),
+            ("log_p", tensors["log_p"][:, :, :1].contiguous()),
+            ("more", torch.zeros(1)),
+            ("log_rest", torch.zeros(2, 2)),
+        )
+    ]
     for data in wrong:
         file.write_bytes(data)
         with pytest.raises(UserError, match="is damaged"):
             cache(tmp_path, keep=keep).objective()
-    for name, value in (("ids", (tensors["ids"].int() + 61).to(torch.uint16)), ("log_p", tensors["log_p"] * torch.nan)):
+    for name, value in (
+        ("ids", (tensors["ids"].int() + 61).to(torch.uint16)),
+        ("log_p", tensors["log_p"] * torch.nan),
+    ):
         file.unlink()  # what is open keeps its pages
         file.write_bytes(save_tensors({**tensors, name: value}))
         _slices.cache_clear()
-        opened, tokens = cache(tmp_path, keep=keep), torch.from_numpy(text_blocks().stream(range(1), 0)[0])
+        opened, tokens = (
+            cache(tmp_path, keep=keep),
+            torch.from_numpy(text_blocks().stream(range(1), 0)[0]),
+        )
         opened.objective()
         with pytest.raises(UserError, match="is damaged"):
             opened.words(tokens, None)
@@ -184,11 +245,23 @@ def test_the_command_fills_the_cache_once_and_then_needs_no_teacher(tmp_path, ca
     save(shaken(tiny()), tmp_path / "model")
     run("score", tmp_path / "model", "--run", folder, *FAST["score"], "--no-curves")
     run("search", "--run", folder, *FAST["search"], "--top", 1)
-    distill = ("distill", "--run", folder, *FAST["distill"], "--data", TEXT, "--teacher-logits", tmp_path / "cache")
+    distill = (
+        "distill",
+        "--run",
+        folder,
+        *FAST["distill"],
+        "--data",
+        TEXT,
+        "--teacher-logits",
+        tmp_path / "cache",
+    )
     run(*distill)
     said = capfd.readouterr().err
     assert "260 bytes a token, 2,048 tokens" in said
     assert "1 shards are missing" in said
-    monkeypatch.setattr("minipuzzle.stages.job.Job.parent_model", property(lambda job: pytest.fail("loaded the teacher")))
+    monkeypatch.setattr(
+        "minipuzzle.runs.job.Job.parent_model",
+        property(lambda job: pytest.fail("loaded the teacher")),
+    )
     run(*distill, "--learning-rate", "1e-3")
     assert "0 shards are missing" in capfd.readouterr().err

@@ -18,9 +18,9 @@ from world import CPU, FP8, STEP, distil
 from minipuzzle.adapters import read_adapter
 from minipuzzle.artifacts import read_json
 from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.distill.checkpointing import list_states
 from minipuzzle.model import load_model
 from minipuzzle.ranks import alone
+from minipuzzle.training.checkpointing import list_states
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
@@ -28,7 +28,9 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
 
 def torchrun(count: int, *words: object) -> subprocess.CompletedProcess:
     command = [*LAUNCH, str(count), *map(str, words)]
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,9 @@ def world(tmp_path_factory):
     one = alone(CPU)
     distil(folder, one, "one")
     distil(folder, one, "one-adapter", adapter="tl6")
-    distil(folder, one, "one-fp8", micro_batch=3, **FP8)  # each process's share: a scale is that of what is multiplied at once
+    distil(
+        folder, one, "one-fp8", micro_batch=3, **FP8
+    )  # each process's share: a scale is that of what is multiplied at once
     distil(folder, one, "one-adapter-fp8", adapter="lora", micro_batch=3, **FP8)
     done = torchrun(2, Path(__file__).with_name("world.py"), folder, "two")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -60,7 +64,9 @@ def column(folder, run, name):
     return [float(line.split(",")[place]) for line in lines[1:]]
 
 
-@pytest.mark.parametrize("run", ["two", "hsdp", "micro", "borrowed", "adapter", "fp8", "adapter-fp8"])
+@pytest.mark.parametrize(
+    "run", ["two", "hsdp", "micro", "borrowed", "adapter", "fp8", "adapter-fp8"]
+)
 def test_two_processes_equal_one(world, run):
     start = load_model(Checkpoint.open(world / "student")).state_dict()
     one = f"one-{run}" if (world / f"one-{run}").exists() else "one"
@@ -68,12 +74,17 @@ def test_two_processes_equal_one(world, run):
     start |= {name: torch.zeros(()) for name in trained if name.endswith(".B")}
     moved = max((trained[name] - value).abs().max().item() for name, value in start.items())
     off = difference(world, one, run)
-    print(f"{run}: parameters differ by {off:.1e} from one process after 8 AdamW steps (they moved by up to {moved:.1e})")
+    print(
+        f"{run}: parameters differ by {off:.1e} from one process after 8 AdamW steps (they moved by"
+        f" up to {moved:.1e})"
+    )
     assert off < 1e-3 * moved
     for name in ("loss", "teacher_entropy", "grad_norm"):
         assert column(world, run, name) == pytest.approx(column(world, one, name), rel=2e-5)
     if run.startswith("adapter"):
-        assert all(torch.equal(trained[name], value) for name, value in start.items() if value.ndim)  # the base is frozen
+        assert all(
+            torch.equal(trained[name], value) for name, value in start.items() if value.ndim
+        )  # the base is frozen
 
 
 def test_two_processes_in_fp8_are_not_those_without(world):
@@ -115,14 +126,38 @@ def test_adapt_in_two_processes(tmp_path):
     for seed, name in enumerate(("model", "teacher")):
         save(shaken(tiny(), seed), tmp_path / name)
     words = "union", "state", "nation", "people", "congress", "treasury"
-    rows = [{"prompt": f"{a} and {b}:", "answer": f" {a}" * (1 + len(b) % 3)} for a in words for b in words]
+    rows = [
+        {"prompt": f"{a} and {b}:", "answer": f" {a}" * (1 + len(b) % 3)}
+        for a in words
+        for b in words
+    ]
     (tmp_path / "qa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = ("adapt", tmp_path / "model", "--data", tmp_path / "qa.jsonl", "--adapter", "lora", "--rank", 2, "--teacher",
-               tmp_path / "teacher", "--tokens", 2048, "--length", 64, "--batch", 4, "--device", "cpu")  # fmt: skip
+    command = (
+        "adapt",
+        tmp_path / "model",
+        "--data",
+        tmp_path / "qa.jsonl",
+        "--adapter",
+        "lora",
+        "--rank",
+        2,
+        "--teacher",
+        tmp_path / "teacher",
+        "--tokens",
+        2048,
+        "--length",
+        64,
+        "--batch",
+        4,
+        "--device",
+        "cpu",
+    )
     run(*command, "--run", tmp_path / "one")
     done = torchrun(2, "-m", "--", "minipuzzle", *command, "--run", tmp_path / "two")
     assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (read_json(tmp_path / name / "run.json")["stages"]["adapt"] for name in ("one", "two"))
+    one, two = (
+        read_json(tmp_path / name / "run.json")["stages"]["adapt"] for name in ("one", "two")
+    )
     assert two["final_loss"] == pytest.approx(one["final_loss"], rel=1e-6)
     factors, others = (read_adapter(tmp_path / name / "adapter").tensors for name in ("one", "two"))
     off = max((others[name] - values).abs().max().item() for name, values in factors.items())
@@ -148,23 +183,40 @@ def test_a_whole_recipe_with_an_adapter_in_two_processes(tmp_path):
     save(shaken(tiny()), tmp_path / "model")
     (tmp_path / "recipe.yaml").write_text(RECIPE.format(folder=tmp_path, text=TEXT))
     run("run", tmp_path / "recipe.yaml", "--run", tmp_path / "one")
-    done = torchrun(2, "-m", "--", "minipuzzle", "run", tmp_path / "recipe.yaml", "--run", tmp_path / "two")
+    done = torchrun(
+        2, "-m", "--", "minipuzzle", "run", tmp_path / "recipe.yaml", "--run", tmp_path / "two"
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "two/report.html").exists()
-    for row, same in zip(*(read_json(tmp_path / name / "search.json")["candidates"] for name in ("one", "two")), strict=True):
+    for row, same in zip(
+        *(read_json(tmp_path / name / "search.json")["candidates"] for name in ("one", "two")),
+        strict=True,
+    ):
         assert same["name"] == row["name"]
         assert [same["loss"], same["kl"]] == pytest.approx([row["loss"], row["kl"]], rel=1e-4)
-    one, two = (read_json(tmp_path / name / "run.json")["stages"]["distill"] for name in ("one", "two"))
+    one, two = (
+        read_json(tmp_path / name / "run.json")["stages"]["distill"] for name in ("one", "two")
+    )
     assert two["winner"] == one["winner"]
     assert two["final_kl"] == pytest.approx(one["final_kl"], rel=1e-5)
-    start, merged, other = (Checkpoint.open(tmp_path / name) for name in ("one/candidates/" + one["winner"], "one/student",
-                                                                          "two/student"))  # fmt: skip
+    start, merged, other = (
+        Checkpoint.open(tmp_path / name)
+        for name in ("one/candidates/" + one["winner"], "one/student", "two/student")
+    )
     names = [tensor.name for tensor in merged.architecture.tensors()]
-    moved, off = (max((a.tensor(n) - merged.tensor(n)).abs().max().item() for n in names) for a in (start, other))
-    print(f"run with an adapter: merged weights differ by {off:.1e} from one process's (they moved by up to {moved:.1e})")
+    moved, off = (
+        max((a.tensor(n) - merged.tensor(n)).abs().max().item() for n in names)
+        for a in (start, other)
+    )
+    print(
+        f"run with an adapter: merged weights differ by {off:.1e} from one process's (they moved by"
+        f" up to {moved:.1e})"
+    )
     assert off < 1e-3 * moved
     assert read_adapter(tmp_path / "two/adapter").base == start.fingerprint
-    for row, same in zip(*(read_json(tmp_path / name / "eval.json")["rows"] for name in ("one", "two")), strict=True):
+    for row, same in zip(
+        *(read_json(tmp_path / name / "eval.json")["rows"] for name in ("one", "two")), strict=True
+    ):
         for key in ("loss", "kl", "agreement"):
             assert same[key] == pytest.approx(row[key], rel=1e-4, abs=1e-6)
 
@@ -191,19 +243,45 @@ def workers(parent: int) -> list[int]:
 
 
 def test_a_killed_process_ends_the_command_clearly_and_the_command_goes_on(tmp_path):
-    """minipuzzle distill under torchrun, in emulated FP8: one process is killed, the other says so; given again it ends."""
+    """minipuzzle distill under torchrun, in emulated FP8: one process is killed, the other says so;
+    given again it ends.
+    """
     folder = tmp_path / "run"
     save(shaken(tiny(heads=16)), tmp_path / "model")
     run("score", tmp_path / "model", "--run", folder, *FAST["score"])
     run("search", "--run", folder, *FAST["search"], "--multiple", 16, "--top", 1)
-    options = ("--run", folder, "--data", TEXT, "--validation", TEXT, "--length", 64, "--batch", 4, "--device", "cpu",
-               "--learning-rate", "5e-4", "--precision", "fp8-emulated", "--teacher-precision", "fp8-emulated",
-               "--bf16-ends", 1)  # fmt: skip
+    options = (
+        "--run",
+        folder,
+        "--data",
+        TEXT,
+        "--validation",
+        TEXT,
+        "--length",
+        64,
+        "--batch",
+        4,
+        "--device",
+        "cpu",
+        "--learning-rate",
+        "5e-4",
+        "--precision",
+        "fp8-emulated",
+        "--teacher-precision",
+        "fp8-emulated",
+        "--bf16-ends",
+        1,
+    )
     eager = tmp_path / "eager.py"
     eager.write_text(EAGER)
     command = ["--", str(eager), "distill", *map(str, options), "--tokens"]
-    endless = subprocess.Popen([*LAUNCH, "2", *command, "100000000"], env=ENVIRONMENT, text=True, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE)  # fmt: skip
+    endless = subprocess.Popen(
+        [*LAUNCH, "2", *command, "100000000"],
+        env=ENVIRONMENT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     while not list_states(folder / "distill/long/state"):
         assert endless.poll() is None, endless.stderr.read()[-3000:]
         time.sleep(0.1)
@@ -218,4 +296,7 @@ def test_a_killed_process_ends_the_command_clearly_and_the_command_goes_on(tmp_p
     assert done.returncode == 0, done.stderr[-3000:]
     assert "student:" in done.stdout
     assert done.stdout.count("student:") == 1
-    assert Checkpoint.open(folder / "student").parameters < Checkpoint.open(tmp_path / "model").parameters
+    assert (
+        Checkpoint.open(folder / "student").parameters
+        < Checkpoint.open(tmp_path / "model").parameters
+    )

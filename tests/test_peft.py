@@ -1,4 +1,6 @@
-"""Against Hugging Face's PEFT on transformers' NemotronH: the same training, the same logits from exported adapters."""
+"""Against Hugging Face's PEFT on transformers' NemotronH: the same training, the same logits from
+exported adapters.
+"""
 
 import json
 from types import SimpleNamespace
@@ -15,13 +17,24 @@ from minipuzzle.adapters import attach, export_peft, import_peft, make_plan, mer
 from minipuzzle.adapters.peft import module_names
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import pack
-from minipuzzle.distill import next_token, train
 from minipuzzle.errors import UserError
 from minipuzzle.model import load_model
 from minipuzzle.recipe import Training
+from minipuzzle.training import next_token, train
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT asks for it
-PROJECTIONS = ["in_proj", "out_proj", "up_proj", "down_proj", "q_proj", "k_proj", "v_proj", "o_proj"]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+)  # PEFT asks for it
+PROJECTIONS = [
+    "in_proj",
+    "out_proj",
+    "up_proj",
+    "down_proj",
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+]
 FIELDS = {"hybrid_override_pattern": "M-*M-*"}
 
 
@@ -30,7 +43,8 @@ def base(tmp_path):
     """transformers' model, and its folder opened by us."""
     theirs = theirs_of(FIELDS)
     theirs.save_pretrained(tmp_path / "base")
-    # PEFT refuses Mamba's out_proj by model_type, because a fused CUDA kernel would skip it; on a CPU it computes
+    # PEFT refuses Mamba's out_proj by model_type, because a fused CUDA kernel would skip it; on a
+    # CPU it computes
     theirs.config.model_type = "nemotron_h_unfused"
     return theirs, Checkpoint.open(tmp_path / "base")
 
@@ -41,7 +55,9 @@ def tokens_of(seed=1, shape=(2, 24)):
 
 def with_adapter(checkpoint, mask, dtype=torch.float32, target="all", rank=4, alpha=None):
     model = load_model(checkpoint, dtype=dtype)
-    attach(model, make_plan(model.architecture, mask, rank=rank, target=target, alpha=alpha)).to(dtype)
+    attach(model, make_plan(model.architecture, mask, rank=rank, target=target, alpha=alpha)).to(
+        dtype
+    )
     shake(model.adapters, 0.1)
     return model
 
@@ -53,10 +69,21 @@ def test_untied_training_equals_peft(base, tmp_path):
     attach(ours, make_plan(ours.architecture, "lora", rank=4, alpha=8.0))
     export_peft(saved_of(ours), checkpoint, tmp_path / "start")
     tuned = PeftModel.from_pretrained(theirs, tmp_path / "start", is_trainable=True)
-    text = torch.randint(0, 120, (80 * 32,), generator=torch.Generator().manual_seed(5)).numpy().astype("uint32")
+    text = (
+        torch.randint(0, 120, (80 * 32,), generator=torch.Generator().manual_seed(5))
+        .numpy()
+        .astype("uint32")
+    )
     blocks = pack([text], block_length=32, vocab_size=120, seed=0, fingerprint="x", text_bytes=1)
-    settings = Training(tokens=20 * 4 * 32, batch=4, learning_rate=1e-2, warmup=0.0, final_ratio=1.0, weight_decay=0.0,
-                        clip=1e9)  # fmt: skip
+    settings = Training(
+        tokens=20 * 4 * 32,
+        batch=4,
+        learning_rate=1e-2,
+        warmup=0.0,
+        final_ratio=1.0,
+        weight_decay=0.0,
+        clip=1e9,
+    )
     losses = []
 
     def recorded(model, tokens, documents):
@@ -65,8 +92,13 @@ def test_untied_training_equals_peft(base, tmp_path):
         return batch
 
     train(ours, recorded, blocks, settings, tmp_path / "run", identity="x")
-    optimizer = torch.optim.AdamW([p for p in tuned.parameters() if p.requires_grad], lr=1e-2, betas=(0.9, 0.95), eps=1e-8,
-                                  weight_decay=0.0)  # fmt: skip
+    optimizer = torch.optim.AdamW(
+        [p for p in tuned.parameters() if p.requires_grad],
+        lr=1e-2,
+        betas=(0.9, 0.95),
+        eps=1e-8,
+        weight_decay=0.0,
+    )
     for step in range(20):
         tokens = torch.from_numpy(blocks.batch(step, 4, settings.seed)[0])
         loss = tuned(input_ids=tokens, labels=tokens, use_cache=False).loss
@@ -79,8 +111,10 @@ def test_untied_training_equals_peft(base, tmp_path):
 
 @pytest.mark.parametrize("mask", MASKS[:6])
 def test_exported_adapters_compute_the_same_in_peft(mask, base, tmp_path):
-    """Every preset and mask, on attention (q, k, v fused), Mamba and FFN projections: on transformers' model in FP32, and
-    with PEFT's layers inside our model in float64 (transformers computes norms in FP32 whatever the dtype)."""
+    """Every preset and mask, on attention (q, k, v fused), Mamba and FFN projections: on
+    transformers' model in FP32, and with PEFT's layers inside our model in float64 (transformers
+    computes norms in FP32 whatever the dtype).
+    """
     theirs, checkpoint = base
     ours = with_adapter(checkpoint, mask, target="qkv,o,mamba,mlp", alpha=6.0)
     export_peft(saved_of(ours), checkpoint, tmp_path / "fp32")
@@ -119,7 +153,9 @@ def test_what_peft_loads_as_it_is(target, base, tmp_path):
 
 
 def test_the_config_is_what_vllm_accepts(base, tmp_path):
-    """vLLM 0.33 needs r, lora_alpha and target_modules and rejects biases, DoRA, whole modules and other starts."""
+    """vLLM 0.33 needs r, lora_alpha and target_modules and rejects biases, DoRA, whole modules and
+    other starts.
+    """
     _, checkpoint = base
     export_peft(saved_of(with_adapter(checkpoint, "tl6", alpha=16.0)), checkpoint, tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
@@ -135,12 +171,21 @@ def test_the_config_is_what_vllm_accepts(base, tmp_path):
 
 
 def test_adapters_of_peft_come_in(base, tmp_path):
-    """With a rank and an alpha of their own for some modules; imported, merged and exported again they compute the same."""
+    """With a rank and an alpha of their own for some modules; imported, merged and exported again
+    they compute the same.
+    """
     theirs, checkpoint = base
     torch.manual_seed(0)
-    config = LoraConfig(r=4, lora_alpha=8, target_modules=["in_proj", "q_proj", "up_proj"], init_lora_weights=False,
-                        rank_pattern={"q_proj": 2}, alpha_pattern={"layers.0.mixer.in_proj": 3},
-                        use_rslora=True, task_type="CAUSAL_LM")  # fmt: skip
+    config = LoraConfig(
+        r=4,
+        lora_alpha=8,
+        target_modules=["in_proj", "q_proj", "up_proj"],
+        init_lora_weights=False,
+        rank_pattern={"q_proj": 2},
+        alpha_pattern={"layers.0.mixer.in_proj": 3},
+        use_rslora=True,
+        task_type="CAUSAL_LM",
+    )
     tuned = get_peft_model(theirs, config).eval()
     tuned.save_pretrained(tmp_path / "theirs")
     want = tuned(tokens_of(), use_cache=False).logits.detach()
@@ -159,7 +204,12 @@ def test_what_is_not_plain_lora_is_refused(base, tmp_path):
     _, checkpoint = base
     export_peft(saved_of(with_adapter(checkpoint, "lora")), checkpoint, tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
-    for change in ({"use_dora": True}, {"bias": "all"}, {"peft_type": "VERA"}, {"modules_to_save": ["lm_head"]}):
+    for change in (
+        {"use_dora": True},
+        {"bias": "all"},
+        {"peft_type": "VERA"},
+        {"modules_to_save": ["lm_head"]},
+    ):
         (tmp_path / "adapter_config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(UserError, match="more than plain LoRA") as caught:
             import_peft(tmp_path, checkpoint)
@@ -167,10 +217,16 @@ def test_what_is_not_plain_lora_is_refused(base, tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     first = next(iter(tensors))
-    save_file({name: t for name, t in tensors.items() if name != first}, tmp_path / "adapter_model.safetensors")
+    save_file(
+        {name: t for name, t in tensors.items() if name != first},
+        tmp_path / "adapter_model.safetensors",
+    )
     with pytest.raises(UserError, match="half of a pair"):
         import_peft(tmp_path, checkpoint)
-    save_file({**tensors, "base_model.model.other.lora_A.weight": torch.ones(2, 2)}, tmp_path / "adapter_model.safetensors")
+    save_file(
+        {**tensors, "base_model.model.other.lora_A.weight": torch.ones(2, 2)},
+        tmp_path / "adapter_model.safetensors",
+    )
     with pytest.raises(UserError, match="does not have"):
         import_peft(tmp_path, checkpoint)
 

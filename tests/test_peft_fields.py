@@ -34,9 +34,13 @@ def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("peft")
     theirs_of("llama", {**LAYERS, "num_hidden_layers": 2}).save_pretrained(folder / "base")
     theirs = AutoModelForCausalLM.from_pretrained(folder / "base")
-    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "up_proj"],
-                        init_lora_weights=False,
-                        task_type="CAUSAL_LM")  # fmt: skip
+    config = LoraConfig(
+        r=4,
+        lora_alpha=8,
+        target_modules=["q_proj", "up_proj"],
+        init_lora_weights=False,
+        task_type="CAUSAL_LM",
+    )
     torch.manual_seed(0)
     get_peft_model(theirs, config).save_pretrained(folder / "plain")
     return folder
@@ -98,20 +102,37 @@ def difference(base, folder):
 
 
 READ = [
-    {}, {"lora_alpha": 7.5}, {"lora_alpha": -4}, {"lora_alpha": 0}, {"use_rslora": True},
-    {"alpha_pattern": {"q_proj": 3}}, {"alpha_pattern": {r"layers\.[01]\.self_attn\.q_proj": 3}},
-    {"alpha_pattern": {f"^{Q1}": 3}}, {"alpha_pattern": {"proj": 3}}, {"alpha_pattern": {}},
-    {"alpha_pattern": {"q_proj": 3, Q1: 3}}, {"alpha_pattern": {"up_proj": 3}, "use_rslora": True},
+    {},
+    {"lora_alpha": 7.5},
+    {"lora_alpha": -4},
+    {"lora_alpha": 0},
+    {"use_rslora": True},
+    {"alpha_pattern": {"q_proj": 3}},
+    {"alpha_pattern": {r"layers\.[01]\.self_attn\.q_proj": 3}},
+    {"alpha_pattern": {f"^{Q1}": 3}},
+    {"alpha_pattern": {"proj": 3}},
+    {"alpha_pattern": {}},
+    {"alpha_pattern": {"q_proj": 3, Q1: 3}},
+    {"alpha_pattern": {"up_proj": 3}, "use_rslora": True},
     {"rank_pattern": {"v_proj": 2}},
     {"target_modules": [Q1, "layers.0.self_attn.q_proj", "up_proj"]},
-    {"target_modules": r".*\.(q_proj|up_proj)"}, {"layers_to_transform": [0, 1]},
-    {"layers_to_transform": []}, {"layers_to_transform": [0, 1], "layers_pattern": "layers"},
-    {"exclude_modules": ["v_proj"]}, {"exclude_modules": r".*\.down_proj"},
+    {"target_modules": r".*\.(q_proj|up_proj)"},
+    {"layers_to_transform": [0, 1]},
+    {"layers_to_transform": []},
+    {"layers_to_transform": [0, 1], "layers_pattern": "layers"},
+    {"exclude_modules": ["v_proj"]},
+    {"exclude_modules": r".*\.down_proj"},
     {"fan_in_fan_out": True},
-    {"init_lora_weights": "gaussian"}, {"init_lora_weights": True}, {"task_type": None},
-    {"lora_dropout": 0.5}, {"inference_mode": False}, {"base_model_name_or_path": "elsewhere"},
-    {"revision": "x"}, {"modules_to_save": []}, {"trainable_token_indices": None},
-]  # fmt: skip
+    {"init_lora_weights": "gaussian"},
+    {"init_lora_weights": True},
+    {"task_type": None},
+    {"lora_dropout": 0.5},
+    {"inference_mode": False},
+    {"base_model_name_or_path": "elsewhere"},
+    {"revision": "x"},
+    {"modules_to_save": []},
+    {"trainable_token_indices": None},
+]
 
 
 @pytest.mark.parametrize("change", READ, ids=str)
@@ -132,50 +153,88 @@ def test_absent_fields_have_peft_s_defaults(base, edited):
 
 REFUSED = {
     "more than plain LoRA": [
-        {"use_dora": True}, {"bias": "lora_only"}, {"modules_to_save": ["lm_head"]},
+        {"use_dora": True},
+        {"bias": "lora_only"},
+        {"modules_to_save": ["lm_head"]},
         {"lora_bias": True},
-        {"layer_replication": [[0, 2], [0, 2]]}, {"use_qalora": True},
+        {"layer_replication": [[0, 2], [0, 2]]},
+        {"use_qalora": True},
         {"alora_invocation_tokens": [1]},
-        {"trainable_token_indices": [1]}, {"target_parameters": ["mlp.up_proj.weight"]},
-        {"megatron_config": {"a": 1}}, {"arrow_config": {"top_k": 2}},
+        {"trainable_token_indices": [1]},
+        {"target_parameters": ["mlp.up_proj.weight"]},
+        {"megatron_config": {"a": 1}},
+        {"arrow_config": {"top_k": 2}},
         {"kasa_config": {"beta": 1.0}},
-        {"use_bdlora": {"nblocks": 2}}, {"monteclora_config": {"num_samples": 2}},
-        {"velora_config": {"num_groups": 2}}, {"ensure_weight_tying": True}, {"peft_type": "VERA"},
-        {"peft_type": "ADALORA"}, {"peft_type": None}, {"task_type": "SEQ_CLS"},
+        {"use_bdlora": {"nblocks": 2}},
+        {"monteclora_config": {"num_samples": 2}},
+        {"velora_config": {"num_groups": 2}},
+        {"ensure_weight_tying": True},
+        {"peft_type": "VERA"},
+        {"peft_type": "ADALORA"},
+        {"peft_type": None},
+        {"task_type": "SEQ_CLS"},
         {"projection_prng_key": 0, "save_projection": True, "d_initial": 0.1},
-        {"a_field_of_tomorrow": "on"}, {"another": 0.5}, {"init_lora_weights": "orthogonal"},
-        *({"init_lora_weights": s}
-          for s in ("pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga", "mica")),
+        {"a_field_of_tomorrow": "on"},
+        {"another": 0.5},
+        {"init_lora_weights": "orthogonal"},
+        *(
+            {"init_lora_weights": s}
+            for s in ("pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga", "mica")
+        ),
     ],
     "does not hold what it should": [
-        {"r": "4"}, {"r": 0}, {"r": -1}, {"r": 4.0}, {"r": None}, {"r": True}, {"lora_alpha": "8"},
-        {"lora_alpha": None}, {"lora_alpha": math.nan}, {"lora_alpha": math.inf},
+        {"r": "4"},
+        {"r": 0},
+        {"r": -1},
+        {"r": 4.0},
+        {"r": None},
+        {"r": True},
+        {"lora_alpha": "8"},
+        {"lora_alpha": None},
+        {"lora_alpha": math.nan},
+        {"lora_alpha": math.inf},
         {"lora_alpha": [8]},
-        {"alpha_pattern": "abc"}, {"alpha_pattern": ["q_proj"]}, {"alpha_pattern": {"q_proj": "3"}},
-        {"alpha_pattern": {"q_proj": math.nan}}, {"rank_pattern": {"q_proj": 0}},
+        {"alpha_pattern": "abc"},
+        {"alpha_pattern": ["q_proj"]},
+        {"alpha_pattern": {"q_proj": "3"}},
+        {"alpha_pattern": {"q_proj": math.nan}},
+        {"rank_pattern": {"q_proj": 0}},
         {"rank_pattern": 4},
-        {"use_rslora": "false"}, {"use_rslora": 1}, {"target_modules": None}, {"target_modules": 3},
-        {"target_modules": [3]}, {"layers_to_transform": "0"}, {"layers_to_transform": [0.5]},
-        {"layers_pattern": 3}, {"exclude_modules": 7},
+        {"use_rslora": "false"},
+        {"use_rslora": 1},
+        {"target_modules": None},
+        {"target_modules": 3},
+        {"target_modules": [3]},
+        {"layers_to_transform": "0"},
+        {"layers_to_transform": [0.5]},
+        {"layers_pattern": 3},
+        {"exclude_modules": 7},
     ],
     "says 2 values for one module": [{"alpha_pattern": {"q_proj": 3, Q1: 4}}],
     "no regular expression": [
-        {"alpha_pattern": {"(": 3}}, {"target_modules": "(q_proj"}, {"exclude_modules": "*"},
+        {"alpha_pattern": {"(": 3}},
+        {"target_modules": "(q_proj"},
+        {"exclude_modules": "*"},
         {"layers_to_transform": [1], "layers_pattern": "("},
     ],
     "leaves out what the file adapts": [
-        {"target_modules": ["q_proj"]}, {"layers_to_transform": [1]}, {"layers_to_transform": 1},
-        {"exclude_modules": ["q_proj"]}, {"target_modules": ".*q_proj"}, {"target_modules": []},
+        {"target_modules": ["q_proj"]},
+        {"layers_to_transform": [1]},
+        {"layers_to_transform": 1},
+        {"exclude_modules": ["q_proj"]},
+        {"target_modules": ".*q_proj"},
+        {"target_modules": []},
         {"layers_to_transform": [0, 1], "layers_pattern": "blocks"},
         {"target_modules": ["elsewhere"]},
     ],
     "names what the file does not adapt": [
-        {"target_modules": "all-linear"}, {"target_modules": ["q_proj", "up_proj", "v_proj"]},
+        {"target_modules": "all-linear"},
+        {"target_modules": ["q_proj", "up_proj", "v_proj"]},
         {"target_modules": ".*_proj"},
     ],
     "not the rank": [{"r": 8}, {"rank_pattern": {"q_proj": 2}}],
     "needs a list": [{"target_modules": ".*(q_proj|up_proj)", "layers_to_transform": [0, 1]}],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("says", REFUSED)
@@ -215,16 +274,26 @@ def changed(key, value):
 @pytest.mark.parametrize(
     ("tensors", "says"),
     [
-        (lambda t: {n: v for n, v in t.items() if "layers.1.self_attn.q" not in n},
-         "does not adapt"),
-        (lambda t: {n: v for n, v in t.items() if "layers.1.self_attn.q_proj.lora_A" not in n},
-         "half"),
-        (lambda t: {**t, "base_model.model.lm_head.lora_A.weight": torch.ones(4, 32)},
-         "does not have"),
-        (lambda t: {**t, f"base_model.model.{Q1}.lora_magnitude_vector": torch.ones(32)},
-         "not have"),
-        (lambda t: {**t, f"base_model.model.{Q1}.base_layer.bias": torch.ones(32)},
-         "does not have"),
+        (
+            lambda t: {n: v for n, v in t.items() if "layers.1.self_attn.q" not in n},
+            "does not adapt",
+        ),
+        (
+            lambda t: {n: v for n, v in t.items() if "layers.1.self_attn.q_proj.lora_A" not in n},
+            "half",
+        ),
+        (
+            lambda t: {**t, "base_model.model.lm_head.lora_A.weight": torch.ones(4, 32)},
+            "does not have",
+        ),
+        (
+            lambda t: {**t, f"base_model.model.{Q1}.lora_magnitude_vector": torch.ones(32)},
+            "not have",
+        ),
+        (
+            lambda t: {**t, f"base_model.model.{Q1}.base_layer.bias": torch.ones(32)},
+            "does not have",
+        ),
         (renamed("lora_A.weight", "lora_A.default.weight"), "does not have"),
         (renamed("layers.1.", "layers.7."), "does not have"),
         (lambda t: {}, "adapts nothing"),
@@ -237,7 +306,7 @@ def changed(key, value):
         (changed("q_proj.lora_B", lambda v: v + math.inf), "no finite"),
         (changed("q_proj.lora_B", lambda v: v.int()), "no finite"),
     ],
-)  # fmt: skip
+)
 def test_other_tensors_than_the_config_says_are_refused(tensors, says, base, edited):
     with pytest.raises(UserError, match=says):
         import_peft(edited(tensors=tensors), Checkpoint.open(base / "base"))
@@ -261,12 +330,22 @@ def test_a_merge_beyond_the_dtype_is_refused(base, edited, tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        {"rank": 0}, {"rank": -3}, {"rank": 10**20}, {"rank": 8.0}, {"rank": True}, {"rank": "8"},
-        {"alpha": math.nan}, {"alpha": math.inf}, {"alpha": -1.0}, {"alpha": "16"}, {"alpha": None},
-        {"kind": 3}, {"target": None},
+        {"rank": 0},
+        {"rank": -3},
+        {"rank": 10**20},
+        {"rank": 8.0},
+        {"rank": True},
+        {"rank": "8"},
+        {"alpha": math.nan},
+        {"alpha": math.inf},
+        {"alpha": -1.0},
+        {"alpha": "16"},
+        {"alpha": None},
+        {"kind": 3},
+        {"target": None},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_settings_that_cannot_be_are_refused_in_four_parts(change):
     with pytest.raises(UserError) as caught:
         AdapterSettings(**change)
@@ -291,15 +370,32 @@ def test_a_file_of_ours_that_was_edited_is_refused(base, tmp_path):
     group = header["groups"][0]
     site = group["sites"][0]
     headers = [
-        [], "x", {**header, "format": "other"}, {**header, "groups": 3}, {**header, "adapter": 7},
-        {**header, "adapter": "tied:Q"}, {**header, "base": 3}, {"format": header["format"]},
-        *({**header, "groups": [{**group, **change}]} for change in (
-            {"rank": 0}, {"rank": "2"}, {"alpha": math.nan}, {"alpha": None}, {"sites": []},
-            {"d_in": -1},
-            {"sites": [{**site, "rows": [1]}]}, {"sites": [{**site, "rows": []}]},
-            {"sites": [{**site, "block": -1}]}, {"sites": [{**site, "projections": [3]}]},
-            {"sites": [{**site, "projections": []}]}, {"sites": "x"})),
-    ]  # fmt: skip
+        [],
+        "x",
+        {**header, "format": "other"},
+        {**header, "groups": 3},
+        {**header, "adapter": 7},
+        {**header, "adapter": "tied:Q"},
+        {**header, "base": 3},
+        {"format": header["format"]},
+        *(
+            {**header, "groups": [{**group, **change}]}
+            for change in (
+                {"rank": 0},
+                {"rank": "2"},
+                {"alpha": math.nan},
+                {"alpha": None},
+                {"sites": []},
+                {"d_in": -1},
+                {"sites": [{**site, "rows": [1]}]},
+                {"sites": [{**site, "rows": []}]},
+                {"sites": [{**site, "block": -1}]},
+                {"sites": [{**site, "projections": [3]}]},
+                {"sites": [{**site, "projections": []}]},
+                {"sites": "x"},
+            )
+        ),
+    ]
     for wrong in headers:
         save_file(tensors, file, metadata={"minipuzzle": json.dumps(wrong)})
         with pytest.raises(UserError):

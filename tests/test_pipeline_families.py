@@ -1,4 +1,6 @@
-"""A Llama and a Mamba-2, tiny and random, through every command; transformers loads the student and says the same."""
+"""A Llama and a Mamba-2, tiny and random, through every command; transformers loads the student and
+says the same.
+"""
 
 import json
 import shutil
@@ -14,20 +16,58 @@ from minipuzzle import embedded
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.model import load_model
 
-SIZES = {"vocab_size": VOCAB, "hidden_size": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 LLAMA = {
-    **SIZES, "num_hidden_layers": 4, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "max_position_embeddings": 256, "tie_word_embeddings": True,
-    "rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64,
-                        "low_freq_factor": 1.0, "high_freq_factor": 4.0},
-}  # fmt: skip
-MAMBA2 = {**SIZES, "num_hidden_layers": 5, "num_heads": 8, "head_dim": 8, "n_groups": 2, "state_size": 8, "chunk_size": 32,
-          "tie_word_embeddings": True}  # fmt: skip
+    **SIZES,
+    "num_hidden_layers": 4,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": True,
+    "rope_parameters": {
+        "rope_type": "llama3",
+        "rope_theta": 1e4,
+        "factor": 4.0,
+        "original_max_position_embeddings": 64,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+    },
+}
+MAMBA2 = {
+    **SIZES,
+    "num_hidden_layers": 5,
+    "num_heads": 8,
+    "head_dim": 8,
+    "n_groups": 2,
+    "state_size": 8,
+    "chunk_size": 32,
+    "tie_word_embeddings": True,
+}
 RUNS = {
     "llama": (LLAMA, ("--budget", "94%", "--method", "solver", "--kv-heads", "--refine", 4)),
     "mamba2": (MAMBA2, ("--budget", "93%", "--mamba-heads")),
 }
-SEARCH = ("--multiple", 8, "--candidates", 4, "--validation-blocks", 4, "--top", 2, "--length", 64, "--device", "cpu")
+SEARCH = (
+    "--multiple",
+    8,
+    "--candidates",
+    4,
+    "--validation-blocks",
+    4,
+    "--top",
+    2,
+    "--length",
+    64,
+    "--device",
+    "cpu",
+)
 DISTILL = ("--tokens", 2048, "--short-tokens", 512, "--length", 64, "--batch", 4, "--device", "cpu")
 
 
@@ -45,7 +85,9 @@ def test_from_checkpoint_to_student(name, tmp_path, capsys):
     text.write_text(TEXT.read_text()[:9000])
     run("score", parent, "--run", folder, *FAST["score"], "--data", text)
     run("search", "--run", folder, "--data", text, *SEARCH, *options)
-    assert f"search: {name}: blocks of one kind keep one size" in " ".join(capsys.readouterr().err.split())
+    assert f"search: {name}: blocks of one kind keep one size" in " ".join(
+        capsys.readouterr().err.split()
+    )
     run("distill", "--run", folder, "--data", text, "--validation", text, *DISTILL)
     run("eval", "--run", folder, "--data", text, "--length", 64, "--device", "cpu")
     student = Checkpoint.open(folder / "student")
@@ -57,7 +99,9 @@ def test_from_checkpoint_to_student(name, tmp_path, capsys):
     assert rows[2]["kl"] < rows[1]["kl"]
     capsys.readouterr()
     run("export", "--run", folder, "--json")
-    verdicts = {row["engine"]: row["loads"] for row in json.loads(capsys.readouterr().out)["engines"]}
+    verdicts = {
+        row["engine"]: row["loads"] for row in json.loads(capsys.readouterr().out)["engines"]
+    }
     assert verdicts["transformers"] == "yes"
     if verdicts["llama.cpp"] == "yes":
         run("export", "--run", folder, "--gguf", tmp_path / "student.gguf")
@@ -66,7 +110,9 @@ def test_from_checkpoint_to_student(name, tmp_path, capsys):
     assert sum(p.numel() for p in theirs.parameters()) == student.parameters
     tokens = torch.randint(0, VOCAB, (2, 90), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        assert (theirs(tokens, use_cache=False).logits - load_model(student).eval()(tokens)).abs().max() < 1e-4
+        assert (
+            theirs(tokens, use_cache=False).logits - load_model(student).eval()(tokens)
+        ).abs().max() < 1e-4
 
 
 def test_config_alone_says_what_cannot_be_pruned(tmp_path, capsys):
@@ -76,4 +122,6 @@ def test_config_alone_says_what_cannot_be_pruned(tmp_path, capsys):
     assert "*-*-*-*-" in out
     assert "not pruned: single blocks can't go, only whole layers" in out
     run("search", tmp_path, "--budget", "95%", "--multiple", 8)
-    assert "not pruned: blocks of one kind keep one size" in " ".join(capsys.readouterr().out.split())
+    assert "not pruned: blocks of one kind keep one size" in " ".join(
+        capsys.readouterr().out.split()
+    )

@@ -1,4 +1,6 @@
-"""minipuzzle profile: sums of blocks are right on a machine that drifts, and the table says how far they are off."""
+"""minipuzzle profile: sums of blocks are right on a machine that drifts, and the table says how far
+they are off.
+"""
 
 import itertools
 
@@ -12,7 +14,7 @@ from minipuzzle.budget import parse_work
 from minipuzzle.cost.latency import AXES, LatencyTable, model_ms
 from minipuzzle.kernels import choose
 from minipuzzle.profile import profile
-from minipuzzle.stages.profile import run_profile, some_students
+from minipuzzle.runs.profile import run_profile, some_students
 
 WORK = parse_work("b1,p32,o4")
 CPU = torch.device("cpu")
@@ -50,7 +52,9 @@ def test_sums_are_exact_though_the_machine_slows_down(monkeypatch):
         assert row["error"] == pytest.approx(0, abs=1e-9), row
         assert row["speedup_error"] == pytest.approx(0, abs=1e-9)
     parent = tiny("M-M*-M-", intermediate=128)
-    assert model_ms(found, parent, "decode", WORK) == pytest.approx(1.6 * sum(map(cost, parent.blocks)) + 2 * AROUND)
+    assert model_ms(found, parent, "decode", WORK) == pytest.approx(
+        1.6 * sum(map(cost, parent.blocks)) + 2 * AROUND
+    )
     assert (found.margin, found.meta["worst_additivity_error"]) == pytest.approx((0, 0), abs=1e-9)
 
 
@@ -71,12 +75,16 @@ def test_a_machine_that_is_not_additive_is_found_out(monkeypatch):
 def test_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(timing, "ROUNDS", {"cpu": 1})
     parent = tiny()
-    made = run_profile(parent, [WORK], tmp_path / "latency.json", device="cpu", dtype="fp32", widths=2)
+    made = run_profile(
+        parent, [WORK], tmp_path / "latency.json", device="cpu", dtype="fp32", widths=2
+    )
     loaded = LatencyTable.load(tmp_path / "latency.json", device="cpu", dtype="float32")
     assert loaded.entries == made.entries
     assert min(made.entries.values()) > 0
     assert [row["phase"] for row in made.meta["additivity"]] == ["prefill", "decode"] * 4
-    total = model_ms(loaded, parent, "prefill", WORK) + WORK.output * model_ms(loaded, parent, "decode", WORK)
+    total = model_ms(loaded, parent, "prefill", WORK) + WORK.output * model_ms(
+        loaded, parent, "decode", WORK
+    )
     assert model_ms(loaded, parent, "total", WORK) == pytest.approx(total)
 
 
@@ -85,11 +93,19 @@ def test_one_phase_and_no_whole_models(monkeypatch):
     machine = timing.Machine(device=CPU, dtype=torch.float32, kernels=choose(CPU))
     found = profile(tiny(), [WORK], machine, widths=1, phases=["decode"])
     assert {phase for phase, *_ in found.entries} == {"decode"}
-    assert (found.meta["additivity"], found.meta["worst_additivity_error"], found.margin) == ([], None, 0)
+    assert (found.meta["additivity"], found.meta["worst_additivity_error"], found.margin) == (
+        [],
+        None,
+        0,
+    )
 
 
 def test_parts_add_up_to_the_median_of_the_whole():
-    rows = [[1.0, 5.0, 1.0], [5.0, 1.0, 1.0], [1.0, 1.0, 5.0]]  # each step is disturbed once, each part in one of three
+    rows = [
+        [1.0, 5.0, 1.0],
+        [5.0, 1.0, 1.0],
+        [1.0, 1.0, 5.0],
+    ]  # each step is disturbed once, each part in one of three
     assert timing._medians(rows) == pytest.approx([7 / 3] * 3)
 
 

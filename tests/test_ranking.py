@@ -2,7 +2,7 @@
 
 import pytest
 
-from minipuzzle.search.rank import Realised, Reality, optimum, realise, reranked, shortlist
+from minipuzzle.nas.rank import Realised, Reality, optimum, realise, reranked, shortlist
 
 
 def ranked(ranking, *values):
@@ -20,12 +20,15 @@ def test_both_ranks_count():
 
 
 def test_equal_values_share_their_mean_rank_and_the_loss_decides_a_tie():
-    # accuracy ranks 2, 2, 2, 4; agreement 2, 3, 4, 1: sums 4, 5, 6, 5, and the lower loss goes first
+    # accuracy ranks 2, 2, 2, 4; agreement 2, 3, 4, 1: sums 4, 5, 6, 5, and the lower loss goes
+    # first
     rows = ((0.5, 0.3, 2.0, 0), (0.5, 0.2, 1, 0), (0.5, 0.1, 1, 0), (0.4, 0.4, 1.5, 0))
     assert order("agreement", *rows) == [0, 1, 3, 2]
     assert order("agreement", rows[0], (0.5, 0.2, 1.6, 0), *rows[2:]) == [0, 3, 1, 2]
     # two share the first place (1.5 each), not the better of the two places
-    assert order("agreement", (0.9, 0.1, 1, 0), (0.9, 0.3, 2, 0), (0.1, 0.2, 0, 0), (0.0, 0.4, 3, 0)) == [1, 3, 0, 2]
+    assert order(
+        "agreement", (0.9, 0.1, 1, 0), (0.9, 0.3, 2, 0), (0.1, 0.2, 0, 0), (0.0, 0.4, 3, 0)
+    ) == [1, 3, 0, 2]
 
 
 def test_by_kl_the_least_is_best_and_nothing_else_counts():
@@ -40,11 +43,19 @@ class Named:
 
 
 def made(*candidates):
-    return [Realised(candidate=c, reality=Reality(0, 0, 0, i), rank=i + 1) for i, c in enumerate(candidates)]
+    return [
+        Realised(candidate=c, reality=Reality(0, 0, 0, i), rank=i + 1)
+        for i, c in enumerate(candidates)
+    ]
 
 
 def test_the_solvers_own_optimum_goes_second_by_kl():
-    rows = made(Named("a"), Named("b", "local search", -9), Named("s1", "solver", 3.0), Named("s2", "solver", 2.0))
+    rows = made(
+        Named("a"),
+        Named("b", "local search", -9),
+        Named("s1", "solver", 3.0),
+        Named("s2", "solver", 2.0),
+    )
     assert optimum(rows).candidate.name == "s2"
     assert optimum(made(Named("a"), Named("b"))).candidate.name == "a"
     assert [r.candidate.name for r in shortlist(rows, 3, "kl")] == ["a", "s2", "b"]
@@ -61,7 +72,9 @@ def test_each_candidate_is_measured_once_and_told():
 
     known = {"b": Reality(0.9, 0.9, 0.5, 0.0)}
     candidates = [Named("a"), Named("b"), Named("c")]
-    rows = realise(candidates, measure, known, "agreement", lambda name, result: told.append((name, result)))
+    rows = realise(
+        candidates, measure, known, "agreement", lambda name, result: told.append((name, result))
+    )
     assert measured == [candidates[0].selection, candidates[2].selection]
     assert [name for name, _ in told] == ["a", "b", "c"]
     assert [r.candidate.name for r in rows] == ["b", "a", "c"]

@@ -1,7 +1,9 @@
-"""Every command of the README and of the docs is run; what the README shows of output is what is printed (speeds aside).
+"""Every command of the README and of the docs is run; what the README shows of output is what is
+printed (speeds aside).
 
-Commands that show output (console blocks with $) in the README are run as they stand. All others are run one after another
-in one folder with a tiny checkpoint, made small by SMALL and NAMES; what cannot be run here is in ELSEWHERE, with the reason.
+Commands that show output (console blocks with $) in the README are run as they stand. All others
+are run one after another in one folder with a tiny checkpoint, made small by SMALL and NAMES; what
+cannot be run here is in ELSEWHERE, with the reason.
 """
 
 import re
@@ -23,24 +25,41 @@ SMALL = {
 }
 """Options that come after those of a command, and win: small texts and few samples."""
 NAMES = {
-    "47B": "96%", "83%": "96%", "12MiB": "100MiB", "candidates/c005": "student", "other-model": "ckpt56b",
-    "corpus/": str(TEXT), "b1,p512,o64": "b1,p16,o4",
-}  # fmt: skip
+    "47B": "96%",
+    "83%": "96%",
+    "12MiB": "100MiB",
+    "candidates/c005": "student",
+    "other-model": "ckpt56b",
+    "corpus/": str(TEXT),
+    "b1,p512,o64": "b1,p16,o4",
+}
 """Words that stand for something that a reader has: what they are replaced by."""
 ELSEWHERE = {
-    "make ": "make demo is test_command_prints_what_the_readme_shows, make test is this run, make docs is test_docs",
-    "pip install": "an installation", "git clone": "the address is the reader's",
-    "bench docs/examples/nemotron-h-8b docs/examples/llama-3.1-8b docs/examples/qwen2.5-7b --prompt 65536": "needs a GPU; "
-    "test_bench runs small ones",
-    "torchrun": "needs several GPUs", "minipuzzle.embedded.corpus": "needs 300 MB of text outside the repository",
-    "pretrain recipes/embedded-teacher": "needs an H100 for 337 s; test_cli pretrains a small model",
+    "make ": (
+        "make demo is test_command_prints_what_the_readme_shows, make test is this run, make docs"
+        " is test_docs"
+    ),
+    "pip install": "an installation",
+    "git clone": "the address is the reader's",
+    (
+        "bench docs/examples/nemotron-h-8b docs/examples/llama-3.1-8b docs/examples/qwen2.5-7b"
+        " --prompt 65536"
+    ): ("needs a GPU; test_bench runs small ones"),
+    "torchrun": "needs several GPUs",
+    "minipuzzle.embedded.corpus": "needs 300 MB of text outside the repository",
+    "pretrain recipes/embedded-teacher": (
+        "needs an H100 for 337 s; test_cli pretrains a small model"
+    ),
     "run recipes/": "minutes; test_command_prints_what_the_readme_shows runs the demo's recipe",
     "eval --tasks": "the tasks are the reader's; test_tasks runs small ones",
     "minipuzzle adapt": "models of the reader's; test_adapt runs small ones",
     "minipuzzle merge": "models of the reader's; test_adapt runs small ones",
     "minipuzzle demo": "test_command_prints_what_the_readme_shows",
-}  # fmt: skip
-COMMAND = re.compile(r"^(\$ )?((?:minipuzzle|torchrun|make|pip|python -m|git clone) .*?)(?:\s{2,}#.*)?$", re.MULTILINE)
+}
+COMMAND = re.compile(
+    r"^(\$ )?((?:minipuzzle|torchrun|make|pip|python -m|git clone) .*?)(?:\s{2,}#.*)?$",
+    re.MULTILINE,
+)
 SPEED = re.compile(r"[\d,]+ \d+\.\d\dx\s*$|report: .*|, on CPU, \d+ threads")
 
 
@@ -59,7 +78,9 @@ def plain(lines):
 
 
 def same(shown_line, printed_line):
-    """The same words; numbers may differ by 3 %, as another processor adds in another order, and changes (+1.61 %) by 0.2."""
+    """The same words; numbers may differ by 3 %, as another processor adds in another order, and
+    changes (+1.61 %) by 0.2.
+    """
     words, others = shown_line.split(), printed_line.split()
     return len(words) == len(others) and all(map(close, words, others))
 
@@ -71,10 +92,14 @@ def close(word, other):
         numbers = [float(w.replace(",", "").rstrip("%")) for w in (word, other)]
     except ValueError:
         return False
-    return abs(numbers[0] - numbers[1]) <= (0.2 if word[0] in "+-" and other[0] in "+-" else 0.03 * abs(numbers[0]))
+    return abs(numbers[0] - numbers[1]) <= (
+        0.2 if word[0] in "+-" and other[0] in "+-" else 0.03 * abs(numbers[0])
+    )
 
 
-@pytest.mark.parametrize(("command", "lines"), shown(), ids=lambda value: value[:24] if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("command", "lines"), shown(), ids=lambda value: value[:24] if isinstance(value, str) else ""
+)
 def test_command_prints_what_the_readme_shows(command, lines, capsys, tmp_path, monkeypatch):
     words = shlex.split(command)[1:]
     if words[0] == "demo":
@@ -83,36 +108,62 @@ def test_command_prints_what_the_readme_shows(command, lines, capsys, tmp_path, 
     run(*words)
     printed = plain(capsys.readouterr().out.splitlines())
     for line in plain(lines):
-        assert any(same(line, other) for other in printed), f"{line!r} is not in the output:\n" + "\n".join(printed)
+        assert any(same(line, other) for other in printed), (
+            f"{line!r} is not in the output:\n" + "\n".join(printed)
+        )
 
 
 def test_the_box_at_the_top_is_the_demos_output():
-    """Patterns, parameters, losses and changes of the box and its sentence, rounded from the output that is shown and run."""
+    """Patterns, parameters, losses and changes of the box and its sentence, rounded from the output
+    that is shown and run.
+    """
     text = (ROOT / "README.md").read_text()
-    rows = {words[0]: words for line in dict(shown())["minipuzzle demo"] if len(words := line.split()) > 3}
+    rows = {
+        words[0]: words
+        for line in dict(shown())["minipuzzle demo"]
+        if len(words := line.split()) > 3
+    }
     teacher, student = rows["teacher"], rows["student"]
     for name, row in (("parent", teacher), ("student", student)):
-        pattern, count, loss = re.search(rf"^{name} +(\S+) +(\S+ M) parameters .* loss (\S+)$", text, re.MULTILINE).groups()
+        pattern, count, loss = re.search(
+            rf"^{name} +(\S+) +(\S+ M) parameters .* loss (\S+)$", text, re.MULTILINE
+        ).groups()
         assert count == " ".join(row[1:3])
         assert loss == f"{float(row[7]):.3f}"
         assert f"{pattern}  {count}" in text.split("$ minipuzzle demo")[1]
-    cut, changes = re.search(r"^\| \*\*-(\S+) %\*\* \| \*\*(.+?)\*\* \|", text, re.MULTILINE).groups()
+    cut, changes = re.search(
+        r"^\| \*\*-(\S+) %\*\* \| \*\*(.+?)\*\* \|", text, re.MULTILINE
+    ).groups()
     assert float(cut) == pytest.approx(100 - float(student[3]))
-    domains = [name.strip() for name in re.search(r"loss on unseen text: (.+?) \|", text)[1].split(",")]
+    domains = [
+        name.strip() for name in re.search(r"loss on unseen text: (.+?) \|", text)[1].split(",")
+    ]
     found = {name: float(rows[name][-2]) for name in domains}
     assert changes == ", ".join(f"{change:+.1f} %" for change in found.values())
     assert set(rows) >= {"code", "docs", "speeches"} == set(found)
     worst = max(found, key=found.__getitem__)
-    assert f"Within 3 % on each of three domains; the worst is {worst}, {found[worst]:+.1f} %." in text
+    assert (
+        f"Within 3 % on each of three domains; the worst is {worst}, {found[worst]:+.1f} %." in text
+    )
     assert found[worst] <= 3
 
 
 def commands():
-    """[(page, command)] of every fenced block, in reading order, without the README's console blocks."""
+    """[(page, command)] of every fenced block, in reading order, without the README's console
+    blocks.
+    """
     found = []
-    for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("docs/commands/*.md"))]:
-        for language, block in re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
-            if language in ("", "sh", "console") and not (page.name == "README.md" and language == "console"):
+    for page in [
+        ROOT / "README.md",
+        *sorted(ROOT.glob("docs/*.md")),
+        *sorted(ROOT.glob("docs/commands/*.md")),
+    ]:
+        for language, block in re.findall(
+            r"^```(\w*)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE
+        ):
+            if language in ("", "sh", "console") and not (
+                page.name == "README.md" and language == "console"
+            ):
                 found += [(page.name, match[2]) for match in COMMAND.finditer(block)]
     return found
 
@@ -122,7 +173,9 @@ def elsewhere(command):
 
 
 def test_every_command_is_run_or_has_a_reason(tmp_path, monkeypatch):
-    """The score, search, ... of all pages on one checkpoint: a page's example may lean on the command before it."""
+    """The score, search, ... of all pages on one checkpoint: a page's example may lean on the
+    command before it.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("minipuzzle.timing.ROUNDS", {"cpu": 2})
     save(shaken(tiny("M-M*-M-")), tmp_path / "ckpt56b")
@@ -141,7 +194,17 @@ def test_every_command_is_run_or_has_a_reason(tmp_path, monkeypatch):
             run(*words)
             ran.add(tuple(words))
     done = {words[0] for words in ran}
-    assert {"inspect", "score", "search", "prune", "distill", "eval", "report", "export", "profile"} <= done
+    assert {
+        "inspect",
+        "score",
+        "search",
+        "prune",
+        "distill",
+        "eval",
+        "report",
+        "export",
+        "profile",
+    } <= done
 
 
 def test_every_reason_is_needed():

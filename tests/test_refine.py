@@ -1,4 +1,6 @@
-"""Choices and local search: every state fits, units stay together, and small spaces are searched to the optimum."""
+"""Choices and local search: every state fits, units stay together, and small spaces are searched to
+the optimum.
+"""
 
 from dataclasses import replace
 
@@ -11,13 +13,13 @@ from minipuzzle.budget import Limits
 from minipuzzle.cost import Workload
 from minipuzzle.cost.pricing import pricing
 from minipuzzle.importance import random_scores
+from minipuzzle.nas.choices import combinations, coupled, make_choices, whole
+from minipuzzle.nas.damage import size_damage
+from minipuzzle.nas.propose import candidate, instance, propose, state_of
+from minipuzzle.nas.rank import Realised, Reality, shortlist
+from minipuzzle.nas.refine import neighbours, refine
+from minipuzzle.nas.solve import solve
 from minipuzzle.recipe import SearchSettings
-from minipuzzle.search.choices import combinations, coupled, make_choices, whole
-from minipuzzle.search.damage import size_damage
-from minipuzzle.search.propose import candidate, instance, propose, state_of
-from minipuzzle.search.rank import Realised, Reality, shortlist
-from minipuzzle.search.refine import neighbours, refine
-from minipuzzle.search.solve import solve
 from minipuzzle.space import Level, bounds
 
 LEVEL = Level(attention=0, others=0, width=0.25, hidden=0.25)
@@ -29,8 +31,12 @@ def made(share=0.8, pattern="M-M*-", seed=0, **settings):
     options = SearchSettings(budget=("80%",), multiple=16, **settings)
     space = bounds(parent, LEVEL, multiple=16, mamba_heads=options.mamba_heads)
     workload = Workload(context=100)
-    prices = pricing(parent, Limits(parameters=int(share * parent.parameters), bytes=10**7), workload)
-    choices = make_choices(parent, scores, space, options, prices.of, prices.limits - prices.base, prices.names)
+    prices = pricing(
+        parent, Limits(parameters=int(share * parent.parameters), bytes=10**7), workload
+    )
+    choices = make_choices(
+        parent, scores, space, options, prices.of, prices.limits - prices.base, prices.names
+    )
     return parent, scores, options, space, prices, choices
 
 
@@ -63,7 +69,9 @@ def test_neighbours_fit_and_keep_units_together():
 
 
 def test_local_search_finds_what_the_sum_of_scores_cannot_see():
-    """Two blocks that stand in for each other: alone each is cheap to drop, together they are not."""
+    """Two blocks that stand in for each other: alone each is cheap to drop, together they are
+    not.
+    """
     *_, choices = made(share=0.85, pattern="-M-*-")
     start = state_of(choices, solve(instance(choices)))
 
@@ -90,9 +98,16 @@ def test_curves_are_read_between_measured_sizes():
     parent = tiny()
     base = random_scores(parent, 0)
     curve = (np.array([16, 32, 48]), np.array([0.5, 0.2, 0.05]))
-    scores = Scores(blocks=np.ones(len(parent.blocks)), intermediate=base.intermediate, head_channels=base.head_channels,
-                    meta={}, curves={1: {"intermediate": curve}})  # fmt: skip
-    assert [size_damage(parent, scores, 1, s) for s in (16, 32, 48, 64)] == pytest.approx([0.5, 0.2, 0.05, 0.0])
+    scores = Scores(
+        blocks=np.ones(len(parent.blocks)),
+        intermediate=base.intermediate,
+        head_channels=base.head_channels,
+        meta={},
+        curves={1: {"intermediate": curve}},
+    )
+    assert [size_damage(parent, scores, 1, s) for s in (16, 32, 48, 64)] == pytest.approx(
+        [0.5, 0.2, 0.05, 0.0]
+    )
     values = [size_damage(parent, scores, 1, s) for s in range(1, 65)]
     assert values == sorted(values, reverse=True)
 
@@ -100,16 +115,34 @@ def test_curves_are_read_between_measured_sizes():
 def test_the_short_list_by_kl_holds_different_blocks_first():
     *_, choices = made(mamba_heads=True)
     states = [s for s in combinations(choices) if choices.fits(s)][::5]
-    by_kl = [Realised(candidate=candidate(choices, s, f"x{i}", "test", lambda a: 0), reality=Reality(0, 0, 0, i))
-             for i, s in enumerate(states)]  # fmt: skip
+    by_kl = [
+        Realised(
+            candidate=candidate(choices, s, f"x{i}", "test", lambda a: 0),
+            reality=Reality(0, 0, 0, i),
+        )
+        for i, s in enumerate(states)
+    ]
     kept = shortlist(by_kl, 3, "kl")
     assert len({tuple(r.candidate.selection.kept_blocks) for r in kept}) == 3
     assert kept[0] is by_kl[0]
     assert shortlist(by_kl, 3, "agreement") == by_kl[:3]
-    solvers = [replace(r, candidate=replace(r.candidate, origin="solver", damage=-i)) for i, r in enumerate(by_kl)]
-    assert [r.candidate.name for r in shortlist(solvers, 2, "kl")] == [by_kl[0].candidate.name, by_kl[-1].candidate.name]
-    halved = [replace(r, candidate=replace(r.candidate, name=f"h{i}", selection=replace(r.candidate.selection, hidden=(0, 1))))
-              for i, r in enumerate(by_kl)]  # fmt: skip
+    solvers = [
+        replace(r, candidate=replace(r.candidate, origin="solver", damage=-i))
+        for i, r in enumerate(by_kl)
+    ]
+    assert [r.candidate.name for r in shortlist(solvers, 2, "kl")] == [
+        by_kl[0].candidate.name,
+        by_kl[-1].candidate.name,
+    ]
+    halved = [
+        replace(
+            r,
+            candidate=replace(
+                r.candidate, name=f"h{i}", selection=replace(r.candidate.selection, hidden=(0, 1))
+            ),
+        )
+        for i, r in enumerate(by_kl)
+    ]
     assert shortlist([*by_kl, *halved], 3, "agreement") == [by_kl[0], halved[0], by_kl[1]]
     everything = shortlist(by_kl, len(by_kl), "kl")
     assert sorted(r.candidate.name for r in everything) == sorted(r.candidate.name for r in by_kl)

@@ -1,4 +1,6 @@
-"""The report and the model card: one well-formed file without a network, whatever the run directory holds so far."""
+"""The report and the model card: one well-formed file without a network, whatever the run directory
+holds so far.
+"""
 
 import json
 import re
@@ -15,7 +17,17 @@ from minipuzzle.errors import UserError
 from minipuzzle.report.page import build_report
 from minipuzzle.report.units import bytes_, count, percent
 
-SECTIONS = ("strip", "removed", "quality", "cost", "scores", "candidates", "distillation", "commands", "sources")
+SECTIONS = (
+    "strip",
+    "removed",
+    "quality",
+    "cost",
+    "scores",
+    "candidates",
+    "distillation",
+    "commands",
+    "sources",
+)
 VOID = {"meta", "br", "img", "hr", "input", "link", "path", "use", "rect", "circle", "line"}
 
 
@@ -40,7 +52,9 @@ class Checker(HTMLParser):
             if name == "id":
                 self.ids[value] += 1
             if name in ("src", "href", "xlink:href", "srcset", "data", "action"):
-                assert value.startswith("#") or (tag == "image" and value.startswith("data:image/png;base64,")), value
+                assert value.startswith("#") or (
+                    tag == "image" and value.startswith("data:image/png;base64,")
+                ), value
             if name.endswith("href") and value.startswith("#"):
                 self.referred.add(value[1:])
 
@@ -50,7 +64,9 @@ class Checker(HTMLParser):
 
 
 def check(page):
-    """(text, tags): well formed, ids unique and there, no script, every section, nothing that a browser would fetch."""
+    """(text, tags): well formed, ids unique and there, no script, every section, nothing that a
+    browser would fetch.
+    """
     text = page.read_text()
     checker = Checker()
     checker.feed(text)
@@ -61,7 +77,11 @@ def check(page):
     assert not {"script", "link", "iframe", "object", "embed", "base"} & set(checker.seen)
     assert not re.search(r"url\((?!#)|@import", text)
     outside = re.findall(r"https?://[^\s\"'<)]+", text)
-    assert set(outside) <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink", "http://www.w3.org/1999/xhtml"}
+    assert set(outside) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+        "http://www.w3.org/1999/xhtml",
+    }
     return text, checker.seen
 
 
@@ -73,7 +93,9 @@ def test_report_and_card_grow_with_the_run(checkpoint, tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(UserError, match="missing"):
         build_report(folder)
-    (checkpoint / "README.md").write_text("---\nlicense: apache-2.0\nlanguage: [en]\n---\n# Parent\n")
+    (checkpoint / "README.md").write_text(
+        "---\nlicense: apache-2.0\nlanguage: [en]\n---\n# Parent\n"
+    )
     run("score", checkpoint, "--run", folder, *FAST["score"])
     text, seen = check(build_report(folder))
     assert seen.count("svg") == 2
@@ -86,15 +108,28 @@ def test_report_and_card_grow_with_the_run(checkpoint, tmp_path):
     text, _ = check(build_report(folder))
     assert unfilled(text) == ["quality", "cost"]
     card = ModelCard.load(folder / "student" / "README.md")
-    assert (card.data.license, card.data.language, card.data.eval_results) == ("apache-2.0", ["en"], None)
+    assert (card.data.license, card.data.language, card.data.eval_results) == (
+        "apache-2.0",
+        ["en"],
+        None,
+    )
     run("eval", "--run", folder, *FAST["eval"], "--data", two_domains(tmp_path))
     text, seen = check(build_report(folder))
     assert seen.count("svg") == 4
     assert unfilled(text) == []
-    for words in ("Budget: 96%", "arXiv:2504.03624", "minipuzzle distill", "student", "color-scheme", ">exact<"):
+    for words in (
+        "Budget: 96%",
+        "arXiv:2504.03624",
+        "minipuzzle distill",
+        "student",
+        "color-scheme",
+        ">exact<",
+    ):
         assert words in text
     check_card(folder)
-    run("search", "--run", folder, *FAST["search"], "--candidates", 3)  # another search: the student is not its student
+    run(
+        "search", "--run", folder, *FAST["search"], "--candidates", 3
+    )  # another search: the student is not its student
     text, _ = check(build_report(folder))
     assert unfilled(text) == ["quality", "cost"]
     assert "No distillation of this search has finished." in text
@@ -104,7 +139,10 @@ def two_domains(folder):
     """A folder of two texts."""
     target = folder / "two"
     target.mkdir()
-    for name, part in {"code <b>": TEXT.read_text()[:12_000].upper(), "prose": TEXT.read_text()[12_000:24_000]}.items():
+    for name, part in {
+        "code <b>": TEXT.read_text()[:12_000].upper(),
+        "prose": TEXT.read_text()[12_000:24_000],
+    }.items():
         (target / f"{name}.txt").write_text(part)
     return target
 
@@ -120,8 +158,13 @@ def check_card(folder):
     page, teacher = (folder / "report.html").read_text(), read_json(folder / "eval.json")["rows"][0]
     assert len(student["domains"]) == 2
     for name, part in student["domains"].items():
-        shown = f"{part['loss']:.4f} {100 * (part['loss'] / teacher['domains'][name]['loss'] - 1):+.2f} %"
-        assert shown in next(line for line in card.text.splitlines() if line.startswith(f"| {name[:4]}"))
+        shown = (
+            f"{part['loss']:.4f}"
+            f" {100 * (part['loss'] / teacher['domains'][name]['loss'] - 1):+.2f} %"
+        )
+        assert shown in next(
+            line for line in card.text.splitlines() if line.startswith(f"| {name[:4]}")
+        )
         assert shown in page
     assert "<b>" not in page.split('id="quality"')[1].split("<h2")[0]
     costs = read_json(folder / "eval.json")["costs"]
@@ -132,35 +175,90 @@ def check_card(folder):
 
 
 def test_a_solver_run_of_many_blocks_with_drops(tmp_path):
-    """Made-up files in the form of the stages': other widths in each block, dropped blocks, a front, 118 blocks."""
+    """Made-up files in the form of the stages': other widths in each block, dropped blocks, a
+    front, 118 blocks.
+    """
     pattern = "M-" * 54 + "*-" * 5
     rng = np.random.default_rng(0)
     scores = Scores(
-        blocks=rng.random(118) + 0.1, hidden=rng.random(64), meta={"metric": "kl"},
+        blocks=rng.random(118) + 0.1,
+        hidden=rng.random(64),
+        meta={"metric": "kl"},
         q_heads={i: rng.random(4) for i in range(108, 118, 2)},
         intermediate={i: rng.random(16) for i in range(1, 118, 2)},
         head_channels={i: rng.random((8, 2)) for i in range(0, 108, 2)},
-    )  # fmt: skip
+    )
     scores.save(tmp_path / "scores.safetensors")
-    blocks = [None if i in (3, 108) else {"intermediate": list(range(8 + i % 8))} if i % 2 else {} for i in range(118)]
+    blocks = [
+        None if i in (3, 108) else {"intermediate": list(range(8 + i % 8))} if i % 2 else {}
+        for i in range(118)
+    ]
     strip = "".join("." if b is None else c for b, c in zip(blocks, pattern, strict=True))
-    row = {"pattern": strip.replace(".", ""), "parameters": 4_000_000_000, "bytes": 2**33, "damage": 0.5,
-           "next_token_accuracy": 0.4, "agreement": 0.9, "loss": 2.0, "kl": 0.1, "strip": strip,
-           "shape": {"attention": 4, "mlp": 58, "mamba": 54, "intermediate": "8-15", "heads": 8, "hidden": 64}}  # fmt: skip
-    rows = [{**row, "name": f"s{i:03}", "rank": i + 1, "kl": 0.1 + i / 100, "parameters": row["parameters"] - i * 10**7}
-            for i in range(20)]  # fmt: skip
+    row = {
+        "pattern": strip.replace(".", ""),
+        "parameters": 4_000_000_000,
+        "bytes": 2**33,
+        "damage": 0.5,
+        "next_token_accuracy": 0.4,
+        "agreement": 0.9,
+        "loss": 2.0,
+        "kl": 0.1,
+        "strip": strip,
+        "shape": {
+            "attention": 4,
+            "mlp": 58,
+            "mamba": 54,
+            "intermediate": "8-15",
+            "heads": 8,
+            "hidden": 64,
+        },
+    }
+    rows = [
+        {
+            **row,
+            "name": f"s{i:03}",
+            "rank": i + 1,
+            "kl": 0.1 + i / 100,
+            "parameters": row["parameters"] - i * 10**7,
+        }
+        for i in range(20)
+    ]
     workload = {"context": 8192, "batch": 1, "weights": "bf16", "kv": "bf16", "state": "bf16"}
     search = {
-        "schema": 2, "method": "solver", "points": 10**6, "feasible": 0,
-        "parent": {"path": "/models/<big>&co", "fingerprint": "0" * 16, "pattern": pattern, "parameters": 5_000_000_000},
-        "budget": {"text": ["8GiB"], "bytes": 2**33, "parameters": None, "times": {}, "timing": None, "workload": workload},
-        "candidates": rows, "top": ["s000"], "selections": {"s000": {"blocks": blocks, "hidden": list(range(1, 49))}},
+        "schema": 2,
+        "method": "solver",
+        "points": 10**6,
+        "feasible": 0,
+        "parent": {
+            "path": "/models/<big>&co",
+            "fingerprint": "0" * 16,
+            "pattern": pattern,
+            "parameters": 5_000_000_000,
+        },
+        "budget": {
+            "text": ["8GiB"],
+            "bytes": 2**33,
+            "parameters": None,
+            "times": {},
+            "timing": None,
+            "workload": workload,
+        },
+        "candidates": rows,
+        "top": ["s000"],
+        "selections": {"s000": {"blocks": blocks, "hidden": list(range(1, 49))}},
         "bounds": {"hidden": [48, 64]},
-        "front": {"names": ["memory"], "points": [{"cost": [2**33], "damage": 0.4}, {"cost": [2**34], "damage": 0.1}]},
-        "funnel": [{"stage": "points of the grid that fit", "entered": 10**6, "left": 0, "seconds": 0.1}],
-    }  # fmt: skip
+        "front": {
+            "names": ["memory"],
+            "points": [{"cost": [2**33], "damage": 0.4}, {"cost": [2**34], "damage": 0.1}],
+        },
+        "funnel": [
+            {"stage": "points of the grid that fit", "entered": 10**6, "left": 0, "seconds": 0.1}
+        ],
+    }
     (tmp_path / "search.json").write_text(json.dumps(search))
-    (tmp_path / "run.json").write_text(json.dumps({"schema": 2, "parent": search["parent"], "stages": {}}))
+    (tmp_path / "run.json").write_text(
+        json.dumps({"schema": 2, "parent": search["parent"], "stages": {}})
+    )
     text, seen = check(build_report(tmp_path))
     assert seen.count("svg") == 4
     assert "&lt;big&gt;&amp;co" in text

@@ -1,4 +1,6 @@
-"""kill -9 in the middle of score and of distill, then the same command: the result equals the uninterrupted one."""
+"""kill -9 in the middle of score and of distill, then the same command: the result equals the
+uninterrupted one.
+"""
 
 import signal
 import subprocess
@@ -12,12 +14,13 @@ from safetensors.torch import load_file
 
 SLOW = """
 import sys, time, types
-import minipuzzle.distill.loop as loop
+import minipuzzle.training.loop as loop
 from minipuzzle.importance.streams import Streams
 run, step = Streams.run, loop.update
 Streams.run = lambda *a, **k: (run(*a, **k), time.sleep(0.1))
 loop.update = lambda *a, **k: (time.sleep(0.15), step(*a, **k))[1]
-loop.time = types.SimpleNamespace(monotonic=lambda: 1000 * time.monotonic())  # so that each step also saves
+# so that each step also saves
+loop.time = types.SimpleNamespace(monotonic=lambda: 1000 * time.monotonic())
 from minipuzzle.cli import main
 sys.argv = ["minipuzzle", *sys.argv[1:]]
 main()
@@ -26,8 +29,12 @@ main()
 
 def killed(words, file, cwd):
     """Start a slowed-down command, wait until ``file`` exists, kill it."""
-    process = subprocess.Popen([sys.executable, "-c", SLOW, *map(str, words)], stdout=subprocess.DEVNULL,
-                               stderr=subprocess.PIPE, cwd=cwd)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, *map(str, words)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        cwd=cwd,
+    )
     deadline = time.monotonic() + 90
     while not any(cwd.glob(file)):
         assert process.poll() is None, process.stderr.read().decode()
@@ -54,18 +61,42 @@ def test_score_and_distill_resume(both, tmp_path):
     assert not (broken / "scores.partial").exists()
     got, want = (load_scores(folder / "scores.safetensors") for folder in (broken, whole))
     assert got.keys() == want.keys()
-    assert {"blocks", "hidden", "blocks.3.q_heads", "blocks.1.curve.intermediate.errors"} <= got.keys()
+    assert {
+        "blocks",
+        "hidden",
+        "blocks.3.q_heads",
+        "blocks.1.curve.intermediate.errors",
+    } <= got.keys()
     assert all((got[name] == want[name]).all() for name in want)
     for folder in (whole, broken):
         run("search", "--run", folder, *FAST["search"], "--top", 1)
     # 60 steps
-    distill = ("--data", TEXT, "--validation", TEXT, "--tokens", 15360, "--length", 64, "--batch", 4,
-               "--device", "cpu", "--learning-rate", "5e-4")  # fmt: skip
+    distill = (
+        "--data",
+        TEXT,
+        "--validation",
+        TEXT,
+        "--tokens",
+        15360,
+        "--length",
+        64,
+        "--batch",
+        4,
+        "--device",
+        "cpu",
+        "--learning-rate",
+        "5e-4",
+    )
     run("distill", "--run", whole, *distill)
-    killed(("distill", "--run", broken, *distill), "broken/distill/long/state/*/state.json", tmp_path)
+    killed(
+        ("distill", "--run", broken, *distill), "broken/distill/long/state/*/state.json", tmp_path
+    )
     assert not (broken / "student").exists()
     run("distill", "--run", broken, *distill)
     got, want = (load_file(folder / "student" / "model.safetensors") for folder in (broken, whole))
     assert all((got[name] == want[name]).all() for name in want)
-    rows = [(folder / "distill" / "long" / "log.csv").read_text().splitlines() for folder in (whole, broken)]
+    rows = [
+        (folder / "distill" / "long" / "log.csv").read_text().splitlines()
+        for folder in (whole, broken)
+    ]
     assert [r.split(",")[:5] for r in rows[0]] == [r.split(",")[:5] for r in rows[1]]

@@ -11,11 +11,11 @@ import torch
 from conftest import shaken, tiny
 from test_distill import text_blocks
 
-from minipuzzle.distill import next_token, shards, train
-from minipuzzle.distill.checkpointing import list_states
-from minipuzzle.distill.guard import Guard
 from minipuzzle.errors import UserError
 from minipuzzle.recipe import Training
+from minipuzzle.training import next_token, shards, train
+from minipuzzle.training.checkpointing import list_states
+from minipuzzle.training.guard import Guard
 
 STEP = 32 * 4
 SETTINGS = Training(tokens=STEP * 24, learning_rate=1e-3, batch=4, save_every=0.0)
@@ -37,11 +37,16 @@ def values(model):
 
 def rows(folder):
     """The log but for the column of seconds."""
-    return [[*line.split(",")[:6], line.split(",")[7]] for line in (folder / "log.csv").read_text().splitlines()]
+    return [
+        [*line.split(",")[:6], line.split(",")[7]]
+        for line in (folder / "log.csv").read_text().splitlines()
+    ]
 
 
 def stopped_at(tokens, folder, settings=SETTINGS, objective=noisy):
-    """Train until SIGTERM comes during the step that ends at ``tokens``; the model as it was then."""
+    """Train until SIGTERM comes during the step that ends at ``tokens``; the model as it was
+    then.
+    """
     trained, steps = model(), 0
 
     def interrupting(*args):
@@ -131,7 +136,9 @@ def test_another_batch_goes_on_at_the_same_token(tmp_path):
 
     half = replace(SETTINGS, batch=2, micro_batch=1, learning_rate=5e-4)
     train(model(), watched, text_blocks(), half, tmp_path, identity="x", say=said.append)
-    assert said == [f"going on after {STEP * 8:,} tokens, with batch 4 -> 2, learning rate 0.001 -> 0.0005"]
+    assert said == [
+        f"going on after {STEP * 8:,} tokens, with batch 4 -> 2, learning rate 0.001 -> 0.0005"
+    ]
     want = torch.from_numpy(text_blocks().stream(range(8 * 4, 24 * 4), 0)[0])
     assert torch.equal(torch.cat(seen), want)
     assert list_states(tmp_path / "state")[0].name == f"{SETTINGS.tokens:015}"
@@ -153,9 +160,18 @@ def test_only_what_is_trained_is_saved(tmp_path):
     frozen = model().requires_grad_(False)
     frozen.final_norm.weight.requires_grad_(True)
     before = values(frozen)
-    train(frozen, next_token, text_blocks(), replace(SETTINGS, tokens=STEP * 2), tmp_path, identity="x")
+    train(
+        frozen,
+        next_token,
+        text_blocks(),
+        replace(SETTINGS, tokens=STEP * 2),
+        tmp_path,
+        identity="x",
+    )
     (file,) = list_states(tmp_path / "state")[0].glob("*.safetensors")
-    assert set(read_header(file)) == {f"{kind}.final_norm.weight" for kind in ("model", "exp_avg", "exp_avg_sq")}
+    assert set(read_header(file)) == {
+        f"{kind}.final_norm.weight" for kind in ("model", "exp_avg", "exp_avg_sq")
+    }
     assert (values(frozen) != before).sum() == 16
 
 
@@ -216,8 +232,19 @@ def test_where_three_states_have_no_room_the_older_one_goes_first(whole, small_d
     newest, older = list_states(small_disk / "state")
     (small_disk / "ballast").write_bytes(bytes(shutil.disk_usage(small_disk).free - 30_000))
     trained, said = model(), []
-    train(trained, noisy, text_blocks(), replace(SETTINGS, save_every=1e9), small_disk, identity="x", say=said.append)
-    assert said == [f"going on after {STEP * 13:,} tokens", f"the disk is nearly full: {older} makes room for the next state"]
+    train(
+        trained,
+        noisy,
+        text_blocks(),
+        replace(SETTINGS, save_every=1e9),
+        small_disk,
+        identity="x",
+        say=said.append,
+    )
+    assert said == [
+        f"going on after {STEP * 13:,} tokens",
+        f"the disk is nearly full: {older} makes room for the next state",
+    ]
     assert list_states(small_disk / "state")[1:] == [newest]
     assert torch.equal(values(trained), whole[0])
 
@@ -238,7 +265,9 @@ def test_a_run_that_stops_lets_its_writer_end(tmp_path, monkeypatch):
 
 def test_tensorboard_has_the_numbers_of_the_log(whole, tmp_path, monkeypatch):
     stopped_at(STEP * 13, tmp_path, replace(SETTINGS, tensorboard=True))
-    train(model(), noisy, text_blocks(), replace(SETTINGS, tensorboard=True), tmp_path, identity="x")
+    train(
+        model(), noisy, text_blocks(), replace(SETTINGS, tensorboard=True), tmp_path, identity="x"
+    )
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     board = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -248,4 +277,11 @@ def test_tensorboard_has_the_numbers_of_the_log(whole, tmp_path, monkeypatch):
     assert found == pytest.approx(want, rel=1e-5)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="not installed"):
-        train(model(), noisy, text_blocks(), replace(SETTINGS, tensorboard=True), tmp_path / "new", identity="x")
+        train(
+            model(),
+            noisy,
+            text_blocks(),
+            replace(SETTINGS, tensorboard=True),
+            tmp_path / "new",
+            identity="x",
+        )

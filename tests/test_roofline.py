@@ -1,4 +1,6 @@
-"""The roofline by pencil: operations at the data sheet's peak, bytes at its bandwidth, whichever takes longer."""
+"""The roofline by pencil: operations at the data sheet's peak, bytes at its bandwidth, whichever
+takes longer.
+"""
 
 import pytest
 from conftest import tiny
@@ -32,10 +34,13 @@ def test_a_feed_forward_by_pencil():
     operations, moved = Roofline(device="h100").needs(block, "decode", WORK, parent)
     assert operations == 3 * 2 * 2 * d * f
     assert moved == 2 * (weights + 2 * 3 * d)
-    # 3,000 tokens are 50 GFLOP, 51 us, and 29 MB, 9 us; a decoding step of 3 tokens waits for its weights
+    # 3,000 tokens are 50 GFLOP, 51 us, and 29 MB, 9 us; a decoding step of 3 tokens waits for its
+    # weights
     line, long = Roofline(device="H100"), Generation(batch=3, prompt=1000, output=20)
     assert line.ms(block, "prefill", long, parent) == pytest.approx(3000 * 4 * d * f / 989e12 * 1e3)
-    assert line.ms(block, "decode", WORK, parent) == pytest.approx(2 * (weights + 6 * d) / 3.35e12 * 1e3)
+    assert line.ms(block, "decode", WORK, parent) == pytest.approx(
+        2 * (weights + 6 * d) / 3.35e12 * 1e3
+    )
     prefill, step = (line.ms(block, phase, WORK, parent) for phase in ("prefill", "decode"))
     assert line.ms(block, "total", WORK, parent) == pytest.approx(prefill + 20 * step)
 
@@ -47,7 +52,9 @@ def test_attention_reads_its_cache_and_sees_half_the_prompt():
     matrices = d * 64 * 2 + 2 * d * 32  # q and o, k and v
     kv = 2 * 2 * 16
     operations, moved = Roofline(device="h100").needs(block, "prefill", WORK, parent)
-    assert operations == 300 * (2 * matrices + 4 * 4 * 16 * 50)  # a causal prompt of 100 sees 50.5 on average, cut to 50
+    assert operations == 300 * (
+        2 * matrices + 4 * 4 * 16 * 50
+    )  # a causal prompt of 100 sees 50.5 on average, cut to 50
     assert moved == 2 * (matrices + d + 3 * kv * 100 + 2 * 300 * d)
     operations, moved = Roofline(device="h100").needs(block, "decode", WORK, parent)
     assert operations == 3 * (2 * matrices + 4 * 4 * 16 * 110)  # the middle of 20 new tokens
@@ -67,11 +74,15 @@ def test_mamba_reads_and_writes_its_states():
 @pytest.mark.parametrize("tied", [False, True])
 def test_around_the_blocks_only_the_last_position_meets_the_head(tied):
     d, vocab = 64, 512
-    parent = Architecture(vocab_size=vocab, hidden=d, blocks=(FeedForward(hidden=d, intermediate=8),), tied_head=tied)
+    parent = Architecture(
+        vocab_size=vocab, hidden=d, blocks=(FeedForward(hidden=d, intermediate=8),), tied_head=tied
+    )
     for phase in ("prefill", "decode"):
         operations, moved = Roofline(device="h100").needs(None, phase, WORK, parent)
         assert operations == 3 * 2 * vocab * d
-        assert moved == 2 * (vocab * d + d + 2 * 3 * d)  # the head and the norm once, whether tied or not
+        assert moved == 2 * (
+            vocab * d + d + 2 * 3 * d
+        )  # the head and the norm once, whether tied or not
 
 
 def test_a_model_is_the_sum_of_its_parts():

@@ -1,4 +1,6 @@
-"""Files of a run directory, damaged in every way: read, or refused in four parts; and what the machine itself refuses."""
+"""Files of a run directory, damaged in every way: read, or refused in four parts; and what the
+machine itself refuses.
+"""
 
 import copy
 import errno
@@ -443,7 +445,9 @@ def test_shapes_know_their_kinds():
 
 
 def test_a_name_that_is_not_utf8_is_said_once_and_locks_nobody_out(tmp_path):
-    """json writes half a character that it then cannot encode: no file may be written that its loader refuses."""
+    """json writes half a character that it then cannot encode: no file may be written that its
+    loader refuses.
+    """
     with pytest.raises(UserError) as caught:
         write_json(tmp_path / "run.json", {"parent": "/a/\udcff"})
     four(caught, "Rename")

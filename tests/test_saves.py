@@ -1,5 +1,6 @@
 """Saved states: their files, what a save costs in time and memory, and the numbers of a run that
-was interrupted."""
+was interrupted.
+"""
 
 import json
 import threading
@@ -15,13 +16,13 @@ from test_distill import text_blocks
 from test_robust import SETTINGS, STEP, model, stopped_at
 from torch import nn
 
-from minipuzzle.distill import load_parameters, next_token, shards, train
-from minipuzzle.distill.checkpointing import States, list_states
-from minipuzzle.distill.pace import Pace
 from minipuzzle.errors import UserError
 from minipuzzle.ranks import Ranks, alone
 from minipuzzle.recipe import Training
 from minipuzzle.recipe_file import build
+from minipuzzle.training import load_parameters, next_token, shards, train
+from minipuzzle.training.checkpointing import States, list_states
+from minipuzzle.training.pace import Pace
 
 CPU = torch.device("cpu")
 
@@ -36,7 +37,8 @@ def tensors():
 @pytest.mark.parametrize(("world", "size"), [(1, 1 << 20), (1, 64), (3, 100), (2, 7)])
 def test_what_some_processes_write_any_number_reads(tmp_path, monkeypatch, world, size):
     """Of what all hold alike each writes a part; safetensors itself reads the files, none larger
-    than a shard."""
+    than a shard.
+    """
     monkeypatch.setattr(shards, "SHARD_BYTES", size)
     monkeypatch.setattr(shards, "PIECE_BYTES", 24)
     want, sums = tensors(), {}
@@ -106,13 +108,21 @@ def test_a_save_takes_no_more_memory_than_a_shard(tmp_path, monkeypatch):
     )
 
 
-@pytest.mark.parametrize(("least", "step", "stall", "slower", "writing"), [
-    (30, 0.5, 12, 0.0, 40), (30, 0.5, 3, 0.2, 60), (1, 0.1, 0.4, 0.05, 3),
-    (30, 0.5, 0.1, 0.0, 150), (30, 90, 5, 9, 200), (0, 0.01, 0.005, 0.0, 0.002),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("least", "step", "stall", "slower", "writing"),
+    [
+        (30, 0.5, 12, 0.0, 40),
+        (30, 0.5, 3, 0.2, 60),
+        (1, 0.1, 0.4, 0.05, 3),
+        (30, 0.5, 0.1, 0.0, 150),
+        (30, 90, 5, 9, 200),
+        (0, 0.01, 0.005, 0.0, 0.002),
+    ],
+)
 def test_saves_take_a_tenth_of_the_time_at_most(least, step, stall, slower, writing):
     """A simulated day (or 20,000 steps) of steps that are ``slower`` while a save is being
-    written."""
+    written.
+    """
     now = written = spent = stepped = 0.0
     pace, saves, gaps, last = Pace(least, now), 0, [], None
     for _ in range(20_000):
@@ -139,7 +149,8 @@ def test_saves_take_a_tenth_of_the_time_at_most(least, step, stall, slower, writ
 
 def test_a_save_never_waits_for_the_one_before(tmp_path, monkeypatch):
     """Written for longer than the interval: steps go on meanwhile, and the last state is saved
-    nevertheless."""
+    nevertheless.
+    """
     check, wait, begun, waited = shards.check, States.wait, [], []
 
     def slow(*args, **options):

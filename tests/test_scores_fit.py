@@ -1,4 +1,6 @@
-"""Scores beside a model of another shape, and beside another search: refused, and never read past their end."""
+"""Scores beside a model of another shape, and beside another search: refused, and never read past
+their end.
+"""
 
 import copy
 from dataclasses import replace
@@ -8,20 +10,29 @@ import pytest
 from conftest import tiny
 
 from minipuzzle.artifacts import Scores
+from minipuzzle.nas.fit import misfit
 from minipuzzle.report import removed
-from minipuzzle.search.fit import misfit
 
 MODEL = tiny("M-*")
 FITS = Scores(
-    blocks=np.ones(3), hidden=np.ones(32), layers=np.ones(3), meta={}, q_heads={2: np.ones(4)},
-    intermediate={1: np.ones(64)}, head_channels={0: np.ones((8, 8))},
+    blocks=np.ones(3),
+    hidden=np.ones(32),
+    layers=np.ones(3),
+    meta={},
+    q_heads={2: np.ones(4)},
+    intermediate={1: np.ones(64)},
+    head_channels={0: np.ones((8, 8))},
     curves={1: {"intermediate": (np.array([8, 32]), np.array([2.0, 1.0]))}},
-)  # fmt: skip
+)
 OTHERS = {
-    "blocks": np.ones(4), "hidden": np.ones(31), "layers": np.ones(2), "q_heads": {2: np.ones(5)},
-    "intermediate": {1: np.ones(63)}, "head_channels": {0: np.ones((4, 8))},
+    "blocks": np.ones(4),
+    "hidden": np.ones(31),
+    "layers": np.ones(2),
+    "q_heads": {2: np.ones(5)},
+    "intermediate": {1: np.ones(63)},
+    "head_channels": {0: np.ones((4, 8))},
     "curves": {1: {"intermediate": (np.array([8, 64]), np.array([2.0, 1.0]))}},
-}  # fmt: skip
+}
 
 
 def test_scores_that_fit():
@@ -43,8 +54,9 @@ SELECTION = {"blocks": [{"heads": [0, 7]}, {"intermediate": [0, 63]}, None], "hi
 
 
 @pytest.mark.parametrize(
-    ("place", "value"), [(("blocks", 0, "heads"), [0, 8]), (("blocks", 1, "intermediate"), [64]), (("hidden",), [32])]
-)  # fmt: skip
+    ("place", "value"),
+    [(("blocks", 0, "heads"), [0, 8]), (("blocks", 1, "intermediate"), [64]), (("hidden",), [32])],
+)
 def test_a_selection_beyond_the_scores(place, value):
     assert removed.misfit("M-*", FITS, SELECTION) == ""
     changed = copy.deepcopy(SELECTION)

@@ -1,4 +1,6 @@
-"""Small parts of the search, by pencil and brute force: damage, the front, limits of counts, hidden sizes, coupled layers."""
+"""Small parts of the search, by pencil and brute force: damage, the front, limits of counts, hidden
+sizes, coupled layers.
+"""
 
 import itertools
 import sys
@@ -17,19 +19,25 @@ from minipuzzle.artifacts import Scores
 from minipuzzle.budget import MOST, Limits, parse_budget, parse_count
 from minipuzzle.cost import Workload, memory
 from minipuzzle.cost.pricing import pricing
-from minipuzzle.distill.objectives import answers_only, check_vocabularies, distillation, is_steady, next_token
 from minipuzzle.errors import UserError
 from minipuzzle.importance import random_scores
+from minipuzzle.nas.choices import combinations, make_choices, whole
+from minipuzzle.nas.damage import drop_damage, hidden_damage, lost_curve, size_damage
+from minipuzzle.nas.enumerate import enumerate_shapes, maximal
+from minipuzzle.nas.plan import make_plan
+from minipuzzle.nas.propose import candidate, front, propose, propose_each
+from minipuzzle.nas.refine import repair
+from minipuzzle.nas.select import kept_hidden, narrowed
+from minipuzzle.nas.solve import Infeasible, Instance, solve
 from minipuzzle.recipe import SearchSettings
-from minipuzzle.search.choices import combinations, make_choices, whole
-from minipuzzle.search.damage import drop_damage, hidden_damage, lost_curve, size_damage
-from minipuzzle.search.enumerate import enumerate_shapes, maximal
-from minipuzzle.search.plan import make_plan
-from minipuzzle.search.propose import candidate, front, propose, propose_each
-from minipuzzle.search.refine import repair
-from minipuzzle.search.select import kept_hidden, narrowed
-from minipuzzle.search.solve import Infeasible, Instance, solve
 from minipuzzle.space import Level, bounds, levels
+from minipuzzle.training.objectives import (
+    answers_only,
+    check_vocabularies,
+    distillation,
+    is_steady,
+    next_token,
+)
 
 LEVEL = Level(attention=0, others=0, width=0.5, hidden=0.5)
 WORK = Workload(context=100)
@@ -37,14 +45,20 @@ WORK = Workload(context=100)
 
 def problem(pattern="M-*-", share=0.8, seed=0, hidden=False, parent=None, **settings):
     parent = parent or tiny(pattern, vocab=64)
-    options = SearchSettings(budget=("80%",), multiple=16, mamba_heads=True, hidden_size=hidden, **settings)
+    options = SearchSettings(
+        budget=("80%",), multiple=16, mamba_heads=True, hidden_size=hidden, **settings
+    )
     space = bounds(parent, LEVEL, multiple=16, mamba_heads=True, hidden_size=hidden)
-    limits = Limits(parameters=int(share * parent.parameters), bytes=int(memory(parent, WORK).total))
+    limits = Limits(
+        parameters=int(share * parent.parameters), bytes=int(memory(parent, WORK).total)
+    )
     return parent, random_scores(parent, seed), space, options, pricing(parent, limits, WORK)
 
 
 def test_the_front_is_the_least_damage_at_each_limit():
-    """Each row is the best of all states within its limit, none is beaten, and costs are those of whole models."""
+    """Each row is the best of all states within its limit, none is beaten, and costs are those of
+    whole models.
+    """
     parent, scores, space, options, prices = problem()
     each = propose_each(parent, scores, space, options, prices, 2)
     choices = each[0].choices
@@ -80,7 +94,11 @@ def test_the_front_over_hidden_sizes_keeps_the_best_of_all():
     alone = [row for proposals in each for row in front([proposals])]
     assert len(rows) < len(alone)
     for row in rows:
-        better = [o for o in alone if o["damage"] < row["damage"] and all(np.array(o["cost"]) <= row["cost"])]
+        better = [
+            o
+            for o in alone
+            if o["damage"] < row["damage"] and all(np.array(o["cost"]) <= row["cost"])
+        ]
         assert not better
 
 
@@ -100,8 +118,12 @@ def test_proposals_are_named_in_order_and_priced():
 
 def test_hidden_sizes_that_cannot_fit_are_left_out_and_none_is_an_error():
     parent, scores, space, options, _ = problem("M-*", hidden=True)
-    bare = replace(parent, blocks=()).parameters  # embedding, head and norm at the parent's own hidden size
-    each = propose_each(parent, scores, space, options, pricing(parent, Limits(parameters=bare - 1), WORK), 3)
+    bare = replace(
+        parent, blocks=()
+    ).parameters  # embedding, head and norm at the parent's own hidden size
+    each = propose_each(
+        parent, scores, space, options, pricing(parent, Limits(parameters=bare - 1), WORK), 3
+    )
     assert [len(p.choices.hidden) for p in each] == [16, 24]
     tight = pricing(parent, Limits(parameters=10), WORK)
     with pytest.raises(Infeasible):
@@ -115,7 +137,13 @@ def test_the_largest_are_numbered_from_one():
 
 
 def test_damage_of_hidden_channels_by_pencil():
-    scores = Scores(blocks=np.array([2.0, 3.0]), intermediate={}, head_channels={}, hidden=np.array([1.0, 3.0, 2.0]), meta={})
+    scores = Scores(
+        blocks=np.array([2.0, 3.0]),
+        intermediate={},
+        head_channels={},
+        hidden=np.array([1.0, 3.0, 2.0]),
+        meta={},
+    )
     assert hidden_damage(scores, 3) == 0
     assert hidden_damage(scores, 2) == pytest.approx(5 * 1 / 14)
     assert hidden_damage(scores, 1) == pytest.approx(5 * (1 + 4) / 14)
@@ -125,7 +153,9 @@ def test_damage_of_hidden_channels_by_pencil():
 
 def test_damage_of_layers_is_shared_out():
     """Alone 1 + 2 and 5 + 4, together 7 and 6: the difference of 4 and of -3, half to each."""
-    scores = Scores(blocks=np.array([1.0, 2.0, 5.0, 4.0]), intermediate={}, head_channels={}, meta={})
+    scores = Scores(
+        blocks=np.array([1.0, 2.0, 5.0, 4.0]), intermediate={}, head_channels={}, meta={}
+    )
     assert drop_damage(scores).tolist() == [1, 2, 5, 4]
     assert drop_damage(replace(scores, layers=np.array([7.0, 6.0]))).tolist() == [3, 4, 3.5, 2.5]
 
@@ -134,11 +164,16 @@ def test_what_is_lost_with_the_smaller_scores():
     parent = tiny("-M*", intermediate=4, vocab=64)
     rng = np.random.default_rng(0)
     scores = Scores(
-        blocks=np.ones(3), intermediate={0: np.array([1.0, 4.0, 2.0, 3.0])}, head_channels={1: rng.random((8, 8))},
-        q_heads={2: np.array([3.0, 4.0, 1.0, 2.0])}, meta={},
-    )  # fmt: skip
+        blocks=np.ones(3),
+        intermediate={0: np.array([1.0, 4.0, 2.0, 3.0])},
+        head_channels={1: rng.random((8, 8))},
+        q_heads={2: np.array([3.0, 4.0, 1.0, 2.0])},
+        meta={},
+    )
     assert lost_curve(parent, scores, 0).tolist() == pytest.approx([1, 14 / 30, 5 / 30, 1 / 30, 0])
-    assert lost_curve(parent, scores, 2).tolist() == pytest.approx([1, 5 / 30, 0])  # KV heads with norms 5 and sqrt(5)
+    assert lost_curve(parent, scores, 2).tolist() == pytest.approx(
+        [1, 5 / 30, 0]
+    )  # KV heads with norms 5 and sqrt(5)
     heads = (scores.head_channels[1] ** 2).sum(1).reshape(2, 4)
     kept = -np.sort(-heads, axis=1)
     lost = lost_curve(parent, scores, 1)
@@ -149,7 +184,10 @@ def test_what_is_lost_with_the_smaller_scores():
     assert size_damage(parent, scores, 0, 4) == 0
     assert narrowed(parent, scores, 0, 2) == {"intermediate": (1, 3)}
     assert narrowed(parent, scores, 2, 1) == {"kv_heads": (0,), "q_heads": (0, 1)}
-    uncut = [narrowed(parent, scores, i, size) for i, size in ((0, 4), (0, None), (1, 8), (1, None), (2, 2), (2, None))]
+    uncut = [
+        narrowed(parent, scores, i, size)
+        for i, size in ((0, 4), (0, None), (1, 8), (1, None), (2, 2), (2, None))
+    ]
     assert uncut == [{}] * 6
     assert lost_curve(parent, replace(scores, q_heads={}), 2).tolist() == [0]
     with pytest.raises(UserError, match="attention heads"):
@@ -162,7 +200,11 @@ def test_what_is_lost_with_the_smaller_scores():
 def test_hidden_sizes_are_sixteenths_in_multiples():
     """1024 and more in multiples of 64, smaller ones of 8."""
     level = Level(attention=0, others=0, width=0.5, hidden=0.75)
-    sizes = lambda hidden: bounds(tiny("-", hidden=hidden), level, multiple=8, mamba_heads=False, hidden_size=True).hidden  # noqa: E731
+
+    def sizes(hidden):
+        model = tiny("-", hidden=hidden)
+        return bounds(model, level, multiple=8, mamba_heads=False, hidden_size=True).hidden
+
     assert sizes(1024) == (768, 832, 896, 960, 1024)
     assert sizes(1016) == (824, 888, 952, 1016)  # 12 sixteenths are 762, which 760 falls short of
     assert sizes(4096) == (3072, 3328, 3584, 3840, 4096)
@@ -192,7 +234,9 @@ def test_blocks_of_a_layer_go_together_in_the_solver():
 
 
 def test_a_familys_layers_reach_the_solver():
-    parent = families.find("llama").architecture({**next(iter(FORMS["llama"].values())), "num_hidden_layers": 3})
+    parent = families.find("llama").architecture(
+        {**next(iter(FORMS["llama"].values())), "num_hidden_layers": 3}
+    )
     parent, scores, space, options, prices = problem(parent=parent, share=0.7)
     for state in propose(parent, scores, space, options, prices, 4).states:
         assert all((state[i] is None) == (state[i + 1] is None) for i in range(0, 6, 2))
@@ -200,14 +244,28 @@ def test_a_familys_layers_reach_the_solver():
 
 @pytest.mark.parametrize("pattern", ["MM", "MMM", "MM-"])
 def test_blocks_that_share_a_size_share_it_in_what_the_solver_finds(pattern):
-    """Head scores that would have one block narrow and the other whole; by brute force over coupled states."""
+    """Head scores that would have one block narrow and the other whole; by brute force over coupled
+    states.
+    """
     for seed in range(4):
         parent, scores, space, options, prices = problem(pattern, share=0.75, seed=seed)
         scores = replace(scores, blocks=np.array([9.0, 0.1, 4.0])[: len(pattern)])
         proposals = propose(parent, scores, space, options, prices, 1)
         choices, state = proposals.choices, proposals.states[0]
-        assert len({rung for rung, block in zip(state, parent.blocks, strict=True) if block.kind == "mamba"} - {None}) <= 1
-        assert choices.harm(state) == pytest.approx(min(choices.harm(s) for s in combinations(choices) if choices.fits(s)))
+        assert (
+            len(
+                {
+                    rung
+                    for rung, block in zip(state, parent.blocks, strict=True)
+                    if block.kind == "mamba"
+                }
+                - {None}
+            )
+            <= 1
+        )
+        assert choices.harm(state) == pytest.approx(
+            min(choices.harm(s) for s in combinations(choices) if choices.fits(s))
+        )
 
 
 def test_what_fits_is_maximal_where_sizes_follow_one_another():
@@ -221,17 +279,30 @@ def test_what_fits_is_maximal_where_sizes_follow_one_another():
     shapes = [feasible.shape(i) for i in range(feasible.count)]
     for shape, alone in zip(shapes, best, strict=True):
         fields = ("attention", "mlp", "mamba", "intermediate", "heads")
-        larger = [o for o in shapes if o != shape and all(getattr(o, f) >= getattr(shape, f) for f in fields)]
+        larger = [
+            o
+            for o in shapes
+            if o != shape and all(getattr(o, f) >= getattr(shape, f) for f in fields)
+        ]
         assert alone == (not larger)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_first_step_of_a_repair_has_the_least_damage_for_what_it_frees(seed):
-    """One step is enough; each step down or out by hand, with its damage over what it takes off the limits."""
+    """One step is enough; each step down or out by hand, with its damage over what it takes off the
+    limits.
+    """
     parent, scores, space, options, prices = problem("M-M-*-", share=0.985, seed=seed)
-    prices = replace(prices, asked=Limits(parameters=prices.asked.parameters), names=prices.names[:1],
-                     limits=prices.limits[:1], base=prices.base[:1])  # fmt: skip
-    choices = make_choices(parent, scores, space, options, prices.of, prices.limits - prices.base, prices.names)
+    prices = replace(
+        prices,
+        asked=Limits(parameters=prices.asked.parameters),
+        names=prices.names[:1],
+        limits=prices.limits[:1],
+        base=prices.base[:1],
+    )
+    choices = make_choices(
+        parent, scores, space, options, prices.of, prices.limits - prices.base, prices.names
+    )
     start = whole(choices)
     over = float((choices.cost(start) - choices.limits)[0])
     options_of = {}
@@ -252,14 +323,21 @@ def test_the_first_step_of_a_repair_has_the_least_damage_for_what_it_frees(seed)
 
 
 def test_a_repair_pays_the_least_damage_for_what_it_frees():
-    """Narrowing the first block costs 1.0 and frees a little, the second 1.2 and frees all that is asked."""
+    """Narrowing the first block costs 1.0 and frees a little, the second 1.2 and frees all that is
+    asked.
+    """
     parent, scores, space, options, prices = problem("--", share=0.8)
-    choices = make_choices(parent, scores, space, options, prices.of, prices.limits - prices.base, prices.names)
+    choices = make_choices(
+        parent, scores, space, options, prices.of, prices.limits - prices.base, prices.names
+    )
     step = choices.costs[0][0] - choices.costs[0][1]
     costs = (choices.costs[0].copy(), choices.costs[1].copy())
     costs[0][1:-1] = costs[0][0] - 0.1 * step
     costs[1][1:-1] = costs[1][0] - step
-    damage = tuple(np.array([0.0, *[harm] * (len(c) - 2), 50.0]) for harm, c in zip((1.0, 1.2), costs, strict=True))
+    damage = tuple(
+        np.array([0.0, *[harm] * (len(c) - 2), 50.0])
+        for harm, c in zip((1.0, 1.2), costs, strict=True)
+    )
     limits = costs[0][0] + costs[1][0] - step
     choices = replace(choices, costs=costs, damage=damage, limits=limits)
     assert repair(choices, whole(choices), frozenset(), drops=True) == (0, 1)
@@ -272,15 +350,19 @@ def test_a_solver_out_of_time_is_given_more_and_then_says_so(monkeypatch):
         asked.append(options["time_limit"])
         return SimpleNamespace(x=None, status=1)
 
-    monkeypatch.setattr("minipuzzle.search.solve.milp", stopped)
-    one = Instance(damage=(np.array([0.0]),), costs=(np.array([[1.0]]),), limits=np.array([2.0]), names=("a",))
+    monkeypatch.setattr("minipuzzle.nas.solve.milp", stopped)
+    one = Instance(
+        damage=(np.array([0.0]),), costs=(np.array([[1.0]]),), limits=np.array([2.0]), names=("a",)
+    )
     with pytest.raises(UserError, match="found nothing in its time"):
         solve(one, seconds=5.0)
     assert asked == [pytest.approx(5, abs=0.5), pytest.approx(60, abs=0.5)]
     with pytest.raises(UserError, match="found nothing in its time"):
         solve(one, seconds=1e-9)
     assert asked[2:] == [1.0, pytest.approx(60, abs=0.5)]
-    monkeypatch.setattr("minipuzzle.search.solve.milp", lambda *_, **__: SimpleNamespace(x=None, status=2))
+    monkeypatch.setattr(
+        "minipuzzle.nas.solve.milp", lambda *_, **__: SimpleNamespace(x=None, status=2)
+    )
     with pytest.raises(Infeasible):
         solve(one)
 
@@ -327,14 +409,23 @@ def test_vocabularies_must_be_the_same():
 
 
 def test_the_solver_leaves_standard_output_as_it_was(capfd):
-    solve(Instance(damage=(np.array([0.0]),), costs=(np.array([[1.0]]),), limits=np.array([2.0]), names=("a",)))
+    solve(
+        Instance(
+            damage=(np.array([0.0]),),
+            costs=(np.array([[1.0]]),),
+            limits=np.array([2.0]),
+            names=("a",),
+        )
+    )
     print("to the output")
     print("to the errors", file=sys.stderr)
     assert capfd.readouterr() == ("to the output\n", "to the errors\n")
 
 
 def test_a_selection_names_the_hidden_size_and_states_come_back():
-    parent, scores, space, options, prices = problem("M-*", hidden=True, own_heads=True, kv_heads=True)
+    parent, scores, space, options, prices = problem(
+        "M-*", hidden=True, own_heads=True, kv_heads=True
+    )
     narrow = prices.at_hidden(24)
     of, left = lambda block: narrow.of(replace(block, hidden=24)), narrow.limits - narrow.base
     choices = make_choices(parent, scores, space, options, of, left, narrow.names, 24)
@@ -347,13 +438,18 @@ def test_a_selection_names_the_hidden_size_and_states_come_back():
         assert (choices.cost(state) + narrow.base)[0] == selection.student(parent).parameters
     assert choices.state(replace(selection, hidden=None)) is None
     assert choices.sizes[2] == (2, 1)  # KV heads that divide those of the parent
-    assert choices.state(Selection(blocks=({}, {"intermediate": (0,)}, {}), hidden=choices.hidden)) is None
+    assert (
+        choices.state(Selection(blocks=({}, {"intermediate": (0,)}, {}), hidden=choices.hidden))
+        is None
+    )
 
 
 def test_only_answers_are_trained_and_only_their_predictions_meet_the_head():
     model, teacher = shaken(tiny("M-", vocab=61), 0), shaken(tiny("M-", vocab=61), 1)
     tokens = torch.randint(0, 61, (2, 12), generator=torch.Generator().manual_seed(0))
-    segments = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 3, 3, 3, 3, 3], [0, 1, 1, 1, 1, 1, 1, 2, 2, 2, 3, 3]])
+    segments = torch.tensor(
+        [[0, 0, 0, 1, 1, 2, 2, 3, 3, 3, 3, 3], [0, 1, 1, 1, 1, 1, 1, 2, 2, 2, 3, 3]]
+    )
     found = answers_only()(model, tokens, segments)
     with torch.no_grad():
         logits = model(tokens, segments // 2)[:, :-1].log_softmax(-1)
@@ -364,7 +460,9 @@ def test_only_answers_are_trained_and_only_their_predictions_meet_the_head():
     with torch.no_grad():
         target = teacher(tokens, segments // 2)[:, :-1].log_softmax(-1)
     kl = (target.exp() * (target - logits)).sum(-1)[picked].double().sum()
-    assert answers_only(teacher)(model, tokens, segments).total.item() == pytest.approx(kl.item(), rel=1e-4)
+    assert answers_only(teacher)(model, tokens, segments).total.item() == pytest.approx(
+        kl.item(), rel=1e-4
+    )
     with pytest.raises(ValueError, match="segments"):
         answers_only()(model, tokens, None)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minipuzzle.errors import UserError
-from minipuzzle.search.solve import Instance, diverse, solve, sweep
+from minipuzzle.nas.solve import Instance, diverse, solve, sweep
 
 
 def random_instance(seed):
@@ -16,11 +16,13 @@ def random_instance(seed):
     costs = tuple(rng.integers(0, 10, (k, budgets)) * 1e9 for k in sizes)
     coupled = bool(rng.integers(0, 2))
     return Instance(
-        damage=tuple(rng.integers(0, 6, k) * 0.37 for k in sizes), costs=costs,
-        limits=np.sum([c.mean(axis=0) for c in costs], axis=0) * rng.uniform(0.3, 1.1), names=("a", "b", "c")[:budgets],
+        damage=tuple(rng.integers(0, 6, k) * 0.37 for k in sizes),
+        costs=costs,
+        limits=np.sum([c.mean(axis=0) for c in costs], axis=0) * rng.uniform(0.3, 1.1),
+        names=("a", "b", "c")[:budgets],
         tags=tuple(rng.integers(-1, 2, k) for k in sizes) if coupled else (),
         classes=tuple(int(c) for c in rng.integers(0, 2, len(sizes))) if coupled else (),
-    )  # fmt: skip
+    )
 
 
 def legal(instance, choices):
@@ -34,7 +36,11 @@ def legal(instance, choices):
 
 def brute_force(instance):
     everything = itertools.product(*(range(len(d)) for d in instance.damage))
-    return sorted(sum(d[j] for d, j in zip(instance.damage, c, strict=True)) for c in everything if legal(instance, c))
+    return sorted(
+        sum(d[j] for d, j in zip(instance.damage, c, strict=True))
+        for c in everything
+        if legal(instance, c)
+    )
 
 
 @pytest.mark.parametrize("part", range(5))
@@ -72,14 +78,18 @@ def test_the_k_best_and_their_overlap():
 def test_sweep_equals_single_solves_and_is_monotone():
     rng = np.random.default_rng(0)
     damage = tuple(np.sort(rng.random(8)) for _ in range(20))
-    costs = tuple(np.sort(rng.integers(1, 10**9, (8, 2)), axis=0)[::-1].astype(float) for _ in range(20))
+    costs = tuple(
+        np.sort(rng.integers(1, 10**9, (8, 2)), axis=0)[::-1].astype(float) for _ in range(20)
+    )
     whole = np.sum([c[0] for c in costs], axis=0)
     limits = [whole * share for share in (0.5, 0.7, 0.9, 1.0)]
     instance = Instance(damage=damage, costs=costs, limits=whole, names=("parameters", "memory"))
     found = [s.damage for s in sweep(instance, limits, gap=0.0)]
     from dataclasses import replace
 
-    assert found == pytest.approx([solve(replace(instance, limits=limit)).damage for limit in limits])
+    assert found == pytest.approx(
+        [solve(replace(instance, limits=limit)).damage for limit in limits]
+    )
     assert found == sorted(found, reverse=True)
 
 
@@ -87,7 +97,10 @@ def test_limits_hold_to_the_last_parameter():
     """Costs of 5e8 with HiGHS' tolerance of 1e-7 would let thousands of parameters slip through."""
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        costs = tuple(np.array([[438_432_512.0], [438_432_512.0 - int(rng.integers(1, 50))], [0.0]]) for _ in range(12))
+        costs = tuple(
+            np.array([[438_432_512.0], [438_432_512.0 - int(rng.integers(1, 50))], [0.0]])
+            for _ in range(12)
+        )
         damage = tuple(np.array([0.0, 1e-6 * rng.random(), 1.0]) for _ in range(12))
         limit = np.array([12 * 438_432_512.0 - 101])
         found = solve(Instance(damage=damage, costs=costs, limits=limit, names=("parameters",)))
@@ -95,8 +108,12 @@ def test_limits_hold_to_the_last_parameter():
 
 
 def test_infeasible_says_which_budget_binds():
-    instance = Instance(damage=(np.array([0.0]),), costs=(np.array([[5.0, 1.0]]),), limits=np.array([4.0, 4.0]),
-                        names=("parameters", "memory"))  # fmt: skip
+    instance = Instance(
+        damage=(np.array([0.0]),),
+        costs=(np.array([[5.0, 1.0]]),),
+        limits=np.array([4.0, 4.0]),
+        names=("parameters", "memory"),
+    )
     with pytest.raises(UserError) as error:
         solve(instance)
     assert "Raise parameters," in error.value.next

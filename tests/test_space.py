@@ -18,24 +18,44 @@ from minipuzzle.space import LEVELS, Level, Shape, bounds, check_uniform, levels
 def test_the_papers_grid_of_widths_and_our_counts():
     space = bounds(architecture(fields("56B")), LEVELS[0], multiple=64, mamba_heads=False)
     assert space.intermediate == tuple(range(24576, 32769, 1024))
-    assert (space.attention, space.mlp, space.mamba, space.heads) == ((5, 10), (45, 54), (45, 54), (256,))
+    assert (space.attention, space.mlp, space.mamba, space.heads) == (
+        (5, 10),
+        (45, 54),
+        (45, 54),
+        (256,),
+    )
     assert space.points == 6 * 10 * 10 * 9
 
 
 @settings(deadline=None)
-@given(percent=st.integers(0, 100), width=st.integers(1, 600), multiple=st.sampled_from([1, 8, 64]), groups=st.integers(1, 4),
-       per_group=st.integers(1, 8), blocks=st.integers(1, 60))  # fmt: skip
-def test_every_choice_is_legal_and_no_share_is_overdrawn(percent, width, multiple, groups, per_group, blocks):
+@given(
+    percent=st.integers(0, 100),
+    width=st.integers(1, 600),
+    multiple=st.sampled_from([1, 8, 64]),
+    groups=st.integers(1, 4),
+    per_group=st.integers(1, 8),
+    blocks=st.integers(1, 60),
+)
+def test_every_choice_is_legal_and_no_share_is_overdrawn(
+    percent, width, multiple, groups, per_group, blocks
+):
     parent = tiny("M-*" * blocks, intermediate=width, groups=groups, heads=groups * per_group)
-    level = Level(attention=percent / 100, others=percent / 100, width=percent / 100, hidden=percent / 100)
+    level = Level(
+        attention=percent / 100, others=percent / 100, width=percent / 100, hidden=percent / 100
+    )
     space = bounds(parent, level, multiple=multiple, mamba_heads=True)
     least = Fraction(percent, 100)
     assert space.attention == space.mlp == space.mamba == (ceil(blocks * least), blocks)
     assert list(space.intermediate) == sorted(set(space.intermediate))
     assert space.intermediate[-1] == width
-    assert all(w == width or (w % multiple == 0 and w >= 1 and w >= width * least) for w in space.intermediate)
+    assert all(
+        w == width or (w % multiple == 0 and w >= 1 and w >= width * least)
+        for w in space.intermediate
+    )
     # Heads: whole groups, each number from the least that covers the share to all, and never none.
-    assert space.heads == tuple(groups * k for k in range(1, per_group + 1) if k >= per_group * least)
+    assert space.heads == tuple(
+        groups * k for k in range(1, per_group + 1) if k >= per_group * least
+    )
 
 
 def test_mamba_heads_stay_whole_unless_asked():
@@ -45,7 +65,13 @@ def test_mamba_heads_stay_whole_unless_asked():
 
 def test_a_parent_without_a_kind_has_one_choice_for_it():
     space = bounds(tiny("**"), LEVELS[0], multiple=8, mamba_heads=True)
-    assert (space.mlp, space.mamba, space.intermediate, space.heads, space.points) == ((0, 0), (0, 0), (0,), (0,), 2)
+    assert (space.mlp, space.mamba, space.intermediate, space.heads, space.points) == (
+        (0, 0),
+        (0, 0),
+        (0,),
+        (0,),
+        2,
+    )
 
 
 def test_a_shape_becomes_an_architecture():

@@ -1,4 +1,6 @@
-"""What a stage kept is taken only for inputs with the same content: a file changed in place is another input."""
+"""What a stage kept is taken only for inputs with the same content: a file changed in place is
+another input.
+"""
 
 import json
 
@@ -10,8 +12,22 @@ from safetensors.torch import load_file, save_file
 
 from minipuzzle.cost.latency import LatencyTable
 
-DISTILL = ("--data", TEXT, "--validation", TEXT, "--tokens", 512, "--length", 64, "--batch", 4,
-           "--device", "cpu", "--learning-rate", "5e-4")  # fmt: skip
+DISTILL = (
+    "--data",
+    TEXT,
+    "--validation",
+    TEXT,
+    "--tokens",
+    512,
+    "--length",
+    64,
+    "--batch",
+    4,
+    "--device",
+    "cpu",
+    "--learning-rate",
+    "5e-4",
+)
 
 
 def reversed_scores(folder):
@@ -51,7 +67,7 @@ def test_inputs_that_changed_in_place_are_other_inputs(checkpoint, tmp_path, cap
     reversed_scores(folder)
     assert not kept(*search)
     for ms in (1.0, 2.0):  # measured again on the same day
-        monkeypatch.setattr("minipuzzle.stages.search.load_timing", table(ms))
+        monkeypatch.setattr("minipuzzle.runs.search.load_timing", table(ms))
         assert not kept(*search)
         assert kept(*search)
     run(*distill)

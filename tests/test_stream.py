@@ -33,14 +33,22 @@ CPU = torch.device("cpu")
 
 def text(count=8):
     tokens = torch.randint(0, VOCAB, (count, LENGTH), generator=torch.Generator().manual_seed(0))
-    return pack([tokens.numpy().astype("uint32").ravel()], block_length=LENGTH, vocab_size=VOCAB, seed=0, fingerprint="t",
-                text_bytes=1)  # fmt: skip
+    return pack(
+        [tokens.numpy().astype("uint32").ravel()],
+        block_length=LENGTH,
+        vocab_size=VOCAB,
+        seed=0,
+        fingerprint="t",
+        text_bytes=1,
+    )
 
 
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory):
     architecture = tiny("M-M*-M-*", vocab=VOCAB)
-    return Checkpoint.open(save(shaken(architecture), tmp_path_factory.mktemp("parent"), tokenizer=False))
+    return Checkpoint.open(
+        save(shaken(architecture), tmp_path_factory.mktemp("parent"), tokenizer=False)
+    )
 
 
 def run(parent, folder, **options):
@@ -104,7 +112,9 @@ def test_curves_equal_masking_the_narrow_block(parent, tmp_path, metric):
             }[axis](int(size))
             narrow = without(model)
             narrow[i] = chosen
-            assert error == pytest.approx(distance(metric, full, ends(model, narrow, x), x), rel=1e-3, abs=1e-6)
+            assert error == pytest.approx(
+                distance(metric, full, ends(model, narrow, x), x), rel=1e-3, abs=1e-6
+            )
 
 
 @pytest.mark.parametrize("estimator", ["minitron", "minitron-pre"])
@@ -120,14 +130,20 @@ def test_widths_equal_the_formulas(parent, tmp_path, estimator):
         if b.kind == "mlp":
             activation = block.up_proj(inputs)
             activation = activation if estimator == "minitron-pre" else torch.relu(activation) ** 2
-            assert np.allclose(scores.intermediate[i], activation.abs().mean(1).square().sum(0).sqrt(), rtol=1e-4)
+            assert np.allclose(
+                scores.intermediate[i], activation.abs().mean(1).square().sum(0).sqrt(), rtol=1e-4
+            )
         elif b.kind == "mamba":
             rows = block.in_proj.weight[b.inner : 2 * b.inner]
-            want = (inputs @ rows.t()).abs().mean(1).square().sum(0).sqrt().view(b.heads, b.head_dim)
+            want = (
+                (inputs @ rows.t()).abs().mean(1).square().sum(0).sqrt().view(b.heads, b.head_dim)
+            )
             assert np.allclose(scores.head_channels[i], want, rtol=1e-4)
         else:
             seen = []
-            handle = block.o_proj.register_forward_pre_hook(lambda m, inputs, seen=seen: seen.append(inputs[0]))
+            handle = block.o_proj.register_forward_pre_hook(
+                lambda m, inputs, seen=seen: seen.append(inputs[0])
+            )
             block.mixer(inputs, None, None, 0)
             handle.remove()
             norms = seen[0].unflatten(-1, (b.q_heads, -1)).norm(dim=-1)
@@ -142,7 +158,11 @@ def test_iterative_equals_brute_force(parent, tmp_path):
     full = ends(model, without(model), x)
     order = []
     for _ in range(4):
-        damage = {i: distance("mse", full, ends(model, without(model, i, *order), x), x) for i in range(8) if i not in order}
+        damage = {
+            i: distance("mse", full, ends(model, without(model, i, *order), x), x)
+            for i in range(8)
+            if i not in order
+        }
         order.append(min(damage, key=damage.get))
     assert scores.meta["removal_order"] == order
     assert (scores.blocks == run(parent, tmp_path / "single").blocks).all()
@@ -151,15 +171,25 @@ def test_iterative_equals_brute_force(parent, tmp_path):
 
 def test_more_samples_for_blocks_than_for_widths(parent, tmp_path):
     wide = run(parent, tmp_path / "a", samples=2, block_samples=6, curves=False)
-    assert wide.blocks == pytest.approx(run(parent, tmp_path / "b", block_samples=6, curves=False).blocks, rel=1e-5)
+    assert wide.blocks == pytest.approx(
+        run(parent, tmp_path / "b", block_samples=6, curves=False).blocks, rel=1e-5
+    )
     assert wide.meta["width_samples"] == 2
 
 
-@pytest.mark.parametrize("options", [{}, {"curves": False}, {"iterative": 3}, {"samples": 2, "block_samples": 5}])
-def test_work_is_what_is_advanced_and_each_weight_is_read_once(parent, tmp_path, options, monkeypatch):
+@pytest.mark.parametrize(
+    "options", [{}, {"curves": False}, {"iterative": 3}, {"samples": 2, "block_samples": 5}]
+)
+def test_work_is_what_is_advanced_and_each_weight_is_read_once(
+    parent, tmp_path, options, monkeypatch
+):
     read = []
     usual = BlockReader._read
-    monkeypatch.setattr(BlockReader, "_read", lambda self, index, tensors: (read.append(index), usual(self, index, tensors))[1])
+    monkeypatch.setattr(
+        BlockReader,
+        "_read",
+        lambda self, index, tensors: (read.append(index), usual(self, index, tensors))[1],
+    )
     settings = ScoreSettings(**{"samples": 6, "block_samples": 3, "batch": 2, **options})
     rows = []
     score(parent, text(), settings, device=CPU, partial=tmp_path, advance=rows.append)
@@ -194,7 +224,10 @@ def test_a_stopped_scoring_resumes_bit_equal(parent, tmp_path, monkeypatch):
             break
         except KeyboardInterrupt:
             assert len(list((tmp_path / "broken" / "partial").iterdir())) == 1
-    assert [v for v in visits if v is not None] == [*range(8), *(i for i in range(8) if i != whole.meta["removal_order"][0])]
+    assert [v for v in visits if v is not None] == [
+        *range(8),
+        *(i for i in range(8) if i != whole.meta["removal_order"][0]),
+    ]
     same(whole, again)
 
 
@@ -214,19 +247,25 @@ def test_state_of_other_inputs_is_not_taken(parent, tmp_path, monkeypatch):
     from minipuzzle.importance import state, stream
 
     monkeypatch.setattr(state, "SAVING_SHARE", 1.0)
-    monkeypatch.setattr(stream, "variant_errors", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        stream, "variant_errors", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
         run(parent, tmp_path)
     monkeypatch.undo()
     same(run(parent, tmp_path / "fresh", seed=1), run(parent, tmp_path, seed=1))
 
 
-@pytest.mark.parametrize("data", [b"", b"x" * 7, b"\xff" * 500, b"\2\0\0\0\0\0\0\0{}", b"\2\0\0\0\0\0\0\0[]"])
+@pytest.mark.parametrize(
+    "data", [b"", b"x" * 7, b"\xff" * 500, b"\2\0\0\0\0\0\0\0{}", b"\2\0\0\0\0\0\0\0[]"]
+)
 def test_a_damaged_state_is_refused(data, parent, tmp_path, monkeypatch):
     from minipuzzle.importance import state, stream
 
     monkeypatch.setattr(state, "SAVING_SHARE", 1.0)
-    monkeypatch.setattr(stream, "variant_errors", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        stream, "variant_errors", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
         run(parent, tmp_path)
     monkeypatch.undo()
@@ -250,7 +289,8 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.importance import score
 from minipuzzle.recipe import ScoreSettings
 settings = ScoreSettings(samples=7, block_samples=3, batch=1)
-scores = score(Checkpoint.open(Path({path!r})), text(), settings, device=CPU, partial=Path({folder!r}) / "partial")
+partial = Path({folder!r}) / "partial"
+scores = score(Checkpoint.open(Path({path!r})), text(), settings, device=CPU, partial=partial)
 import os
 scores.save(Path({folder!r}) / ("scores" + os.environ.get("RANK", "")))
 """
@@ -258,11 +298,23 @@ scores.save(Path({folder!r}) / ("scores" + os.environ.get("RANK", "")))
 
 def test_two_processes_give_the_scores_of_one(parent, tmp_path):
     file = tmp_path / "ranks.py"
-    file.write_text(RANKS.format(tests=os.path.dirname(__file__), path=str(parent.path), folder=str(tmp_path)))
+    file.write_text(
+        RANKS.format(tests=os.path.dirname(__file__), path=str(parent.path), folder=str(tmp_path))
+    )
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
-    launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(file)]
+    launched = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(file),
+    ]
     for command in ([sys.executable, str(file)], launched):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
         assert done.returncode == 0, done.stderr
     one = Scores.load(tmp_path / "scores")
     for rank in "01":
@@ -274,11 +326,38 @@ def test_torchrun_of_the_command_writes_once(tmp_path):
     save(shaken(tiny()), tmp_path / "model")
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
     folder = tmp_path / "run"
-    options = ["--run", folder, "--data", TEXT, "--samples", 4, "--block-samples", 2, "--length", 64,
-               "--device", "cpu", "--json"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--",
-               "minipuzzle", "score", str(tmp_path / "model"), *map(str, options)]  # fmt: skip
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    options = [
+        "--run",
+        folder,
+        "--data",
+        TEXT,
+        "--samples",
+        4,
+        "--block-samples",
+        2,
+        "--length",
+        64,
+        "--device",
+        "cpu",
+        "--json",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "--",
+        "minipuzzle",
+        "score",
+        str(tmp_path / "model"),
+        *map(str, options),
+    ]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["meta"]["width_samples"] == 4
     assert len(json.loads((folder / "commands.json").read_text())["commands"]) == 1
@@ -294,15 +373,18 @@ def test_peak_has_the_terms_a_pencil_gives(parent):
     count = sum(1 + len(narrowings(b)) for b in blocks)
     row = LENGTH * 32 * 4
     assert peak.device["activations"] <= (6 + 3 * count) * row
-    assert peak.device.get("two blocks", 0) <= max(block_bytes(a, torch.float32) + block_bytes(b, torch.float32)
-                                                   for a, b in pairwise(blocks))  # fmt: skip
+    assert peak.device.get("two blocks", 0) <= max(
+        block_bytes(a, torch.float32) + block_bytes(b, torch.float32) for a, b in pairwise(blocks)
+    )
     assert block_bytes(blocks[1], torch.float32) == 4 * (32 + 2 * 32 * 64)
     assert "activations" in str(peak)
     assert "GiB" in str(peak)
 
 
 def test_working_set_is_what_the_forward_allocates():
-    """An FFN of f channels in FP32 holds norm(h), relu and its square at once; the meta run finds just that."""
+    """An FFN of f channels in FP32 holds norm(h), relu and its square at once; the meta run finds
+    just that.
+    """
     block = tiny().blocks[1]
     tokens, d, f = 3 * 20, 32, 64
     got = forward_bytes(block, batch=3, length=20, dtype=torch.float32, fast=False)
@@ -323,7 +405,9 @@ def test_what_does_not_fit_is_refused_before_it_is_read(parent, tmp_path, monkey
     assert "activations" in error.value.got
     monkeypatch.undo()
     assert memory_module.available_bytes() > 1 << 20
-    peak = plan_peak(parent, ScoreSettings(), samples=6, shared=3, length=LENGTH, device=CPU, fast=False)
+    peak = plan_peak(
+        parent, ScoreSettings(), samples=6, shared=3, length=LENGTH, device=CPU, fast=False
+    )
     check_peak(peak, CPU)
 
 

@@ -7,7 +7,7 @@ from tokenizer_kinds import KINDS, NAMES, put
 from transformers import AutoTokenizer
 
 from minipuzzle.data import Tokenizer
-from minipuzzle.stages.generate import KEPT, Text
+from minipuzzle.runs.generate import KEPT, Text
 
 PROMPTS = ["", "The quick", "def f(x):\n    ", "naïve 天", "a\n"]
 PUNCTUATION = ["'", "n", "t", ".", "s", "m", "'ve", "?", "!", ","]
@@ -28,7 +28,9 @@ def both(request, tmp_path_factory):
 
 
 def answers(ours, rng):
-    """Ids as a model may write them: anything, runs of bytes, of white space, text with a special token in it."""
+    """Ids as a model may write them: anything, runs of bytes, of white space, text with a special
+    token in it.
+    """
     size = ours.vocab_size
     texts = [
         "The quick brown fox\n\n    isn't it",

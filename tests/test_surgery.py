@@ -26,10 +26,16 @@ def some(draw, size, least=1):
 def cuts(draw):
     groups = draw(st.sampled_from([1, 2, 4]))
     arch = tiny(
-        draw(st.text("M-*", min_size=1, max_size=5)), hidden=16, heads=groups * draw(st.integers(1, 3)),
-        head_dim=draw(st.sampled_from([4, 6])), groups=groups, intermediate=draw(st.integers(1, 24)),
-        q_heads=4, kv_heads=draw(st.sampled_from([1, 2, 4])), vocab=VOCAB,
-    )  # fmt: skip
+        draw(st.text("M-*", min_size=1, max_size=5)),
+        hidden=16,
+        heads=groups * draw(st.integers(1, 3)),
+        head_dim=draw(st.sampled_from([4, 6])),
+        groups=groups,
+        intermediate=draw(st.integers(1, 24)),
+        q_heads=4,
+        kv_heads=draw(st.sampled_from([1, 2, 4])),
+        vocab=VOCAB,
+    )
     blocks = []
     uniform = draw(st.booleans())
     shared = {}
@@ -43,13 +49,23 @@ def cuts(draw):
             elif axis == "heads" and isinstance(block, Mamba2):
                 per = block.heads // block.groups
                 count = draw(st.integers(1, per))
-                kept[axis] = tuple(sorted(g * per + h for g in range(groups)
-                                          for h in draw(st.permutations(range(per)))[:count]))  # fmt: skip
+                kept[axis] = tuple(
+                    sorted(
+                        g * per + h
+                        for g in range(groups)
+                        for h in draw(st.permutations(range(per)))[:count]
+                    )
+                )
             elif axis == "q_heads":
                 per = block.q_heads // block.kv_heads
                 count = draw(st.integers(1, per))
-                kept[axis] = tuple(sorted(g * per + h for g in range(block.kv_heads)
-                                          for h in draw(st.permutations(range(per)))[:count]))  # fmt: skip
+                kept[axis] = tuple(
+                    sorted(
+                        g * per + h
+                        for g in range(block.kv_heads)
+                        for h in draw(st.permutations(range(per)))[:count]
+                    )
+                )
             else:
                 kept[axis] = some(draw, block.sizes[axis])
             shared[block.kind, axis] = kept[axis]
@@ -61,7 +77,11 @@ def cuts(draw):
     return arch, Selection(blocks=tuple(blocks), hidden=hidden)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 @given(case=cuts())
 def test_sliced_equals_masked_and_reloads_in_transformers(case, tmp_path_factory):
     arch, selection = case
@@ -97,7 +117,9 @@ def test_mask_of_everything_and_of_nothing_is_the_parent():
 
 
 def test_norm_of_a_masked_group_counts_kept_channels_only():
-    """Zeroing a head's weights is not removing it: the gated norm would still divide by its channels."""
+    """Zeroing a head's weights is not removing it: the gated norm would still divide by its
+    channels.
+    """
     arch = tiny("M", heads=4, groups=1, vocab=VOCAB)
     model = shaken(arch)
     tokens = torch.randint(0, VOCAB, (1, 12))
@@ -113,9 +135,14 @@ def test_norm_of_a_masked_group_counts_kept_channels_only():
 
 @pytest.mark.parametrize(
     ("kept", "what"),
-    [({"heads": (0, 1, 2)}, "equally many"), ({"heads": (0, 99)}, "indices"), ({"state": (0,)}, "state"),
-     ({"heads": (4, 0)}, "indices"), ({"head_dim": ()}, "indices")],
-)  # fmt: skip
+    [
+        ({"heads": (0, 1, 2)}, "equally many"),
+        ({"heads": (0, 99)}, "indices"),
+        ({"state": (0,)}, "state"),
+        ({"heads": (4, 0)}, "indices"),
+        ({"head_dim": ()}, "indices"),
+    ],
+)
 def test_illegal_selections(kept, what):
     with pytest.raises(UserError, match=what):
         Selection(blocks=(kept,)).student(tiny("M"))
@@ -123,15 +150,26 @@ def test_illegal_selections(kept, what):
 
 @pytest.mark.parametrize("narrower", [False, True])
 def test_the_check_from_disk_finds_what_whole_models_differ_by(narrower, tmp_path, monkeypatch):
-    """Block by block and the head in pieces; a file from which other channels were cut than planned."""
+    """Block by block and the head in pieces; a file from which other channels were cut than
+    planned.
+    """
     arch = tiny("M-M*-", vocab=VOCAB)
     parent = Checkpoint.open(save(shaken(arch), tmp_path / "parent", tokenizer=False))
     hidden = tuple(range(0, 32, 2)) if narrower else None
     planned, other = (
-        Selection(blocks=tuple(None if i == 2 else {"intermediate": tuple(range(first, 32 + first))} if b.kind == "mlp" else {}
-                               for i, b in enumerate(arch.blocks)), hidden=hidden)
+        Selection(
+            blocks=tuple(
+                None
+                if i == 2
+                else {"intermediate": tuple(range(first, 32 + first))}
+                if b.kind == "mlp"
+                else {}
+                for i, b in enumerate(arch.blocks)
+            ),
+            hidden=hidden,
+        )
         for first in (0, 1)
-    )  # fmt: skip
+    )
     tokens = np.random.default_rng(0).integers(0, VOCAB, (2, 40))
     saved = cut(parent, other, tmp_path / "saved")
     whole, sliced = load_model(parent).eval(), load_model(saved).eval()
@@ -150,7 +188,11 @@ def test_the_check_from_disk_finds_what_whole_models_differ_by(narrower, tmp_pat
 def test_plan_is_not_file_is_an_error(tmp_path, monkeypatch):
     """A silent no-op, as peers had it: the file keeps an axis that was to shrink."""
     parent = Checkpoint.open(save(shaken(tiny()), tmp_path / "parent"))
-    selection = Selection(blocks=tuple({"heads": (0, 4)} if b.kind == "mamba" else {} for b in parent.architecture.blocks))
+    selection = Selection(
+        blocks=tuple(
+            {"heads": (0, 4)} if b.kind == "mamba" else {} for b in parent.architecture.blocks
+        )
+    )
     wrong = Selection.everything(parent.architecture)
     cut(parent, wrong, tmp_path / "whole")
     saved = Checkpoint.open(tmp_path / "whole")

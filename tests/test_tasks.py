@@ -22,7 +22,9 @@ from minipuzzle.model import load_model
 from minipuzzle.rundir import RunDir
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-LINES = [line[: line.rfind(" ", 0, 140)] for line in TEXT.read_text().splitlines() if len(line) > 80]
+LINES = [
+    line[: line.rfind(" ", 0, 140)] for line in TEXT.read_text().splitlines() if len(line) > 80
+]
 SHORT = 96
 """Tokens of context in place of the teacher's 2048: longer texts are cut and rolled."""
 YAML = {
@@ -68,7 +70,7 @@ doc_to_target: "{{text[40:80]}}"
 generation_kwargs: {until: ["\\n", "."], do_sample: false, max_gen_toks: 4}
 metric_list: [{metric: exact_match}]
 """,
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +78,10 @@ def folder(tmp_path_factory):
     """Four task files of lm-eval, and their data out of the embedded validation text."""
     path = tmp_path_factory.mktemp("tasks")
     words = LINES[:10]
-    choices = [{"question": a[:50], "choices": [a[50:58], b[50:58]], "answer": 0}
-               for a, b in zip(words, LINES[10:20], strict=True)]  # fmt: skip
+    choices = [
+        {"question": a[:50], "choices": [a[50:58], b[50:58]], "answer": 0}
+        for a, b in zip(words, LINES[10:20], strict=True)
+    ]
     for name, rows in (("words", [{"text": w} for w in words]), ("choices", choices)):
         (path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name, text in YAML.items():
@@ -98,7 +102,9 @@ def data_cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def theirs():
     """lm-eval's own model class around transformers."""
-    model = unclamped(AutoModelForCausalLM.from_pretrained(embedded.teacher_path(), dtype=torch.float32).eval())
+    model = unclamped(
+        AutoModelForCausalLM.from_pretrained(embedded.teacher_path(), dtype=torch.float32).eval()
+    )
     tokenizer = AutoTokenizer.from_pretrained(embedded.teacher_path(), model_max_length=10**6)
     return HFLM(model, tokenizer=tokenizer, batch_size=8, max_length=SHORT)
 
@@ -118,8 +124,15 @@ def instances(kind, *arguments):
 
 def test_log_likelihoods_are_theirs(ours, theirs):
     long = " ".join(LINES)
-    pairs = [("", "The Congress"), ("Fellow citizens ", " of the Senate"), ("Question: A", " B"), ("Question: A", " C"),
-             ("<|endoftext|>The", " state"), (long[:900], long[900:950]), (LINES[0], LINES[1])]  # fmt: skip
+    pairs = [
+        ("", "The Congress"),
+        ("Fellow citizens ", " of the Senate"),
+        ("Question: A", " B"),
+        ("Question: A", " C"),
+        ("<|endoftext|>The", " state"),
+        (long[:900], long[900:950]),
+        (LINES[0], LINES[1]),
+    ]
     asked = instances("loglikelihood", *pairs)
     got, want = ours.loglikelihood(asked), theirs.loglikelihood(asked)
     assert [g[1] for g in got] == [w[1] for w in want]
@@ -127,14 +140,18 @@ def test_log_likelihoods_are_theirs(ours, theirs):
         assert mine == pytest.approx(other, abs=1e-4, rel=1e-5)
     texts = [(long[:1200],), ("short",), ("",)]
     got = ours.loglikelihood_rolling(instances("loglikelihood_rolling", *texts))
-    assert got == pytest.approx(theirs.loglikelihood_rolling(instances("loglikelihood_rolling", *texts)), abs=1e-4, rel=1e-5)
+    assert got == pytest.approx(
+        theirs.loglikelihood_rolling(instances("loglikelihood_rolling", *texts)), abs=1e-4, rel=1e-5
+    )
 
 
 def test_one_forward_for_choices_of_one_token(ours, monkeypatch):
     seen = []
     whole = ours._hidden
     monkeypatch.setattr(ours, "_hidden", lambda rows: seen.extend(rows) or whole(rows))
-    ours._loglikelihood_tokens([(None, [5, 6, 7], [token]) for token in (8, 9, 10)] + [(None, [5, 6, 7], [8, 9])])
+    ours._loglikelihood_tokens(
+        [(None, [5, 6, 7], [token]) for token in (8, 9, 10)] + [(None, [5, 6, 7], [8, 9])]
+    )
     assert sorted(seen, key=len) == [(5, 6, 7), (5, 6, 7, 8)]
 
 
@@ -146,7 +163,10 @@ def test_generation_is_theirs(ours, theirs):
 
 
 def test_sampling_and_too_long_answers_are_refused(ours):
-    for options, says in (({"do_sample": True, "temperature": 0.7}, "samples"), ({"max_gen_toks": 2048}, "context holds")):
+    for options, says in (
+        ({"do_sample": True, "temperature": 0.7}, "samples"),
+        ({"max_gen_toks": 2048}, "context holds"),
+    ):
         with pytest.raises(UserError, match=says):
             ours.generate_until(instances("generate_until", ("a", {"until": [], **options})))
 
@@ -154,23 +174,51 @@ def test_sampling_and_too_long_answers_are_refused(ours):
 def test_tasks_beside_each_other_in_lm_evals_json(folder, theirs, checkpoint, tmp_path, capsys):
     where = tmp_path / "run"
     names = list(YAML)
-    RunDir(where).set_parent(embedded.teacher_path(), Checkpoint.open(embedded.teacher_path()).fingerprint)
-    run("eval", checkpoint, "--run", where, "--tasks", ",".join(names), "--include", folder, "--device", "cpu")
+    RunDir(where).set_parent(
+        embedded.teacher_path(), Checkpoint.open(embedded.teacher_path()).fingerprint
+    )
+    run(
+        "eval",
+        checkpoint,
+        "--run",
+        where,
+        "--tasks",
+        ",".join(names),
+        "--include",
+        folder,
+        "--device",
+        "cpu",
+    )
     assert "local_choice" in capsys.readouterr().out
     manager = TaskManager(include_path=str(folder), include_defaults=False)
     want = simple_evaluate(theirs, tasks=names, task_manager=manager, log_samples=False)
     got = json.loads((where / "lm_eval" / "teacher.json").read_text())
-    assert set(got) >= {"results", "configs", "versions", "n-shot", "n-samples", "config", "higher_is_better"}
+    assert set(got) >= {
+        "results",
+        "configs",
+        "versions",
+        "n-shot",
+        "n-samples",
+        "config",
+        "higher_is_better",
+    }
     assert got["results"].keys() == want["results"].keys() == set(names)
     for name in names:
         for metric, value in want["results"][name].items():
             if isinstance(value, float):
-                assert got["results"][name][metric] == pytest.approx(value, rel=1e-5), (name, metric)
+                assert got["results"][name][metric] == pytest.approx(value, rel=1e-5), (
+                    name,
+                    metric,
+                )
     rows = json.loads((where / "tasks.json").read_text())["rows"]
     assert {r["name"] for r in rows} == {"teacher", checkpoint.name}
-    first = next(r for r in rows if (r["name"], r["task"], r["metric"]) == ("teacher", "local_choice", "acc"))
+    first = next(
+        r for r in rows if (r["name"], r["task"], r["metric"]) == ("teacher", "local_choice", "acc")
+    )
     assert (first["samples"], first["higher_is_better"]) == (10, True)
-    assert first["stderr"] == got["results"]["local_choice"]["acc_stderr,none"] > 0  # so neither none nor all are right
+    assert (
+        first["stderr"] == got["results"]["local_choice"]["acc_stderr,none"] > 0
+    )  # so neither none nor all are right
     run("report", "--run", where)
     assert "local_last_word" in (where / "report.html").read_text()
 
@@ -181,8 +229,13 @@ def test_faults_are_told(tmp_path, capsys, monkeypatch, folder):
     assert "Add --tasks" in capsys.readouterr().err
     run(*words, "--tasks", "x", "--include", tmp_path / "nowhere", code=2)
     assert "nowhere" in capsys.readouterr().err
-    monkeypatch.setattr("lm_eval.tasks.TaskManager", lambda **options: TaskManager(**options | {"include_defaults": False}))
-    run(*words, "--tasks", "local_choise", "--include", folder, code=2)  # without lm-eval's own 14,000 tasks: seconds
+    monkeypatch.setattr(
+        "lm_eval.tasks.TaskManager",
+        lambda **options: TaskManager(**options | {"include_defaults": False}),
+    )
+    run(
+        *words, "--tasks", "local_choise", "--include", folder, code=2
+    )  # without lm-eval's own 14,000 tasks: seconds
     assert "local_choice" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     run(*words, "--tasks", "local_choice", code=2)

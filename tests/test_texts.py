@@ -1,5 +1,6 @@
 """Texts as people have them: damaged, misnamed, in folders. Oracles: json, gzip, bz2, lzma and
-pyarrow write the files."""
+pyarrow write the files.
+"""
 
 import bz2
 import gzip

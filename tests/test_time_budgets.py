@@ -1,4 +1,6 @@
-"""What a budget of time means, from its text to the grid; a timing that a pencil can follow is the oracle."""
+"""What a budget of time means, from its text to the grid; a timing that a pencil can follow is the
+oracle.
+"""
 
 from dataclasses import replace
 
@@ -10,9 +12,9 @@ from minipuzzle.cost import Workload
 from minipuzzle.cost.latency import LatencyTable, describe, model_ms, surroundings
 from minipuzzle.cost.pricing import pricing
 from minipuzzle.errors import UserError
+from minipuzzle.nas.enumerate import enumerate_shapes, maximal
+from minipuzzle.nas.plan import make_plan
 from minipuzzle.recipe import SearchSettings
-from minipuzzle.search.enumerate import enumerate_shapes, maximal
-from minipuzzle.search.plan import make_plan
 from minipuzzle.space import Bounds, shape_architecture
 
 ASKED = Generation(batch=2, prompt=10, output=4)
@@ -21,7 +23,9 @@ DECODE = {"mlp": 0.3, "mamba": 0.2, "attention": 0.6}
 
 
 class Clock:
-    """So many ms a block of a kind, FFN and Mamba in proportion to their size; 11 and 1 ms around the blocks."""
+    """So many ms a block of a kind, FFN and Mamba in proportion to their size; 11 and 1 ms around
+    the blocks.
+    """
 
     source, margin = "a pencil", 0.0
 
@@ -34,7 +38,11 @@ class Clock:
             return prefill + work.output * step
         if block is None:
             return {"prefill": 11.0, "decode": 1.0}[phase]
-        share = {"mlp": block.sizes.get("intermediate", 64) / 64, "mamba": block.sizes.get("heads", 8) / 8, "attention": 1}
+        share = {
+            "mlp": block.sizes.get("intermediate", 64) / 64,
+            "mamba": block.sizes.get("heads", 8) / 8,
+            "attention": 1,
+        }
         return {"prefill": PREFILL, "decode": DECODE}[phase][block.kind] * share[block.kind]
 
 
@@ -62,8 +70,13 @@ def test_a_speed_up_divides_the_parents_time_of_its_phase_and_workload():
         asked.append((phase, work))
         return {"prefill": 30.0, "decode": 5.0, "total": 100.0}[phase]
 
-    for text, phase, want in (("2x", "total", 50.0), ("total=4x", "total", 25.0), ("throughput=2x", "total", 50.0),
-                              ("prefill=1.5x", "prefill", 20.0), ("decode=1.25x", "decode", 4.0)):  # fmt: skip
+    for text, phase, want in (
+        ("2x", "total", 50.0),
+        ("total=4x", "total", 25.0),
+        ("throughput=2x", "total", 50.0),
+        ("prefill=1.5x", "prefill", 20.0),
+        ("decode=1.25x", "decode", 4.0),
+    ):
         limit = resolved(text, ms, ASKED)
         assert (limit.phase, limit.ms, limit.work) == (phase, pytest.approx(want), ASKED), text
     assert asked == [(p, ASKED) for p in ("total", "total", "total", "prefill", "decode")]
@@ -75,7 +88,9 @@ def test_times_are_in_milliseconds_and_seconds():
     assert resolved("total=1.5s").phase == "total"
 
 
-@pytest.mark.parametrize("text", ["12ms", "throughput=12ms", "decode=900tok/s", "memory=12ms", "speed=2x", "900tok/s@b0"])
+@pytest.mark.parametrize(
+    "text", ["12ms", "throughput=12ms", "decode=900tok/s", "memory=12ms", "speed=2x", "900tok/s@b0"]
+)
 def test_a_time_that_says_not_which_is_refused(text):
     with pytest.raises(UserError):
         parse_budget([text])
@@ -90,10 +105,23 @@ def test_a_workload_names_only_what_it_changes():
 
 
 def test_units():
-    sizes = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-    assert {unit: parse_budget([f"3{unit}"]).bytes for unit in sizes} == {unit: 3 * size for unit, size in sizes.items()}
+    sizes = {
+        "kB": 1e3,
+        "MB": 1e6,
+        "GB": 1e9,
+        "TB": 1e12,
+        "KiB": 2**10,
+        "MiB": 2**20,
+        "GiB": 2**30,
+        "TiB": 2**40,
+    }
+    assert {unit: parse_budget([f"3{unit}"]).bytes for unit in sizes} == {
+        unit: 3 * size for unit, size in sizes.items()
+    }
     counts = {"": 1, "k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20}
-    assert {unit: parse_budget([f"3{unit}"]).parameters for unit in counts} == {u: 3 * n for u, n in counts.items()}
+    assert {unit: parse_budget([f"3{unit}"]).parameters for unit in counts} == {
+        u: 3 * n for u, n in counts.items()
+    }
     assert parse_budget(["3GB", "2GB", "4GB"]).bytes == 2e9
     assert parse_budget(["3B", "2B", "4B"]).parameters == 2e9
     assert parse_budget(["90%", "80%"]).resolve(100).parameters == 80
@@ -107,7 +135,9 @@ def test_memory_is_the_tighter_of_two_and_times_are_all_kept():
     assert [(t.phase, t.ms) for t in both.times] == [("prefill", 12.0), ("decode", 15.0)]
 
 
-SPACE = Bounds(attention=(0, 1), mlp=(1, 3), mamba=(1, 3), intermediate=(32, 64), heads=(4, 8), hidden=(32,))
+SPACE = Bounds(
+    attention=(0, 1), mlp=(1, 3), mamba=(1, 3), intermediate=(32, 64), heads=(4, 8), hidden=(32,)
+)
 
 
 def by_pencil(shape, phase):
@@ -120,14 +150,22 @@ def by_pencil(shape, phase):
 @pytest.mark.parametrize("margin", [0.0, 0.25])
 @pytest.mark.parametrize(
     "limits",
-    [[("prefill", 30.0)], [("decode", 2.0)], [("total", 38.0)], [("prefill", 32.0), ("decode", 2.1)]],
+    [
+        [("prefill", 30.0)],
+        [("decode", 2.0)],
+        [("total", 38.0)],
+        [("prefill", 32.0), ("decode", 2.1)],
+    ],
 )
 def test_the_grid_keeps_every_limit_of_time(limits, margin):
     """Against pencil and brute force; what the timing says it is off by is kept free."""
     parent = tiny("M-M*-M-", vocab=48)
     times = tuple(TimeLimit(phase=phase, ms=ms, work=ASKED) for phase, ms in limits)
     prices = pricing(parent, Limits(times=times), Workload(context=8), Clock(margin))
-    feasible, whole = enumerate_shapes(SPACE, prices), enumerate_shapes(SPACE, pricing(parent, Limits(), Workload(context=8)))
+    feasible, whole = (
+        enumerate_shapes(SPACE, prices),
+        enumerate_shapes(SPACE, pricing(parent, Limits(), Workload(context=8))),
+    )
 
     def took(shape):
         of = {phase: by_pencil(shape, phase) for phase in ("prefill", "decode")}
@@ -142,10 +180,16 @@ def test_the_grid_keeps_every_limit_of_time(limits, margin):
     assert found == [shape for shape in every if fits(shape)]
     for shape, row in zip(found, feasible.times, strict=True):
         assert row.tolist() == pytest.approx([took(shape)[phase] for phase, _ in limits])
-        assert prices.total(shape_architecture(parent, shape)).tolist() == pytest.approx(row.tolist())
+        assert prices.total(shape_architecture(parent, shape)).tolist() == pytest.approx(
+            row.tolist()
+        )
     fields = ("attention", "mlp", "mamba", "intermediate", "heads")
     for shape, best in zip(found, maximal(feasible, SPACE, prices), strict=True):
-        larger = [o for o in found if o != shape and all(getattr(o, f) >= getattr(shape, f) for f in fields)]
+        larger = [
+            o
+            for o in found
+            if o != shape and all(getattr(o, f) >= getattr(shape, f) for f in fields)
+        ]
         assert best == (not larger)
 
 
@@ -153,7 +197,10 @@ def test_a_plan_of_a_time_budget_says_what_it_costs():
     parent = tiny("M-M*-M-", vocab=48)
     settings = SearchSettings(budget=("1.2x@b2,p10,o4",), multiple=16)
     plan = make_plan(parent, settings, Clock())
-    whole = {p: sum(k[b.kind] for b in parent.blocks) + a for p, k, a in (("prefill", PREFILL, 11.0), ("decode", DECODE, 1.0))}
+    whole = {
+        p: sum(k[b.kind] for b in parent.blocks) + a
+        for p, k, a in (("prefill", PREFILL, 11.0), ("decode", DECODE, 1.0))
+    }
     total = whole["prefill"] + 4 * whole["decode"]
     said = plan.summary()
     assert said["budget"]["times"] == {"total ms @b2,p10,o4": pytest.approx(total / 1.2)}
@@ -165,8 +212,11 @@ def test_a_plan_of_a_time_budget_says_what_it_costs():
     with pytest.raises(UserError, match="needs times"):
         make_plan(parent, settings)
     with pytest.raises(UserError, match="No architecture") as caught:
-        make_plan(parent, replace(settings, budget=("prefill=11.5ms@b2,p10,o4",)), Clock(margin=0.5))
-    # a quarter of Mamba and FFN blocks and of the width, no attention: 11 + 5 + 3 / 4 ms, and half as much kept free
+        make_plan(
+            parent, replace(settings, budget=("prefill=11.5ms@b2,p10,o4",)), Clock(margin=0.5)
+        )
+    # a quarter of Mamba and FFN blocks and of the width, no attention: 11 + 5 + 3 / 4 ms, and half
+    # as much kept free
     assert f"{(11 + 5 + 0.75) * 1.5:.3f} prefill" in caught.value.allowed
 
 
@@ -180,7 +230,12 @@ def table(parent, margin=()):
                 entry = block if width is None else replace(block, intermediate=width)
                 entries[phase, 2, tokens, describe(entry)] = factor * (width or 100)
         entries[phase, 2, tokens, surroundings(parent)] = factor * 7
-    meta = {"device": "d", "dtype": "bf16", "date": "2026", "additivity": [{"error": e} for e in margin]}
+    meta = {
+        "device": "d",
+        "dtype": "bf16",
+        "date": "2026",
+        "additivity": [{"error": e} for e in margin],
+    }
     return LatencyTable(meta=meta, entries=entries)
 
 
@@ -191,14 +246,23 @@ def test_a_table_of_times_is_read_on_a_straight_line():
     assert known.margin == pytest.approx(0.03)
     assert table(parent).margin == 0
     for width, want in ((64, 64.0), (32, 32.0), (40, 40.0), (63, 63.0)):
-        assert known.ms(replace(ffn, intermediate=width), "prefill", ASKED, parent) == pytest.approx(want)
+        assert known.ms(
+            replace(ffn, intermediate=width), "prefill", ASKED, parent
+        ) == pytest.approx(want)
         step = known.ms(replace(ffn, intermediate=width), "decode", ASKED, parent)
         assert step == pytest.approx(0.1 * want)
-        assert known.ms(replace(ffn, intermediate=width), "total", ASKED, parent) == pytest.approx(want + 4 * step)
+        assert known.ms(replace(ffn, intermediate=width), "total", ASKED, parent) == pytest.approx(
+            want + 4 * step
+        )
     assert model_ms(known, parent, "prefill", ASKED) == pytest.approx(100 + 64 + 100 + 7)
-    for wrong, work in ((replace(ffn, intermediate=16), ASKED), (replace(ffn, intermediate=65), ASKED),
-                        (ffn, replace(ASKED, batch=1)), (ffn, replace(ASKED, prompt=11)), (None, replace(ASKED, prompt=9)),
-                        (replace(parent.blocks[0], state=16), ASKED)):  # fmt: skip
+    for wrong, work in (
+        (replace(ffn, intermediate=16), ASKED),
+        (replace(ffn, intermediate=65), ASKED),
+        (ffn, replace(ASKED, batch=1)),
+        (ffn, replace(ASKED, prompt=11)),
+        (None, replace(ASKED, prompt=9)),
+        (replace(parent.blocks[0], state=16), ASKED),
+    ):
         with pytest.raises(UserError, match="no such time"):
             known.ms(wrong, "prefill", work, parent)
 
@@ -208,8 +272,13 @@ def test_attention_between_two_numbers_of_kv_heads():
     parent = tiny("*", q_heads=8, kv_heads=4, vocab=48)
     block = parent.blocks[0]
     sizes = {4: 40.0, 1: 10.0}
-    entries = {("prefill", 2, 10, describe(replace(block, kv_heads=kv, q_heads=2 * kv))): ms for kv, ms in sizes.items()}
+    entries = {
+        ("prefill", 2, 10, describe(replace(block, kv_heads=kv, q_heads=2 * kv))): ms
+        for kv, ms in sizes.items()
+    }
     table = LatencyTable(meta={"device": "d", "dtype": "bf16", "date": "2026"}, entries=entries)
-    assert table.ms(replace(block, kv_heads=2, q_heads=4), "prefill", ASKED, parent) == pytest.approx(20.0)
+    assert table.ms(
+        replace(block, kv_heads=2, q_heads=4), "prefill", ASKED, parent
+    ) == pytest.approx(20.0)
     with pytest.raises(UserError, match="no such time"):  # another number of query heads for each
         table.ms(replace(block, kv_heads=2, q_heads=8), "prefill", ASKED, parent)

@@ -1,4 +1,6 @@
-"""The files beside a tokenizer.json change what it means. Oracle: the ids and text of transformers' AutoTokenizer."""
+"""The files beside a tokenizer.json change what it means. Oracle: the ids and text of transformers'
+AutoTokenizer.
+"""
 
 import json
 
@@ -40,24 +42,28 @@ CONFIGS = {
     "additional": PLAIN | NAMES | {"additional_special_tokens": ["[X]", "the"]},
     "extra by name": PLAIN | NAMES | {"extra_special_tokens": {"image_token": "[X]"}},
     "of the model": PLAIN | NAMES | {"image_token": "[X]"},
-    "objects": PLAIN
-    | {
-        "eos_token": {"content": "</s>", "__type": "AddedToken", "lstrip": True},
-        "bos_token": "<s>",
-    },
-    "listed": PLAIN
-    | NAMES
-    | {
-        "added_tokens_decoder": {
-            "2": {"content": "</s>", "lstrip": True, "special": True},
-            "0": {"content": "<unk>", "special": True},
+    "objects": (
+        PLAIN
+        | {
+            "eos_token": {"content": "</s>", "__type": "AddedToken", "lstrip": True},
+            "bos_token": "<s>",
         }
-    },
+    ),
+    "listed": (
+        PLAIN
+        | NAMES
+        | {
+            "added_tokens_decoder": {
+                "2": {"content": "</s>", "lstrip": True, "special": True},
+                "0": {"content": "<unk>", "special": True},
+            }
+        }
+    ),
     "split": PLAIN | NAMES | {"split_special_tokens": True},
     "clean": PLAIN | NAMES | {"clean_up_tokenization_spaces": True},
-    "cut and filled": PLAIN
-    | NAMES
-    | {"model_max_length": 4, "padding_side": "left", "truncation": True},
+    "cut and filled": (
+        PLAIN | NAMES | {"model_max_length": 4, "padding_side": "left", "truncation": True}
+    ),
 }
 SEEN = ["llama2 added", "byte level added", "unigram always", "wordpiece, spaced"]
 
@@ -259,14 +265,19 @@ def test_a_vocabulary_larger_than_the_models_is_refused_by_name(tmp_path, made, 
     from helpers import run
 
     config = json.loads((checkpoint / "tokenizer_config.json").read_text())
-    (checkpoint / "tokenizer_config.json").write_text(json.dumps(config | {"extra_special_tokens": ["[PAD]"]}))
+    (checkpoint / "tokenizer_config.json").write_text(
+        json.dumps(config | {"extra_special_tokens": ["[PAD]"]})
+    )
     run("generate", checkpoint, "It was", "--device", "cpu", code=2)
     assert "[PAD]" in capsys.readouterr().err
 
 
 def test_llama_3s_split_is_read(tmp_path):
     file = KINDS["byte level"]()
-    pattern = r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    pattern = (
+        r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+        r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
     file.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(pattern), "isolated"),

@@ -9,9 +9,9 @@ from conftest import shaken, tiny
 from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2
 from minipuzzle.cost.flops import flops_per_token
 from minipuzzle.cost.training import peak_flops, saved_bytes, training_bytes, training_flops
-from minipuzzle.distill.prepare import prepare
 from minipuzzle.recipe import Training
-from minipuzzle.stages.meter import Meter
+from minipuzzle.runs.meter import Meter
+from minipuzzle.training.prepare import prepare
 
 
 def test_flops():
@@ -19,7 +19,10 @@ def test_flops():
     student = Architecture(vocab_size=10, hidden=8, blocks=(ff,))
     teacher = Architecture(vocab_size=10, hidden=8, blocks=(ff, ff))
     assert training_flops(student, 64) == 3 * (2 * 2 * 8 * 16 + 2 * 10 * 8)
-    assert training_flops(student, 64, teacher) - training_flops(student, 64) == 4 * 2 * 8 * 16 + 2 * 10 * 8
+    assert (
+        training_flops(student, 64, teacher) - training_flops(student, 64)
+        == 4 * 2 * 8 * 16 + 2 * 10 * 8
+    )
     assert training_flops(student, 64, frozen=True) == 2 * (2 * 2 * 8 * 16 + 2 * 10 * 8)
     hybrid = tiny()
     assert training_flops(hybrid, 63) == 3 * flops_per_token(hybrid, 32).total
@@ -32,23 +35,34 @@ def test_peak():
 
 
 def test_bytes():
-    ff, attention = FeedForward(hidden=8, intermediate=16), Attention(hidden=8, q_heads=4, kv_heads=2, attn_head_dim=2)
+    ff, attention = (
+        FeedForward(hidden=8, intermediate=16),
+        Attention(hidden=8, q_heads=4, kv_heads=2, attn_head_dim=2),
+    )
     mamba = Mamba2(hidden=8, heads=4, head_dim=4, groups=2, state=8)
     assert saved_bytes(ff) == 2 * (8 + 8 + 16 + 16)
     assert saved_bytes(attention) == 2 * (8 + 8 + 8 + 4 + 4 + 8) + 4 * 4
     assert saved_bytes(mamba) == 2 * (8 + 8 + (16 + 48 + 4) + 16 + 16)
     bare = Architecture(vocab_size=10, hidden=8, blocks=())  # 6 bytes a value around the final norm
-    assert training_bytes(bare, 1000, checkpointing=False) == bare.parameters * 14 + 1000 * 8 * 6 + 3 * 2**29
+    assert (
+        training_bytes(bare, 1000, checkpointing=False)
+        == bare.parameters * 14 + 1000 * 8 * 6 + 3 * 2**29
+    )
     model = Architecture(vocab_size=10, hidden=8, blocks=(ff, mamba) * 10)
     whole, less = (training_bytes(model, 1000, checkpointing=c) for c in (False, True))
-    assert whole - less == 1000 * (10 * (saved_bytes(ff) + saved_bytes(mamba)) - 20 * 16 - saved_bytes(mamba))
+    assert whole - less == 1000 * (
+        10 * (saved_bytes(ff) + saved_bytes(mamba)) - 20 * 16 - saved_bytes(mamba)
+    )
     assert whole - training_bytes(model, 1000, checkpointing=False, ranks=2) == model.parameters * 7
-    assert whole - training_bytes(model, 1000, checkpointing=False, trained=100) == (model.parameters - 100) * 14
+    assert (
+        whole - training_bytes(model, 1000, checkpointing=False, trained=100)
+        == (model.parameters - 100) * 14
+    )
 
 
 def test_meter(monkeypatch):
     now = iter((0.0, 2.0, 4.0))
-    monkeypatch.setattr("minipuzzle.stages.meter.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("minipuzzle.runs.meter.time.monotonic", lambda: next(now))
     architecture = tiny()
     meter = Meter("KL", architecture, 63, torch.device("cpu"))
     meter.peak = 1000.0 * meter.flops
@@ -61,7 +75,11 @@ def test_meter(monkeypatch):
 @pytest.mark.parametrize("checkpointing", ["auto", "on", "off"])
 def test_prepare_says_what_it_chose(checkpointing):
     model = shaken(tiny("-M-", heads=16, head_dim=4, vocab=61))
-    said = prepare(model, Training(activation_checkpointing=checkpointing, precision="fp8-emulated", bf16_ends=1), 64)
+    said = prepare(
+        model,
+        Training(activation_checkpointing=checkpointing, precision="fp8-emulated", bf16_ends=1),
+        64,
+    )
     assert model.activation_checkpointing == (checkpointing == "on")
     on = "; activation checkpointing (on)" if checkpointing == "on" else ""
     assert said == "2 linear layers in fp8-emulated" + on

@@ -1,4 +1,6 @@
-"""What training promises, against closed forms: decay, clipping, the guard's limit, the schedule, the weights of losses."""
+"""What training promises, against closed forms: decay, clipping, the guard's limit, the schedule,
+the weights of losses.
+"""
 
 import math
 from dataclasses import replace
@@ -9,20 +11,22 @@ import torch
 from conftest import shaken, tiny
 
 from minipuzzle.data import pack
-from minipuzzle.distill import distillation
-from minipuzzle.distill.guard import Guard
-from minipuzzle.distill.objectives import BatchLoss
-from minipuzzle.distill.schedule import learning_rate
-from minipuzzle.distill.update import make_optimizer, micro_batches, update
 from minipuzzle.ranks import alone
 from minipuzzle.recipe import Training
+from minipuzzle.training import distillation
+from minipuzzle.training.guard import Guard
+from minipuzzle.training.objectives import BatchLoss
+from minipuzzle.training.schedule import learning_rate
+from minipuzzle.training.update import make_optimizer, micro_batches, update
 
 SETTINGS = Training(tokens=1, learning_rate=0.01, weight_decay=0.5, clip=1.0)
 CPU = torch.device("cpu")
 
 
 def test_only_matrices_decay():
-    """A step at a gradient of 0 leaves what does not decay as it was, and shrinks the rest by rate x decay."""
+    """A step at a gradient of 0 leaves what does not decay as it was, and shrinks the rest by rate
+    x decay.
+    """
     model = shaken(tiny("M-*", vocab=61))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = make_optimizer(model, SETTINGS)
@@ -36,7 +40,17 @@ def test_only_matrices_decay():
         decays |= {name} if shrunk else set()
     kept = set(before) - decays
     assert {name.rsplit(".", 2)[-2] for name in decays} == {
-        "embeddings", "head", "in_proj", "out_proj", "up_proj", "down_proj", "q_proj", "k_proj", "v_proj", "o_proj"}
+        "embeddings",
+        "head",
+        "in_proj",
+        "out_proj",
+        "up_proj",
+        "down_proj",
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+    }
     for part in ("norm", "A_log", "dt_bias", "conv", ".D"):
         assert [name for name in kept if part in name], part
         assert not [name for name in decays if part in name], part
@@ -49,7 +63,9 @@ def test_adam_is_that_of_the_anchors():
 
 
 def step(gradient, clip, guard=None, count=4, total=8.0):
-    """One update of a model of which only the final norm has a gradient, which sums over ``count`` tokens."""
+    """One update of a model of which only the final norm has a gradient, which sums over ``count``
+    tokens.
+    """
     model = shaken(tiny("-", vocab=61))
     weight = model.final_norm.weight
     before = weight.detach().clone()
@@ -60,16 +76,32 @@ def step(gradient, clip, guard=None, count=4, total=8.0):
         return BatchLoss(total=torch.tensor(total), entropy=torch.tensor(2.0), tokens=count)
 
     parts = iter([(torch.zeros(1, 1, dtype=torch.int64), None)] * 2)
-    done = update(model, backward, sgd, parts, clip=clip, guard=guard or Guard(), ranks=alone(CPU), votes=lambda: (3.0,))
+    done = update(
+        model,
+        backward,
+        sgd,
+        parts,
+        clip=clip,
+        guard=guard or Guard(),
+        ranks=alone(CPU),
+        votes=lambda: (3.0,),
+    )
     assert weight.grad is None
     return done, before - weight.detach()
 
 
 def test_gradients_are_means_over_tokens_clipped_by_their_norm():
     gradient = torch.zeros(32)
-    gradient[:2] = torch.tensor([3.0, 4.0])  # of 2 micro-batches of 4 tokens: mean (0.75, 1.0), norm 1.25
+    gradient[:2] = torch.tensor(
+        [3.0, 4.0]
+    )  # of 2 micro-batches of 4 tokens: mean (0.75, 1.0), norm 1.25
     done, moved = step(gradient, clip=2.0)
-    assert (done.loss, done.entropy, done.norm, done.votes) == (2.0, 0.5, pytest.approx(1.25), (3.0,))
+    assert (done.loss, done.entropy, done.norm, done.votes) == (
+        2.0,
+        0.5,
+        pytest.approx(1.25),
+        (3.0,),
+    )
     assert moved[:2].tolist() == pytest.approx([0.75, 1.0])
     done, moved = step(gradient, clip=0.5)
     assert done.norm == pytest.approx(1.25)
@@ -130,11 +162,15 @@ def test_the_schedule():
     assert rates[100] == pytest.approx(0.2)
     assert rates[10 + 30] == pytest.approx(0.2 + 0.8 * (1 + math.cos(math.pi / 3)) / 2)
     assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert learning_rate(replace(settings, warmup=0.0), 0, 100) == 1.0  # one step of warm-up is the whole rate
+    assert (
+        learning_rate(replace(settings, warmup=0.0), 0, 100) == 1.0
+    )  # one step of warm-up is the whole rate
     assert learning_rate(replace(settings, warmup=0.5), 0, 1) == 1.0
 
 
-@pytest.mark.parametrize("name", ["cosine", "forward-kl", "reverse-kl", "jsd", "top-k", "cross-entropy"])
+@pytest.mark.parametrize(
+    "name", ["cosine", "forward-kl", "reverse-kl", "jsd", "top-k", "cross-entropy"]
+)
 def test_each_term_of_a_loss_has_its_weight(name):
     """Beside what F computes in float64: value and gradient of a x forward-kl + b x another."""
     teacher, student = shaken(tiny("-", vocab=61), 0), shaken(tiny("-", vocab=61), 1)
@@ -154,7 +190,9 @@ def test_the_cosine_loss_is_torchs():
     tokens = torch.randint(0, 61, (2, 16), generator=torch.Generator().manual_seed(4))
     with torch.no_grad():
         a, b = (m.hidden_states(tokens).reshape(-1, 32) for m in (student, teacher))
-    want = torch.nn.functional.cosine_embedding_loss(a.double(), b.double(), torch.ones(len(a)), reduction="sum")
+    want = torch.nn.functional.cosine_embedding_loss(
+        a.double(), b.double(), torch.ones(len(a)), reduction="sum"
+    )
     found = distillation(teacher, "cosine")(student, tokens, None)
     assert found.total.item() == pytest.approx(want.item(), rel=1e-5)
     assert found.tokens == 32
@@ -164,11 +202,18 @@ def test_micro_batches_are_the_share_of_a_process_in_the_streams_order():
     tokens = torch.arange(20 * 8).numpy().astype("uint32")
     blocks = pack([tokens], block_length=8, vocab_size=1000, seed=0, fingerprint="t", text_bytes=1)
     ranks = alone(CPU)
-    whole = [t.tolist() for t, _ in micro_batches(blocks, replace(SETTINGS, batch=6), 2, ranks, CPU)]
+    whole = [
+        t.tolist() for t, _ in micro_batches(blocks, replace(SETTINGS, batch=6), 2, ranks, CPU)
+    ]
     assert [len(part) for part in whole] == [6]
-    parts = [t for t, _ in micro_batches(blocks, replace(SETTINGS, batch=6, micro_batch=4), 2, ranks, CPU)]
+    parts = [
+        t
+        for t, _ in micro_batches(blocks, replace(SETTINGS, batch=6, micro_batch=4), 2, ranks, CPU)
+    ]
     assert [len(part) for part in parts] == [4, 2]
     assert torch.cat(parts).tolist() == whole[0]
     second = replace(ranks, world=3, rank=1)
-    (mine,) = [t.tolist() for t, _ in micro_batches(blocks, replace(SETTINGS, batch=6), 2, second, CPU)]
+    (mine,) = [
+        t.tolist() for t, _ in micro_batches(blocks, replace(SETTINGS, batch=6), 2, second, CPU)
+    ]
     assert mine == whole[0][2:4]

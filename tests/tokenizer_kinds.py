@@ -78,9 +78,11 @@ def bytelevel(template=True, prefix=False):
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
     made.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=500, special_tokens=SPECIALS, show_progress=False,
+        vocab_size=500,
+        special_tokens=SPECIALS,
+        show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
+    )
     made.train_from_iterator(CORPUS, trainer)
     return _begins_with_bos(made) if template else made
 
@@ -109,13 +111,20 @@ def with_added(made):
 
 
 KINDS = {
-    "llama2": llama2, "llama2 no strip": lambda: llama2(False), "unigram always": unigram,
-    "unigram first": lambda: unigram("first"), "unigram never": lambda: unigram("never"),
-    "wordpiece": wordpiece, "wordpiece, spaced": lambda: wordpiece(False), "byte level": bytelevel,
-    "byte level, prefix": lambda: bytelevel(prefix=True), "suffixed": suffixed,
-    "llama2 added": lambda: with_added(llama2()), "byte level added": lambda: with_added(bytelevel()),
+    "llama2": llama2,
+    "llama2 no strip": lambda: llama2(False),
+    "unigram always": unigram,
+    "unigram first": lambda: unigram("first"),
+    "unigram never": lambda: unigram("never"),
+    "wordpiece": wordpiece,
+    "wordpiece, spaced": lambda: wordpiece(False),
+    "byte level": bytelevel,
+    "byte level, prefix": lambda: bytelevel(prefix=True),
+    "suffixed": suffixed,
+    "llama2 added": lambda: with_added(llama2()),
+    "byte level added": lambda: with_added(bytelevel()),
     "unigram added": lambda: with_added(unigram()),
-}  # fmt: skip
+}
 
 
 def put(folder, made, names=None, **files):

@@ -1,4 +1,6 @@
-"""Run by tests/test_parallel.py under torchrun: python world.py FOLDER PART. Results lie in FOLDER for the test to read."""
+"""Run by tests/test_parallel.py under torchrun: python world.py FOLDER PART. Results lie in FOLDER
+for the test to read.
+"""
 
 import os
 import signal
@@ -16,13 +18,13 @@ from safetensors.torch import save_file
 from minipuzzle.adapters import attach, make_plan
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks, pack
-from minipuzzle.distill import distillation, train
-from minipuzzle.distill.parallel import gather, load_sharded
 from minipuzzle.errors import UserError
 from minipuzzle.kernels import choose, fp8
 from minipuzzle.model import HybridLM, frozen_model, load_model, precision, set_precision
 from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.recipe import Training
+from minipuzzle.training import distillation, train
+from minipuzzle.training.parallel import gather, load_sharded
 
 CPU = torch.device("cpu")
 DEVICE = torch.device(os.environ.get("WORLD_DEVICE", "cpu"))
@@ -49,9 +51,22 @@ def models(folder: Path, group: Ranks, replicas: int = 1):
             yield load_sharded(empty, checkpoint, group, replicas)
 
 
-def distil(folder: Path, group: Ranks, run: str, *, stop_after: int = 0, kill=False, replicas: int = 1, said=None,
-           adapter: str = "", teacher_precision: str = "bf16", **settings) -> None:  # fmt: skip
-    """Distil in FOLDER/run; SIGTERM comes to the last process in step ``stop_after``. Writes FOLDER/run.safetensors."""
+def distil(
+    folder: Path,
+    group: Ranks,
+    run: str,
+    *,
+    stop_after: int = 0,
+    kill=False,
+    replicas: int = 1,
+    said=None,
+    adapter: str = "",
+    teacher_precision: str = "bf16",
+    **settings,
+) -> None:
+    """Distil in FOLDER/run; SIGTERM comes to the last process in step ``stop_after``. Writes
+    FOLDER/run.safetensors.
+    """
     student, teacher = models(folder, group, replicas)
     if adapter:
         attach(student, make_plan(student.architecture, adapter, rank=2))
@@ -70,7 +85,16 @@ def distil(folder: Path, group: Ranks, run: str, *, stop_after: int = 0, kill=Fa
 
     say = (lambda text: None) if said is None else said.append
     with nullcontext() if not stop_after else pytest.raises(SystemExit, match=r"^0$"):
-        train(student, counted, text(), replace(SETTINGS, **settings), folder / run, identity="x", ranks=group, say=say)
+        train(
+            student,
+            counted,
+            text(),
+            replace(SETTINGS, **settings),
+            folder / run,
+            identity="x",
+            ranks=group,
+            say=say,
+        )
     if stop_after:
         return
     whole = {name: gather(student, name) for name, _ in student.named_parameters()}
@@ -79,7 +103,9 @@ def distil(folder: Path, group: Ranks, run: str, *, stop_after: int = 0, kill=Fa
 
 
 class Borrower(torch.nn.Linear):
-    """As te.Linear is called, but its products are FP32's: what is left to see is whose weights it multiplies with."""
+    """As te.Linear is called, but its products are FP32's: what is left to see is whose weights it
+    multiplies with.
+    """
 
     def forward(self, x, is_first_microbatch):
         assert is_first_microbatch is None
@@ -108,14 +134,22 @@ def more_in_two(folder: Path, group: Ranks) -> None:
 
 @torch.no_grad()
 def frozen_in_two(folder: Path, group: Ranks) -> None:
-    """A model that is measured, with matrices in BF16 and the rest in FP32 as on CUDA: in shards it computes the very same."""
+    """A model that is measured, with matrices in BF16 and the rest in FP32 as on CUDA: in shards it
+    computes the very same.
+    """
     checkpoint, x = Checkpoint.open(folder / "student"), torch.arange(60, device=DEVICE)[None]
-    whole, shards = (frozen_model(checkpoint.architecture, torch.device("cuda"), kernels=choose(DEVICE), where=where)
-                     for where in (DEVICE.type, "meta"))  # fmt: skip
+    whole, shards = (
+        frozen_model(
+            checkpoint.architecture, torch.device("cuda"), kernels=choose(DEVICE), where=where
+        )
+        for where in (DEVICE.type, "meta")
+    )
     for name, parameter in whole.named_parameters():
         checkpoint.read_into(name, parameter.data)
     shards = load_sharded(shards, checkpoint, group)
-    assert {name: p.dtype for name, p in shards.named_parameters()} == {name: p.dtype for name, p in whole.named_parameters()}
+    assert {name: p.dtype for name, p in shards.named_parameters()} == {
+        name: p.dtype for name, p in whole.named_parameters()
+    }
     with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
         assert torch.equal(whole(x), shards(x))
 

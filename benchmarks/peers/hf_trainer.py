@@ -1,4 +1,6 @@
-"""Hugging Face's Trainer set as our loop is: AdamW, cosine with warm-up, clipping, blocks in the given order."""
+"""Hugging Face's Trainer set as our loop is: AdamW, cosine with warm-up, clipping, blocks in the
+given order.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +33,25 @@ def collate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 def arguments(asked: dict[str, Any]) -> dict[str, Any]:
     """TrainingArguments that say what minipuzzle's recipe says."""
     return {
-        "output_dir": asked["out"] + "-trainer", "learning_rate": asked["rate"], "lr_scheduler_type": "cosine_with_min_lr",
-        "lr_scheduler_kwargs": {"min_lr_rate": asked["final_ratio"]}, "warmup_steps": asked["warmup_steps"],
-        "weight_decay": asked["weight_decay"], "adam_beta2": 0.95, "max_grad_norm": asked["clip"],
-        "per_device_train_batch_size": asked["batch"], "num_train_epochs": 1, "use_cpu": True, "bf16": False,
-        "save_strategy": "no", "report_to": [], "logging_steps": 5, "disable_tqdm": True, "seed": asked["seed"],
+        "output_dir": asked["out"] + "-trainer",
+        "learning_rate": asked["rate"],
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": {"min_lr_rate": asked["final_ratio"]},
+        "warmup_steps": asked["warmup_steps"],
+        "weight_decay": asked["weight_decay"],
+        "adam_beta2": 0.95,
+        "max_grad_norm": asked["clip"],
+        "per_device_train_batch_size": asked["batch"],
+        "num_train_epochs": 1,
+        "use_cpu": True,
+        "bf16": False,
+        "save_strategy": "no",
+        "report_to": [],
+        "logging_steps": 5,
+        "disable_tqdm": True,
+        "seed": asked["seed"],
         "gradient_checkpointing": False,
-    }  # fmt: skip
+    }
 
 
 def in_order(trainer_class: type) -> type:

@@ -1,7 +1,9 @@
-"""nvidia-modelopt's run_mip on given instances. Runs in its own environment: request.json answer.json.
+"""nvidia-modelopt's run_mip on given instances. Runs in its own environment: request.json
+answer.json.
 
-request: {"instances": [{"damage": [[...]], "costs": [[[...]]], "limits": [...]}], "seconds": limit of each}
-answer: {"version", "solutions": [{"choices": [...] or null, "seconds", "cpu_seconds", "error"}]}
+request: {"instances": [{"damage": [[...]], "costs": [[[...]]], "limits": [...]}], "seconds": limit
+of each} answer: {"version", "solutions": [{"choices": [...] or null, "seconds", "cpu_seconds",
+"error"}]}
 """
 
 import json
@@ -19,16 +21,28 @@ for instance in request["instances"]:
     names = [f"cost{k}" for k in range(len(instance["limits"]))]
     replacements = {
         f"{block}/{choice}": {
-            "parent_layer_indices": [block], "layer_replacements": [], "block": block, "choice": choice,
-            "metrics": {"damage": damage}, "stats": dict(zip(names, costs, strict=True)),
+            "parent_layer_indices": [block],
+            "layer_replacements": [],
+            "block": block,
+            "choice": choice,
+            "metrics": {"damage": damage},
+            "stats": dict(zip(names, costs, strict=True)),
         }
-        for block, (damages, all_costs) in enumerate(zip(instance["damage"], instance["costs"], strict=True))
+        for block, (damages, all_costs) in enumerate(
+            zip(instance["damage"], instance["costs"], strict=True)
+        )
         for choice, (damage, costs) in enumerate(zip(damages, all_costs, strict=True))
-    }  # fmt: skip
+    }
     limits = {f"stats.{name}": limit for name, limit in zip(names, instance["limits"], strict=True)}
     started, cpu = time.monotonic(), sum(os.times()[:4])
     try:
-        found = run_mip(replacements, "metrics.damage", limits, False, max_seconds_per_solution=request["seconds"])
+        found = run_mip(
+            replacements,
+            "metrics.damage",
+            limits,
+            False,
+            max_seconds_per_solution=request["seconds"],
+        )
         error = None if found else "returned []"
     except AssertionError as raised:
         found, error = [], str(raised)

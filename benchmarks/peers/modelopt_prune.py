@@ -1,8 +1,10 @@
-"""nvidia-modelopt as in Puzzletron: channel hooks, KL of replacing one block, run_mip over all of it.
+"""nvidia-modelopt as in Puzzletron: channel hooks, KL of replacing one block, run_mip over all of
+it.
 
-FFN channels by IndependentChannelContributionHook on down_proj; every block's choices (FFN widths, no block) realised alone
-and scored by KL to the parent; run_mip picks one choice a block within the parameters. Realising its choice is left to the
-caller: modelopt's own writer has no match for Nemotron-H's names (KeyError backbone.embedding.weight).
+FFN channels by IndependentChannelContributionHook on down_proj; every block's choices (FFN widths,
+no block) realised alone and scored by KL to the parent; run_mip picks one choice a block within the
+parameters. Realising its choice is left to the caller: modelopt's own writer has no match for
+Nemotron-H's names (KeyError backbone.embedding.weight).
 """
 
 import torch
@@ -64,16 +66,26 @@ def choose(found, budget):
     """run_mip's choice for a budget of the blocks' parameters."""
     replacements = {
         f"{block}/{choice}": {
-            "parent_layer_indices": [block], "layer_replacements": [], "block": block, "choice": choice,
-            "metrics": {"kl": kl}, "stats": {"params": size},
+            "parent_layer_indices": [block],
+            "layer_replacements": [],
+            "block": block,
+            "choice": choice,
+            "metrics": {"kl": kl},
+            "stats": {"params": size},
         }
-        for block, options in enumerate(found) for choice, (_, kl, size) in enumerate(options)
-    }  # fmt: skip
-    out = run_mip(replacements, "metrics.kl", {"stats.params": budget}, False, max_seconds_per_solution=60)
+        for block, options in enumerate(found)
+        for choice, (_, kl, size) in enumerate(options)
+    }
+    out = run_mip(
+        replacements, "metrics.kl", {"stats.params": budget}, False, max_seconds_per_solution=60
+    )
     if not out:
         return {"error": "run_mip returned []: no choice fits"}
     picked = {r["block"]: r["choice"] for r in out[0]["chosen_replacements"]}
-    return {"selection": [options[picked[block]][0] for block, options in enumerate(found)], "predicted": out[0]["total_value"]}
+    return {
+        "selection": [options[picked[block]][0] for block, options in enumerate(found)],
+        "predicted": out[0]["total_value"],
+    }
 
 
 @torch.no_grad()

@@ -1,4 +1,6 @@
-"""TRL's GKDTrainer on a given student: offline data (lmbda 0) and forward KL (beta 0). Request and answer as modelopt_train."""
+"""TRL's GKDTrainer on a given student: offline data (lmbda 0) and forward KL (beta 0). Request and
+answer as modelopt_train.
+"""
 
 import time
 
@@ -10,15 +12,32 @@ from trl.experimental.gkd import GKDConfig, GKDTrainer
 
 asked = request()
 student, teacher = load(asked["student"]), load(asked["teacher"])
-settings = {**arguments(asked), "lmbda": 0.0, "beta": 0.0, "temperature": 1.0, "max_length": asked["length"]}
+settings = {
+    **arguments(asked),
+    "lmbda": 0.0,
+    "beta": 0.0,
+    "temperature": 1.0,
+    "max_length": asked["length"],
+}
 blocks = Blocks(asked["train"])
-rows = Dataset.from_dict({key: [blocks[i][key].tolist() for i in range(len(blocks))] for key in blocks[0]}).with_format("torch")
+rows = Dataset.from_dict(
+    {key: [blocks[i][key].tolist() for i in range(len(blocks))] for key in blocks[0]}
+).with_format("torch")
 trainer = in_order(GKDTrainer)(
-    model=student, teacher_model=teacher, args=GKDConfig(**settings), train_dataset=rows,
-    data_collator=collate, processing_class=AutoTokenizer.from_pretrained(asked["teacher"]),
-)  # fmt: skip
+    model=student,
+    teacher_model=teacher,
+    args=GKDConfig(**settings),
+    train_dataset=rows,
+    data_collator=collate,
+    processing_class=AutoTokenizer.from_pretrained(asked["teacher"]),
+)
 started, cpu = time.monotonic(), time.process_time()
 trainer.train()
 took = {"train_seconds": time.monotonic() - started, "train_cpu_seconds": time.process_time() - cpu}
 student.save_pretrained(asked["out"])
-answer(("trl", "transformers", "torch"), checkpoint=asked["out"], steps=trainer.state.global_step, **took)
+answer(
+    ("trl", "transformers", "torch"),
+    checkpoint=asked["out"],
+    steps=trainer.state.global_step,
+    **took,
+)

@@ -8,7 +8,13 @@ print("least important block:", int(scores.blocks.argmin()))
 
 found = mp.search(job, mp.SearchSettings(budget=("90%",), candidates=6, validation_blocks=8))
 best = found["candidates"][0]
-print(f"{best['strip']}  {best['parameters']:,} parameters, {best['loss']:.3f} nats a token before training")
+print(
+    f"{best['strip']}  {best['parameters']:,} parameters, {best['loss']:.3f} nats a token before"
+    " training"
+)
 
-student = mp.distill(job, mp.DistillSettings(short_tokens=1024, training=mp.Training(tokens=4096, learning_rate=5e-4)))
+student = mp.distill(
+    job,
+    mp.DistillSettings(short_tokens=1024, training=mp.Training(tokens=4096, learning_rate=5e-4)),
+)
 print("written:", student.path)

@@ -1,9 +1,11 @@
-"""The factors of an adapter as parameters on the model's root, added to frozen projections by hooks.
+"""The factors of an adapter as parameters on the model's root, added to frozen projections by
+hooks.
 
-A projection stays what it was (an nn.Linear, a kernel's module): its weights keep their canonical names and are neither
-copied nor changed, and diag(v) B diag(u) A is never made. Once a forward, before the first block, all layers of a group
-fold u into A and v into B ([r, d_in] and [d_out, r] a layer, in the dtype of the products), so a layer adds one product
-of rank r and one that accumulates onto W x. Tied tensors are registered once, on the root, which FSDP2 asks for.
+A projection stays what it was (an nn.Linear, a kernel's module): its weights keep their canonical
+names and are neither copied nor changed, and diag(v) B diag(u) A is never made. Once a forward,
+before the first block, all layers of a group fold u into A and v into B ([r, d_in] and [d_out, r] a
+layer, in the dtype of the products), so a layer adds one product of rank r and one that accumulates
+onto W x. Tied tensors are registered once, on the root, which FSDP2 asks for.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from minipuzzle.model import HybridLM
 
 
 class GroupFactors(nn.Module):
-    """A, B, u, v of a group: see ``Group.shapes``. FP32; only those that the mask trains require gradients."""
+    """A, B, u, v of a group: see ``Group.shapes``. FP32; only those that the mask trains require
+    gradients.
+    """
 
     A: Tensor
     B: Tensor
@@ -37,14 +41,16 @@ class GroupFactors(nn.Module):
         for factor in FACTORS:
             values = torch.zeros(shapes[factor], device=device) if factor in shapes else None
             trained = factor in mask.train
-            self.register_parameter(factor, None if values is None else nn.Parameter(values, requires_grad=trained))
+            self.register_parameter(
+                factor, None if values is None else nn.Parameter(values, requires_grad=trained)
+            )
         self.folded: list[tuple[Tensor, Tensor]] = []
 
     def fold(self, dtype: torch.dtype) -> None:
         """Make the pairs ((alpha/r) diag(u) A, diag(v) B) that the layers of this forward read.
 
-        Those of the step before go first: they hold its autograd graph, whose gradient accumulators keep the stream they were
-        made on, and a step captured on another one would fail.
+        Those of the step before go first: they hold its autograd graph, whose gradient accumulators
+        keep the stream they were made on, and a step captured on another one would fail.
         """
         self.folded = []
         a, b = self.A, self.B
@@ -66,7 +72,9 @@ class Adapters(nn.Module):
     def __init__(self, plan: AdapterPlan, device: torch.device) -> None:
         super().__init__()
         self.plan = plan
-        self.groups = nn.ModuleDict({group.name: GroupFactors(group, plan.mask, device) for group in plan.groups})
+        self.groups = nn.ModuleDict(
+            {group.name: GroupFactors(group, plan.mask, device) for group in plan.groups}
+        )
         self.handles: list[RemovableHandle] = []
 
     def tensors(self) -> dict[str, Tensor]:
@@ -75,16 +83,20 @@ class Adapters(nn.Module):
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take the values of ``tensors``. Raises: UserError where no training could start from them (``check_start``)."""
+        """Take the values of ``tensors``. Raises: UserError where no training could start from them
+        (``check_start``).
+        """
         for name, parameter in self.named_parameters():
             parameter.copy_(tensors[name.removeprefix("groups.")])
         check_start(self.plan, self.tensors())
 
 
 def attach(model: HybridLM, plan: AdapterPlan, *, seed: int = 0) -> Adapters:
-    """Freeze ``model``, put a plan's adapters on its root as ``model.adapters``, initialised, and return them.
+    """Freeze ``model``, put a plan's adapters on its root as ``model.adapters``, initialised, and
+    return them.
 
-    The model computes the same as before until the adapters are trained. Raises: ValueError where it has some already.
+    The model computes the same as before until the adapters are trained. Raises: ValueError where
+    it has some already.
     """
     if hasattr(model, "adapters"):
         raise ValueError("this model has adapters already")
@@ -102,8 +114,11 @@ def attach(model: HybridLM, plan: AdapterPlan, *, seed: int = 0) -> Adapters:
         for layer, site in enumerate(group.sites):
             for name, rows in site.parts():
                 whole = len(site.projections) == 1
-                handles.append(modules[name].register_forward_hook(
-                    partial(_add, factors, layer, None if whole else rows)))  # fmt: skip
+                handles.append(
+                    modules[name].register_forward_hook(
+                        partial(_add, factors, layer, None if whole else rows)
+                    )
+                )
     return adapters
 
 
@@ -117,10 +132,12 @@ def detach(model: HybridLM) -> None:
 
 @torch.no_grad()
 def initialise(adapters: Adapters, seed: int) -> None:
-    """Start where Delta W is 0 and some factor has a gradient, the same for the same seed on every device.
+    """Start where Delta W is 0 and some factor has a gradient, the same for the same seed on every
+    device.
 
-    The factor that is 0: B where it is trained, else v, else A, else u. A is uniform within 1/sqrt(d_in) (as LoRA's), a
-    frozen B within sqrt(6/r) (as VeRA's in PEFT), the rest of u and v 1.
+    The factor that is 0: B where it is trained, else v, else A, else u. A is uniform within
+    1/sqrt(d_in) (as LoRA's), a frozen B within sqrt(6/r) (as VeRA's in PEFT), the rest of u and v
+    1.
     """
     generator = torch.Generator().manual_seed(seed)
     zero = next(factor for factor in ("B", "v", "A", "u") if factor in adapters.plan.mask.train)
@@ -129,7 +146,9 @@ def initialise(adapters: Adapters, seed: int) -> None:
         factor = name.rsplit(".", 1)[1]
         if factor in bounds:
             bound = bounds[factor] / math.sqrt(parameter.shape[-1])
-            parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
+            parameter.copy_(
+                torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
+            )
         else:
             parameter.fill_(1.0)
         if factor == zero:
@@ -137,18 +156,24 @@ def initialise(adapters: Adapters, seed: int) -> None:
 
 
 def check_start(plan: AdapterPlan, tensors: dict[str, Tensor]) -> None:
-    """Raises: UserError where a layer's gradients are all 0 for good: two factors are 0, or a frozen one is."""
+    """Raises: UserError where a layer's gradients are all 0 for good: two factors are 0, or a
+    frozen one is.
+    """
     for group in plan.groups:
         for layer in range(len(group.sites)):
-            zero = [f for f in ("A", "B", "u", "v") if (t := tensors.get(f"{group.name}.{f}")) is not None
-                    and not _of_layer(f, t, layer).any()]  # fmt: skip
+            zero = [
+                f
+                for f in ("A", "B", "u", "v")
+                if (t := tensors.get(f"{group.name}.{f}")) is not None
+                and not _of_layer(f, t, layer).any()
+            ]
             if len(zero) > 1 or set(zero) - set(plan.mask.train):
                 raise UserError(
                     f"The adapter of {group.name}, layer {layer}, can never learn.",
                     got=f"{' and '.join(zero)} all 0, trained: {', '.join(plan.mask.train)}",
                     allowed="at most one factor that is 0, and that one trained",
                     next="Start anew from a preset, or from a file whose factors are not 0.",
-                )  # fmt: skip
+                )
 
 
 def _of_layer(factor: str, tensor: Tensor, layer: int) -> Tensor:
@@ -158,11 +183,20 @@ def _of_layer(factor: str, tensor: Tensor, layer: int) -> Tensor:
 
 def _fold(factors: GroupFactors, linear: Any, module: nn.Module, args: Any) -> None:
     device = factors.A.device.type
-    factors.fold(torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else linear.weight.dtype)
+    factors.fold(
+        torch.get_autocast_dtype(device)
+        if torch.is_autocast_enabled(device)
+        else linear.weight.dtype
+    )
 
 
 def _add(
-    factors: GroupFactors, layer: int, rows: slice | None, module: nn.Module, args: tuple[Tensor, ...], y: Tensor
+    factors: GroupFactors,
+    layer: int,
+    rows: slice | None,
+    module: nn.Module,
+    args: tuple[Tensor, ...],
+    y: Tensor,
 ) -> Tensor:
     a, b = factors.folded[layer]
     b = b if rows is None else b[rows]

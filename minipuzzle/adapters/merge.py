@@ -14,13 +14,16 @@ from minipuzzle.checkpoint import Checkpoint, write_checkpoint
 from minipuzzle.errors import UserError
 
 MARK = "minipuzzle_merged"
-"""The entry of a merged config.json: fingerprints of the adapters that are in the weights. Other readers ignore it."""
+"""The entry of a merged config.json: fingerprints of the adapters that are in the weights. Other
+readers ignore it.
+"""
 
 
 def open_adapter(path: Path, base: Checkpoint) -> SavedAdapter:
     """The adapter of ours, or of PEFT, in ``path``, checked against ``base``.
 
-    Raises: UserError as ``read_adapter`` and ``import_peft``, and where it was trained on another checkpoint.
+    Raises: UserError as ``read_adapter`` and ``import_peft``, and where it was trained on another
+    checkpoint.
     """
     saved = import_peft(path, base) if (path / CONFIG).is_file() else read_adapter(path)
     saved.check(base.architecture)
@@ -28,12 +31,14 @@ def open_adapter(path: Path, base: Checkpoint) -> SavedAdapter:
 
 
 def merge(base: Checkpoint, saved: SavedAdapter, target: Path) -> float:
-    """Write ``base`` with the adapter in its weights to ``target``; how much of Delta W the file's dtype rounded away.
+    """Write ``base`` with the adapter in its weights to ``target``; how much of Delta W the file's
+    dtype rounded away.
 
-    The sum is made in float64 and rounded once to the dtype of the file. The result is |written - (W + Delta W)| over
-    |Delta W|, Frobenius norms over all adapted weights: in BF16 a Delta W far below W/256 is mostly lost.
-    Raises: UserError where the adapter is in these weights already, belongs to another checkpoint,
-    or takes a weight beyond the dtype of the file.
+    The sum is made in float64 and rounded once to the dtype of the file. The result is |written -
+    (W + Delta W)| over
+    |Delta W|, Frobenius norms over all adapted weights: in BF16 a Delta W far below W/256 is mostly
+    lost. Raises: UserError where the adapter is in these weights already, belongs to another
+    checkpoint, or takes a weight beyond the dtype of the file.
     """
     _check_base(base, saved)
     saved.check(base.architecture)
@@ -50,10 +55,12 @@ def merge(base: Checkpoint, saved: SavedAdapter, target: Path) -> float:
         exact = weight.double() + delta.cpu()
         written = exact.to(weight.dtype)
         if not written.float().isfinite().all():
-            raise UserError(f"The adapter takes {name} beyond what {weight.dtype} holds.",
-                            got=f"{exact.abs().max().item():.3g} at the largest",
-                            allowed=f"at most {torch.finfo(weight.dtype).max:.3g}",
-                            next="Look at lora_alpha, or merge into a wider dtype.")  # fmt: skip
+            raise UserError(
+                f"The adapter takes {name} beyond what {weight.dtype} holds.",
+                got=f"{exact.abs().max().item():.3g} at the largest",
+                allowed=f"at most {torch.finfo(weight.dtype).max:.3g}",
+                next="Look at lora_alpha, or merge into a wider dtype.",
+            )
         lost += (written.double() - exact).square().sum().item()
         added += delta.square().sum().item()
         return written
@@ -67,19 +74,30 @@ def merge(base: Checkpoint, saved: SavedAdapter, target: Path) -> float:
 def _check_base(base: Checkpoint, saved: SavedAdapter) -> None:
     merged = _merged(base)
     if saved.fingerprint in merged:
-        raise UserError("This adapter is in these weights already.", got=base.path,
-                        allowed="each adapter once", next="Use the checkpoint as it is.")  # fmt: skip
+        raise UserError(
+            "This adapter is in these weights already.",
+            got=base.path,
+            allowed="each adapter once",
+            next="Use the checkpoint as it is.",
+        )
     if saved.base is not None and saved.base != base.fingerprint:
         raise UserError(
             "The adapter was trained on another checkpoint.",
-            got=f"{base.path} (fingerprint {base.fingerprint}{', with an adapter merged' if merged else ''})",
-            allowed=f"the checkpoint of fingerprint {saved.base}", next="Name the checkpoint that adapt was given.",
-        )  # fmt: skip
+            got=(
+                f"{base.path} (fingerprint"
+                f" {base.fingerprint}{', with an adapter merged' if merged else ''})"
+            ),
+            allowed=f"the checkpoint of fingerprint {saved.base}",
+            next="Name the checkpoint that adapt was given.",
+        )
 
 
 def _merged(base: Checkpoint) -> list[str]:
     """The fingerprints of the adapters in these weights."""
-    listed: list[str] = require(base.config.get(MARK, []), list[str],
-                                what=f"{base.path / 'config.json'}: {MARK}",
-                                next="Restore config.json.")  # fmt: skip
+    listed: list[str] = require(
+        base.config.get(MARK, []),
+        list[str],
+        what=f"{base.path / 'config.json'}: {MARK}",
+        next="Restore config.json.",
+    )
     return listed

@@ -1,4 +1,6 @@
-"""Adapters of Hugging Face's PEFT, out and in: ordinary LoRA a layer, which vLLM reads as well. PEFT is not imported."""
+"""Adapters of Hugging Face's PEFT, out and in: ordinary LoRA a layer, which vLLM reads as well.
+PEFT is not imported.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +23,18 @@ from minipuzzle.errors import UserError
 WEIGHTS = "adapter_model.safetensors"
 KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
 REFUSED = {"nemotron_h": ("mamba", "out_proj"), "mamba2": ("mamba", "out_proj")}
-"""What PEFT 0.21 loads no LoRA for, by model_type: transformers' fused Mamba kernel reads that weight past the module."""
+"""What PEFT 0.21 loads no LoRA for, by model_type: transformers' fused Mamba kernel reads that
+weight past the module.
+"""
 
 
 def export_peft(saved: SavedAdapter, base: Checkpoint, folder: Path) -> str:
-    """Write ``adapter_config.json`` and ``adapter_model.safetensors`` of a LoRA that computes the same.
+    """Write ``adapter_config.json`` and ``adapter_model.safetensors`` of a LoRA that computes the
+    same.
 
-    Modules have transformers' names; ``rank_pattern`` and ``alpha_pattern`` say where groups differ. The config is
-    written last: without it PEFT finds nothing. Returns the projection that PEFT will refuse ("" for none).
-    Raises: UserError where the adapter is for another model.
+    Modules have transformers' names; ``rank_pattern`` and ``alpha_pattern`` say where groups
+    differ. The config is written last: without it PEFT finds nothing. Returns the projection that
+    PEFT will refuse ("" for none). Raises: UserError where the adapter is for another model.
     """
     saved.check(base.architecture)
     theirs = module_names(base)
@@ -42,30 +47,50 @@ def export_peft(saved: SavedAdapter, base: Checkpoint, folder: Path) -> str:
         ranks[name], alphas[name] = lora.rank, lora.alpha
     rank, alpha = next(iter(ranks.values())), next(iter(alphas.values()))
     write_atomic(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
-    write_json(folder / CONFIG, {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(base.path), "r": rank,
-        "lora_alpha": _plain(alpha), "lora_dropout": 0.0, "target_modules": _targets(set(ranks), set(theirs.values())),
-        "bias": "none", "fan_in_fan_out": False, "use_rslora": False, "use_dora": False, "init_lora_weights": True,
-        "inference_mode": True, "rank_pattern": {n: r for n, r in ranks.items() if r != rank},
-        "alpha_pattern": {n: _plain(a) for n, a in alphas.items() if a != alpha},
-    })  # fmt: skip
+    write_json(
+        folder / CONFIG,
+        {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": str(base.path),
+            "r": rank,
+            "lora_alpha": _plain(alpha),
+            "lora_dropout": 0.0,
+            "target_modules": _targets(set(ranks), set(theirs.values())),
+            "bias": "none",
+            "fan_in_fan_out": False,
+            "use_rslora": False,
+            "use_dora": False,
+            "init_lora_weights": True,
+            "inference_mode": True,
+            "rank_pattern": {n: r for n, r in ranks.items() if r != rank},
+            "alpha_pattern": {n: _plain(a) for n, a in alphas.items() if a != alpha},
+        },
+    )
     kind, projection = REFUSED.get(str(base.config["model_type"]), ("", ""))
-    return projection if any(group.name.startswith(f"{kind}-{projection}-") for group in saved.plan.groups) else ""
+    return (
+        projection
+        if any(group.name.startswith(f"{kind}-{projection}-") for group in saved.plan.groups)
+        else ""
+    )
 
 
 def import_peft(folder: Path, base: Checkpoint) -> SavedAdapter:
     """The LoRA that PEFT saved in ``folder``, as an untied adapter of ``base``.
 
-    Raises: UserError for a damaged folder, another method than LoRA, parts that are not plain LoRA (DoRA, biases, whole
-    modules), and modules that the model does not have.
+    Raises: UserError for a damaged folder, another method than LoRA, parts that are not plain LoRA
+    (DoRA, biases, whole modules), and modules that the model does not have.
     """
     config = read_peft_config(folder)
     try:
         tensors = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder / WEIGHTS} cannot be read.", got=error,
-                        allowed="a safetensors file of PEFT",
-                        next="Save the adapter again with save_pretrained.") from error  # fmt: skip
+        raise UserError(
+            f"{folder / WEIGHTS} cannot be read.",
+            got=error,
+            allowed="a safetensors file of PEFT",
+            next="Save the adapter again with save_pretrained.",
+        ) from error
     return _untied(_loras(config, tensors, base), base)
 
 
@@ -75,50 +100,72 @@ def _loras(config: PeftConfig, tensors: dict[str, Tensor], base: Checkpoint) -> 
     for key, tensor in tensors.items():
         match = KEY.fullmatch(key)
         if match is None or match["module"] not in ours:
-            raise config.error("adapts something that this model does not have.", got=key,
-                               allowed="lora_A and lora_B of its projections")  # fmt: skip
+            raise config.error(
+                "adapts something that this model does not have.",
+                got=key,
+                allowed="lora_A and lora_B of its projections",
+            )
         pairs[match["module"]][match["factor"]] = tensor
     if not pairs:
-        raise config.error("adapts nothing.", got="a file without factors",
-                           allowed="lora_A and lora_B")  # fmt: skip
+        raise config.error(
+            "adapts nothing.", got="a file without factors", allowed="lora_A and lora_B"
+        )
     _check_targets(config, {ours[name] for name in pairs}, list(pairs), base)
     return [_lora(config, ours[name], name, pair) for name, pair in pairs.items()]
 
 
 def _check_targets(config: PeftConfig, found: set[str], names: list[str], base: Checkpoint) -> None:
     """Raises: UserError where the file has other modules than the config: PEFT would not load them,
-    or leave what it lacks as it starts; or a module under two names."""
+    or leave what it lacks as it starts; or a module under two names.
+    """
     alien = [name for name in names if not config.adapts(name)]
     if alien:
-        raise config.error("target_modules leaves out what the file adapts.", got=alien[0],
-                           allowed="factors of target_modules alone")  # fmt: skip
+        raise config.error(
+            "target_modules leaves out what the file adapts.",
+            got=alien[0],
+            allowed="factors of target_modules alone",
+        )
     for module, accepted in _all_names(base).items():
         if module not in found and any(map(config.adapts, accepted)):
-            raise config.error("target_modules names what the file does not adapt.",
-                               got=accepted[0], allowed="factors of all of them")  # fmt: skip
+            raise config.error(
+                "target_modules names what the file does not adapt.",
+                got=accepted[0],
+                allowed="factors of all of them",
+            )
     if len(found) != len(names):
-        raise config.error("adapts a module twice.", got=", ".join(sorted(names)[:4]),
-                           allowed="each module under one name")  # fmt: skip
+        raise config.error(
+            "adapts a module twice.",
+            got=", ".join(sorted(names)[:4]),
+            allowed="each module under one name",
+        )
 
 
 def _lora(config: PeftConfig, module: str, name: str, pair: dict[str, Tensor]) -> Lora:
     if set(pair) != {"A", "B"}:
-        raise config.error("has half of a pair.", got=f"{name}: lora_{''.join(pair)}",
-                           allowed="lora_A and lora_B")  # fmt: skip
+        raise config.error(
+            "has half of a pair.", got=f"{name}: lora_{''.join(pair)}", allowed="lora_A and lora_B"
+        )
     a, b, rank = pair["A"], pair["B"], config.rank_of(name)
     if a.ndim != 2 or b.ndim != 2 or (len(a), b.shape[1]) != (rank, rank):
-        raise config.error(f"{name} has not the rank that is announced.",
-                           got=f"lora_A {tuple(a.shape)}, lora_B {tuple(b.shape)}",
-                           allowed=f"[{rank}, d_in] and [d_out, {rank}]")  # fmt: skip
+        raise config.error(
+            f"{name} has not the rank that is announced.",
+            got=f"lora_A {tuple(a.shape)}, lora_B {tuple(b.shape)}",
+            allowed=f"[{rank}, d_in] and [d_out, {rank}]",
+        )
     for factor in (a, b):
         if not factor.is_floating_point() or not factor.float().isfinite().all():
-            raise config.error(f"{name} holds no finite numbers.", got=factor.dtype,
-                               allowed="finite floating-point numbers")  # fmt: skip
+            raise config.error(
+                f"{name} holds no finite numbers.",
+                got=factor.dtype,
+                allowed="finite floating-point numbers",
+            )
     return Lora(module=module, rank=rank, alpha=config.alpha_of(name), a=a, b=b)
 
 
 def module_names(base: Checkpoint) -> dict[str, str]:
-    """Canonical module name -> transformers' name, of every projection; ``model.`` is the root of today's transformers."""
+    """Canonical module name -> transformers' name, of every projection; ``model.`` is the root of
+    today's transformers.
+    """
     return {
         module: next((name for name in names if name.startswith("model.")), names[0])
         for module, names in _all_names(base).items()
@@ -127,12 +174,21 @@ def module_names(base: Checkpoint) -> dict[str, str]:
 
 def _all_names(base: Checkpoint) -> dict[str, tuple[str, ...]]:
     named = base.family.names(base.architecture)
-    modules = [f"blocks.{i}.{name}" for i, block in enumerate(base.architecture.blocks) for name in projections(block)]
-    return {module: tuple(n.removesuffix(".weight") for n in named[f"{module}.weight"]) for module in modules}
+    modules = [
+        f"blocks.{i}.{name}"
+        for i, block in enumerate(base.architecture.blocks)
+        for name in projections(block)
+    ]
+    return {
+        module: tuple(n.removesuffix(".weight") for n in named[f"{module}.weight"])
+        for module in modules
+    }
 
 
 def _targets(adapted: set[str], all_modules: set[str]) -> list[str]:
-    """The last parts of the names where they mean exactly the adapted modules, else the whole names."""
+    """The last parts of the names where they mean exactly the adapted modules, else the whole
+    names.
+    """
     short = {name.rsplit(".", 1)[1] for name in adapted}
     meant = {name for name in all_modules if name.rsplit(".", 1)[1] in short}
     return sorted(short if meant == adapted else adapted)
@@ -142,18 +198,29 @@ def _untied(loras: list[Lora], base: Checkpoint) -> SavedAdapter:
     found: dict[str, list[Lora]] = defaultdict(list)
     for lora in sorted(loras, key=lambda lora: int(lora.module.split(".")[1])):
         _, block, projection = lora.module.split(".")
-        name = f"{base.architecture.blocks[int(block)].kind}-{projection}-{lora.a.shape[1]}x{len(lora.b)}"
+        kind = base.architecture.blocks[int(block)].kind
+        name = f"{kind}-{projection}-{lora.a.shape[1]}x{len(lora.b)}"
         # every digit of alpha: what is close is not the same
         found[f"{name}-r{lora.rank}-a{_plain(lora.alpha)!r}".replace(".", "_")].append(lora)
     groups, tensors = [], {}
     for name, members in found.items():
         first = members[0]
         sites = tuple(_site(lora) for lora in members)
-        groups.append(Group(name=name, d_in=first.a.shape[1], d_out=len(first.b), rank=first.rank, alpha=first.alpha,
-                            sites=sites))  # fmt: skip
+        groups.append(
+            Group(
+                name=name,
+                d_in=first.a.shape[1],
+                d_out=len(first.b),
+                rank=first.rank,
+                alpha=first.alpha,
+                sites=sites,
+            )
+        )
         tensors[f"{name}.A"] = torch.stack([lora.a for lora in members])
         tensors[f"{name}.B"] = torch.stack([lora.b for lora in members])
-    saved = SavedAdapter(plan=AdapterPlan(mask=parse_mask("lora"), groups=tuple(groups)), tensors=tensors, base=None)
+    saved = SavedAdapter(
+        plan=AdapterPlan(mask=parse_mask("lora"), groups=tuple(groups)), tensors=tensors, base=None
+    )
     saved.check(base.architecture)
     return saved
 

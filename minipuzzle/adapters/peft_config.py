@@ -1,5 +1,6 @@
 """What PEFT's adapter_config.json says, as far as it is an ordinary LoRA; all else in it is refused
-by name."""
+by name.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +16,37 @@ from minipuzzle.errors import UserError
 
 CONFIG = "adapter_config.json"
 DEFAULTS: dict[str, Any] = {
-    "r": 8, "lora_alpha": 8, "rank_pattern": None, "alpha_pattern": None, "use_rslora": False,
-    "target_modules": None, "exclude_modules": None, "layers_to_transform": None,
-    "layers_pattern": None, "peft_type": None, "task_type": None, "init_lora_weights": True,
+    "r": 8,
+    "lora_alpha": 8,
+    "rank_pattern": None,
+    "alpha_pattern": None,
+    "use_rslora": False,
+    "target_modules": None,
+    "exclude_modules": None,
+    "layers_to_transform": None,
+    "layers_pattern": None,
+    "peft_type": None,
+    "task_type": None,
+    "init_lora_weights": True,
     "bias": "none",
-}  # fmt: skip
+}
 """The fields that are read, with LoraConfig's defaults (PEFT 0.21)."""
 NO_EFFECT = {
-    "auto_mapping", "base_model_name_or_path", "revision", "peft_version", "inference_mode",
-    "lora_dropout", "fan_in_fan_out", "megatron_core", "runtime_config", "qalora_group_size",
-    "loftq_config", "eva_config", "corda_config", "lora_ga_config",
-}  # fmt: skip
+    "auto_mapping",
+    "base_model_name_or_path",
+    "revision",
+    "peft_version",
+    "inference_mode",
+    "lora_dropout",
+    "fan_in_fan_out",
+    "megatron_core",
+    "runtime_config",
+    "qalora_group_size",
+    "loftq_config",
+    "eva_config",
+    "corda_config",
+    "lora_ga_config",
+}
 """Fields that change nothing in a loaded LoRA of linear layers; those of a start only with it."""
 STARTS = (True, False, None, "gaussian", "eva")
 """Starts that leave the weights beside the adapter as they are (pissa, olora, corda ... do not)."""
@@ -53,7 +74,8 @@ class Fields(TypedDict):
 @dataclass(frozen=True, kw_only=True)
 class PeftConfig:
     """Which modules have a LoRA, of which rank and alpha (patterns: regular expression ->
-    value)."""
+    value).
+    """
 
     folder: Path
     rank: int
@@ -81,7 +103,8 @@ class PeftConfig:
 
     def adapts(self, module: str) -> bool:
         """Whether PEFT puts a LoRA on the module of this name (its
-        ``check_target_module_exists``)."""
+        ``check_target_module_exists``).
+        """
         if self._named(self.excluded, module):
             return False
         if isinstance(self.targets, str):
@@ -106,22 +129,26 @@ class PeftConfig:
     def _matching(self, field: str, patterns: dict[str, Any], module: str, default: Any) -> Any:
         values = [v for key, v in patterns.items() if self._match(rf"(.*\.)?({key})$", module)]
         if len(set(values)) > 1:
-            raise self.error(f"{field} says {len(values)} values for one module.",
-                             got=f"{module}: {', '.join(map(str, values))}",
-                             allowed="one pattern for a module")  # fmt: skip
+            raise self.error(
+                f"{field} says {len(values)} values for one module.",
+                got=f"{module}: {', '.join(map(str, values))}",
+                allowed="one pattern for a module",
+            )
         return values[0] if values else default
 
     def _match(self, pattern: str, module: str) -> re.Match[str] | None:
         try:
             return re.match(pattern, module)
         except re.error as error:
-            raise self.error("A pattern is no regular expression.", got=f"{pattern}: {error}",
-                             allowed="what Python's re compiles") from error  # fmt: skip
+            raise self.error(
+                "A pattern is no regular expression.",
+                got=f"{pattern}: {error}",
+                allowed="what Python's re compiles",
+            ) from error
 
     def error(self, what: str, *, got: object, allowed: object) -> UserError:
         """A fault of this folder."""
-        return UserError(f"{self.folder}: {what}", got=got, allowed=allowed,
-                         next=AGAIN)  # fmt: skip
+        return UserError(f"{self.folder}: {what}", got=got, allowed=allowed, next=AGAIN)
 
 
 def read_peft_config(folder: Path) -> PeftConfig:
@@ -136,17 +163,24 @@ def read_peft_config(folder: Path) -> PeftConfig:
     require(fields, Fields, what=str(folder / CONFIG), next=AGAIN)
     layers, pattern = fields["layers_to_transform"], fields["layers_pattern"] or []
     if isinstance(fields["target_modules"], str) and (layers is not None or pattern):
-        raise UserError(f"{folder / CONFIG}: layers_to_transform needs a list of target_modules.",
-                        got=fields["target_modules"][:80], allowed="a list, or no layers",
-                        next=AGAIN)  # fmt: skip
+        raise UserError(
+            f"{folder / CONFIG}: layers_to_transform needs a list of target_modules.",
+            got=fields["target_modules"][:80],
+            allowed="a list, or no layers",
+            next=AGAIN,
+        )
     return PeftConfig(
-        folder=folder, rank=fields["r"], alpha=fields["lora_alpha"],
-        ranks=fields["rank_pattern"] or {}, alphas=fields["alpha_pattern"] or {},
-        rslora=fields["use_rslora"], targets=fields["target_modules"],
+        folder=folder,
+        rank=fields["r"],
+        alpha=fields["lora_alpha"],
+        ranks=fields["rank_pattern"] or {},
+        alphas=fields["alpha_pattern"] or {},
+        rslora=fields["use_rslora"],
+        targets=fields["target_modules"],
         excluded=fields["exclude_modules"] or [],
         layers=[layers] if isinstance(layers, int) else layers or None,
         layers_pattern=[pattern] if isinstance(pattern, str) else pattern,
-    )  # fmt: skip
+    )
 
 
 def _check_plain(folder: Path, said: dict[str, Any]) -> None:
@@ -155,14 +189,19 @@ def _check_plain(folder: Path, said: dict[str, Any]) -> None:
     wrong = sorted(unread - unset)
     start = said.get("init_lora_weights", True)
     start = start.lower() if isinstance(start, str) else start
-    for name, right in (("peft_type", said.get("peft_type") == "LORA"),
-                        ("task_type", said.get("task_type") in (None, "CAUSAL_LM")),
-                        ("bias", said.get("bias", "none") == "none"),
-                        ("init_lora_weights", start in STARTS)):  # fmt: skip
+    for name, right in (
+        ("peft_type", said.get("peft_type") == "LORA"),
+        ("task_type", said.get("task_type") in (None, "CAUSAL_LM")),
+        ("bias", said.get("bias", "none") == "none"),
+        ("init_lora_weights", start in STARTS),
+    ):
         wrong += [] if right else [name]
     if wrong:
         got = ", ".join(f"{name}: {json.dumps(said.get(name))[:80]}" for name in wrong)
-        raise UserError(f"{folder} is more than plain LoRA.", got=got,
-                        allowed="peft_type LORA for CAUSAL_LM: A and B of whole projections, a"
-                        " start that leaves their weights, no other option",
-                        next="Merge it with PEFT and use the merged model.")  # fmt: skip
+        raise UserError(
+            f"{folder} is more than plain LoRA.",
+            got=got,
+            allowed="peft_type LORA for CAUSAL_LM: A and B of whole projections, a"
+            " start that leaves their weights, no other option",
+            next="Merge it with PEFT and use the merged model.",
+        )

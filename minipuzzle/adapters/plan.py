@@ -2,9 +2,10 @@
 
     y = W x + (alpha/r) diag(v) B diag(u) A x        A [r, d_in], u [r], B [d_out, r], v [d_out]
 
-Source: arXiv:2311.09578 (Tied-LoRA), section 3: A and B are one tensor for all layers, u and v are each layer's own, and
-each of the four is trained or frozen. The paper adapts only the fused QKV projection; here all projections of the same
-kind and shape tie together, and blocks whose widths differ after pruning form groups of their own.
+Source: arXiv:2311.09578 (Tied-LoRA), section 3: A and B are one tensor for all layers, u and v are
+each layer's own, and each of the four is trained or frozen. The paper adapts only the fused QKV
+projection; here all projections of the same kind and shape tie together, and blocks whose widths
+differ after pruning form groups of their own.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from minipuzzle.arch import Architecture, Block
 from minipuzzle.errors import UserError
 
 PRESETS = {"lora": "layer:A,B", "tl5": "tied:A,B", "tl6": "tied:A,B,u,v", "vera": "tied:u,v"}
-"""TL1 to TL4 are masks with A or B frozen; which number is which is not settled, so the masks are written out."""
+"""TL1 to TL4 are masks with A or B frozen; which number is which is not settled, so the masks are
+written out.
+"""
 FACTORS = ("A", "B", "u", "v")
 FUSED = {"qkv": ("q_proj", "k_proj", "v_proj")}
 """As in the paper's fused projection: one A and one u for the three, B and v by rows."""
@@ -25,7 +28,9 @@ LEAST_SHARE = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Mask:
-    """Whether layers share A and B, and which factors are trained; frozen u and v are 1, a frozen A or B is random."""
+    """Whether layers share A and B, and which factors are trained; frozen u and v are 1, a frozen A
+    or B is random.
+    """
 
     tied: bool
     train: tuple[str, ...]
@@ -36,21 +41,34 @@ class Mask:
 
 
 def parse_mask(text: str) -> Mask:
-    """The mask of a preset, or of ``tied:A,u,v`` and ``layer:A,B``. Raises: UserError for anything else."""
+    """The mask of a preset, or of ``tied:A,u,v`` and ``layer:A,B``. Raises: UserError for anything
+    else.
+    """
     kind, _, factors = PRESETS.get(text.lower(), text).partition(":")
     named = [factor.strip() for factor in factors.split(",") if factor.strip()]
-    if kind not in ("tied", "layer") or not named or set(named) - set(FACTORS) or len(set(named)) != len(named):
+    if (
+        kind not in ("tied", "layer")
+        or not named
+        or set(named) - set(FACTORS)
+        or len(set(named)) != len(named)
+    ):
         raise UserError(
-            "There is no such adapter.", got=text,
-            allowed=f"{', '.join(PRESETS)}, or tied: or layer: and those of A,B,u,v that are trained (tied:A,u,v)",
+            "There is no such adapter.",
+            got=text,
+            allowed=(
+                f"{', '.join(PRESETS)}, or tied: or layer: and those of A,B,u,v that are trained"
+                " (tied:A,u,v)"
+            ),
             next="tl6 is the one to start with.",
-        )  # fmt: skip
+        )
     return Mask(tied=kind == "tied", train=tuple(f for f in FACTORS if f in named))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """One adapted place: a projection of a block, or several that share A and u (``rows``: the output size of each)."""
+    """One adapted place: a projection of a block, or several that share A and u (``rows``: the
+    output size of each).
+    """
 
     block: int
     projections: tuple[str, ...]
@@ -76,25 +94,36 @@ class Group:
     sites: tuple[Site, ...]
 
     def shapes(self, mask: Mask) -> dict[str, tuple[int, ...]]:
-        """The shape of each stored factor: A and B with a first axis of layers where they are not tied, u and v (which
-        are stored where they are trained) always with one."""
+        """The shape of each stored factor: A and B with a first axis of layers where they are not
+        tied, u and v (which are stored where they are trained) always with one.
+        """
         layers = (len(self.sites),)
         own = () if mask.tied else layers
         shapes = {"A": (*own, self.rank, self.d_in), "B": (*own, self.d_out, self.rank)}
         own_scales = {"u": (*layers, self.rank), "v": (*layers, self.d_out)}
-        return shapes | {factor: shape for factor, shape in own_scales.items() if factor in mask.train}
+        return shapes | {
+            factor: shape for factor, shape in own_scales.items() if factor in mask.train
+        }
 
     def trainable(self, mask: Mask) -> int:
-        """Trained parameters. Tied: [A] r d_in + [B] r d_out + [u] L r + [v] L d_out; a layer of its own: L times A, B."""
+        """Trained parameters. Tied: [A] r d_in + [B] r d_out + [u] L r + [v] L d_out; a layer of
+        its own: L times A, B.
+        """
         layers = len(self.sites)
         own = 1 if mask.tied else layers
-        sizes = {"A": own * self.rank * self.d_in, "B": own * self.rank * self.d_out, "u": layers * self.rank,
-                 "v": layers * self.d_out}  # fmt: skip
+        sizes = {
+            "A": own * self.rank * self.d_in,
+            "B": own * self.rank * self.d_out,
+            "u": layers * self.rank,
+            "v": layers * self.d_out,
+        }
         return sum(sizes[factor] for factor in mask.train)
 
     @property
     def lora(self) -> int:
-        """Trained parameters of ordinary LoRA of the same rank at the same sites: L r (d_in + d_out)."""
+        """Trained parameters of ordinary LoRA of the same rank at the same sites: L r (d_in +
+        d_out).
+        """
         return len(self.sites) * self.rank * (self.d_in + self.d_out)
 
 
@@ -118,31 +147,52 @@ class AdapterPlan:
     @property
     def lonely(self) -> tuple[str, ...]:
         """Groups of one site, where tying saves nothing."""
-        return tuple(group.name for group in self.groups if self.mask.tied and len(group.sites) == 1)
+        return tuple(
+            group.name for group in self.groups if self.mask.tied and len(group.sites) == 1
+        )
 
 
 def make_plan(
-    architecture: Architecture, adapter: str, *, rank: int, alpha: float | None = None, target: str = "all",
+    architecture: Architecture,
+    adapter: str,
+    *,
+    rank: int,
+    alpha: float | None = None,
+    target: str = "all",
     few: bool = False,
-) -> AdapterPlan:  # fmt: skip
-    """The plan for ``target``: a comma-separated list of projections ("in_proj" or "in", "qkv" for the three that share
-    A), of block kinds ("mamba", "attention", "mlp") and "all". ``alpha`` None means the rank, as in the paper: no scaling.
+) -> AdapterPlan:
+    """The plan for ``target``: a comma-separated list of projections ("in_proj" or "in", "qkv" for
+    the three that share A), of block kinds ("mamba", "attention", "mlp") and "all". ``alpha`` None
+    means the rank, as in the paper: no scaling.
 
-    Raises: UserError for an unknown adapter, a target that matches nothing or, unless ``few``, under 10 % of the blocks.
+    Raises: UserError for an unknown adapter, a target that matches nothing or, unless ``few``,
+    under 10 % of the blocks.
     """
     mask = parse_mask(adapter)
     if rank < 1:
-        raise UserError("The rank is too small.", got=rank, allowed="at least 1", next="8 is usual.")
+        raise UserError(
+            "The rank is too small.", got=rank, allowed="at least 1", next="8 is usual."
+        )
     sites: dict[str, list[tuple[int, Site]]] = {}
     for index, block in enumerate(architecture.blocks):
         for key, d_in, site in _sites(index, block, _words(architecture, target)):
-            sites.setdefault(f"{key}-{d_in}x{'+'.join(map(str, site.rows))}", []).append((d_in, site))
-    _check_coverage(architecture, {site.block for found in sites.values() for _, site in found}, target, few)
+            sites.setdefault(f"{key}-{d_in}x{'+'.join(map(str, site.rows))}", []).append(
+                (d_in, site)
+            )
+    _check_coverage(
+        architecture, {site.block for found in sites.values() for _, site in found}, target, few
+    )
     groups = tuple(
-        Group(name=name, d_in=found[0][0], d_out=sum(found[0][1].rows), rank=rank,
-              alpha=float(rank if alpha is None else alpha), sites=tuple(site for _, site in found))
+        Group(
+            name=name,
+            d_in=found[0][0],
+            d_out=sum(found[0][1].rows),
+            rank=rank,
+            alpha=float(rank if alpha is None else alpha),
+            sites=tuple(site for _, site in found),
+        )
         for name, found in sites.items()
-    )  # fmt: skip
+    )
     return AdapterPlan(mask=mask, groups=groups)
 
 
@@ -156,29 +206,47 @@ def projections(block: Block) -> dict[str, tuple[int, int]]:
 
 
 def _words(architecture: Architecture, target: str) -> set[str]:
-    """The words of a target, projections by their whole name. Raises: UserError for one that this model does not know."""
+    """The words of a target, projections by their whole name. Raises: UserError for one that this
+    model does not know.
+    """
     names = {name for block in architecture.blocks for name in projections(block)}
     kinds = {block.kind for block in architecture.blocks}
     known = {"all", *kinds, *names, *(f for f, parts in FUSED.items() if set(parts) <= names)}
-    words = {f"{w}_proj" if f"{w}_proj" in names else w for w in (w.strip() for w in target.split(",")) if w}
+    words = {
+        f"{w}_proj" if f"{w}_proj" in names else w
+        for w in (w.strip() for w in target.split(","))
+        if w
+    }
     if words - known or not words:
         raise UserError(
-            f"The target {target!r} matches nothing in this model.", got=", ".join(sorted(words - known)) or "no name",
-            allowed=", ".join(sorted(known)), next="Name a kind of block, a projection or all.",
-        )  # fmt: skip
+            f"The target {target!r} matches nothing in this model.",
+            got=", ".join(sorted(words - known)) or "no name",
+            allowed=", ".join(sorted(known)),
+            next="Name a kind of block, a projection or all.",
+        )
     return words
 
 
 def _sites(index: int, block: Block, words: set[str]) -> Iterator[tuple[str, int, Site]]:
     found = projections(block)
-    fused = {name: parts for name, parts in FUSED.items() if name in words and set(parts) <= set(found)}
+    fused = {
+        name: parts for name, parts in FUSED.items() if name in words and set(parts) <= set(found)
+    }
     for name, parts in fused.items():
         rows = tuple(found[part][0] for part in parts)
-        yield f"{block.kind}-{name}", found[parts[0]][1], Site(block=index, projections=parts, rows=rows)
+        yield (
+            f"{block.kind}-{name}",
+            found[parts[0]][1],
+            Site(block=index, projections=parts, rows=rows),
+        )
     within = {part for parts in fused.values() for part in parts}
     for name, (d_out, d_in) in found.items():
         if name not in within and words & {"all", block.kind, name}:
-            yield f"{block.kind}-{name}", d_in, Site(block=index, projections=(name,), rows=(d_out,))
+            yield (
+                f"{block.kind}-{name}",
+                d_in,
+                Site(block=index, projections=(name,), rows=(d_out,)),
+            )
 
 
 def _check_coverage(architecture: Architecture, blocks: set[int], target: str, few: bool) -> None:
@@ -189,4 +257,4 @@ def _check_coverage(architecture: Architecture, blocks: set[int], target: str, f
             got=f"{len(blocks)} of {len(architecture.blocks)} blocks ({share:.1%})",
             allowed=f"at least {LEAST_SHARE:.0%} of the blocks",
             next="Add mamba or mlp to --target, or say --few where so few blocks are meant.",
-        )  # fmt: skip
+        )

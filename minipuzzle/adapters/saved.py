@@ -1,4 +1,6 @@
-"""Our file of a trained adapter: one safetensors file, shared tensors once, and a JSON header that says what ties to what."""
+"""Our file of a trained adapter: one safetensors file, shared tensors once, and a JSON header that
+says what ties to what.
+"""
 
 from __future__ import annotations
 
@@ -59,8 +61,9 @@ class Lora:
 
 @dataclass(frozen=True, kw_only=True)
 class SavedAdapter:
-    """A plan with the values of its factors ("group.factor" -> tensor) and the fingerprint of the checkpoint it was
-    trained on (None: unknown, as for adapters of PEFT)."""
+    """A plan with the values of its factors ("group.factor" -> tensor) and the fingerprint of the
+    checkpoint it was trained on (None: unknown, as for adapters of PEFT).
+    """
 
     plan: AdapterPlan
     tensors: dict[str, Tensor]
@@ -71,32 +74,48 @@ class SavedAdapter:
         """16 hexadecimal digits of the values and what they mean."""
         digest = hashlib.sha256(json.dumps(_header(self), sort_keys=True).encode())
         for name, tensor in sorted(self.tensors.items()):
-            digest.update(name.encode() + tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes())
+            digest.update(
+                name.encode() + tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes()
+            )
         return digest.hexdigest()[:16]
 
     def loras(self) -> Iterator[Lora]:
-        """What each adapted projection amounts to, exactly: a = diag(u) A, b = diag(v) B, in the dtype of the factors.
+        """What each adapted projection amounts to, exactly: a = diag(u) A, b = diag(v) B, in the
+        dtype of the factors.
 
         Source: arXiv:2311.09578; a diagonal matrix between two factors belongs to either of them.
         """
         for group in self.plan.groups:
             for layer, site in enumerate(group.sites):
-                a, b = (self._scaled(group.name, *names, layer) for names in (("A", "u"), ("B", "v")))
+                a, b = (
+                    self._scaled(group.name, *names, layer) for names in (("A", "u"), ("B", "v"))
+                )
                 for module, rows in site.parts():
-                    yield Lora(module=module, rank=group.rank, alpha=group.alpha, a=a, b=b[rows].contiguous())
+                    yield Lora(
+                        module=module,
+                        rank=group.rank,
+                        alpha=group.alpha,
+                        a=a,
+                        b=b[rows].contiguous(),
+                    )
 
     def check(self, architecture: Architecture) -> None:
         """Raises: UserError where the model has not the projections that the adapter is for."""
         for group in self.plan.groups:
             for site in group.sites:
-                found = projections(architecture.blocks[site.block]) if site.block < len(architecture.blocks) else {}
+                found = (
+                    projections(architecture.blocks[site.block])
+                    if site.block < len(architecture.blocks)
+                    else {}
+                )
                 for name, rows in zip(site.projections, site.rows, strict=True):
                     if found.get(name) != (rows, group.d_in):
                         raise UserError(
-                            f"The adapter is for another model: blocks.{site.block}.{name}.", got=found.get(name),
+                            f"The adapter is for another model: blocks.{site.block}.{name}.",
+                            got=found.get(name),
                             allowed=f"a projection of shape {(rows, group.d_in)}",
                             next="Name the checkpoint that the adapter was trained on.",
-                        )  # fmt: skip
+                        )
 
     def write(self, path: Path) -> None:
         """Write the file, whole or not at all."""
@@ -113,7 +132,8 @@ class SavedAdapter:
 def read_adapter(path: Path) -> SavedAdapter:
     """The adapter in a file of ours, or in a folder that holds one.
 
-    Raises: UserError where there is none, it is damaged, or a factor is missing, of another shape or not trained as said.
+    Raises: UserError where there is none, it is damaged, or a factor is missing, of another shape
+    or not trained as said.
     """
     file = path / NAME if path.is_dir() else path
     again = "Name the run's adapter.safetensors, or a folder of PEFT."
@@ -122,37 +142,58 @@ def read_adapter(path: Path) -> SavedAdapter:
             text = (opened.metadata() or {}).get("minipuzzle", "{}")
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{file} is not an adapter of ours.", got=error,
-                        allowed=f"a file that minipuzzle adapt wrote ({FORMAT})",
-                        next=again) from error  # fmt: skip
+        raise UserError(
+            f"{file} is not an adapter of ours.",
+            got=error,
+            allowed=f"a file that minipuzzle adapt wrote ({FORMAT})",
+            next=again,
+        ) from error
     header = parse_json(text, what=f"{file}: its header", next=again)
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise UserError(f"{file} is not an adapter of ours.", got=str(text)[:80],
-                        allowed=f"a file that minipuzzle adapt wrote ({FORMAT})",
-                        next=again)  # fmt: skip
+        raise UserError(
+            f"{file} is not an adapter of ours.",
+            got=str(text)[:80],
+            allowed=f"a file that minipuzzle adapt wrote ({FORMAT})",
+            next=again,
+        )
     require(header, _Header, what=f"{file}: its header", next=again)
     saved = SavedAdapter(plan=_plan(header, file), tensors=tensors, base=header["base"])
-    planned = {f"{g.name}.{f}": shape for g in saved.plan.groups for f, shape in g.shapes(saved.plan.mask).items()}
+    planned = {
+        f"{g.name}.{f}": shape
+        for g in saved.plan.groups
+        for f, shape in g.shapes(saved.plan.mask).items()
+    }
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if found != planned:
         wrong = sorted(set(found.items()) ^ set(planned.items()))[0]
-        raise UserError(f"{file} does not hold the factors that it announces.", got=f"{wrong[0]}: {found.get(wrong[0])}",
-                        allowed=planned.get(wrong[0], "no such factor: a frozen u or v is 1 and not stored"),
-                        next="Copy the file again.")  # fmt: skip
+        raise UserError(
+            f"{file} does not hold the factors that it announces.",
+            got=f"{wrong[0]}: {found.get(wrong[0])}",
+            allowed=planned.get(wrong[0], "no such factor: a frozen u or v is 1 and not stored"),
+            next="Copy the file again.",
+        )
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or not tensor.float().isfinite().all():
-            raise UserError(f"{file} holds no finite numbers in {name}.", got=tensor.dtype,
-                            allowed="finite floating-point numbers", next=again)  # fmt: skip
+            raise UserError(
+                f"{file} holds no finite numbers in {name}.",
+                got=tensor.dtype,
+                allowed="finite floating-point numbers",
+                next=again,
+            )
     return saved
 
 
 def _header(saved: SavedAdapter) -> dict[str, Any]:
     mask = saved.plan.mask
     return {
-        "format": FORMAT, "adapter": f"{'tied' if mask.tied else 'layer'}:{','.join(mask.train)}", "base": saved.base,
-        "formula": "y = W x + (alpha/rank) diag(v) B diag(u) A x; a frozen u or v is 1 and not stored",
+        "format": FORMAT,
+        "adapter": f"{'tied' if mask.tied else 'layer'}:{','.join(mask.train)}",
+        "base": saved.base,
+        "formula": (
+            "y = W x + (alpha/rank) diag(v) B diag(u) A x; a frozen u or v is 1 and not stored"
+        ),
         "groups": [asdict(group) for group in saved.plan.groups],
-    }  # fmt: skip
+    }
 
 
 def _plan(header: dict[str, Any], file: Path) -> AdapterPlan:
@@ -164,10 +205,20 @@ def _plan(header: dict[str, Any], file: Path) -> AdapterPlan:
         )
         pairs = all(len(site.projections) == len(site.rows) for site in sites)
         if not sites or not pairs or {sum(site.rows) for site in sites} != {said["d_out"]}:
-            raise UserError(f"{file} holds a group that can't be: {said['name']}.",
-                            got=said["sites"],
-                            allowed="sites whose rows are those of B",
-                            next="Copy the file again.")  # fmt: skip
-        groups.append(Group(name=said["name"], d_in=said["d_in"], d_out=said["d_out"],
-                            rank=said["rank"], alpha=said["alpha"], sites=sites))  # fmt: skip
+            raise UserError(
+                f"{file} holds a group that can't be: {said['name']}.",
+                got=said["sites"],
+                allowed="sites whose rows are those of B",
+                next="Copy the file again.",
+            )
+        groups.append(
+            Group(
+                name=said["name"],
+                d_in=said["d_in"],
+                d_out=said["d_out"],
+                rank=said["rank"],
+                alpha=said["alpha"],
+                sites=sites,
+            )
+        )
     return AdapterPlan(mask=parse_mask(header["adapter"]), groups=tuple(groups))

@@ -7,6 +7,17 @@ from minipuzzle.arch.rules import Rules
 from minipuzzle.arch.selection import Selection
 
 __all__ = [
-    "KINDS", "ROPE_KINDS", "Architecture", "Attention", "Block", "FeedForward", "Mamba2", "Rope", "Rules", "Selection",
-    "Tensor", "block_parameters", "rope_speeds",
-]  # fmt: skip
+    "KINDS",
+    "ROPE_KINDS",
+    "Architecture",
+    "Attention",
+    "Block",
+    "FeedForward",
+    "Mamba2",
+    "Rope",
+    "Rules",
+    "Selection",
+    "Tensor",
+    "block_parameters",
+    "rope_speeds",
+]

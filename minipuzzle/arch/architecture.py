@@ -17,7 +17,9 @@ EVERYTHING = Rules()
 
 @dataclass(frozen=True, kw_only=True)
 class Tensor:
-    """One tensor of a model: its canonical name, its axes, the sizes they have here, and its block (None: top)."""
+    """One tensor of a model: its canonical name, its axes, the sizes they have here, and its block
+    (None: top).
+    """
 
     name: str
     weight: Weight
@@ -34,8 +36,8 @@ class Tensor:
 class Architecture:
     """The shape of a model, apart from its weights. ``norm_eps`` is used by every RMSNorm.
 
-    Embeddings are multiplied with ``embedding_multiplier``, logits divided by ``logits_divisor``. ``rules`` say what may
-    be pruned.
+    Embeddings are multiplied with ``embedding_multiplier``, logits divided by ``logits_divisor``.
+    ``rules`` say what may be pruned.
     """
 
     vocab_size: int
@@ -55,7 +57,11 @@ class Architecture:
 
     def at_hidden(self, hidden: int) -> Architecture:
         """The same with another hidden size, everything else as it is."""
-        return replace(self, hidden=hidden, blocks=tuple(replace(block, hidden=hidden) for block in self.blocks))
+        return replace(
+            self,
+            hidden=hidden,
+            blocks=tuple(replace(block, hidden=hidden) for block in self.blocks),
+        )
 
     def count(self, kind: str) -> int:
         """How many blocks are of a kind ("mamba", "attention", "mlp")."""
@@ -84,14 +90,25 @@ class Architecture:
 
     @property
     def units(self) -> list[tuple[int, ...]]:
-        """The positions of the blocks that stay or go together: one block each, or the two of a layer."""
+        """The positions of the blocks that stay or go together: one block each, or the two of a
+        layer.
+        """
         step = 2 if self.rules.paired else 1
         return [tuple(range(i, i + step)) for i in range(0, len(self.blocks), step)]
 
     @property
     def homogeneous(self) -> bool:
-        """Whether all blocks of a kind are alike, as stock transformers wants it, but for their position embedding."""
+        """Whether all blocks of a kind are alike, as stock transformers wants it, but for their
+        position embedding.
+        """
         return all(
-            len({replace(b, rope=None) if isinstance(b, Attention) else b for b in self.blocks if b.kind == kind}) <= 1
+            len(
+                {
+                    replace(b, rope=None) if isinstance(b, Attention) else b
+                    for b in self.blocks
+                    if b.kind == kind
+                }
+            )
+            <= 1
             for kind in ("mamba", "attention", "mlp")
         )

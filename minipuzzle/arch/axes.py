@@ -1,8 +1,10 @@
-"""Axes: each weight says once what its rows and columns mean; counts, slices and masks derive from it.
+"""Axes: each weight says once what its rows and columns mean; counts, slices and masks derive from
+it.
 
-A dimension is a sum of segments, a segment a product of axes in row-major order. Mamba-2's packed input
-projection is ``"heads*head_dim + heads*head_dim + groups*state + groups*state + heads"`` (z, x, B, C, dt): keeping
-some heads keeps their rows in z, in x and in dt, and all of B and C, without any further word about it.
+A dimension is a sum of segments, a segment a product of axes in row-major order. Mamba-2's packed
+input projection is ``"heads*head_dim + heads*head_dim + groups*state + groups*state + heads"`` (z,
+x, B, C, dt): keeping some heads keeps their rows in z, in x and in dt, and all of B and C, without
+any further word about it.
 """
 
 from __future__ import annotations
@@ -39,13 +41,17 @@ class Weight:
         return {axis for dim in self.dims for segment in dim for axis in segment}
 
     def indices(self, sizes: Mapping[str, int], kept: Kept) -> list[NDArray[np.int64] | None]:
-        """For each dimension the positions to keep (int64, ascending by segment), or None where all stay."""
+        """For each dimension the positions to keep (int64, ascending by segment), or None where all
+        stay.
+        """
         return [_dim_indices(dim, sizes, kept) for dim in self.dims]
 
 
 def weight(name: str, *dims: str) -> Weight:
     """A Weight from the notation of this module: ``weight("up", "intermediate", "hidden")``."""
-    return Weight(name, tuple(tuple(tuple(s.strip().split("*")) for s in dim.split("+")) for dim in dims))
+    return Weight(
+        name, tuple(tuple(tuple(s.strip().split("*")) for s in dim.split("+")) for dim in dims)
+    )
 
 
 def _dim_indices(dim: Dim, sizes: Mapping[str, int], kept: Kept) -> NDArray[np.int64] | None:
@@ -55,7 +61,9 @@ def _dim_indices(dim: Dim, sizes: Mapping[str, int], kept: Kept) -> NDArray[np.i
     for segment in dim:
         position = np.zeros(1, dtype=np.int64)
         for axis in segment:
-            chosen = np.asarray(kept[axis] if axis in kept else np.arange(sizes[axis]), dtype=np.int64)
+            chosen = np.asarray(
+                kept[axis] if axis in kept else np.arange(sizes[axis]), dtype=np.int64
+            )
             position = (position[:, None] * sizes[axis] + chosen).reshape(-1)
         parts.append(position + offset)
         offset += prod(sizes[a] for a in segment)

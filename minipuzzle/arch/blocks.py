@@ -1,4 +1,5 @@
-"""The atoms: one norm, one mixer, one residual add. Each kind declares its sizes and its weights' axes.
+"""The atoms: one norm, one mixer, one residual add. Each kind declares its sizes and its weights'
+axes.
 
 Source: arXiv:2504.03624 (Nemotron-H), arXiv:2405.21060 (Mamba-2). Names of tensors here are ours
 ("canonical"); ``minipuzzle.families`` says what a checkpoint calls them.
@@ -17,7 +18,9 @@ NORM = weight("norm.weight", "hidden")
 
 @dataclass(frozen=True, kw_only=True)
 class Mamba2:
-    """A Mamba-2 block: ``heads`` heads of ``head_dim`` channels share B and C within each of ``groups`` groups."""
+    """A Mamba-2 block: ``heads`` heads of ``head_dim`` channels share B and C within each of
+    ``groups`` groups.
+    """
 
     kind: ClassVar[str] = "mamba"
     symbol: ClassVar[str] = "M"
@@ -48,20 +51,32 @@ class Mamba2:
     def sizes(self) -> dict[str, int]:
         """The size of each axis."""
         return {
-            "hidden": self.hidden, "heads": self.heads, "head_dim": self.head_dim, "groups": self.groups,
-            "state": self.state, "kernel": self.conv_kernel, "one": 1,
-        }  # fmt: skip
+            "hidden": self.hidden,
+            "heads": self.heads,
+            "head_dim": self.head_dim,
+            "groups": self.groups,
+            "state": self.state,
+            "kernel": self.conv_kernel,
+            "one": 1,
+        }
 
     @property
     def weights(self) -> tuple[Weight, ...]:
         """The block's tensors and their axes."""
         packed = "heads*head_dim + heads*head_dim + groups*state + groups*state + heads"
         convolved = "heads*head_dim + groups*state + groups*state"
-        tensors = [NORM, weight("in_proj.weight", packed, "hidden"), weight("conv.weight", convolved, "one", "kernel")]
+        tensors = [
+            NORM,
+            weight("in_proj.weight", packed, "hidden"),
+            weight("conv.weight", convolved, "one", "kernel"),
+        ]
         if self.conv_bias:
             tensors.append(weight("conv.bias", convolved))
         tensors += [weight("dt_bias", "heads"), weight("A_log", "heads"), weight("D", "heads")]
-        tensors += [weight("gated_norm.weight", "heads*head_dim"), weight("out_proj.weight", "hidden", "heads*head_dim")]
+        tensors += [
+            weight("gated_norm.weight", "heads*head_dim"),
+            weight("out_proj.weight", "hidden", "heads*head_dim"),
+        ]
         if self.proj_bias:
             tensors += [weight("in_proj.bias", packed), weight("out_proj.bias", "hidden")]
         return tuple(tensors)
@@ -71,8 +86,9 @@ class Mamba2:
 class Attention:
     """Grouped-query attention: query head h reads KV head h // (q_heads / kv_heads).
 
-    ``rope`` None is attention without position embedding; ``qk_norm`` an RMS norm of each query's and key's head before it;
-    ``scale`` what scores are multiplied with, None for attn_head_dim^-1/2; ``bias`` that of q, k and v.
+    ``rope`` None is attention without position embedding; ``qk_norm`` an RMS norm of each query's
+    and key's head before it; ``scale`` what scores are multiplied with, None for
+    attn_head_dim^-1/2; ``bias`` that of q, k and v.
     """
 
     kind: ClassVar[str] = "attention"
@@ -94,30 +110,45 @@ class Attention:
     def sizes(self) -> dict[str, int]:
         """The size of each axis."""
         return {
-            "hidden": self.hidden, "q_heads": self.q_heads, "kv_heads": self.kv_heads,
+            "hidden": self.hidden,
+            "q_heads": self.q_heads,
+            "kv_heads": self.kv_heads,
             "attn_head_dim": self.attn_head_dim,
-        }  # fmt: skip
+        }
 
     @property
     def weights(self) -> tuple[Weight, ...]:
         """The block's tensors and their axes."""
         q, kv = "q_heads*attn_head_dim", "kv_heads*attn_head_dim"
-        tensors = [NORM, weight("q_proj.weight", q, "hidden"), weight("k_proj.weight", kv, "hidden")]
+        tensors = [
+            NORM,
+            weight("q_proj.weight", q, "hidden"),
+            weight("k_proj.weight", kv, "hidden"),
+        ]
         tensors += [weight("v_proj.weight", kv, "hidden"), weight("o_proj.weight", "hidden", q)]
         if self.bias:
-            tensors += [weight("q_proj.bias", q), weight("k_proj.bias", kv), weight("v_proj.bias", kv)]
+            tensors += [
+                weight("q_proj.bias", q),
+                weight("k_proj.bias", kv),
+                weight("v_proj.bias", kv),
+            ]
         if self.out_bias:
             tensors.append(weight("o_proj.bias", "hidden"))
         if self.qk_norm:
-            tensors += [weight("q_norm.weight", "attn_head_dim"), weight("k_norm.weight", "attn_head_dim")]
+            tensors += [
+                weight("q_norm.weight", "attn_head_dim"),
+                weight("k_norm.weight", "attn_head_dim"),
+            ]
         return tuple(tensors)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeedForward:
-    """down(f(up(x))), or where it is ``gated`` down(f(gate(x)) * up(x)), with f = ``activation``: "relu2" or "silu".
+    """down(f(up(x))), or where it is ``gated`` down(f(gate(x)) * up(x)), with f = ``activation``:
+    "relu2" or "silu".
 
-    A channel of a gated one has a row in gate and one in up. ``packed``: both lie in one matrix, gate first.
+    A channel of a gated one has a row in gate and one in up. ``packed``: both lie in one matrix,
+    gate first.
     """
 
     kind: ClassVar[str] = "mlp"
@@ -142,12 +173,19 @@ class FeedForward:
         """The projections that read the stream, by name, and their rows."""
         if self.packed:
             return {"gate_up_proj": "intermediate + intermediate"}
-        return {"gate_proj": "intermediate", "up_proj": "intermediate"} if self.gated else {"up_proj": "intermediate"}
+        return (
+            {"gate_proj": "intermediate", "up_proj": "intermediate"}
+            if self.gated
+            else {"up_proj": "intermediate"}
+        )
 
     @property
     def weights(self) -> tuple[Weight, ...]:
         """The block's tensors and their axes."""
-        tensors = [NORM, *(weight(f"{name}.weight", rows, "hidden") for name, rows in self.inputs.items())]
+        tensors = [
+            NORM,
+            *(weight(f"{name}.weight", rows, "hidden") for name, rows in self.inputs.items()),
+        ]
         tensors.append(weight("down_proj.weight", "hidden", "intermediate"))
         if self.bias:
             tensors += [weight(f"{name}.bias", rows) for name, rows in self.inputs.items()]

@@ -1,4 +1,6 @@
-"""Which heads and channels a narrower block keeps: the best by score, within the groups that couple them. No torch."""
+"""Which heads and channels a narrower block keeps: the best by score, within the groups that couple
+them. No torch.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,14 @@ def top(values: NDArray[np.float64], count: int) -> tuple[int, ...]:
     return tuple(np.sort(order).tolist())
 
 
-def top_heads(channels: NDArray[np.float64], count: int, groups: int, width: int | None = None) -> tuple[int, ...]:
+def top_heads(
+    channels: NDArray[np.float64], count: int, groups: int, width: int | None = None
+) -> tuple[int, ...]:
     """The ``count`` best Mamba heads, equally many in each group, ascending.
 
-    A head's score is the L2 norm of its channel scores ([heads, head_dim]), over the ``width`` best channels when head
-    channels are cut too. Source: arXiv:2504.11409, section 3.1 (f_h over D_top; ranked within each group).
+    A head's score is the L2 norm of its channel scores ([heads, head_dim]), over the ``width`` best
+    channels when head channels are cut too. Source: arXiv:2504.11409, section 3.1 (f_h over D_top;
+    ranked within each group).
     """
     if width is not None:
         channels = channels[:, list(top_channels(channels, width))]
@@ -31,11 +36,14 @@ def top_channels(channels: NDArray[np.float64], width: int) -> tuple[int, ...]:
     return top(np.sqrt(np.square(channels).sum(axis=0)), width)
 
 
-def top_kv_heads(q_heads: NDArray[np.float64], count: int, kv_heads: int) -> dict[str, tuple[int, ...]]:
-    """The ``count`` best KV heads with all their query heads: {"kv_heads": ..., "q_heads": ...}, ascending.
+def top_kv_heads(
+    q_heads: NDArray[np.float64], count: int, kv_heads: int
+) -> dict[str, tuple[int, ...]]:
+    """The ``count`` best KV heads with all their query heads: {"kv_heads": ..., "q_heads": ...},
+    ascending.
 
-    A KV head's score is the L2 norm over the scores of the query heads that read it (ours: as Mamba's heads over their
-    channels, arXiv:2504.11409); ``q_heads`` [q_heads].
+    A KV head's score is the L2 norm over the scores of the query heads that read it (ours: as
+    Mamba's heads over their channels, arXiv:2504.11409); ``q_heads`` [q_heads].
     """
     group = len(q_heads) // kv_heads
     kept = top(np.sqrt(np.square(q_heads).reshape(kv_heads, group).sum(axis=1)), count)

@@ -1,8 +1,9 @@
-"""Rotary position embedding as data: which channels of a head turn, how fast, and how a longer context slows them.
+"""Rotary position embedding as data: which channels of a head turn, how fast, and how a longer
+context slows them.
 
-Channel pair k of ``dim`` turns by position x theta^(-2k/dim) (arXiv:2104.09864). The scalings are those of transformers'
-``modeling_rope_utils``: linear divides every speed, dynamic raises theta with the length (NTK), llama3 and yarn
-(arXiv:2309.00071) divide the slow pairs only.
+Channel pair k of ``dim`` turns by position x theta^(-2k/dim) (arXiv:2104.09864). The scalings are
+those of transformers' ``modeling_rope_utils``: linear divides every speed, dynamic raises theta
+with the length (NTK), llama3 and yarn (arXiv:2309.00071) divide the slow pairs only.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ ROPE_KINDS = ("default", "linear", "dynamic", "llama3", "yarn")
 class Rope:
     """The first ``dim`` channels of each head turn; the rest stay.
 
-    ``original`` is the context, in tokens, that the speeds were trained for (dynamic, llama3, yarn). ``low`` and ``high``
-    are llama3's frequency factors and yarn's slow and fast numbers of turns. ``attention_factor`` multiplies cosines and
-    sines (yarn).
+    ``original`` is the context, in tokens, that the speeds were trained for (dynamic, llama3,
+    yarn). ``low`` and ``high`` are llama3's frequency factors and yarn's slow and fast numbers of
+    turns. ``attention_factor`` multiplies cosines and sines (yarn).
     """
 
     dim: int
@@ -38,7 +39,9 @@ class Rope:
 
 
 def rope_speeds(rope: Rope, length: int) -> NDArray[np.float64]:
-    """[dim / 2] radians a position, fastest first, for a sequence of ``length`` tokens (which only "dynamic" reads)."""
+    """[dim / 2] radians a position, fastest first, for a sequence of ``length`` tokens (which only
+    "dynamic" reads).
+    """
     theta = rope.theta
     if rope.kind == "dynamic":
         grown = rope.factor * max(length, rope.original) / rope.original - (rope.factor - 1)
@@ -47,7 +50,9 @@ def rope_speeds(rope: Rope, length: int) -> NDArray[np.float64]:
     if rope.kind == "linear":
         return speeds / rope.factor
     if rope.kind == "llama3":
-        return speeds * _blend(rope, (rope.original * speeds / (2 * pi) - rope.low) / (rope.high - rope.low))
+        return speeds * _blend(
+            rope, (rope.original * speeds / (2 * pi) - rope.low) / (rope.high - rope.low)
+        )
     if rope.kind == "yarn":
         low, high = (_pair(rope, turns) for turns in (rope.high, rope.low))
         if rope.truncate:

@@ -1,8 +1,9 @@
 """What stays of a parent: the blocks and, in each, the indices kept on each axis that shrinks.
 
-A selection is the one description of a cut. ``model`` reads it as masks, ``surgery`` as slices; both give the same
-logits. Rules for Mamba heads are those of arXiv:2504.11409 (group-aware): B and C belong to groups, so each group
-keeps the same number of heads, and head channels are the same in all heads.
+A selection is the one description of a cut. ``model`` reads it as masks, ``surgery`` as slices;
+both give the same logits. Rules for Mamba heads are those of arXiv:2504.11409 (group-aware): B and
+C belong to groups, so each group keeps the same number of heads, and head channels are the same in
+all heads.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ Kept = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """``blocks[i]`` is None where block i is dropped, else the kept indices (ascending) of each axis that shrinks.
+    """``blocks[i]`` is None where block i is dropped, else the kept indices (ascending) of each
+    axis that shrinks.
 
     ``hidden`` are the kept hidden channels of the whole model, None for all of them.
     """
@@ -49,14 +51,16 @@ class Selection:
     def student(self, parent: Architecture) -> Architecture:
         """The architecture that is left of the parent.
 
-        Raises: UserError where indices are out of range, unsorted, or break Mamba's or attention's groups. Whether a file
-        can say it is another question: ``parent.rules.check``.
+        Raises: UserError where indices are out of range, unsorted, or break Mamba's or attention's
+        groups. Whether a file can say it is another question: ``parent.rules.check``.
         """
         if len(self.blocks) != len(parent.blocks):
             raise UserError(
-                "The selection does not describe this model.", got=f"{len(self.blocks)} blocks",
-                allowed=f"{len(parent.blocks)} blocks", next="Search again on this checkpoint.",
-            )  # fmt: skip
+                "The selection does not describe this model.",
+                got=f"{len(self.blocks)} blocks",
+                allowed=f"{len(parent.blocks)} blocks",
+                next="Search again on this checkpoint.",
+            )
         blocks = [self._narrow(i, parent.blocks[i]) for i in self.kept_blocks]
         hidden = parent.hidden if self.hidden is None else len(self.hidden)
         return replace(parent, blocks=tuple(blocks), hidden=hidden)
@@ -68,10 +72,14 @@ class Selection:
             in_order = list(chosen) == sorted(set(chosen)) and len(chosen) > 0
             if axis not in allowed or not in_order or chosen[0] < 0 or chosen[-1] >= sizes[axis]:
                 raise UserError(
-                    f"Block {index} cannot keep these indices of axis {axis!r}.", got=str(chosen)[:80],
-                    allowed=f"ascending indices below {sizes.get(axis, 0)} of one of {', '.join(allowed)}",
+                    f"Block {index} cannot keep these indices of axis {axis!r}.",
+                    got=str(chosen)[:80],
+                    allowed=(
+                        f"ascending indices below {sizes.get(axis, 0)} of one of"
+                        f" {', '.join(allowed)}"
+                    ),
                     next="Choose other indices, or leave the axis whole.",
-                )  # fmt: skip
+                )
         _check_groups(index, block, kept)
         sizes_left: Any = {axis: len(chosen) for axis, chosen in kept.items()}
         return replace(block, **sizes_left)
@@ -93,6 +101,8 @@ def _check_groups(index: int, block: Block, kept: Kept) -> None:
 def _even(index: int, what: str, of: str, counts: list[int]) -> None:
     if min(counts) == 0 or len(set(counts)) > 1:
         raise UserError(
-            f"Block {index} must keep equally many {what} in each {of}.", got=f"{counts} a {of}",
-            allowed=f"the same number, at least 1, in each {of}", next="Keep the same number in every group.",
-        )  # fmt: skip
+            f"Block {index} must keep equally many {what} in each {of}.",
+            got=f"{counts} a {of}",
+            allowed=f"the same number, at least 1, in each {of}",
+            next="Keep the same number in every group.",
+        )

@@ -1,4 +1,6 @@
-"""Room 1: a checkpoint on disk. Opening reads headers and checks everything; a tensor is read when asked for."""
+"""Room 1: a checkpoint on disk. Opening reads headers and checks everything; a tensor is read when
+asked for.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +32,19 @@ ADAPTER = "adapter_config.json"
 
 
 class Checkpoint:
-    """A checked checkpoint: each tensor of its architecture is in its files exactly once, with the right shape.
+    """A checked checkpoint: each tensor of its architecture is in its files exactly once, with the
+    right shape.
 
     ``notes`` are sentences on what the files hold and we leave out.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any], architecture: Architecture, entries: dict[str, Entry]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: dict[str, Any],
+        architecture: Architecture,
+        entries: dict[str, Entry],
+    ) -> None:
         self.path = path
         self.config = config
         self.architecture = architecture
@@ -49,17 +58,20 @@ class Checkpoint:
     def open(path: Path) -> Checkpoint:
         """The checkpoint in a folder.
 
-        Raises: UserError for a missing or truncated shard, a missing or unexpected tensor, a tensor of a wrong shape,
-        pickled weights, and what ``read_config`` raises.
+        Raises: UserError for a missing or truncated shard, a missing or unexpected tensor, a tensor
+        of a wrong shape, pickled weights, and what ``read_config`` raises.
         """
         config, architecture = read_config(path)
         if (path / ADAPTER).is_file():
             raise UserError(
                 "An adapter lies beside the weights, which transformers applies to them.",
-                got=path / ADAPTER, allowed="a checkpoint without an adapter in its folder",
-                next="Move it to a folder of its own; minipuzzle merge puts it into the weights. Is it "
-                "in them already, delete it.",
-            )  # fmt: skip
+                got=path / ADAPTER,
+                allowed="a checkpoint without an adapter in its folder",
+                next=(
+                    "Move it to a folder of its own; minipuzzle merge puts it into the weights. Is"
+                    " it in them already, delete it."
+                ),
+            )
         entries, beside = read_entries(path, config)
         opened = Checkpoint(path, config, architecture, entries)
         opened.notes += beside
@@ -87,12 +99,16 @@ class Checkpoint:
             if count:
                 yield f"{count} tensors of {what} are not read"
         if self.family.architecture(self.config).tied_head and not self.architecture.tied_head:
-            yield ("config.json says that the head is the embedding, the weights have another one: "
-                   "it is read as the model's own")  # fmt: skip
+            yield (
+                "config.json says that the head is the embedding, the weights have another one: "
+                "it is read as the model's own"
+            )
         said = quantisation(self.config)
         if said:
-            yield (f"config.json says that the weights are quantised ({said}), they are plain "
-                   f"{self.dtype}: read as they are")  # fmt: skip
+            yield (
+                f"config.json says that the weights are quantised ({said}), they are plain "
+                f"{self.dtype}: read as they are"
+            )
         for link in travelling(self.path)[1]:
             yield f"{link.relative_to(self.path)} is a link out of the checkpoint: not copied along"
 
@@ -135,11 +151,12 @@ class Checkpoint:
     def pieces(
         self, name: str, *, pinned: bool = False, start: int = 0, stop: int | None = None
     ) -> Iterator[tuple[int, Tensor]]:
-        """(first row, some rows) of a tensor's rows ``start``..``stop`` - 1, on the CPU, in its own dtype.
+        """(first row, some rows) of a tensor's rows ``start``..``stop`` - 1, on the CPU, in its own
+        dtype.
 
-        Read into one buffer of PIECE_BYTES that the next piece overwrites: a tensor of any size costs that much memory
-        and no mapped pages (which would count as the process's own). ``pinned`` memory suits copies to a GPU.
-        Raises: as ``tensor``.
+        Read into one buffer of PIECE_BYTES that the next piece overwrites: a tensor of any size
+        costs that much memory and no mapped pages (which would count as the process's own).
+        ``pinned`` memory suits copies to a GPU. Raises: as ``tensor``.
         """
         import torch
 
@@ -163,11 +180,14 @@ class Checkpoint:
                 yield first, values
 
     def read_into(self, name: str, target: Tensor, start: int = 0) -> None:
-        """Fill ``target`` (any dtype and device) with a tensor's rows from ``start`` on, a piece at a time.
+        """Fill ``target`` (any dtype and device) with a tensor's rows from ``start`` on, a piece at
+        a time.
 
         Raises: as ``pieces``.
         """
-        for first, values in self.pieces(name, pinned=target.is_cuda, start=start, stop=start + len(target)):
+        for first, values in self.pieces(
+            name, pinned=target.is_cuda, start=start, stop=start + len(target)
+        ):
             target[first - start : first - start + len(values)].copy_(values)
 
     def _check_finite(self, name: str, values: Tensor) -> None:
@@ -176,9 +196,11 @@ class Checkpoint:
         finite = torch.isfinite(values.float() if values.element_size() == 1 else values)
         if not finite.all():
             raise UserError(
-                f"Tensor {self._names[name]} holds NaN or infinity.", got=f"{(~finite).sum()} of "
-                f"{values.numel()} values", allowed="finite weights", next="Take a checkpoint from before training broke.",
-            )  # fmt: skip
+                f"Tensor {self._names[name]} holds NaN or infinity.",
+                got=f"{(~finite).sum()} of {values.numel()} values",
+                allowed="finite weights",
+                next="Take a checkpoint from before training broke.",
+            )
 
 
 def _fill(path: Path, file: io.RawIOBase, target: memoryview) -> None:
@@ -195,6 +217,8 @@ def _fill(path: Path, file: io.RawIOBase, target: memoryview) -> None:
 
 def _changed(path: Path, got: object) -> UserError:
     return UserError(
-        f"{path} changed after it was opened, or cannot be read any more.", got=got,
-        allowed="files at rest", next="Wait until it is written, then start again.",
-    )  # fmt: skip
+        f"{path} changed after it was opened, or cannot be read any more.",
+        got=got,
+        allowed="files at rest",
+        next="Wait until it is written, then start again.",
+    )

@@ -115,7 +115,9 @@ def _weight_map(path: Path) -> dict[str, str]:
     """Tensor -> shard. Raises: UserError for a broken index or a shard's name that may not become a
     path.
     """
-    said = read_json(opened(path, INDEX, MAX_HEADER), dict[str, Any], next=RESTORE).get("weight_map")
+    said = read_json(opened(path, INDEX, MAX_HEADER), dict[str, Any], next=RESTORE).get(
+        "weight_map"
+    )
     if not isinstance(said, dict):
         raise UserError(
             f"{INDEX} is damaged.",

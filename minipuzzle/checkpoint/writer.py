@@ -28,16 +28,23 @@ SHARD_BYTES = 5_000_000_000
 
 
 def write_checkpoint(
-    path: Path, architecture: Architecture, tensor: Callable[[str], Tensor], *, source: Checkpoint | None,
-    config: dict[str, Any], shard_bytes: int = SHARD_BYTES, extra: dict[str, str] | None = None,
-) -> None:  # fmt: skip
-    """Write ``architecture`` to the folder ``path``; ``tensor`` gives each tensor by canonical name, when its turn comes.
+    path: Path,
+    architecture: Architecture,
+    tensor: Callable[[str], Tensor],
+    *,
+    source: Checkpoint | None,
+    config: dict[str, Any],
+    shard_bytes: int = SHARD_BYTES,
+    extra: dict[str, str] | None = None,
+) -> None:
+    """Write ``architecture`` to the folder ``path``; ``tensor`` gives each tensor by canonical
+    name, when its turn comes.
 
-    Files larger than ``shard_bytes`` are split and indexed. Tokenizer files, templates, licences and
-    the generation config are copied from ``source``; ``extra`` are text files to add. What ``config``
-    says of the dtype is made true, and that weights are quantised left out. A checkpoint that is
-    there already is replaced once the new one is whole.
-    Raises: UserError when the disk is full, leaving nothing behind, and where something else than a checkpoint is there.
+    Files larger than ``shard_bytes`` are split and indexed. Tokenizer files, templates, licences
+    and the generation config are copied from ``source``; ``extra`` are text files to add. What
+    ``config`` says of the dtype is made true, and that weights are quantised left out. A checkpoint
+    that is there already is replaced once the new one is whole. Raises: UserError when the disk is
+    full, leaving nothing behind, and where something else than a checkpoint is there.
     """
     path = path.resolve()
     _check_target(path)
@@ -72,10 +79,11 @@ def _check_target(path: Path) -> None:
         return
     if path.exists():
         raise UserError(
-            f"{path} is not a checkpoint, so it is not replaced.", got="a folder without a config.json" if path.is_dir()
-            else "a file", allowed="a new name, an empty folder or a checkpoint",
+            f"{path} is not a checkpoint, so it is not replaced.",
+            got="a folder without a config.json" if path.is_dir() else "a file",
+            allowed="a new name, an empty folder or a checkpoint",
             next="Choose another folder, or move this one away.",
-        )  # fmt: skip
+        )
 
 
 def _copy_beside(source: Path, target: Path) -> None:
@@ -95,7 +103,11 @@ def _true(config: dict[str, Any], dtype: str) -> dict[str, Any]:
 
 
 def _write_weights(
-    folder: Path, architecture: Architecture, tensor: Callable[[str], Tensor], model_type: str, shard_bytes: int
+    folder: Path,
+    architecture: Architecture,
+    tensor: Callable[[str], Tensor],
+    model_type: str,
+    shard_bytes: int,
 ) -> str:
     """The dtype of most numbers written, as torch names it."""
     from safetensors import SafetensorError
@@ -118,8 +130,12 @@ def _write_weights(
     for entry in architecture.tensors():
         value = tensor(entry.name)
         if tuple(value.shape) != entry.shape:
-            raise UserError(f"Tensor {entry.name} has not the planned shape.", got=tuple(value.shape),
-                            allowed=entry.shape, next="This is a fault of minipuzzle: report it.")  # fmt: skip
+            raise UserError(
+                f"Tensor {entry.name} has not the planned shape.",
+                got=tuple(value.shape),
+                allowed=entry.shape,
+                next="This is a fault of minipuzzle: report it.",
+            )
         bytes_ = value.numel() * value.element_size()
         if size and size + bytes_ > shard_bytes:
             flush()

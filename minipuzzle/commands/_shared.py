@@ -21,7 +21,7 @@ from minipuzzle.recipe import Data
 from minipuzzle.rundir import RunDir
 
 if TYPE_CHECKING:
-    from minipuzzle.stages.job import Job
+    from minipuzzle.runs.job import Job
 
 FIRST = os.environ.get("RANK", "0") == "0"  # of the processes of a torchrun only the first prints
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 132, quiet=not FIRST)
@@ -37,7 +37,7 @@ CTRL_C = 130
 
 def make_job(run: Path, checkpoint: Path | None, data: Data, device: str) -> Job:
     """The job of a run directory; imports torch."""
-    from minipuzzle.stages.job import Job
+    from minipuzzle.runs.job import Job
 
     return Job(RunDir(run), checkpoint=checkpoint, data=data, device=device)
 
@@ -50,14 +50,19 @@ def config_only(path: Path) -> bool:
 def student(run: Path) -> Path:
     """The student of a run. Raises: UserError where there is none."""
     if not (run / "student" / "config.json").is_file():
-        raise UserError("There is no student in this run directory.", got=run, allowed="a checkpoint, or a run with a student",
-                        next="Name a checkpoint before anything else, or run minipuzzle distill first.")  # fmt: skip
+        raise UserError(
+            "There is no student in this run directory.",
+            got=run,
+            allowed="a checkpoint, or a run with a student",
+            next="Name a checkpoint before anything else, or run minipuzzle distill first.",
+        )
     return run / "student"
 
 
 @contextmanager
 def command(run: Path) -> Iterator[None]:
-    """Work alone in the run directory; record the command line and its seconds there once it has succeeded.
+    """Work alone in the run directory; record the command line and its seconds there once it has
+    succeeded.
 
     SIGTERM and Ctrl-C end it with a line that says how to go on.
     """

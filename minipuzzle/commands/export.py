@@ -13,10 +13,17 @@ from minipuzzle.commands._shared import RUN, Json, Run, command, out, print_json
 from minipuzzle.report.units import bytes_
 
 
-def export(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint (default: the run's student).")] = None,
-           run: Run = RUN, gguf: Annotated[Path | None, typer.Option(help="Write this GGUF file for llama.cpp.")] = None,
-           dtype: Annotated[str, typer.Option(help="Of its matrices: auto (the checkpoint's), f32, f16, bf16, q8_0.")] = "auto",
-           as_json: Json = False) -> None:  # fmt: skip
+def export(
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="Checkpoint (default: the run's student).")
+    ] = None,
+    run: Run = RUN,
+    gguf: Annotated[Path | None, typer.Option(help="Write this GGUF file for llama.cpp.")] = None,
+    dtype: Annotated[
+        str, typer.Option(help="Of its matrices: auto (the checkpoint's), f32, f16, bf16, q8_0.")
+    ] = "auto",
+    as_json: Json = False,
+) -> None:
     """Say which engines load a checkpoint and why not, or write it as GGUF."""
     path = checkpoint or student(run)
     with nullcontext() if checkpoint else command(run):
@@ -39,8 +46,11 @@ def _gguf(path: Path, target: Path, dtype: str, as_json: bool) -> None:
         return
     for note in (*opened.notes, *written.notes):
         out.print(f"note: {note}", soft_wrap=True)
-    out.print(f"gguf: {target}  {written.parameters:,} parameters, {bytes_(written.bytes)}, matrices {written.dtype.upper()}"
-              f"    next: llama-cli -m {target}", soft_wrap=True)  # fmt: skip
+    out.print(
+        f"gguf: {target}  {written.parameters:,} parameters, {bytes_(written.bytes)}, matrices"
+        f" {written.dtype.upper()}    next: llama-cli -m {target}",
+        soft_wrap=True,
+    )
 
 
 def _engines(path: Path, as_json: bool) -> None:

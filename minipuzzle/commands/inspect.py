@@ -13,10 +13,15 @@ from minipuzzle.recipe import SearchSettings
 OURS = SearchSettings()
 
 
-def inspect(path: Annotated[Path, typer.Argument(help="Checkpoint, or a folder with a config.json.")],
-            context: str = OURS.context, batch: int = OURS.batch, weights: str = OURS.weights, kv: str = OURS.kv,
-            state: str = OURS.state,
-            as_json: Json = False) -> None:  # fmt: skip
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Checkpoint, or a folder with a config.json.")],
+    context: str = OURS.context,
+    batch: int = OURS.batch,
+    weights: str = OURS.weights,
+    kv: str = OURS.kv,
+    state: str = OURS.state,
+    as_json: Json = False,
+) -> None:
     """Show a model's strip, parameters and memory, from its config.json alone."""
     from minipuzzle.budget import parse_count
     from minipuzzle.checkpoint.config import read_config
@@ -24,7 +29,9 @@ def inspect(path: Annotated[Path, typer.Argument(help="Checkpoint, or a folder w
     from minipuzzle.report.inspect import inspect_json, inspect_view
 
     _, architecture = read_config(path)
-    workload = Workload(context=parse_count(context), batch=batch, weights=weights, kv=kv, state=state)
+    workload = Workload(
+        context=parse_count(context), batch=batch, weights=weights, kv=kv, state=state
+    )
     if as_json:
         print_json(inspect_json(architecture, workload))
     else:

@@ -20,12 +20,17 @@ class Form(StrEnum):
     compact = "compact"
 
 
-def merge(checkpoint: Annotated[Path, typer.Argument(help="The checkpoint that the adapter is for.")],
-          adapter: Annotated[Path, typer.Argument(help="adapter.safetensors of ours, or a folder of PEFT.")],
-          target: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("merged"),
-          form: Annotated[Form, typer.Option("--export", help="A whole checkpoint, PEFT's LoRA, or our compact file.")]
-          = Form.checkpoint,
-          as_json: Json = False) -> None:  # fmt: skip
+def merge(
+    checkpoint: Annotated[Path, typer.Argument(help="The checkpoint that the adapter is for.")],
+    adapter: Annotated[
+        Path, typer.Argument(help="adapter.safetensors of ours, or a folder of PEFT.")
+    ],
+    target: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("merged"),
+    form: Annotated[
+        Form, typer.Option("--export", help="A whole checkpoint, PEFT's LoRA, or our compact file.")
+    ] = Form.checkpoint,
+    as_json: Json = False,
+) -> None:
     """Write W + Delta W as a checkpoint, or the adapter alone for PEFT and vLLM."""
     from minipuzzle.adapters import export_peft, open_adapter
     from minipuzzle.adapters import merge as merge_weights
@@ -41,7 +46,9 @@ def merge(checkpoint: Annotated[Path, typer.Argument(help="The checkpoint that t
         note = f"{facts['lost_to_rounding']:.2%} of Delta W was lost to rounding to {base.dtype}"
     elif form == Form.peft:
         refused = export_peft(saved, base, target)
-        note = "an ordinary LoRA a layer" + (f"; PEFT refuses its {refused}, vLLM takes it" if refused else "")
+        note = "an ordinary LoRA a layer" + (
+            f"; PEFT refuses its {refused}, vLLM takes it" if refused else ""
+        )
     else:
         saved.write(target / NAME)
         note = f"{(target / NAME).stat().st_size:,} bytes"
@@ -55,9 +62,14 @@ def merge(checkpoint: Annotated[Path, typer.Argument(help="The checkpoint that t
 
 def _check_target(target: Path, checkpoint: Path, form: Form) -> None:
     """Raises: UserError where the result would replace what it is made of, or lie in a checkpoint,
-    which transformers would then load with it."""
+    which transformers would then load with it.
+    """
     replaces = target.resolve() == checkpoint.resolve()
     if replaces or (form != Form.checkpoint and (target / "config.json").exists()):
         what = "the checkpoint to merge into" if replaces else "a checkpoint"
-        raise UserError(f"{target} is {what}.", got=target, allowed="another folder",
-                        next="Choose another --out.")  # fmt: skip
+        raise UserError(
+            f"{target} is {what}.",
+            got=target,
+            allowed="another folder",
+            next="Choose another --out.",
+        )

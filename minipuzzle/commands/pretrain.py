@@ -13,14 +13,17 @@ from minipuzzle.recipe_file import load_recipe
 from minipuzzle.rundir import RunDir
 
 
-def pretrain(recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],
-             run: Annotated[Path | None, typer.Option("--run", help="Run directory (default: the recipe's).")] = None
-             ) -> None:  # fmt: skip
+def pretrain(
+    recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],
+    run: Annotated[
+        Path | None, typer.Option("--run", help="Run directory (default: the recipe's).")
+    ] = None,
+) -> None:
     """Train a hybrid from nothing with a recipe; run/model is an ordinary checkpoint."""
     loaded = load_recipe(recipe, PretrainRecipe)
     where = run or Path(loaded.run)
     with command(where):
-        from minipuzzle.stages.pretrain import run_pretrain
+        from minipuzzle.runs.pretrain import run_pretrain
 
         model = run_pretrain(loaded, RunDir(where))
         out.print(f"model: {model.path}  {model.parameters:,} parameters")

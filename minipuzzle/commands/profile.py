@@ -13,24 +13,41 @@ from minipuzzle.commands._shared import RUN, Device, Json, Run, command, out, pr
 from minipuzzle.rundir import RunDir
 
 
-def profile(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint, or a folder with only a config.json.")]
-            = None, run: Run = RUN,
-            workload: Annotated[list[str] | None, typer.Option(help="b1,p8k,o1k: batch, prompt, output; may be repeated.")]
-            = None,
-            widths: Annotated[int, typer.Option(help="Sizes of each axis to time, from whole to an eighth.")] = 6,
-            dtype: Annotated[str, typer.Option(help="auto (bf16 on CUDA, fp32 elsewhere), fp32, bf16.")] = "auto",
-            device: Device = "auto", as_json: Json = False) -> None:  # fmt: skip
+def profile(
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="Checkpoint, or a folder with only a config.json.")
+    ] = None,
+    run: Run = RUN,
+    workload: Annotated[
+        list[str] | None, typer.Option(help="b1,p8k,o1k: batch, prompt, output; may be repeated.")
+    ] = None,
+    widths: Annotated[
+        int, typer.Option(help="Sizes of each axis to time, from whole to an eighth.")
+    ] = 6,
+    dtype: Annotated[
+        str, typer.Option(help="auto (bf16 on CUDA, fp32 elsewhere), fp32, bf16.")
+    ] = "auto",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
     """Time every distinct block on this machine, so that search can meet budgets of time."""
     works = [parse_work(text) for text in workload or [str(Generation())]]
     check("widths", widths, 1, 64)
     with command(run):
         from minipuzzle.checkpoint.config import read_config
         from minipuzzle.report.tables import profile_table
-        from minipuzzle.stages.job import choose_checkpoint
-        from minipuzzle.stages.profile import run_profile
+        from minipuzzle.runs.job import choose_checkpoint
+        from minipuzzle.runs.profile import run_profile
 
         path = choose_checkpoint(checkpoint, RunDir(run))
-        table = run_profile(read_config(path)[1], works, run / "latency.json", device=device, dtype=dtype, widths=widths)
+        table = run_profile(
+            read_config(path)[1],
+            works,
+            run / "latency.json",
+            device=device,
+            dtype=dtype,
+            widths=widths,
+        )
         if as_json:
             print_json(table.meta)
         else:

@@ -9,9 +9,13 @@ from minipuzzle.recipe import Data
 def prune(run: Run = RUN, device: Device = "auto", as_json: Json = False) -> None:
     """Cut the candidates that search kept and check that each file is what was planned."""
     with command(run):
-        from minipuzzle.stages.prune import run_prune
+        from minipuzzle.runs.prune import run_prune
 
         cuts = run_prune(make_job(run, None, Data(), device))
         if as_json:
-            print_json({name: {"path": str(c.path), "parameters": c.parameters, "bytes": c.bytes}
-                         for name, c in cuts.items()})  # fmt: skip
+            print_json(
+                {
+                    name: {"path": str(c.path), "parameters": c.parameters, "bytes": c.bytes}
+                    for name, c in cuts.items()
+                }
+            )

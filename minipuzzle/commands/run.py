@@ -12,16 +12,25 @@ from minipuzzle.recipe import Recipe
 from minipuzzle.recipe_file import load_recipe
 
 
-def run_recipe(recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],
-               run: Annotated[Path | None, typer.Option("--run", help="Run directory (default: the recipe's).")] = None,
-               as_json: Json = False) -> None:  # fmt: skip
+def run_recipe(
+    recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],
+    run: Annotated[
+        Path | None, typer.Option("--run", help="Run directory (default: the recipe's).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Run a whole recipe: score, search, prune, distil, eval, report."""
     _compress(load_recipe(recipe, Recipe), run, as_json)
 
 
-def demo(run: Annotated[Path, typer.Option("--run", help="Run directory.")] = Path("minipuzzle-demo"),
-         device: Device = "auto", as_json: Json = False) -> None:  # fmt: skip
-    """Compress the embedded teacher to 83 % of its parameters: the whole pipeline in a few minutes on two cores."""
+def demo(
+    run: Annotated[Path, typer.Option("--run", help="Run directory.")] = Path("minipuzzle-demo"),
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Compress the embedded teacher to 83 % of its parameters: the whole pipeline in a few minutes
+    on two cores.
+    """
     from dataclasses import replace
 
     from minipuzzle.embedded import recipe_path

@@ -7,37 +7,81 @@ from typing import Annotated
 
 import typer
 
-from minipuzzle.commands._shared import RUN, Device, Json, Length, Run, command, make_job, out, print_json
+from minipuzzle.commands._shared import (
+    RUN,
+    Device,
+    Json,
+    Length,
+    Run,
+    command,
+    make_job,
+    out,
+    print_json,
+)
 from minipuzzle.recipe import Data, ScoreSettings
 
 OURS = ScoreSettings()
 
 
-def score(checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint (default: the run's).")] = None,
-          run: Run = RUN, data: Annotated[str, typer.Option(help="Calibration text.")] = Data.calibration,
-          samples: Annotated[int, typer.Option(help="Blocks of text for FFN channels and Mamba heads.")] = OURS.samples,
-          block_samples: Annotated[int, typer.Option(help="Blocks of text for removing whole blocks.")] = OURS.block_samples,
-          batch: int = OURS.batch,
-          estimator: Annotated[str, typer.Option(help="How channels and heads are scored.")] = OURS.estimator,
-          metric: Annotated[str, typer.Option(help="What removing a block does: mse, logit-mse, kl or loss.")]
-          = OURS.metric,
-          curves: Annotated[bool, typer.Option(help="Also narrow each block to some sizes.")] = OURS.curves,
-          iterative: Annotated[int, typer.Option(help="Remove this many blocks one by one, scoring again.")] = OURS.iterative,
-          seed: int = OURS.seed, length: Length = Data.length, device: Device = "auto",
-          as_json: Json = False) -> None:  # fmt: skip
-    """Score every block, FFN channel and head on calibration text, with one block in memory at a time."""
+def score(
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="Checkpoint (default: the run's).")
+    ] = None,
+    run: Run = RUN,
+    data: Annotated[str, typer.Option(help="Calibration text.")] = Data.calibration,
+    samples: Annotated[
+        int, typer.Option(help="Blocks of text for FFN channels and Mamba heads.")
+    ] = OURS.samples,
+    block_samples: Annotated[
+        int, typer.Option(help="Blocks of text for removing whole blocks.")
+    ] = OURS.block_samples,
+    batch: int = OURS.batch,
+    estimator: Annotated[
+        str, typer.Option(help="How channels and heads are scored.")
+    ] = OURS.estimator,
+    metric: Annotated[
+        str, typer.Option(help="What removing a block does: mse, logit-mse, kl or loss.")
+    ] = OURS.metric,
+    curves: Annotated[
+        bool, typer.Option(help="Also narrow each block to some sizes.")
+    ] = OURS.curves,
+    iterative: Annotated[
+        int, typer.Option(help="Remove this many blocks one by one, scoring again.")
+    ] = OURS.iterative,
+    seed: int = OURS.seed,
+    length: Length = Data.length,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Score every block, FFN channel and head on calibration text, with one block in memory at a
+    time.
+    """
     settings = ScoreSettings(
-        samples=samples, block_samples=block_samples, batch=batch, estimator=estimator, curves=curves,
-        metric=metric, iterative=iterative, seed=seed,  # type: ignore[arg-type]
-    )  # fmt: skip
+        samples=samples,
+        block_samples=block_samples,
+        batch=batch,
+        estimator=estimator,
+        curves=curves,
+        metric=metric,  # type: ignore[arg-type]
+        iterative=iterative,
+        seed=seed,
+    )
     with command(run):
         from minipuzzle.report.tables import scores_table
-        from minipuzzle.stages.score import run_score
+        from minipuzzle.runs.score import run_score
 
         job = make_job(run, checkpoint, Data(calibration=data, length=length), device)
         scores = run_score(job, settings)
         if as_json:
-            print_json({"file": str(run / "scores.safetensors"), "blocks": scores.blocks.tolist(), "meta": scores.meta})
+            print_json(
+                {
+                    "file": str(run / "scores.safetensors"),
+                    "blocks": scores.blocks.tolist(),
+                    "meta": scores.meta,
+                }
+            )
         else:
             out.print(scores_table(job.parent.architecture.pattern, scores))
-            out.print(f"scores: {run / 'scores.safetensors'}    next: minipuzzle search --budget 83%")
+            out.print(
+                f"scores: {run / 'scores.safetensors'}    next: minipuzzle search --budget 83%"
+            )

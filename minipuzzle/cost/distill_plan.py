@@ -1,4 +1,6 @@
-"""A distillation on paper: bytes on each GPU by term, GPUs needed, tokens a second and days, from two configs alone."""
+"""A distillation on paper: bytes on each GPU by term, GPUs needed, tokens a second and days, from
+two configs alone.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,13 @@ from typing import Any
 
 from minipuzzle.arch import Architecture
 from minipuzzle.cost.roofline import DEVICES
-from minipuzzle.cost.training import LOSS_BYTES, STATES_AT_ONCE, saved_bytes, state_bytes, training_flops
+from minipuzzle.cost.training import (
+    LOSS_BYTES,
+    STATES_AT_ONCE,
+    saved_bytes,
+    state_bytes,
+    training_flops,
+)
 from minipuzzle.errors import UserError
 
 CARDS = {"80 GB": 81559 << 20, "141 GB": 143771 << 20}
@@ -22,8 +30,10 @@ DAY = 86400
 
 @dataclass(frozen=True, kw_only=True)
 class DistillPlan:
-    """A student and a teacher, ``micro_batch`` blocks of ``length`` tokens a GPU at once, all parameters sharded over all
-    GPUs (FSDP2), ``tokens`` in all at ``mfu`` of the peak of the ``device`` named."""
+    """A student and a teacher, ``micro_batch`` blocks of ``length`` tokens a GPU at once, all
+    parameters sharded over all GPUs (FSDP2), ``tokens`` in all at ``mfu`` of the peak of the
+    ``device`` named.
+    """
 
     student: Architecture
     teacher: Architecture
@@ -34,36 +44,57 @@ class DistillPlan:
     device: str = "h100"
 
     def __post_init__(self) -> None:
-        if not 0 < self.mfu < 1 or self.device not in DEVICES or min(self.tokens, self.length, self.micro_batch) < 1:
+        if (
+            not 0 < self.mfu < 1
+            or self.device not in DEVICES
+            or min(self.tokens, self.length, self.micro_batch) < 1
+        ):
             raise UserError(
-                "This plan cannot be made.", got=f"mfu {self.mfu}, device {self.device}, {self.tokens} tokens",
-                allowed=f"an mfu between 0 and 1, one of {', '.join(DEVICES)}, at least 1 token", next="Change the option.",
-            )  # fmt: skip
+                "This plan cannot be made.",
+                got=f"mfu {self.mfu}, device {self.device}, {self.tokens} tokens",
+                allowed=f"an mfu between 0 and 1, one of {', '.join(DEVICES)}, at least 1 token",
+                next="Change the option.",
+            )
 
     def terms(self, gpus: int, checkpointing: bool) -> dict[str, int]:
         """Bytes on each of ``gpus`` GPUs.
 
-        Sharded: the teacher in BF16 (2 bytes a parameter); the student's FP32 masters, gradients and two Adam moments (16).
-        Gathered: both heads, two blocks ahead, a block's and the head's gradients in BF16 and in FP32 for their sum.
-        Activations as ``saved_bytes``; with checkpointing each block's input, and one block whole.
+        Sharded: the teacher in BF16 (2 bytes a parameter); the student's FP32 masters, gradients
+        and two Adam moments (16). Gathered: both heads, two blocks ahead, a block's and the head's
+        gradients in BF16 and in FP32 for their sum. Activations as ``saved_bytes``; with
+        checkpointing each block's input, and one block whole.
         """
         student, teacher = self.student.parameters, self.teacher.parameters
         at_once = self.length * self.micro_batch
         kept = [at_once * saved_bytes(block) for block in self.student.blocks]
         inputs = 2 * at_once * self.student.hidden * len(kept) + max(kept, default=0)
         heads = [a.vocab_size * a.hidden for a in (self.student, self.teacher)]
-        blocks = [max((_numel(a, i) for i in range(len(a.blocks))), default=0) for a in (self.student, self.teacher)]
-        gathered = 0 if gpus == 1 else 2 * sum(heads) + 2 * 2 * max(blocks) + 6 * max(blocks[0], heads[0])
+        blocks = [
+            max((_numel(a, i) for i in range(len(a.blocks))), default=0)
+            for a in (self.student, self.teacher)
+        ]
+        gathered = (
+            0 if gpus == 1 else 2 * sum(heads) + 2 * 2 * max(blocks) + 6 * max(blocks[0], heads[0])
+        )
         return {
-            "teacher, BF16": 2 * teacher // gpus, "student, FP32 masters": 4 * student // gpus,
-            "gradients, FP32": 4 * student // gpus, "Adam moments, FP32": 8 * student // gpus, "gathered": gathered,
-            "activations": (inputs if checkpointing else sum(kept)) + 6 * at_once * self.student.hidden,
-            "loss": LOSS_BYTES, "held back": HELD_BACK,
-        }  # fmt: skip
+            "teacher, BF16": 2 * teacher // gpus,
+            "student, FP32 masters": 4 * student // gpus,
+            "gradients, FP32": 4 * student // gpus,
+            "Adam moments, FP32": 8 * student // gpus,
+            "gathered": gathered,
+            "activations": (inputs if checkpointing else sum(kept))
+            + 6 * at_once * self.student.hidden,
+            "loss": LOSS_BYTES,
+            "held back": HELD_BACK,
+        }
 
     def least_gpus(self, card: str, checkpointing: bool) -> int | None:
-        """The fewest GPUs (1, 2, 4 or a multiple of 8) of a card of ``CARDS`` that hold it; None where 1,024 do not."""
-        return next((n for n in GPUS if sum(self.terms(n, checkpointing).values()) <= CARDS[card]), None)
+        """The fewest GPUs (1, 2, 4 or a multiple of 8) of a card of ``CARDS`` that hold it; None
+        where 1,024 do not.
+        """
+        return next(
+            (n for n in GPUS if sum(self.terms(n, checkpointing).values()) <= CARDS[card]), None
+        )
 
     @property
     def flops_per_token(self) -> int:
@@ -79,31 +110,54 @@ class DistillPlan:
         return self.tokens / self.tokens_per_second(1) / 3600
 
     def disk(self) -> dict[str, int]:
-        """Bytes of disk by what takes them, where one candidate is trained; the student is written in BF16."""
+        """Bytes of disk by what takes them, where one candidate is trained; the student is written
+        in BF16.
+        """
         student = self.student.parameters
         return {
-            "candidate": 2 * student, "training states": STATES_AT_ONCE * state_bytes(student),
+            "candidate": 2 * student,
+            "training states": STATES_AT_ONCE * state_bytes(student),
             "student": 2 * student,
-        }  # fmt: skip
+        }
 
     def summary(self) -> dict[str, Any]:
         """Everything as plain numbers."""
         rows = [
-            {"gpus": n, "bytes": {c: sum(self.terms(n, c == "checkpointing").values()) for c in ("checkpointing", "all kept")},
-             "tokens_per_second": self.tokens_per_second(n), "days": self.tokens / self.tokens_per_second(n) / DAY}
+            {
+                "gpus": n,
+                "bytes": {
+                    c: sum(self.terms(n, c == "checkpointing").values())
+                    for c in ("checkpointing", "all kept")
+                },
+                "tokens_per_second": self.tokens_per_second(n),
+                "days": self.tokens / self.tokens_per_second(n) / DAY,
+            }
             for n in SHOWN
-        ]  # fmt: skip
+        ]
         least = {
-            card: {"checkpointing": self.least_gpus(card, True), "all kept": self.least_gpus(card, False)} for card in CARDS
+            card: {
+                "checkpointing": self.least_gpus(card, True),
+                "all kept": self.least_gpus(card, False),
+            }
+            for card in CARDS
         }
         shown = least["80 GB"]["checkpointing"] or SHOWN[-1]
         return {
-            "teacher_parameters": self.teacher.parameters, "student_parameters": self.student.parameters,
-            "tokens": self.tokens, "length": self.length, "micro_batch": self.micro_batch, "mfu": self.mfu,
-            "device": self.device, "flops_per_token": self.flops_per_token, "gpu_hours": self.gpu_hours(), "rows": rows,
-            "least_gpus": least, "terms_on": shown, "terms": self.terms(shown, True),
+            "teacher_parameters": self.teacher.parameters,
+            "student_parameters": self.student.parameters,
+            "tokens": self.tokens,
+            "length": self.length,
+            "micro_batch": self.micro_batch,
+            "mfu": self.mfu,
+            "device": self.device,
+            "flops_per_token": self.flops_per_token,
+            "gpu_hours": self.gpu_hours(),
+            "rows": rows,
+            "least_gpus": least,
+            "terms_on": shown,
+            "terms": self.terms(shown, True),
             "disk": self.disk(),
-        }  # fmt: skip
+        }
 
 
 def _numel(architecture: Architecture, index: int) -> int:

@@ -1,4 +1,6 @@
-"""Floating-point operations of one token's forward pass: matrices, attention, the Mamba-2 recurrence."""
+"""Floating-point operations of one token's forward pass: matrices, attention, the Mamba-2
+recurrence.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,14 @@ class Flops:
 def flops_per_token(architecture: Architecture, context: int) -> Flops:
     """Forward operations for one token that sees ``context`` tokens, itself included.
 
-    matmul: 2 x the elements of every projection and of the head (tied or not; looking up an embedding is free).
-    attention: 2 x head_dim for each query head and token seen, for the scores and again for the values; a causal prefill
-    of n tokens averages a context of (n + 1) / 2. scan: the recurrence of arXiv:2405.21060, h = a h + (dt x) B and
-    y = C h + D x, is 5 operations a state element (less the first addition of y's sum, plus 3 for dt x and D x), and the
-    convolution 2 x kernel a channel (less one addition where it has no bias). A chunked scan does more, as matrices.
-    Norms, activations, gates and softmax are left out, as in the usual 2 x parameters of arXiv:2001.08361.
+    matmul: 2 x the elements of every projection and of the head (tied or not; looking up an
+    embedding is free). attention: 2 x head_dim for each query head and token seen, for the scores
+    and again for the values; a causal prefill of n tokens averages a context of (n + 1) / 2. scan:
+    the recurrence of arXiv:2405.21060, h = a h + (dt x) B and y = C h + D x, is 5 operations a
+    state element (less the first addition of y's sum, plus 3 for dt x and D x), and the convolution
+    2 x kernel a channel (less one addition where it has no bias). A chunked scan does more, as
+    matrices. Norms, activations, gates and softmax are left out, as in the usual 2 x parameters of
+    arXiv:2001.08361.
     """
     matmul = 2 * architecture.vocab_size * architecture.hidden
     for tensor in architecture.tensors():

@@ -1,7 +1,8 @@
 """How long an architecture takes: a table of measured blocks, summed. No torch.
 
-Each distinct block was timed inside a running model (``minipuzzle profile``); sizes between two measured ones are read off
-a straight line. What the sums leave out is measured too and kept in the table: the additivity error.
+Each distinct block was timed inside a running model (``minipuzzle profile``); sizes between two
+measured ones are read off a straight line. What the sums leave out is measured too and kept in the
+table: the additivity error.
 """
 
 from __future__ import annotations
@@ -27,7 +28,12 @@ class _Entry(TypedDict):
     phase: Phase
     batch: Positive
     tokens: Count
-    block: Annotated[str, Must(lambda text: _is_block(text), "a block as JSON, or a text about what surrounds blocks")]
+    block: Annotated[
+        str,
+        Must(
+            lambda text: _is_block(text), "a block as JSON, or a text about what surrounds blocks"
+        ),
+    ]
     ms: Annotated[float, Must(lambda ms: ms > 0, "above 0")]
 
 
@@ -44,7 +50,9 @@ class _Stored(TypedDict):
 
 
 def _is_block(text: str) -> bool:
-    """Whether what begins as JSON describes a block: its kind, and the size of the axis that tables vary."""
+    """Whether what begins as JSON describes a block: its kind, and the size of the axis that tables
+    vary.
+    """
     if not text.startswith("{"):
         return True
     try:
@@ -57,7 +65,9 @@ def _is_block(text: str) -> bool:
 
 
 class Timing(Protocol):
-    """Something that knows times: a measured table or a roofline estimate; ``source`` says which."""
+    """Something that knows times: a measured table or a roofline estimate; ``source`` says
+    which.
+    """
 
     @property
     def source(self) -> str:
@@ -67,8 +77,12 @@ class Timing(Protocol):
     def margin(self) -> float:
         """The share by which sums of blocks are typically off: kept free in a budget of time."""
 
-    def ms(self, block: Block | None, phase: Phase, work: Generation, parent: Architecture) -> float:
-        """Milliseconds of a block, or (None) of embedding, final norm, head and the loop around blocks."""
+    def ms(
+        self, block: Block | None, phase: Phase, work: Generation, parent: Architecture
+    ) -> float:
+        """Milliseconds of a block, or (None) of embedding, final norm, head and the loop around
+        blocks.
+        """
 
 
 def model_ms(timing: Timing, architecture: Architecture, phase: Phase, work: Generation) -> float:
@@ -79,7 +93,9 @@ def model_ms(timing: Timing, architecture: Architecture, phase: Phase, work: Gen
 
 @dataclass(frozen=True, kw_only=True)
 class LatencyTable:
-    """Medians in milliseconds. ``entries``: (phase, batch, tokens, block as JSON) -> ms; ``meta`` has device, dtype, date."""
+    """Medians in milliseconds. ``entries``: (phase, batch, tokens, block as JSON) -> ms; ``meta``
+    has device, dtype, date.
+    """
 
     meta: dict[str, Any]
     entries: dict[tuple[str, int, int, str], float] = field(default_factory=dict)
@@ -91,14 +107,20 @@ class LatencyTable:
 
     @property
     def margin(self) -> float:
-        """The median additivity error of the whole models that were timed with the table; 0 where none was."""
+        """The median additivity error of the whole models that were timed with the table; 0 where
+        none was.
+        """
         errors = [abs(float(row["error"])) for row in self.meta.get("additivity", [])]
         return median(errors) if errors else 0.0
 
-    def ms(self, block: Block | None, phase: Phase, work: Generation, parent: Architecture) -> float:
+    def ms(
+        self, block: Block | None, phase: Phase, work: Generation, parent: Architecture
+    ) -> float:
         """As ``Timing.ms``. Raises: UserError for a workload or a shape that was not measured."""
         if phase == "total":
-            return self.ms(block, "prefill", work, parent) + work.output * self.ms(block, "decode", work, parent)
+            return self.ms(block, "prefill", work, parent) + work.output * self.ms(
+                block, "decode", work, parent
+            )
         tokens = work.prompt if phase == "prefill" else work.context
         if block is None:
             return self._at(phase, work, tokens, surroundings(parent))
@@ -111,53 +133,89 @@ class LatencyTable:
         key = (phase, work.batch, tokens, text)
         if key not in self.entries:
             known = sorted({f"{p} of {t:,} tokens, batch {b}" for p, b, t, _ in self.entries})
-            raise _unmeasured(f"{phase} of {tokens:,} tokens, batch {work.batch}: {text}", "; ".join(known), work)
+            raise _unmeasured(
+                f"{phase} of {tokens:,} tokens, batch {work.batch}: {text}", "; ".join(known), work
+            )
         return self.entries[key]
 
     def _between(self, block: Block, phase: Phase, work: Generation, tokens: int) -> float:
         axis = AXES[block.kind]
         here, size = _without(block, axis), block.sizes[axis]
         points = sorted(
-            (json.loads(text)[axis], ms) for (p, b, t, text), ms in self.entries.items()
-            if (p, b, t) == (phase, work.batch, tokens) and text.startswith("{") and _strip(text, axis) == here
-        )  # fmt: skip
+            (json.loads(text)[axis], ms)
+            for (p, b, t, text), ms in self.entries.items()
+            if (p, b, t) == (phase, work.batch, tokens)
+            and text.startswith("{")
+            and _strip(text, axis) == here
+        )
         sizes = [s for s, _ in points]
         if not points or not sizes[0] <= size <= sizes[-1]:
-            measured = f"{axis} {sizes[0]} to {sizes[-1]}" if points else "other blocks or workloads"
-            raise _unmeasured(f"{block.kind} block with {axis} {size}, {phase} of {tokens:,} tokens, batch {work.batch}",
-                              measured, work)  # fmt: skip
+            measured = (
+                f"{axis} {sizes[0]} to {sizes[-1]}" if points else "other blocks or workloads"
+            )
+            raise _unmeasured(
+                f"{block.kind} block with {axis} {size}, {phase} of {tokens:,} tokens, batch"
+                f" {work.batch}",
+                measured,
+                work,
+            )
         high = bisect_left(sizes, size)
         (x0, y0), (x1, y1) = points[high - 1], points[high]
         return y0 + (y1 - y0) * (size - x0) / (x1 - x0)
 
     def save(self, path: Path) -> None:
         """Write JSON."""
-        rows = [{"phase": p, "batch": b, "tokens": t, "block": k, "ms": ms} for (p, b, t, k), ms in self.entries.items()]
+        rows = [
+            {"phase": p, "batch": b, "tokens": t, "block": k, "ms": ms}
+            for (p, b, t, k), ms in self.entries.items()
+        ]
         write_json(path, {"schema": SCHEMA, **self.meta, "entries": rows})
 
     @staticmethod
     def load(path: Path, *, device: str = "", dtype: str = "") -> LatencyTable:
-        """Read a table. Raises: UserError where it is missing, or of another device or dtype than asked ("" for any)."""
+        """Read a table. Raises: UserError where it is missing, or of another device or dtype than
+        asked ("" for any).
+        """
         again = "Run minipuzzle profile again."
         stored = read_json(path, next=again)
-        if not isinstance(stored, dict) or stored.get("schema") != SCHEMA or "entries" not in stored:
+        if (
+            not isinstance(stored, dict)
+            or stored.get("schema") != SCHEMA
+            or "entries" not in stored
+        ):
             found = stored.get("schema") if isinstance(stored, dict) else type(stored).__name__
-            raise UserError(f"{path} is not a latency table.", got=f"schema {found}", allowed=f"schema {SCHEMA}",
-                            next="Run minipuzzle profile.")  # fmt: skip
+            raise UserError(
+                f"{path} is not a latency table.",
+                got=f"schema {found}",
+                allowed=f"schema {SCHEMA}",
+                next="Run minipuzzle profile.",
+            )
         require(stored, _Stored, what=str(path), next=again)
         for name, asked in (("device", device), ("dtype", dtype)):
             if asked and asked.lower() not in str(stored[name]).lower():
                 raise UserError(
-                    f"The latency table is of another {name} than asked.", got=stored[name], allowed=asked,
-                    next=f"Run minipuzzle profile on {asked}, or ask for the table's with --target-{name}.",
-                )  # fmt: skip
-        entries = {(r["phase"], r["batch"], r["tokens"], r["block"]): float(r["ms"]) for r in stored["entries"]}
-        return LatencyTable(meta={k: v for k, v in stored.items() if k not in ("schema", "entries")}, entries=entries)
+                    f"The latency table is of another {name} than asked.",
+                    got=stored[name],
+                    allowed=asked,
+                    next=(
+                        f"Run minipuzzle profile on {asked}, or ask for the table's with"
+                        f" --target-{name}."
+                    ),
+                )
+        entries = {
+            (r["phase"], r["batch"], r["tokens"], r["block"]): float(r["ms"])
+            for r in stored["entries"]
+        }
+        return LatencyTable(
+            meta={k: v for k, v in stored.items() if k not in ("schema", "entries")},
+            entries=entries,
+        )
 
 
 def describe(block: Block) -> str:
-    """A block as JSON: what distinguishes its time from another's. Defaults are left out, so that a field which is new to
-    blocks does not make tables unreadable that were measured before it."""
+    """A block as JSON: what distinguishes its time from another's. Defaults are left out, so that a
+    field which is new to blocks does not make tables unreadable that were measured before it.
+    """
     default = {f.name: f.default for f in fields(block)}
     own = {name: value for name, value in asdict(block).items() if value != default[name]}
     return json.dumps({"kind": block.kind, **own}, sort_keys=True)
@@ -183,6 +241,8 @@ def _strip(text: str, axis: str) -> str:
 
 def _unmeasured(got: str, allowed: str, work: Generation) -> UserError:
     return UserError(
-        "The latency table has no such time.", got=got, allowed=f"what was measured: {allowed}",
+        "The latency table has no such time.",
+        got=got,
+        allowed=f"what was measured: {allowed}",
         next=f"Run minipuzzle profile --workload {work}, with more --widths if a size is missing.",
-    )  # fmt: skip
+    )

@@ -1,4 +1,6 @@
-"""Memory of an architecture at a workload: weights, keys and values, Mamba states. A pencil can check each term."""
+"""Memory of an architecture at a workload: weights, keys and values, Mamba states. A pencil can
+check each term.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,26 @@ from minipuzzle.arch import Architecture, Attention, Mamba2
 from minipuzzle.budget import check_tokens
 from minipuzzle.errors import UserError
 
-BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "fp4": 0.5, "mxfp4": 0.53125, "nvfp4": 0.5625}
-"""Bytes a value. fp4 has no scales, as the paper's budget wants; mxfp4 and nvfp4 count theirs (one byte for each 32 or
-16 values)."""
+BYTES = {
+    "fp32": 4.0,
+    "bf16": 2.0,
+    "fp16": 2.0,
+    "fp8": 1.0,
+    "int8": 1.0,
+    "fp4": 0.5,
+    "mxfp4": 0.53125,
+    "nvfp4": 0.5625,
+}
+"""Bytes a value. fp4 has no scales, as the paper's budget wants; mxfp4 and nvfp4 count theirs (one
+byte for each 32 or 16 values).
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What runs at once: ``batch`` sequences of ``context`` tokens, and the dtypes of weights, cache and states."""
+    """What runs at once: ``batch`` sequences of ``context`` tokens, and the dtypes of weights,
+    cache and states.
+    """
 
     context: int
     batch: int = 1
@@ -29,8 +43,12 @@ class Workload:
     def __post_init__(self) -> None:
         for name in (self.weights, self.kv, self.state):
             if name not in BYTES:
-                raise UserError(f"Unknown dtype {name!r}.", got=name, allowed=", ".join(BYTES),
-                                next="Choose one of those for --weights, --kv or --state.")  # fmt: skip
+                raise UserError(
+                    f"Unknown dtype {name!r}.",
+                    got=name,
+                    allowed=", ".join(BYTES),
+                    next="Choose one of those for --weights, --kv or --state.",
+                )
         check_tokens(self.batch, self.context, f"batch {self.batch}, context {self.context}")
 
 
@@ -52,16 +70,21 @@ class Memory:
 def memory(architecture: Architecture, workload: Workload) -> Memory:
     """What the model's weights and caches take at a workload, without activations.
 
-    weights = parameters x bytes; KV = 2 x tokens x kv_heads x head_dim for each attention block; SSM = heads x head_dim
-    x state and convolution = (kernel - 1) x channels for each Mamba-2 block and sequence. Source: the form of NVIDIA
-    Model Optimizer's mcore_memory_footprint_mb; reproduces the 31.7 GiB budget of arXiv:2504.03624.
+    weights = parameters x bytes; KV = 2 x tokens x kv_heads x head_dim for each attention block;
+    SSM = heads x head_dim x state and convolution = (kernel - 1) x channels for each Mamba-2 block
+    and sequence. Source: the form of NVIDIA Model Optimizer's mcore_memory_footprint_mb; reproduces
+    the 31.7 GiB budget of arXiv:2504.03624.
     """
-    weights, kv, ssm, conv = (int(part) for part in part_bytes(np.asarray(values(architecture)), workload))
+    weights, kv, ssm, conv = (
+        int(part) for part in part_bytes(np.asarray(values(architecture)), workload)
+    )
     return Memory(weights=weights, kv=kv, ssm=ssm, conv=conv)
 
 
 def values(architecture: Architecture) -> tuple[int, int, int, int]:
-    """How many values each part has: parameters, keys and values a token, SSM states and convolution states a sequence."""
+    """How many values each part has: parameters, keys and values a token, SSM states and
+    convolution states a sequence.
+    """
     kv = ssm = conv = 0
     for block in architecture.blocks:
         if isinstance(block, Attention):
@@ -73,9 +96,11 @@ def values(architecture: Architecture) -> tuple[int, int, int, int]:
 
 
 def part_bytes(counts: NDArray[np.int64], workload: Workload) -> NDArray[np.float64]:
-    """Bytes of each part [..., 4], rounded up, from ``values`` [..., 4]: a grid and one model are priced alike.
+    """Bytes of each part [..., 4], rounded up, from ``values`` [..., 4]: a grid and one model are
+    priced alike.
 
-    float64 because a long context times a large batch can pass int64; exact below 2**53 bytes (9 PB).
+    float64 because a long context times a large batch can pass int64; exact below 2**53 bytes (9
+    PB).
     """
     state = workload.batch * BYTES[workload.state]
     tokens = float(workload.context) * workload.batch

@@ -15,7 +15,8 @@ from minipuzzle.cost.memory import Workload, part_bytes, values
 
 @dataclass(frozen=True, kw_only=True)
 class Pricing:
-    """One column for each limit: ``names`` and ``limits`` [m], ``base`` [m] for what is no block (embedding, norm, head).
+    """One column for each limit: ``names`` and ``limits`` [m], ``base`` [m] for what is no block
+    (embedding, norm, head).
 
     Limits of time keep the timing's margin free: a sum of blocks is not quite the model's time.
     """
@@ -31,7 +32,11 @@ class Pricing:
     def of(self, block: Block) -> NDArray[np.float64]:
         """[m]: what the block adds to each limited cost."""
         sizes = _sizes(replace(self.parent, blocks=(block,)), self.asked, self.workload)
-        times = [] if self.timing is None else [self.timing.ms(block, t.phase, t.work, self.parent) for t in self.asked.times]
+        times = (
+            []
+            if self.timing is None
+            else [self.timing.ms(block, t.phase, t.work, self.parent) for t in self.asked.times]
+        )
         return np.concatenate([sizes - self.base[: len(sizes)], times])
 
     def at_hidden(self, hidden: int) -> Pricing:
@@ -40,22 +45,35 @@ class Pricing:
 
     def total(self, architecture: Architecture) -> NDArray[np.float64]:
         """[m]: an architecture's cost under each limit."""
-        result: NDArray[np.float64] = sum((self.of(block) for block in architecture.blocks), self.base)
+        result: NDArray[np.float64] = sum(
+            (self.of(block) for block in architecture.blocks), self.base
+        )
         return result
 
 
-def pricing(parent: Architecture, limits: Limits, workload: Workload, timing: Timing | None = None) -> Pricing:
-    """The prices of a parent's blocks under the limits that are set; time limits need a ``timing``."""
+def pricing(
+    parent: Architecture, limits: Limits, workload: Workload, timing: Timing | None = None
+) -> Pricing:
+    """The prices of a parent's blocks under the limits that are set; time limits need a
+    ``timing``.
+    """
     named = {"parameters": limits.parameters, "memory": limits.bytes}
     names = [name for name, limit in named.items() if limit is not None]
     free = 1.0 if timing is None else 1 / (1 + timing.margin)
     bounds = [float(named[name] or 0) for name in names] + [t.ms * free for t in limits.times]
     base = _sizes(replace(parent, blocks=()), limits, workload)
-    times = [] if timing is None else [timing.ms(None, t.phase, t.work, parent) for t in limits.times]
+    times = (
+        [] if timing is None else [timing.ms(None, t.phase, t.work, parent) for t in limits.times]
+    )
     return Pricing(
-        parent=parent, workload=workload, timing=timing, asked=limits, names=(*names, *(t.name for t in limits.times)),
-        limits=np.array(bounds), base=np.concatenate([base, times]),
-    )  # fmt: skip
+        parent=parent,
+        workload=workload,
+        timing=timing,
+        asked=limits,
+        names=(*names, *(t.name for t in limits.times)),
+        limits=np.array(bounds),
+        base=np.concatenate([base, times]),
+    )
 
 
 def _sizes(architecture: Architecture, limits: Limits, workload: Workload) -> NDArray[np.float64]:

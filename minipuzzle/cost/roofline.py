@@ -1,4 +1,6 @@
-"""Times without a device: the larger of arithmetic at its peak and bytes at theirs. An estimate, and said to be one."""
+"""Times without a device: the larger of arithmetic at its peak and bytes at theirs. An estimate,
+and said to be one.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,12 @@ from minipuzzle.cost.flops import flops_per_token
 from minipuzzle.cost.memory import values
 from minipuzzle.errors import UserError
 
-DEVICES = {"h100": (989e12, 3.35e12), "h200": (989e12, 4.8e12), "a100": (312e12, 2.04e12), "rtx5090": (209e12, 1.79e12)}
+DEVICES = {
+    "h100": (989e12, 3.35e12),
+    "h200": (989e12, 4.8e12),
+    "a100": (312e12, 2.04e12),
+    "rtx5090": (209e12, 1.79e12),
+}
 """Dense BF16 FLOP/s and bytes/s of the vendor's data sheets."""
 VALUE_BYTES = 2
 
@@ -23,8 +30,12 @@ class Roofline:
 
     def __post_init__(self) -> None:
         if self.device.lower() not in DEVICES:
-            raise UserError("There is no roofline for this device.", got=self.device, allowed=", ".join(DEVICES),
-                            next="Choose one of them, or measure with minipuzzle profile.")  # fmt: skip
+            raise UserError(
+                "There is no roofline for this device.",
+                got=self.device,
+                allowed=", ".join(DEVICES),
+                next="Choose one of them, or measure with minipuzzle profile.",
+            )
 
     @property
     def source(self) -> str:
@@ -36,16 +47,26 @@ class Roofline:
         """None is known."""
         return 0.0
 
-    def ms(self, block: Block | None, phase: Phase, work: Generation, parent: Architecture) -> float:
-        """As ``Timing.ms``: prefill works on all tokens at once, decode reads every weight and the cache for one token."""
+    def ms(
+        self, block: Block | None, phase: Phase, work: Generation, parent: Architecture
+    ) -> float:
+        """As ``Timing.ms``: prefill works on all tokens at once, decode reads every weight and the
+        cache for one token.
+        """
         if phase == "total":
-            return self.ms(block, "prefill", work, parent) + work.output * self.ms(block, "decode", work, parent)
+            return self.ms(block, "prefill", work, parent) + work.output * self.ms(
+                block, "decode", work, parent
+            )
         flops, moved = self.needs(block, phase, work, parent)
         peak, bandwidth = DEVICES[self.device.lower()]
         return 1e3 * max(flops / peak, moved / bandwidth)
 
-    def needs(self, block: Block | None, phase: Phase, work: Generation, parent: Architecture) -> tuple[float, float]:
-        """(operations, bytes moved) of one prefill or decoding step: each weight and cached value once, the stream twice."""
+    def needs(
+        self, block: Block | None, phase: Phase, work: Generation, parent: Architecture
+    ) -> tuple[float, float]:
+        """(operations, bytes moved) of one prefill or decoding step: each weight and cached value
+        once, the stream twice.
+        """
         bare = replace(parent, blocks=())
         one = bare if block is None else replace(parent, blocks=(block,))
         context = (work.prompt + 1) // 2 if phase == "prefill" else work.context
@@ -58,7 +79,11 @@ class Roofline:
         if block is None:
             tokens = work.batch  # the head works on the last position only
             if not parent.tied_head:
-                parameters -= parent.vocab_size * parent.hidden  # the embeddings: a row a token, in the stream's bytes
-        cached = work.batch * (kv * (work.prompt if phase == "prefill" else work.context) + 2 * (ssm + conv))
+                parameters -= (
+                    parent.vocab_size * parent.hidden
+                )  # the embeddings: a row a token, in the stream's bytes
+        cached = work.batch * (
+            kv * (work.prompt if phase == "prefill" else work.context) + 2 * (ssm + conv)
+        )
         moved = VALUE_BYTES * (parameters + cached + 2 * tokens * parent.hidden)
         return flops * tokens, moved

@@ -1,4 +1,6 @@
-"""What a training step costs before it runs: arithmetic against a device's peak, and bytes against its memory."""
+"""What a training step costs before it runs: arithmetic against a device's peak, and bytes against
+its memory.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +9,30 @@ from minipuzzle.cost.flops import flops_per_token
 from minipuzzle.cost.roofline import DEVICES
 
 UPDATE_BYTES = 14
-"""A trained parameter beyond its FP32 value: gradient and two Adam moments in FP32, and autocast's copy in BF16."""
+"""A trained parameter beyond its FP32 value: gradient and two Adam moments in FP32, and autocast's
+copy in BF16.
+"""
 STATE_BYTES = 12
 """A trained parameter in a saved state: its FP32 value and two Adam moments."""
 STATES_AT_ONCE = 2
-"""On disk while a model is trained: the newest one, and the one that is being written (``distill.checkpointing``)."""
+"""On disk while a model is trained: the newest one, and the one that is being written
+(``training.checkpointing``).
+"""
 LOSS_BYTES = 3 << 29
-"""Logits, their gradients and copies of heads in the loss (``distill.losses``), and what libraries keep: 1.5 GiB."""
+"""Logits, their gradients and copies of heads in the loss (``training.losses``), and what libraries
+keep: 1.5 GiB.
+"""
 
 
 def training_flops(
     student: Architecture, length: int, teacher: Architecture | None = None, frozen: bool = False
-) -> int:  # fmt: skip
-    """Operations a token of a training step: the student forward and twice that backward, the teacher forward.
+) -> int:
+    """Operations a token of a training step: the student forward and twice that backward, the
+    teacher forward.
 
-    ``frozen`` weights, beside which an adapter is trained, have no gradient: backward is one forward's.
-    Recomputed work (activation checkpointing, the loss's second pass) does not count, as usual for MFU
-    (arXiv:2204.02311, appendix B).
+    ``frozen`` weights, beside which an adapter is trained, have no gradient: backward is one
+    forward's. Recomputed work (activation checkpointing, the loss's second pass) does not count, as
+    usual for MFU (arXiv:2204.02311, appendix B).
     """
     context = (length + 1) // 2
     teaching = 0 if teacher is None else flops_per_token(teacher, context).total
@@ -31,24 +40,40 @@ def training_flops(
 
 
 def peak_flops(device_name: str) -> float | None:
-    """Dense BF16 FLOP/s of a device by its CUDA name ("NVIDIA H100 80GB HBM3"); None where it is not in the table."""
+    """Dense BF16 FLOP/s of a device by its CUDA name ("NVIDIA H100 80GB HBM3"); None where it is
+    not in the table.
+    """
     words = device_name.lower().replace("rtx ", "rtx").split()
     return next((DEVICES[key][0] for key in DEVICES if key in words), None)
 
 
 def training_bytes(
-    student: Architecture, tokens: int, *, checkpointing: bool, ranks: int = 1, trained: int | None = None
-) -> int:  # fmt: skip
-    """What a step needs on a GPU beyond the weights that lie there, for ``tokens`` tokens at once, BF16 activations.
+    student: Architecture,
+    tokens: int,
+    *,
+    checkpointing: bool,
+    ranks: int = 1,
+    trained: int | None = None,
+) -> int:
+    """What a step needs on a GPU beyond the weights that lie there, for ``tokens`` tokens at once,
+    BF16 activations.
 
-    With activation checkpointing each block keeps its input, and one block at a time everything. ``ranks`` GPUs share
-    gradients and optimiser states of ``trained`` parameters (None: of all; an adapter's are few).
+    With activation checkpointing each block keeps its input, and one block at a time everything.
+    ``ranks`` GPUs share gradients and optimiser states of ``trained`` parameters (None: of all; an
+    adapter's are few).
     """
     kept = [tokens * saved_bytes(block) for block in student.blocks]
     inputs = 2 * tokens * student.hidden * len(kept) + max(kept, default=0)
-    ends = 6 * tokens * student.hidden  # the final norm's input and output, and the FP32 gradient of its output
+    ends = (
+        6 * tokens * student.hidden
+    )  # the final norm's input and output, and the FP32 gradient of its output
     updated = student.parameters if trained is None else trained
-    return updated * UPDATE_BYTES // ranks + (inputs if checkpointing else sum(kept)) + ends + LOSS_BYTES
+    return (
+        updated * UPDATE_BYTES // ranks
+        + (inputs if checkpointing else sum(kept))
+        + ends
+        + LOSS_BYTES
+    )
 
 
 def state_bytes(trained: int) -> int:
@@ -57,10 +82,12 @@ def state_bytes(trained: int) -> int:
 
 
 def saved_bytes(block: Block) -> int:
-    """BF16 bytes a token that a block keeps for its backward pass (mamba-ssm's fused mixer, flash attention).
+    """BF16 bytes a token that a block keeps for its backward pass (mamba-ssm's fused mixer, flash
+    attention).
 
-    The residual stream and the normed input; FFN: before and after the activation (gated: both factors too); attention:
-    q, k, v, the output and its FP32 logsumexp; Mamba-2: in_proj's output, the scan's and the gated norm's.
+    The residual stream and the normed input; FFN: before and after the activation (gated: both
+    factors too); attention: q, k, v, the output and its FP32 logsumexp; Mamba-2: in_proj's output,
+    the scan's and the gated norm's.
     """
     values = 2 * block.hidden
     if isinstance(block, FeedForward):

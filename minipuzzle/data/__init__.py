@@ -6,6 +6,13 @@ from minipuzzle.data.instructions import has_answers, load_instructions, read_ex
 from minipuzzle.data.tokenizer import Tokenizer, train_tokenizer
 
 __all__ = [
-    "TokenBlocks", "Tokenizer", "has_answers", "load_blocks", "load_instructions", "pack", "read_documents",
-    "read_examples", "train_tokenizer",
-]  # fmt: skip
+    "TokenBlocks",
+    "Tokenizer",
+    "has_answers",
+    "load_blocks",
+    "load_instructions",
+    "pack",
+    "read_documents",
+    "read_examples",
+    "train_tokenizer",
+]

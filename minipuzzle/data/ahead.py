@@ -13,7 +13,8 @@ Rows = tuple[NDArray[np.int64], NDArray[np.int32]]
 
 
 class Ahead:
-    """``stream`` as that of ``blocks``, which it guesses: the next request is as far from this one as this from the last.
+    """``stream`` as that of ``blocks``, which it guesses: the next request is as far from this one
+    as this from the last.
 
     A wrong guess (the first one, a new batch size) costs nothing but its reading.
     """
@@ -27,7 +28,9 @@ class Ahead:
         self.hits = 0
 
     def stream(self, positions: range, seed: int) -> Rows:
-        """(tokens [n, length] int64, documents [n, length] int32) at n positions of the endless stream."""
+        """(tokens [n, length] int64, documents [n, length] int32) at n positions of the endless
+        stream.
+        """
         if self._reading is not None and self._guess == (positions, seed):
             rows = self._reading.result()
             self.hits += 1
@@ -35,7 +38,9 @@ class Ahead:
             rows = self._blocks.stream(positions, seed)
         stride = positions.start - self._last or len(positions)
         self._last = positions.start
-        following = range(max(0, positions.start + stride), max(0, positions.start + stride) + len(positions))
+        following = range(
+            max(0, positions.start + stride), max(0, positions.start + stride) + len(positions)
+        )
         self._guess = (following, seed)
         self._reading = self._pool.submit(self._blocks.stream, following, seed)
         return rows

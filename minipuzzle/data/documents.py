@@ -21,7 +21,8 @@ from minipuzzle.errors import UserError
 
 SEPARATOR = "\n\n\f\n"
 """Between the documents of a text file; a file without it is one document. Lines may end as on
-Windows."""
+Windows.
+"""
 
 READ_AT_ONCE = 1 << 25
 _SEPARATOR = re.compile(rb"\r?\n\r?\n\f\r?\n")
@@ -49,7 +50,8 @@ def read_documents(path: Path) -> Iterator[str]:
 
 def file_documents(path: Path) -> Iterator[str]:
     """The documents of one file, in order, empty ones left out; perhaps none. Raises: UserError as
-    ``read_documents``."""
+    ``read_documents``.
+    """
     return (document for document in READERS[file_format(path)](path) if document.strip())
 
 

@@ -34,9 +34,15 @@ ALLOWED = (
 )
 BOM = b"\xef\xbb\xbf"
 STARTS = {
-    b"\xff\xfe": "UTF-16 or UTF-32", b"\xfe\xff": "UTF-16", b"\x1f\x8b": "gzip", b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "Zstandard", b"PK\x03\x04": "zip", b"PAR1": "parquet",
-}  # fmt: skip
+    b"\xff\xfe": "UTF-16 or UTF-32",
+    b"\xfe\xff": "UTF-16",
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "Zstandard",
+    b"PK\x03\x04": "zip",
+    b"PAR1": "parquet",
+}
 """First bytes of files that are often named as if they were plain text."""
 
 _ABOUT = re.compile(
@@ -87,7 +93,8 @@ def file_format(path: Path) -> str:
 @contextmanager
 def open_data(path: Path) -> Iterator[IO[bytes]]:
     """The uncompressed bytes of a file, behind the byte order mark if it has one. Raises: as
-    ``reading``."""
+    ``reading``.
+    """
     with reading(path), OPENERS.get(path.suffix.lower(), _plain)(path) as file:
         if file.read(len(BOM)) != BOM:
             file.seek(0)
@@ -151,7 +158,8 @@ def _is_folder(path: Path) -> bool:
 
 def _regular(path: Path) -> Path:
     """A file that can be read to its end. Raises: UserError for anything else; OSError for a link
-    to nothing."""
+    to nothing.
+    """
     if not file_format(path):
         raise _unknown(path, path.suffix or "no suffix")
     path.stat()
@@ -162,15 +170,18 @@ def _regular(path: Path) -> Path:
 
 def _unknown(path: Path, got: str) -> UserError:
     return UserError(
-        f"{path} is not a text that we read.", got=got, allowed=ALLOWED,
+        f"{path} is not a text that we read.",
+        got=got,
+        allowed=ALLOWED,
         next="Convert or rename it; a README or licence counts where it is named itself.",
-    )  # fmt: skip
+    )
 
 
 def _counts(path: Path) -> bool:
     """Whether something in a folder belongs to its texts: not what is hidden (as copies of editors
     and the ``._`` files of macOS are), not a licence or the like, and of a format that we read, or
-    would if it were not compressed another way."""
+    would if it were not compressed another way.
+    """
     if path.name.startswith("."):
         return False
     if file_format(path):

@@ -1,5 +1,6 @@
 """Prompts with answers, packed whole: JSON lines {"prompt": "...", "answer": "..."}, losses on the
-answers only."""
+answers only.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ ALLOWED = '{"prompt": "...", "answer": "..."}, neither of them empty'
 
 def has_answers(path: Path) -> bool:
     """Whether a text is JSON lines of prompts and answers: its first line says so. Raises:
-    UserError as ``json_lines``."""
+    UserError as ``json_lines``.
+    """
     files = data_files(path)
     if any(file_format(file) != ".jsonl" for file in files):
         return False
@@ -36,7 +38,8 @@ def has_answers(path: Path) -> bool:
 
 def read_examples(path: Path) -> Iterator[tuple[str, str]]:
     """(prompt, answer) of each line. Raises: UserError for a line without both, or with an empty
-    one."""
+    one.
+    """
     for file in data_files(path):
         if file_format(file) != ".jsonl":
             raise UserError(
@@ -97,14 +100,17 @@ def load_instructions(
         with reading(file), file.open("rb") as opened:
             digest.update(hashlib.file_digest(opened, "sha256").digest())
     return TokenBlocks(
-        tokens=narrow(tokens, tokenizer.vocab_size), documents=documents, fingerprint=digest.hexdigest()[:16],
+        tokens=narrow(tokens, tokenizer.vocab_size),
+        documents=documents,
+        fingerprint=digest.hexdigest()[:16],
         text_bytes=sum(len(p.encode()) + len(a.encode()) for p, a in texts),
-    )  # fmt: skip
+    )
 
 
 def fill_blocks(lengths: list[int], capacity: int) -> list[list[int]]:
     """Positions of ``lengths`` in blocks: each, longest first, into the fullest block that has room
-    (best fit)."""
+    (best fit).
+    """
     blocks: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (free tokens, block), ascending
     for position in sorted(range(len(lengths)), key=lambda i: -lengths[i]):

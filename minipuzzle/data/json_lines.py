@@ -16,7 +16,8 @@ LONGEST_LINE = 1 << 30
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number from 1, object) of each line that is not empty. Raises: UserError as
-    ``reading``, and for any other line."""
+    ``reading``, and for any other line.
+    """
     with open_data(path) as file:
         for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start=1):
             if line.strip():
@@ -25,7 +26,8 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def text_field(path: Path, number: int, row: dict[str, Any], name: str, allowed: str) -> str:
     """The string in one field of line ``number``. Raises: UserError where it is none, or cannot be
-    written as UTF-8."""
+    written as UTF-8.
+    """
     value = row.get(name)
     if not isinstance(value, str):
         got = (
@@ -53,9 +55,11 @@ def _object(path: Path, number: int, line: bytes) -> dict[str, Any]:
     where = f"Line {number} of {path}"
     if len(line) == LONGEST_LINE:
         raise UserError(
-            f"{where} is too long.", got=f"over {LONGEST_LINE >> 20:,} MiB",
-            allowed="one JSON object a line", next="Convert it: it is damaged, or no JSON lines.",
-        )  # fmt: skip
+            f"{where} is too long.",
+            got=f"over {LONGEST_LINE >> 20:,} MiB",
+            allowed="one JSON object a line",
+            next="Convert it: it is damaged, or no JSON lines.",
+        )
     try:
         row = json.loads(line.decode())
     except UnicodeDecodeError as error:

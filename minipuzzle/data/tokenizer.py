@@ -21,13 +21,16 @@ FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "
 
 END_NAMES = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>")
 SPACED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
-"""Where decoding takes the space away, for tokenizers that split words at punctuation; in transformers' order."""
+"""Where decoding takes the space away, for tokenizers that split words at punctuation; in
+transformers' order.
+"""
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 PIECES_AT_ONCE = 256
 CHARACTERS_AT_ONCE = 2_000_000
 PIECE = 100_000
-"""Characters of the pieces that a longer document is encoded in: ``tokenizers`` needs over 100 bytes of memory a token
-while it encodes."""
+"""Characters of the pieces that a longer document is encoded in: ``tokenizers`` needs over 100
+bytes of memory a token while it encodes.
+"""
 
 
 class Tokenizer:
@@ -60,7 +63,9 @@ class Tokenizer:
         parts: list[NDArray[np.uint32]] = []
         for batch in _batches(piece for document in documents for piece in self._pieces(document)):
             with reported(self.folder / "tokenizer.json"):
-                encodings = self._tokenizer.encode_batch_fast([text for text, _ in batch], add_special_tokens=False)
+                encodings = self._tokenizer.encode_batch_fast(
+                    [text for text, _ in batch], add_special_tokens=False
+                )
             for (_, last), encoding in zip(batch, encodings, strict=True):
                 parts.append(np.asarray(encoding.ids, dtype=np.uint32))
                 if last:
@@ -68,8 +73,9 @@ class Tokenizer:
                     parts = []
 
     def encode_following(self, texts: Iterable[str]) -> Iterator[NDArray[np.uint32]]:
-        """As ``encode_documents``, of texts that follow another one directly: without the space that
-        some tokenizers put before the first word of a text."""
+        """As ``encode_documents``, of texts that follow another one directly: without the space
+        that some tokenizers put before the first word of a text.
+        """
         alone = self._ids("a")
         if self.decode(alone + alone) == "aa":
             yield from self.encode_documents(texts)
@@ -84,13 +90,18 @@ class Tokenizer:
             yield tokens
 
     def encode(self, text: str, *, special_tokens: bool) -> list[int]:
-        """The tokens of a text; ``special_tokens`` also those that tokenizer.json puts around one, such as a first <s>.
+        """The tokens of a text; ``special_tokens`` also those that tokenizer.json puts around one,
+        such as a first <s>.
 
         Raises: UserError for half a character, or a text that the tokenizer has no tokens for.
         """
         if not encodable(text):
-            raise UserError("The text is not Unicode.", got="a surrogate without its pair", allowed="UTF-8",
-                            next="Write it in UTF-8.")  # fmt: skip
+            raise UserError(
+                "The text is not Unicode.",
+                got="a surrogate without its pair",
+                allowed="UTF-8",
+                next="Write it in UTF-8.",
+            )
         with reported(self.folder / "tokenizer.json"):
             return list(self._tokenizer.encode(text, add_special_tokens=special_tokens).ids)
 
@@ -118,7 +129,9 @@ class Tokenizer:
         return dict(json.loads(self._tokenizer.to_str()))
 
     def is_byte(self, token: int) -> bool:
-        """Whether a token is one byte of a character, such as <0x0A>, whose neighbours decide what it means."""
+        """Whether a token is one byte of a character, such as <0x0A>, whose neighbours decide what
+        it means.
+        """
         return bool(_BYTE.fullmatch(self._tokenizer.id_to_token(token) or ""))
 
     def copy_to(self, folder: Path) -> None:
@@ -129,7 +142,9 @@ class Tokenizer:
                 shutil.copyfile(file, folder / name)
 
     def _pieces(self, document: str) -> Iterator[tuple[str, bool]]:
-        """Pieces of a document, whose tokens joined are the tokens of the whole, and whether it is the last."""
+        """Pieces of a document, whose tokens joined are the tokens of the whole, and whether it is
+        the last.
+        """
         start = 0
         while len(document) - start > PIECE:
             cut = self._clean_cut(document, start)
@@ -140,7 +155,9 @@ class Tokenizer:
         yield document[start:], True
 
     def _clean_cut(self, document: str, start: int) -> int | None:
-        """Where white space begins that no token reaches across, or None where the tokenizer does not allow a cut."""
+        """Where white space begins that no token reaches across, or None where the tokenizer does
+        not allow a cut.
+        """
         for space in (" ", "\n"):
             cut = start + PIECE
             for _ in range(32):
@@ -162,8 +179,12 @@ class Tokenizer:
         known = [n for n in files.ends if n < self.vocab_size]
         known += [n for name in END_NAMES if (n := self._tokenizer.token_to_id(name)) is not None]
         if not known:
-            raise UserError("The tokenizer has no end-of-document token.", got=self.folder,
-                            allowed="eos_token in tokenizer_config.json", next="Add it.")  # fmt: skip
+            raise UserError(
+                "The tokenizer has no end-of-document token.",
+                got=self.folder,
+                allowed="eos_token in tokenizer_config.json",
+                next="Add it.",
+            )
         return known[0]
 
     def _special(self, key: str, names: dict[str, str]) -> int | None:
@@ -184,7 +205,9 @@ def _batches(pieces: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, boo
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int) -> Any:
-    """A byte-level BPE (``tokenizers.Tokenizer``) with <|endoftext|> as token 0 and <|pad|> as token 1."""
+    """A byte-level BPE (``tokenizers.Tokenizer``) with <|endoftext|> as token 0 and <|pad|> as
+    token 1.
+    """
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -192,8 +215,10 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=["<|endoftext|>", "<|pad|>"], show_progress=False,
+        vocab_size=vocab_size,
+        special_tokens=["<|endoftext|>", "<|pad|>"],
+        show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
+    )
     tokenizer.train_from_iterator(documents, trainer)
     return tokenizer

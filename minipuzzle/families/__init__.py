@@ -1,4 +1,5 @@
-"""Names only: one file for each Hugging Face model_type. Config fields in, tensor names out. No torch, no tensors.
+"""Names only: one file for each Hugging Face model_type. Config fields in, tensor names out. No
+torch, no tensors.
 
 A family is a module with ``FIELDS``, ``architecture(config)``, ``config(architecture, original)``,
 ``names(architecture)`` and ``extra_files(architecture)``; it is found by its file name.
@@ -27,13 +28,18 @@ class Family(Protocol):
     """The fields of config.json that its class of transformers reads, with the class's defaults
     (None: has none here).
 
-    ``architecture`` sees no other field, so that a leftover of another family changes nothing."""
+    ``architecture`` sees no other field, so that a leftover of another family changes nothing.
+    """
 
     def architecture(self, config: dict[str, Any]) -> Architecture:
-        """The architecture that a config.json describes. Raises: UserError for what it cannot mean."""
+        """The architecture that a config.json describes. Raises: UserError for what it cannot
+        mean.
+        """
 
     def config(self, architecture: Architecture, original: dict[str, Any]) -> dict[str, Any]:
-        """The config.json of an architecture; fields of ``original`` that do not concern shapes are kept."""
+        """The config.json of an architecture; fields of ``original`` that do not concern shapes are
+        kept.
+        """
 
     def names(self, architecture: Architecture) -> dict[str, tuple[str, ...]]:
         """Canonical tensor name -> the names a file may use; the first one is written."""
@@ -49,10 +55,15 @@ def known() -> list[str]:
 
 def find(model_type: str) -> Family:
     """The family of a model_type. Raises: UserError naming the known, and the one that was meant
-    where it is a slip."""
+    where it is a slip.
+    """
     if model_type not in known():
-        raise UserError(f"Unknown model_type {model_type!r}.", got=model_type or "no model_type",
-                        allowed=", ".join(known()), next=_advice(model_type))  # fmt: skip
+        raise UserError(
+            f"Unknown model_type {model_type!r}.",
+            got=model_type or "no model_type",
+            allowed=", ".join(known()),
+            next=_advice(model_type),
+        )
     return cast(Family, importlib.import_module(f"minipuzzle.families.{model_type}"))
 
 
@@ -70,7 +81,8 @@ def _advice(model_type: str) -> str:
 
 def _slips(model_type: str) -> set[str]:
     """The name without case and separators, and that with a letter left out: names that share one
-    are a slip apart."""
+    are a slip apart.
+    """
     plain = "".join(character for character in model_type.lower() if character.isalnum())
     left_out = (plain[:i] + plain[i + 1 :] for i, letter in enumerate(plain) if letter.isalpha())
     return {plain, *left_out}

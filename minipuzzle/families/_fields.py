@@ -1,4 +1,6 @@
-"""Reading a config.json's fields: what is missing, impossible or not supported is an error that says so."""
+"""Reading a config.json's fields: what is missing, impossible or not supported is an error that
+says so.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,21 @@ from minipuzzle.errors import UserError
 
 EVERY_CLASS = ("per_layer_config", "is_causal")
 """What transformers reads for any class, and no block here computes: sizes that differ by layer,
-attention to both sides."""
-CONTRADICTED = ("auto_map", "layer_types", "layers_block_type", "mlp_layer_types",
-                "partial_rotary_factor",
-                "original_max_position_embeddings", "time_step_limit", *EVERY_CLASS)  # fmt: skip
+attention to both sides.
+"""
+CONTRADICTED = (
+    "auto_map",
+    "layer_types",
+    "layers_block_type",
+    "mlp_layer_types",
+    "partial_rotary_factor",
+    "original_max_position_embeddings",
+    "time_step_limit",
+    *EVERY_CLASS,
+)
 """Fields that a config is written without, unless its family writes them anew: another class's, or
-of other shapes."""
+of other shapes.
+"""
 SAME = {"silu": ("silu", "swish"), "relu2": ("relu2",)}
 """The names that transformers has for an activation."""
 KINDS_OF_ATTENTION = {"full_attention": False, "attention": False, "sliding_attention": True}
@@ -30,21 +41,26 @@ def own(config: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     Raises: UserError for what every class reads and nothing here computes.
     """
     if config.get("per_layer_config"):
-        raise error("per_layer_config is not supported.", got=config["per_layer_config"],
-                    allowed="layers of one size")  # fmt: skip
+        raise error(
+            "per_layer_config is not supported.",
+            got=config["per_layer_config"],
+            allowed="layers of one size",
+        )
     only(config, {"is_causal": True})
     return {name: config.get(name, default) for name, default in fields.items()}
 
 
 def kept(original: Mapping[str, Any]) -> dict[str, Any]:
     """What a config.json to be written takes over from its parent's: all that can't contradict
-    it."""
+    it.
+    """
     return {name: value for name, value in original.items() if name not in CONTRADICTED}
 
 
 def positive(fields: Mapping[str, Any], name: str) -> int:
     """A whole number above 0. Raises: UserError where the field is anything else, or absent and
-    without a default."""
+    without a default.
+    """
     return whole(fields, name, least=1)
 
 
@@ -54,23 +70,29 @@ MOST = {"num_hidden_layers": 100_000}
 
 def whole(fields: Mapping[str, Any], name: str, least: int = 0) -> int:
     """A whole number from ``least`` on. Raises: UserError where the field is anything else, absent
-    or larger than any model's."""
+    or larger than any model's.
+    """
     value, most = fields.get(name), MOST.get(name, 1 << 40)
     if type(value) is not int or value < least:
-        raise error(f"{name} is missing or not a {'positive ' if least else ''}whole number.",
-                    got=value,
-                    allowed=f"a whole number {'above 0' if least else 'from 0'}")  # fmt: skip
+        raise error(
+            f"{name} is missing or not a {'positive ' if least else ''}whole number.",
+            got=value,
+            allowed=f"a whole number {'above 0' if least else 'from 0'}",
+        )
     if value > most:
         raise error(f"{name} is larger than any model's.", got=value, allowed=f"at most {most:,}")
     return value
 
 
 def number(fields: Mapping[str, Any], name: str, default: float | None = None) -> float:
-    """A number above 0; null and absent mean ``default``. Raises: UserError where the field is anything else, or absent
-    without a default."""
+    """A number above 0; null and absent mean ``default``. Raises: UserError where the field is
+    anything else, or absent without a default.
+    """
     value = default if fields.get(name) is None else fields[name]
-    if not isinstance(value, int | float) or isinstance(value, bool) or not (
-        0 < value <= sys.float_info.max  # a whole number may have 400 digits
+    if (
+        not isinstance(value, int | float)
+        or isinstance(value, bool)
+        or not (0 < value <= sys.float_info.max)  # a whole number may have 400 digits
     ):
         raise error(f"{name} is not a positive number.", got=value, allowed="a number above 0")
     return float(value)
@@ -78,7 +100,8 @@ def number(fields: Mapping[str, Any], name: str, default: float | None = None) -
 
 def flag(fields: Mapping[str, Any], name: str) -> bool:
     """True or false. Raises: UserError where the field is anything else, such as a number or the
-    word "false"."""
+    word "false".
+    """
     value = fields.get(name)
     if not isinstance(value, bool):
         raise error(f"{name} is not true or false.", got=repr(value), allowed="true, false")
@@ -96,7 +119,11 @@ def epsilon(fields: Mapping[str, Any], name: str) -> float:
 def divides(name: str, value: int, by_name: str, by: int) -> None:
     """Raises: UserError where ``value`` is no multiple of ``by``."""
     if value % by:
-        raise error(f"{name} must be a multiple of {by_name}.", got=f"{value} and {by}", allowed=f"a multiple of {by}")
+        raise error(
+            f"{name} must be a multiple of {by_name}.",
+            got=f"{value} and {by}",
+            allowed=f"a multiple of {by}",
+        )
 
 
 def only(fields: Mapping[str, Any], allowed: Mapping[str, Any]) -> None:
@@ -109,15 +136,29 @@ def only(fields: Mapping[str, Any], allowed: Mapping[str, Any]) -> None:
 def activation(fields: Mapping[str, Any], name: str, computed: str) -> None:
     """Raises: UserError for another activation than ``computed``, by whichever of its names."""
     if fields.get(name) not in SAME[computed]:
-        raise error(f"{name} is not supported.", got=fields.get(name),
-                    allowed=" or ".join(map(repr, SAME[computed])))  # fmt: skip
+        raise error(
+            f"{name} is not supported.",
+            got=fields.get(name),
+            allowed=" or ".join(map(repr, SAME[computed])),
+        )
 
 
 def limitless(fields: Mapping[str, Any]) -> None:
-    """Raises: UserError where dt is clamped to another range than (0, inf), which our forward does not do."""
+    """Raises: UserError where dt is clamped to another range than (0, inf), which our forward does
+    not do.
+    """
     limit = fields.get("time_step_limit")
-    bounds = [b.get("__float__") if isinstance(b, dict) else b for b in limit] if isinstance(limit, list | tuple) else []
-    if [str(b).lower() for b in bounds] not in (["0.0", "inf"], ["0.0", "infinity"], ["0", "inf"], ["0", "infinity"]):
+    bounds = (
+        [b.get("__float__") if isinstance(b, dict) else b for b in limit]
+        if isinstance(limit, list | tuple)
+        else []
+    )
+    if [str(b).lower() for b in bounds] not in (
+        ["0.0", "inf"],
+        ["0.0", "infinity"],
+        ["0", "inf"],
+        ["0", "infinity"],
+    ):
         raise error("time_step_limit is not supported.", got=limit, allowed="[0.0, Infinity]")
 
 
@@ -132,8 +173,11 @@ def slides(fields: Mapping[str, Any], implied: bool) -> bool:
         return implied
     known = isinstance(kinds, list) and all(str(kind) in KINDS_OF_ATTENTION for kind in kinds)
     if not known or len(kinds) != layers:
-        raise error("layer_types does not name each layer's kind of attention.", got=kinds,
-                    allowed=f"{layers} of {', '.join(KINDS_OF_ATTENTION)}")  # fmt: skip
+        raise error(
+            "layer_types does not name each layer's kind of attention.",
+            got=kinds,
+            allowed=f"{layers} of {', '.join(KINDS_OF_ATTENTION)}",
+        )
     return any(KINDS_OF_ATTENTION[kind] for kind in kinds)
 
 
@@ -142,12 +186,18 @@ def windowless(fields: Mapping[str, Any], window: Any) -> None:
     longest = positive(fields, "max_position_embeddings")
     if type(window) is not int or window < longest:
         raise UserError(
-            "Attention with a sliding window is not supported.", got=f"a window of {window} tokens, {longest} positions",
+            "Attention with a sliding window is not supported.",
+            got=f"a window of {window} tokens, {longest} positions",
             allowed="no window, or one that covers max_position_embeddings",
-            next="If you use no context longer than the window, set max_position_embeddings to it in config.json.",
-        )  # fmt: skip
+            next=(
+                "If you use no context longer than the window, set max_position_embeddings to it in"
+                " config.json."
+            ),
+        )
 
 
 def error(what: str, *, got: object, allowed: object) -> UserError:
     """A fault of config.json."""
-    return UserError(what, got=got, allowed=allowed, next="Mend config.json, or take another checkpoint.")
+    return UserError(
+        what, got=got, allowed=allowed, next="Mend config.json, or take another checkpoint."
+    )

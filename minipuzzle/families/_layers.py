@@ -1,4 +1,6 @@
-"""What families share whose layer is two of our blocks, a mixer and the feed-forward after it; and the check of a config."""
+"""What families share whose layer is two of our blocks, a mixer and the feed-forward after it; and
+the check of a config.
+"""
 
 from __future__ import annotations
 
@@ -11,35 +13,53 @@ from minipuzzle.families._fields import activation, divides, error, flag, limitl
 from minipuzzle.families._rope_fields import ROPE_FIELDS
 
 LAYER_FIELDS: dict[str, Any] = {
-    "vocab_size": None, "hidden_size": None, "num_hidden_layers": None, "num_attention_heads": None,
+    "vocab_size": None,
+    "hidden_size": None,
+    "num_hidden_layers": None,
+    "num_attention_heads": None,
     "head_dim": None,
-    "hidden_act": "silu", "rms_norm_eps": 1e-6, "tie_word_embeddings": False, **ROPE_FIELDS,
-}  # fmt: skip
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    **ROPE_FIELDS,
+}
 """What all classes of layers with attention read, and their defaults; None where it has none here:
-a model's sizes."""
+a model's sizes.
+"""
 MAMBA_FIELDS: dict[str, Any] = {
-    "mamba_n_heads": 128, "mamba_n_groups": 1, "mamba_d_state": 256, "mamba_d_head": "auto",
+    "mamba_n_heads": 128,
+    "mamba_n_groups": 1,
+    "mamba_d_state": 256,
+    "mamba_d_head": "auto",
     "mamba_d_conv": 4,
-    "mamba_expand": 2, "mamba_chunk_size": 256, "mamba_conv_bias": True, "mamba_proj_bias": False,
+    "mamba_expand": 2,
+    "mamba_chunk_size": 256,
+    "mamba_conv_bias": True,
+    "mamba_proj_bias": False,
     "time_step_limit": (0.0, float("inf")),
-}  # fmt: skip
+}
 """What bamba's and granitemoehybrid's classes read of a Mamba-2 layer, and their defaults."""
 
 MAMBA_TENSORS = {
     **{f"{p}_proj.{t}": f"{p}_proj.{t}" for p in ("in", "out") for t in ("weight", "bias")},
-    "conv.weight": "conv1d.weight", "conv.bias": "conv1d.bias", "gated_norm.weight": "norm.weight",
+    "conv.weight": "conv1d.weight",
+    "conv.bias": "conv1d.bias",
+    "gated_norm.weight": "norm.weight",
     **{name: name for name in ("dt_bias", "A_log", "D")},
-}  # fmt: skip
+}
 ATTENTION_TENSORS = {
     **{f"{p}_proj.{t}": f"{p}_proj.{t}" for p in "qkvo" for t in ("weight", "bias")},
-    "q_norm.weight": "q_norm.weight", "k_norm.weight": "k_norm.weight",
-}  # fmt: skip
+    "q_norm.weight": "q_norm.weight",
+    "k_norm.weight": "k_norm.weight",
+}
 
 
 def layer_names(
     architecture: Architecture, tensors: Mapping[str, Mapping[str, str]], top: Mapping[str, str]
 ) -> dict[str, tuple[str, ...]]:
-    """Canonical name -> the name in the file; ``tensors`` has the names within a layer by kind of block."""
+    """Canonical name -> the name in the file; ``tensors`` has the names within a layer by kind of
+    block.
+    """
     result: dict[str, tuple[str, ...]] = {}
     for tensor in architecture.tensors():
         if tensor.block is None:
@@ -56,13 +76,20 @@ def first(architecture: Architecture, kind: str) -> Any:
 
 
 def checked(result: dict[str, Any], architecture: Architecture) -> dict[str, Any]:
-    """``result``, if it says the architecture. Raises: UserError where its family reads another one from it."""
+    """``result``, if it says the architecture. Raises: UserError where its family reads another one
+    from it.
+    """
     again = families.find(result["model_type"]).architecture(result)
     if again != architecture:
         pairs = zip(architecture.blocks, again.blocks, strict=False)
-        where = next((f"block {i}: {a}" for i, (a, b) in enumerate(pairs) if a != b), architecture.pattern)
-        raise error(f"A {result['model_type']} config can't say this architecture.", got=where,
-                    allowed="; ".join(again.rules.sentences()) or "what its config.json has fields for")  # fmt: skip
+        where = next(
+            (f"block {i}: {a}" for i, (a, b) in enumerate(pairs) if a != b), architecture.pattern
+        )
+        raise error(
+            f"A {result['model_type']} config can't say this architecture.",
+            got=where,
+            allowed="; ".join(again.rules.sentences()) or "what its config.json has fields for",
+        )
     return result
 
 
@@ -86,16 +113,23 @@ def read_mamba(fields: Mapping[str, Any], hidden: int, residual_multiplier: floa
     divides("mamba_expand x hidden_size", inner, "mamba_n_heads", heads)
     divides("mamba_n_heads", heads, "mamba_n_groups", groups)
     if fields["mamba_d_head"] not in ("auto", inner // heads):
-        raise error("mamba_d_head x mamba_n_heads is not mamba_expand x hidden_size.", got=fields["mamba_d_head"],
-                    allowed=inner // heads)  # fmt: skip
+        raise error(
+            "mamba_d_head x mamba_n_heads is not mamba_expand x hidden_size.",
+            got=fields["mamba_d_head"],
+            allowed=inner // heads,
+        )
     return Mamba2(
-        hidden=hidden, heads=heads, head_dim=inner // heads, groups=groups,
+        hidden=hidden,
+        heads=heads,
+        head_dim=inner // heads,
+        groups=groups,
         state=positive(fields, "mamba_d_state"),
         conv_kernel=positive(fields, "mamba_d_conv"),
         chunk_size=positive(fields, "mamba_chunk_size"),
-        conv_bias=flag(fields, "mamba_conv_bias"), proj_bias=flag(fields, "mamba_proj_bias"),
+        conv_bias=flag(fields, "mamba_conv_bias"),
+        proj_bias=flag(fields, "mamba_proj_bias"),
         residual_multiplier=residual_multiplier,
-    )  # fmt: skip
+    )
 
 
 def write_mamba(block: Mamba2 | None) -> dict[str, Any]:
@@ -103,11 +137,16 @@ def write_mamba(block: Mamba2 | None) -> dict[str, Any]:
     if block is None:
         return {}
     return {
-        "mamba_n_heads": block.heads, "mamba_d_head": block.head_dim, "mamba_n_groups": block.groups,
-        "mamba_d_state": block.state, "mamba_d_conv": block.conv_kernel, "mamba_chunk_size": block.chunk_size,
-        "mamba_conv_bias": block.conv_bias, "mamba_proj_bias": block.proj_bias,
+        "mamba_n_heads": block.heads,
+        "mamba_d_head": block.head_dim,
+        "mamba_n_groups": block.groups,
+        "mamba_d_state": block.state,
+        "mamba_d_conv": block.conv_kernel,
+        "mamba_chunk_size": block.chunk_size,
+        "mamba_conv_bias": block.conv_bias,
+        "mamba_proj_bias": block.proj_bias,
         "mamba_expand": block.inner // block.hidden,
-    }  # fmt: skip
+    }
 
 
 def feed_forward(fields: Mapping[str, Any], hidden: int, *, bias: bool = False) -> FeedForward:

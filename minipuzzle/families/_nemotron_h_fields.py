@@ -1,4 +1,6 @@
-"""What the fields of a Nemotron-H config.json say, old names and new, and what they must not say."""
+"""What the fields of a Nemotron-H config.json say, old names and new, and what they must not
+say.
+"""
 
 from __future__ import annotations
 
@@ -10,57 +12,89 @@ from minipuzzle.families._fields import activation, epsilon, error, limitless, n
 KINDS = {"M": "mamba", "*": "attention", "-": "mlp"}
 ALIASES = {"linear_attention": "mamba", "full_attention": "attention"}
 FIELDS: dict[str, Any] = {
-    "vocab_size": None, "hidden_size": None, "intermediate_size": None, "num_attention_heads": None,
-    "mamba_num_heads": None, "num_key_value_heads": 8, "head_dim": 128, "mlp_hidden_act": "relu2",
+    "vocab_size": None,
+    "hidden_size": None,
+    "intermediate_size": None,
+    "num_attention_heads": None,
+    "mamba_num_heads": None,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "mlp_hidden_act": "relu2",
     "mlp_bias": False,
-    "ssm_state_size": 128, "mamba_head_dim": 64, "mamba_hidden_act": "silu", "n_groups": 8,
+    "ssm_state_size": 128,
+    "mamba_head_dim": 64,
+    "mamba_hidden_act": "silu",
+    "n_groups": 8,
     "conv_kernel": 4,
-    "use_conv_bias": True, "use_bias": False, "chunk_size": 128, "time_step_min": 0.001,
-    "time_step_limit": (0.0, float("inf")), "layer_norm_epsilon": 1e-5,
+    "use_conv_bias": True,
+    "use_bias": False,
+    "chunk_size": 128,
+    "time_step_min": 0.001,
+    "time_step_limit": (0.0, float("inf")),
+    "layer_norm_epsilon": 1e-5,
     "max_position_embeddings": 4096,
-    "sliding_window": None, "num_hidden_layers": None, "hybrid_override_pattern": None,
+    "sliding_window": None,
+    "num_hidden_layers": None,
+    "hybrid_override_pattern": None,
     "layers_block_type": None,
-    "block_configs": None, "rms_norm_eps": None,
-}  # fmt: skip
+    "block_configs": None,
+    "rms_norm_eps": None,
+}
 """What the class reads and its defaults, None for a model's sizes; and what is refused where it
-says something else."""
+says something else.
+"""
 OLD_FIELDS = {
-    "mamba_n_groups": "n_groups", "mamba_d_conv": "conv_kernel", "mamba_conv_bias": "use_conv_bias",
-    "mamba_chunk_size": "chunk_size", "mamba_dt_limit": "time_step_limit",
+    "mamba_n_groups": "n_groups",
+    "mamba_d_conv": "conv_kernel",
+    "mamba_conv_bias": "use_conv_bias",
+    "mamba_chunk_size": "chunk_size",
+    "mamba_dt_limit": "time_step_limit",
     "mamba_dt_min": "time_step_min",
     "layer_types": "layers_block_type",
-}  # fmt: skip
+}
 LEAST_STEP = 0.001
-SHARED = {"vocab_size", "hidden_size", "layer_norm_epsilon", "rms_norm_eps",
-          "max_position_embeddings"}  # fmt: skip
+SHARED = {
+    "vocab_size",
+    "hidden_size",
+    "layer_norm_epsilon",
+    "rms_norm_eps",
+    "max_position_embeddings",
+}
 LETTERS = "M (Mamba-2), - (feed-forward), * (attention)"
 
 
 def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of ``FIELDS``. Raises: UserError where an old name says something else than the
-    new one."""
+    new one.
+    """
     result = renamed(config)
     # NVIDIA's first name of it, which transformers does not read
     if "attention_head_dim" in config:
         result.setdefault("head_dim", config["attention_head_dim"])
     fields = own(result, FIELDS)
     if fields["rms_norm_eps"] not in (None, epsilon(fields, "layer_norm_epsilon")):
-        raise error("rms_norm_eps and layer_norm_epsilon contradict each other.",
-                    got=f"{fields['rms_norm_eps']} and {fields['layer_norm_epsilon']}",
-                    allowed="layer_norm_epsilon alone: transformers reads no other")  # fmt: skip
+        raise error(
+            "rms_norm_eps and layer_norm_epsilon contradict each other.",
+            got=f"{fields['rms_norm_eps']} and {fields['layer_norm_epsilon']}",
+            allowed="layer_norm_epsilon alone: transformers reads no other",
+        )
     return fields
 
 
 def renamed(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with its old names replaced. Raises: UserError where one says something else than
-    the new one."""
+    the new one.
+    """
     result = {k: v for k, v in config.items() if k not in OLD_FIELDS}
     for old, new in OLD_FIELDS.items():
         if old not in config:
             continue
         if config.get(new) is not None and config[new] != config[old]:
-            raise error(f"{old} and {new} contradict each other.",
-                        got=f"{config[old]} and {config[new]}", allowed="one value")  # fmt: skip
+            raise error(
+                f"{old} and {new} contradict each other.",
+                got=f"{config[old]} and {config[new]}",
+                allowed="one value",
+            )
         result[new] = config[old]
     return result
 
@@ -74,15 +108,20 @@ def of_block(fields: dict[str, Any], block_config: Mapping[str, Any]) -> dict[st
     said = {k: v for k, v in given.items() if k in FIELDS}
     for name in SHARED & set(said):
         if said[name] != fields[name]:
-            raise error(f"{name} of one block is not supported.", got=said[name],
-                        allowed=f"{fields[name]}, as for all")  # fmt: skip
+            raise error(
+                f"{name} of one block is not supported.",
+                got=said[name],
+                allowed=f"{fields[name]}, as for all",
+            )
     return fields | said
 
 
 def layers(fields: Mapping[str, Any]) -> list[str]:
-    """The kind of each block: from the pattern, the list of types or ``block_configs``, which must agree.
+    """The kind of each block: from the pattern, the list of types or ``block_configs``, which must
+    agree.
 
-    Raises: UserError for an unknown letter or kind, another length than ``num_hidden_layers``, or a contradiction.
+    Raises: UserError for an unknown letter or kind, another length than ``num_hidden_layers``, or a
+    contradiction.
     """
     said: dict[str, list[str]] = {}
     if fields.get("hybrid_override_pattern") is not None:
@@ -92,20 +131,31 @@ def layers(fields: Mapping[str, Any]) -> list[str]:
     if fields.get("block_configs"):
         said["block_configs"] = _from_list("block_configs", _types(fields["block_configs"]))
     if not said:
-        raise error("The config does not say which blocks the model has.", got="no pattern",
-                    allowed="hybrid_override_pattern, layers_block_type or block_configs")  # fmt: skip
+        raise error(
+            "The config does not say which blocks the model has.",
+            got="no pattern",
+            allowed="hybrid_override_pattern, layers_block_type or block_configs",
+        )
     first, kinds = next(iter(said.items()))
     count = fields.get("num_hidden_layers")
     count = len(kinds) if count is None else count
     for name, theirs in said.items():
         unit = "letters" if name == "hybrid_override_pattern" else "entries"
         if len(theirs) != count or not theirs:
-            raise error(f"The pattern's length is not the number of layers: {name}.", got=f"{len(theirs)} {unit}",
-                        allowed=f"{count} (num_hidden_layers, or what {first} says)")  # fmt: skip
+            raise error(
+                f"The pattern's length is not the number of layers: {name}.",
+                got=f"{len(theirs)} {unit}",
+                allowed=f"{count} (num_hidden_layers, or what {first} says)",
+            )
         if theirs != kinds:
-            position = next(i for i, pair in enumerate(zip(kinds, theirs, strict=True)) if pair[0] != pair[1])
-            raise error(f"{first} and {name} contradict each other at position {position}.", got=theirs[position],
-                        allowed=kinds[position])  # fmt: skip
+            position = next(
+                i for i, pair in enumerate(zip(kinds, theirs, strict=True)) if pair[0] != pair[1]
+            )
+            raise error(
+                f"{first} and {name} contradict each other at position {position}.",
+                got=theirs[position],
+                allowed=kinds[position],
+            )
     return kinds
 
 
@@ -117,8 +167,11 @@ def supported(fields: Mapping[str, Any]) -> None:
     limitless(fields)
     # transformers 5.16-5.23 clamp dt there, NVIDIA's code nowhere
     if number(fields, "time_step_min") > LEAST_STEP:
-        raise error("time_step_min is not supported.", got=fields["time_step_min"],
-                    allowed=f"at most {LEAST_STEP}")  # fmt: skip
+        raise error(
+            "time_step_min is not supported.",
+            got=fields["time_step_min"],
+            allowed=f"at most {LEAST_STEP}",
+        )
 
 
 def _from_pattern(pattern: Any) -> list[str]:
@@ -127,8 +180,12 @@ def _from_pattern(pattern: Any) -> list[str]:
     for position, letter in enumerate(pattern):
         if letter not in KINDS:
             moe = " (mixture-of-experts blocks are not supported yet)" if letter == "E" else ""
-            raise error(f"Unknown letter {letter!r} at position {position} of hybrid_override_pattern{moe}.", got=pattern,
-                        allowed=LETTERS)  # fmt: skip
+            raise error(
+                f"Unknown letter {letter!r} at position {position} of"
+                f" hybrid_override_pattern{moe}.",
+                got=pattern,
+                allowed=LETTERS,
+            )
     return [KINDS[letter] for letter in pattern]
 
 
@@ -139,12 +196,21 @@ def _from_list(name: str, listed: Any) -> list[str]:
     for position, kind in enumerate(kinds):
         if kind not in KINDS.values():
             moe = " (mixture-of-experts blocks are not supported yet)" if kind == "moe" else ""
-            raise error(f"Unknown kind {kind!r} at position {position} of {name}{moe}.", got=kind,
-                        allowed=", ".join(sorted(KINDS.values())))  # fmt: skip
+            raise error(
+                f"Unknown kind {kind!r} at position {position} of {name}{moe}.",
+                got=kind,
+                allowed=", ".join(sorted(KINDS.values())),
+            )
     return kinds
 
 
 def _types(block_configs: Any) -> list[Any]:
-    if not isinstance(block_configs, list) or not all(isinstance(own, dict) for own in block_configs):
-        raise error("block_configs is not a list of objects.", got=str(block_configs)[:80], allowed="one object for each block")
+    if not isinstance(block_configs, list) or not all(
+        isinstance(own, dict) for own in block_configs
+    ):
+        raise error(
+            "block_configs is not a list of objects.",
+            got=str(block_configs)[:80],
+            allowed="one object for each block",
+        )
     return [own.get("block_type") for own in block_configs]

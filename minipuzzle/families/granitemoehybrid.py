@@ -1,5 +1,7 @@
-"""Granite 4 hybrid, its dense models: a layer is Mamba-2 or attention, then SwiGLU with gate and up in one matrix; what each
-block adds, embeddings, scores and logits have multipliers of their own. Mixture-of-experts models are refused."""
+"""Granite 4 hybrid, its dense models: a layer is Mamba-2 or attention, then SwiGLU with gate and up
+in one matrix; what each block adds, embeddings, scores and logits have multipliers of their own.
+Mixture-of-experts models are refused.
+"""
 
 from __future__ import annotations
 
@@ -31,32 +33,57 @@ from minipuzzle.families._rope_fields import read_rope, write_rope
 from minipuzzle.families.bamba import TENSORS as BAMBA_TENSORS
 from minipuzzle.families.llama import TOP, biases
 
-FIELDS = LAYER_FIELDS | MAMBA_FIELDS | {
-    "num_key_value_heads": None, "max_position_embeddings": 2048, "attention_bias": False,
-    "num_local_experts": 8,
-    "embedding_multiplier": 1.0, "logits_scaling": 1.0, "residual_multiplier": 1.0,
-    "attention_multiplier": 1.0,
-    "shared_intermediate_size": 1024, "position_embedding_type": None, "layer_types": None,
-    "layers_block_type": None,
-}  # fmt: skip
+FIELDS = (
+    LAYER_FIELDS
+    | MAMBA_FIELDS
+    | {
+        "num_key_value_heads": None,
+        "max_position_embeddings": 2048,
+        "attention_bias": False,
+        "num_local_experts": 8,
+        "embedding_multiplier": 1.0,
+        "logits_scaling": 1.0,
+        "residual_multiplier": 1.0,
+        "attention_multiplier": 1.0,
+        "shared_intermediate_size": 1024,
+        "position_embedding_type": None,
+        "layer_types": None,
+        "layers_block_type": None,
+    }
+)
 TENSORS = {
     **BAMBA_TENSORS,
-    "mlp": {"norm.weight": "post_attention_layernorm.weight", "gate_up_proj.weight": "shared_mlp.input_linear.weight",
-            "down_proj.weight": "shared_mlp.output_linear.weight"},
-}  # fmt: skip
-RULES = Rules(paired=True, own_sizes=False, fixed=("q_heads", "kv_heads", "hidden"), whole_expansion=True)
-KINDS = {"mamba": "mamba", "linear_attention": "mamba", "attention": "attention", "full_attention": "attention"}
+    "mlp": {
+        "norm.weight": "post_attention_layernorm.weight",
+        "gate_up_proj.weight": "shared_mlp.input_linear.weight",
+        "down_proj.weight": "shared_mlp.output_linear.weight",
+    },
+}
+RULES = Rules(
+    paired=True, own_sizes=False, fixed=("q_heads", "kv_heads", "hidden"), whole_expansion=True
+)
+KINDS = {
+    "mamba": "mamba",
+    "linear_attention": "mamba",
+    "attention": "attention",
+    "full_attention": "attention",
+}
 
 
 def architecture(config: dict[str, Any]) -> Architecture:
-    """The architecture of a config.json; what has a default in transformers has it here, but for the model's size.
+    """The architecture of a config.json; what has a default in transformers has it here, but for
+    the model's size.
 
-    Raises: UserError for experts, impossible sizes, another activation, an unknown kind of layer or type of RoPE.
+    Raises: UserError for experts, impossible sizes, another activation, an unknown kind of layer or
+    type of RoPE.
     """
     fields = own(config, FIELDS)
     if type(fields["num_local_experts"]) is not int or fields["num_local_experts"] > 0:
-        raise error("Mixture-of-experts layers are not supported yet (num_local_experts).",
-                    got=config.get("num_local_experts", "8, the default"), allowed="0: the dense models")  # fmt: skip
+        raise error(
+            "Mixture-of-experts layers are not supported yet (num_local_experts).",
+            got=config.get("num_local_experts", "8, the default"),
+            allowed="0: the dense models",
+        )
     activation(fields, "hidden_act", "silu")
     hidden, bias = positive(fields, "hidden_size"), flag(fields, "attention_bias")
     residual = number(fields, "residual_multiplier")
@@ -65,44 +92,74 @@ def architecture(config: dict[str, Any]) -> Architecture:
     mixers: dict[str, Block] = {
         "mamba": read_mamba(fields, hidden, residual),
         "attention": Attention(
-            hidden=hidden, q_heads=q, kv_heads=kv, attn_head_dim=head_dim, bias=bias, out_bias=bias,
+            hidden=hidden,
+            q_heads=q,
+            kv_heads=kv,
+            attn_head_dim=head_dim,
+            bias=bias,
+            out_bias=bias,
             rope=read_rope(fields, head_dim) if turned else None,
-            scale=number(fields, "attention_multiplier"), residual_multiplier=residual,
+            scale=number(fields, "attention_multiplier"),
+            residual_multiplier=residual,
         ),
-    }  # fmt: skip
-    mlp = FeedForward(hidden=hidden, intermediate=positive(fields, "shared_intermediate_size"),
-                      gated=True, packed=True,
-                      activation="silu", residual_multiplier=residual)  # fmt: skip
+    }
+    mlp = FeedForward(
+        hidden=hidden,
+        intermediate=positive(fields, "shared_intermediate_size"),
+        gated=True,
+        packed=True,
+        activation="silu",
+        residual_multiplier=residual,
+    )
     return Architecture(
-        vocab_size=positive(fields, "vocab_size"), hidden=hidden,
+        vocab_size=positive(fields, "vocab_size"),
+        hidden=hidden,
         blocks=tuple(block for kind in _layers(fields) for block in (mixers[kind], mlp)),
-        norm_eps=epsilon(fields, "rms_norm_eps"), tied_head=flag(fields, "tie_word_embeddings"),
+        norm_eps=epsilon(fields, "rms_norm_eps"),
+        tied_head=flag(fields, "tie_word_embeddings"),
         max_positions=positive(fields, "max_position_embeddings"),
         embedding_multiplier=number(fields, "embedding_multiplier"),
-        logits_divisor=number(fields, "logits_scaling"), rules=RULES,
-    )  # fmt: skip
+        logits_divisor=number(fields, "logits_scaling"),
+        rules=RULES,
+    )
 
 
 def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, Any]:
     """The config.json of an architecture. Raises: UserError for one that no such config can say."""
     attention, mlp = first(architecture, "attention"), first(architecture, "mlp")
-    kinds = ["attention" if block.kind == "attention" else "mamba" for block in architecture.blocks[::2]]
+    kinds = [
+        "attention" if block.kind == "attention" else "mamba" for block in architecture.blocks[::2]
+    ]
     result = kept(original) | {
-        "model_type": "granitemoehybrid", "architectures": ["GraniteMoeHybridForCausalLM"], "num_local_experts": 0,
-        "vocab_size": architecture.vocab_size, "hidden_size": architecture.hidden, "num_hidden_layers": len(kinds),
-        "layer_types": kinds, "rms_norm_eps": architecture.norm_eps, "tie_word_embeddings": architecture.tied_head,
-        "max_position_embeddings": architecture.max_positions, "hidden_act": "silu",
-        "embedding_multiplier": architecture.embedding_multiplier, "logits_scaling": architecture.logits_divisor,
+        "model_type": "granitemoehybrid",
+        "architectures": ["GraniteMoeHybridForCausalLM"],
+        "num_local_experts": 0,
+        "vocab_size": architecture.vocab_size,
+        "hidden_size": architecture.hidden,
+        "num_hidden_layers": len(kinds),
+        "layer_types": kinds,
+        "rms_norm_eps": architecture.norm_eps,
+        "tie_word_embeddings": architecture.tied_head,
+        "max_position_embeddings": architecture.max_positions,
+        "hidden_act": "silu",
+        "embedding_multiplier": architecture.embedding_multiplier,
+        "logits_scaling": architecture.logits_divisor,
         **write_mamba(first(architecture, "mamba")),
-    }  # fmt: skip
+    }
     if attention is not None:
         result |= {
-            "num_attention_heads": attention.q_heads, "num_key_value_heads": attention.kv_heads,
-            "attention_bias": biases(architecture)["attention_bias"], "attention_multiplier": attention.scale,
-            "position_embedding_type": None if attention.rope is None else "rope", **write_rope(attention.rope),
-        }  # fmt: skip
+            "num_attention_heads": attention.q_heads,
+            "num_key_value_heads": attention.kv_heads,
+            "attention_bias": biases(architecture)["attention_bias"],
+            "attention_multiplier": attention.scale,
+            "position_embedding_type": None if attention.rope is None else "rope",
+            **write_rope(attention.rope),
+        }
     if mlp is not None:
-        result |= {"shared_intermediate_size": mlp.intermediate, "residual_multiplier": mlp.residual_multiplier}
+        result |= {
+            "shared_intermediate_size": mlp.intermediate,
+            "residual_multiplier": mlp.residual_multiplier,
+        }
     return checked(result, architecture)
 
 
@@ -118,18 +175,25 @@ def extra_files(architecture: Architecture) -> dict[str, str]:
 
 def _layers(fields: Mapping[str, Any]) -> list[str]:
     """The kind of each layer's mixer. Raises: UserError where the list's two names contradict each
-    other."""
+    other.
+    """
     count = positive(fields, "num_hidden_layers")
-    lists = [fields[name] for name in ("layer_types", "layers_block_type")
-             if fields[name] is not None]  # fmt: skip
+    lists = [
+        fields[name] for name in ("layer_types", "layers_block_type") if fields[name] is not None
+    ]
     for said in lists:
         known = isinstance(said, list) and all(str(kind) in KINDS for kind in said)
         if not known or len(said) != count:
-            raise error("layer_types does not name each layer's kind.", got=said,
-                        allowed=f"{count} of {', '.join(KINDS)}")  # fmt: skip
+            raise error(
+                "layer_types does not name each layer's kind.",
+                got=said,
+                allowed=f"{count} of {', '.join(KINDS)}",
+            )
     kinds = [[KINDS[kind] for kind in said] for said in lists] or [["mamba"] * count]
     if kinds[0] != kinds[-1]:
-        raise error("layer_types and layers_block_type contradict each other.",
-                    got=f"{lists[0]} and {lists[1]}",
-                    allowed="one list")  # fmt: skip
+        raise error(
+            "layer_types and layers_block_type contradict each other.",
+            got=f"{lists[0]} and {lists[1]}",
+            allowed="one list",
+        )
     return kinds[0]

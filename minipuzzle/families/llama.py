@@ -1,5 +1,7 @@
-"""Llama and models of its shape (SmolLM, Yi, ...): a layer is attention with RoPE, then SwiGLU. ``read`` and ``write`` serve
-Mistral, Qwen 2 and 3 and SmolLM 3 too, which differ in a few fields."""
+"""Llama and models of its shape (SmolLM, Yi, ...): a layer is attention with RoPE, then SwiGLU.
+``read`` and ``write`` serve Mistral, Qwen 2 and 3 and SmolLM 3 too, which differ in a few
+fields.
+"""
 
 from __future__ import annotations
 
@@ -20,27 +22,42 @@ from minipuzzle.families._layers import (
 from minipuzzle.families._rope_fields import read_rope, write_rope
 
 FIELDS = LAYER_FIELDS | {
-    "intermediate_size": None, "num_key_value_heads": None, "max_position_embeddings": 2048,
+    "intermediate_size": None,
+    "num_key_value_heads": None,
+    "max_position_embeddings": 2048,
     "attention_bias": False,
     "mlp_bias": False,
-}  # fmt: skip
+}
 
 TENSORS = {
-    "attention": {"norm.weight": "input_layernorm.weight", **{k: f"self_attn.{v}" for k, v in ATTENTION_TENSORS.items()}},
+    "attention": {
+        "norm.weight": "input_layernorm.weight",
+        **{k: f"self_attn.{v}" for k, v in ATTENTION_TENSORS.items()},
+    },
     "mlp": {
         "norm.weight": "post_attention_layernorm.weight",
-        **{f"{p}_proj.{t}": f"mlp.{p}_proj.{t}" for p in ("gate", "up", "down") for t in ("weight", "bias")},
+        **{
+            f"{p}_proj.{t}": f"mlp.{p}_proj.{t}"
+            for p in ("gate", "up", "down")
+            for t in ("weight", "bias")
+        },
     },
 }
-TOP = {"embeddings.weight": "model.embed_tokens.weight", "final_norm.weight": "model.norm.weight",
-       "head.weight": "lm_head.weight"}  # fmt: skip
+TOP = {
+    "embeddings.weight": "model.embed_tokens.weight",
+    "final_norm.weight": "model.norm.weight",
+    "head.weight": "lm_head.weight",
+}
 RULES = Rules(paired=True, own_sizes=False)
 FIXED_HEADS = replace(RULES, fixed=("q_heads", "kv_heads", "hidden"))
-"""For configs without a field for head_dim: it is hidden_size / num_attention_heads, so both must stay."""
+"""For configs without a field for head_dim: it is hidden_size / num_attention_heads, so both must
+stay.
+"""
 
 
 def architecture(config: dict[str, Any]) -> Architecture:
-    """The architecture of a config.json; no size of the model has a default, KV heads and head_dim have transformers'.
+    """The architecture of a config.json; no size of the model has a default, KV heads and head_dim
+    have transformers'.
 
     Raises: UserError for impossible sizes, an unknown type of RoPE or another activation.
     """
@@ -49,8 +66,9 @@ def architecture(config: dict[str, Any]) -> Architecture:
     # transformers insists
     divides("hidden_size", positive(fields, "hidden_size"), "num_attention_heads", heads)
     mlp_bias = flag(fields, "mlp_bias")
-    return read(fields, bias=bias, out_bias=bias, mlp_bias=mlp_bias,
-                rules=replace(RULES, whole_heads=True))  # fmt: skip
+    return read(
+        fields, bias=bias, out_bias=bias, mlp_bias=mlp_bias, rules=replace(RULES, whole_heads=True)
+    )
 
 
 def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, Any]:
@@ -69,27 +87,45 @@ def extra_files(architecture: Architecture) -> dict[str, str]:
 
 
 def read(
-    fields: dict[str, Any], *, bias: bool = False, out_bias: bool = False, mlp_bias: bool = False, qk_norm: bool = False,
+    fields: dict[str, Any],
+    *,
+    bias: bool = False,
+    out_bias: bool = False,
+    mlp_bias: bool = False,
+    qk_norm: bool = False,
     rules: Rules = RULES,
-) -> Architecture:  # fmt: skip
+) -> Architecture:
     """The architecture of a family's own fields, Llama's among them."""
     hidden = positive(fields, "hidden_size")
     q, kv, head_dim = attention_sizes(fields, hidden)
     attention = Attention(
-        hidden=hidden, q_heads=q, kv_heads=kv, attn_head_dim=head_dim, bias=bias, out_bias=out_bias, qk_norm=qk_norm,
+        hidden=hidden,
+        q_heads=q,
+        kv_heads=kv,
+        attn_head_dim=head_dim,
+        bias=bias,
+        out_bias=out_bias,
+        qk_norm=qk_norm,
         rope=read_rope(fields, head_dim),
-    )  # fmt: skip
+    )
     layer = (attention, feed_forward(fields, hidden, bias=mlp_bias))
     return Architecture(
-        vocab_size=positive(fields, "vocab_size"), hidden=hidden, blocks=layer * positive(fields, "num_hidden_layers"),
-        norm_eps=epsilon(fields, "rms_norm_eps"), tied_head=flag(fields, "tie_word_embeddings"),
-        max_positions=positive(fields, "max_position_embeddings"), rules=rules,
-    )  # fmt: skip
+        vocab_size=positive(fields, "vocab_size"),
+        hidden=hidden,
+        blocks=layer * positive(fields, "num_hidden_layers"),
+        norm_eps=epsilon(fields, "rms_norm_eps"),
+        tied_head=flag(fields, "tie_word_embeddings"),
+        max_positions=positive(fields, "max_position_embeddings"),
+        rules=rules,
+    )
 
 
 def write(
-    architecture: Architecture, original: dict[str, Any], model_type: str, model_class: str,
-    **others: Any
+    architecture: Architecture,
+    original: dict[str, Any],
+    model_type: str,
+    model_class: str,
+    **others: Any,
 ) -> dict[str, Any]:
     """A config with Llama's fields, those of ``others``, and what ``original`` says of other
     things.
@@ -99,16 +135,24 @@ def write(
     attention, mlp = first(architecture, "attention"), first(architecture, "mlp")
     ropes = [b.rope for b in architecture.blocks if isinstance(b, Attention) and b.rope is not None]
     result = kept(original) | {
-        "model_type": model_type, "architectures": [model_class], "vocab_size": architecture.vocab_size,
-        "hidden_size": architecture.hidden, "num_hidden_layers": len(architecture.blocks) // 2,
-        "rms_norm_eps": architecture.norm_eps, "tie_word_embeddings": architecture.tied_head,
-        "max_position_embeddings": architecture.max_positions, "hidden_act": "silu",
+        "model_type": model_type,
+        "architectures": [model_class],
+        "vocab_size": architecture.vocab_size,
+        "hidden_size": architecture.hidden,
+        "num_hidden_layers": len(architecture.blocks) // 2,
+        "rms_norm_eps": architecture.norm_eps,
+        "tie_word_embeddings": architecture.tied_head,
+        "max_position_embeddings": architecture.max_positions,
+        "hidden_act": "silu",
         **write_rope(ropes[0] if ropes else None),
-    }  # fmt: skip
+    }
     if mlp is not None:
         result["intermediate_size"] = mlp.intermediate
     if attention is not None:
-        result |= {"num_attention_heads": attention.q_heads, "num_key_value_heads": attention.kv_heads}
+        result |= {
+            "num_attention_heads": attention.q_heads,
+            "num_key_value_heads": attention.kv_heads,
+        }
         result |= {} if architecture.rules.fixed else {"head_dim": attention.attn_head_dim}
     return checked(result | others, architecture)
 
@@ -116,4 +160,7 @@ def write(
 def biases(architecture: Architecture) -> dict[str, bool]:
     """The fields of biases."""
     attention, mlp = first(architecture, "attention"), first(architecture, "mlp")
-    return {"attention_bias": bool(attention and attention.bias), "mlp_bias": bool(mlp and mlp.bias)}
+    return {
+        "attention_bias": bool(attention and attention.bias),
+        "mlp_bias": bool(mlp and mlp.bias),
+    }

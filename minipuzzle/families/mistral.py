@@ -11,9 +11,11 @@ from minipuzzle.families.llama import extra_files, names, read, write
 
 __all__ = ["FIELDS", "architecture", "config", "extra_files", "names"]
 FIELDS = LAYER_FIELDS | {
-    "intermediate_size": None, "num_key_value_heads": 8, "max_position_embeddings": 131072,
+    "intermediate_size": None,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 131072,
     "sliding_window": 4096,
-}  # fmt: skip
+}
 
 
 def architecture(config: dict[str, Any]) -> Architecture:
@@ -27,5 +29,10 @@ def architecture(config: dict[str, Any]) -> Architecture:
 
 def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, Any]:
     """As ``llama.config``."""
-    return write(architecture, original, "mistral", "MistralForCausalLM",
-                 sliding_window=original.get("sliding_window"))  # fmt: skip
+    return write(
+        architecture,
+        original,
+        "mistral",
+        "MistralForCausalLM",
+        sliding_window=original.get("sliding_window"),
+    )

@@ -12,10 +12,14 @@ from minipuzzle.families.llama import FIXED_HEADS, extra_files, names, read, wri
 
 __all__ = ["FIELDS", "architecture", "config", "extra_files", "names"]
 FIELDS = LAYER_FIELDS | {
-    "intermediate_size": None, "num_key_value_heads": 32, "max_position_embeddings": 32768,
+    "intermediate_size": None,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 32768,
     "use_sliding_window": False,
-    "sliding_window": 4096, "max_window_layers": 28, "layer_types": None,
-}  # fmt: skip
+    "sliding_window": 4096,
+    "max_window_layers": 28,
+    "layer_types": None,
+}
 
 
 def architecture(config: dict[str, Any]) -> Architecture:
@@ -40,4 +44,7 @@ def full_attention(fields: Mapping[str, Any]) -> None:
 
 def no_window(architecture: Architecture) -> dict[str, Any]:
     """The fields that say that no layer has a window."""
-    return {"use_sliding_window": False, "layer_types": ["full_attention"] * (len(architecture.blocks) // 2)}
+    return {
+        "use_sliding_window": False,
+        "layer_types": ["full_attention"] * (len(architecture.blocks) // 2),
+    }

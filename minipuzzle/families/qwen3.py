@@ -25,5 +25,11 @@ def architecture(config: dict[str, Any]) -> Architecture:
 def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, Any]:
     """As ``llama.config``."""
     bias = biases(architecture)["attention_bias"]
-    return write(architecture, original, "qwen3", "Qwen3ForCausalLM", attention_bias=bias,
-                 **qwen2.no_window(architecture))  # fmt: skip
+    return write(
+        architecture,
+        original,
+        "qwen3",
+        "Qwen3ForCausalLM",
+        attention_bias=bias,
+        **qwen2.no_window(architecture),
+    )

@@ -1,4 +1,6 @@
-"""SmolLM 3: Llama in which every fourth layer has no position embedding (``no_rope_layers``), and a tied head."""
+"""SmolLM 3: Llama in which every fourth layer has no position embedding (``no_rope_layers``), and a
+tied head.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,19 @@ from minipuzzle.families.qwen2 import no_window
 
 __all__ = ["FIELDS", "architecture", "config", "extra_files", "names"]
 FIELDS = LAYER_FIELDS | {
-    "intermediate_size": None, "num_key_value_heads": 4, "max_position_embeddings": 32768,
-    "rope_theta": 2_000_000.0, "tie_word_embeddings": True, "attention_bias": False,
+    "intermediate_size": None,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 32768,
+    "rope_theta": 2_000_000.0,
+    "tie_word_embeddings": True,
+    "attention_bias": False,
     "mlp_bias": False,
-    "no_rope_layers": None, "no_rope_layer_interval": 4, "use_sliding_window": False,
-    "sliding_window": None, "layer_types": None,
-}  # fmt: skip
+    "no_rope_layers": None,
+    "no_rope_layer_interval": 4,
+    "use_sliding_window": False,
+    "sliding_window": None,
+    "layer_types": None,
+}
 
 
 def architecture(config: dict[str, Any]) -> Architecture:
@@ -30,10 +39,13 @@ def architecture(config: dict[str, Any]) -> Architecture:
     if slides(fields, implied=active and not all(turned)):
         windowless(fields, window)  # layers that are listed slide whatever use_sliding_window is
     bias = flag(fields, "attention_bias")
-    turning = read(fields, bias=bias, out_bias=bias, mlp_bias=flag(fields, "mlp_bias"),
-                   rules=FIXED_HEADS)  # fmt: skip
-    blocks = (replace(b, rope=b.rope if turned[i // 2] else None) if isinstance(b, Attention) else b
-              for i, b in enumerate(turning.blocks))  # fmt: skip
+    turning = read(
+        fields, bias=bias, out_bias=bias, mlp_bias=flag(fields, "mlp_bias"), rules=FIXED_HEADS
+    )
+    blocks = (
+        replace(b, rope=b.rope if turned[i // 2] else None) if isinstance(b, Attention) else b
+        for i, b in enumerate(turning.blocks)
+    )
     return replace(turning, blocks=tuple(blocks))
 
 
@@ -53,6 +65,9 @@ def _turned(fields: Mapping[str, Any]) -> list[int]:
         return [int((i + 1) % every != 0) for i in range(layers)]
     numbers = isinstance(turned, list) and all(isinstance(entry, int) for entry in turned)
     if not numbers or len(turned) < layers:
-        raise error("no_rope_layers has not an entry for each layer.", got=turned,
-                    allowed="a list of 0 and 1")  # fmt: skip
+        raise error(
+            "no_rope_layers has not an entry for each layer.",
+            got=turned,
+            allowed="a list of 0 and 1",
+        )
     return turned[:layers]

@@ -16,10 +16,12 @@ from minipuzzle.model import Cache, HybridLM
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Seconds of the whole batch. ``rows_read`` of its prompts and ``steps`` of its tokens were run; where time was up
-    before, ``first_token_s`` and ``decode_s`` are those of all, in proportion.
+    """Seconds of the whole batch. ``rows_read`` of its prompts and ``steps`` of its tokens were
+    run; where time was up before, ``first_token_s`` and ``decode_s`` are those of all, in
+    proportion.
 
-    ``peak_bytes`` and ``reserved_bytes`` are what PyTorch allocated and held at most, None on a CPU.
+    ``peak_bytes`` and ``reserved_bytes`` are what PyTorch allocated and held at most, None on a
+    CPU.
     """
 
     first_token_s: float
@@ -32,13 +34,19 @@ class Speed:
 
 @torch.no_grad()
 def measure(
-    model: HybridLM, work: Generation, *, state_dtype: torch.dtype, tokens_at_once: int, seconds: float = float("inf"),
+    model: HybridLM,
+    work: Generation,
+    *,
+    state_dtype: torch.dtype,
+    tokens_at_once: int,
+    seconds: float = float("inf"),
     advance: Callable[[int], None] = lambda tokens: None,
-) -> Speed:  # fmt: skip
-    """Read ``work.batch`` random prompts and continue them greedily, each phase for at most about ``seconds``.
+) -> Speed:
+    """Read ``work.batch`` random prompts and continue them greedily, each phase for at most about
+    ``seconds``.
 
-    Not timed, as in a server: capturing the CUDA graph, and a first piece of a prompt that compiles and tunes kernels.
-    ``advance`` gets the tokens done. Raises: torch.cuda.OutOfMemoryError.
+    Not timed, as in a server: capturing the CUDA graph, and a first piece of a prompt that compiles
+    and tunes kernels. ``advance`` gets the tokens done. Raises: torch.cuda.OutOfMemoryError.
     """
     device = model.embeddings.weight.device
     if device.type == "cuda":
@@ -48,29 +56,52 @@ def measure(
     cache = model.new_cache(work.batch, work.prompt + work.output, state_dtype)
     decoder = Decoder(model, cache, work.batch) if work.output > 1 else None
     rows = max(1, tokens_at_once // work.prompt)
-    prefill(model, cache.part(0, min(rows, work.batch)), prompts[:rows, : 2 * tokens_at_once], tokens_at_once)
-    tokens, first_token_s, read = _read(model, cache, prompts, rows, tokens_at_once, seconds, advance)
+    prefill(
+        model,
+        cache.part(0, min(rows, work.batch)),
+        prompts[:rows, : 2 * tokens_at_once],
+        tokens_at_once,
+    )
+    tokens, first_token_s, read = _read(
+        model, cache, prompts, rows, tokens_at_once, seconds, advance
+    )
     decode_s, steps = 0.0, 0
     if decoder is not None:
         decode_s, steps = _decode(decoder, tokens, work, seconds, advance)
     peak = reserved = None
     if device.type == "cuda":
-        peak, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
-    return Speed(first_token_s=first_token_s, decode_s=decode_s, rows_read=read, steps=steps, peak_bytes=peak,
-                 reserved_bytes=reserved)  # fmt: skip
+        peak, reserved = (
+            torch.cuda.max_memory_allocated(device),
+            torch.cuda.max_memory_reserved(device),
+        )
+    return Speed(
+        first_token_s=first_token_s,
+        decode_s=decode_s,
+        rows_read=read,
+        steps=steps,
+        peak_bytes=peak,
+        reserved_bytes=reserved,
+    )
 
 
 def _read(
-    model: HybridLM, cache: Cache, prompts: Tensor, rows: int, tokens_at_once: int, seconds: float,
+    model: HybridLM,
+    cache: Cache,
+    prompts: Tensor,
+    rows: int,
+    tokens_at_once: int,
+    seconds: float,
     advance: Callable[[int], None],
-) -> tuple[Tensor, float, int]:  # fmt: skip
+) -> tuple[Tensor, float, int]:
     """(the first token of each row, seconds for all rows, rows read)."""
     batch, read = len(prompts), 0
     logits = torch.zeros(batch, model.architecture.vocab_size, device=prompts.device)
     started = _now(prompts.device)
     while read < batch and (read == 0 or _now(prompts.device) - started < seconds):
         stop = min(read + rows, batch)
-        logits[read:stop] = prefill(model, cache.part(read, stop), prompts[read:stop], tokens_at_once)
+        logits[read:stop] = prefill(
+            model, cache.part(read, stop), prompts[read:stop], tokens_at_once
+        )
         advance((stop - read) * prompts.shape[1])
         read = stop
     tokens = logits.argmax(-1)
@@ -78,7 +109,11 @@ def _read(
 
 
 def _decode(
-    decoder: Decoder, tokens: Tensor, work: Generation, seconds: float, advance: Callable[[int], None]
+    decoder: Decoder,
+    tokens: Tensor,
+    work: Generation,
+    seconds: float,
+    advance: Callable[[int], None],
 ) -> tuple[float, int]:
     """(seconds for all steps, steps taken, the first of them)."""
     steps, often = work.output - 1, 16

@@ -1,4 +1,6 @@
-"""Which token comes next: the likeliest, or one drawn from a tempered distribution without its tail."""
+"""Which token comes next: the likeliest, or one drawn from a tempered distribution without its
+tail.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,12 @@ from minipuzzle.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """``temperature`` divides the logits, 0 takes the likeliest token. Of the rest only the likeliest tokens that together
-    have at least ``top_p`` of the probability may be drawn (nucleus sampling, arXiv:1904.09751).
+    """``temperature`` divides the logits, 0 takes the likeliest token. Of the rest only the
+    likeliest tokens that together have at least ``top_p`` of the probability may be drawn (nucleus
+    sampling, arXiv:1904.09751).
 
-    Raises: UserError for a temperature below 0, a ``top_p`` outside of (0, 1] or a seed outside of [0, 2^63).
+    Raises: UserError for a temperature below 0, a ``top_p`` outside of (0, 1] or a seed outside of
+    [0, 2^63).
     """
 
     temperature: float = 0.0
@@ -24,21 +28,39 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
-            raise UserError("This temperature has no meaning.", got=self.temperature, allowed="0 (greedy) or above",
-                            next="Change --temperature.")  # fmt: skip
+            raise UserError(
+                "This temperature has no meaning.",
+                got=self.temperature,
+                allowed="0 (greedy) or above",
+                next="Change --temperature.",
+            )
         if not 0 < self.top_p <= 1:
-            raise UserError("This top-p has no meaning.", got=self.top_p, allowed="above 0, at most 1", next="Change --top-p.")
+            raise UserError(
+                "This top-p has no meaning.",
+                got=self.top_p,
+                allowed="above 0, at most 1",
+                next="Change --top-p.",
+            )
         if not 0 <= self.seed < 1 << 63:
-            raise UserError("This seed has no meaning.", got=self.seed, allowed="0 to 2^63 - 1", next="Change --seed.")
+            raise UserError(
+                "This seed has no meaning.",
+                got=self.seed,
+                allowed="0 to 2^63 - 1",
+                next="Change --seed.",
+            )
 
 
 GREEDY = Sampling()
 COLDEST = 1e-30
-"""A temperature below is the same as this one: none but the likeliest token is drawn, and 1e-50 is 0 in float32."""
+"""A temperature below is the same as this one: none but the likeliest token is drawn, and 1e-50 is
+0 in float32.
+"""
 
 
 class Picker:
-    """Picks a token a row. Its random numbers are drawn on the CPU, so that a seed means the same on every device."""
+    """Picks a token a row. Its random numbers are drawn on the CPU, so that a seed means the same
+    on every device.
+    """
 
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
@@ -49,7 +71,9 @@ class Picker:
         if self.sampling.temperature == 0:
             return logits.argmax(-1)
         heat = max(self.sampling.temperature, COLDEST)
-        p, order = ((logits - logits.amax(-1, keepdim=True)) / heat).softmax(-1).sort(-1, descending=True)
+        p, order = (
+            ((logits - logits.amax(-1, keepdim=True)) / heat).softmax(-1).sort(-1, descending=True)
+        )
         before = p.cumsum(-1) - p
         p = p.where(before < self.sampling.top_p, 0)  # the first is kept whatever its share
         at = torch.rand(len(p), 1, generator=self._generator).to(p.device) * p.sum(-1, keepdim=True)

@@ -17,15 +17,22 @@ from minipuzzle.model import HybridLM
 
 @torch.no_grad()
 def stream(
-    model: HybridLM, prompts: Sequence[Sequence[int]] | Tensor, count: int, *, sampling: Sampling = GREEDY,
-    ends: Collection[int] = (), state_dtype: torch.dtype = torch.float32, tokens_at_once: int = TOKENS_AT_ONCE,
-) -> Iterator[list[int | None]]:  # fmt: skip
-    """Up to ``count`` times the next token of every prompt, None for rows that have said one of ``ends`` before.
+    model: HybridLM,
+    prompts: Sequence[Sequence[int]] | Tensor,
+    count: int,
+    *,
+    sampling: Sampling = GREEDY,
+    ends: Collection[int] = (),
+    state_dtype: torch.dtype = torch.float32,
+    tokens_at_once: int = TOKENS_AT_ONCE,
+) -> Iterator[list[int | None]]:
+    """Up to ``count`` times the next token of every prompt, None for rows that have said one of
+    ``ends`` before.
 
-    ``prompts`` are lists of tokens, of any lengths, or [b, s]. Keys, values and convolution windows are cached in the
-    model's dtype, Mamba states in ``state_dtype``; prompts are read ``tokens_at_once`` at a time.
-    Raises: UserError for an empty prompt, for unequal ones that go past the context of a "dynamic" RoPE, and for a batch
-    that does not fit the device.
+    ``prompts`` are lists of tokens, of any lengths, or [b, s]. Keys, values and convolution windows
+    are cached in the model's dtype, Mamba states in ``state_dtype``; prompts are read
+    ``tokens_at_once`` at a time. Raises: UserError for an empty prompt, for unequal ones that go
+    past the context of a "dynamic" RoPE, and for a batch that does not fit the device.
     """
     lengths = [len(p) for p in prompts]
     capacity = max(lengths, default=0) + count
@@ -51,9 +58,13 @@ def stream(
 
 
 def generate(
-    model: HybridLM, prompts: Sequence[Sequence[int]] | Tensor, count: int, *, sampling: Sampling = GREEDY,
+    model: HybridLM,
+    prompts: Sequence[Sequence[int]] | Tensor,
+    count: int,
+    *,
+    sampling: Sampling = GREEDY,
     ends: Collection[int] = (),
-) -> list[list[int]]:  # fmt: skip
+) -> list[list[int]]:
     """What ``stream`` says after each prompt, one of ``ends`` included."""
     answers: list[list[int]] = [[] for _ in prompts]
     for step in stream(model, prompts, count, sampling=sampling, ends=ends):
@@ -64,23 +75,35 @@ def generate(
 
 def _check(model: HybridLM, lengths: list[int], capacity: int, state_dtype: torch.dtype) -> None:
     if not all(lengths) or not lengths:
-        raise UserError("A prompt has no tokens.", got=lengths, allowed="at least one token each", next="Write a prompt.")
+        raise UserError(
+            "A prompt has no tokens.",
+            got=lengths,
+            allowed="at least one token each",
+            next="Write a prompt.",
+        )
     if grows(model, capacity) and len(set(lengths)) > 1:
         raise UserError(
-            "Prompts of different lengths cannot go past this model's context together: its RoPE depends on the length.",
+            "Prompts of different lengths cannot go past this model's context together: its RoPE"
+            " depends on the length.",
             got=f"{min(lengths)} to {max(lengths)} tokens and {capacity - max(lengths)} new ones",
-            allowed=f"{model.architecture.max_positions} tokens, or prompts of one length", next="Ask one prompt at a time.",
-        )  # fmt: skip
+            allowed=f"{model.architecture.max_positions} tokens, or prompts of one length",
+            next="Ask one prompt at a time.",
+        )
     weights = model.embeddings.weight
     needed = cache_bytes(model.architecture, len(lengths), capacity, weights.dtype, state_dtype)
     free = free_gpu_bytes(weights.device) if weights.device.type == "cuda" else available_bytes()
     if needed > free:
-        raise _too_large(lengths, capacity, f"{free / 1e9:.1f} GB, and the caches of these need {needed / 1e9:,.1f}")
+        raise _too_large(
+            lengths,
+            capacity,
+            f"{free / 1e9:.1f} GB, and the caches of these need {needed / 1e9:,.1f}",
+        )
 
 
 def _too_large(lengths: list[int], capacity: int, allowed: str) -> UserError:
     return UserError(
-        "The prompts and what is generated do not fit the device.", allowed=allowed,
+        "The prompts and what is generated do not fit the device.",
+        allowed=allowed,
         got=f"{len(lengths)} of up to {max(lengths):,} and {capacity - max(lengths):,} new tokens",
         next="Take fewer or shorter prompts, or generate fewer tokens.",
-    )  # fmt: skip
+    )

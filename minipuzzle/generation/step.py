@@ -15,15 +15,19 @@ from minipuzzle.model import Cache, HybridLM
 from minipuzzle.model.head import matmul_fp32
 
 TOKENS_AT_ONCE = 16384
-"""Of prompts in one forward: enough for full matrix products, and a bound of the activations whatever the context."""
+"""Of prompts in one forward: enough for full matrix products, and a bound of the activations
+whatever the context.
+"""
 WARM_UPS = 3
 
 
-def prefill(model: HybridLM, cache: Cache, prompts: Sequence[Sequence[int]] | Tensor, tokens_at_once: int) -> Tensor:
+def prefill(
+    model: HybridLM, cache: Cache, prompts: Sequence[Sequence[int]] | Tensor, tokens_at_once: int
+) -> Tensor:
     """Logits [b, vocab] float32 after each prompt; the cache then holds all of them.
 
-    Rows next to each other go together where they are equally long, so there is no padding that a state would have to
-    forget; the others go one after the other.
+    Rows next to each other go together where they are equally long, so there is no padding that a
+    state would have to forget; the others go one after the other.
     """
     device = model.embeddings.weight.device
     logits = torch.empty(len(prompts), model.architecture.vocab_size, device=device)
@@ -37,18 +41,23 @@ def prefill(model: HybridLM, cache: Cache, prompts: Sequence[Sequence[int]] | Te
 
 
 def piece_length(model: HybridLM, prompt: int, tokens_at_once: int) -> int:
-    """Tokens of a row in one forward. All of them under a RoPE whose speeds depend on the length and has to change them."""
+    """Tokens of a row in one forward. All of them under a RoPE whose speeds depend on the length
+    and has to change them.
+    """
     return prompt if grows(model, prompt) else min(prompt, tokens_at_once)
 
 
 def grows(model: HybridLM, length: int) -> bool:
     """Whether a RoPE of the model turns sequences of ``length`` tokens slower than shorter ones."""
-    ropes = [b.rope for b in model.architecture.blocks if isinstance(b, Attention) and b.rope is not None]
+    ropes = [
+        b.rope for b in model.architecture.blocks if isinstance(b, Attention) and b.rope is not None
+    ]
     return any(rope.kind == "dynamic" and length > rope.original for rope in ropes)
 
 
 class Decoder:
-    """One token a row at a time. On CUDA a step is captured once as a graph: launched one by one, kernels wait for Python.
+    """One token a row at a time. On CUDA a step is captured once as a graph: launched one by one,
+    kernels wait for Python.
 
     Make it before the prefill, whose cache it shares and upsets.
     """
@@ -61,7 +70,11 @@ class Decoder:
         self.tokens = torch.zeros(batch, 1, dtype=torch.int64, device=device)
         self.logits = torch.empty(0)
         self._graph: torch.cuda.CUDAGraph | None = None
-        if device.type == "cuda" and not torch.is_autocast_enabled("cuda") and not grows(model, cache.capacity):
+        if (
+            device.type == "cuda"
+            and not torch.is_autocast_enabled("cuda")
+            and not grows(model, cache.capacity)
+        ):
             self._capture()
 
     def start(self, lengths: Sequence[int]) -> None:
@@ -73,7 +86,9 @@ class Decoder:
             self.cache.length = max(lengths)
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Logits [b, vocab] float32 after one more token a row, [b] int64. The next step overwrites them."""
+        """Logits [b, vocab] float32 after one more token a row, [b] int64. The next step overwrites
+        them.
+        """
         self.tokens.copy_(tokens[:, None])
         if self._graph is not None:
             self._graph.replay()
@@ -115,7 +130,9 @@ def _logits(model: HybridLM, last: Tensor) -> Tensor:
 
 
 def _groups(lengths: list[int], tokens_at_once: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of neighbouring rows of one length, at most ``tokens_at_once`` tokens or one row."""
+    """(start, stop) of neighbouring rows of one length, at most ``tokens_at_once`` tokens or one
+    row.
+    """
     start = 0
     for length, same in groupby(lengths):
         end, step = start + len(list(same)), max(1, tokens_at_once // length)

@@ -1,4 +1,6 @@
-"""Damage curves: the sizes a block is narrowed to, and which channels or heads such a block keeps."""
+"""Damage curves: the sizes a block is narrowed to, and which channels or heads such a block
+keeps.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,9 @@ MULTIPLE, SMALL_MULTIPLE = 64, 8
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """The parent with one block changed: taken out (``axis`` None), with the whole ``layer`` that it ends, or narrowed to
-    ``size`` on an axis."""
+    """The parent with one block changed: taken out (``axis`` None), with the whole ``layer`` that
+    it ends, or narrowed to ``size`` on an axis.
+    """
 
     block: int
     axis: str | None = None
@@ -30,8 +33,8 @@ class Variant:
 def narrowings(block: Block) -> list[tuple[str, int]]:
     """(axis, size) of each narrower form of a block that is measured, sizes ascending.
 
-    FFN widths are multiples of 64 where a quarter of the width is one or more, else of 8; Mamba heads are equal in each
-    group. A size that rounds to nothing or to the whole is left out.
+    FFN widths are multiples of 64 where a quarter of the width is one or more, else of 8; Mamba
+    heads are equal in each group. A size that rounds to nothing or to the whole is left out.
     """
     if isinstance(block, FeedForward):
         multiple = MULTIPLE if block.intermediate >= 4 * MULTIPLE else SMALL_MULTIPLE
@@ -42,16 +45,28 @@ def narrowings(block: Block) -> list[tuple[str, int]]:
 
 
 def variants(architecture: Architecture, index: int, curves: bool) -> list[Variant]:
-    """The variants that begin at a block, its removal first, then that of a layer of several blocks which it ends."""
+    """The variants that begin at a block, its removal first, then that of a layer of several blocks
+    which it ends.
+    """
     narrow = narrowings(architecture.blocks[index]) if curves else []
-    layer = [Variant(block=index, layer=True)] if any(unit[1:] and unit[-1] == index for unit in architecture.units) else []
-    return [Variant(block=index), *layer, *(Variant(block=index, axis=axis, size=size) for axis, size in narrow)]
+    layer = (
+        [Variant(block=index, layer=True)]
+        if any(unit[1:] and unit[-1] == index for unit in architecture.units)
+        else []
+    )
+    return [
+        Variant(block=index),
+        *layer,
+        *(Variant(block=index, axis=axis, size=size) for axis, size in narrow),
+    ]
 
 
 def kept(
     block: Block, variant: Variant, widths: Mapping[str, NDArray[np.float64]]
 ) -> dict[str, tuple[int, ...]] | None:
-    """The best indices of a narrower block by its own ``widths`` scores; None where these do not rank its axis."""
+    """The best indices of a narrower block by its own ``widths`` scores; None where these do not
+    rank its axis.
+    """
     if isinstance(block, FeedForward) and "intermediate" in widths:
         return {"intermediate": top(widths["intermediate"], variant.size)}
     if isinstance(block, Mamba2) and "head_channels" in widths:

@@ -1,7 +1,8 @@
-"""What a scoring will hold in memory, term by term, before it begins: printed, and refused where it cannot fit.
+"""What a scoring will hold in memory, term by term, before it begins: printed, and refused where it
+cannot fit.
 
-Peak = two neighbouring blocks (one computes, the next is read) + the streams' activations + the working set of a block's
-forward, whatever the number of blocks.
+Peak = two neighbouring blocks (one computes, the next is read) + the streams' activations + the
+working set of a block's forward, whatever the number of blocks.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ LARGE_BLOCK = GIB
 READING = 3 * PIECE_BYTES
 """A piece of a tensor on its way from disk, and what checking it for NaN takes."""
 CUDA_LIBRARIES = 3 * GIB // 4
-"""CPU memory that CUDA's libraries and compiled kernels take once they are used (0.745 and 0.755 GiB on an H100)."""
+"""CPU memory that CUDA's libraries and compiled kernels take once they are used (0.745 and 0.755
+GiB on an H100).
+"""
 COMPARING = 6 * 4 * CHUNK_VALUES
 """Hidden states or logits of the parent and of a variant, and their difference or logarithms."""
 HELD_BACK = 0.02
@@ -52,7 +55,10 @@ class Peak:
         return sum(self.device.values())
 
     def __str__(self) -> str:
-        text = f"score will take {_gib(self.device_bytes)} of {'GPU ' if self.host else ''}memory: {_terms(self.device)}"
+        text = (
+            f"score will take {_gib(self.device_bytes)} of {'GPU ' if self.host else ''}memory:"
+            f" {_terms(self.device)}"
+        )
         if self.host:
             text += f"; and {_gib(sum(self.host.values()))} of CPU memory: {_terms(self.host)}"
         return f"{text} (computes in {str(self.dtype).removeprefix('torch.')}: {self.reason})"
@@ -61,11 +67,14 @@ class Peak:
 def compute_dtype(checkpoint: Checkpoint, device: torch.device) -> tuple[torch.dtype, str]:
     """(the dtype of weights and activations while scoring, why).
 
-    BF16 on CUDA. On a CPU FP32, unless the checkpoint is in BF16 and its largest block in FP32 takes over 1 GiB.
+    BF16 on CUDA. On a CPU FP32, unless the checkpoint is in BF16 and its largest block in FP32
+    takes over 1 GiB.
     """
     if device.type == "cuda":
         return torch.bfloat16, "CUDA"
-    largest = max((block_bytes(block, torch.float32) for block in checkpoint.architecture.blocks), default=0)
+    largest = max(
+        (block_bytes(block, torch.float32) for block in checkpoint.architecture.blocks), default=0
+    )
     if checkpoint.dtype == "BF16" and largest > LARGE_BLOCK:
         return torch.bfloat16, "blocks over 1 GiB in FP32"
     return torch.float32, "CPU"
@@ -73,14 +82,24 @@ def compute_dtype(checkpoint: Checkpoint, device: torch.device) -> tuple[torch.d
 
 def block_bytes(block: Block, dtype: torch.dtype) -> int:
     """The bytes of a block's weights when it computes in ``dtype``."""
-    return sum(prod(w.shape(block.sizes)) * held_dtype(w.name, len(w.dims), dtype).itemsize for w in block.weights)
+    return sum(
+        prod(w.shape(block.sizes)) * held_dtype(w.name, len(w.dims), dtype).itemsize
+        for w in block.weights
+    )
 
 
 def plan_peak(
-    checkpoint: Checkpoint, settings: ScoreSettings, *, samples: int, shared: int, length: int, device: torch.device,
+    checkpoint: Checkpoint,
+    settings: ScoreSettings,
+    *,
+    samples: int,
+    shared: int,
+    length: int,
+    device: torch.device,
     fast: bool,
-) -> Peak:  # fmt: skip
-    """The peak of scoring ``samples`` samples, ``shared`` of them in variants. ``fast``: with mamba-ssm's kernels.
+) -> Peak:
+    """The peak of scoring ``samples`` samples, ``shared`` of them in variants. ``fast``: with
+    mamba-ssm's kernels.
 
     On CUDA the activations are planned on the GPU where all fits there, else in pinned CPU memory.
     """
@@ -94,13 +113,18 @@ def plan_peak(
         def total(visit: dict[str, int]) -> int:
             return sum(visit.values())
 
-        at_head = {**_head(architecture, settings, device), "activations": visits[-1]["activations"]}
+        at_head = {
+            **_head(architecture, settings, device),
+            "activations": visits[-1]["activations"],
+        }
         worst = max([*visits, at_head], key=total)
         terms = {"this process": resident_bytes(), **kept, **worst}
         return Peak(device=terms, host={}, home=device, dtype=dtype, reason=reason)
     streams = visits[-1]["activations"]
     phases = [{k: v for k, v in visit.items() if k != "activations"} for visit in visits]
-    on_gpu = max([*phases, _head(architecture, settings, device)], key=lambda terms: sum(terms.values()))
+    on_gpu = max(
+        [*phases, _head(architecture, settings, device)], key=lambda terms: sum(terms.values())
+    )
     whole = {**kept, "activations": streams, **on_gpu}
     cpu = {"this process": resident_bytes(), "CUDA's libraries": CUDA_LIBRARIES, "reading": READING}
     if sum(whole.values()) <= free_gpu_bytes(device) * (1 - HELD_BACK):
@@ -122,17 +146,28 @@ def check_peak(peak: Peak, device: torch.device) -> None:
     for where, terms, free in needs:
         if sum(terms.values()) > free:
             raise UserError(
-                f"Scoring does not fit into the {where}'s memory.", got=f"{_gib(sum(terms.values()))}: {_terms(terms)}",
-                allowed=f"{_gib(free)}", next="Lower --block-samples, --samples or --batch, shorten --length, or leave the "
-                "damage curves out with --no-curves.",
-            )  # fmt: skip
+                f"Scoring does not fit into the {where}'s memory.",
+                got=f"{_gib(sum(terms.values()))}: {_terms(terms)}",
+                allowed=f"{_gib(free)}",
+                next=(
+                    "Lower --block-samples, --samples or --batch, shorten --length, or leave the "
+                    "damage curves out with --no-curves."
+                ),
+            )
 
 
 def _visits(
-    architecture: Architecture, settings: ScoreSettings, samples: int, shared: int, length: int, dtype: torch.dtype,
+    architecture: Architecture,
+    settings: ScoreSettings,
+    samples: int,
+    shared: int,
+    length: int,
+    dtype: torch.dtype,
     fast: bool,
-) -> list[dict[str, int]]:  # fmt: skip
-    """The terms at each block: its weights and the next one's, the streams so far, the forward's working set."""
+) -> list[dict[str, int]]:
+    """The terms at each block: its weights and the next one's, the streams so far, the forward's
+    working set.
+    """
     blocks = architecture.blocks
     row = length * architecture.hidden * dtype.itemsize
     working: dict[Block, int] = {}
@@ -142,14 +177,20 @@ def _visits(
         if block not in working:
             working[block] = _working(block, settings, length, dtype, fast)
         pair = sum(block_bytes(b, dtype) for b in blocks[i : i + 2])
-        result.append({
-            "two blocks": pair, "activations": (samples + streams * shared) * row, "working set": working[block],
-            "reading": READING,
-        })  # fmt: skip
+        result.append(
+            {
+                "two blocks": pair,
+                "activations": (samples + streams * shared) * row,
+                "working set": working[block],
+                "reading": READING,
+            }
+        )
     return result
 
 
-def _working(block: Block, settings: ScoreSettings, length: int, dtype: torch.dtype, fast: bool) -> int:
+def _working(
+    block: Block, settings: ScoreSettings, length: int, dtype: torch.dtype, fast: bool
+) -> int:
     def masked(module: Any) -> None:
         names = {"mamba": "channels", "mlp": "intermediate", "attention": "q_heads"}
         size = {"mamba": "heads", "mlp": "intermediate", "attention": "q_heads"}[block.kind]
@@ -158,11 +199,16 @@ def _working(block: Block, settings: ScoreSettings, length: int, dtype: torch.dt
 
     watches = [footprint_hooks(block, settings.estimator), *([masked] if settings.curves else [])]
     return max(
-        forward_bytes(block, batch=settings.batch, length=length, dtype=dtype, fast=fast, watch=watch) for watch in watches
+        forward_bytes(
+            block, batch=settings.batch, length=length, dtype=dtype, fast=fast, watch=watch
+        )
+        for watch in watches
     )
 
 
-def _head(architecture: Architecture, settings: ScoreSettings, device: torch.device) -> dict[str, int]:
+def _head(
+    architecture: Architecture, settings: ScoreSettings, device: torch.device
+) -> dict[str, int]:
     terms = {"comparing": COMPARING, "reading": READING}
     if settings.metric != "mse":
         itemsize = 2 if device.type == "cuda" else 4  # a CPU multiplies with FP32 logits in FP32

@@ -1,15 +1,20 @@
-"""What is kept of an activation that passes: sums that add up over calibration batches, and the score they end in.
+"""What is kept of an activation that passes: sums that add up over calibration batches, and the
+score they end in.
 
 X [b, s, c] is the activation, W [hidden, c] the matrix that reads it, N the number of tokens.
 
-- ``MeanAbsolute``     s_c = sqrt(sum_b (mean_s |X_c|)^2): L2 over the batch, mean over the sequence (arXiv:2407.14679)
-- ``HeadNorm``         s_h = sqrt(sum_b (mean_s ||X_h||_2)^2), X_h the channels of head h (F_head, arXiv:2407.14679)
-- ``Fluctuation``      s_c = 1/(N-1) sum (X_c - mean X_c)^2 * ||W[:, c]||_2^2 (WIFV, arXiv:2312.11983)
+- ``MeanAbsolute``     s_c = sqrt(sum_b (mean_s |X_c|)^2): L2 over the batch, mean over the sequence
+(arXiv:2407.14679)
+- ``HeadNorm``         s_h = sqrt(sum_b (mean_s ||X_h||_2)^2), X_h the channels of head h (F_head,
+arXiv:2407.14679)
+- ``Fluctuation``      s_c = 1/(N-1) sum (X_c - mean X_c)^2 * ||W[:, c]||_2^2 (WIFV,
+arXiv:2312.11983)
 - ``Contribution``     s_c = mean |X_c| * ||W[:, c]||_2 (arXiv:2411.19146)
-- ``HeadContribution`` s_h = mean ||W[:, h] X_h||_2, what a head adds to the stream (as NVIDIA's Model Optimizer scores the
-  KV heads of Puzzle, ``IndependentKvHeadContributionHook``)
+- ``HeadContribution`` s_h = mean ||W[:, h] X_h||_2, what a head adds to the stream (as NVIDIA's
+  Model Optimizer scores the KV heads of Puzzle, ``IndependentKvHeadContributionHook``)
 
-Results are float64 whatever the activation's dtype; sums of squares run in float64 because they are subtracted.
+Results are float64 whatever the activation's dtype; sums of squares run in float64 because they are
+subtracted.
 """
 
 from __future__ import annotations
@@ -23,7 +28,9 @@ Array = NDArray[np.float64]
 
 
 class Reading:
-    """``sums`` [any shape] float64 are additive over batches, so they can be saved, and summed over processes."""
+    """``sums`` [any shape] float64 are additive over batches, so they can be saved, and summed over
+    processes.
+    """
 
     sums: dict[str, Array]
 
@@ -63,15 +70,21 @@ class HeadNorm(MeanAbsolute):
 
 
 class Fluctuation(Reading):
-    """Variance over all calibration tokens times the squared norm of the channel's output column, summed over a head.
+    """Variance over all calibration tokens times the squared norm of the channel's output column,
+    summed over a head.
 
-    Their released code takes deviations from a running mean and leaves the first sample out; this is the formula itself.
+    Their released code takes deviations from a running mean and leaves the first sample out; this
+    is the formula itself.
     """
 
     def __init__(self, weight: Tensor, heads: int | None = None) -> None:
         self.weight, self.heads = weight, heads
         channels = weight.shape[1]
-        self.sums = {"count": np.zeros(()), "total": np.zeros(channels), "squares": np.zeros(channels)}
+        self.sums = {
+            "count": np.zeros(()),
+            "total": np.zeros(channels),
+            "squares": np.zeros(channels),
+        }
 
     def reduce(self, x: Tensor) -> dict[str, Tensor]:
         total = x.new_zeros(x.shape[-1], dtype=torch.float64)
@@ -105,7 +118,9 @@ class Contribution(Reading):
 
 
 class HeadContribution(Reading):
-    """Mean norm over tokens of what a head adds to the stream, by the Gram matrix of its columns."""
+    """Mean norm over tokens of what a head adds to the stream, by the Gram matrix of its
+    columns.
+    """
 
     def __init__(self, weight: Tensor, heads: int) -> None:
         self.weight = weight
@@ -117,7 +132,10 @@ class HeadContribution(Reading):
         gram = torch.einsum("ohc,ohd->hcd", columns, columns)
         split = x.float().unflatten(-1, (heads, -1))
         squares = (torch.einsum("bshc,hcd->bshd", split, gram) * split).sum(dim=-1)
-        return {"count": _count(x), "norms": squares.clamp(min=0).sqrt().mean(dim=1).double().sum(dim=0) * x.shape[1]}
+        return {
+            "count": _count(x),
+            "norms": squares.clamp(min=0).sqrt().mean(dim=1).double().sum(dim=0) * x.shape[1],
+        }
 
     def scores(self) -> Array:
         return self.sums["norms"] / self.sums["count"]
@@ -128,4 +146,6 @@ def _count(x: Tensor) -> Tensor:
 
 
 def _column_norms(weight: Tensor) -> Array:
-    return torch.linalg.vector_norm(weight.detach(), dim=0, dtype=torch.float32).double().cpu().numpy()
+    return (
+        torch.linalg.vector_norm(weight.detach(), dim=0, dtype=torch.float32).double().cpu().numpy()
+    )

@@ -1,7 +1,8 @@
-"""What a killed scoring goes on from: the streams and scores after a finished block, one safetensors file a process.
+"""What a killed scoring goes on from: the streams and scores after a finished block, one
+safetensors file a process.
 
-A file is written beside the last one and takes its place when every process has written its own, so that all of them
-find the same block on disk.
+A file is written beside the last one and takes its place when every process has written its own, so
+that all of them find the same block on disk.
 """
 
 from __future__ import annotations
@@ -27,13 +28,16 @@ from minipuzzle.ranks import Ranks
 
 PIECE_ROWS_BYTES = 1 << 25
 SAVING_SHARE = 0.1
-"""Saving takes at most about this share of the time. Where a block is computed faster than its streams can be written
-(a GPU), several blocks pass between two saves, and a kill costs those since the last."""
+"""Saving takes at most about this share of the time. Where a block is computed faster than its
+streams can be written (a GPU), several blocks pass between two saves, and a kill costs those since
+the last.
+"""
 NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float64: "F64", torch.int64: "I64"}
 
 
 class State:
-    """A folder in ``folder`` with the state of one scoring. ``identity`` says of which inputs; others have their own.
+    """A folder in ``folder`` with the state of one scoring. ``identity`` says of which inputs;
+    others have their own.
 
     A signal that ``stop`` has noted stops the scoring once its state is saved.
     """
@@ -77,7 +81,9 @@ class State:
         self.stop.check(self.ranks)
 
     def load(self) -> tuple[int, dict[str, Any], SavedTensors] | None:
-        """(position, what was said about it, its tensors) of the last state that every process has; None for none."""
+        """(position, what was said about it, its tensors) of the last state that every process has;
+        None for none.
+        """
         found = {}
         for path in self._files():
             about = _about(path)
@@ -118,12 +124,17 @@ class SavedTensors:
 
 
 def _write(file: BinaryIO, about: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    # safetensors.torch.save copies every tensor to bytes first, which would double the memory of the streams.
+    # safetensors.torch.save copies every tensor to bytes first, which would double the memory of
+    # the streams.
     header: dict[str, Any] = {"__metadata__": {"about": json.dumps(about)}}
     offset = 0
     for name, tensor in tensors.items():
         end = offset + tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        header[name] = {
+            "dtype": NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
         offset = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
@@ -157,6 +168,8 @@ def _about(path: Path) -> dict[str, Any]:
         return parse_json(text, _About, what=f"The header of {path}", next=again)
     except UserError as error:
         raise UserError(
-            f"{path} is no state of a scoring.", got=error.got, allowed="what minipuzzle score wrote",
+            f"{path} is no state of a scoring.",
+            got=error.got,
+            allowed="what minipuzzle score wrote",
             next=again,
-        ) from error  # fmt: skip
+        ) from error

@@ -1,11 +1,14 @@
-"""Streamed scoring: one block in memory at a time, all samples through block i before block i + 1 is read.
+"""Streamed scoring: one block in memory at a time, all samples through block i before block i + 1
+is read.
 
-Removing or narrowing block j changes nothing before j, so a variant begins as the parent's stream at j and flows beside
-it from there: N removals cost N(N+1)/2 block-forwards a sample, the parent's N included, and one read of the weights;
-the naive loop costs N(N-1) + N and N reads. score(j) = error between the ends of both streams (``metrics``), single-shot
-as in arXiv:2411.19146 and arXiv:2504.03624; ``iterative`` removes the least damaging block and scores again (Nemotron
-Nano 2, arXiv:2508.14444; Nemotron Elastic, arXiv:2511.16664), always against the whole parent. Where blocks stay or go as
-layers of two, the removal of both is one more variant, which begins at the second as the removal of the first.
+Removing or narrowing block j changes nothing before j, so a variant begins as the parent's stream
+at j and flows beside it from there: N removals cost N(N+1)/2 block-forwards a sample, the parent's
+N included, and one read of the weights; the naive loop costs N(N-1) + N and N reads. score(j) =
+error between the ends of both streams (``metrics``), single-shot as in arXiv:2411.19146 and
+arXiv:2504.03624; ``iterative`` removes the least damaging block and scores again (Nemotron Nano 2,
+arXiv:2508.14444; Nemotron Elastic, arXiv:2511.16664), always against the whole parent. Where blocks
+stay or go as layers of two, the removal of both is one more variant, which begins at the second as
+the removal of the first.
 """
 
 from __future__ import annotations
@@ -42,15 +45,22 @@ Array = NDArray[np.float64]
 
 
 def score(
-    checkpoint: Checkpoint, blocks: TokenBlocks, settings: ScoreSettings, *, device: torch.device, partial: Path,
-    say: Callable[[str], None] = lambda text: None, advance: Callable[[int], None] = lambda rows: None,
-) -> Scores:  # fmt: skip
+    checkpoint: Checkpoint,
+    blocks: TokenBlocks,
+    settings: ScoreSettings,
+    *,
+    device: torch.device,
+    partial: Path,
+    say: Callable[[str], None] = lambda text: None,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> Scores:
     """Score every block, every width and the damage curves of a checkpoint on calibration text.
 
-    Samples are blocks of text chosen by seed; fewer than asked for are used when the text has fewer, and ``meta`` says
-    how many. ``partial`` is a folder for what a killed run goes on from; ``advance`` is told of samples that passed a
-    block. Under torchrun the samples are split over the processes, and every one returns the same scores.
-    Raises: UserError for settings that cannot run, and where it would not fit into memory (before anything is read).
+    Samples are blocks of text chosen by seed; fewer than asked for are used when the text has
+    fewer, and ``meta`` says how many. ``partial`` is a folder for what a killed run goes on from;
+    ``advance`` is told of samples that passed a block. Under torchrun the samples are split over
+    the processes, and every one returns the same scores. Raises: UserError for settings that cannot
+    run, and where it would not fit into memory (before anything is read).
     """
     check_settings(settings, checkpoint.architecture)
     with ranks(device) as group, interrupt(group) as stop, torch.no_grad():
@@ -61,18 +71,24 @@ def score(
 
 
 def check_settings(settings: ScoreSettings, architecture: Architecture) -> None:
-    """Raises: UserError for an unknown estimator or more removals than blocks or layers that go one by one."""
+    """Raises: UserError for an unknown estimator or more removals than blocks or layers that go one
+    by one.
+    """
     check_streamable(settings.estimator)
     count = len(architecture.units)
     if settings.iterative >= count:
         raise UserError(
-            "Iterative scoring must leave a block.", got=f"{settings.iterative} removals of {count} blocks or layers",
-            allowed=f"at most {count - 1}", next="Lower --iterative.",
-        )  # fmt: skip
+            "Iterative scoring must leave a block.",
+            got=f"{settings.iterative} removals of {count} blocks or layers",
+            allowed=f"at most {count - 1}",
+            next="Lower --iterative.",
+        )
 
 
 def work(settings: ScoreSettings, architecture: Architecture, available: int) -> int:
-    """Samples x blocks that ``score`` computes over a text of ``available`` blocks, on all processes together."""
+    """Samples x blocks that ``score`` computes over a text of ``available`` blocks, on all
+    processes together.
+    """
     samples, shared = min(settings.samples, available), min(settings.block_samples, available)
     count = len(architecture.blocks)
     started = [variants(architecture, i, settings.curves) for i in range(count)]
@@ -86,12 +102,20 @@ def work(settings: ScoreSettings, architecture: Architecture, available: int) ->
 
 
 class _Run:
-    """One process's part of a scoring: rounds over the blocks, the first one whole, later ones with blocks removed."""
+    """One process's part of a scoring: rounds over the blocks, the first one whole, later ones with
+    blocks removed.
+    """
 
     def __init__(
-        self, checkpoint: Checkpoint, blocks: TokenBlocks, settings: ScoreSettings, group: Ranks, partial: Path,
-        stop: Interrupt, advance: Callable[[int], None],
-    ) -> None:  # fmt: skip
+        self,
+        checkpoint: Checkpoint,
+        blocks: TokenBlocks,
+        settings: ScoreSettings,
+        group: Ranks,
+        partial: Path,
+        stop: Interrupt,
+        advance: Callable[[int], None],
+    ) -> None:
         self.checkpoint, self.settings, self.group = checkpoint, settings, group
         self.tell, self.passed = advance, 0
         self.architecture = checkpoint.architecture
@@ -101,14 +125,26 @@ class _Run:
         chosen = blocks.take(max(self.width_samples, self.block_samples), seed=settings.seed).tokens
         self.tokens = chosen[group.rank :: group.world]
         self.shared, self.watched = group.share(self.block_samples), group.share(self.width_samples)
-        self.reader = BlockReader(checkpoint, device=group.device, dtype=compute_dtype(checkpoint, group.device)[0])
+        self.reader = BlockReader(
+            checkpoint, device=group.device, dtype=compute_dtype(checkpoint, group.device)[0]
+        )
         self.peak: Peak = plan_peak(
-            checkpoint, settings, samples=len(self.tokens), shared=self.shared, length=blocks.block_length,
-            device=group.device, fast=self.reader.kernels.name == "mamba-ssm",
-        )  # fmt: skip
+            checkpoint,
+            settings,
+            samples=len(self.tokens),
+            shared=self.shared,
+            length=blocks.block_length,
+            device=group.device,
+            fast=self.reader.kernels.name == "mamba-ssm",
+        )
         self.data = {"block_length": blocks.block_length, "data": blocks.fingerprint}
         identity = fingerprint(
-            checkpoint.fingerprint, asdict(settings), blocks.fingerprint, group.world, str(group.device), str(self.peak.dtype)
+            checkpoint.fingerprint,
+            asdict(settings),
+            blocks.fingerprint,
+            group.world,
+            str(group.device),
+            str(self.peak.dtype),
         )
         self.state = State(partial, identity, group, stop)
         self.found: dict[str, Array] = {}
@@ -122,12 +158,18 @@ class _Run:
         if saved is not None:
             done, about, tensors = saved
             self.removed = about["removed"]
-            self.found = {name.removeprefix("found."): tensors.array(name) for name in about["arrays"]}
+            self.found = {
+                name.removeprefix("found."): tensors.array(name) for name in about["arrays"]
+            }
         for number in range(len(self.removed) // self.step, max(1, self.settings.iterative)):
             streams = self._streams(number)
             done_here = 0
             if saved is None:
-                embed_into(streams.hidden[: streams.samples], self.checkpoint, self.tokens[: streams.samples])
+                embed_into(
+                    streams.hidden[: streams.samples],
+                    self.checkpoint,
+                    self.tokens[: streams.samples],
+                )
             else:
                 done_here = self._restore(streams, saved[1], saved[2])
                 saved = None
@@ -141,7 +183,9 @@ class _Run:
         return self._result()
 
     def _round(self, streams: Streams, done: int, done_here: int) -> Array:
-        """All blocks that are left, from the ``done_here``-th on; the errors of the streams' variants."""
+        """All blocks that are left, from the ``done_here``-th on; the errors of the streams'
+        variants.
+        """
         left = self._left()
         for place, (index, module) in enumerate(self.reader.blocks(left[done_here:]), start=1):
             self._visit(streams, index, module, whole=not self.removed)
@@ -153,11 +197,19 @@ class _Run:
         tokens = torch.from_numpy(self.tokens[: self.shared].astype(np.int64))
         reference = streams.hidden[: self.shared] if self.reference is None else self.reference
         return variant_errors(
-            streams, reference, self.reader.final_norm(), self._head(), tokens, self.settings.metric, self.group
+            streams,
+            reference,
+            self.reader.final_norm(),
+            self._head(),
+            tokens,
+            self.settings.metric,
+            self.group,
         )
 
     def _visit(self, streams: Streams, index: int, module: BlockModule, whole: bool) -> None:
-        """One block: every variant begun before it, the parent (in the whole round with collectors), then its own."""
+        """One block: every variant begun before it, the parent (in the whole round with
+        collectors), then its own.
+        """
         begun = streams.alive
         if any(variant.layer for variant in variants(self.architecture, index, curves=False)):
             first = streams.variants.index(Variant(block=index - 1))
@@ -172,7 +224,9 @@ class _Run:
         if not whole or not self.settings.curves:
             return
         block = self.architecture.blocks[index]
-        for variant in [v for v in variants(self.architecture, index, curves=True) if v.axis is not None]:
+        for variant in [
+            v for v in variants(self.architecture, index, curves=True) if v.axis is not None
+        ]:
             chosen = kept(block, variant, widths)
             if chosen is None:
                 continue
@@ -181,10 +235,15 @@ class _Run:
                 streams.run(module, removal, removal + self.shared, target=streams.begin(variant))
 
     def _parent(self, streams: Streams, index: int, module: BlockModule) -> dict[str, Array]:
-        """The parent's samples through a block under its collectors; the block's width scores over all processes."""
+        """The parent's samples through a block under its collectors; the block's width scores over
+        all processes.
+        """
         block = self.architecture.blocks[index]
         seed = self.settings.seed + index
-        with Collector(block, module, self.settings.estimator, seed) as collector, HiddenCollector(block, module) as hidden:
+        with (
+            Collector(block, module, self.settings.estimator, seed) as collector,
+            HiddenCollector(block, module) as hidden,
+        ):
             streams.run(module, 0, self.watched)
         streams.run(module, self.watched, streams.samples)
         for sums in (collector.sums, hidden.sums):
@@ -192,18 +251,30 @@ class _Run:
                 sums[name] = self.group.sum(value)
         widths = collector.scores()
         self.found |= {f"{index}.{name}": value for name, value in widths.items()}
-        self.found["hidden"] = self.found.get("hidden", np.zeros(block.hidden)) + hidden.scores()["hidden"]
+        self.found["hidden"] = (
+            self.found.get("hidden", np.zeros(block.hidden)) + hidden.scores()["hidden"]
+        )
         return widths
 
     def _streams(self, number: int) -> Streams:
         whole = number == 0
-        capacity = sum(len(variants(self.architecture, i, whole and self.settings.curves)) for i in self._left())
+        capacity = sum(
+            len(variants(self.architecture, i, whole and self.settings.curves))
+            for i in self._left()
+        )
         samples = len(self.tokens) if whole else self.shared
         return Streams(
-            samples=samples, shared=self.shared, length=self.tokens.shape[1], width=self.architecture.hidden,
-            capacity=capacity, batch=self.settings.batch, dtype=self.peak.dtype, device=self.group.device,
-            home=self.peak.home, advance=self._advance,
-        )  # fmt: skip
+            samples=samples,
+            shared=self.shared,
+            length=self.tokens.shape[1],
+            width=self.architecture.hidden,
+            capacity=capacity,
+            batch=self.settings.batch,
+            dtype=self.peak.dtype,
+            device=self.group.device,
+            home=self.peak.home,
+            advance=self._advance,
+        )
 
     def _advance(self, rows: int) -> None:
         self.passed += rows
@@ -214,13 +285,19 @@ class _Run:
 
     def _save(self, streams: Streams, position: int, place: int) -> None:
         tensors = {"hidden": streams.hidden[: streams.alive]}
-        tensors |= {f"found.{name}": torch.from_numpy(np.ascontiguousarray(a)) for name, a in self.found.items()}
+        tensors |= {
+            f"found.{name}": torch.from_numpy(np.ascontiguousarray(a))
+            for name, a in self.found.items()
+        }
         if self.reference is not None:
             tensors["reference"] = self.reference
         about = {
-            "removed": self.removed, "place": place, "passed": self.passed, "arrays": [f"found.{name}" for name in self.found],
+            "removed": self.removed,
+            "place": place,
+            "passed": self.passed,
+            "arrays": [f"found.{name}" for name in self.found],
             "variants": [asdict(variant) for variant in streams.variants],
-        }  # fmt: skip
+        }
         self.state.save(position, about, tensors)
 
     def _restore(self, streams: Streams, about: dict[str, Any], tensors: SavedTensors) -> int:
@@ -244,35 +321,58 @@ class _Run:
             else:
                 name = f"{variant.block}.curve.{variant.axis}"
                 row = np.array([[variant.size, error]])
-                self.found[name] = np.concatenate([self.found[name], row]) if name in self.found else row
+                self.found[name] = (
+                    np.concatenate([self.found[name], row]) if name in self.found else row
+                )
 
     def _head(self) -> Tensor | None:
         if self.settings.metric == "mse":
             return None
         name = "embeddings.weight" if self.architecture.tied_head else "head.weight"
-        return self.reader.tensor(name, self.peak.dtype if self.group.device.type == "cuda" else torch.float32)
+        return self.reader.tensor(
+            name, self.peak.dtype if self.group.device.type == "cuda" else torch.float32
+        )
 
     def _result(self) -> Scores:
         found = self.found
-        widths: dict[str, dict[int, Array]] = {"intermediate": {}, "head_channels": {}, "q_heads": {}}
+        widths: dict[str, dict[int, Array]] = {
+            "intermediate": {},
+            "head_channels": {},
+            "q_heads": {},
+        }
         curves: dict[int, dict[str, Curve]] = {}
         for name, array in found.items():
             words = name.split(".")
             if len(words) == 2 and words[1] in widths:
                 widths[words[1]][int(words[0])] = array
             elif len(words) == 3:
-                curves.setdefault(int(words[0]), {})[words[2]] = (array[:, 0].astype(np.int64), array[:, 1].copy())
+                curves.setdefault(int(words[0]), {})[words[2]] = (
+                    array[:, 0].astype(np.int64),
+                    array[:, 1].copy(),
+                )
         meta = {
-            **asdict(self.settings), **self.data, "width_samples": self.width_samples,
-            "block_samples": self.block_samples, "dtype": str(self.peak.dtype).removeprefix("torch."),
-        }  # fmt: skip
+            **asdict(self.settings),
+            **self.data,
+            "width_samples": self.width_samples,
+            "block_samples": self.block_samples,
+            "dtype": str(self.peak.dtype).removeprefix("torch."),
+        }
         if self.settings.iterative:
             meta["removal_order"] = self.removed
-        return Scores(blocks=found["blocks"], hidden=found["hidden"], layers=found.get("layers"), curves=curves, meta=meta,
-                      **widths)  # fmt: skip
+        return Scores(
+            blocks=found["blocks"],
+            hidden=found["hidden"],
+            layers=found.get("layers"),
+            curves=curves,
+            meta=meta,
+            **widths,
+        )
 
     def _least_removal(self, measured: list[Variant], errors: Array) -> list[int]:
         """The blocks of the unit whose removal does least."""
-        _, last = min((error, v.block) for v, error in zip(measured, errors, strict=True)
-                      if v.axis is None and v.layer == (self.step > 1))  # fmt: skip
+        _, last = min(
+            (error, v.block)
+            for v, error in zip(measured, errors, strict=True)
+            if v.axis is None and v.layer == (self.step > 1)
+        )
         return list(range(last - self.step + 1, last + 1))

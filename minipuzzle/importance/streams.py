@@ -1,4 +1,6 @@
-"""The hidden states that flow from block to block: the parent's, and beside them those of each variant begun so far."""
+"""The hidden states that flow from block to block: the parent's, and beside them those of each
+variant begun so far.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +14,35 @@ from minipuzzle.model.blocks import BlockModule
 
 
 class Streams:
-    """``hidden`` [samples + capacity * shared, s, hidden]: the parent on all samples, then each variant on the first
-    ``shared`` of them. Variants lie side by side, so a batch may hold rows of several.
+    """``hidden`` [samples + capacity * shared, s, hidden]: the parent on all samples, then each
+    variant on the first ``shared`` of them. Variants lie side by side, so a batch may hold rows of
+    several.
 
-    ``device`` computes; ``home`` holds ``hidden``: the same device, or pinned CPU memory where it does not fit there.
+    ``device`` computes; ``home`` holds ``hidden``: the same device, or pinned CPU memory where it
+    does not fit there.
     """
 
     def __init__(
-        self, *, samples: int, shared: int, length: int, width: int, capacity: int, batch: int, dtype: torch.dtype,
-        device: torch.device, home: torch.device, advance: Callable[[int], None],
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        samples: int,
+        shared: int,
+        length: int,
+        width: int,
+        capacity: int,
+        batch: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        home: torch.device,
+        advance: Callable[[int], None],
+    ) -> None:
         self.samples, self.shared, self.batch = samples, shared, batch
         self.device, self.advance = device, advance
         self.away = home != device
         rows = samples + capacity * shared
-        self.hidden = torch.empty(rows, length, width, dtype=dtype, device=home, pin_memory=self.away)
+        self.hidden = torch.empty(
+            rows, length, width, dtype=dtype, device=home, pin_memory=self.away
+        )
         self.variants: list[Variant] = []
 
     @property
@@ -41,10 +57,16 @@ class Streams:
 
     @torch.no_grad()
     def run(self, module: BlockModule, start: int, stop: int, target: int | None = None) -> None:
-        """h + mixer(norm(h)) for rows start..stop-1, in batches; written in place or to rows from ``target``."""
+        """h + mixer(norm(h)) for rows start..stop-1, in batches; written in place or to rows from
+        ``target``.
+        """
         for low in range(start, stop, self.batch):
             high = min(low + self.batch, stop)
-            to = self.hidden[low:high] if target is None else self.hidden[target + low - start : target + high - start]
+            to = (
+                self.hidden[low:high]
+                if target is None
+                else self.hidden[target + low - start : target + high - start]
+            )
             part = self.hidden[low:high].to(self.device, non_blocking=True)
             added = module.mixer(module.norm(part), None, None, 0)
             if self.away:

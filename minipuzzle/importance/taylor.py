@@ -1,19 +1,24 @@
-"""First-order Taylor scores: what the loss would change if a part were scaled away, from one backward a batch.
+"""First-order Taylor scores: what the loss would change if a part were scaled away, from one
+backward a batch.
 
-Give a part a gate m = 1 on what it adds to the stream. The change of sample b's loss L_b when the gate closes is, to first
-order, -dL_b/dm, and
+Give a part a gate m = 1 on what it adds to the stream. The change of sample b's loss L_b when the
+gate closes is, to first order, -dL_b/dm, and
 
-    score = sqrt( mean_b (dL_b/dm)^2 ),  dL_b/dm = sum over tokens of  g . y  =  sum over the part's output weights of W dL_b/dW
+    score = sqrt( mean_b (dL_b/dm)^2 ),  dL_b/dm = sum over tokens of  g . y  =  sum over the part's
+    output weights of W dL_b/dW
 
-with y the part's activation where the output projection W reads it and g = dL_b/dy. This is the squared group criterion of
-arXiv:1906.10771 (Molchanov et al., importance of a gate, averaged over mini-batches), with mini-batches of one sample, and
-LLM-Pruner's |sum over a group of weight x gradient| (arXiv:2305.11627, first-order element-wise importance) for one sample.
-arXiv:2305.11627 leaves open at which weights of a coupled group the sum is taken; at the output projection alone it is the
-exact derivative of the gate (up_proj under relu2 would give twice as much). Gradients of single samples matter: the mean
-gradient of a trained model is nearly nothing, so signed sums over a large batch cancel.
+with y the part's activation where the output projection W reads it and g = dL_b/dy. This is the
+squared group criterion of arXiv:1906.10771 (Molchanov et al., importance of a gate, averaged over
+mini-batches), with mini-batches of one sample, and LLM-Pruner's |sum over a group of weight x
+gradient| (arXiv:2305.11627, first-order element-wise importance) for one sample. arXiv:2305.11627
+leaves open at which weights of a coupled group the sum is taken; at the output projection alone it
+is the exact derivative of the gate (up_proj under relu2 would give twice as much). Gradients of
+single samples matter: the mean gradient of a trained model is nearly nothing, so signed sums over a
+large batch cancel.
 
-Gates: an FFN channel, a Mamba channel after the gated norm (whose statistics count as fixed), an attention head, a whole
-block (all it adds), and a hidden channel (all that the embedding and the blocks write there). Units: nats a token.
+Gates: an FFN channel, a Mamba channel after the gated norm (whose statistics count as fixed), an
+attention head, a whole block (all it adds), and a hidden channel (all that the embedding and the
+blocks write there). Units: nats a token.
 """
 
 from __future__ import annotations
@@ -37,12 +42,16 @@ from minipuzzle.model.head import matmul_fp32
 CHUNK_TOKENS = 1024
 
 
-def taylor_scores(model: HybridLM, blocks: TokenBlocks, samples: int, batch: int, seed: int = 0) -> Scores:
-    """Blocks, FFN channels, Mamba channels, attention heads and hidden channels by the formula of this module.
+def taylor_scores(
+    model: HybridLM, blocks: TokenBlocks, samples: int, batch: int, seed: int = 0
+) -> Scores:
+    """Blocks, FFN channels, Mamba channels, attention heads and hidden channels by the formula of
+    this module.
 
-    Not streamable: the whole model and the activations of a batch are in memory (no weight gradients are kept). Runs
-    in eval mode on the model's device, under the caller's autocast; the model is left as it was. Samples are blocks of
-    text chosen by seed; fewer than ``samples`` are used when the text has fewer, and ``meta`` says how many.
+    Not streamable: the whole model and the activations of a batch are in memory (no weight
+    gradients are kept). Runs in eval mode on the model's device, under the caller's autocast; the
+    model is left as it was. Samples are blocks of text chosen by seed; fewer than ``samples`` are
+    used when the text has fewer, and ``meta`` says how many.
     """
     count = min(samples, len(blocks))
     tokens = torch.from_numpy(blocks.take(count, seed=seed).tokens.astype(np.int64))
@@ -57,14 +66,18 @@ def taylor_scores(model: HybridLM, blocks: TokenBlocks, samples: int, batch: int
 
 
 class _Gates:
-    """Sums over samples of squared gate derivatives, float64, filled by hooks of a backward pass."""
+    """Sums over samples of squared gate derivatives, float64, filled by hooks of a backward
+    pass.
+    """
 
     def __init__(self, model: HybridLM) -> None:
         self.architecture = model.architecture
         count = len(model.blocks)
         self.blocks = np.zeros(count)
         self.hidden = np.zeros(model.architecture.hidden)
-        self.widths = [np.zeros(int(np.prod(width_axis(block)[1]))) for block in self.architecture.blocks]
+        self.widths = [
+            np.zeros(int(np.prod(width_axis(block)[1]))) for block in self.architecture.blocks
+        ]
         self.streams: list[Tensor] = []
         self.hidden_sum: Tensor | None = None
 
@@ -80,7 +93,9 @@ class _Gates:
         y.register_hook(lambda g: self._width(index, g, value))
 
     def finish_batch(self) -> None:
-        """The batch's backward is over: square the hidden channels' sums over the depth, forget the streams."""
+        """The batch's backward is over: square the hidden channels' sums over the depth, forget the
+        streams.
+        """
         assert self.hidden_sum is not None
         self.hidden += self.hidden_sum.square().sum(0).cpu().numpy()
         self.hidden_sum = None
@@ -114,15 +129,31 @@ class _Gates:
 
 @contextmanager
 def _watched(model: HybridLM, gates: _Gates) -> Iterator[None]:
-    """Hooks on every gate; weights without gradients, no activation checkpointing (hooks would fire twice), eval mode."""
-    before = model.training, model.activation_checkpointing, [p.requires_grad for p in model.parameters()]
+    """Hooks on every gate; weights without gradients, no activation checkpointing (hooks would fire
+    twice), eval mode.
+    """
+    before = (
+        model.training,
+        model.activation_checkpointing,
+        [p.requires_grad for p in model.parameters()],
+    )
     handles: list[RemovableHandle] = []
     try:
         # The embedding's output is where the graph begins.
-        handles.append(model.embeddings.register_forward_hook(lambda m, i, output: output.detach().requires_grad_()))
-        for index, (block, module) in enumerate(zip(model.architecture.blocks, model.blocks, strict=True)):
+        handles.append(
+            model.embeddings.register_forward_hook(
+                lambda m, i, output: output.detach().requires_grad_()
+            )
+        )
+        for index, (block, module) in enumerate(
+            zip(model.architecture.blocks, model.blocks, strict=True)
+        ):
             handles.append(_on_input(module.norm, gates.read_stream))
-            handles.append(_on_input(output_projection(block, module), lambda y, i=index: gates.read_width(i, y)))
+            handles.append(
+                _on_input(
+                    output_projection(block, module), lambda y, i=index: gates.read_width(i, y)
+                )
+            )
         handles.append(_on_input(model.final_norm, gates.read_stream))
         model.eval().requires_grad_(False)
         model.activation_checkpointing = False
@@ -147,17 +178,23 @@ def _backward(model: HybridLM, tokens: Tensor) -> None:
         hidden = model.hidden_states(tokens)
         gradient = torch.zeros_like(hidden)
         ends, targets = hidden.detach()[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()
-        gradient[:, :-1] = _head_gradient(ends, model.head_weight, targets).unflatten(0, (len(tokens), -1))
+        gradient[:, :-1] = _head_gradient(ends, model.head_weight, targets).unflatten(
+            0, (len(tokens), -1)
+        )
         hidden.backward(gradient / (tokens.shape[1] - 1))
 
 
 @torch.no_grad()
 def _head_gradient(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-    """[n, hidden] float32: d(-log p(target)) / d hidden, softmax - 1 at the target; logits exist a chunk at a time."""
+    """[n, hidden] float32: d(-log p(target)) / d hidden, softmax - 1 at the target; logits exist a
+    chunk at a time.
+    """
     parts = []
     with torch.autocast(hidden.device.type, enabled=False):
         head = head.to(hidden.dtype)
-        for end, target in zip(hidden.split(CHUNK_TOKENS), targets.split(CHUNK_TOKENS), strict=True):
+        for end, target in zip(
+            hidden.split(CHUNK_TOKENS), targets.split(CHUNK_TOKENS), strict=True
+        ):
             error = matmul_fp32(end, head.t()).softmax(-1)
             error.scatter_add_(1, target[:, None], error.new_full((len(target), 1), -1.0))
             parts.append(matmul_fp32(error.to(hidden.dtype), head))

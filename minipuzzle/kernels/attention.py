@@ -1,4 +1,6 @@
-"""Attention over a cache: many tokens that follow those in it, or one token a row, each row at its own position."""
+"""Attention over a cache: many tokens that follow those in it, or one token a row, each row at its
+own position.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,12 @@ KEYS_AT_ONCE = 16384
 
 @dataclass(kw_only=True)
 class Rows:
-    """Where each row of a cache goes on: on the device, so that a captured CUDA graph reads the numbers of its replay.
+    """Where each row of a cache goes on: on the device, so that a captured CUDA graph reads the
+    numbers of its replay.
 
-    ``index`` [b] 0..b-1 and ``positions`` [b] int64; ``lengths`` [b] = positions + 1, ``query_starts`` and ``key_starts``
-    [b + 1] int32: where rows begin in queries and in a cache laid end to end, as flash attention wants it.
+    ``index`` [b] 0..b-1 and ``positions`` [b] int64; ``lengths`` [b] = positions + 1,
+    ``query_starts`` and ``key_starts`` [b + 1] int32: where rows begin in queries and in a cache
+    laid end to end, as flash attention wants it.
     """
 
     index: Tensor
@@ -34,8 +38,13 @@ class Rows:
         """Rows whose next tokens go to ``positions`` of a cache of ``capacity`` tokens a row."""
         places = torch.tensor(positions, dtype=torch.int64, device=device)
         starts = torch.arange(len(positions) + 1, dtype=torch.int32, device=device)
-        return Rows(index=torch.arange(len(positions), device=device), positions=places,
-                    lengths=(places + 1).to(torch.int32), query_starts=starts, key_starts=starts * capacity)  # fmt: skip
+        return Rows(
+            index=torch.arange(len(positions), device=device),
+            positions=places,
+            lengths=(places + 1).to(torch.int32),
+            query_starts=starts,
+            key_starts=starts * capacity,
+        )
 
     def advance(self) -> None:
         """One token further, in place."""
@@ -44,28 +53,42 @@ class Rows:
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, past: int, scale: float | None) -> Tensor:
-    """Query i sees keys 0..past + i. q [b, s, h, d], k and v [b, past + s, kv, d] -> [b, s, h, d]."""
+    """Query i sees keys 0..past + i. q [b, s, h, d], k and v [b, past + s, kv, d] -> [b, s, h,
+    d].
+    """
     length, mask = q.shape[1], None
     if past and length > 1:
         if _cudnn(q, k):
-            return _joined(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), past, scale).transpose(1, 2)
+            return _joined(
+                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), past, scale
+            ).transpose(1, 2)
         if _flash(q, k):  # its causal mask ends with the last key, SDPA's begins with the first
             heads = [t.transpose(1, 2) for t in (q, k, v)]
-            y: Tensor = torch.ops.aten._scaled_dot_product_flash_attention(*heads, 0.0, True, scale=scale)[0]
+            y: Tensor = torch.ops.aten._scaled_dot_product_flash_attention(
+                *heads, 0.0, True, scale=scale
+            )[0]
             return y.transpose(1, 2)
         mask = torch.ones(length, past + length, dtype=torch.bool, device=q.device).tril_(past)
     return F.scaled_dot_product_attention(
-        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, is_causal=past == 0, scale=scale,
+        q.transpose(1, 2),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        attn_mask=mask,
+        is_causal=past == 0,
+        scale=scale,
         enable_gqa=q.shape[2] != k.shape[2],
-    ).transpose(1, 2)  # fmt: skip
+    ).transpose(1, 2)
 
 
 def _joined(q: Tensor, k: Tensor, v: Tensor, past: int, scale: float | None) -> Tensor:
-    """The new keys with cuDNN's causal mask, the old ones without, KEYS_AT_ONCE at a time, joined by their normalisers.
+    """The new keys with cuDNN's causal mask, the old ones without, KEYS_AT_ONCE at a time, joined
+    by their normalisers.
 
-    On Hopper cuDNN's kernel is twice as fast as PyTorch's flash attention, but its mask begins with the first key. Pieces
-    of the old keys have one shape, so they share a plan. q [b, h, s, d], k and v [b, kv, past + s, d].
+    On Hopper cuDNN's kernel is twice as fast as PyTorch's flash attention, but its mask begins with
+    the first key. Pieces of the old keys have one shape, so they share a plan. q [b, h, s, d], k
+    and v [b, kv, past + s, d].
     """
+
     def part(start: int, stop: int, causal: bool) -> tuple[Tensor, Tensor]:
         y, norm, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(
             q, k[:, :, start:stop], v[:, :, start:stop], None, True, 0.0, causal, False, scale=scale
@@ -81,29 +104,53 @@ def _joined(q: Tensor, k: Tensor, v: Tensor, past: int, scale: float | None) -> 
     return y
 
 
-def row_attention(q: Tensor, keys: Tensor, values: Tensor, rows: Rows, most: int, scale: float | None) -> Tensor:
-    """One query a row over its first ``rows.lengths`` keys, none over ``most``. q [b, 1, h, d], keys [b, c, kv, d]."""
+def row_attention(
+    q: Tensor, keys: Tensor, values: Tensor, rows: Rows, most: int, scale: float | None
+) -> Tensor:
+    """One query a row over its first ``rows.lengths`` keys, none over ``most``. q [b, 1, h, d],
+    keys [b, c, kv, d].
+    """
     if _flash(q, keys):
-        # SDPA has no lengths; a mask would cost flash attention, with its split of long keys over the whole GPU
+        # SDPA has no lengths; a mask would cost flash attention, with its split of long keys over
+        # the whole GPU
         y: Tensor = torch.ops.aten._flash_attention_forward(
-            q[:, 0].contiguous(), keys.flatten(0, 1), values.flatten(0, 1), rows.query_starts, rows.key_starts, 1,
-            keys.shape[1], 0.0, False, False, scale=scale, seqused_k=rows.lengths,
-        )[0]  # fmt: skip
+            q[:, 0].contiguous(),
+            keys.flatten(0, 1),
+            values.flatten(0, 1),
+            rows.query_starts,
+            rows.key_starts,
+            1,
+            keys.shape[1],
+            0.0,
+            False,
+            False,
+            scale=scale,
+            seqused_k=rows.lengths,
+        )[0]
         return y[:, None]
     k, v = (t[:, :most].to(q.dtype).transpose(1, 2) for t in (keys, values))
     seen = torch.arange(most, device=q.device) <= rows.positions[:, None]
     return F.scaled_dot_product_attention(
-        q.transpose(1, 2), k, v, attn_mask=seen[:, None, None], scale=scale, enable_gqa=q.shape[2] != k.shape[1]
+        q.transpose(1, 2),
+        k,
+        v,
+        attn_mask=seen[:, None, None],
+        scale=scale,
+        enable_gqa=q.shape[2] != k.shape[1],
     ).transpose(1, 2)
 
 
 def _flash(q: Tensor, k: Tensor) -> bool:
     """Whether CUDA's flash attention takes these; asked of "meta" tensors, whether it would."""
     fits = q.shape[-1] <= FLASH_HEAD_DIM and q.shape[-1] % 8 == 0
-    return fits and not q.is_cpu and q.dtype == k.dtype and q.dtype in (torch.bfloat16, torch.float16)
+    return (
+        fits and not q.is_cpu and q.dtype == k.dtype and q.dtype in (torch.bfloat16, torch.float16)
+    )
 
 
 def _cudnn(q: Tensor, k: Tensor) -> bool:
-    """Whether cuDNN's attention takes these and is the faster one; asked of "meta" tensors, whether on a Hopper GPU."""
+    """Whether cuDNN's attention takes these and is the faster one; asked of "meta" tensors, whether
+    on a Hopper GPU.
+    """
     fits = q.shape[1] >= CUDNN_QUERIES and q.shape[-1] <= CUDNN_HEAD_DIM and _flash(q, k)
     return fits and (q.is_meta or torch.cuda.get_device_capability(q.device)[0] >= 9)

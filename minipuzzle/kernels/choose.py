@@ -1,4 +1,6 @@
-"""Which kernels run, and why. A kernel that is asked for and cannot run is an error, never a silent fallback."""
+"""Which kernels run, and why. A kernel that is asked for and cannot run is an error, never a silent
+fallback.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,11 @@ from minipuzzle.kernels import reference
 
 @dataclass(frozen=True, kw_only=True)
 class Kernels:
-    """The operations of a Mamba-2 block (signatures: ``minipuzzle.kernels.reference``), their name and the reason.
+    """The operations of a Mamba-2 block (signatures: ``minipuzzle.kernels.reference``), their name
+    and the reason.
 
-    ``mix``, where there is one, does convolution, scan and gated norm at once and keeps less for the backward pass.
+    ``mix``, where there is one, does convolution, scan and gated norm at once and keeps less for
+    the backward pass.
     """
 
     name: str
@@ -37,25 +41,48 @@ class Kernels:
 
 
 def choose(device: torch.device, requested: str = "auto") -> Kernels:
-    """The kernels for a device: "auto", "reference" or "mamba-ssm". Raises: UserError where they cannot run."""
+    """The kernels for a device: "auto", "reference" or "mamba-ssm". Raises: UserError where they
+    cannot run.
+    """
     missing = [p for p in ("mamba_ssm", "causal_conv1d") if importlib.util.find_spec(p) is None]
-    why_not = "no CUDA device" if device.type != "cuda" else f"not installed: {', '.join(missing)}" if missing else ""
-    if requested not in ("auto", "reference", "mamba-ssm") or (requested == "mamba-ssm" and why_not):
+    why_not = (
+        "no CUDA device"
+        if device.type != "cuda"
+        else f"not installed: {', '.join(missing)}"
+        if missing
+        else ""
+    )
+    if requested not in ("auto", "reference", "mamba-ssm") or (
+        requested == "mamba-ssm" and why_not
+    ):
         raise UserError(
-            f"The kernels {requested!r} cannot run here.", got=why_not or requested, allowed="auto, reference, mamba-ssm",
-            next="pip install minipuzzle[gpu] on a machine with an NVIDIA GPU, or leave the choice to auto.",
-        )  # fmt: skip
+            f"The kernels {requested!r} cannot run here.",
+            got=why_not or requested,
+            allowed="auto, reference, mamba-ssm",
+            next=(
+                "pip install minipuzzle[gpu] on a machine with an NVIDIA GPU, or leave the choice"
+                " to auto."
+            ),
+        )
     if requested == "reference" or why_not:
         return _bundle(reference, "reference", why_not or "asked for")
     from minipuzzle.kernels import cuda
 
     version = importlib.metadata.version("mamba_ssm")
-    return _bundle(cuda, "mamba-ssm", f"mamba-ssm {version} on {torch.cuda.get_device_name(device)}")
+    return _bundle(
+        cuda, "mamba-ssm", f"mamba-ssm {version} on {torch.cuda.get_device_name(device)}"
+    )
 
 
 def _bundle(module: Any, name: str, reason: str) -> Kernels:
     return Kernels(
-        name=name, reason=reason, causal_conv=module.causal_conv, causal_conv_step=module.causal_conv_step,
-        scan=module.scan, scan_step=module.scan_step, gated_norm=module.gated_norm,
-        mix=getattr(module, "mix", None), mix_multiple=getattr(module, "CHANNEL_MULTIPLE", 1),
-    )  # fmt: skip
+        name=name,
+        reason=reason,
+        causal_conv=module.causal_conv,
+        causal_conv_step=module.causal_conv_step,
+        scan=module.scan,
+        scan_step=module.scan_step,
+        gated_norm=module.gated_norm,
+        mix=getattr(module, "mix", None),
+        mix_multiple=getattr(module, "CHANNEL_MULTIPLE", 1),
+    )

@@ -1,4 +1,6 @@
-"""The same operations through mamba-ssm's and causal-conv1d's kernels. Imported only when they are chosen."""
+"""The same operations through mamba-ssm's and causal-conv1d's kernels. Imported only when they are
+chosen.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,10 @@ import torch
 from causal_conv1d import causal_conv1d_fn, causal_conv1d_update
 from mamba_ssm.ops.triton.layernorm_gated import rmsnorm_fn
 from mamba_ssm.ops.triton.selective_state_update import selective_state_update
-from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined, mamba_split_conv1d_scan_combined
+from mamba_ssm.ops.triton.ssd_combined import (
+    mamba_chunk_scan_combined,
+    mamba_split_conv1d_scan_combined,
+)
 from torch import Tensor
 
 from minipuzzle.kernels import reference
@@ -27,9 +32,12 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, documents: Tenso
         x = x.contiguous()
     ids = None if documents is None else documents.to(torch.int32).contiguous()
     y = causal_conv1d_fn(
-        x.transpose(1, 2), weight.to(x.dtype), None if bias is None else bias.to(x.dtype), seq_idx=ids,
+        x.transpose(1, 2),
+        weight.to(x.dtype),
+        None if bias is None else bias.to(x.dtype),
+        seq_idx=ids,
         activation="silu",
-    ).transpose(1, 2)  # fmt: skip
+    ).transpose(1, 2)
     return y[..., :channels] if extra else y
 
 
@@ -37,29 +45,55 @@ def causal_conv_step(x: Tensor, window: Tensor, weight: Tensor, bias: Tensor | N
     """As ``reference.causal_conv_step``, in the window's dtype: the kernel wants one for both."""
     dtype = window.dtype
     bias = None if bias is None else bias.to(dtype)
-    return causal_conv1d_update(x.to(dtype).contiguous(), window, weight.to(dtype), bias, activation="silu").to(x.dtype)
+    return causal_conv1d_update(
+        x.to(dtype).contiguous(), window, weight.to(dtype), bias, activation="silu"
+    ).to(x.dtype)
 
 
 def scan(
-    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, *, chunk_size: int,
-    documents: Tensor | None = None, initial_state: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    d: Tensor,
+    *,
+    chunk_size: int,
+    documents: Tensor | None = None,
+    initial_state: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """As ``reference.scan``."""
     ids = None if documents is None else documents.to(torch.int32).contiguous()
     y, state = mamba_chunk_scan_combined(
-        x, dt, a.float(), b, c, chunk_size=chunk_size, D=d.float(), seq_idx=ids, initial_states=initial_state,
+        x,
+        dt,
+        a.float(),
+        b,
+        c,
+        chunk_size=chunk_size,
+        D=d.float(),
+        seq_idx=ids,
+        initial_states=initial_state,
         return_final_states=True,
-    )  # fmt: skip
+    )
     return y, state
 
 
-def scan_step(x: Tensor, state: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+def scan_step(
+    x: Tensor, state: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor
+) -> Tensor:
     """As ``reference.scan_step``."""
     heads, width, size = state.shape[1:]
     return selective_state_update(
-        state, x, dt[..., None].expand(-1, -1, width), a.float()[:, None, None].expand(heads, width, size), b, c,
-        d.float()[:, None].expand(heads, width), dt_bias=torch.zeros_like(a)[:, None].expand(heads, width),
-    )  # fmt: skip
+        state,
+        x,
+        dt[..., None].expand(-1, -1, width),
+        a.float()[:, None, None].expand(heads, width, size),
+        b,
+        c,
+        d.float()[:, None].expand(heads, width),
+        dt_bias=torch.zeros_like(a)[:, None].expand(heads, width),
+    )
 
 
 def gated_norm(
@@ -69,23 +103,50 @@ def gated_norm(
     if kept is not None:
         return reference.gated_norm(y, z, weight, groups, eps, kept)
     return rmsnorm_fn(
-        y.contiguous(), weight, None, z=z.contiguous(), eps=eps, group_size=y.shape[-1] // groups,
+        y.contiguous(),
+        weight,
+        None,
+        z=z.contiguous(),
+        eps=eps,
+        group_size=y.shape[-1] // groups,
         norm_before_gate=False,
-    )  # fmt: skip
+    )
 
 
 def mix(
-    projected: Tensor, conv_weight: Tensor, conv_bias: Tensor | None, dt_bias: Tensor, a_log: Tensor, d: Tensor,
-    norm_weight: Tensor, *, head_dim: int, groups: int, chunk_size: int, eps: float, documents: Tensor | None,
-) -> Tensor:  # fmt: skip
+    projected: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor | None,
+    dt_bias: Tensor,
+    a_log: Tensor,
+    d: Tensor,
+    norm_weight: Tensor,
+    *,
+    head_dim: int,
+    groups: int,
+    chunk_size: int,
+    eps: float,
+    documents: Tensor | None,
+) -> Tensor:
     """in_proj's output [b, s, z|x|B|C|dt] -> what out_proj gets [b, s, heads * head_dim].
 
-    Only ``projected`` and the scan's output are kept for the backward pass; the convolution and the states are made again.
-    The sizes of projection and convolution must be multiples of CHANNEL_MULTIPLE.
+    Only ``projected`` and the scan's output are kept for the backward pass; the convolution and the
+    states are made again. The sizes of projection and convolution must be multiples of
+    CHANNEL_MULTIPLE.
     """
     ids = None if documents is None else documents.to(torch.int32).contiguous()
     return mamba_split_conv1d_scan_combined(
-        projected, conv_weight.to(projected.dtype), None if conv_bias is None else conv_bias.to(projected.dtype),
-        dt_bias.float(), -a_log.float().exp(), d.float(), chunk_size, seq_idx=ids, rmsnorm_weight=norm_weight, rmsnorm_eps=eps,
-        headdim=head_dim, ngroups=groups, norm_before_gate=False,
-    )  # fmt: skip
+        projected,
+        conv_weight.to(projected.dtype),
+        None if conv_bias is None else conv_bias.to(projected.dtype),
+        dt_bias.float(),
+        -a_log.float().exp(),
+        d.float(),
+        chunk_size,
+        seq_idx=ids,
+        rmsnorm_weight=norm_weight,
+        rmsnorm_eps=eps,
+        headdim=head_dim,
+        ngroups=groups,
+        norm_before_gate=False,
+    )

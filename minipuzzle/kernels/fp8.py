@@ -1,9 +1,11 @@
-"""Linear layers in FP8 with per-tensor current scaling: E4M3 inputs and weights, E5M2 gradients, FP32 sums.
+"""Linear layers in FP8 with per-tensor current scaling: E4M3 inputs and weights, E5M2 gradients,
+FP32 sums.
 
-``EmulatedLinear`` makes the same casts in PyTorch, on any device; ``EngineLinear`` is transformer-engine's. A layer changes
-its class and stays the module it was: weights, names, dtypes and hooks too, so that checkpoints, optimiser states, adapters
-and FSDP2, which hold on to modules, see those of BF16.
-Source: arXiv:2504.03624 (the recipe), arXiv:2209.05433 (the formats), transformer-engine 2.20 (the scale's formula).
+``EmulatedLinear`` makes the same casts in PyTorch, on any device; ``EngineLinear`` is
+transformer-engine's. A layer changes its class and stays the module it was: weights, names, dtypes
+and hooks too, so that checkpoints, optimiser states, adapters and FSDP2, which hold on to modules,
+see those of BF16. Source: arXiv:2504.03624 (the recipe), arXiv:2209.05433 (the formats),
+transformer-engine 2.20 (the scale's formula).
 """
 
 from __future__ import annotations
@@ -27,13 +29,16 @@ MULTIPLE = 16
 
 
 def quantize(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(codes, scale), x ~ codes / scale: the largest magnitude of ``x`` becomes the format's largest number.
+    """(codes, scale), x ~ codes / scale: the largest magnitude of ``x`` becomes the format's
+    largest number.
 
     Clamped by hand: ``.to(float8_e5m2)`` gives infinity above 57344.
     """
     largest = torch.finfo(dtype).max
     amax = x.abs().amax().float()
-    scale = torch.full_like(amax, largest) / amax  # "number / tensor" would multiply by a rounded reciprocal
+    scale = (
+        torch.full_like(amax, largest) / amax
+    )  # "number / tensor" would multiply by a rounded reciprocal
     scale = torch.where(torch.isinf(scale), torch.full_like(scale, torch.finfo(x.dtype).max), scale)
     scale = torch.where(amax == 0, torch.ones_like(scale), scale)
     return (x.float() * scale).clamp(-largest, largest).to(dtype), scale
@@ -54,7 +59,11 @@ class _EmulatedProduct(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         qx, sx, qw, sw = ctx.saved_tensors
         qg, sg = quantize(grads[0].reshape(-1, grads[0].shape[-1]), E5M2)
-        dx = _product(qg, sg, qw, sw).to(ctx.dtypes[0]).reshape(ctx.shape) if ctx.needs_input_grad[0] else None
+        dx = (
+            _product(qg, sg, qw, sw).to(ctx.dtypes[0]).reshape(ctx.shape)
+            if ctx.needs_input_grad[0]
+            else None
+        )
         dw = _product(qg.t(), sg, qx, sx).to(ctx.dtypes[1]) if ctx.needs_input_grad[1] else None
         return dx, dw
 
@@ -77,8 +86,8 @@ class EmulatedLinear(nn.Linear):
 class EngineLinear(nn.Linear):
     """A linear layer whose products are transformer-engine's in FP8; made by ``engine_linear``.
 
-    ``engine`` (a te.Linear, what switches FP8 on) is no submodule and borrows the parameters for each forward: FSDP2 puts
-    the gathered ones into this module, and frees them afterwards.
+    ``engine`` (a te.Linear, what switches FP8 on) is no submodule and borrows the parameters for
+    each forward: FSDP2 puts the gathered ones into this module, and frees them afterwards.
     """
 
     engine: tuple[Any, Callable[[], AbstractContextManager[Any]]]
@@ -112,11 +121,13 @@ def plain_linear(linear: nn.Linear) -> nn.Linear:
 def engine_linear(linear: nn.Linear) -> nn.Linear:
     """Let a layer multiply in transformer-engine's FP8 from now on; the same layer.
 
-    A frozen weight is cast once, but not one in shards: its FP8 copy would be whole on every GPU. Those are cast again for
-    the backward pass too.
+    A frozen weight is cast once, but not one in shards: its FP8 copy would be whole on every GPU.
+    Those are cast again for the backward pass too.
     """
     te, recipe = engine()
-    made = te.Linear(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
+    made = te.Linear(
+        linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta"
+    )
     made.train(linear.training)
     plain_linear(linear).__class__ = EngineLinear
     assert isinstance(linear, EngineLinear)
@@ -128,19 +139,25 @@ def engine_linear(linear: nn.Linear) -> nn.Linear:
 
 @cache
 def engine() -> tuple[Any, Any]:
-    """(transformer_engine.pytorch, the recipe of current scaling), imported beside PyTorch's own cuDNN."""
+    """(transformer_engine.pytorch, the recipe of current scaling), imported beside PyTorch's own
+    cuDNN.
+    """
     os.environ.setdefault("NVTE_FRAMEWORK", "pytorch")  # else it warns that its JAX part is missing
     _load_cudnn()
     import transformer_engine.pytorch as te
     from transformer_engine.common.recipe import Float8CurrentScaling, Format
 
-    return te, Float8CurrentScaling(fp8_format=Format.HYBRID)  # its default recipe keeps a history of maxima
+    return te, Float8CurrentScaling(
+        fp8_format=Format.HYBRID
+    )  # its default recipe keeps a history of maxima
 
 
 def _load_cudnn() -> None:
-    """Load all of PyTorch's cuDNN: where the system has another one, transformer-engine would mix parts of both and fail.
+    """Load all of PyTorch's cuDNN: where the system has another one, transformer-engine would mix
+    parts of both and fail.
 
-    Where someone has imported it before us it has chosen, and PyTorch's cannot be loaded beside another one.
+    Where someone has imported it before us it has chosen, and PyTorch's cannot be loaded beside
+    another one.
     """
     if "transformer_engine" in sys.modules:
         return

@@ -1,7 +1,8 @@
-"""RMS norm, squared ReLU, SwiGLU's product and RoPE's turn. On CUDA each is one compiled kernel, so that nothing is moved
-or kept in FP32 on the way.
+"""RMS norm, squared ReLU, SwiGLU's product and RoPE's turn. On CUDA each is one compiled kernel, so
+that nothing is moved or kept in FP32 on the way.
 
-Eagerly, autocast would turn the square into FP32 and the norm would keep an FP32 copy of its input for backward.
+Eagerly, autocast would turn the square into FP32 and the norm would keep an FP32 copy of its input
+for backward.
 """
 
 from __future__ import annotations
@@ -16,14 +17,18 @@ from torch import Tensor
 
 T = TypeVar("T")
 COMPILED_VARIANTS = 64
-"""Sizes, dtypes and gradient modes that a function is compiled for; PyTorch's limit of 8 is below a pruned model's."""
+"""Sizes, dtypes and gradient modes that a function is compiled for; PyTorch's limit of 8 is below a
+pruned model's.
+"""
 
 _replayed = False
 
 
 @contextmanager
 def replayed() -> Iterator[None]:
-    """Meanwhile a token's kernels are for a CUDA graph: calling compiled ones costs nothing when it is replayed."""
+    """Meanwhile a token's kernels are for a CUDA graph: calling compiled ones costs nothing when it
+    is replayed.
+    """
     global _replayed
     _replayed = True
     try:
@@ -34,11 +39,17 @@ def replayed() -> Iterator[None]:
 
 def product_dtype(x: Tensor) -> torch.dtype:
     """The dtype in which products with ``x`` are made: autocast's on CUDA, else its own."""
-    return torch.get_autocast_dtype("cuda") if x.is_cuda and torch.is_autocast_enabled("cuda") else x.dtype
+    return (
+        torch.get_autocast_dtype("cuda")
+        if x.is_cuda and torch.is_autocast_enabled("cuda")
+        else x.dtype
+    )
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight over the last axis, inside in FP32; in x's dtype, or that of autocast on CUDA."""
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis, inside in FP32; in x's dtype, or that
+    of autocast on CUDA.
+    """
     dtype = product_dtype(x)
     if _compiles(x):
         with torch.autocast("cuda", enabled=False):
@@ -49,7 +60,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def relu_squared(x: Tensor) -> Tensor:
     """relu(x)^2 in x's dtype."""
     if not _compiles(x):
-        x = torch.relu(x)  # the name is used again: the input's memory can go back before the square
+        x = torch.relu(
+            x
+        )  # the name is used again: the input's memory can go back before the square
         return x.square()
     with torch.autocast("cuda", enabled=False):
         return compiled(_relu_squared)(x)
@@ -65,7 +78,9 @@ def silu_product(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def turn(x: Tensor, angles: Tensor, factor: float) -> Tensor:
-    """x [b, s, heads, d] with its pairs (k, k + n) turned by angles [b or 1, s, n], times ``factor``; the rest as it is."""
+    """x [b, s, heads, d] with its pairs (k, k + n) turned by angles [b or 1, s, n], times
+    ``factor``; the rest as it is.
+    """
     if not _compiles(x[:, :, 0]) or torch.is_grad_enabled():
         return _turn(x, angles, factor)
     return compiled(_turn)(x, angles, factor)
@@ -88,7 +103,9 @@ def _compiles(x: Tensor) -> bool:
 
 def _rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     wide = x.float()
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight.float()).to(dtype)
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight.float()).to(
+        dtype
+    )
 
 
 def _relu_squared(x: Tensor) -> Tensor:

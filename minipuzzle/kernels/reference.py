@@ -1,4 +1,5 @@
-"""The operations of a Mamba-2 block in plain PyTorch: the oracle of the fast kernels, and what a CPU runs.
+"""The operations of a Mamba-2 block in plain PyTorch: the oracle of the fast kernels, and what a
+CPU runs.
 
 Shapes: b batch, s sequence, h heads, p head_dim, g groups, n state, c channels, k kernel width.
 Source: arXiv:2405.21060 (Mamba-2, state-space duality), section 6.
@@ -19,7 +20,12 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, documents: Tenso
     width = weight.shape[1]
     if documents is None:
         padded = F.pad(x.transpose(1, 2), (width - 1, 0))
-        y = F.conv1d(padded, weight[:, None].to(x.dtype), None if bias is None else bias.to(x.dtype), groups=x.shape[2])
+        y = F.conv1d(
+            padded,
+            weight[:, None].to(x.dtype),
+            None if bias is None else bias.to(x.dtype),
+            groups=x.shape[2],
+        )
         return F.silu(y).transpose(1, 2)
     total = x * weight[:, -1] if bias is None else x * weight[:, -1] + bias
     for back in range(1, min(width, x.shape[1])):
@@ -30,7 +36,9 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, documents: Tenso
 
 
 def causal_conv_step(x: Tensor, window: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """One token of ``causal_conv``: x [b, c]; ``window`` [b, c, k] holds the last k inputs and is updated in place."""
+    """One token of ``causal_conv``: x [b, c]; ``window`` [b, c, k] holds the last k inputs and is
+    updated in place.
+    """
     window.copy_(torch.roll(window, -1, dims=-1))
     window[..., -1] = x
     y = (window.float() * weight.float()).sum(-1)
@@ -38,15 +46,25 @@ def causal_conv_step(x: Tensor, window: Tensor, weight: Tensor, bias: Tensor | N
 
 
 def scan(
-    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, *, chunk_size: int,
-    documents: Tensor | None = None, initial_state: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """(y [b, s, h, p] in x's dtype, the last state [b, h, p, n] float32) of the selective state-space recurrence.
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    d: Tensor,
+    *,
+    chunk_size: int,
+    documents: Tensor | None = None,
+    initial_state: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(y [b, s, h, p] in x's dtype, the last state [b, h, p, n] float32) of the selective
+    state-space recurrence.
 
-    state_t = state_{t-1} exp(dt_t a) + dt_t x_t B_t^T;  y_t = state_t C_t + d x_t.
-    x [b, s, h, p]; dt [b, s, h], positive; a [h], negative; b, c [b, s, g, n], shared by the h/g heads of a group;
-    d [h]. Inside a chunk the recurrence is a masked matrix product with C B^T computed once per group; states pass
-    from chunk to chunk. With ``documents`` [b, s] (ascending) the state is cleared where a document begins.
+    state_t = state_{t-1} exp(dt_t a) + dt_t x_t B_t^T;  y_t = state_t C_t + d x_t. x [b, s, h, p];
+    dt [b, s, h], positive; a [h], negative; b, c [b, s, g, n], shared by the h/g heads of a group;
+    d [h]. Inside a chunk the recurrence is a masked matrix product with C B^T computed once per
+    group; states pass from chunk to chunk. With ``documents`` [b, s] (ascending) the state is
+    cleared where a document begins.
     """
     batch, length, heads, width = x.shape
     groups, size = b.shape[2:]
@@ -67,7 +85,9 @@ def scan(
         ids = F.pad(documents, (0, pad), value=-1) if pad else documents
         ids = ids.view(batch, chunks, q)
         allowed = allowed & (ids[..., :, None] == ids[..., None, :])[:, :, None, None]
-        before = torch.cat((ids[:, :1, :1], ids[:, :-1, -1:]), 1)  # the document whose state enters each chunk
+        before = torch.cat(
+            (ids[:, :1, :1], ids[:, :-1, -1:]), 1
+        )  # the document whose state enters each chunk
         never = float("-inf")
         carried = decay.masked_fill((ids != before)[:, :, None, None], never)
         last = ids[..., -1:]
@@ -85,14 +105,22 @@ def scan(
     for i in range(chunks):
         entering.append(state)
         state = state * factor[:, i, ..., None, None] + added[:, i]
-    y = y + (cg[:, :, :, None] @ torch.stack(entering, 1).transpose(-1, -2)) * carried.exp()[..., None]
+    y = (
+        y
+        + (cg[:, :, :, None] @ torch.stack(entering, 1).transpose(-1, -2))
+        * carried.exp()[..., None]
+    )
     y = y.permute(0, 1, 4, 2, 3, 5).reshape(batch, length + pad, heads, width)[:, :length]
     y = y + d.float()[:, None] * x.float()
     return y.to(x.dtype), state.reshape(batch, heads, width, size)
 
 
-def scan_step(x: Tensor, state: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    """One token of ``scan``: x [b, h, p], dt [b, h], b and c [b, g, n] -> [b, h, p]; ``state`` is updated in place."""
+def scan_step(
+    x: Tensor, state: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor
+) -> Tensor:
+    """One token of ``scan``: x [b, h, p], dt [b, h], b and c [b, g, n] -> [b, h, p]; ``state`` is
+    updated in place.
+    """
     ratio = x.shape[1] // b.shape[1]
     bh, ch = (t.float().repeat_interleave(ratio, 1) for t in (b, c))
     dt = dt.float()
@@ -106,10 +134,11 @@ def scan_step(x: Tensor, state: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Ten
 def gated_norm(
     y: Tensor, z: Tensor, weight: Tensor, groups: int, eps: float, kept: Tensor | None = None
 ) -> Tensor:
-    """RMS norm of y * silu(z), a group at a time. y, z [..., c]; weight [c] -> [..., c] in y's dtype.
+    """RMS norm of y * silu(z), a group at a time. y, z [..., c]; weight [c] -> [..., c] in y's
+    dtype.
 
-    ``kept`` [c] bool masks channels: the others give 0 and do not count in the mean, as if they had been cut out
-    (arXiv:2504.11409: the norm couples all heads of a group).
+    ``kept`` [c] bool masks channels: the others give 0 and do not count in the mean, as if they had
+    been cut out (arXiv:2504.11409: the norm couples all heads of a group).
     """
     gated = y.float() * F.silu(z.float())
     if kept is not None:

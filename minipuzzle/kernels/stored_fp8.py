@@ -1,4 +1,6 @@
-"""A linear layer that holds nothing but the FP8 codes of its weight: for inference, in half of BF16's memory."""
+"""A linear layer that holds nothing but the FP8 codes of its weight: for inference, in half of
+BF16's memory.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,9 @@ from minipuzzle.kernels.pointwise import compiled
 
 
 class StoredLinear(nn.Module):
-    """The weight as E4M3 ``codes`` [out, in] and one ``scale`` (weight ~ codes / scale); inputs are cast to E4M3 with a scale
-    of their own and products summed in FP32, by PyTorch's scaled product on CUDA and emulated elsewhere.
+    """The weight as E4M3 ``codes`` [out, in] and one ``scale`` (weight ~ codes / scale); inputs are
+    cast to E4M3 with a scale of their own and products summed in FP32, by PyTorch's scaled product
+    on CUDA and emulated elsewhere.
 
     The casts are those of training (``kernels.fp8``).
     """
@@ -30,8 +33,14 @@ class StoredLinear(nn.Module):
         flat = x.reshape(-1, x.shape[-1])
         if x.is_cuda:
             codes, scale = compiled(_codes)(flat)
-            y = torch._scaled_mm(codes, self.codes.t(), scale_a=1 / scale, scale_b=1 / self.scale, out_dtype=x.dtype,
-                                 use_fast_accum=True)  # fmt: skip
+            y = torch._scaled_mm(
+                codes,
+                self.codes.t(),
+                scale_a=1 / scale,
+                scale_b=1 / self.scale,
+                out_dtype=x.dtype,
+                use_fast_accum=True,
+            )
         else:
             codes, scale = _codes(flat)
             y = _product(codes, scale, self.codes.t(), self.scale).to(x.dtype)

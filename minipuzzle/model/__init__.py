@@ -7,6 +7,14 @@ from minipuzzle.model.load import frozen, frozen_model, init_model, load_frozen,
 from minipuzzle.model.precision import mixed_precision, set_precision
 
 __all__ = [
-    "Cache", "HybridLM", "fp8_model", "frozen", "frozen_model", "init_model", "load_frozen", "load_model", "mixed_precision",
+    "Cache",
+    "HybridLM",
+    "fp8_model",
+    "frozen",
+    "frozen_model",
+    "init_model",
+    "load_frozen",
+    "load_model",
+    "mixed_precision",
     "set_precision",
-]  # fmt: skip
+]

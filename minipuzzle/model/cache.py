@@ -1,4 +1,6 @@
-"""What decoding remembers: keys and values of attention blocks, convolution window and state of Mamba-2 blocks."""
+"""What decoding remembers: keys and values of attention blocks, convolution window and state of
+Mamba-2 blocks.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from minipuzzle.kernels.attention import Rows
 
 @dataclass(kw_only=True)
 class AttentionSlot:
-    """Keys and values so far: [b, max_length, kv_heads, head_dim]. ``rows`` where each row has its own length."""
+    """Keys and values so far: [b, max_length, kv_heads, head_dim]. ``rows`` where each row has its
+    own length.
+    """
 
     keys: Tensor
     values: Tensor
@@ -23,7 +27,9 @@ class AttentionSlot:
 
 @dataclass(kw_only=True)
 class MambaSlot:
-    """``window`` [b, conv_channels, kernel]: the last inputs of the convolution; ``state`` [b, heads, head_dim, n]."""
+    """``window`` [b, conv_channels, kernel]: the last inputs of the convolution; ``state`` [b,
+    heads, head_dim, n].
+    """
 
     window: Tensor
     state: Tensor
@@ -38,9 +44,11 @@ def slot_tensors(slot: AttentionSlot | MambaSlot | None) -> list[Tensor]:
 
 @dataclass(kw_only=True)
 class Cache:
-    """One slot a block (None for feed-forward), room for ``capacity`` tokens a row, and the number of tokens seen.
+    """One slot a block (None for feed-forward), room for ``capacity`` tokens a row, and the number
+    of tokens seen.
 
-    Any number of tokens may follow those seen, the same in every row; after ``decode_rows`` one a row.
+    Any number of tokens may follow those seen, the same in every row; after ``decode_rows`` one a
+    row.
     """
 
     slots: list[AttentionSlot | MambaSlot | None] = field(default_factory=list)
@@ -48,20 +56,27 @@ class Cache:
     length: int = 0
 
     def part(self, start: int, stop: int) -> Cache:
-        """Rows start..stop-1 as a cache of their own that shares this one's memory and has seen nothing."""
+        """Rows start..stop-1 as a cache of their own that shares this one's memory and has seen
+        nothing.
+        """
         slots: list[AttentionSlot | MambaSlot | None] = []
         for slot in self.slots:
             if isinstance(slot, AttentionSlot):
-                slots.append(AttentionSlot(keys=slot.keys[start:stop], values=slot.values[start:stop]))
+                slots.append(
+                    AttentionSlot(keys=slot.keys[start:stop], values=slot.values[start:stop])
+                )
             elif isinstance(slot, MambaSlot):
-                slots.append(MambaSlot(window=slot.window[start:stop], state=slot.state[start:stop]))
+                slots.append(
+                    MambaSlot(window=slot.window[start:stop], state=slot.state[start:stop])
+                )
             else:
                 slots.append(None)
         return Cache(slots=slots, capacity=self.capacity)
 
     def decode_rows(self, lengths: list[int], device: torch.device) -> Rows:
-        """From now on one token a row at a time, row i after its own ``lengths[i]`` tokens. The caller advances the rows;
-        ``length`` is then only a bound that no row is above."""
+        """From now on one token a row at a time, row i after its own ``lengths[i]`` tokens. The
+        caller advances the rows; ``length`` is then only a bound that no row is above.
+        """
         rows = Rows.of(lengths, self.capacity, device)
         for slot in self.slots:
             if isinstance(slot, AttentionSlot):
@@ -71,12 +86,20 @@ class Cache:
 
 
 def new_cache(
-    architecture: Architecture, batch: int, max_length: int, *, device: torch.device, kv_dtype: torch.dtype,
+    architecture: Architecture,
+    batch: int,
+    max_length: int,
+    *,
+    device: torch.device,
+    kv_dtype: torch.dtype,
     state_dtype: torch.dtype = torch.float32,
-) -> Cache:  # fmt: skip
+) -> Cache:
     """An empty cache for ``batch`` sequences of up to ``max_length`` tokens."""
     kinds = {"device": device, "kv_dtype": kv_dtype, "state_dtype": state_dtype}
-    return Cache(slots=[new_slot(block, batch, max_length, **kinds) for block in architecture.blocks], capacity=max_length)
+    return Cache(
+        slots=[new_slot(block, batch, max_length, **kinds) for block in architecture.blocks],
+        capacity=max_length,
+    )
 
 
 def new_slot(
@@ -88,7 +111,9 @@ def new_slot(
         keys = torch.zeros(shape, device=device, dtype=kv_dtype)
         return AttentionSlot(keys=keys, values=torch.zeros_like(keys))
     if isinstance(block, Mamba2):
-        window = torch.zeros(batch, block.conv_channels, block.conv_kernel, device=device, dtype=kv_dtype)
+        window = torch.zeros(
+            batch, block.conv_channels, block.conv_kernel, device=device, dtype=kv_dtype
+        )
         shape = (batch, block.heads, block.head_dim, block.state)
         return MambaSlot(window=window, state=torch.zeros(shape, device=device, dtype=state_dtype))
     return None

@@ -1,7 +1,8 @@
-"""How many bytes a block's forward holds at its worst moment, found by running it on "meta" tensors, which have none.
+"""How many bytes a block's forward holds at its worst moment, found by running it on "meta"
+tensors, which have none.
 
-What is counted are PyTorch's tensors, as torch.cuda.max_memory_allocated counts them; what libraries keep inside an
-operation (a repacked weight, a workspace) is not seen.
+What is counted are PyTorch's tensors, as torch.cuda.max_memory_allocated counts them; what
+libraries keep inside an operation (a repacked weight, a workspace) is not seen.
 """
 
 from __future__ import annotations
@@ -27,13 +28,21 @@ from minipuzzle.model.prefetch import held_dtype
 
 @torch.no_grad()
 def forward_bytes(
-    block: Block, *, batch: int, length: int, dtype: torch.dtype, fast: bool, past: int | None = None,
+    block: Block,
+    *,
+    batch: int,
+    length: int,
+    dtype: torch.dtype,
+    fast: bool,
+    past: int | None = None,
     watch: Callable[[BlockModule], None] = lambda module: None,
-) -> int:  # fmt: skip
-    """Peak bytes of mixer(norm(h)) for h [batch, length, hidden], beyond h and the weights, its result included.
+) -> int:
+    """Peak bytes of mixer(norm(h)) for h [batch, length, hidden], beyond h and the weights, its
+    result included.
 
-    ``fast`` counts what mamba-ssm's kernels allocate, else the reference's. ``watch`` may put hooks on the module first;
-    what they allocate counts too. With ``past`` the tokens follow so many in a cache, which is not counted.
+    ``fast`` counts what mamba-ssm's kernels allocate, else the reference's. ``watch`` may put hooks
+    on the module first; what they allocate counts too. With ``past`` the tokens follow so many in a
+    cache, which is not counted.
     """
     kernels = choose(torch.device("cpu"), "reference")
     with torch.device("meta"):
@@ -44,14 +53,18 @@ def forward_bytes(
     h = torch.empty(batch, length, block.hidden, dtype=dtype, device="meta")
     slot: Any = None
     if past is not None:
-        slot = new_slot(block, batch, past + length, device="meta", kv_dtype=dtype, state_dtype=torch.float32)
+        slot = new_slot(
+            block, batch, past + length, device="meta", kv_dtype=dtype, state_dtype=torch.float32
+        )
     with _FlashAttention(), _Live([h, *module.parameters(), *slot_tensors(slot)]) as live:
         module.mixer(module.norm(h), None, slot, past or 0)
     return live.peak
 
 
 class _Live(TorchDispatchMode):
-    """Sums the storages that operations return, for as long as something refers to them; views of ``given`` are free."""
+    """Sums the storages that operations return, for as long as something refers to them; views of
+    ``given`` are free.
+    """
 
     def __init__(self, given: list[Tensor]) -> None:
         super().__init__()
@@ -76,22 +89,40 @@ class _Live(TorchDispatchMode):
 
 
 class _FlashAttention(TorchFunctionMode):
-    """Attention as CPU and CUDA run it, without a matrix of scores; on meta PyTorch would take the form that has one."""
+    """Attention as CPU and CUDA run it, without a matrix of scores; on meta PyTorch would take the
+    form that has one.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.scaled_dot_product_attention:
             query = args[0]
-            return query.new_empty(*query.shape[:1], query.shape[2], query.shape[1], query.shape[3]).transpose(1, 2)
+            return query.new_empty(
+                *query.shape[:1], query.shape[2], query.shape[1], query.shape[3]
+            ).transpose(1, 2)
         return func(*args, **(kwargs or {}))
 
 
 def _mamba_ssm(reference: Kernels) -> Kernels:
-    """Kernels that allocate what mamba-ssm's forward does (ssd_combined.py, causal_conv1d) and compute nothing."""
+    """Kernels that allocate what mamba-ssm's forward does (ssd_combined.py, causal_conv1d) and
+    compute nothing.
+    """
 
-    def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, documents: Tensor | None) -> Tensor:
+    def causal_conv(
+        x: Tensor, weight: Tensor, bias: Tensor | None, documents: Tensor | None
+    ) -> Tensor:
         return torch.empty_like(x)
 
-    def scan(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, *, chunk_size: int, **_: Any) -> Any:
+    def scan(
+        x: Tensor,
+        dt: Tensor,
+        a: Tensor,
+        b: Tensor,
+        c: Tensor,
+        d: Tensor,
+        *,
+        chunk_size: int,
+        **_: Any,
+    ) -> Any:
         batch, length, heads, width = x.shape
         groups, size = b.shape[2:]
         chunks = -(-length // chunk_size)
@@ -105,7 +136,9 @@ def _mamba_ssm(reference: Kernels) -> Kernels:
         del held
         return out, dt.new_empty(batch, heads, width, size)
 
-    def gated_norm(y: Tensor, z: Tensor, weight: Tensor, groups: int, eps: float, kept: Tensor | None = None) -> Tensor:
+    def gated_norm(
+        y: Tensor, z: Tensor, weight: Tensor, groups: int, eps: float, kept: Tensor | None = None
+    ) -> Tensor:
         if kept is not None:  # as kernels.cuda: the kernel has no masks
             masked: Tensor = reference.gated_norm(y, z, weight, groups, eps, kept)
             return masked
@@ -115,8 +148,16 @@ def _mamba_ssm(reference: Kernels) -> Kernels:
     def causal_conv_step(x: Tensor, window: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return torch.empty_like(x)
 
-    def scan_step(x: Tensor, state: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    def scan_step(
+        x: Tensor, state: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor
+    ) -> Tensor:
         return torch.empty_like(x)
 
-    return replace(reference, causal_conv=causal_conv, causal_conv_step=causal_conv_step, scan=scan, scan_step=scan_step,
-                   gated_norm=gated_norm)  # fmt: skip
+    return replace(
+        reference,
+        causal_conv=causal_conv,
+        causal_conv_step=causal_conv_step,
+        scan=scan,
+        scan_step=scan_step,
+        gated_norm=gated_norm,
+    )

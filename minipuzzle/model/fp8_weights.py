@@ -17,19 +17,27 @@ from minipuzzle.model.precision import check_sizes
 
 @torch.no_grad()
 def fp8_model(
-    architecture: Architecture, checkpoint: Checkpoint | None, *, device: torch.device, dtype: torch.dtype, kernels: Kernels
+    architecture: Architecture,
+    checkpoint: Checkpoint | None,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    kernels: Kernels,
 ) -> HybridLM:
-    """A model whose blocks' matrices are FP8 codes and all else is in ``dtype``; random weights without a checkpoint.
+    """A model whose blocks' matrices are FP8 codes and all else is in ``dtype``; random weights
+    without a checkpoint.
 
-    Made block by block, so that one at most is ever held in ``dtype``. Raises: UserError for NaN or infinite weights, and
-    for sizes that FP8 cannot multiply.
+    Made block by block, so that one at most is ever held in ``dtype``. Raises: UserError for NaN or
+    infinite weights, and for sizes that FP8 cannot multiply.
     """
     model = HybridLM(architecture, device="meta", dtype=dtype, kernels=kernels)
     for i, block in enumerate(architecture.blocks):
         with torch.device(device), default_dtype(dtype):
             made = make_block(block, architecture.norm_eps, kernels)
         _fill(made, checkpoint, f"blocks.{i}.")
-        linear = {name: layer for name, layer in made.named_children() if isinstance(layer, nn.Linear)}
+        linear = {
+            name: layer for name, layer in made.named_children() if isinstance(layer, nn.Linear)
+        }
         check_sizes({f"blocks.{i}.{name}": layer for name, layer in linear.items()})
         for name, layer in linear.items():
             setattr(made, name, StoredLinear(layer))

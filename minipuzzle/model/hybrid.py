@@ -21,16 +21,22 @@ from minipuzzle.model.norm import final_norm
 
 
 class HybridLM(nn.Module):
-    """A hybrid language model. Its ``state_dict`` keys are the canonical names of ``Architecture.tensors()``.
+    """A hybrid language model. Its ``state_dict`` keys are the canonical names of
+    ``Architecture.tensors()``.
 
-    Tokens are [b, s] int64; ``documents`` [b, s], ascending along s, keeps attention and state from crossing from one
-    packed document into the next. Set ``activation_checkpointing`` to recompute blocks in the backward pass.
+    Tokens are [b, s] int64; ``documents`` [b, s], ascending along s, keeps attention and state from
+    crossing from one packed document into the next. Set ``activation_checkpointing`` to recompute
+    blocks in the backward pass.
     """
 
     def __init__(
-        self, architecture: Architecture, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
+        self,
+        architecture: Architecture,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
         kernels: Kernels | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.architecture = architecture
         self.kernels = kernels or choose(torch.device(device))
@@ -39,9 +45,14 @@ class HybridLM(nn.Module):
         self._dropped: frozenset[int] = frozenset()
         self._hidden_mask: Tensor | None = None
         eps = architecture.norm_eps
-        with torch.device(device), default_dtype(dtype):  # a large model in FP32 first would not fit
+        with (
+            torch.device(device),
+            default_dtype(dtype),
+        ):  # a large model in FP32 first would not fit
             self.embeddings = nn.Embedding(architecture.vocab_size, architecture.hidden)
-            self.blocks = nn.ModuleList(make_block(b, eps, self.kernels) for b in architecture.blocks)
+            self.blocks = nn.ModuleList(
+                make_block(b, eps, self.kernels) for b in architecture.blocks
+            )
             self.final_norm = final_norm(architecture)
             if not architecture.tied_head:
                 self.head = nn.Linear(architecture.hidden, architecture.vocab_size, bias=False)
@@ -54,12 +65,16 @@ class HybridLM(nn.Module):
     def embed(self, tokens: Tensor) -> Tensor:
         """[b, s, hidden]: the input of the first block."""
         h: Tensor = self.embeddings(tokens)
-        h = h.to(product_dtype(h))  # under autocast the residual stream is BF16, as in NVIDIA's model, not the masters' FP32
+        h = h.to(
+            product_dtype(h)
+        )  # under autocast the residual stream is BF16, as in NVIDIA's model, not the masters' FP32
         if self.architecture.embedding_multiplier != 1:
             h = h * self.architecture.embedding_multiplier
         return h if self._hidden_mask is None else h * self._hidden_mask
 
-    def run_blocks(self, h: Tensor, documents: Tensor | None, start: int, stop: int, cache: Cache | None = None) -> Tensor:
+    def run_blocks(
+        self, h: Tensor, documents: Tensor | None, start: int, stop: int, cache: Cache | None = None
+    ) -> Tensor:
         """[b, s, hidden] after blocks start..stop-1; dropped blocks of a mask are skipped."""
         for i in range(start, stop):
             if i in self._dropped:
@@ -70,8 +85,11 @@ class HybridLM(nn.Module):
                 h = self._block(i, h, documents, cache)
         return h
 
-    def hidden_states(self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        """[b, s, hidden] after the final norm, just before the head (divided by the logits' divisor).
+    def hidden_states(
+        self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None
+    ) -> Tensor:
+        """[b, s, hidden] after the final norm, just before the head (divided by the logits'
+        divisor).
 
         With a ``cache`` the tokens follow those it has seen, of which it takes note.
         """
@@ -81,14 +99,19 @@ class HybridLM(nn.Module):
         result: Tensor = self.final_norm(h)
         return result
 
-    def forward(self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None
+    ) -> Tensor:
         """Logits [b, s, vocab] float32."""
         h = self.hidden_states(tokens, documents, cache)
-        return matmul_fp32(h.flatten(0, 1), self.head_weight.to(h.dtype).t()).unflatten(0, h.shape[:2])
+        return matmul_fp32(h.flatten(0, 1), self.head_weight.to(h.dtype).t()).unflatten(
+            0, h.shape[:2]
+        )
 
     @contextmanager
     def masked(self, selection: Selection) -> Iterator[None]:
-        """Meanwhile compute what the model that ``selection`` cuts out would; whatever is raised, the model is itself again.
+        """Meanwhile compute what the model that ``selection`` cuts out would; whatever is raised,
+        the model is itself again.
 
         Raises: UserError for a selection that this architecture does not allow.
         """
@@ -97,23 +120,40 @@ class HybridLM(nn.Module):
         hidden = None if selection.hidden is None else mask(size, selection.hidden, device)
         dropped = frozenset(range(len(self.blocks))) - frozenset(selection.kept_blocks)
         values: list[tuple[Any, str, Any]] = [
-            (self, "_dropped", dropped), (self, "_hidden_mask", hidden), (self.final_norm, "kept", hidden),
-        ]  # fmt: skip
+            (self, "_dropped", dropped),
+            (self, "_hidden_mask", hidden),
+            (self.final_norm, "kept", hidden),
+        ]
         module: Any
         for i, module in enumerate(self.blocks):
-            kept = {} if i in dropped else block_masks(self.architecture.blocks[i], selection, i, device)
+            kept = (
+                {}
+                if i in dropped
+                else block_masks(self.architecture.blocks[i], selection, i, device)
+            )
             values += [(module, "kept", kept), (module.norm, "kept", hidden)]
         with meanwhile(values):
             yield
 
-    def new_cache(self, batch: int, max_length: int, state_dtype: torch.dtype = torch.float32) -> Cache:
-        """An empty cache on the model's device, keys, values and convolution windows in its dtype."""
+    def new_cache(
+        self, batch: int, max_length: int, state_dtype: torch.dtype = torch.float32
+    ) -> Cache:
+        """An empty cache on the model's device, keys, values and convolution windows in its
+        dtype.
+        """
         weight = self.embeddings.weight
         return new_cache(
-            self.architecture, batch, max_length, device=weight.device, kv_dtype=weight.dtype, state_dtype=state_dtype
+            self.architecture,
+            batch,
+            max_length,
+            device=weight.device,
+            kv_dtype=weight.dtype,
+            state_dtype=state_dtype,
         )
 
-    def _block(self, index: int, h: Tensor, documents: Tensor | None, cache: Cache | None) -> Tensor:
+    def _block(
+        self, index: int, h: Tensor, documents: Tensor | None, cache: Cache | None
+    ) -> Tensor:
         block: Any = self.blocks[index]
         slot, past = (None, 0) if cache is None else (cache.slots[index], cache.length)
         result: Tensor = block(h, documents, slot, past, self._hidden_mask)

@@ -17,10 +17,15 @@ INIT_STD = 0.02
 
 @torch.no_grad()
 def load_model(
-    checkpoint: Checkpoint, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
+    checkpoint: Checkpoint,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
     kernels: Kernels | None = None,
-) -> HybridLM:  # fmt: skip
-    """The checkpoint's model, its tensors read one at a time. Raises: UserError for NaN or infinite weights."""
+) -> HybridLM:
+    """The checkpoint's model, its tensors read one at a time. Raises: UserError for NaN or infinite
+    weights.
+    """
     model = HybridLM(checkpoint.architecture, device=device, dtype=dtype, kernels=kernels)
     for name, parameter in model.named_parameters():
         parameter.copy_(checkpoint.tensor(name))
@@ -28,9 +33,12 @@ def load_model(
 
 
 @torch.no_grad()
-def load_frozen(checkpoint: Checkpoint, *, device: torch.device, kernels: Kernels | None = None) -> HybridLM:
-    """The checkpoint's model without gradients. On CUDA its matrices, the embedding included, are BF16, in which they are
-    multiplied under autocast anyway; the rest, with which FP32 is computed, is FP32. On a CPU all is FP32.
+def load_frozen(
+    checkpoint: Checkpoint, *, device: torch.device, kernels: Kernels | None = None
+) -> HybridLM:
+    """The checkpoint's model without gradients. On CUDA its matrices, the embedding included, are
+    BF16, in which they are multiplied under autocast anyway; the rest, with which FP32 is computed,
+    is FP32. On a CPU all is FP32.
 
     Raises: UserError for NaN or infinite weights.
     """
@@ -41,11 +49,19 @@ def load_frozen(checkpoint: Checkpoint, *, device: torch.device, kernels: Kernel
 
 
 def frozen_model(
-    architecture: Architecture, device: torch.device, *, kernels: Kernels | None = None, where: str = ""
-) -> HybridLM:  # fmt: skip
-    """A model as ``load_frozen`` makes it, without weights; ``where`` "meta" without memory, to be put on ``device``."""
+    architecture: Architecture,
+    device: torch.device,
+    *,
+    kernels: Kernels | None = None,
+    where: str = "",
+) -> HybridLM:
+    """A model as ``load_frozen`` makes it, without weights; ``where`` "meta" without memory, to be
+    put on ``device``.
+    """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = HybridLM(architecture, device=where or device, dtype=dtype, kernels=kernels or choose(device))
+    model = HybridLM(
+        architecture, device=where or device, dtype=dtype, kernels=kernels or choose(device)
+    )
     for parameter in model.parameters():
         if parameter.ndim != 2:
             parameter.data = parameter.data.float()
@@ -54,16 +70,23 @@ def frozen_model(
 
 @torch.no_grad()
 def init_model(
-    architecture: Architecture, seed: int, *, device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32, kernels: Kernels | None = None,
-) -> HybridLM:  # fmt: skip
+    architecture: Architecture,
+    seed: int,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    kernels: Kernels | None = None,
+) -> HybridLM:
     """A model with fresh weights, the same for the same seed on every device.
 
-    Normal of std 0.02, output projections divided by sqrt(blocks) (``rescale_prenorm_residual``); A uniform in
-    1..16, dt log-uniform in 1e-3..0.1 as in mamba-ssm (arXiv:2405.21060).
+    Normal of std 0.02, output projections divided by sqrt(blocks) (``rescale_prenorm_residual``); A
+    uniform in 1..16, dt log-uniform in 1e-3..0.1 as in mamba-ssm (arXiv:2405.21060).
     """
-    # made on the CPU so that every device starts from the same numbers, but with the kernels of where it will run
-    model = HybridLM(architecture, dtype=torch.float32, kernels=kernels or choose(torch.device(device)))
+    # made on the CPU so that every device starts from the same numbers, but with the kernels of
+    # where it will run
+    model = HybridLM(
+        architecture, dtype=torch.float32, kernels=kernels or choose(torch.device(device))
+    )
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2:
@@ -77,14 +100,20 @@ def init_model(
             bound = 1 / math.sqrt(block.block.conv_kernel)
             block.conv.weight.uniform_(-bound, bound, generator=generator)
             block.A_log.uniform_(1.0, 16.0, generator=generator).log_()
-            dt = torch.empty_like(block.dt_bias).uniform_(math.log(1e-3), math.log(0.1), generator=generator).exp()
+            dt = (
+                torch.empty_like(block.dt_bias)
+                .uniform_(math.log(1e-3), math.log(0.1), generator=generator)
+                .exp()
+            )
             block.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus(dt_bias) == dt
     return model.to(device=device, dtype=dtype)
 
 
 @torch.no_grad()
 def frozen(model: HybridLM) -> HybridLM:
-    """The model as a teacher: no gradients, and on CUDA its matrices in BF16, in which they are multiplied anyway."""
+    """The model as a teacher: no gradients, and on CUDA its matrices in BF16, in which they are
+    multiplied anyway.
+    """
     for parameter in model.requires_grad_(False).parameters():
         if parameter.is_cuda and parameter.ndim == 2:
             parameter.data = parameter.data.to(torch.bfloat16)

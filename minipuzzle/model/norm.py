@@ -10,7 +10,9 @@ from minipuzzle.kernels.pointwise import rms_norm
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight / divisor over the last axis; result in x's dtype, or autocast's on CUDA."""
+    """x / sqrt(mean(x^2) + eps) * weight / divisor over the last axis; result in x's dtype, or
+    autocast's on CUDA.
+    """
 
     kept: Tensor | None
 
@@ -31,5 +33,7 @@ class RMSNorm(nn.Module):
 
 
 def final_norm(architecture: Architecture) -> RMSNorm:
-    """The norm before the head. It divides the logits too, so that whoever multiplies with the head gets them right."""
+    """The norm before the head. It divides the logits too, so that whoever multiplies with the head
+    gets them right.
+    """
     return RMSNorm(architecture.hidden, architecture.norm_eps, architecture.logits_divisor)

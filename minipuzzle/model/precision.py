@@ -1,4 +1,6 @@
-"""Which linear layers multiply in FP8: all of the blocks between the first and the last few, never the head."""
+"""Which linear layers multiply in FP8: all of the blocks between the first and the last few, never
+the head.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +17,19 @@ from minipuzzle.model.hybrid import HybridLM
 
 
 def mixed_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """BF16 products on CUDA, FP32 on a CPU (where BF16 is slower): the same for one GPU and for many."""
+    """BF16 products on CUDA, FP32 on a CPU (where BF16 is slower): the same for one GPU and for
+    many.
+    """
     return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
 def set_precision(model: HybridLM, precision: str, bf16_ends: int) -> list[str]:
-    """Let ``model`` multiply in "bf16", "fp8" or "fp8-emulated" from now on; the names of its FP8 layers.
+    """Let ``model`` multiply in "bf16", "fp8" or "fp8-emulated" from now on; the names of its FP8
+    layers.
 
-    ``bf16_ends`` blocks at either end stay in BF16 (arXiv:2504.03624 keeps 4). Parameters, their names and dtypes do not
-    change. Raises: UserError where FP8 cannot run here, for weights of sizes that it cannot multiply, and where no
-    block is left between the ends.
+    ``bf16_ends`` blocks at either end stay in BF16 (arXiv:2504.03624 keeps 4). Parameters, their
+    names and dtypes do not change. Raises: UserError where FP8 cannot run here, for weights of
+    sizes that it cannot multiply, and where no block is left between the ends.
     """
     for path in model.fp8_layers:
         plain_linear(_linear(model, path))
@@ -36,13 +41,17 @@ def set_precision(model: HybridLM, precision: str, bf16_ends: int) -> list[str]:
     inner = range(bf16_ends, len(model.blocks) - bf16_ends)
     layers = {
         f"blocks.{i}.{name}": layer
-        for i in inner for name, layer in model.blocks[i].named_children() if isinstance(layer, nn.Linear)
-    }  # fmt: skip
+        for i in inner
+        for name, layer in model.blocks[i].named_children()
+        if isinstance(layer, nn.Linear)
+    }
     if not layers:
         raise UserError(
-            "No block would multiply in FP8.", got=f"{len(model.blocks)} blocks, of which {bf16_ends} at either end stay BF16",
-            allowed=f"at most {(len(model.blocks) - 1) // 2} at either end", next="Lower --bf16-ends.",
-        )  # fmt: skip
+            "No block would multiply in FP8.",
+            got=f"{len(model.blocks)} blocks, of which {bf16_ends} at either end stay BF16",
+            allowed=f"at most {(len(model.blocks) - 1) // 2} at either end",
+            next="Lower --bf16-ends.",
+        )
     check_sizes(layers)
     try:
         for path, layer in layers.items():
@@ -64,15 +73,23 @@ def check_sizes(layers: dict[str, nn.Linear]) -> None:
     """Raises: UserError for weights of sizes that FP8 cannot multiply."""
     wrong = [
         f"{path}.weight [{layer.out_features:,}, {layer.in_features:,}]"
-        for path, layer in layers.items() if layer.out_features % MULTIPLE or layer.in_features % MULTIPLE
-    ]  # fmt: skip
+        for path, layer in layers.items()
+        if layer.out_features % MULTIPLE or layer.in_features % MULTIPLE
+    ]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(
-            "These weights cannot be multiplied in FP8.", got=", ".join(wrong[:3]) + more,
-            allowed=f"sizes that are multiples of {MULTIPLE} (Mamba's in_proj: 2 heads x head_dim + 2 groups x state + heads)",
-            next=f"Prune to multiples of {MULTIPLE} (Mamba heads too), or train with --precision bf16.",
-        )  # fmt: skip
+            "These weights cannot be multiplied in FP8.",
+            got=", ".join(wrong[:3]) + more,
+            allowed=(
+                f"sizes that are multiples of {MULTIPLE} (Mamba's in_proj: 2 heads x head_dim + 2"
+                " groups x state + heads)"
+            ),
+            next=(
+                f"Prune to multiples of {MULTIPLE} (Mamba heads too), or train with --precision"
+                " bf16."
+            ),
+        )
 
 
 def require_engine(device: torch.device) -> None:
@@ -86,7 +103,11 @@ def require_engine(device: torch.device) -> None:
         reason = "transformer-engine is not installed"
     if reason:
         raise UserError(
-            "FP8 cannot run here.", got=reason, allowed="transformer-engine on a Hopper or newer GPU; "
-            "--precision fp8-emulated makes the same casts anywhere, slowly",
+            "FP8 cannot run here.",
+            got=reason,
+            allowed=(
+                "transformer-engine on a Hopper or newer GPU; "
+                "--precision fp8-emulated makes the same casts anywhere, slowly"
+            ),
             next="pip install minipuzzle[gpu] on such a machine, or leave --precision at bf16.",
-        )  # fmt: skip
+        )

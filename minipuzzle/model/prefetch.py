@@ -18,13 +18,22 @@ from minipuzzle.model.norm import RMSNorm, final_norm
 
 
 class BlockReader:
-    """Reads blocks' modules in ``dtype`` onto ``device``; never more than two of them hold memory at once.
+    """Reads blocks' modules in ``dtype`` onto ``device``; never more than two of them hold memory
+    at once.
 
-    Vectors (norms, A, D, dt) stay in FP32: they are small, and the forward computes with them in FP32. ``exact`` takes the
-    reference kernels: Triton multiplies FP32 in TF32, which blurs a comparison.
+    Vectors (norms, A, D, dt) stay in FP32: they are small, and the forward computes with them in
+    FP32. ``exact`` takes the reference kernels: Triton multiplies FP32 in TF32, which blurs a
+    comparison.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype, exact: bool = False) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        exact: bool = False,
+    ) -> None:
         self.checkpoint = checkpoint
         self.device = device
         self.dtype = dtype
@@ -40,9 +49,12 @@ class BlockReader:
             waiting = [self._start(pool, index) for index in indices[:1]]
             for place, index in enumerate(indices):
                 module = waiting.pop().result()
-                waiting += [self._start(pool, following) for following in indices[place + 1 : place + 2]]
+                waiting += [
+                    self._start(pool, following) for following in indices[place + 1 : place + 2]
+                ]
                 yield index, module
-                # Not left to reference counts: the caller's loop variable holds on to it while the next is begun.
+                # Not left to reference counts: the caller's loop variable holds on to it while the
+                # next is begun.
                 for parameter in module.parameters():
                     parameter.data = torch.empty(0)
 
@@ -57,14 +69,20 @@ class BlockReader:
         """The norm before the head."""
         with torch.device("meta"):
             norm = final_norm(self.checkpoint.architecture)
-        norm.load_state_dict({"weight": self.tensor("final_norm.weight", torch.float32)}, assign=True)
+        norm.load_state_dict(
+            {"weight": self.tensor("final_norm.weight", torch.float32)}, assign=True
+        )
         return norm
 
     def _start(self, pool: ThreadPoolExecutor, index: int) -> Future[BlockModule]:
         # Allocated here, in the stream that will use and free them; filled there.
         block = self.checkpoint.architecture.blocks[index]
         tensors = {
-            w.name: torch.empty(w.shape(block.sizes), dtype=held_dtype(w.name, len(w.dims), self.dtype), device=self.device)
+            w.name: torch.empty(
+                w.shape(block.sizes),
+                dtype=held_dtype(w.name, len(w.dims), self.dtype),
+                device=self.device,
+            )
             for w in block.weights
         }
         if self._stream is not None:
@@ -72,7 +90,10 @@ class BlockReader:
         return pool.submit(self._read, index, tensors)
 
     def _read(self, index: int, tensors: dict[str, Tensor]) -> BlockModule:
-        with torch.no_grad(), nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
+        with (
+            torch.no_grad(),
+            nullcontext() if self._stream is None else torch.cuda.stream(self._stream),
+        ):
             for name, tensor in tensors.items():
                 self.checkpoint.read_into(f"blocks.{index}.{name}", tensor)
             if self._stream is not None:
@@ -86,7 +107,8 @@ class BlockReader:
 
 @torch.no_grad()
 def embed_into(target: Tensor, checkpoint: Checkpoint, tokens: NDArray[np.integer]) -> None:
-    """Make ``target`` [b, s, hidden], on any device, the input of the first block for tokens [b, s].
+    """Make ``target`` [b, s, hidden], on any device, the input of the first block for tokens [b,
+    s].
 
     The table is read once, in pieces. Raises: UserError for NaN or infinite weights.
     """
@@ -94,7 +116,9 @@ def embed_into(target: Tensor, checkpoint: Checkpoint, tokens: NDArray[np.intege
     flat = target.flatten(0, 1)
     multiplier = checkpoint.architecture.embedding_multiplier
     for first, rows in checkpoint.pieces("embeddings.weight"):
-        low, high = (int(n) for n in torch.searchsorted(ordered, torch.tensor([first, first + len(rows)])))
+        low, high = (
+            int(n) for n in torch.searchsorted(ordered, torch.tensor([first, first + len(rows)]))
+        )
         if high > low:
             chosen = rows[ordered[low:high] - first].to(flat.dtype) * multiplier
             flat[where[low:high].to(flat.device)] = chosen.to(flat.device)

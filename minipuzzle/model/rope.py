@@ -12,12 +12,15 @@ from minipuzzle.kernels.pointwise import turn
 
 
 def rotate(x: Tensor, rope: Rope, positions: Tensor, longest: int) -> Tensor:
-    """x [b, s, heads, head_dim] turned by its ``positions`` [b or 1, s], in FP32 and back to its dtype.
+    """x [b, s, heads, head_dim] turned by its ``positions`` [b or 1, s], in FP32 and back to its
+    dtype.
 
-    ``longest`` is the length of the sequence so far, which "dynamic" reads. Channel k is paired with channel k + dim / 2, as
-    in transformers' files.
+    ``longest`` is the length of the sequence so far, which "dynamic" reads. Channel k is paired
+    with channel k + dim / 2, as in transformers' files.
     """
-    speeds = _speeds(rope, longest if rope.kind == "dynamic" and longest > rope.original else 0, x.device)
+    speeds = _speeds(
+        rope, longest if rope.kind == "dynamic" and longest > rope.original else 0, x.device
+    )
     return turn(x, positions[..., None] * speeds, rope.attention_factor)
 
 

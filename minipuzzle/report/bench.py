@@ -17,23 +17,58 @@ RATES = ("prefill_tokens_per_s", "decode_tokens_per_s", "tokens_per_s")
 
 def bench_table(result: dict[str, Any]) -> RenderableType:
     """Speeds with their ratios to the first model's, then predicted and measured memory."""
-    kinds = result["dtype"] if result["weights"] == result["dtype"] else f"{result['dtype']}, weights {result['weights']}"
+    kinds = (
+        result["dtype"]
+        if result["weights"] == result["dtype"]
+        else f"{result['dtype']}, weights {result['weights']}"
+    )
     title = f"{result['prompt']:,} tokens in, {result['output']:,} out, {kinds}, {result['device']}"
-    speeds = _table(title, "model", "parameters", "batch", "first token", "prefill tokens/s", "decode tokens/s", "ms a step",
-                    "output tokens/s")  # fmt: skip
+    speeds = _table(
+        title,
+        "model",
+        "parameters",
+        "batch",
+        "first token",
+        "prefill tokens/s",
+        "decode tokens/s",
+        "ms a step",
+        "output tokens/s",
+    )
     first = result["rows"][0]
     for row in result["rows"]:
         rates = [_rate(row[key], first[key]) for key in RATES]
         step = "" if row["step_ms"] is None else f"{row['step_ms']:.2f}"
-        speeds.add_row(row["name"], count(row["parameters"]), str(row["batch"]), f"{row['first_token_s']:.2f} s", *rates[:2],
-                       step, rates[2])  # fmt: skip
-    memory = _table("memory at most", "model", "weights", "keys, values", "states", "activations", "logits", "predicted",
-                    "measured", "reserved")  # fmt: skip
+        speeds.add_row(
+            row["name"],
+            count(row["parameters"]),
+            str(row["batch"]),
+            f"{row['first_token_s']:.2f} s",
+            *rates[:2],
+            step,
+            rates[2],
+        )
+    memory = _table(
+        "memory at most",
+        "model",
+        "weights",
+        "keys, values",
+        "states",
+        "activations",
+        "logits",
+        "predicted",
+        "measured",
+        "reserved",
+    )
     for row in result["rows"]:
         peak, predicted = row["peak_bytes"], row["predicted_bytes"]
         measured = "-" if peak is None else f"{bytes_(peak)} {100 * (predicted / peak - 1):+.1f} %"
-        memory.add_row(row["name"], *(bytes_(row["predicted"][k]) for k in TERMS), bytes_(predicted), measured,
-                       "-" if peak is None else bytes_(row["reserved_bytes"]))  # fmt: skip
+        memory.add_row(
+            row["name"],
+            *(bytes_(row["predicted"][k]) for k in TERMS),
+            bytes_(predicted),
+            measured,
+            "-" if peak is None else bytes_(row["reserved_bytes"]),
+        )
     return Group(speeds, memory, Text("\n".join(_notes(result)), style="dim"))
 
 
@@ -43,17 +78,33 @@ TERMS = ("weights", "kv", "states", "activations", "logits")
 def plan_table(rows: list[dict[str, Any]], prompt: int, output: int) -> RenderableType:
     """Predicted memory of one row, and the largest batch on each card."""
     cards = list(rows[0]["batches"])
-    table = _table(f"{prompt:,} tokens in, {output:,} out: predicted for one row, and how many fit", "model", "in", "weights",
-                   "keys, values", "states", "activations", "together", *cards)  # fmt: skip
+    table = _table(
+        f"{prompt:,} tokens in, {output:,} out: predicted for one row, and how many fit",
+        "model",
+        "in",
+        "weights",
+        "keys, values",
+        "states",
+        "activations",
+        "together",
+        *cards,
+    )
     for row in rows:
         peak = row["peak"]
-        table.add_row(row["name"], row["weights"], *(bytes_(peak[k]) for k in TERMS[:-1]), bytes_(sum(peak.values())),
-                      *(f"{row['batches'][card]:,}" for card in cards))  # fmt: skip
+        table.add_row(
+            row["name"],
+            row["weights"],
+            *(bytes_(peak[k]) for k in TERMS[:-1]),
+            bytes_(sum(peak.values())),
+            *(f"{row['batches'][card]:,}" for card in cards),
+        )
     return table
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1)
+    )
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if i else "left", no_wrap=True)
     return table
@@ -67,10 +118,15 @@ def _rate(value: float | None, first: float | None) -> str:
 
 
 def _notes(result: dict[str, Any]) -> list[str]:
-    notes = [f"batch: {result['batch']}; Mamba states in {result['state_dtype']}; first token: all rows have theirs; "
-             "output tokens/s: over reading and decoding"]  # fmt: skip
+    notes = [
+        f"batch: {result['batch']}; Mamba states in {result['state_dtype']}; first token: all rows"
+        " have theirs; output tokens/s: over reading and decoding"
+    ]
     for row in result["rows"]:
         if row["rows_read"] < row["batch"] or row["steps"] < result["output"] - 1:
-            notes.append(f"{row['name']}: {row['rows_read']} of {row['batch']} rows were read and {row['steps']} of "
-                         f"{result['output'] - 1} steps taken; times are those of all in proportion")  # fmt: skip
+            notes.append(
+                f"{row['name']}: {row['rows_read']} of {row['batch']} rows were read and"
+                f" {row['steps']} of {result['output'] - 1} steps taken; times are those of all in"
+                " proportion"
+            )
     return notes

@@ -1,4 +1,6 @@
-"""The model card: the report's facts as the README.md of the student's checkpoint, in Hugging Face's form."""
+"""The model card: the report's facts as the README.md of the student's checkpoint, in Hugging
+Face's form.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,15 @@ from typing import Annotated, Any, TypedDict
 from minipuzzle.artifacts import read_json, write_atomic
 from minipuzzle.checked import Must, fault
 from minipuzzle.report.escape import markdown, published
-from minipuzzle.report.facts import SOURCES, Facts, domain_rows, eval_rows, removed_rows, versions, why
+from minipuzzle.report.facts import (
+    SOURCES,
+    Facts,
+    domain_rows,
+    eval_rows,
+    removed_rows,
+    versions,
+    why,
+)
 from minipuzzle.report.units import count
 
 COPIED = ("license", "license_name", "license_link", "language")
@@ -18,8 +28,13 @@ _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 """A name of the Hugging Face hub."""
 _Line = Annotated[str, Must(lambda text: len(text) <= 200 and text.isprintable(), "a short line")]
 _COPIED = _Line | list[_Line]
-METRICS = {"loss": "Validation loss (nats a token)", "perplexity": "Perplexity", "bits_per_byte": "Bits per byte",
-           "kl": "KL to the teacher (nats a token)", "agreement": "Greedy agreement with the teacher"}  # fmt: skip
+METRICS = {
+    "loss": "Validation loss (nats a token)",
+    "perplexity": "Perplexity",
+    "bits_per_byte": "Bits per byte",
+    "kl": "KL to the teacher (nats a token)",
+    "agreement": "Greedy agreement with the teacher",
+}
 
 
 class _Config(TypedDict):
@@ -27,7 +42,8 @@ class _Config(TypedDict):
 
 
 def write_card(run: Path) -> Path:
-    """Write run/student/README.md from what the run directory holds; without eval.json it has no numbers yet.
+    """Write run/student/README.md from what the run directory holds; without eval.json it has no
+    numbers yet.
 
     Raises: UserError where the run or the student is missing.
     """
@@ -36,17 +52,24 @@ def write_card(run: Path) -> Path:
     facts = Facts(run)
     student = run / "student"
     config = read_json(student / "config.json", _Config, next="Run minipuzzle distill again.")
-    environment = Environment(loader=PackageLoader("minipuzzle", "report"), trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("minipuzzle", "report"), trim_blocks=True, lstrip_blocks=True
+    )
     winner, search = facts.winner, facts.search
     assert winner is not None
     assert search is not None
     text = environment.get_template("card.md.j2").render(
-        header=_yaml(front_matter(facts, config)), before=facts.pattern, after=winner["strip"],
+        header=_yaml(front_matter(facts, config)),
+        before=facts.pattern,
+        after=winner["strip"],
         parameters=(count(search["parent"]["parameters"]), count(winner["parameters"])),
-        hidden=facts.hidden_change, distilled=facts.distilled, remote="auto_map" in config,
+        hidden=facts.hidden_change,
+        distilled=facts.distilled,
+        remote="auto_map" in config,
         commands=[line for row in facts.commands if (line := published(row["command"]))],
-        sources=SOURCES, **markdown(_said(facts)),
-    )  # fmt: skip
+        sources=SOURCES,
+        **markdown(_said(facts)),
+    )
     target = student / "README.md"
     write_atomic(target, text.encode())
     return target
@@ -56,16 +79,23 @@ def _said(facts: Facts) -> dict[str, Any]:
     """What holds names that others chose: to be escaped."""
     measured = facts.measured
     return {
-        "parent": parent_name(facts), "why": why(facts), "removed": removed_rows(facts),
+        "parent": parent_name(facts),
+        "why": why(facts),
+        "removed": removed_rows(facts),
         "rows": eval_rows(measured) if measured else [],
-        "domains": domain_rows(measured) if measured else [], "versions": versions(),
-        "measured": {"tokens": measured["tokens"], "device": measured["device"]} if measured else None,
+        "domains": domain_rows(measured) if measured else [],
+        "versions": versions(),
+        "measured": {"tokens": measured["tokens"], "device": measured["device"]}
+        if measured
+        else None,
         "text": Path(measured["data"]).name if measured else "",
-    }  # fmt: skip
+    }
 
 
 def front_matter(facts: Facts, config: dict[str, Any]) -> dict[str, Any]:
-    """The card's metadata. Licence and language are the parent's where its own card names them, left out otherwise."""
+    """The card's metadata. Licence and language are the parent's where its own card names them,
+    left out otherwise.
+    """
     parent = _front_matter_of(facts.parent / "README.md")
     tags = ["minipuzzle", "pruned", "distilled", config["model_type"]]
     header: dict[str, Any] = {"base_model": parent_name(facts), "library_name": "transformers"}
@@ -73,12 +103,18 @@ def front_matter(facts: Facts, config: dict[str, Any]) -> dict[str, Any]:
     header |= {"pipeline_tag": "text-generation", "tags": tags}
     if facts.measured is not None:
         last = facts.measured["rows"][-1]
-        metrics = [{"type": key, "name": name, "value": round(last[key], 5)} for key, name in METRICS.items()]
+        metrics = [
+            {"type": key, "name": name, "value": round(last[key], 5)}
+            for key, name in METRICS.items()
+        ]
         task = {"type": "text-generation", "name": "Text generation"}
         data = {"type": "text", "name": f"validation text: {Path(facts.measured['data']).name}"}
         header["metrics"] = ["perplexity"]
         header["model-index"] = [
-            {"name": f"{facts.parent.name}, compressed", "results": [{"task": task, "dataset": data, "metrics": metrics}]}
+            {
+                "name": f"{facts.parent.name}, compressed",
+                "results": [{"task": task, "dataset": data, "metrics": metrics}],
+            }
         ]
     return header
 

@@ -1,4 +1,6 @@
-"""Names and texts of others as Markdown that shows them, and command lines without this machine's paths."""
+"""Names and texts of others as Markdown that shows them, and command lines without this machine's
+paths.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ _RATE = re.compile(r"tok/s(@|$)", re.IGNORECASE)
 
 
 def markdown(value: Any) -> Any:
-    """A text as one line of Markdown in which nothing is markup or HTML; in lists and tables too."""
+    """A text as one line of Markdown in which nothing is markup or HTML; in lists and tables
+    too.
+    """
     if isinstance(value, dict):
         return {key: markdown(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -23,7 +27,9 @@ def markdown(value: Any) -> Any:
 
 
 def published(command: str) -> str:
-    """A recorded command line for others to read: one line, no back-ticks, of every path its last part."""
+    """A recorded command line for others to read: one line, no back-ticks, of every path its last
+    part.
+    """
     try:
         words = shlex.split(command)
     except ValueError:  # an open quote: no command of ours

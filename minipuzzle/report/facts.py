@@ -13,15 +13,32 @@ from minipuzzle import __version__
 from minipuzzle.artifacts import Scores
 from minipuzzle.checked import is_plain_name
 from minipuzzle.errors import UserError
-from minipuzzle.report.removed import KIND_NAMES, Removal, channel_scores, hidden_change, kept_share, misfit, removals
+from minipuzzle.report.removed import (
+    KIND_NAMES,
+    Removal,
+    channel_scores,
+    hidden_change,
+    kept_share,
+    misfit,
+    removals,
+)
 from minipuzzle.report.units import bytes_, count, percent
-from minipuzzle.run_files import load_commands, load_eval, load_log, load_run, load_search, named_candidate
+from minipuzzle.run_files import (
+    load_commands,
+    load_eval,
+    load_log,
+    load_run,
+    load_search,
+    named_candidate,
+)
 
 SOURCES = (
     ("2504.03624", "Nemotron-H and MiniPuzzle: block scores, search under a budget, distillation"),
-    ("2407.14679", "Minitron: channel scores, logit distillation"), ("2411.19146", "Puzzle: block scores, solver"),
-    ("2504.11409", "Minitron-SSM: group-aware Mamba pruning"), ("2405.21060", "Mamba-2"),
-)  # fmt: skip
+    ("2407.14679", "Minitron: channel scores, logit distillation"),
+    ("2411.19146", "Puzzle: block scores, solver"),
+    ("2504.11409", "Minitron-SSM: group-aware Mamba pruning"),
+    ("2405.21060", "Mamba-2"),
+)
 
 
 @dataclass(frozen=True)
@@ -39,8 +56,12 @@ class Facts:
     def parent(self) -> Path:
         """The parent checkpoint's folder. Raises: UserError where no command has named one yet."""
         if self.state["parent"] is None:
-            raise UserError("This run directory is about no model yet.", got=self.run, allowed="a run of minipuzzle score",
-                            next="Run minipuzzle score first, in the same run directory.")  # fmt: skip
+            raise UserError(
+                "This run directory is about no model yet.",
+                got=self.run,
+                allowed="a run of minipuzzle score",
+                next="Run minipuzzle score first, in the same run directory.",
+            )
         return Path(self.state["parent"]["path"])
 
     @cached_property
@@ -70,15 +91,18 @@ class Facts:
             selection = self.search["selections"][self.winner["name"]]
             if wrong := misfit(self.pattern, scores, selection):
                 raise UserError(
-                    "The scores and the search are of different models.", got=wrong,
+                    "The scores and the search are of different models.",
+                    got=wrong,
                     allowed="scores.safetensors and search.json of one run",
                     next="Run minipuzzle search again.",
-                )  # fmt: skip
+                )
         return scores
 
     @cached_property
     def distilled(self) -> dict[str, Any] | None:
-        """What the stage distill recorded: winner, losses, tokens. None where it was of another search."""
+        """What the stage distill recorded: winner, losses, tokens. None where it was of another
+        search.
+        """
         stages = self.state["stages"]
         found: dict[str, Any] | None = stages.get("distill")
         return found if found and found["search"] == stages.get("search", {}).get("key") else None
@@ -96,7 +120,9 @@ class Facts:
         """What the winner keeps of each block; empty before a search."""
         if self.search is None or self.winner is None:
             return []
-        found: list[dict[str, Any] | None] = self.search["selections"][self.winner["name"]]["blocks"]
+        found: list[dict[str, Any] | None] = self.search["selections"][self.winner["name"]][
+            "blocks"
+        ]
         return found
 
     @cached_property
@@ -120,8 +146,10 @@ class Facts:
         scores = self.scores
         if scores is None:
             return ""
-        return "".join("-" if i in scores.intermediate else "M" if i in scores.head_channels else "*"
-                       for i in range(len(scores.blocks)))  # fmt: skip
+        return "".join(
+            "-" if i in scores.intermediate else "M" if i in scores.head_channels else "*"
+            for i in range(len(scores.blocks))
+        )
 
     @cached_property
     def removed(self) -> list[Removal]:
@@ -141,11 +169,16 @@ class Facts:
 def removed_rows(facts: Facts) -> list[dict[str, str]]:
     """The table of what was removed, with the scores of both sides."""
     return [
-        {"what": r.what, "removed": f"{r.count:,} of {r.total:,}" if r.count else "none", "where": r.where,
-         "gone": _range(r.removed), "kept": _range(r.kept),
-         "lost": "" if r.lost is None or not r.count else f"{100 * r.lost:.1f} %"}
+        {
+            "what": r.what,
+            "removed": f"{r.count:,} of {r.total:,}" if r.count else "none",
+            "where": r.where,
+            "gone": _range(r.removed),
+            "kept": _range(r.kept),
+            "lost": "" if r.lost is None or not r.count else f"{100 * r.lost:.1f} %",
+        }
         for r in facts.removed
-    ]  # fmt: skip
+    ]
 
 
 def why(facts: Facts) -> str:
@@ -154,18 +187,26 @@ def why(facts: Facts) -> str:
     if search is None or winner is None:
         return ""
     text = f"Budget: {' and '.join(search['budget']['text'])}. "
-    text += f"{winner['name']} was chosen of {len(search['candidates'])} realised candidates: predicted damage "
+    text += (
+        f"{winner['name']} was chosen of {len(search['candidates'])} realised candidates: predicted"
+        " damage "
+    )
     text += f"{winner['damage']:.3g}, {winner['loss']:.4f} nats a token before training. "
     drops = "." in winner["strip"]
     other = next((c for c in search["candidates"] if ("." in c["strip"]) != drops), None)
     if other is not None:
         sort = "keeps all blocks" if drops else "drops a block"
-        text += f"The best one that {sort} ({other['name']}) had {other['damage']:.3g} and {other['loss']:.4f}."
+        text += (
+            f"The best one that {sort} ({other['name']}) had {other['damage']:.3g} and"
+            f" {other['loss']:.4f}."
+        )
     return text
 
 
 def block_rows(facts: Facts) -> list[dict[str, str]]:
-    """A row a block: kind, score, rank, what stays of its channels and how much of their squared score."""
+    """A row a block: kind, score, rank, what stays of its channels and how much of their squared
+    score.
+    """
     scores, rows = facts.scores, []
     if scores is None:
         return []
@@ -179,8 +220,16 @@ def block_rows(facts: Facts) -> list[dict[str, str]]:
             chosen = kept.get(axis, range(len(values)))
             stays = f"{len(chosen):,} of {len(values):,}"
             share = percent((values[list(chosen)] ** 2).sum(), (values**2).sum() or 1.0)
-        rows.append({"block": str(i), "kind": KIND_NAMES[letter], "score": f"{scores.blocks[i]:.4g}", "rank": str(rank[i]),
-                     "stays": "dropped" if kept is None else stays, "share": share})  # fmt: skip
+        rows.append(
+            {
+                "block": str(i),
+                "kind": KIND_NAMES[letter],
+                "score": f"{scores.blocks[i]:.4g}",
+                "rank": str(rank[i]),
+                "stays": "dropped" if kept is None else stays,
+                "share": share,
+            }
+        )
     return rows
 
 
@@ -188,10 +237,15 @@ def strip_titles(facts: Facts) -> tuple[list[float], list[str]]:
     """(each block's kept share, the words shown on hovering)."""
     scores = facts.scores
     if scores is None:
-        return [0.0 if kept is None else 1.0 for kept in facts.blocks], [f"block {i}" for i in range(len(facts.blocks))]
+        return [0.0 if kept is None else 1.0 for kept in facts.blocks], [
+            f"block {i}" for i in range(len(facts.blocks))
+        ]
     shares = [kept_share(scores, i, kept) for i, kept in enumerate(facts.blocks)]
-    words = [f"block {r['block']}, {r['kind']}, score {r['score']}" + (f", {r['stays']}" if r["stays"] else "")
-             for r in block_rows(facts)]  # fmt: skip
+    words = [
+        f"block {r['block']}, {r['kind']}, score {r['score']}"
+        + (f", {r['stays']}" if r["stays"] else "")
+        for r in block_rows(facts)
+    ]
     return shares, words
 
 
@@ -199,31 +253,54 @@ def eval_rows(measured: dict[str, Any]) -> list[dict[str, str]]:
     """Teacher, pruned and student as text."""
     first = measured["rows"][0]
     return [
-        {"name": r["name"], "parameters": count(r["parameters"]), "memory": bytes_(r["memory_bytes"]),
-         "loss": f"{r['loss']:.4f}", "change": change(r["loss"], first["loss"]), "perplexity": f"{r['perplexity']:.2f}",
-         "bits": f"{r['bits_per_byte']:.4f}", "kl": f"{r['kl']:.4f}", "agreement": percent(r["agreement"], 1),
-         "accuracy": percent(r["next_token_accuracy"], 1), "speed": f"{r['tokens_per_second']:,.0f}"}
+        {
+            "name": r["name"],
+            "parameters": count(r["parameters"]),
+            "memory": bytes_(r["memory_bytes"]),
+            "loss": f"{r['loss']:.4f}",
+            "change": change(r["loss"], first["loss"]),
+            "perplexity": f"{r['perplexity']:.2f}",
+            "bits": f"{r['bits_per_byte']:.4f}",
+            "kl": f"{r['kl']:.4f}",
+            "agreement": percent(r["agreement"], 1),
+            "accuracy": percent(r["next_token_accuracy"], 1),
+            "speed": f"{r['tokens_per_second']:,.0f}",
+        }
         for r in measured["rows"]
-    ]  # fmt: skip
+    ]
 
 
 def domain_rows(measured: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row a domain of the text, as text: tokens, the first model's loss, that of each other with its change.
+    """A row a domain of the text, as text: tokens, the first model's loss, that of each other with
+    its change.
 
     Empty where the text is of one domain, and in results of before domains were kept.
     """
     first, *others = measured["rows"]
     return [
-        {"name": name, "tokens": f"{part['tokens']:,}", "loss": f"{part['loss']:.4f}",
-         "others": [f"{r['domains'][name]['loss']:.4f} {change(r['domains'][name]['loss'], part['loss'])}" for r in others]}
+        {
+            "name": name,
+            "tokens": f"{part['tokens']:,}",
+            "loss": f"{part['loss']:.4f}",
+            "others": [
+                f"{r['domains'][name]['loss']:.4f}"
+                f" {change(r['domains'][name]['loss'], part['loss'])}"
+                for r in others
+            ],
+        }
         for name, part in first.get("domains", {}).items()
-    ]  # fmt: skip
+    ]
 
 
 def domains_title(measured: dict[str, Any]) -> str:
-    """Over ``domain_rows``: where the last model's loss grew most, "loss by domain; worst of the student: docs +2.10 %"."""
+    """Over ``domain_rows``: where the last model's loss grew most, "loss by domain; worst of the
+    student: docs +2.10 %".
+    """
     first, last = measured["rows"][0], measured["rows"][-1]
-    changes = {name: part["loss"] / first["domains"][name]["loss"] for name, part in last.get("domains", {}).items()}
+    changes = {
+        name: part["loss"] / first["domains"][name]["loss"]
+        for name, part in last.get("domains", {}).items()
+    }
     if len(measured["rows"]) == 1 or not changes:
         return "loss by domain"
     name = max(changes, key=changes.__getitem__)
@@ -234,13 +311,27 @@ def cost_rows(measured: dict[str, Any]) -> list[dict[str, str]]:
     """Predicted against measured costs as text."""
 
     def shown(value: float, unit: str) -> str:
-        return bytes_(value) if unit == "bytes" else f"{value:,.3f} ms" if unit == "ms" else f"{value:,.0f}"
+        return (
+            bytes_(value)
+            if unit == "bytes"
+            else f"{value:,.3f} ms"
+            if unit == "ms"
+            else f"{value:,.0f}"
+        )
 
     return [
-        {"what": r["what"], "predicted": shown(r["predicted"], r["unit"]), "measured": shown(r["measured"], r["unit"]),
-         "error": "exact" if r["predicted"] == r["measured"] else change(r["predicted"], r["measured"])}
+        {
+            "what": r["what"],
+            "predicted": shown(r["predicted"], r["unit"]),
+            "measured": shown(r["measured"], r["unit"]),
+            "error": (
+                "exact"
+                if r["predicted"] == r["measured"]
+                else change(r["predicted"], r["measured"])
+            ),
+        }
         for r in measured["costs"]
-    ]  # fmt: skip
+    ]
 
 
 def change(after: float, before: float) -> str:
@@ -260,4 +351,3 @@ def _range(values: Any) -> str:
         return ""
     low, high = float(values.min()), float(values.max())
     return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
-

@@ -22,12 +22,17 @@ def inspect_json(architecture: Architecture, workload: Workload) -> dict[str, An
     """The same facts for scripts; memory in bytes."""
     used = memory(architecture, workload)
     return {
-        "pattern": architecture.pattern, "blocks": len(architecture.blocks), "hidden_size": architecture.hidden,
-        "vocab_size": architecture.vocab_size, "parameters": architecture.parameters,
-        "counts": {kind: architecture.count(kind) for kind in KINDS}, "homogeneous": architecture.homogeneous,
+        "pattern": architecture.pattern,
+        "blocks": len(architecture.blocks),
+        "hidden_size": architecture.hidden,
+        "vocab_size": architecture.vocab_size,
+        "parameters": architecture.parameters,
+        "counts": {kind: architecture.count(kind) for kind in KINDS},
+        "homogeneous": architecture.homogeneous,
         "not_pruned": architecture.rules.sentences(),
-        "workload": asdict(workload), "memory": {**asdict(used), "total": used.total},
-    }  # fmt: skip
+        "workload": asdict(workload),
+        "memory": {**asdict(used), "total": used.total},
+    }
 
 
 def inspect_view(title: str, architecture: Architecture, workload: Workload) -> RenderableType:
@@ -46,16 +51,28 @@ def inspect_view(title: str, architecture: Architecture, workload: Workload) -> 
             sizes = "; ".join(sorted({_sizes(b.sizes) for b in blocks})[:3])
             parts.add_row(name, str(len(blocks)), sizes, count(size), percent(size, total))
     rest = total - sum(map(block_parameters, architecture.blocks))
-    words = f"{architecture.vocab_size:,} words x {architecture.hidden}" + (", tied" if architecture.tied_head else "")
+    words = f"{architecture.vocab_size:,} words x {architecture.hidden}" + (
+        ", tied" if architecture.tied_head else ""
+    )
     parts.add_row("embedding, head, norm", "", words, count(rest), percent(rest, total))
     used = memory(architecture, workload)
-    parts_of_memory = Table(title=f"memory: {workload.batch} x {workload.context:,} tokens, weights {workload.weights}, "
-                 f"KV {workload.kv}, states {workload.state}", title_justify="left", box=box.SIMPLE_HEAD)  # fmt: skip
+    parts_of_memory = Table(
+        title=(
+            f"memory: {workload.batch} x {workload.context:,} tokens, weights {workload.weights}, "
+            f"KV {workload.kv}, states {workload.state}"
+        ),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
     for name in ("weights", "KV", "SSM states", "convolution", "total"):
         parts_of_memory.add_column(name, justify="right")
-    parts_of_memory.add_row(*(bytes_(v) for v in (used.weights, used.kv, used.ssm, used.conv, used.total)))
+    parts_of_memory.add_row(
+        *(bytes_(v) for v in (used.weights, used.kv, used.ssm, used.conv, used.total))
+    )
     said = [Text(f"not pruned: {sentence}") for sentence in architecture.rules.sentences()]
-    return Group(strip_text(architecture.pattern), Text(LEGEND, style="dim"), parts, parts_of_memory, *said)
+    return Group(
+        strip_text(architecture.pattern), Text(LEGEND, style="dim"), parts, parts_of_memory, *said
+    )
 
 
 def _sizes(sizes: dict[str, int]) -> str:

@@ -1,4 +1,6 @@
-"""One page about a run: a single file, no network, light and dark. It shows what the run directory holds."""
+"""One page about a run: a single file, no network, light and dark. It shows what the run directory
+holds.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ from minipuzzle.report.facts import (
     strip_titles,
     versions,
     why,
-)  # fmt: skip
+)
 from minipuzzle.report.strip import strip_html
 from minipuzzle.report.tables import by_task
 from minipuzzle.report.units import bytes_, count, percent
@@ -30,9 +32,11 @@ from minipuzzle.run_files import load_tasks
 
 SHOWN = 12
 METRICS = {
-    "mse": "mean squared error of the last hidden states", "logit-mse": "mean squared error of the logits",
-    "kl": "KL to the whole model", "loss": "rise of the loss",
-}  # fmt: skip
+    "mse": "mean squared error of the last hidden states",
+    "logit-mse": "mean squared error of the logits",
+    "kl": "KL to the whole model",
+    "loss": "rise of the loss",
+}
 
 
 def build_report(run: Path) -> Path:
@@ -44,9 +48,12 @@ def build_report(run: Path) -> Path:
 
     facts = Facts(run)
     values: dict[str, Any] = {
-        "title": f"{facts.parent.name}, compressed", "subtitle": f"Checkpoint {facts.parent}",
-        "commands": facts.commands, "versions": versions(), "sources": SOURCES,
-    }  # fmt: skip
+        "title": f"{facts.parent.name}, compressed",
+        "subtitle": f"Checkpoint {facts.parent}",
+        "commands": facts.commands,
+        "versions": versions(),
+        "sources": SOURCES,
+    }
     if facts.scores is not None:
         values |= _score_values(facts)
     if facts.search is not None:
@@ -71,10 +78,12 @@ def _score_values(facts: Facts) -> dict[str, Any]:
     seen = f"{meta.get('width_samples', '?')} blocks of {meta.get('block_length', '?')} tokens"
     return {
         "block_scores": plots.block_scores(facts.pattern, scores, facts.blocks),
-        "heat_map": plots.heat_map(facts.pattern, scores, facts.blocks), "seen": seen,
-        "metric": METRICS.get(str(meta.get("metric")), "damage"), "estimator": meta.get("estimator", "?"),
+        "heat_map": plots.heat_map(facts.pattern, scores, facts.blocks),
+        "seen": seen,
+        "metric": METRICS.get(str(meta.get("metric")), "damage"),
+        "estimator": meta.get("estimator", "?"),
         "blocks": block_rows(facts),
-    }  # fmt: skip
+    }
 
 
 def _search_values(facts: Facts, search: dict[str, Any]) -> dict[str, Any]:
@@ -83,39 +92,61 @@ def _search_values(facts: Facts, search: dict[str, Any]) -> dict[str, Any]:
     shares, titles = strip_titles(facts)
     front = {"front": plots.front_picture(search, winner["name"])} if "front" in search else {}
     return {
-        **front, "strip": strip_html(facts.pattern, winner["strip"], shares, titles, facts.hidden), "why": why(facts),
-        "removed": removed_rows(facts), "funnel": _funnel(search), "pareto": plots.pareto(search, winner["name"]),
+        **front,
+        "strip": strip_html(facts.pattern, winner["strip"], shares, titles, facts.hidden),
+        "why": why(facts),
+        "removed": removed_rows(facts),
+        "funnel": _funnel(search),
+        "pareto": plots.pareto(search, winner["name"]),
         "candidates": [_candidate(c, winner["name"]) for c in search["candidates"][:SHOWN]],
-        "more": max(0, len(search["candidates"]) - SHOWN), "before": search["parent"]["pattern"], "after": winner["strip"],
-        "hidden": facts.hidden_change, "narrower": len(search["bounds"]["hidden"]) > 1,
-    }  # fmt: skip
+        "more": max(0, len(search["candidates"]) - SHOWN),
+        "before": search["parent"]["pattern"],
+        "after": winner["strip"],
+        "hidden": facts.hidden_change,
+        "narrower": len(search["bounds"]["hidden"]) > 1,
+    }
 
 
 def _funnel(search: dict[str, Any]) -> list[dict[str, Any]]:
     """The steps, with a bar for what is left, on a log scale."""
     largest = np.log1p(max(max(step["entered"], step["left"]) for step in search["funnel"]))
-    return [{**step, "bar": round(100 * np.log1p(step["left"]) / largest)} for step in search["funnel"]]
+    return [
+        {**step, "bar": round(100 * np.log1p(step["left"]) / largest)} for step in search["funnel"]
+    ]
 
 
 def _candidate(c: dict[str, Any], winner: str) -> dict[str, Any]:
     return {
-        **c["shape"], "best": c["name"] == winner, "rank": c["rank"], "name": c["name"],
-        "parameters": count(c["parameters"]), "memory": bytes_(c["bytes"]), "damage": f"{c['damage']:.3g}",
-        "accuracy": percent(c["next_token_accuracy"], 1), "agreement": percent(c["agreement"], 1),
-        "loss": f"{c['loss']:.4f}", "kl": f"{c['kl']:.4f}",
-    }  # fmt: skip
+        **c["shape"],
+        "best": c["name"] == winner,
+        "rank": c["rank"],
+        "name": c["name"],
+        "parameters": count(c["parameters"]),
+        "memory": bytes_(c["bytes"]),
+        "damage": f"{c['damage']:.3g}",
+        "accuracy": percent(c["next_token_accuracy"], 1),
+        "agreement": percent(c["agreement"], 1),
+        "loss": f"{c['loss']:.4f}",
+        "kl": f"{c['kl']:.4f}",
+    }
 
 
 def _trained(facts: Facts) -> str:
     if facts.distilled is None:
         return "No distillation of this search has finished."
     losses = facts.distilled["short_validation_loss"]
-    text = f"{facts.distilled['tokens']:,} tokens for {facts.distilled['winner']}, the winner; at the end KL "
+    text = (
+        f"{facts.distilled['tokens']:,} tokens for {facts.distilled['winner']}, the winner; at the"
+        " end KL "
+    )
     text += f"{facts.distilled['final_kl']:.4f} nats a token on the training text. "
     if long := facts.distilled.get("long_validation_loss"):  # runs of before 2026-11-26 lack it
         text += f"Validation loss before and after them: {long[0]:.4f}, {long[1]:.4f}. "
     if rates := facts.distilled.get("rate_validation_loss"):
-        text += "Validation loss of the first candidate after a short run at each learning rate, the best of which was taken: "
+        text += (
+            "Validation loss of the first candidate after a short run at each learning rate, the"
+            " best of which was taken: "
+        )
         text += ", ".join(f"{rate} {loss:.4f}" for rate, loss in rates.items()) + ". "
     if heat := facts.distilled.get("heat_validation_loss"):
         text += f"{len(heat)} candidates ran a heat of a third of the short runs: "
@@ -129,14 +160,35 @@ def _trained(facts: Facts) -> str:
 def _eval_values(measured: dict[str, Any]) -> dict[str, Any]:
     first, last = measured["rows"][0], measured["rows"][-1]
     numbers = [
-        (change(last["parameters"], first["parameters"]),
-         f"parameters: {count(first['parameters'])} to {count(last['parameters'])}"),
-        (change(last["loss"], first["loss"]),
-         f"validation loss of the {last['name']}: {first['loss']:.3f} to {last['loss']:.3f} nats a token"),
-        (f"{last['tokens_per_second'] / first['tokens_per_second']:.2f}x",
-         f"tokens a second on {measured['device']}: {first['tokens_per_second']:,.0f} to {last['tokens_per_second']:,.0f}"),
-    ]  # fmt: skip
-    text = f"{measured['tokens']:,} tokens of validation text that the search never saw, on {measured['device']}."
-    return {"rows": eval_rows(measured), "numbers": numbers, "measured": text, "costs": cost_rows(measured),
-            "domains": domain_rows(measured), "domains_title": domains_title(measured),
-            "models": [row["name"] for row in measured["rows"]]}  # fmt: skip
+        (
+            change(last["parameters"], first["parameters"]),
+            f"parameters: {count(first['parameters'])} to {count(last['parameters'])}",
+        ),
+        (
+            change(last["loss"], first["loss"]),
+            (
+                f"validation loss of the {last['name']}: {first['loss']:.3f} to {last['loss']:.3f}"
+                " nats a token"
+            ),
+        ),
+        (
+            f"{last['tokens_per_second'] / first['tokens_per_second']:.2f}x",
+            (
+                f"tokens a second on {measured['device']}: {first['tokens_per_second']:,.0f} to"
+                f" {last['tokens_per_second']:,.0f}"
+            ),
+        ),
+    ]
+    text = (
+        f"{measured['tokens']:,} tokens of validation text that the search never saw, on"
+        f" {measured['device']}."
+    )
+    return {
+        "rows": eval_rows(measured),
+        "numbers": numbers,
+        "measured": text,
+        "costs": cost_rows(measured),
+        "domains": domain_rows(measured),
+        "domains_title": domains_title(measured),
+        "models": [row["name"] for row in measured["rows"]],
+    }

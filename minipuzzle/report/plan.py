@@ -14,23 +14,32 @@ from minipuzzle.report.units import bytes_, count
 def distill_plan_view(plan: dict[str, Any]) -> RenderableType:
     """GPUs against memory, speed and days; then the terms on the fewest 80 GB GPUs."""
     title = (
-        f"{count(plan['teacher_parameters'])} -> {count(plan['student_parameters'])}, {count(plan['tokens'])} tokens of length "
-        f"{plan['length']:,}, {plan['micro_batch']} at once on a GPU, {plan['flops_per_token'] / 1e9:,.0f} GFLOP a token, "
-        f"MFU {plan['mfu']:.0%} of {plan['device'].upper()}: {plan['gpu_hours']:,.0f} GPU hours (an estimate, not measured)"
+        f"{count(plan['teacher_parameters'])} -> {count(plan['student_parameters'])},"
+        f" {count(plan['tokens'])} tokens of length {plan['length']:,}, {plan['micro_batch']} at"
+        f" once on a GPU, {plan['flops_per_token'] / 1e9:,.0f} GFLOP a token, MFU {plan['mfu']:.0%}"
+        f" of {plan['device'].upper()}: {plan['gpu_hours']:,.0f} GPU hours (an estimate, not"
+        " measured)"
     )
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("GPUs", "a GPU, checkpointing", "a GPU, all kept", "tokens/s", "days"):
         table.add_column(name, justify="right")
     for row in plan["rows"]:
-        table.add_row(f"{row['gpus']}", *(bytes_(row["bytes"][c]) for c in ("checkpointing", "all kept")),
-                      f"{row['tokens_per_second']:,.0f}", f"{row['days']:,.1f}")  # fmt: skip
+        table.add_row(
+            f"{row['gpus']}",
+            *(bytes_(row["bytes"][c]) for c in ("checkpointing", "all kept")),
+            f"{row['tokens_per_second']:,.0f}",
+            f"{row['days']:,.1f}",
+        )
     lines = [
-        f"{card} cards: at least {found['checkpointing'] or 'over 1024'} GPUs with activation checkpointing, "
-        f"{found['all kept'] or 'over 1024'} without" for card, found in plan["least_gpus"].items()
-    ]  # fmt: skip
+        f"{card} cards: at least {found['checkpointing'] or 'over 1024'} GPUs with activation"
+        f" checkpointing, {found['all kept'] or 'over 1024'} without"
+        for card, found in plan["least_gpus"].items()
+    ]
     terms = ", ".join(f"{name} {bytes_(size)}" for name, size in plan["terms"].items())
     disk = ", ".join(f"{name} {bytes_(size)}" for name, size in plan["disk"].items())
     return Group(
-        table, *lines, f"on {plan['terms_on']} GPUs each holds: {terms}",
+        table,
+        *lines,
+        f"on {plan['terms_on']} GPUs each holds: {terms}",
         f"disk for one candidate: {bytes_(sum(plan['disk'].values()))} ({disk})",
-    )  # fmt: skip
+    )

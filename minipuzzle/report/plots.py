@@ -33,9 +33,11 @@ def block_scores(pattern: str, scores: Scores, blocks: list[dict[str, Any] | Non
 
 
 def heat_map(pattern: str, scores: Scores, blocks: list[dict[str, Any] | None]) -> str:
-    """A row a block: left its own score, right its channels or heads, best first, each relative to the best.
+    """A row a block: left its own score, right its channels or heads, best first, each relative to
+    the best.
 
-    White ticks mark where a block was cut; rows of dropped blocks are dimmed. ``blocks`` may be empty: nothing cut yet.
+    White ticks mark where a block was cut; rows of dropped blocks are dimmed. ``blocks`` may be
+    empty: nothing cut yet.
     """
     rows = np.full((len(pattern), COLUMNS), np.nan)
     for i in range(len(pattern)):
@@ -48,18 +50,38 @@ def heat_map(pattern: str, scores: Scores, blocks: list[dict[str, Any] | None]) 
 
     def draw(axes: Any) -> None:
         lows = ((damage - damage.min()) / spread)[:, None]
-        axes.imshow(lows, aspect="auto", extent=(-14, -4, len(pattern) - 0.5, -0.5), cmap="viridis", interpolation="nearest")
-        picture = axes.imshow(rows, aspect="auto", extent=(0, 100, len(pattern) - 0.5, -0.5), cmap="viridis", vmin=0, vmax=1,
-                              interpolation="nearest")  # fmt: skip
+        axes.imshow(
+            lows,
+            aspect="auto",
+            extent=(-14, -4, len(pattern) - 0.5, -0.5),
+            cmap="viridis",
+            interpolation="nearest",
+        )
+        picture = axes.imshow(
+            rows,
+            aspect="auto",
+            extent=(0, 100, len(pattern) - 0.5, -0.5),
+            cmap="viridis",
+            vmin=0,
+            vmax=1,
+            interpolation="nearest",
+        )
         for i, kept in enumerate(blocks):
             share = 100 * kept_share(scores, i, kept)
             if kept is None:
                 axes.axhspan(i - 0.5, i + 0.5, color=GREY, alpha=0.75)
             elif share < 100:
                 axes.plot([share, share], [i - 0.5, i + 0.5], color="white", linewidth=2)
-        axes.set(xlim=(-15, 100), ylim=(len(pattern) - 0.5, -0.5), xlabel="channels or heads of the block, best first (%)")
+        axes.set(
+            xlim=(-15, 100),
+            ylim=(len(pattern) - 0.5, -0.5),
+            xlabel="channels or heads of the block, best first (%)",
+        )
         step = 1 if len(pattern) <= MANY_BLOCKS else 5
-        axes.set_yticks(range(0, len(pattern), step), [f"{i} {pattern[i]}" for i in range(0, len(pattern), step)])
+        axes.set_yticks(
+            range(0, len(pattern), step),
+            [f"{i} {pattern[i]}" for i in range(0, len(pattern), step)],
+        )
         axes.set_xticks([-9, 0, 25, 50, 75, 100], ["itself", "0", "25", "50", "75", "100"])
         axes.figure.colorbar(picture, ax=axes, label="score / best", fraction=0.04, pad=0.02)
 
@@ -67,21 +89,38 @@ def heat_map(pattern: str, scores: Scores, blocks: list[dict[str, Any] | None]) 
 
 
 def pareto(search: dict[str, Any], winner: str) -> str:
-    """Each realised candidate: cost against measured KL before training; the front as steps, the chosen one named."""
+    """Each realised candidate: cost against measured KL before training; the front as steps, the
+    chosen one named.
+    """
     field, unit, label = cost_axis(search)
 
     def draw(axes: Any) -> None:
         rows = search["candidates"]
         points = [(r[field] / unit, r["kl"]) for r in rows]
-        front = sorted(p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points))
-        axes.step([p[0] for p in front], [p[1] for p in front], where="post", color=GREY, linewidth=1, linestyle="--")
+        front = sorted(
+            p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)
+        )
+        axes.step(
+            [p[0] for p in front],
+            [p[1] for p in front],
+            where="post",
+            color=GREY,
+            linewidth=1,
+            linestyle="--",
+        )
         axes.scatter(*zip(*points, strict=True), color=COLORS["M"], alpha=0.55, s=18)
         for row, point in zip(rows, points, strict=True):
             if row["name"] in search["top"]:
                 chosen = row["name"] == winner
                 axes.scatter(*point, color=COLORS["*"], s=60 if chosen else 24, zorder=3)
                 text = f"{row['name']}, chosen" if chosen else row["name"]
-                axes.annotate(text, point, textcoords="offset points", xytext=(7, 5), weight="bold" if chosen else None)
+                axes.annotate(
+                    text,
+                    point,
+                    textcoords="offset points",
+                    xytext=(7, 5),
+                    weight="bold" if chosen else None,
+                )
         axes.margins(x=0.14, y=0.12)
         axes.set(xlabel=label, ylabel="KL to the parent, untrained")
 
@@ -94,23 +133,43 @@ def front_picture(search: dict[str, Any], winner: str) -> str:
 
 
 def draw_front(axes: Any, search: dict[str, Any], winner: str | None = None) -> None:
-    """Least predicted damage against cost as a line; realised candidates as points, the chosen one (or best) marked."""
+    """Least predicted damage against cost as a line; realised candidates as points, the chosen one
+    (or best) marked.
+    """
     names, points = search["front"]["names"], search["front"]["points"]
     field, unit, label = cost_axis(search)
     column = {"parameters": "parameters", "bytes": "memory"}[field]
     if column in names:
         at = names.index(column)
-        axes.plot([p["cost"][at] / unit for p in points], [p["damage"] for p in points], color=GREY, marker=".")
+        axes.plot(
+            [p["cost"][at] / unit for p in points],
+            [p["damage"] for p in points],
+            color=GREY,
+            marker=".",
+        )
     rows = search["candidates"]
-    axes.scatter([r[field] / unit for r in rows], [r["damage"] for r in rows], color=COLORS["M"], alpha=0.5, s=14)
+    axes.scatter(
+        [r[field] / unit for r in rows],
+        [r["damage"] for r in rows],
+        color=COLORS["M"],
+        alpha=0.5,
+        s=14,
+    )
     chosen = next(r for r in rows if r["name"] == (winner or search["top"][0]))
     axes.scatter(chosen[field] / unit, chosen["damage"], color=COLORS["*"], zorder=3)
-    axes.annotate(chosen["name"], (chosen[field] / unit, chosen["damage"]), textcoords="offset points", xytext=(6, 4))
+    axes.annotate(
+        chosen["name"],
+        (chosen[field] / unit, chosen["damage"]),
+        textcoords="offset points",
+        xytext=(6, 4),
+    )
     axes.set(xlabel=label, ylabel="predicted damage")
 
 
 def cost_axis(search: dict[str, Any]) -> tuple[str, float, str]:
-    """(field of a candidate, its unit, label): memory where only memory is bounded, parameters otherwise."""
+    """(field of a candidate, its unit, label): memory where only memory is bounded, parameters
+    otherwise.
+    """
     budget = search["budget"]
     if budget["bytes"] is not None and budget["parameters"] is None:
         unit, name = (2**30, "GiB") if budget["bytes"] >= 2**30 else (2**20, "MiB")
@@ -124,10 +183,16 @@ def loss_curves(logs: dict[str, list[dict[str, float]]]) -> str:
 
     def draw(axes: Any) -> None:
         for name, rows in logs.items():
-            style: dict[str, Any] = {"linewidth": 2} if name == "long" else {"linewidth": 1.2, "alpha": 0.8}
+            style: dict[str, Any] = (
+                {"linewidth": 2} if name == "long" else {"linewidth": 1.2, "alpha": 0.8}
+            )
             style |= {"marker": "."} if len(rows) < FEW_ROWS else {}
-            axes.plot([r["tokens"] / 1e3 for r in rows], [r["loss"] for r in rows], label=name, **style)
-        axes.set(xlabel="tokens (thousands)", ylabel="KL to the teacher (nats a token)", yscale="log")
+            axes.plot(
+                [r["tokens"] / 1e3 for r in rows], [r["loss"] for r in rows], label=name, **style
+            )
+        axes.set(
+            xlabel="tokens (thousands)", ylabel="KL to the teacher (nats a token)", yscale="log"
+        )
         plain_log(axes)
         axes.legend()
 

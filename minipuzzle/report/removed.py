@@ -19,8 +19,9 @@ Values = NDArray[np.float64]
 class Removal:
     """One sort of part: how many of how many were removed, and the scores [n] of both sides.
 
-    Block scores are as measured; channel and head scores are divided by the largest of their block, so that blocks can be
-    compared. ``lost`` is the removed share of the squared score, None for blocks; ``where`` names the removed ones.
+    Block scores are as measured; channel and head scores are divided by the largest of their block,
+    so that blocks can be compared. ``lost`` is the removed share of the squared score, None for
+    blocks; ``where`` names the removed ones.
     """
 
     what: str
@@ -41,7 +42,9 @@ class Removal:
 
 
 def removals(pattern: str, scores: Scores, selection: dict[str, Any]) -> list[Removal]:
-    """A row for each kind of block and each axis of the parent; ``selection`` is one of search.json."""
+    """A row for each kind of block and each axis of the parent; ``selection`` is one of
+    search.json.
+    """
     blocks = selection["blocks"]
     rows = [_of_kind(kind, pattern, scores, blocks) for kind in KIND_NAMES if kind in pattern]
     for axis, name in CHANNELS.items():
@@ -69,7 +72,9 @@ def misfit(pattern: str, scores: Scores, selection: dict[str, Any]) -> str:
 
 
 def channel_scores(scores: Scores, block: int) -> tuple[str, Values] | None:
-    """(axis, score of each channel or head [size]) of a block; a Mamba head's is the L2 norm over its channels."""
+    """(axis, score of each channel or head [size]) of a block; a Mamba head's is the L2 norm over
+    its channels.
+    """
     if block in scores.intermediate:
         return "intermediate", scores.intermediate[block]
     if block in scores.head_channels:
@@ -78,7 +83,9 @@ def channel_scores(scores: Scores, block: int) -> tuple[str, Values] | None:
 
 
 def kept_share(scores: Scores, block: int, kept: dict[str, Any] | None) -> float:
-    """The share of a block's channels or heads that stays: 0 where it is dropped, 1 where it is whole."""
+    """The share of a block's channels or heads that stays: 0 where it is dropped, 1 where it is
+    whole.
+    """
     found = channel_scores(scores, block)
     if kept is None:
         return 0.0
@@ -87,16 +94,25 @@ def kept_share(scores: Scores, block: int, kept: dict[str, Any] | None) -> float
     return len(kept[found[0]]) / len(found[1])
 
 
-def _of_kind(kind: str, pattern: str, scores: Scores, blocks: list[dict[str, Any] | None]) -> Removal:
+def _of_kind(
+    kind: str, pattern: str, scores: Scores, blocks: list[dict[str, Any] | None]
+) -> Removal:
     all_of_kind = [i for i, letter in enumerate(pattern) if letter == kind]
     dropped = [i for i in all_of_kind if blocks[i] is None]
     kept = [i for i in all_of_kind if blocks[i] is not None]
     where = ", ".join(map(str, dropped))
-    return Removal(what=f"{KIND_NAMES[kind]} blocks", removed=scores.blocks[dropped], kept=scores.blocks[kept], lost=None,
-                   where=f"block {where}" if len(dropped) == 1 else f"blocks {where}" if dropped else "")  # fmt: skip
+    return Removal(
+        what=f"{KIND_NAMES[kind]} blocks",
+        removed=scores.blocks[dropped],
+        kept=scores.blocks[kept],
+        lost=None,
+        where=f"block {where}" if len(dropped) == 1 else f"blocks {where}" if dropped else "",
+    )
 
 
-def _of_axis(axis: str, name: str, scores: Scores, blocks: list[dict[str, Any] | None]) -> Removal | None:
+def _of_axis(
+    axis: str, name: str, scores: Scores, blocks: list[dict[str, Any] | None]
+) -> Removal | None:
     """Channels of kept blocks only: those of a dropped block went with it."""
     removed, kept, sizes = [], [], []
     for i, choice in enumerate(blocks):
@@ -117,7 +133,9 @@ def _of_axis(axis: str, name: str, scores: Scores, blocks: list[dict[str, Any] |
     gone, left = np.concatenate(removed), np.concatenate(kept)
     squares = float(np.square(gone).sum())
     lost = squares / (squares + float(np.square(left).sum()) or 1.0)
-    return Removal(what=name, removed=gone, kept=left, lost=lost, where=_sizes(sizes) if len(gone) else "")
+    return Removal(
+        what=name, removed=gone, kept=left, lost=lost, where=_sizes(sizes) if len(gone) else ""
+    )
 
 
 def _of_stream(scores: Scores, hidden: list[int]) -> Removal:
@@ -128,8 +146,13 @@ def _of_stream(scores: Scores, hidden: list[int]) -> Removal:
     stays[hidden] = True
     squares = np.square(values)
     lost = float(squares[~stays].sum() / (squares.sum() or 1.0))
-    return Removal(what="hidden channels", removed=values[~stays], kept=values[stays], lost=lost,
-                   where=hidden_change(len(values), len(hidden)))  # fmt: skip
+    return Removal(
+        what="hidden channels",
+        removed=values[~stays],
+        kept=values[stays],
+        lost=lost,
+        where=hidden_change(len(values), len(hidden)),
+    )
 
 
 def hidden_change(before: int, after: int) -> str:
@@ -140,4 +163,6 @@ def hidden_change(before: int, after: int) -> str:
 def _sizes(sizes: list[tuple[int, int]]) -> str:
     after = sorted({kept for kept, _ in sizes})
     before = max(size for _, size in sizes)
-    return f"{before:,} to {after[0]:,}" + ("" if len(after) == 1 else f"–{after[-1]:,}") + " a block"
+    return (
+        f"{before:,} to {after[0]:,}" + ("" if len(after) == 1 else f"–{after[-1]:,}") + " a block"
+    )

@@ -1,4 +1,6 @@
-"""matplotlib drawings as SVG text that fits into a page: its text colour and font, ids of its own, nothing loaded."""
+"""matplotlib drawings as SVG text that fits into a page: its text colour and font, ids of its own,
+nothing loaded.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +13,31 @@ from typing import Any
 
 GREY = "#8a8f98"
 STYLE: Any = {
-    "axes.edgecolor": GREY, "axes.labelcolor": GREY, "xtick.color": GREY, "ytick.color": GREY, "text.color": GREY,
-    "axes.spines.top": False, "axes.spines.right": False, "font.size": 10, "svg.fonttype": "none",
-    "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "legend.frameon": False,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "text.color": GREY,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "font.size": 10,
+    "svg.fonttype": "none",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "legend.frameon": False,
     "text.parse_math": False,  # a $ in a name is a $
-}  # fmt: skip
+}
 WIDTH = 6.2
-"""Inches: two pictures side by side on a desk, one on a phone, where ten points are still readable."""
+"""Inches: two pictures side by side on a desk, one on a phone, where ten points are still
+readable.
+"""
 
 
 def svg(draw: Callable[[Any], None], name: str, height: float = 3.2) -> str:
-    """The picture that ``draw(axes)`` makes. ``name`` keeps its ids apart from other pictures of the page."""
+    """The picture that ``draw(axes)`` makes. ``name`` keeps its ids apart from other pictures of
+    the page.
+    """
     figure, axes = _figure((WIDTH, height), name)
     draw(axes)
     text = io.StringIO()
@@ -50,11 +66,15 @@ def plain_log(axes: Any) -> None:
 
 def _for_page(text: str, name: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = text.replace("'DejaVu Sans', 'Bitstream Vera Sans', 'Computer Modern Sans Serif'", "system-ui")
+    text = text.replace(
+        "'DejaVu Sans', 'Bitstream Vera Sans', 'Computer Modern Sans Serif'", "system-ui"
+    )
     text = re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 system-ui, sans-serif", text)
     text = text.replace(GREY, "currentColor")
     used = set(re.findall(r"#([\w.-]+)", text))
-    text = re.sub(r' id="([\w.-]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", text)
+    text = re.sub(
+        r' id="([\w.-]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", text
+    )
     return re.sub(r'(href="#|url\(#)', rf"\1{name}-", text)
 
 

@@ -1,6 +1,7 @@
 """Run cases, write a line of JSON for each, print the table. Given again it goes on where it was.
 
-python -m tests.fuzz [--out FILE] [--groups a b] [--part 1/2] [--again FILE: only the bad of another run]
+python -m tests.fuzz [--out FILE] [--groups a b] [--part 1/2] [--again FILE: only the bad of another
+run]
 """
 
 import argparse

@@ -24,7 +24,9 @@ WORK = Generation(batch=1, prompt=8, output=1)
 
 
 def make_base(folder: Path) -> Path:
-    """Fill ``folder`` with ck, big, sharded, text.txt and run (scored, searched, pruned, distilled, adapted, measured)."""
+    """Fill ``folder`` with ck, big, sharded, text.txt and run (scored, searched, pruned, distilled,
+    adapted, measured).
+    """
     torch.set_num_threads(1)
     folder.mkdir(parents=True)
     save(shaken(tiny()), folder / "ck")

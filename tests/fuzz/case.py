@@ -38,7 +38,9 @@ RANDOM = random.Random(0).randbytes(1000)
 
 @dataclass(frozen=True)
 class Case:
-    """``changes`` are made in a folder with a checkpoint ck and text.txt; then ``words`` are given there."""
+    """``changes`` are made in a folder with a checkpoint ck and text.txt; then ``words`` are given
+    there.
+    """
 
     group: str
     name: str
@@ -136,7 +138,9 @@ def put(where: tuple[Any, ...] | str, value: Any) -> Callable[[Any], None]:
 
 
 def header(path: str, how: Callable[[dict[str, Any], bytes], Any]) -> Change:
-    """A safetensors file: ``how`` changes its header in place, or returns (header or its text, data) or the file."""
+    """A safetensors file: ``how`` changes its header in place, or returns (header or its text,
+    data) or the file.
+    """
 
     def change(folder: Path) -> None:
         whole = (folder / path).read_bytes()

@@ -99,7 +99,9 @@ def families(base: Path) -> Iterator[tuple[Any, ...]]:
 
 
 def family_configs() -> dict[str, dict[str, Any]]:
-    """The richest tiny form of each family, as transformers writes it: what the form says and what classes read."""
+    """The richest tiny form of each family, as transformers writes it: what the form says and what
+    classes read.
+    """
     from family_models import FORMS
     from transformers import AutoConfig
 

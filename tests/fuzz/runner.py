@@ -27,7 +27,9 @@ BAD = ("traceback", "hang", "signal", "other")
 
 @dataclass
 class Outcome:
-    """``kind``: four parts, usage (of typer), done, or one of BAD. ``left``: hidden files and files outside."""
+    """``kind``: four parts, usage (of typer), done, or one of BAD. ``left``: hidden files and files
+    outside.
+    """
 
     group: str
     name: str
@@ -55,11 +57,11 @@ def warm() -> None:
     import minipuzzle.pipeline
     import minipuzzle.report.card
     import minipuzzle.report.page
-    import minipuzzle.stages.adapt
-    import minipuzzle.stages.bench
-    import minipuzzle.stages.generate
-    import minipuzzle.stages.pretrain
-    import minipuzzle.stages.profile  # noqa: F401
+    import minipuzzle.runs.adapt
+    import minipuzzle.runs.bench
+    import minipuzzle.runs.generate
+    import minipuzzle.runs.pretrain
+    import minipuzzle.runs.profile  # noqa: F401
 
     nowhere = Path("/nowhere")
     for words in (

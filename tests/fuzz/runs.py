@@ -1,4 +1,6 @@
-"""Files of a run directory: replaced, edited place by place, of another kind; and paths given for one."""
+"""Files of a run directory: replaced, edited place by place, of another kind; and paths given for
+one.
+"""
 
 import json
 import os

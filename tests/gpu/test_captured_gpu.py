@@ -9,10 +9,10 @@ import torch
 from minipuzzle.adapters import attach, make_plan
 from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2, Rope
 from minipuzzle.data import TokenBlocks
-from minipuzzle.distill import captured, distillation, train
-from minipuzzle.distill.objectives import next_token, steady
 from minipuzzle.model import frozen, init_model
 from minipuzzle.recipe import Training
+from minipuzzle.training import captured, distillation, train
+from minipuzzle.training.objectives import next_token, steady
 
 pytestmark = pytest.mark.gpu
 STEPS, BATCH, LENGTH = 24, 4, 512
@@ -29,9 +29,17 @@ def trained(folder, precision, objective, eager, monkeypatch, adapter=None):
     """(losses, said, ms a step of the second ten)."""
     monkeypatch.setattr(captured, "EAGER", eager)
     rows = np.random.default_rng(0).integers(0, 8192, (STEPS * BATCH, LENGTH), dtype=np.uint32)
-    blocks = TokenBlocks(tokens=rows, documents=np.zeros(rows.shape, np.int32), fingerprint="random", text_bytes=1)
-    settings = Training(tokens=rows.size, batch=BATCH, learning_rate=1e-3, precision=precision, bf16_ends=1,
-                        save_every=1e9)  # fmt: skip
+    blocks = TokenBlocks(
+        tokens=rows, documents=np.zeros(rows.shape, np.int32), fingerprint="random", text_bytes=1
+    )
+    settings = Training(
+        tokens=rows.size,
+        batch=BATCH,
+        learning_rate=1e-3,
+        precision=precision,
+        bf16_ends=1,
+        save_every=1e9,
+    )
     model = init_model(architecture(), 0, device="cuda")
     if adapter:
         attach(model, make_plan(model.architecture, adapter, rank=4))
@@ -44,7 +52,11 @@ def trained(folder, precision, objective, eager, monkeypatch, adapter=None):
     train(model, objective, blocks, settings, folder, identity="", advance=advance, say=said.append)
     lines = (folder / "log.csv").read_text().splitlines()
     place = lines[0].split(",").index("loss")
-    return [float(line.split(",")[place]) for line in lines[1:]], said, 1e3 * (moments[-2] - moments[-3]) / 10
+    return (
+        [float(line.split(",")[place]) for line in lines[1:]],
+        said,
+        1e3 * (moments[-2] - moments[-3]) / 10,
+    )
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp8"])
@@ -56,19 +68,28 @@ def test_a_replayed_step_is_the_step(precision, kind, tmp_path, monkeypatch):
     eager, _, slow = trained(tmp_path / "eager", precision, objective, 1 << 30, monkeypatch)
     replayed, said, fast = trained(tmp_path / "graph", precision, objective, 3, monkeypatch)
     assert not [line for line in said if "CUDA graph" in line], said
-    print(f"\n{kind}, {precision}: {slow:.1f} ms a step, as a graph {fast:.1f}; losses {eager} {replayed}")
+    print(
+        f"\n{kind}, {precision}: {slow:.1f} ms a step, as a graph {fast:.1f}; losses {eager}"
+        f" {replayed}"
+    )
     assert replayed == pytest.approx(eager, rel=2e-3)
 
 
 def test_a_replayed_step_with_adapters_is_the_step(tmp_path, monkeypatch):
-    eager, _, _ = trained(tmp_path / "eager", "bf16", next_token, 1 << 30, monkeypatch, adapter="tl6")
-    replayed, said, _ = trained(tmp_path / "graph", "bf16", next_token, 3, monkeypatch, adapter="tl6")
+    eager, _, _ = trained(
+        tmp_path / "eager", "bf16", next_token, 1 << 30, monkeypatch, adapter="tl6"
+    )
+    replayed, said, _ = trained(
+        tmp_path / "graph", "bf16", next_token, 3, monkeypatch, adapter="tl6"
+    )
     assert not [line for line in said if "CUDA graph" in line], said
     assert replayed == pytest.approx(eager, rel=2e-3)
 
 
 def test_what_cannot_be_captured_runs_kernel_by_kernel(tmp_path, monkeypatch):
-    """PyTorch leaves its stream, memory pool and generator in the state of a capture that failed."""
+    """PyTorch leaves its stream, memory pool and generator in the state of a capture that
+    failed.
+    """
 
     @steady
     def looks(model, tokens, documents):

@@ -20,8 +20,10 @@ def test_demo_on_cuda(tmp_path, capsys):
     teacher, pruned, student = result["rows"]
     with capsys.disabled():
         for row in result["rows"]:
-            print(f"demo on {result['device']}: {row['name']:<8} loss {row['loss']:.4f} KL {row['kl']:.4f} "
-                  f"{row['tokens_per_second']:,.0f} tokens/s")  # fmt: skip
+            print(
+                f"demo on {result['device']}: {row['name']:<8} loss {row['loss']:.4f} KL"
+                f" {row['kl']:.4f} {row['tokens_per_second']:,.0f} tokens/s"
+            )
     assert pruned["loss"] > student["loss"] > teacher["loss"]
     assert student["kl"] < 0.5 * pruned["kl"]
     assert (tmp_path / "demo/report.html").exists()
@@ -35,6 +37,9 @@ def test_teacher_logits_on_cuda_equal_the_cpu():
         gpu = load_model(checkpoint, device="cuda").eval()(tokens.cuda()).cpu()
         agreement = (cpu.argmax(-1) == gpu.argmax(-1)).float().mean().item()
     error = ((cpu - gpu).norm() / cpu.norm()).item()
-    print(f"embedded teacher, CUDA against CPU: relative logit error {error:.1e}, same greedy token {agreement:.2%}")
+    print(
+        f"embedded teacher, CUDA against CPU: relative logit error {error:.1e}, same greedy token"
+        f" {agreement:.2%}"
+    )
     assert error < 5e-3
     assert agreement > 0.99

@@ -1,6 +1,8 @@
-"""Two GPUs train as one does: FSDP2 over NCCL, states moved between one and two processes, adapters, transformer-engine's FP8.
+"""Two GPUs train as one does: FSDP2 over NCCL, states moved between one and two processes,
+adapters, transformer-engine's FP8.
 
-Started by pytest in one process; it launches torchrun itself. NVLink multicast stays off (NCCL_NVLS_ENABLE=0).
+Started by pytest in one process; it launches torchrun itself. NVLink multicast stays off
+(NCCL_NVLS_ENABLE=0).
 """
 
 import os
@@ -18,23 +20,54 @@ from safetensors.torch import load_file
 from test_parallel import RECIPE
 
 from minipuzzle.artifacts import read_json
-from minipuzzle.distill.checkpointing import list_states
 from minipuzzle.ranks import alone
+from minipuzzle.training.checkpointing import list_states
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs 2 GPUs")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs 2 GPUs"),
+]
 PLACES = os.pathsep.join([os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])])
-ENVIRONMENT = {**os.environ, "PYTHONPATH": PLACES, "OMP_NUM_THREADS": "4", "NCCL_NVLS_ENABLE": "0", "WORLD_DEVICE": "cuda"}
-SIZES = {"hidden": 256, "heads": 16, "head_dim": 64, "groups": 2, "state": 64, "intermediate": 512, "vocab": 61,
-         "chunk_size": 64}  # fmt: skip
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": PLACES,
+    "OMP_NUM_THREADS": "4",
+    "NCCL_NVLS_ENABLE": "0",
+    "WORLD_DEVICE": "cuda",
+}
+SIZES = {
+    "hidden": 256,
+    "heads": 16,
+    "head_dim": 64,
+    "groups": 2,
+    "state": 64,
+    "intermediate": 512,
+    "vocab": 61,
+    "chunk_size": 64,
+}
 FP8 = {"precision": "fp8", "teacher_precision": "fp8", "bf16_ends": 0}
 WORLD = Path(__file__).parent.parent / "world.py"
 
 
 def launch(folder, part, count=2):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), str(WORLD)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(count),
+        str(WORLD),
+    ]
     started = time.monotonic()
-    done = subprocess.run([*command, str(folder), part], env=ENVIRONMENT, capture_output=True, text=True, timeout=300,
-                          check=False)  # fmt: skip
+    done = subprocess.run(
+        [*command, str(folder), part],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     return done, time.monotonic() - started
 
 
@@ -56,22 +89,32 @@ def column(folder, run, name):
 
 
 def test_two_gpus_equal_one(world):
-    """Losses within BF16's rounding: sharded runs gather vectors (norms, A, D, dt) in BF16 too, a single GPU has FP32."""
+    """Losses within BF16's rounding: sharded runs gather vectors (norms, A, D, dt) in BF16 too, a
+    single GPU has FP32.
+    """
     from world import distil
 
     distil(world, alone(torch.device("cuda")), "one")
     for run in ("two", "hsdp", "micro"):
-        off = max(abs(a / b - 1) for a, b in zip(column(world, run, "loss"), column(world, "one", "loss"), strict=True))
+        off = max(
+            abs(a / b - 1)
+            for a, b in zip(column(world, run, "loss"), column(world, "one", "loss"), strict=True)
+        )
         print(f"{run}: losses within {off:.2%} of one GPU's")
         assert off < 0.02
 
 
-@pytest.mark.parametrize(("run", "settings"), [
-    ("adapter", {"adapter": "tl6"}), ("fp8", FP8), ("adapter-fp8", {"adapter": "lora", **FP8}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("run", "settings"),
+    [("adapter", {"adapter": "tl6"}), ("fp8", FP8), ("adapter-fp8", {"adapter": "lora", **FP8})],
+)
 def test_adapters_and_fp8_on_two_gpus_equal_one(world, run, settings):
-    """transformer-engine multiplies with the weights that FSDP2 gathers; a scale is that of a process's share of the batch."""
-    if "fp8" in run and find_spec("transformer_engine") is None:  # importing it here would choose cuDNN before engine() does
+    """transformer-engine multiplies with the weights that FSDP2 gathers; a scale is that of a
+    process's share of the batch.
+    """
+    if (
+        "fp8" in run and find_spec("transformer_engine") is None
+    ):  # importing it here would choose cuDNN before engine() does
         pytest.skip("transformer-engine is not installed")
     from world import distil
 
@@ -102,18 +145,35 @@ def test_resume_and_one_process_after_two(world):
 
 
 def test_a_recipe_on_two_gpus(tmp_path):
-    """Score, search, prune, distil an adapter, merge, eval: models in shards, scores and losses near those of one GPU."""
+    """Score, search, prune, distil an adapter, merge, eval: models in shards, scores and losses
+    near those of one GPU.
+    """
     save(shaken(tiny("M-M*-M-", **{**SIZES, "vocab": 4096})), tmp_path / "model")
-    (tmp_path / "recipe.yaml").write_text(RECIPE.format(folder=tmp_path, text=TEXT).replace("device: cpu", "device: cuda"))
+    (tmp_path / "recipe.yaml").write_text(
+        RECIPE.format(folder=tmp_path, text=TEXT).replace("device: cpu", "device: cuda")
+    )
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
     rows = []
     for name, start in (("one", ["-m"]), ("two", torchrun)):
-        command = [sys.executable, *start, "minipuzzle", "run", str(tmp_path / "recipe.yaml"), "--run", str(tmp_path / name)]
-        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+        command = [
+            sys.executable,
+            *start,
+            "minipuzzle",
+            "run",
+            str(tmp_path / "recipe.yaml"),
+            "--run",
+            str(tmp_path / name),
+        ]
+        done = subprocess.run(
+            command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         rows.append(read_json(tmp_path / name / "eval.json")["rows"])
     for one, two in zip(*rows, strict=True):
-        print(f"{one['name']}: {one['loss']:.4f} on one GPU, {two['loss']:.4f} on two; KL {one['kl']:.4f}, {two['kl']:.4f}")
+        print(
+            f"{one['name']}: {one['loss']:.4f} on one GPU, {two['loss']:.4f} on two; KL"
+            f" {one['kl']:.4f}, {two['kl']:.4f}"
+        )
         assert two["loss"] == pytest.approx(one["loss"], rel=0.02)
 
 

@@ -1,4 +1,6 @@
-"""Decoding on the GPU: flash attention over rows of unequal lengths, CUDA graphs, prompts in pieces."""
+"""Decoding on the GPU: flash attention over rows of unequal lengths, CUDA graphs, prompts in
+pieces.
+"""
 
 import pytest
 import torch
@@ -23,7 +25,10 @@ def test_row_attention_reads_each_rows_keys_only(heads):
     q_heads, kv = heads
     g = torch.Generator(device="cuda").manual_seed(0)
     q = torch.randn(3, 1, q_heads, 128, generator=g, device="cuda", dtype=torch.bfloat16)
-    keys, values = (torch.randn(3, 5000, kv, 128, generator=g, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    keys, values = (
+        torch.randn(3, 5000, kv, 128, generator=g, device="cuda", dtype=torch.bfloat16)
+        for _ in range(2)
+    )
     rows = Rows.of([4999, 70, 1234], 5000, q.device)
     got = row_attention(q, keys, values, rows, 5000, None)
     for i, n in enumerate((5000, 71, 1235)):
@@ -35,7 +40,10 @@ def test_row_attention_reads_each_rows_keys_only(heads):
 def test_causal_attention_after_a_past():
     g = torch.Generator(device="cuda").manual_seed(0)
     q = torch.randn(2, 300, 8, 128, generator=g, device="cuda", dtype=torch.bfloat16)
-    k, v = (torch.randn(2, 300, 2, 128, generator=g, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    k, v = (
+        torch.randn(2, 300, 2, 128, generator=g, device="cuda", dtype=torch.bfloat16)
+        for _ in range(2)
+    )
     whole = causal_attention(q, k, v, 0, None)
     assert relative(causal_attention(q[:, 100:], k, v, 100, None), whole[:, 100:]) < 1e-2
 
@@ -44,10 +52,15 @@ def test_causal_attention_after_a_past():
 def test_a_long_piece_after_a_past_joins_its_parts(q_heads, kv, past):
     g = torch.Generator(device="cuda").manual_seed(0)
     q = torch.randn(1, 1024, q_heads, 128, generator=g, device="cuda", dtype=torch.bfloat16)
-    k, v = (torch.randn(1, past + 1024, kv, 128, generator=g, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    k, v = (
+        torch.randn(1, past + 1024, kv, 128, generator=g, device="cuda", dtype=torch.bfloat16)
+        for _ in range(2)
+    )
     got = causal_attention(q, k, v, past, None)
     for i in (0, 511, 1023):
-        keys, values = (t[0, : past + i + 1].double().repeat_interleave(q_heads // kv, 1) for t in (k, v))
+        keys, values = (
+            t[0, : past + i + 1].double().repeat_interleave(q_heads // kv, 1) for t in (k, v)
+        )
         scores = torch.einsum("hd,khd->hk", q[0, i].double(), keys) / 128**0.5
         assert relative(got[0, i], torch.einsum("hk,khd->hd", scores.softmax(-1), values)) < 1e-2
 

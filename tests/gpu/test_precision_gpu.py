@@ -1,4 +1,6 @@
-"""On the GPU: the loss's memory and gradients, transformer-engine against our emulation, compiled norms, fused mixer."""
+"""On the GPU: the loss's memory and gradients, transformer-engine against our emulation, compiled
+norms, fused mixer.
+"""
 
 import pytest
 import torch
@@ -8,12 +10,12 @@ from conftest import save, shaken, tiny
 from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.cost.training import training_bytes
-from minipuzzle.distill import distillation, mixed_precision
-from minipuzzle.distill.losses import linear_loss
 from minipuzzle.kernels import choose
 from minipuzzle.kernels.fp8 import E4M3, E5M2, emulated_linear, engine, engine_linear, quantize
 from minipuzzle.kernels.pointwise import relu_squared, rms_norm
 from minipuzzle.model import HybridLM, frozen, init_model, load_frozen, set_precision
+from minipuzzle.training import distillation, mixed_precision
+from minipuzzle.training.losses import linear_loss
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
@@ -24,14 +26,19 @@ def error(got, want):
 
 
 def rand(*shape, dtype=torch.bfloat16, seed=0):
-    return torch.randn(*shape, generator=torch.Generator(device="cuda").manual_seed(seed), device="cuda").to(dtype)
+    return torch.randn(
+        *shape, generator=torch.Generator(device="cuda").manual_seed(seed), device="cuda"
+    ).to(dtype)
 
 
 @pytest.mark.parametrize("master", [torch.bfloat16, torch.float32])
 def test_loss_memory_at_131072_words_of_8192_channels(master):
     """One 8k sequence: beyond inputs, weights and gradients at most 1.5 GiB are alive."""
     n, vocab, d = 8192, 131072, 8192
-    head, other_head = rand(vocab, d, seed=1).mul_(8 / d**0.5), rand(vocab, d, seed=2).mul_(8 / d**0.5)
+    head, other_head = (
+        rand(vocab, d, seed=1).mul_(8 / d**0.5),
+        rand(vocab, d, seed=2).mul_(8 / d**0.5),
+    )
     hidden, other = rand(n, d), rand(n, d, seed=3)
     hidden.requires_grad_()
     head = head.to(master).requires_grad_()
@@ -44,21 +51,29 @@ def test_loss_memory_at_131072_words_of_8192_channels(master):
         peak = torch.cuda.max_memory_allocated() - before
     gradients = sum(t.numel() * t.element_size() for t in (hidden, head))
     extra = (peak - gradients) / 2**30
-    print(f"loss at {n} x {vocab} x {d}, head in {master}: {extra:.2f} GiB beyond inputs, weights and gradients")
+    print(
+        f"loss at {n} x {vocab} x {d}, head in {master}: {extra:.2f} GiB beyond inputs, weights and"
+        " gradients"
+    )
     assert extra < 1.5
 
 
 @pytest.mark.parametrize("once", [False, True])
 @pytest.mark.parametrize("noise", [0.02, 0.5])
 def test_loss_gradient_under_autocast(noise, once, monkeypatch):
-    monkeypatch.setattr("minipuzzle.distill.losses.makes_logits_once", lambda *heads: once)
+    monkeypatch.setattr("minipuzzle.training.losses.makes_logits_once", lambda *heads: once)
     n, d, vocab = 1024, 512, 32768
     head = rand(vocab, d, dtype=torch.float32) * 8 / d**0.5
-    head = head.bfloat16().float()  # what the products see, so that only the loss's own rounding counts
+    head = (
+        head.bfloat16().float()
+    )  # what the products see, so that only the loss's own rounding counts
     teacher, apart = rand(n, d, seed=1), rand(n, d, seed=2)
     hidden = teacher + noise * apart
     leaves = [t.double().requires_grad_() for t in (hidden, head)]
-    s, t = torch.log_softmax(leaves[0] @ leaves[1].t(), -1), torch.log_softmax(teacher.double() @ head.double().t(), -1)
+    s, t = (
+        torch.log_softmax(leaves[0] @ leaves[1].t(), -1),
+        torch.log_softmax(teacher.double() @ head.double().t(), -1),
+    )
     want = F.kl_div(s, t, log_target=True, reduction="sum")
     want.backward()
     ours = [t.clone().requires_grad_() for t in (hidden, head)]
@@ -66,7 +81,10 @@ def test_loss_gradient_under_autocast(noise, once, monkeypatch):
         found = linear_loss(*ours, (teacher, head))
     found.total.backward()
     errors = [error(a.grad, b.grad) for a, b in zip(ours, leaves, strict=True)]
-    print(f"KL {want.item() / n:.3f} nats under autocast: gradient errors {errors[0]:.1e} {errors[1]:.1e}")
+    print(
+        f"KL {want.item() / n:.3f} nats under autocast: gradient errors {errors[0]:.1e}"
+        f" {errors[1]:.1e}"
+    )
     assert max(errors) < 3e-3
     assert found.total.item() == pytest.approx(want.item(), rel=1e-3)
 
@@ -105,7 +123,10 @@ def test_engine_linear_equals_the_emulation(master):
 
 def hybrid(vocab=4096):
     m = Mamba2(hidden=256, heads=16, head_dim=32, groups=2, state=64, chunk_size=64)
-    f, a = FeedForward(hidden=256, intermediate=1024), Attention(hidden=256, q_heads=8, kv_heads=2, attn_head_dim=32)
+    f, a = (
+        FeedForward(hidden=256, intermediate=1024),
+        Attention(hidden=256, q_heads=8, kv_heads=2, attn_head_dim=32),
+    )
     return Architecture(vocab_size=vocab, hidden=256, blocks=(m, f, a, m, f, a, m, f))
 
 
@@ -120,14 +141,18 @@ def test_model_in_fp8_names_gradients_and_back():
         with mixed_precision(CUDA):
             loss = distillation(teacher)(model, tokens, None)
         (loss.total / loss.tokens).backward()
-        values.append((loss.total.item() / loss.tokens, model.blocks[4].up_proj.weight.grad.clone()))
+        values.append(
+            (loss.total.item() / loss.tokens, model.blocks[4].up_proj.weight.grad.clone())
+        )
         assert [n for n, _ in model.named_parameters()] == names
         assert len(layers) == (0 if precision == "bf16" else 16)
     set_precision(model, "bf16", 0)
     assert list(model.state_dict()) == names
     (bf16, g0), (fp8, g1), (emulated, g2) = values
-    print(f"loss BF16 {bf16:.5f}, FP8 {fp8:.5f}, emulated {emulated:.5f}; FP8's gradient is {error(g1, g0):.1e} from BF16's, "
-          f"{error(g1, g2):.1e} from the emulation's")  # fmt: skip
+    print(
+        f"loss BF16 {bf16:.5f}, FP8 {fp8:.5f}, emulated {emulated:.5f}; FP8's gradient is"
+        f" {error(g1, g0):.1e} from BF16's, {error(g1, g2):.1e} from the emulation's"
+    )
     assert fp8 == pytest.approx(bf16, rel=1e-2)
     assert fp8 == pytest.approx(emulated, rel=2e-3)
     assert error(g1, g2) < error(g1, g0) < 0.3
@@ -146,7 +171,9 @@ def test_frozen_teacher_in_fp8_casts_its_weights_once():
 
 def test_a_frozen_models_embedding_in_bf16_changes_nothing_under_autocast(tmp_path):
     model = shaken(tiny("M-*-", hidden=64, heads=16, head_dim=16))
-    checkpoint = Checkpoint.open(save(model, tmp_path / "x", tokenizer=False))  # FP32: both round it
+    checkpoint = Checkpoint.open(
+        save(model, tmp_path / "x", tokenizer=False)
+    )  # FP32: both round it
     loaded = load_frozen(checkpoint, device=CUDA)
     assert loaded.embeddings.weight.dtype == torch.bfloat16
     wide = load_frozen(checkpoint, device=CUDA)
@@ -156,7 +183,9 @@ def test_a_frozen_models_embedding_in_bf16_changes_nothing_under_autocast(tmp_pa
     for frozen_one in (loaded, wide):
         with mixed_precision(CUDA), torch.no_grad():
             hidden = frozen_one.hidden_states(tokens)
-            loss = linear_loss(hidden.flatten(0, 1), frozen_one.head_weight, targets=tokens.flatten())
+            loss = linear_loss(
+                hidden.flatten(0, 1), frozen_one.head_weight, targets=tokens.flatten()
+            )
         ends.append((hidden, loss.total))
     assert torch.equal(ends[0][0], ends[1][0])
     assert ends[0][1].item() == pytest.approx(ends[1][1].item(), rel=1e-7)
@@ -166,7 +195,10 @@ def test_compiled_pointwise_functions():
     """One kernel each, BF16 in and out; their gradients as the plain ones'."""
     x, weight = rand(2, 300, 512), rand(512, dtype=torch.float32)
     for function, plain in (
-        (lambda t: rms_norm(t, weight, 1e-5), lambda t: F.rms_norm(t.double(), (512,), weight.double(), 1e-5)),
+        (
+            lambda t: rms_norm(t, weight, 1e-5),
+            lambda t: F.rms_norm(t.double(), (512,), weight.double(), 1e-5),
+        ),
         (relu_squared, lambda t: t.double().relu().square()),
     ):
         a, b = x.clone().requires_grad_(), x.double().requires_grad_()
@@ -193,7 +225,10 @@ def test_fused_mixer_equals_the_operations_one_by_one(packed):
             h = model.hidden_states(tokens, documents)
         (h.float() * rand(*h.shape, dtype=torch.float32)).sum().backward()
         ends.append((h, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}))
-    print(f"fused mixer{' packed' if packed else ''}: states apart {error(ends[0][0], ends[1][0]):.1e}")
+    print(
+        f"fused mixer{' packed' if packed else ''}: states apart"
+        f" {error(ends[0][0], ends[1][0]):.1e}"
+    )
     assert error(ends[0][0], ends[1][0]) < 2e-2
     worst = max(ends[1][1], key=lambda n: error(ends[0][1][n], ends[1][1][n]))
     print(f"  worst gradient {worst}: {error(ends[0][1][worst], ends[1][1][worst]):.1e}")
@@ -207,7 +242,10 @@ def test_memory_estimate(checkpointing):
     model = init_model(architecture, 0, device="cuda")
     model.activation_checkpointing = checkpointing
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    teacher, tokens = frozen(init_model(architecture, 1, device="cuda")), torch.randint(0, 32768, (32, 1024), device="cuda")
+    teacher, tokens = (
+        frozen(init_model(architecture, 1, device="cuda")),
+        torch.randint(0, 32768, (32, 1024), device="cuda"),
+    )
     before = torch.cuda.memory_allocated()
     for _ in range(2):
         torch.cuda.reset_peak_memory_stats()
@@ -218,5 +256,8 @@ def test_memory_estimate(checkpointing):
         optimizer.zero_grad(set_to_none=True)
     took = torch.cuda.max_memory_allocated() - before
     told = training_bytes(architecture, tokens.numel(), checkpointing=checkpointing)
-    print(f"a step takes {took / 2**30:.2f} GiB, {told / 2**30:.2f} estimated, checkpointing {checkpointing}")
+    print(
+        f"a step takes {took / 2**30:.2f} GiB, {told / 2**30:.2f} estimated, checkpointing"
+        f" {checkpointing}"
+    )
     assert 0.6 < told / took < 1.7

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from minipuzzle.distill import shards
-from minipuzzle.distill.checkpointing import States
 from minipuzzle.ranks import alone
+from minipuzzle.training import shards
+from minipuzzle.training.checkpointing import States
 
 pytestmark = [
     pytest.mark.gpu,

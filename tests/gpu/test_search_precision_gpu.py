@@ -1,4 +1,6 @@
-"""Search under BF16 products ranks as under FP32's, and measures the same to four parts in ten thousand."""
+"""Search under BF16 products ranks as under FP32's, and measures the same to four parts in ten
+thousand.
+"""
 
 from contextlib import nullcontext
 from itertools import pairwise
@@ -11,9 +13,9 @@ from minipuzzle import embedded
 from minipuzzle.arch import Selection
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import Tokenizer, load_blocks
-from minipuzzle.evaluate import answers
+from minipuzzle.metrics import answers
 from minipuzzle.model import load_frozen, load_model
-from minipuzzle.stages.parent import masked_reality
+from minipuzzle.runs.parent import masked_reality
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
@@ -27,7 +29,9 @@ def selections(architecture):
         yield Selection(blocks=tuple(None if i == gone else {} for i in range(count)))
     for width in (448, 640, 768):
         kept = {"intermediate": tuple(range(width))}
-        yield Selection(blocks=tuple(kept if block.kind == "mlp" else {} for block in architecture.blocks))
+        yield Selection(
+            blocks=tuple(kept if block.kind == "mlp" else {} for block in architecture.blocks)
+        )
 
 
 def measured(model, text, all_selections):
@@ -40,10 +44,13 @@ def test_candidates_are_ranked_as_in_fp32(monkeypatch):
     text = load_blocks(TEXT, Tokenizer.load(checkpoint.path), block_length=256).take(16)
     several = list(selections(checkpoint.architecture))
     narrow = measured(load_frozen(checkpoint, device=CUDA), text, several)
-    monkeypatch.setattr("minipuzzle.evaluate.mixed_precision", lambda device: nullcontext())
+    monkeypatch.setattr("minipuzzle.metrics.mixed_precision", lambda device: nullcontext())
     exact = measured(load_model(checkpoint, device=CUDA).eval(), text, several)
     apart = [abs(a.loss / b.loss - 1) for a, b in zip(narrow, exact, strict=True)]
-    print(f"loss of {len(several)} candidates, BF16 against FP32: at most {max(apart):.1e} of it apart")
+    print(
+        f"loss of {len(several)} candidates, BF16 against FP32: at most {max(apart):.1e} of it"
+        " apart"
+    )
     assert max(apart) < SAME
     by_kl = sorted(range(len(several)), key=lambda i: exact[i].kl)
     for better, worse in pairwise(by_kl):  # what is closer than the precision has no order

@@ -1,0 +1,182 @@
+"""Room 8: what a model is worth, alone and beside its teacher."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from minipuzzle.data import TokenBlocks
+from minipuzzle.model import HybridLM, mixed_precision
+from minipuzzle.model.head import matmul_fp32
+
+CHUNK_TOKENS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """Means over next-token predictions. ``loss`` and ``kl`` in nats a token; ``kl`` and
+    ``agreement`` (share of tokens whose most likely successor is the teacher's) are None without a
+    teacher. ``domains`` has the same of each domain of the text, where it has several; the whole is
+    their mean over tokens.
+    """
+
+    tokens: int
+    loss: float
+    next_token_accuracy: float
+    agreement: float | None = None
+    kl: float | None = None
+    domains: dict[str, Metrics] = field(default_factory=dict)
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss)."""
+        return math.exp(self.loss)
+
+    def bits_per_byte(self, bytes_per_token: float) -> float:
+        """The loss in bits per byte of text, comparable between tokenizers."""
+        return self.loss / math.log(2) / bytes_per_token
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """A teacher's hidden states before its head at all positions but the last of each block,
+    [blocks, s - 1, hidden].
+    """
+
+    hidden: Tensor
+    head_weight: Tensor
+
+
+@torch.no_grad()
+def measure(
+    model: HybridLM,
+    blocks: TokenBlocks,
+    *,
+    batch: int = 8,
+    teacher: HybridLM | Answers | None = None,
+    advance: Callable[[int], None] = lambda blocks: None,
+) -> Metrics:
+    """Evaluate on every block of a text.
+
+    With ``teacher`` KL(teacher || model) and the agreement are measured too; its ``Answers`` to
+    this text in its place spare its forward for each of many candidates. Products are BF16's on
+    CUDA, logits and what follows FP32; all is FP32 on a CPU. That is so for teacher and model
+    alike, on one GPU and on many. Source of the two ranking metrics: arXiv:2504.03624 (next-token
+    accuracy, agreement with the 56B's greedy token).
+    """
+    parts = blocks.by_domain() or [("", blocks)]
+    sums: list[Tensor] = []
+    counts: list[int] = []
+    before = 0
+    with mixed_precision(next(model.parameters()).device):
+        for _, part in parts:
+            sums.append(_summed(model, part, batch, teacher, before, advance))
+            counts.append(part.tokens[:, 1:].size)
+            before += len(part)
+    alone = teacher is None
+    return replace(
+        _metrics(torch.stack(sums).sum(0), sum(counts), alone),
+        domains={
+            name: _metrics(found, count, alone)
+            for (name, _), found, count in zip(parts, sums, counts, strict=True)
+            if name
+        },
+    )
+
+
+def _summed(
+    model: HybridLM,
+    blocks: TokenBlocks,
+    batch: int,
+    teacher: HybridLM | Answers | None,
+    before: int,
+    advance: Callable[[int], None],
+) -> Tensor:
+    """[4] float64, sums over predictions: loss, right, agreeing, KL. A teacher's ``Answers`` to
+    these blocks begin at block ``before``.
+    """
+    device = next(model.parameters()).device
+    totals = torch.zeros(4, dtype=torch.float64, device=device)
+    for start in range(0, len(blocks), batch):
+        tokens = torch.from_numpy(blocks.tokens[start : start + batch].astype("int64")).to(device)
+        hidden = _predictions(model, tokens)
+        other = None if teacher is None else _answers(teacher, tokens, before + start)
+        targets = tokens[:, 1:].reshape(-1)
+        for at in range(0, len(targets), CHUNK_TOKENS):
+            part = slice(at, at + CHUNK_TOKENS)
+            log_p = torch.log_softmax(
+                matmul_fp32(hidden[part], model.head_weight.to(hidden.dtype).t()), -1
+            )
+            best = log_p.argmax(-1)
+            totals[0] -= log_p.gather(1, targets[part, None]).double().sum()
+            totals[1] += (best == targets[part]).sum()
+            if teacher is not None and other is not None:
+                log_t = torch.log_softmax(
+                    matmul_fp32(other[part], teacher.head_weight.to(other.dtype).t()), -1
+                )
+                totals[2] += (best == log_t.argmax(-1)).sum()
+                totals[3] += (log_t.exp() * (log_t - log_p)).double().sum()
+        advance(len(tokens))
+    return totals
+
+
+def _metrics(sums: Tensor, count: int, alone: bool) -> Metrics:
+    loss, right, agreeing, kl = (sums / count).tolist()
+    return Metrics(
+        tokens=count,
+        loss=loss,
+        next_token_accuracy=right,
+        agreement=None if alone else agreeing,
+        kl=None if alone else kl,
+    )
+
+
+@torch.no_grad()
+def answers(model: HybridLM, blocks: TokenBlocks, batch: int = 8) -> Answers:
+    """What the model says to a text, computed once: for ``measure``."""
+    device = next(model.parameters()).device
+    rows = []
+    with mixed_precision(device):
+        for start in range(0, len(blocks), batch):
+            tokens = torch.from_numpy(blocks.tokens[start : start + batch].astype("int64")).to(
+                device
+            )
+            rows.append(model.hidden_states(tokens)[:, :-1])
+    return Answers(hidden=torch.cat(rows), head_weight=model.head_weight)
+
+
+@torch.no_grad()
+def tokens_per_second(model: HybridLM, tokens: Tensor, repeats: int = 5) -> float:
+    """Median speed of a forward pass over tokens [b, s] up to the head's input, after one
+    warm-up.
+    """
+    seconds = []
+    for _ in range(repeats + 1):
+        _synchronize(tokens)
+        start = time.perf_counter()
+        with mixed_precision(tokens.device):
+            model.hidden_states(tokens)
+        _synchronize(tokens)
+        seconds.append(time.perf_counter() - start)
+    return tokens.numel() / sorted(seconds[1:])[repeats // 2]
+
+
+def _answers(teacher: HybridLM | Answers, tokens: Tensor, start: int) -> Tensor:
+    if isinstance(teacher, Answers):
+        return teacher.hidden[start : start + len(tokens)].flatten(0, 1)
+    return _predictions(teacher, tokens)
+
+
+def _predictions(model: HybridLM, tokens: Tensor) -> Tensor:
+    hidden = model.hidden_states(tokens)[:, :-1]
+    return hidden.reshape(-1, hidden.shape[-1])
+
+
+def _synchronize(tokens: Tensor) -> None:
+    if tokens.is_cuda:
+        torch.cuda.synchronize()

@@ -1,0 +1,241 @@
+"""A search before it has scores: the space, the limits and what fits. No torch, so a config.json is
+enough.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minipuzzle.arch import Architecture
+from minipuzzle.artifacts import Scores
+from minipuzzle.budget import Budget, Generation, Limits, Phase, parse_budget, parse_count
+from minipuzzle.cost import Workload, memory
+from minipuzzle.cost.latency import LatencyTable, Timing, model_ms
+from minipuzzle.cost.pricing import Pricing, pricing
+from minipuzzle.errors import UserError
+from minipuzzle.nas.enumerate import Feasible, costs, enumerate_shapes, grid, maximal, times
+from minipuzzle.nas.select import Candidate, candidates, largest
+from minipuzzle.recipe import SearchSettings
+from minipuzzle.space import Bounds, Level, bounds, check_asked, check_uniform, levels
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The grid of a parent under a budget, and the points of it that fit."""
+
+    parent: Architecture
+    budget: Budget
+    prices: Pricing
+    bounds: Bounds
+    feasible: Feasible
+
+    @property
+    def points(self) -> int:
+        """The number of grid points."""
+        return self.bounds.points
+
+    @property
+    def limits(self) -> Limits:
+        """The budget in numbers."""
+        return self.prices.asked
+
+    def sentences(self) -> list[str]:
+        """What budgets of time mean here: the phase, the limit and the workload that it is
+        about.
+        """
+        return [
+            f"{t.phase} in at most {t.ms:,.1f} ms for {t.work.batch:,} x {t.work.prompt:,} tokens"
+            f" read and {t.work.output:,} said"
+            for t in self.limits.times
+        ]
+
+    def bytes(self, architecture: Architecture) -> int:
+        """An architecture's memory at the workload."""
+        return memory(architecture, self.prices.workload).total
+
+    def widest(self, settings: SearchSettings) -> Bounds:
+        """The sizes that the solver may choose from: those of the last level, since it does not
+        enumerate them.
+        """
+        return _bounds(self.parent, levels(settings.least)[-1], settings)
+
+    @cached_property
+    def is_maximal(self) -> NDArray[np.bool_]:
+        """[n] bool: the feasible points from which no single step up fits."""
+        return maximal(self.feasible, self.bounds, self.prices)
+
+    def candidates(self, scores: Scores, limit: int) -> list[Candidate]:
+        """The ``limit`` candidates with the least predicted damage."""
+        return candidates(self.parent, scores, self.feasible, self.is_maximal, limit)
+
+    def largest(self, scores: Scores, count: int) -> list[Candidate]:
+        """The ``count`` candidates with the most parameters."""
+        return largest(self.parent, scores, self.feasible, count)
+
+    def maximal(self) -> list[dict[str, Any]]:
+        """The maximal shapes, largest first, with their costs."""
+        rows = [
+            {
+                **asdict(self.feasible.shape(int(i))),
+                "parameters": int(self.feasible.parameters[i]),
+                "bytes": int(self.feasible.bytes[i]),
+                "ms": (
+                    dict(
+                        zip(
+                            self.prices.names[-len(self.limits.times) :],
+                            self.feasible.times[i].tolist(),
+                            strict=True,
+                        )
+                    )
+                    if self.limits.times
+                    else {}
+                ),
+            }
+            for i in np.flatnonzero(self.is_maximal)
+        ]
+        return sorted(rows, key=lambda row: -row["parameters"])
+
+    def summary(self) -> dict[str, Any]:
+        """Budget, bounds and counts, for search.json."""
+        return {
+            "budget": {
+                "text": list(self.budget.text),
+                "parameters": self.limits.parameters,
+                "bytes": self.limits.bytes,
+                "workload": asdict(self.prices.workload),
+                "times": {t.name: t.ms for t in self.limits.times},
+                "timing": None if self.prices.timing is None else self.prices.timing.source,
+                "margin": None if self.prices.timing is None else self.prices.timing.margin,
+            },
+            "not_pruned": self.parent.rules.sentences(),
+            "bounds": self.bounds.plain(),
+            "points": self.points,
+            "feasible": self.feasible.count,
+            "parent_cost": {
+                "parameters": self.parent.parameters,
+                "bytes": self.bytes(self.parent),
+                "times": {
+                    t.name: model_ms(self.prices.timing, self.parent, t.phase, t.work)
+                    for t in self.limits.times
+                    if self.prices.timing is not None
+                },
+            },
+        }
+
+
+def make_plan(parent: Architecture, settings: SearchSettings, timing: Timing | None = None) -> Plan:
+    """The plan for a parent; time budgets need a ``timing``, a measured table or a roofline.
+
+    Raises: UserError for an option that the parent's family has no way to write, a malformed
+    budget, one that the parent meets already, one of time without a timing, or one that no point of
+    the widest space meets (says the smallest reachable).
+    """
+    check_uniform(parent)
+    check_asked(parent, settings)
+    workload = Workload(
+        context=parse_count(settings.context),
+        batch=settings.batch,
+        weights=settings.weights,
+        kv=settings.kv,
+        state=settings.state,
+    )
+    budget = parse_budget(settings.budget, settings.work)
+    if budget.times and timing is None:
+        raise UserError(
+            "A budget of time needs times.",
+            got=" and ".join(settings.budget) + " without a latency table",
+            allowed="run/latency.json, --latency FILE, or --roofline DEVICE for an estimate",
+            next=f"Run minipuzzle profile --workload {budget.times[0].work} first.",
+        )
+    if budget.times and settings.hidden_size and isinstance(timing, LatencyTable):
+        raise UserError(
+            "A latency table holds times at the model's own hidden size, and none of narrower"
+            " ones.",
+            got=f"--hidden-size with {' and '.join(settings.budget)}",
+            allowed="--roofline DEVICE (an estimate), or another budget",
+            next="Leave --hidden-size out, or give --roofline.",
+        )
+
+    def parent_ms(phase: Phase, at: Generation) -> float:
+        assert timing is not None
+        return model_ms(timing, parent, phase, at)
+
+    limits = budget.resolve(parent.parameters, memory(parent, workload).total, parent_ms)
+    prices = pricing(parent, limits, workload, timing if budget.times else None)
+    _check_needed(prices, settings)
+    for level in levels(settings.least):
+        space = _bounds(parent, level, settings)
+        feasible = enumerate_shapes(space, prices)
+        if feasible.count:
+            return Plan(
+                parent=parent, budget=budget, prices=prices, bounds=space, feasible=feasible
+            )
+    raise _unreachable(space, prices, settings)
+
+
+def _bounds(parent: Architecture, level: Level, settings: SearchSettings) -> Bounds:
+    return bounds(
+        parent,
+        level,
+        multiple=settings.multiple,
+        mamba_heads=settings.mamba_heads,
+        hidden_size=settings.hidden_size,
+    )
+
+
+def _check_needed(prices: Pricing, settings: SearchSettings) -> None:
+    parent, limits = prices.parent, prices.asked
+    size = memory(parent, prices.workload).total
+    small = limits.parameters is None or parent.parameters <= limits.parameters
+    quick = not limits.times or bool(
+        (prices.total(parent) <= prices.limits)[-len(limits.times) :].all()
+    )
+    if small and quick and (limits.bytes is None or size <= limits.bytes):
+        raise UserError(
+            "The model meets this budget already: nothing needs pruning.",
+            got=" and ".join(settings.budget),
+            allowed=(
+                f"less than its {parent.parameters:,} parameters or its {size / GIB:.3f} GiB at"
+                " this workload"
+            ),
+            next="Give a smaller budget, or use the model as it is.",
+        )
+
+
+def _unreachable(space: Bounds, prices: Pricing, settings: SearchSettings) -> UserError:
+    shapes = grid(
+        replace(space, hidden=space.hidden[:1])
+    )  # the narrowest: every cost grows with the hidden size
+    parameters, size = costs(prices.parent, shapes, prices.workload)
+    took = times(shapes, prices)
+    smallest = []
+    if prices.asked.parameters is not None:
+        smallest.append(f"{parameters.min():,} parameters")
+    if prices.asked.bytes is not None:
+        smallest.append(f"{size.min() / GIB:.3f} GiB")
+    free = 1.0 if prices.timing is None else 1 + prices.timing.margin
+    smallest += [
+        f"{took[:, k].min() * free:.3f} {limit.name}" for k, limit in enumerate(prices.asked.times)
+    ]
+    unused = [
+        f"--{name}"
+        for name in ("mamba-heads", "hidden-size")
+        if not getattr(settings, name.replace("-", "_"))
+    ]
+    more = f", or add {' or '.join(unused)} to narrow those too" if unused else ""
+    return UserError(
+        "No architecture in the search space meets this budget.",
+        got=" and ".join(settings.budget),
+        allowed=f"at least {' and '.join(smallest)} (the smallest reachable)",
+        next=(
+            f"Raise the budget{more}, or widen --least; for memory, a shorter --context or smaller"
+            " dtypes."
+        ),
+    )

@@ -1,0 +1,181 @@
+"""Candidates from the solver: the best choices block by block under every budget, and others unlike
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from minipuzzle.arch import Architecture
+from minipuzzle.artifacts import Scores
+from minipuzzle.cost.pricing import Pricing
+from minipuzzle.nas.choices import Choices, State, make_choices
+from minipuzzle.nas.select import Candidate
+from minipuzzle.nas.solve import Infeasible, Instance, Solution, diverse, sweep
+from minipuzzle.recipe import SearchSettings
+from minipuzzle.space import Bounds
+
+OVERLAP = 0.9
+"""Largest share of blocks on which two proposals may agree; Puzzle takes 0.8 of more choices a
+block (arXiv:2411.19146).
+"""
+FRONT_POINTS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposals:
+    """States of one hidden size that the solver found, best first, and how sure it is: ``gap`` is
+    relative, 0 for proven optima. ``prices`` are those at that size.
+    """
+
+    choices: Choices
+    prices: Pricing
+    states: tuple[State, ...]
+    seconds: float
+    gap: float
+
+    def candidates(self, bytes_of: Any, first: int = 1) -> list[Candidate]:
+        """The states as candidates s001, s002, ..., or from another number on."""
+        return [
+            candidate(self.choices, s, f"s{n:03}", "solver", bytes_of)
+            for n, s in enumerate(self.states, first)
+        ]
+
+
+def propose_each(
+    parent: Architecture,
+    scores: Scores,
+    space: Bounds,
+    settings: SearchSettings,
+    prices: Pricing,
+    count: int,
+) -> list[Proposals]:
+    """``propose`` for each hidden size of the space, ``count`` in all; sizes at which nothing fits
+    are left out.
+
+    Raises: UserError where nothing fits at any size.
+    """
+    found: list[Proposals] = []
+    refused: list[Infeasible] = []
+    for hidden in space.hidden:
+        here = prices if hidden == parent.hidden else prices.at_hidden(hidden)
+        try:
+            found.append(
+                propose(parent, scores, space, settings, here, max(1, count // len(space.hidden)))
+            )
+        except Infeasible as error:
+            refused.append(error)
+    if not found:
+        raise refused[0]
+    return found
+
+
+def propose(
+    parent: Architecture,
+    scores: Scores,
+    space: Bounds,
+    settings: SearchSettings,
+    prices: Pricing,
+    count: int,
+) -> Proposals:
+    """Up to ``count`` solutions at the hidden size of ``prices``, each differing from those before
+    in at least a tenth of the blocks.
+
+    Raises: UserError where no choice of blocks meets the budgets (names those that bind and the
+    smallest reachable).
+    """
+    hidden = prices.parent.hidden
+    choices = make_choices(
+        parent,
+        scores,
+        space,
+        settings,
+        lambda block: prices.of(replace(block, hidden=hidden)),
+        prices.limits - prices.base,
+        prices.names,
+        hidden,
+    )
+    found = diverse(instance(choices), count, overlap=OVERLAP)
+    return Proposals(
+        choices=choices,
+        prices=prices,
+        states=tuple(state_of(choices, s) for s in found),
+        seconds=sum(s.seconds for s in found),
+        gap=max(s.gap for s in found),
+    )
+
+
+def front(each: Sequence[Proposals]) -> list[dict[str, Any]]:
+    """The predicted Pareto front: least damage at limits from the smallest reachable to the
+    parent's own cost, the best of all hidden sizes.
+
+    All limits are scaled together, from those of an almost empty model to those of the whole one.
+    """
+    rows = [row for proposals in each for row in _front(proposals.choices, proposals.prices)]
+    return [row for row in rows if not any(_beats(other, row) for other in rows)]
+
+
+def _beats(other: dict[str, Any], row: dict[str, Any]) -> bool:
+    cheaper = all(a <= b for a, b in zip(other["cost"], row["cost"], strict=True))
+    return cheaper and bool(other["damage"] < row["damage"])
+
+
+def _front(choices: Choices, prices: Pricing) -> list[dict[str, Any]]:
+    cheapest = sum(c.min(axis=0) for c in choices.costs)
+    dearest = sum(c[0] for c in choices.costs)
+    shares = np.linspace(0.3, 1.0, FRONT_POINTS)
+    limits = [cheapest + share * (dearest - cheapest) for share in shares]
+    rows = []
+    for limit, solution in zip(limits, sweep(instance(choices), limits), strict=True):
+        cost = choices.cost(state_of(choices, solution)) + prices.base
+        rows.append(
+            {
+                "limit": (limit + prices.base).tolist(),
+                "cost": cost.tolist(),
+                "damage": solution.damage + choices.narrower,
+                "gap": solution.gap,
+            }
+        )
+    return rows
+
+
+def candidate(choices: Choices, state: State, name: str, origin: str, bytes_of: Any) -> Candidate:
+    """A state as a candidate; ``bytes_of`` prices an architecture's memory at the workload."""
+    selection = choices.selection(state)
+    student = selection.student(choices.parent)
+    return Candidate(
+        name=name,
+        origin=origin,
+        selection=selection,
+        damage=choices.harm(state),
+        parameters=student.parameters,
+        bytes=bytes_of(student),
+    )
+
+
+def instance(choices: Choices) -> Instance:
+    """The choices as a problem for the solver: uniform sizes are tags that all kept blocks of a
+    unit share.
+    """
+    tags = []
+    for i, sizes in enumerate(choices.sizes):
+        shared = sum(unit == choices.unit[i] for unit in choices.unit) > 1
+        tags.append(np.array([*(range(len(sizes)) if shared else [-1] * len(sizes)), -1]))
+    return Instance(
+        damage=choices.damage,
+        costs=choices.costs,
+        limits=choices.limits,
+        names=choices.names,
+        tags=tuple(tags),
+        classes=choices.unit,
+        together=tuple(unit for unit in choices.parent.units if len(unit) > 1),
+    )
+
+
+def state_of(choices: Choices, solution: Solution) -> State:
+    """A solution's choices as rungs."""
+    return tuple(None if c == len(choices.sizes[i]) else c for i, c in enumerate(solution.choices))

@@ -1,0 +1,138 @@
+"""Realise candidates and rank them by what they really do, before any training.
+
+Each candidate is the parent under masks, so it costs one forward over the validation text and no
+copy. MiniPuzzle ranks by next-token accuracy and by agreement with the parent's greedy token
+(arXiv:2504.03624); the paper does not say how the two merge, we take the mean of the two ranks. The
+solver's candidates are ranked by KL from the parent, the measure that Puzzle found best
+(arXiv:2411.19146).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from minipuzzle.arch import Selection
+from minipuzzle.nas.select import Candidate
+from minipuzzle.recipe import Ranking
+
+
+class Reality(NamedTuple):
+    """What a model does on a text: shares of tokens, and nats a token; ``kl`` is KL(parent ||
+    candidate).
+    """
+
+    next_token_accuracy: float
+    agreement: float
+    loss: float
+    kl: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Realised:
+    """A candidate and what it does on the validation text; ``rank`` 1 is best, ``tasks`` the
+    average of the tasks where they were asked.
+    """
+
+    candidate: Candidate
+    reality: Reality
+    rank: int = 0
+    tasks: float | None = None
+
+
+Measure = Callable[[Selection], Reality]
+
+
+def realise(
+    candidates: Sequence[Candidate],
+    measure: Measure,
+    known: dict[str, Reality],
+    ranking: Ranking,
+    finished: Callable[[str, Reality], None] = lambda name, result: None,
+) -> list[Realised]:
+    """Measure every candidate that is not in ``known`` yet, and return all of them, best rank
+    first.
+    """
+    results = []
+    for candidate in candidates:
+        if candidate.name not in known:
+            known[candidate.name] = measure(candidate.selection)
+        finished(candidate.name, known[candidate.name])
+        results.append((candidate, known[candidate.name]))
+    return reranked(
+        [Realised(candidate=candidate, reality=reality) for candidate, reality in results], ranking
+    )
+
+
+def reranked(results: Sequence[Realised], ranking: Ranking) -> list[Realised]:
+    """The same, best first, with their ranks."""
+    order = _order([r.reality for r in results], ranking)
+    return [replace(results[i], rank=place) for place, i in enumerate(order, start=1)]
+
+
+def by_tasks(results: Sequence[Realised], averages: Sequence[float]) -> list[Realised]:
+    """The first ones anew by their ``averages``, best first (equal ones as they were), then the
+    others as they were.
+    """
+    first = [
+        replace(result, tasks=average) for result, average in zip(results, averages, strict=False)
+    ]
+    order = sorted(range(len(first)), key=lambda i: (-averages[i], i))
+    again = [*(first[i] for i in order), *results[len(first) :]]
+    return [replace(result, rank=place) for place, result in enumerate(again, start=1)]
+
+
+def shortlist(ranked: Sequence[Realised], count: int, ranking: Ranking) -> list[Realised]:
+    """The ``count`` that go on to a short distillation.
+
+    By agreement they are the first ones, as in the paper, but the best of each hidden size before a
+    second of any: narrower ones heal better than they look (docs/decisions.md). By KL the first few
+    are often one model with a rung moved, from which a distillation learns nothing, and KL before
+    training favours what is intact over what heals: first comes the best by KL, then the solver's
+    own optimum (least summed damage), then the best of each other set of kept blocks or hidden
+    size.
+    """
+    if not ranked:
+        return []
+    chosen = {ranked[0].candidate.name: ranked[0]}
+    if ranking == "kl":
+        best = optimum(ranked)
+        chosen[best.candidate.name] = best
+    seen = {_sort(r, ranking) for r in chosen.values()}
+    for realised in ranked:
+        sort = _sort(realised, ranking)
+        if sort not in seen:
+            seen.add(sort)
+            chosen.setdefault(realised.candidate.name, realised)
+    for realised in ranked:
+        chosen.setdefault(realised.candidate.name, realised)
+    return list(chosen.values())[:count]
+
+
+def optimum(ranked: Sequence[Realised]) -> Realised:
+    """The solver's own best, by least summed damage; the first of all where it proposed none."""
+    solved = (r for r in ranked if r.candidate.origin == "solver")
+    return min(solved, key=lambda r: r.candidate.damage, default=ranked[0])
+
+
+def _sort(realised: Realised, ranking: Ranking) -> tuple[object, ...]:
+    selection = realised.candidate.selection
+    return selection.hidden, tuple(selection.kept_blocks) if ranking == "kl" else None
+
+
+def _order(realities: list[Reality], ranking: Ranking) -> list[int]:
+    if ranking == "kl":
+        return sorted(range(len(realities)), key=lambda i: realities[i].kl)
+    by_accuracy = _ranks([r.next_token_accuracy for r in realities])
+    by_agreement = _ranks([r.agreement for r in realities])
+    return sorted(
+        range(len(realities)), key=lambda i: (by_accuracy[i] + by_agreement[i], realities[i].loss)
+    )
+
+
+def _ranks(values: list[float]) -> list[float]:
+    """Rank 1 for the largest; equal values share their mean rank."""
+    order = sorted(values, reverse=True)
+    first = {value: order.index(value) + 1 for value in set(values)}
+    return [first[v] + (order.count(v) - 1) / 2 for v in values]

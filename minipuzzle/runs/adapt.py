@@ -1,0 +1,135 @@
+"""Stage adapt: a checkpoint's weights stay, an adapter learns a text or its answers,
+run/adapter/.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from minipuzzle.adapter_settings import AdapterSettings
+from minipuzzle.adapters.saved import NAME
+from minipuzzle.artifacts import fingerprint
+from minipuzzle.data import TokenBlocks, has_answers, load_instructions
+from minipuzzle.interrupt import legs
+from minipuzzle.model import HybridLM
+from minipuzzle.ranks import Ranks, ranks
+from minipuzzle.recipe import ADAPT_RATE, Training
+from minipuzzle.runs.adapters import adapted, keep_adapter, plan_for
+from minipuzzle.runs.checks import check_training
+from minipuzzle.runs.disk import check_disk, training_needs
+from minipuzzle.runs.distill import train_in
+from minipuzzle.runs.job import Job, open_checkpoint, say
+from minipuzzle.runs.training_folder import TrainingFolder
+from minipuzzle.training import answers_only, check_vocabularies, distillation, next_token
+from minipuzzle.training.objectives import Objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptSettings:
+    """An adapter and how it is trained."""
+
+    adapter: AdapterSettings
+    training: Training = field(default_factory=Training)
+
+    def fixed(self) -> dict[str, Any]:
+        """As ``Training.fixed``."""
+        return {**asdict(self), "training": self.training.fixed()}
+
+    def decisive(self) -> dict[str, Any]:
+        """As ``Training.decisive``."""
+        return {**asdict(self), "training": self.training.decisive()}
+
+
+def run_adapt(
+    job: Job, settings: AdaptSettings, teacher_path: Path | None
+) -> tuple[Path, dict[str, Any]]:
+    """Train an adapter on job.data.train; (the file of the adapter, what was recorded).
+
+    JSON lines of prompts and answers are learned by their answers only, other texts by every next
+    token; with a teacher by KL(teacher || model) in place of cross-entropy. Under torchrun the
+    weights of both are sharded over all processes. Raises: UserError where nothing would be
+    trained.
+    """
+    settings = replace(settings, training=settings.training.at(ADAPT_RATE))
+    with job.run.locked(), ranks(job.device) as group, legs(group):
+        return _adapt(job, settings, teacher_path, group)
+
+
+def _adapt(
+    job: Job, settings: AdaptSettings, teacher_path: Path | None, group: Ranks
+) -> tuple[Path, dict[str, Any]]:
+    answers = has_answers(job.text_path("train"))
+    blocks = group.first_then_all(lambda: _instructions(job) if answers else job.text("train"))
+    check_training(settings.training, [job.parent.architecture], job.device, group)
+    teacher_file = None if teacher_path is None else open_checkpoint(teacher_path)
+    if teacher_file is not None:
+        check_vocabularies(job.parent.architecture.vocab_size, teacher_file.architecture.vocab_size)
+    inputs = (
+        job.parent.fingerprint,
+        blocks.fingerprint,
+        "" if teacher_file is None else teacher_file.fingerprint,
+    )
+    key, identity = (
+        fingerprint(*inputs, settings.decisive()),
+        fingerprint(*inputs, settings.fixed()),
+    )
+    target, folder = (
+        job.run / "adapter" / NAME,
+        TrainingFolder(job.run, "adapt", identity, key, say),
+    )
+    if job.run.is_done("adapt", key) and target.exists():
+        say(f"adapt: nothing changed, kept {target}")
+        group.by_first(folder.finish)
+        return target, job.run.facts("adapt")
+    trained = plan_for(job.parent.architecture, settings.adapter).trainable
+    needs = training_needs(folder.path, trained, target, 4 * trained)
+    group.by_first(lambda: check_disk("adapt", needs, job.device))
+    model = adapted(job, job.parent, settings.adapter, settings.training, group)
+    group.by_first(folder.claim)
+    teacher = (
+        None
+        if teacher_file is None
+        else job.load_frozen(teacher_file, group, settings.training.replicas)
+    )
+    training = replace(
+        settings.training,
+        weight_decay=0.0,
+        isolate_documents=answers or settings.training.isolate_documents,
+    )
+    final = train_in(
+        job,
+        model,
+        _objective(answers, teacher),
+        blocks,
+        training,
+        folder.path,
+        identity,
+        "adapt",
+        group=group,
+        teacher=None if teacher is None else teacher.architecture,
+    )
+    group.by_first(lambda: folder.replace(target))
+    plan = group.first_then_all(lambda: keep_adapter(job, model, job.parent)).plan
+    facts = {
+        "final_loss": final,
+        "tokens": training.tokens,
+        "trained": plan.trainable,
+        "lora": plan.lora,
+    }
+    job.run.mark("adapt", key, **facts)
+    group.by_first(folder.finish)
+    return target, facts
+
+
+def _objective(answers: bool, teacher: HybridLM | None) -> Objective:
+    if answers:
+        return answers_only(teacher)
+    return next_token if teacher is None else distillation(teacher)
+
+
+def _instructions(job: Job) -> TokenBlocks:
+    return load_instructions(
+        job.text_path("train"), job.tokenizer, block_length=job.data.length, seed=job.data.seed
+    )

@@ -1,0 +1,198 @@
+"""Speed and memory of several models in turn: checkpoints, or folders with only a config.json
+(random weights).
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minipuzzle.arch import Architecture
+from minipuzzle.budget import Generation
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.checkpoint.config import read_config
+from minipuzzle.errors import UserError
+from minipuzzle.generation.bench import Speed, measure
+from minipuzzle.generation.memory import HEADROOM, Peak, Runtime, largest_batch, plan
+from minipuzzle.kernels import Kernels, choose
+from minipuzzle.machine import available_bytes, free_gpu_bytes
+from minipuzzle.model import HybridLM, fp8_model, load_model
+from minipuzzle.progress import progress_bar
+from minipuzzle.report.units import bytes_
+from minipuzzle.runs.device import DTYPES, device_name, pick_device, pick_dtype
+from minipuzzle.runs.job import say
+
+CARDS = {"80 GB": int(79.1 * 2**30), "141 GB": int(139.8 * 2**30)}
+"""What CUDA calls total memory on an H100 80GB HBM3 and on an H200."""
+
+
+def run_bench(
+    paths: Sequence[Path],
+    work: Generation | None,
+    *,
+    prompt: int,
+    output: int,
+    device: str,
+    dtype: str,
+    state: str,
+    seconds: float,
+    fp8_weights: bool = False,
+) -> dict[str, Any]:
+    """Measure each model at ``work``, or where that is None at the largest batch that fits by the
+    estimate.
+
+    Raises: UserError for a model that does not fit the device.
+    """
+    where = pick_device(device)
+    kernels = choose(where)
+    runtime = _runtime(dtype, state, where, fast=kernels.name != "reference", fp8=fp8_weights)
+    say(f"kernels: {kernels.name} ({kernels.reason})")
+    architectures = [read_config(path)[1] for path in paths]
+    rows = []
+    for path, name, architecture in zip(paths, names(paths), architectures, strict=True):
+        gc.collect()
+        if where.type == "cuda":
+            torch.cuda.empty_cache()
+        free = free_gpu_bytes(where) if where.type == "cuda" else available_bytes()
+        asked = work or Generation(prompt=prompt, output=output, batch=1)
+        batch = asked.batch if work else largest_batch(architecture, asked, runtime, free)
+        asked = replace(asked, batch=max(1, batch))
+        peak = plan(architecture, asked, runtime)
+        _check_fits(name, asked, peak, free)
+        say(
+            f"{name}: batch {asked.batch}, predicted peak {bytes_(peak.total)} of {bytes_(free)}"
+            " free"
+        )
+        speed = _measure(path, name, architecture, asked, runtime, where, kernels, seconds, peak)
+        rows.append({"name": name, "path": str(path), **_row(architecture, asked, peak, speed)})
+    return {
+        "device": device_name(where),
+        "dtype": str(runtime.dtype).removeprefix("torch."),
+        "kernels": kernels.reason,
+        "weights": "fp8" if fp8_weights else str(runtime.dtype).removeprefix("torch."),
+        "state_dtype": str(runtime.state_dtype).removeprefix("torch."),
+        "torch": torch.__version__,
+        "batch": "the largest that fits" if work is None else work.batch,
+        "prompt": prompt,
+        "output": output,
+        "rows": rows,
+    }
+
+
+def plan_bench(
+    paths: Sequence[Path], *, prompt: int, output: int, dtype: str, state: str
+) -> list[dict[str, Any]]:
+    """Predicted memory of one row and the largest batch on each card, for weights in ``dtype`` and
+    in FP8. Runs nothing.
+    """
+    cuda = torch.device("cuda")
+    rows = []
+    for path, name in zip(paths, names(paths), strict=True):
+        architecture = read_config(path)[1]
+        for fp8 in (False, True):
+            runtime = _runtime(dtype, state, cuda, fast=True, fp8=fp8)
+            asked = Generation(batch=1, prompt=prompt, output=output)
+            batches = {
+                card: largest_batch(architecture, asked, runtime, size)
+                for card, size in CARDS.items()
+            }
+            held = next(short for short, kind in DTYPES.items() if kind == runtime.dtype)
+            rows.append(
+                {
+                    "name": name,
+                    "weights": "fp8" if fp8 else held,
+                    "peak": asdict(plan(architecture, asked, runtime)),
+                    "batches": batches,
+                }
+            )
+    return rows
+
+
+def names(paths: Sequence[Path]) -> list[str]:
+    """Short names of the folders; whole paths where two would be one."""
+    short = [path.resolve().name for path in paths]
+    return [
+        name if short.count(name) == 1 else str(path)
+        for name, path in zip(short, paths, strict=True)
+    ]
+
+
+def _runtime(
+    dtype: str, state: str, device: torch.device, *, fast: bool, fp8: bool = False
+) -> Runtime:
+    held = torch.float32 if state == "auto" else pick_dtype(state, device)
+    return Runtime(dtype=pick_dtype(dtype, device), state_dtype=held, fast=fast, fp8_weights=fp8)
+
+
+def _measure(
+    path: Path,
+    name: str,
+    architecture: Architecture,
+    work: Generation,
+    runtime: Runtime,
+    device: torch.device,
+    kernels: Kernels,
+    seconds: float,
+    peak: Peak,
+) -> Speed:
+    try:
+        checkpoint = Checkpoint.open(path) if any(path.glob("*.safetensors*")) else None
+        if runtime.fp8_weights:
+            model = fp8_model(
+                architecture, checkpoint, device=device, dtype=runtime.dtype, kernels=kernels
+            )
+        elif checkpoint is not None:
+            model = load_model(checkpoint, device=device, dtype=runtime.dtype, kernels=kernels)
+        else:
+            model = HybridLM(architecture, device=device, dtype=runtime.dtype, kernels=kernels)
+        with progress_bar(
+            f"bench: {name}", work.batch * (work.prompt + work.output), "tokens"
+        ) as bar:
+            return measure(
+                model.eval(),
+                work,
+                state_dtype=runtime.state_dtype,
+                tokens_at_once=runtime.tokens_at_once,
+                seconds=seconds,
+                advance=bar.advance,
+            )
+    except torch.cuda.OutOfMemoryError as error:
+        raise UserError(
+            f"{name} did not fit the device.",
+            got=f"predicted {bytes_(peak.total)}; {str(error).split('. ')[0]}",
+            allowed="what its memory holds",
+            next="Lower --batch or --prompt.",
+        ) from error
+
+
+def _check_fits(name: str, work: Generation, peak: Peak, free: int) -> None:
+    if peak.total > free:
+        terms = ", ".join(f"{what} {bytes_(size)}" for what, size in asdict(peak).items())
+        raise UserError(
+            f"{name} does not fit the device at {work}.",
+            got=f"{bytes_(peak.total)}: {terms}",
+            allowed=f"{bytes_(free)}, of which auto leaves {HEADROOM:.0%} free",
+            next="Lower --batch, --prompt or --output.",
+        )
+
+
+def _row(architecture: Architecture, work: Generation, peak: Peak, speed: Speed) -> dict[str, Any]:
+    whole = speed.first_token_s + speed.decode_s
+    return {
+        "parameters": architecture.parameters,
+        "batch": work.batch,
+        **asdict(speed),
+        "prefill_tokens_per_s": work.batch * work.prompt / speed.first_token_s,
+        "decode_tokens_per_s": (
+            work.batch * (work.output - 1) / speed.decode_s if speed.decode_s else None
+        ),
+        "step_ms": 1e3 * speed.decode_s / (work.output - 1) if speed.decode_s else None,
+        "tokens_per_s": work.batch * work.output / whole,
+        "predicted": asdict(peak),
+        "predicted_bytes": peak.total,
+    }

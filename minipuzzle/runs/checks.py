@@ -1,0 +1,105 @@
+"""What a training needs, opened and checked before anything is computed or cut for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from minipuzzle.arch import Architecture
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.data import TokenBlocks
+from minipuzzle.kernels import choose
+from minipuzzle.model import HybridLM, set_precision
+from minipuzzle.model.precision import require_engine
+from minipuzzle.ranks import Ranks
+from minipuzzle.recipe import DistillSettings, Training
+from minipuzzle.runs.adapters import plan_for
+from minipuzzle.runs.job import Job, open_checkpoint
+from minipuzzle.training import check_vocabularies
+from minipuzzle.training.board import require_board
+from minipuzzle.training.offline import Keep, TeacherCache
+from minipuzzle.training.parallel import check_replicas
+from minipuzzle.training.update import check_batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillInputs:
+    """The teacher, the training text, and the half of the validation text that chooses."""
+
+    teacher: Checkpoint
+    blocks: TokenBlocks
+    validation: TokenBlocks
+
+
+def open_distill(
+    job: Job,
+    settings: DistillSettings,
+    teacher: Path | None,
+    students: Sequence[Architecture],
+    group: Ranks,
+) -> DistillInputs:
+    """Open what a distillation of ``students`` reads.
+
+    Raises: UserError for a text, a teacher or a setting that it would stumble over later, after
+    hours perhaps.
+    """
+    file = job.parent if teacher is None else open_checkpoint(teacher)
+    check_vocabularies(job.parent.architecture.vocab_size, file.architecture.vocab_size)
+    check_training(settings.training, students, job.device, group)
+    _check_precision(
+        settings.teacher_precision, settings.training.bf16_ends, [file.architecture], job.device
+    )
+    for student in students if settings.adapter.kind else []:
+        plan_for(student, settings.adapter)
+    if settings.winner == "tasks":
+        job.text_path("calibration")
+    inputs = DistillInputs(
+        teacher=file,
+        blocks=group.first_then_all(lambda: job.text("train")),
+        validation=group.first_then_all(lambda: job.validation("search")),
+    )
+    if settings.teacher_logits:
+        open_cache(settings, inputs)
+    return inputs
+
+
+def open_cache(settings: DistillSettings, inputs: DistillInputs) -> TeacherCache:
+    """The folder of the teacher's answers. Raises: UserError where it is another teacher's or
+    text's.
+    """
+    training, teacher = settings.training, inputs.teacher
+    return TeacherCache(
+        Path(settings.teacher_logits),
+        inputs.blocks,
+        Keep.parse(settings.teacher_keep),
+        seed=training.seed,
+        teacher=f"{teacher.fingerprint} {settings.teacher_precision}",
+        isolate=training.isolate_documents,
+        vocabulary=teacher.architecture.vocab_size,
+    )
+
+
+def check_training(
+    training: Training, models: Sequence[Architecture], device: torch.device, group: Ranks
+) -> None:
+    """Raises: UserError for settings that these processes or models cannot be trained with."""
+    check_batch(training.batch, group)
+    check_replicas(group, training.replicas)
+    if training.tensorboard:
+        require_board()
+    _check_precision(training.precision, training.bf16_ends, models, device)
+
+
+def _check_precision(
+    precision: str, ends: int, models: Sequence[Architecture], device: torch.device
+) -> None:
+    if precision == "fp8":
+        require_engine(device)
+    if precision != "bf16":
+        for architecture in models:
+            set_precision(
+                HybridLM(architecture, device="meta", kernels=choose(device)), "fp8-emulated", ends
+            )

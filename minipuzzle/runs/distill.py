@@ -1,0 +1,406 @@
+"""Stage distill: short runs for the top candidates (``race``), the long run for the best of them,
+run/student/.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minipuzzle.adapters import merge
+from minipuzzle.adapters.saved import NAME as ADAPTER
+from minipuzzle.arch import Architecture
+from minipuzzle.artifacts import fingerprint
+from minipuzzle.checkpoint import Checkpoint, write_checkpoint
+from minipuzzle.cloze import Item, average, counted
+from minipuzzle.data import TokenBlocks
+from minipuzzle.interrupt import Interrupt, legs
+from minipuzzle.metrics import measure
+from minipuzzle.model import HybridLM, set_precision
+from minipuzzle.progress import progress_bar
+from minipuzzle.ranks import Ranks, ranks
+from minipuzzle.recipe import DistillSettings, Training
+from minipuzzle.report.card import write_card
+from minipuzzle.run_files import load_search
+from minipuzzle.rundir import RunDir
+from minipuzzle.runs.adapters import adapted, keep_adapter, plan_for
+from minipuzzle.runs.checks import DistillInputs, open_cache, open_distill
+from minipuzzle.runs.disk import Need, check_disk, distill_needs
+from minipuzzle.runs.job import Job, say
+from minipuzzle.runs.meter import Meter
+from minipuzzle.runs.prune import run_prune
+from minipuzzle.runs.race import Leg, Outcome, race
+from minipuzzle.runs.search import load_selection
+from minipuzzle.runs.training_folder import TrainingFolder
+from minipuzzle.training import distillation, load_parameters, train
+from minipuzzle.training.guard import BrokenDown
+from minipuzzle.training.loop import STATES
+from minipuzzle.training.objectives import Objective
+from minipuzzle.training.parallel import write_gathered
+
+RATE_SHARE = 5
+"""A fifth of a long run told which rate suits it: docs/decisions.md."""
+
+
+def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) -> Checkpoint:
+    """Prune what search chose if that is not done, distil, and write the winner to run/student.
+
+    Under torchrun student and teacher are sharded over all processes; the first one prunes and
+    writes.
+    """
+    settings = settings.resolved()
+    if settings.adapter.kind:  # decay would pull Delta W to 0, not the weights
+        settings = replace(settings, training=replace(settings.training, weight_decay=0.0))
+    target = job.run / "student"
+    with job.run.locked(), ranks(job.device) as group, legs(group) as stop:
+        inputs = open_distill(job, settings, teacher_path, students(job), group)
+        needs = disk_needs(job, settings, inputs)
+        if not target.exists():  # else perhaps nothing is to be done
+            group.by_first(lambda: check_disk("distill", needs, job.device))
+        cuts = group.first_then_all(lambda: _cuts(job))
+        made = [cuts[name].fingerprint for name in sorted(cuts)]
+        known = (job.run.key("prune"), made, inputs.teacher.fingerprint, inputs.blocks.fingerprint)
+        key, identity = (
+            fingerprint(*known, settings.decisive()),
+            fingerprint(*known, settings.fixed()),
+        )
+        folder = TrainingFolder(job.run, "distill", identity, key, say)
+        if job.run.is_done("distill", key) and target.exists():
+            say(f"distill: nothing changed, kept {target}")
+            group.by_first(lambda: _finish(job, folder))
+            return Checkpoint.open(target)
+        if target.exists():
+            group.by_first(lambda: check_disk("distill", needs, job.device))
+        group.by_first(folder.claim)
+        run = _Distillation(job, settings, group, inputs, folder, stop)
+        tried = run.try_rates(cuts)
+        found = run.short_runs(cuts)
+        winner = found.winner
+        say(f"distill: {winner} goes on to the long run")
+        model, final, validation = run.long_run(cuts[winner], winner, found.short.get(winner))
+        if settings.adapter.kind:
+            group.by_first(lambda: folder.replace(target, job.run / "adapter" / ADAPTER))
+            group.first_then_all(lambda: _merge(job, model, cuts[winner], target))
+        else:
+            group.by_first(lambda: folder.replace(target))
+            write_gathered(model, group, lambda tensor: write_student(cuts[winner], tensor, target))
+        job.run.mark(
+            "distill",
+            key,
+            search=job.run.key("search"),
+            winner=winner,
+            short_validation_loss=found.short,
+            heat_validation_loss=found.heat,
+            final_kl=final,
+            long_validation_loss=validation,
+            tokens=settings.training.tokens,
+            learning_rate=run.training.learning_rate,
+            rate_validation_loss=tried,
+            short_tasks=run.tasks,
+            short_tokens=settings.short_tokens if found.short else 0,
+        )
+        group.by_first(lambda: _finish(job, folder))
+    return Checkpoint.open(target)
+
+
+def students(job: Job) -> list[Architecture]:
+    """The candidates as search.json has them, before they are cut."""
+    search = load_search(job.run / "search.json")
+    return [load_selection(search, name).student(job.parent.architecture) for name in search["top"]]
+
+
+def disk_needs(job: Job, settings: DistillSettings, inputs: DistillInputs) -> list[Need]:
+    """What a distillation of the candidates of search.json writes."""
+    models, kind = students(job), settings.adapter
+    trained = [
+        plan_for(model, kind).trainable if kind.kind else model.parameters for model in models
+    ]
+    needs = distill_needs(job.run.path, job.parent, [m.parameters for m in models], trained)
+    if settings.teacher_logits:
+        tokens = max(settings.training.tokens, settings.short_tokens)
+        cache = open_cache(settings, inputs)
+        needs.append(Need("teacher logits", cache.disk_bytes(tokens), cache.folder))
+    return needs
+
+
+def _finish(job: Job, folder: TrainingFolder) -> None:
+    """What follows from a distillation that is marked as done; done again where a kill came
+    between.
+    """
+    if not (job.run / "student" / "README.md").exists():
+        write_card(job.run.path)
+    folder.finish()
+
+
+def write_student(like: Checkpoint, tensor: Callable[[str], torch.Tensor], target: Path) -> None:
+    """Write trained tensors, by name, as a checkpoint with the dtypes, config and tokenizer of
+    ``like``.
+    """
+    extra = like.family.extra_files(like.architecture)
+    write_checkpoint(
+        target,
+        like.architecture,
+        lambda name: tensor(name).to(like.tensor(name).dtype).contiguous(),
+        source=like,
+        config=like.config,
+        extra=extra,
+    )
+
+
+def _cuts(job: Job) -> dict[str, Checkpoint]:
+    job.run = RunDir(job.run.path)  # with what the first process has written meanwhile
+    return run_prune(job)
+
+
+def _merge(job: Job, model: HybridLM, base: Checkpoint, target: Path) -> None:
+    """Keep the adapter and write the student with it in its weights; only the process that writes
+    has something to do.
+    """
+    if job.run.writes:
+        lost = merge(base, keep_adapter(job, model, base), target)
+        say(f"distill: adapter merged; {lost:.2%} of Delta W was lost to rounding to {base.dtype}")
+
+
+class _Distillation:
+    """What the short runs and the long one share."""
+
+    def __init__(
+        self,
+        job: Job,
+        settings: DistillSettings,
+        group: Ranks,
+        inputs: DistillInputs,
+        folder: TrainingFolder,
+        stop: Interrupt,
+    ) -> None:
+        self.job, self.settings, self.group, self.inputs = job, settings, group, inputs
+        self.folder, self.stop, self.training = folder, stop, settings.training
+        self.tasks: dict[str, float] = {}
+        self._asked: dict[str, list[Item]] = {}
+        if settings.winner == "tasks":
+            self._asked = counted(job.load_frozen(job.parent, group), job.tasks())
+        self.objective = (
+            self._offline()
+            if settings.teacher_logits
+            else distillation(self._teacher(), settings.loss)
+        )
+
+    def try_rates(self, cuts: dict[str, Checkpoint]) -> dict[str, float]:
+        """The first candidate's validation loss at each of the rates, after a short run or a fifth
+        of the long one.
+
+        The best rate is taken from here on.
+        """
+        name, cut = next(iter(cuts.items()))
+        rates, found = self.settings.rates, dict[float, float]()
+        tokens = max(1, min(self.settings.short_tokens, self.training.tokens // RATE_SHARE))
+        for rate in rates:
+            label = f"rate-{rate:g}"
+            try:
+                loss = self._short(
+                    cut, name, Leg(label, tokens), replace(self.training, learning_rate=rate)
+                )
+            except BrokenDown:
+                loss = math.nan
+                self.group.by_first(partial(self.folder.leg(f"{name}-{label}").ended, math.nan))
+            self._drop(name, label)
+            if math.isfinite(loss):
+                found[rate] = loss
+            else:
+                say(f"distill: training breaks down at a learning rate of {rate:g}")
+        if found:
+            best = min(found, key=found.__getitem__)
+            self.training = replace(self.training, learning_rate=best)
+            say(f"distill: learning rate {best:g} is the best of {len(rates)}")
+        return {f"{rate:g}": loss for rate, loss in found.items()}
+
+    def short_runs(self, cuts: dict[str, Checkpoint]) -> Outcome:
+        """The candidate with the lowest validation loss after its short run, or with the best
+        average of tasks.
+        """
+        losses: dict[str, float] = {}
+
+        def run(name: str, leg: Leg) -> float:
+            losses[name] = self._short(cuts[name], name, leg, self.training)
+            return 1 - self.tasks[name] if name in self.tasks else losses[name]
+
+        found = race(
+            list(cuts),
+            self.settings.short_tokens,
+            run,
+            lambda text: say(f"distill: {text}"),
+            self._drop,
+        )
+        return replace(found, short={name: losses[name] for name in found.short})
+
+    def _drop(self, name: str, label: str) -> None:
+        self.group.by_first(self.folder.leg(f"{name}-{label}").forget)
+
+    def _short(self, cut: Checkpoint, name: str, leg: Leg, training: Training) -> float:
+        """Train a candidate for a leg, from its heat's weights where it goes on from them; its
+        validation loss.
+        """
+        place = self.folder.leg(f"{name}-{leg.label}")
+        known = self.group.by_first(place.loss)
+        by_tasks = bool(self._asked) and leg.label == "short"
+        if known is not None:
+            if by_tasks:
+                self.tasks[name] = self.group.by_first(place.tasks)
+            return known
+        model = self._student(cut, after=f"{name}-heat" if leg.before else "")
+        share = training.batch // self.group.world
+        batch = max(1, share // leg.smaller) * self.group.world
+        self._train(
+            model,
+            replace(training, tokens=leg.tokens, batch=batch),
+            place.path.name,
+            f"{name} {leg.label}",
+            f"{name}, {leg.label}",
+        )
+        loss = measure(model, self.inputs.validation).loss
+        say(
+            f"distill: {name} after {leg.before + leg.tokens:,} tokens: validation loss {loss:.4f}"
+            " nats/token"
+        )
+        if by_tasks:
+            self.tasks[name] = average(model, self._asked)
+            say(f"distill: {name}: average of {len(self._asked)} tasks {self.tasks[name]:.4f}")
+        self.group.by_first(lambda: place.ended(loss, self.tasks.get(name)))
+        self.stop.check(self.group)
+        return loss
+
+    def long_run(
+        self, cut: Checkpoint, name: str, short: float | None
+    ) -> tuple[HybridLM, float, tuple[float, float]]:
+        """(the trained student, its last KL, its validation loss before and after), from its short
+        run's weights where there was one, which ended with the loss ``short``.
+        """
+        model = self._student(cut, after="" if short is None else f"{name}-short")
+        before = measure(model, self.inputs.validation).loss if short is None else short
+        final = self._train(model, self.training, "long", name, "long run")
+        after = measure(model, self.inputs.validation).loss
+        say(
+            f"distill: validation loss {before:.4f} nats/token before the long run, {after:.4f}"
+            " after it"
+        )
+        if not after < before:
+            say(
+                "distill: the long run made the student worse. Distil again with a lower"
+                " --learning-rate or more --tokens."
+            )
+        return model, final, (before, after)
+
+    def _train(
+        self, model: HybridLM, settings: Training, name: str, identity: str, label: str
+    ) -> float:
+        folder, identity = self.folder.path / name, f"{self.folder.identity} {identity}"
+        teacher = None if self.settings.teacher_logits else self.inputs.teacher.architecture
+        final = train_in(
+            self.job,
+            model,
+            self.objective,
+            self.inputs.blocks,
+            settings,
+            folder,
+            identity,
+            f"distill: {label}",
+            group=self.group,
+            teacher=teacher,
+        )
+        self.stop.check(self.group)
+        return final
+
+    def _student(self, checkpoint: Checkpoint, after: str) -> HybridLM:
+        """A candidate's model, with the weights that the run ``after`` left where one is named."""
+        if self.settings.adapter.kind:
+            model = adapted(self.job, checkpoint, self.settings.adapter, self.training, self.group)
+        else:
+            model = self.job.load(checkpoint, self.group, self.training.replicas)
+        if after:
+            load_parameters(self.folder.path / after / STATES, model, self.group)
+        return model
+
+    def _teacher(self) -> HybridLM:
+        self.job.forget_parent()
+        teacher = self.job.load_frozen(self.inputs.teacher, self.group, self.training.replicas)
+        set_precision(teacher, self.settings.teacher_precision, self.training.bf16_ends)
+        return teacher
+
+    def _offline(self) -> Objective:
+        """The objective from stored words; the teacher is loaded only for shards that are
+        missing.
+        """
+        settings, training = self.settings, self.training
+        cache = open_cache(settings, self.inputs)
+        length = self.inputs.blocks.block_length
+        tokens = max(training.tokens, settings.short_tokens)
+        missing = cache.missing(training.batch * -(-tokens // (training.batch * length)))
+        say(
+            f"distill: teacher logits in {cache.folder}: {cache.size(tokens)}; {len(missing)}"
+            " shards are missing"
+        )
+        if missing:
+            teacher = self._teacher()
+            with progress_bar(
+                "distill: teacher", len(missing) * cache.rows * length, "tokens"
+            ) as bar:
+                cache.fill(
+                    teacher,
+                    missing,
+                    self.group,
+                    max(1, training.batch // self.group.world),
+                    bar.advance,
+                )
+        return cache.objective()
+
+
+def train_in(
+    job: Job,
+    model: HybridLM,
+    objective: Objective,
+    blocks: TokenBlocks,
+    settings: Training,
+    folder: Path,
+    identity: str,
+    label: str,
+    *,
+    group: Ranks,
+    teacher: Architecture | None,
+) -> float:
+    """``train`` in a folder of the run, with a progress bar."""
+    meter = Meter(
+        "loss",
+        model.architecture,
+        blocks.block_length,
+        job.device,
+        teacher=teacher,
+        ranks=group.world,
+        frozen=hasattr(model, "adapters"),
+    )
+    with progress_bar(label, settings.tokens, "tokens") as bar:
+
+        def advance(tokens: int, loss: float) -> None:
+            bar.update(min(tokens, settings.tokens), meter.note(tokens, loss))
+
+        return train(
+            model,
+            objective,
+            blocks,
+            settings,
+            folder,
+            identity=identity,
+            advance=advance,
+            say=say,
+            ranks=group,
+        )
+
+
+def summary(job: Job) -> dict[str, Any]:
+    """What the stage recorded: winner, validation losses, final KL, tokens."""
+    return job.run.facts("distill")

@@ -1,0 +1,158 @@
+"""Stage eval: run/eval.json, teacher, pruned and student side by side."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minipuzzle.artifacts import write_json
+from minipuzzle.budget import parse_count
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.cost import Workload, memory
+from minipuzzle.data import TokenBlocks
+from minipuzzle.metrics import Metrics, measure, tokens_per_second
+from minipuzzle.model import HybridLM
+from minipuzzle.progress import progress_bar
+from minipuzzle.ranks import Ranks, ranks
+from minipuzzle.recipe import SearchSettings
+from minipuzzle.report.card import write_card
+from minipuzzle.run_files import EVAL_SCHEMA, check_measured, load_search
+from minipuzzle.run_shapes import EvalFile
+from minipuzzle.runs.costs import cost_checks
+from minipuzzle.runs.device import device_name
+from minipuzzle.runs.job import Job, open_checkpoint
+from minipuzzle.training import check_vocabularies
+
+FILE = "eval.json"
+SPEED_BATCH = 4
+
+
+def run_eval(job: Job, others: list[Path]) -> dict[str, Any]:
+    """Measure the run's checkpoints (or the teacher and ``others``) on the half of the text that
+    search never saw, each domain of it too.
+
+    Under torchrun the models are in shards over all processes, and the first one writes.
+    """
+    with job.run.locked(), ranks(job.device) as group:
+        return _eval(job, others, group)
+
+
+def _eval(job: Job, others: list[Path], group: Ranks) -> dict[str, Any]:
+    blocks = group.first_then_all(lambda: job.validation("eval"))
+    teacher = job.frozen_parent(group)
+    named = named_checkpoints(job, others)
+    rows: list[dict[str, Any]] = []
+    costs: list[dict[str, Any]] = []
+    with progress_bar("eval", len(blocks) * len(named), "blocks") as bar:
+        for name, checkpoint in named.items():
+            check_vocabularies(
+                checkpoint.architecture.vocab_size, job.parent.architecture.vocab_size
+            )
+            model = teacher if checkpoint is job.parent else job.load_frozen(checkpoint, group)
+            metrics = measure(model, blocks, teacher=teacher, advance=bar.advance)
+            rows.append(
+                {
+                    "name": name,
+                    "path": str(checkpoint.path),
+                    "parameters": checkpoint.parameters,
+                    "bytes": checkpoint.bytes,
+                    "memory_bytes": memory(checkpoint.architecture, workload(job)).total,
+                    **_numbers(metrics, blocks),
+                    "domains": {
+                        part: _numbers(metrics.domains[part], text)
+                        for part, text in blocks.by_domain()
+                    },
+                    "tokens_per_second": _speed(model, blocks, job.device),
+                }
+            )
+            if name == "student" and not others:
+                costs = cost_checks(job, checkpoint, model, _batch(blocks, 1, job.device))
+    result = {
+        "schema": EVAL_SCHEMA,
+        "device": device_name(job.device),
+        "data": str(job.data.validation),
+        "tokens": int(blocks.tokens.size),
+        "rows": rows,
+        "costs": costs,
+        "distill": job.run.key("distill") if "student" in named and not others else None,
+    }
+    check_measured(result, EvalFile)
+    if job.run.writes:
+        write_json(job.run / FILE, result)
+        if costs:
+            write_card(job.run.path)
+    return result
+
+
+def _numbers(metrics: Metrics, blocks: TokenBlocks) -> dict[str, Any]:
+    return {
+        "tokens": int(blocks.tokens.size),
+        "loss": metrics.loss,
+        "perplexity": metrics.perplexity,
+        "bits_per_byte": metrics.bits_per_byte(blocks.text_bytes / blocks.tokens.size),
+        "kl": metrics.kl,
+        "agreement": metrics.agreement,
+        "next_token_accuracy": metrics.next_token_accuracy,
+    }
+
+
+def named_checkpoints(job: Job, others: list[Path]) -> dict[str, Checkpoint]:
+    """The teacher and ``others`` by the names of their folders, or where there are none what the
+    run has: pruned and student.
+    """
+    return {"teacher": job.parent, **(_others(others) if others else _of_run(job))}
+
+
+def workload(job: Job) -> Workload:
+    """The workload of the run's search, or the default one."""
+    file = job.run / "search.json"
+    if file.exists():
+        return Workload(**load_search(file)["budget"]["workload"])
+    default = SearchSettings()
+    return Workload(
+        context=parse_count(default.context),
+        batch=default.batch,
+        weights=default.weights,
+        kv=default.kv,
+        state=default.state,
+    )
+
+
+def _of_run(job: Job) -> dict[str, Checkpoint]:
+    found = {}
+    if (job.run / "student").exists():
+        winner = job.run.facts("distill")["winner"]
+        found["pruned"] = Checkpoint.open(job.run / "candidates" / winner)
+        found["student"] = Checkpoint.open(job.run / "student")
+    elif (job.run / FILE.replace("eval", "search")).exists():
+        top = load_search(job.run / "search.json")["top"]
+        found = {
+            f"pruned {n}": Checkpoint.open(job.run / "candidates" / n)
+            for n in top
+            if (job.run / "candidates" / n).exists()
+        }
+    return found
+
+
+def _others(paths: list[Path]) -> dict[str, Checkpoint]:
+    """Each under the shortest end of its path that is nobody else's, the teacher's row included."""
+    whole = {path.resolve(): path for path in paths}
+    ends = {
+        path: [str(Path(*path.parts[-n:])) for n in range(1, len(path.parts) + 1)] for path in whole
+    }
+    taken = Counter(["teacher", *(end for path in whole for end in ends[path])])
+    return {
+        next(end for end in ends[path] if taken[end] == 1): open_checkpoint(given)
+        for path, given in whole.items()
+    }
+
+
+def _speed(model: HybridLM, blocks: TokenBlocks, device: torch.device) -> float:
+    return tokens_per_second(model, _batch(blocks, SPEED_BATCH, device))
+
+
+def _batch(blocks: TokenBlocks, size: int, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(blocks.tokens[:size].astype("int64")).to(device)

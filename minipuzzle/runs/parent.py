@@ -1,0 +1,81 @@
+"""The parent under masks, measured on a text: whole on one device, or in shards over all processes
+of a torchrun.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+
+from minipuzzle.arch import Selection
+from minipuzzle.cloze import Item, average, counted
+from minipuzzle.data import TokenBlocks
+from minipuzzle.metrics import Answers, answers, measure
+from minipuzzle.model import HybridLM
+from minipuzzle.nas.rank import Reality
+from minipuzzle.ranks import Ranks
+from minipuzzle.runs.job import Job
+
+
+class MaskedParent:
+    """Measures selections on ``blocks``; loaded when the first one is asked for.
+
+    Over several processes only the first decides what is measured, and says so to the others
+    (``serve``), because a solver that is stopped by the clock may decide differently elsewhere.
+    Each computes on its share of the blocks, or on all of them where they cannot be shared equally.
+    """
+
+    def __init__(self, job: Job, blocks: TokenBlocks, group: Ranks) -> None:
+        self.job, self.group = job, group
+        self.blocks = blocks.share(group.rank, group.world)
+        self._loaded: tuple[HybridLM, Answers] | None = None
+
+    def __call__(self, selection: Selection) -> Reality:
+        """What the parent does under a selection's masks, over all processes; for the first one to
+        ask.
+        """
+        return self._measured(*self.group.said_by_first((selection, False)))  # type: ignore[return-value]
+
+    def tasks(self, selection: Selection) -> float:
+        """The average of the tasks under a selection's masks; for the first one to ask."""
+        return self._measured(*self.group.said_by_first((selection, True)))  # type: ignore[return-value]
+
+    def serve(self) -> None:
+        """Compute what the first process asks for, until it lets go."""
+        while (asked := self.group.said_by_first(None)) is not None:
+            self._measured(*asked)
+
+    def let_go(self) -> None:
+        """End ``serve`` in the others."""
+        self.group.said_by_first(None)
+
+    @cached_property
+    def _tasks(self) -> dict[str, list[Item]]:
+        return counted(
+            self.job.frozen_parent(self.group) if self._loaded is None else self._loaded[0],
+            self.job.tasks(),
+        )
+
+    def _measured(self, selection: Selection, by_tasks: bool) -> Reality | float:
+        if self._loaded is None:
+            model = self.job.frozen_parent(self.group)
+            self._loaded = model, answers(model, self.blocks)
+        model, said = self._loaded
+        if by_tasks:
+            tasks = self._tasks
+            with model.masked(selection):
+                return average(model, tasks)
+        mine = np.array(masked_reality(model, selection, self.blocks, said))
+        return Reality(*(self.group.sum(mine) / self.group.world).tolist())
+
+
+def masked_reality(
+    model: HybridLM, selection: Selection, blocks: TokenBlocks, said: Answers, *, batch: int = 8
+) -> Reality:
+    """What a parent does on ``blocks`` under a selection's masks, beside what it ``said`` to them
+    whole.
+    """
+    with model.masked(selection):
+        m = measure(model, blocks, batch=batch, teacher=said)
+    return Reality(m.next_token_accuracy, m.agreement or 0.0, m.loss, m.kl or 0.0)

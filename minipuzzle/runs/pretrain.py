@@ -1,0 +1,186 @@
+"""Stage pretrain: a hybrid trained from nothing with the same loop, written as an ordinary
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from minipuzzle import embedded, families
+from minipuzzle.arch import Architecture
+from minipuzzle.artifacts import fingerprint, write_json
+from minipuzzle.checkpoint import Checkpoint, write_checkpoint
+from minipuzzle.data import TokenBlocks, Tokenizer, load_blocks
+from minipuzzle.errors import UserError
+from minipuzzle.interrupt import legs
+from minipuzzle.kernels import choose
+from minipuzzle.metrics import measure
+from minipuzzle.model import HybridLM, init_model
+from minipuzzle.progress import progress_bar
+from minipuzzle.ranks import Ranks, ranks
+from minipuzzle.recipe import EMBEDDED, PretrainRecipe
+from minipuzzle.rundir import RunDir
+from minipuzzle.runs.checks import check_training
+from minipuzzle.runs.device import device_name, pick_device
+from minipuzzle.runs.disk import check_disk, training_needs
+from minipuzzle.runs.meter import Meter
+from minipuzzle.runs.texts import say, text_path
+from minipuzzle.runs.training_folder import TrainingFolder
+from minipuzzle.training import next_token, train
+from minipuzzle.training.parallel import shard, write_gathered
+
+
+def run_pretrain(recipe: PretrainRecipe, run: RunDir) -> Checkpoint:
+    """Train the recipe's model on its text in FP32 master weights and write run/model in BF16, with
+    its tokenizer.
+
+    Beside it, ``training.json`` keeps the recipe, the machine, the wall time and the losses.
+    """
+    with run.locked(), ranks(pick_device(recipe.device)) as group, legs(group):
+        return _pretrain(recipe, run, group)
+
+
+def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
+    device = group.device
+    family = families.find(str(recipe.model.get("model_type", "")))
+    architecture = family.architecture(recipe.model)
+    tokenizer = _tokenizer(recipe, architecture)
+    train_path = text_path("train", recipe.data.train, tokenizer)
+    validation_path = text_path("validation", recipe.data.validation, tokenizer)
+    blocks = group.first_then_all(
+        lambda: load_blocks(
+            train_path,
+            tokenizer,
+            block_length=recipe.data.length,
+            seed=recipe.data.seed,
+            cache=run / "tokens",
+        )
+    )
+    held_out = group.first_then_all(lambda: _validation(recipe, validation_path, tokenizer, run))
+    check_training(recipe.training, [architecture], device, group)
+    kernels = choose(device)
+    texts = (tokenizer.fingerprint, blocks.fingerprint)
+    identity = fingerprint(recipe.model, recipe.training.fixed(), *texts)
+    key = fingerprint(
+        recipe.model,
+        recipe.training.decisive(),
+        *texts,
+        [text.fingerprint for text in held_out.values()],
+    )
+    target, folder = run / "model", TrainingFolder(run, "pretrain", identity, key, say)
+    if run.is_done("pretrain", key) and target.exists():
+        say(f"pretrain: nothing changed, kept {target}")
+        group.by_first(folder.finish)
+        return Checkpoint.open(target)
+    needs = training_needs(
+        folder.path, architecture.parameters, target, 2 * architecture.parameters
+    )
+    group.by_first(lambda: check_disk("pretrain", needs, device))
+    say(
+        f"pretrain: {architecture.parameters:,} parameters, {blocks.tokens.size:,} tokens of text; "
+        f"kernels: {kernels.name} ({kernels.reason})"
+    )
+    group.by_first(folder.claim)
+    where = (
+        device if group.world == 1 else torch.device("cpu")
+    )  # shards move to their devices block by block
+    model = init_model(architecture, seed=recipe.training.seed, device=where, kernels=kernels)
+    if group.world > 1:
+        shard(model, group, recipe.training.replicas)
+    meter = Meter("loss", architecture, recipe.data.length, device, ranks=group.world)
+    with progress_bar("pretrain", recipe.training.tokens, "tokens") as bar:
+
+        def advance(tokens: int, loss: float) -> None:
+            bar.update(min(tokens, recipe.training.tokens), meter.note(tokens, loss))
+
+        final = train(
+            model,
+            next_token,
+            blocks,
+            recipe.training,
+            folder.path,
+            identity=identity,
+            advance=advance,
+            say=say,
+            ranks=group,
+        )
+    validation = _measured(model, held_out)
+    facts = {
+        "recipe": asdict(recipe),
+        "device": device_name(device),
+        "torch": torch.__version__,
+        "kernels": kernels.name,
+        "seconds": _seconds(folder.path / "log.csv"),
+        "tokens": recipe.training.tokens,
+        "unique_tokens": int(blocks.tokens.size),
+        "train_loss": final,
+        "validation": validation,
+    }
+    config = family.config(
+        architecture, {**recipe.model, "torch_dtype": "bfloat16", "dtype": "bfloat16"}
+    )
+
+    def write(tensor: Callable[[str], torch.Tensor]) -> None:
+        folder.replace(target)
+        write_checkpoint(
+            target,
+            architecture,
+            lambda name: tensor(name).bfloat16().contiguous(),
+            source=None,
+            config=config,
+            extra=family.extra_files(architecture),
+        )
+        tokenizer.copy_to(target)
+        write_json(target / "training.json", facts)
+
+    write_gathered(model, group, write)
+    run.mark("pretrain", key, validation=validation)
+    group.by_first(folder.finish)
+    return Checkpoint.open(target)
+
+
+def _tokenizer(recipe: PretrainRecipe, architecture: Architecture) -> Tokenizer:
+    folder = embedded.teacher_path() if recipe.tokenizer == EMBEDDED else Path(recipe.tokenizer)
+    tokenizer = Tokenizer.load(folder)
+    if tokenizer.vocab_size > architecture.vocab_size:
+        raise UserError(
+            "The tokenizer has another vocabulary than the model.",
+            got=f"{tokenizer.vocab_size:,} words",
+            allowed=f"at most the model's {architecture.vocab_size:,}",
+            next="Set model.vocab_size or another tokenizer.",
+        )
+    return tokenizer
+
+
+def _validation(
+    recipe: PretrainRecipe, path: Path, tokenizer: Tokenizer, run: RunDir
+) -> dict[str, TokenBlocks]:
+    """The texts by the names of their files."""
+    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    return {
+        file.name: load_blocks(
+            file, tokenizer, block_length=recipe.data.length, cache=run / "tokens"
+        )
+        for file in files
+    }
+
+
+def _measured(model: HybridLM, texts: dict[str, TokenBlocks]) -> dict[str, float]:
+    result = {}
+    for name, blocks in texts.items():
+        metrics = measure(model, blocks)
+        result[name] = metrics.loss
+        per_byte = metrics.bits_per_byte(blocks.text_bytes / blocks.tokens.size)
+        say(f"pretrain: {name}: {metrics.loss:.4f} nats/token, {per_byte:.4f} bits/byte")
+        result[f"{name} bits per byte"] = per_byte
+    return result
+
+
+def _seconds(log: Path) -> float:
+    *_, last = csv.DictReader(log.read_text().splitlines())
+    return float(last["seconds"])

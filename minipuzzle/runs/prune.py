@@ -1,0 +1,72 @@
+"""Stage prune: run/candidates/<name>/, one checkpoint for each of the top candidates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minipuzzle.artifacts import fingerprint, write_json
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.run_files import PARTIAL_PRUNE_SCHEMA, load_partial_prune, load_search
+from minipuzzle.runs.job import Job, say
+from minipuzzle.runs.search import load_selection
+from minipuzzle.surgery import cut, verify_logits
+
+PROBE_TOKENS = 64
+PARTIAL = "prune.partial.json"
+
+
+def run_prune(job: Job) -> dict[str, Checkpoint]:
+    """Cut the top candidates; each file is checked against its plan and against the masked parent's
+    logits.
+
+    Those that a killed command had cut and checked are kept.
+    """
+    with job.run.locked():
+        search = load_search(job.run / "search.json")
+        # what is cut, and not how long the search took: the same search again gives the same key
+        key = fingerprint(job.run.key("search"), search["top"], search["selections"])
+        paths = {name: job.run / "candidates" / name for name in search["top"]}
+        partial = job.run / PARTIAL
+        if job.run.is_done("prune", key) and all(
+            (p / "config.json").exists() for p in paths.values()
+        ):
+            say("prune: nothing changed, kept " + ", ".join(str(p) for p in paths.values()))
+            _forget(job, partial)
+            return {name: Checkpoint.open(path) for name, path in paths.items()}
+        stored = load_partial_prune(partial) if partial.exists() else {}
+        errors: dict[str, float] = stored["errors"] if stored.get("key") == key else {}
+        cuts = {}
+        job.run.unmark("prune")
+        for name, path in paths.items():
+            if name in errors and (path / "config.json").exists():
+                say(f"prune: kept {path}")
+                cuts[name] = Checkpoint.open(path)
+                continue
+            cuts[name], errors[name] = _cut(job, search, name, path)
+            if job.run.writes:
+                write_json(partial, {"schema": PARTIAL_PRUNE_SCHEMA, "key": key, "errors": errors})
+        job.run.mark("prune", key, logit_error=errors)
+        _forget(job, partial)
+    return cuts
+
+
+def _cut(job: Job, search: dict[str, Any], name: str, path: Path) -> tuple[Checkpoint, float]:
+    selection = load_selection(search, name)
+    made = cut(job.parent, selection, path)
+    tokens = np.random.default_rng(0).integers(
+        0, job.parent.architecture.vocab_size, (2, PROBE_TOKENS)
+    )
+    error = verify_logits(job.parent, made, selection, tokens, job.device)
+    say(
+        f"prune: {path}  {made.parameters:,} parameters, {made.bytes:,} bytes as planned; "
+        f"masked parent and file differ by {error:.1e} of the largest logit"
+    )
+    return made, error
+
+
+def _forget(job: Job, partial: Path) -> None:
+    if job.run.writes:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,70 @@
+"""Stage score: run/scores.safetensors."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from dataclasses import asdict
+
+from minipuzzle.artifacts import Scores, fingerprint
+from minipuzzle.importance import score, work
+from minipuzzle.interrupt import interrupt
+from minipuzzle.progress import progress_bar
+from minipuzzle.ranks import ranks
+from minipuzzle.recipe import ScoreSettings
+from minipuzzle.runs.job import Job, say
+
+FILE = "scores.safetensors"
+PARTIAL = "scores.partial"
+
+
+def run_score(job: Job, settings: ScoreSettings) -> Scores:
+    """Score the parent on the calibration text, or take the scores that are there for the same
+    inputs.
+
+    Under torchrun every process computes its share of the samples, and the first one writes. What a
+    killed or stopped scoring goes on from lies in run/scores.partial/<key of its inputs>, so that
+    other settings touch none of it.
+    """
+    with job.run.locked(), ranks(job.device) as group:
+        blocks = job.text("calibration")
+        key = fingerprint(job.parent.fingerprint, asdict(settings), blocks.fingerprint)
+        path = job.run / FILE
+        if job.run.is_done("score", key) and path.exists():
+            say(f"score: nothing changed, kept {path}")
+            _forget(job, key)
+            return Scores.load(path)
+        say(f"kernels: {job.kernels.name} ({job.kernels.reason})")
+        if others := sorted(p for p in (job.run / PARTIAL).glob("*") if p.name != key):
+            say(
+                f"score: {len(others)} unfinished with other settings stay in {job.run / PARTIAL};"
+                " delete them, or go on with those settings"
+            )
+        total = work(settings, job.parent.architecture, len(blocks))
+        with interrupt(group), progress_bar("score", total, "samples x blocks") as bar:
+            scores = score(
+                job.parent,
+                blocks,
+                settings,
+                device=job.device,
+                partial=job.run / PARTIAL / key,
+                say=say,
+                advance=bar.advance,
+            )
+            scores.meta["parent"] = job.parent.fingerprint
+            if job.run.writes:
+                job.run.unmark("score")
+                scores.save(path)
+                job.run.mark("score", key, file=FILE)
+        _forget(job, key)
+        return scores
+
+
+def _forget(job: Job, key: str) -> None:
+    """Remove what the finished scoring could have gone on from; done again where a kill came
+    between.
+    """
+    if job.run.writes:
+        shutil.rmtree(job.run / PARTIAL / key, ignore_errors=True)
+        with suppress(OSError):  # not there, or with other settings' in it
+            (job.run / PARTIAL).rmdir()

@@ -1,0 +1,278 @@
+"""Stage search: run/search.json."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+from minipuzzle.arch import Selection
+from minipuzzle.artifacts import Scores, fingerprint, write_json
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.data import TokenBlocks
+from minipuzzle.errors import UserError
+from minipuzzle.nas.fit import misfit
+from minipuzzle.nas.plan import Plan, make_plan
+from minipuzzle.nas.propose import Proposals, candidate, front, propose_each
+from minipuzzle.nas.rank import Realised, Reality, by_tasks, realise, reranked
+from minipuzzle.nas.refine import Refined, refine
+from minipuzzle.nas.result import Step, search_result
+from minipuzzle.nas.timing import load_timing
+from minipuzzle.progress import progress_bar
+from minipuzzle.ranks import ranks
+from minipuzzle.recipe import SearchSettings
+from minipuzzle.run_files import check_measured, load_partial_search, load_search
+from minipuzzle.run_shapes import MEASURED, SearchFile
+from minipuzzle.runs.job import Job, say
+from minipuzzle.runs.parent import MaskedParent
+
+FILE = "search.json"
+LATENCY = "latency.json"
+LARGEST = 10
+
+
+def run_search(job: Job, settings: SearchSettings) -> dict[str, Any]:
+    """Enumerate what fits (and solve, block by block), realise and rank the candidates, keep the
+    top ones.
+
+    Under torchrun the parent is in shards over all processes; the first one searches, the others
+    compute with it.
+    """
+    with job.run.locked(), ranks(job.device) as group:
+        if settings.by_tasks:
+            job.text_path("calibration")  # asked for before anything is measured
+        blocks = group.first_then_all(lambda: job.validation("search"))
+        blocks = blocks.take(min(settings.validation_blocks, len(blocks)), seed=0)
+        parent = MaskedParent(job, blocks, group)
+
+        def work() -> dict[str, Any]:
+            if group.rank > 0:
+                parent.serve()
+                return {}
+            try:
+                return _search(job, settings, blocks, parent)
+            finally:
+                parent.let_go()
+
+        return group.together(work)[0]
+
+
+def _search(
+    job: Job, settings: SearchSettings, blocks: TokenBlocks, parent: MaskedParent
+) -> dict[str, Any]:
+    file = job.run / "scores.safetensors"
+    scores = Scores.load(file)
+    check_scores(scores, job.parent)
+    timing = load_timing(settings, job.run / LATENCY)
+    known_by = hashlib.sha256(file.read_bytes()).hexdigest()  # what is in it, not what made it
+    key = fingerprint(
+        job.run.key("score"), known_by, asdict(settings), blocks.fingerprint, len(blocks), timing
+    )
+    if job.run.is_done("search", key) and (job.run / FILE).exists():
+        say(f"search: nothing changed, kept {job.run / FILE}")
+        Known(job, key).forget()
+        return load_search(job.run / FILE)
+    plan = make_plan(job.parent.architecture, settings, timing)
+    for sentence in plan.parent.rules.sentences():
+        say(f"search: {job.parent.config['model_type']}: {sentence}")
+    for sentence in plan.sentences():
+        say(f"search: {sentence}")
+    known = Known(job, key)
+    search = Search(plan, scores, settings, known)
+    result = search_result(job.parent, plan, settings, *search.run(parent))
+    job.run.unmark("search")
+    write_json(job.run / FILE, check_measured(result, SearchFile))
+    job.run.mark("search", key, file=FILE)
+    known.forget()
+    return result
+
+
+class Known:
+    """What was measured already, kept on disk: a search that dies goes on where it was, in the
+    precision that it began in.
+
+    Other settings have files of their own.
+    """
+
+    def __init__(self, job: Job, key: str) -> None:
+        self.key = fingerprint(key, "bf16" if job.device.type == "cuda" else "fp32")
+        self.file = job.run / "search.partial" / f"{self.key}.json"
+        self.results: dict[str, Reality] = {}
+        stored = load_partial_search(self.file) if self.file.exists() else {}
+        if stored.get("key") == self.key:
+            self.results = {name: Reality(*values) for name, values in stored["results"].items()}
+        self._on_disk = set(self.results)
+
+    def add(self, name: str, reality: Reality) -> None:
+        """Remember, on disk too. Raises: UserError for a number that is not finite."""
+        self.results[name] = Reality(*check_measured(list(reality), MEASURED))
+        if (
+            name not in self._on_disk
+        ):  # ``results`` alone may hold it already: who measures puts it there
+            write_json(self.file, {"key": self.key, "results": self.results})
+            self._on_disk.add(name)
+
+    def forget(self) -> None:
+        """The search is done."""
+        self.file.unlink(missing_ok=True)
+        with suppress(OSError):  # not there, or with other settings' in it
+            self.file.parent.rmdir()
+
+
+class Search:
+    """The funnel: what fits, what is realised, what local search makes of the best, what is
+    kept.
+    """
+
+    def __init__(self, plan: Plan, scores: Scores, settings: SearchSettings, known: Known) -> None:
+        self.plan, self.scores, self.settings, self.known = plan, scores, settings, known
+        self.steps: list[Step] = []
+
+    def run(self, one: Any) -> tuple[list[Realised], list[Step], dict[str, Any]]:
+        """(all realised candidates, best first; the funnel; facts of the solver)."""
+        started = time.monotonic()
+        solver = self.settings.method == "solver"
+        found = self.plan.candidates(self.scores, self.settings.candidates)
+        self._step("points of the grid that fit", self.plan.points, self.plan.feasible.count, 0.0)
+        self._step(
+            "least predicted damage",
+            self.plan.feasible.count,
+            len(found),
+            time.monotonic() - started,
+        )
+        facts: dict[str, Any] = {}
+        each: list[Proposals] = []
+        if solver:
+            each = propose_each(
+                self.plan.parent,
+                self.scores,
+                self.plan.widest(self.settings),
+                self.settings,
+                self.plan.prices,
+                self.settings.candidates,
+            )
+            facts, count = self._facts(each), 0
+            for proposals in each:
+                found += proposals.candidates(self.plan.bytes, count + 1)
+                count += len(proposals.states)
+            largest = self.plan.largest(self.scores, LARGEST)
+            found += largest
+            self._step("with the most parameters", self.plan.feasible.count, len(largest), 0.0)
+            self._step("proposed by the solver", count, count, facts["solver"]["seconds"])
+        started = time.monotonic()
+        with progress_bar("search: candidates", len(found), "candidates") as bar:
+
+            def finished(name: str, reality: Reality) -> None:
+                self.known.add(name, reality)
+                bar.advance(1)
+
+            ranked = realise(
+                found, one, self.known.results, "kl" if solver else "agreement", finished
+            )
+        self._step(
+            "realised on validation text", len(found), len(ranked), time.monotonic() - started
+        )
+        if each and self.settings.refine:
+            ranked = self._refined(ranked, each, one)
+        if self.settings.by_tasks:
+            ranked = self._by_tasks(ranked, one)
+        self._step(
+            "kept for distillation", len(ranked), min(self.settings.finalists, len(ranked)), 0.0
+        )
+        return ranked, self.steps, facts
+
+    def _by_tasks(self, ranked: list[Realised], one: Any) -> list[Realised]:
+        started, count = time.monotonic(), min(self.settings.by_tasks, len(ranked))
+        averages = []
+        with progress_bar("search: tasks", count, "candidates") as bar:
+            for realised in ranked[:count]:
+                averages.append(one.tasks(realised.candidate.selection))
+                bar.advance(1)
+        self._step("ranked again by tasks", len(ranked), count, time.monotonic() - started)
+        return by_tasks(ranked, averages)
+
+    def _refined(self, ranked: list[Realised], each: list[Proposals], one: Any) -> list[Realised]:
+        started, best = time.monotonic(), ranked[0].candidate.selection
+        choices = next(
+            (p.choices for p in each if p.choices.hidden == best.hidden), each[-1].choices
+        )
+        start = choices.state(best)
+        if start is None or not choices.fits(start):
+            say(
+                "search: the best candidate has sizes that the solver's space has not; no local"
+                " search"
+            )
+            return ranked
+        with progress_bar("search: local search on KL", self.settings.refine, "moves") as bar:
+
+            def kl(state: Any) -> float:
+                name = f"move {state}"
+                if name not in self.known.results:
+                    self.known.add(name, one(choices.selection(state)))
+                return self.known.results[name].kl
+
+            end = refine(
+                choices, start, ranked[0].reality.kl, kl, self.settings.refine, bar.advance
+            )
+        self._say(end, ranked[0])
+        self._step("moves tried from the best", end.tried, end.accepted, time.monotonic() - started)
+        if end.state == start:
+            return ranked
+        better = candidate(choices, end.state, "r001", "local search", self.plan.bytes)
+        return reranked(
+            [*ranked, Realised(candidate=better, reality=self.known.results[f"move {end.state}"])],
+            "kl",
+        )
+
+    def _facts(self, each: list[Proposals]) -> dict[str, Any]:
+        return {
+            "solver": {
+                "proposals": sum(len(p.states) for p in each),
+                "seconds": sum(p.seconds for p in each),
+                "gap": max(p.gap for p in each),
+            },
+            "front": {"names": list(self.plan.prices.names), "points": front(each)},
+        }
+
+    def _step(self, stage: str, entered: int, left: int, seconds: float) -> None:
+        self.steps.append(Step(stage=stage, entered=entered, left=left, seconds=seconds))
+
+    @staticmethod
+    def _say(end: Refined, first: Realised) -> None:
+        state = "no further move helps" if end.settled else "the moves given are used up"
+        say(
+            f"search: local search tried {end.tried} models, took {end.accepted} moves, KL"
+            f" {first.reality.kl:.4f} -> {end.value:.4f} nats/token; {state}"
+        )
+
+
+def check_scores(scores: Scores, parent: Checkpoint) -> None:
+    """Raises: UserError where the scores were measured on another checkpoint."""
+    if scores.meta.get("parent") != parent.fingerprint:
+        raise UserError(
+            "The scores are of another checkpoint.",
+            got=scores.meta.get("parent"),
+            allowed=parent.fingerprint,
+            next="Run minipuzzle score on this checkpoint, in its own run directory.",
+        )
+    if wrong := misfit(scores, parent.architecture):
+        raise UserError(
+            "The scores do not fit the checkpoint.",
+            got=wrong,
+            allowed=f"those of {parent.architecture.pattern}, each block's size",
+            next="Run minipuzzle score again; delete scores.safetensors first.",
+        )
+
+
+def load_selection(search: dict[str, Any], name: str) -> Selection:
+    """The selection of a candidate of search.json."""
+    stored = search["selections"][name]
+    blocks = [
+        None if b is None else {axis: tuple(kept) for axis, kept in b.items()}
+        for b in stored["blocks"]
+    ]
+    return Selection(
+        blocks=tuple(blocks), hidden=None if stored["hidden"] is None else tuple(stored["hidden"])
+    )

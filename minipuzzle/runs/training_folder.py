@@ -1,0 +1,170 @@
+"""Where a stage keeps its training states and logs in a run directory, and what becomes of them
+when something else is trained there: nothing is deleted for a changed option, it is set aside under
+a name that is said.
+
+A folder holds the legs of one training (short runs, the long one), each with a log, its states
+while they are needed, and ``result.json`` once its validation loss is known, from which a killed
+command takes it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from minipuzzle.artifacts import read_json, write_json
+from minipuzzle.run_files import LEG_SCHEMA, TRAINING_SCHEMA, load_leg, load_training
+from minipuzzle.rundir import RunDir
+from minipuzzle.training.checkpointing import list_states
+from minipuzzle.training.loop import STATES
+
+ABOUT, RESULT = "identity.json", "result.json"
+
+
+class TrainingFolder:
+    """``run/<stage>/`` of the training ``identity`` (what its states fit to), as part of the
+    stage's inputs ``key``.
+
+    Only the first process of a torchrun calls ``claim``, ``replace`` and ``finish``. ``say`` is
+    told what was moved.
+    """
+
+    def __init__(
+        self, run: RunDir, stage: str, identity: str, key: str, say: Callable[[str], None]
+    ) -> None:
+        self.run, self.stage, self.identity, self.key, self.say = run, stage, identity, key, say
+        self.path = run / stage
+
+    def leg(self, name: str) -> Leg:
+        """One of the trainings in it."""
+        return Leg(self.path / name)
+
+    def claim(self) -> None:
+        """Go on with what is there where it is this training's and unfinished; set it aside where
+        it is not.
+        """
+        about = _about(self.path)
+        if self.path.exists() and not self._is_ours(about):
+            if self._is_finished(about):
+                self.finish()
+            if any(self.path.iterdir()):
+                aside = _set_aside(self.path)
+                self.say(
+                    f"{self.stage}: the logs and training states of other settings are kept in"
+                    f" {aside}{_size(aside)}"
+                )
+            about = None
+        for aside in sorted(self.run.path.glob(f"{self.stage}.before-*")) if about is None else []:
+            if not self.path.exists() and self._is_ours(_about(aside)):
+                aside.rename(self.path)
+                about = _about(self.path)
+                self.say(f"{self.stage}: goes on with what was set aside as {aside}")
+        if about is None or about["key"] != self.key:
+            self._note(key=self.key, finished=False, replaced=False)
+
+    def replace(self, *targets: Path) -> None:
+        """Make room for what this training makes: an older one's ``targets`` are set aside,
+        once.
+        """
+        if _about(self.path)["replaced"]:
+            return
+        self.run.unmark(self.stage)
+        for target in targets:
+            if target.exists():
+                aside = _set_aside(target)
+                self.say(
+                    f"{self.stage}: {target.name} of other settings is kept as"
+                    f" {aside}{_size(aside)}"
+                )
+        self._note(replaced=True)
+
+    def finish(self) -> None:
+        """The result is marked as done: states and the legs' results go, the logs stay. Doing it
+        again does nothing.
+        """
+        about = _about(self.path)
+        if about is None or about["finished"]:
+            return
+        for path in [*self.path.glob(f"*/{STATES}"), self.path / STATES]:
+            shutil.rmtree(path, ignore_errors=True)
+        for path in self.path.glob(f"*/{RESULT}"):
+            path.unlink()
+        self._note(finished=True)
+
+    def _is_ours(self, about: dict[str, Any] | None) -> bool:
+        return (
+            about is not None
+            and about["identity"] == self.identity
+            and not self._is_finished(about)
+        )
+
+    def _is_finished(self, about: dict[str, Any] | None) -> bool:
+        return about is not None and (
+            about["finished"] or self.run.is_done(self.stage, about["key"])
+        )
+
+    def _note(self, **facts: Any) -> None:
+        known = _about(self.path) or {"schema": TRAINING_SCHEMA, "identity": self.identity}
+        write_json(self.path / ABOUT, {**known, **facts})
+
+
+class Leg:
+    """The folder of one training."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def loss(self) -> float | None:
+        """Its validation loss in nats a token where it has ended (NaN: training broke down), None
+        where it has not.
+        """
+        file = self.path / RESULT
+        if not file.exists():
+            return None
+        found = load_leg(file)
+        return math.nan if found is None else found
+
+    def tasks(self) -> float:
+        """The average of tasks of a leg that has ended with one."""
+        load_leg(self.path / RESULT)
+        return float(read_json(self.path / RESULT)["tasks"])
+
+    def ended(self, loss: float, tasks: float | None = None) -> None:
+        """Keep its validation loss, the average of tasks where they were asked, and of its states
+        only the last one.
+        """
+        found = {"validation_loss": loss if math.isfinite(loss) else None} | (
+            {} if tasks is None else {"tasks": tasks}
+        )
+        write_json(self.path / RESULT, {"schema": LEG_SCHEMA, **found})
+        for state in list_states(self.path / STATES)[1:]:
+            shutil.rmtree(state)
+
+    def forget(self) -> None:
+        """Delete its states: nothing goes on from them."""
+        shutil.rmtree(self.path / STATES, ignore_errors=True)
+
+
+def _about(folder: Path) -> Any:
+    file = folder / ABOUT
+    return load_training(file) if file.exists() else None
+
+
+def _set_aside(path: Path) -> Path:
+    now = datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    aside, count = path.with_name(f"{path.name}.before-{now}"), 1
+    while aside.exists():
+        count += 1
+        aside = path.with_name(f"{path.name}.before-{now}-{count}")
+    path.rename(aside)
+    return aside
+
+
+def _size(path: Path) -> str:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    size = sum(file.stat().st_size for file in files)
+    return f" ({size / 1e9:.1f} GB)" if size >= 5e7 else ""

@@ -1,0 +1,100 @@
+"""A batch's forward and backward pass, on one GPU replayed as a CUDA graph: launched one by one,
+kernels wait for Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from minipuzzle.model import HybridLM, mixed_precision
+from minipuzzle.training.objectives import BatchLoss, Objective
+from minipuzzle.training.update import no_gradient
+
+EAGER = 3
+"""Batches before the capture, which compile and tune the kernels: neither can be captured."""
+
+
+class Backward:
+    """Gives the model's parameters the gradients of a batch's summed loss.
+
+    With ``captures`` batches after the first EAGER of a shape replay a graph; it sets gradients
+    instead of adding to them, so a step must be one batch. What is then returned is overwritten by
+    the next call.
+    """
+
+    def __init__(
+        self, model: HybridLM, objective: Objective, *, captures: bool, say: Callable[[str], None]
+    ) -> None:
+        self.model, self.objective, self.captures, self.say = model, objective, captures, say
+        self.tokens = torch.empty(0, dtype=torch.int64)
+        self.seen = 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.loss: BatchLoss
+        self.gradients: list[tuple[torch.nn.Parameter, Tensor]] = []
+
+    def __call__(self, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
+        """Raises: UserError where the loss depends on no trained parameter."""
+        if not self.captures or documents is not None:
+            return self._run(tokens, documents)
+        if tokens.shape != self.tokens.shape:
+            self.tokens, self.seen, self.graph, self.gradients = tokens.clone(), 0, None, []
+        self.seen += 1
+        if self.seen > EAGER and self.graph is None:
+            self._capture()
+        if self.graph is None:
+            return self._run(tokens, None)
+        self.tokens.copy_(tokens)
+        self.graph.replay()
+        for parameter, gradient in self.gradients:
+            parameter.grad = gradient
+        return self.loss
+
+    def _run(self, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
+        with mixed_precision(tokens.device):
+            batch = self.objective(self.model, tokens, documents)
+        if not batch.total.requires_grad:
+            raise no_gradient("a loss that depends on no trained parameter")
+        batch.total.backward()
+        return replace(batch, total=batch.total.detach())
+
+    def _capture(self) -> None:
+        try:
+            graph = torch.cuda.CUDAGraph()
+            with _capturing(graph):
+                self.loss = self._run(self.tokens, None)
+        except RuntimeError as error:
+            self.captures = False
+            self.say(
+                "training steps are launched kernel by kernel, not as a CUDA graph:"
+                f" {str(error).splitlines()[0]}"
+            )
+            self.model.zero_grad(set_to_none=True)
+            return
+        self.graph = graph
+        self.gradients = [(p, p.grad) for p in self.model.parameters() if p.grad is not None]
+
+
+@contextmanager
+def _capturing(graph: torch.cuda.CUDAGraph) -> Iterator[None]:
+    """Capture what is launched. What PyTorch leaves behind where that fails is undone: the
+    capture's stream as the current one, memory that comes from its pool, and a generator that takes
+    itself for captured and refuses to make numbers.
+    """
+    pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.current_stream()
+    try:
+        # what other threads ask of CUDA meanwhile, as those that write a checkpoint do, is not
+        # captured and no error
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            yield
+    except RuntimeError:
+        torch.cuda.set_stream(stream)
+        with suppress(RuntimeError):  # where the capture itself had ended well
+            torch._C._cuda_endAllocateToPool(stream.device.index, pool)
+        generator = torch.cuda.default_generators[stream.device.index]
+        generator.graphsafe_set_state(generator.clone_state())
+        raise

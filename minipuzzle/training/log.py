@@ -1,0 +1,55 @@
+"""The CSV of a training run. Rows after the last saved step are dropped on resume, so no step
+appears twice.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+
+from minipuzzle.artifacts import write_atomic
+from minipuzzle.run_files import load_log
+
+FIELDS = (
+    "step",
+    "tokens",
+    "loss",
+    "teacher_entropy",
+    "learning_rate",
+    "grad_norm",
+    "seconds",
+    "skipped",
+)
+WHOLE = ("step", "tokens", "skipped")
+
+
+class TrainingLog:
+    """Rows of FIELDS in memory; ``write`` puts them all in the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, float]] = []
+
+    @staticmethod
+    def resume(path: Path, *, step: int) -> TrainingLog:
+        """The log up to and including ``step`` (0: an empty one)."""
+        log = TrainingLog(path)
+        if step and path.exists():
+            rows = [{field: row.get(field, math.nan) for field in FIELDS} for row in load_log(path)]
+            log.rows = [row for row in rows if row["step"] <= step]
+        return log
+
+    def add(self, **row: float) -> None:
+        """Append one row."""
+        self.rows.append(row)
+
+    def write(self) -> None:
+        """Replace the file by the rows so far."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, FIELDS)
+        writer.writeheader()
+        for row in self.rows:
+            writer.writerow({f: int(row[f]) if f in WHOLE else f"{row[f]:.6g}" for f in FIELDS})
+        write_atomic(self.path, text.getvalue().encode())

@@ -1,0 +1,248 @@
+"""The one training loop: pretrain, distill and adapters differ only in the model and the objective
+that they pass in.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minipuzzle.artifacts import fingerprint
+from minipuzzle.data import TokenBlocks
+from minipuzzle.data.ahead import Ahead
+from minipuzzle.errors import UserError
+from minipuzzle.interrupt import GOES_ON, Interrupt, interrupt
+from minipuzzle.model import HybridLM
+from minipuzzle.ranks import Ranks, alone
+from minipuzzle.recipe import RATE, Training
+from minipuzzle.training.board import open_board, write_row
+from minipuzzle.training.captured import Backward
+from minipuzzle.training.checkpointing import States
+from minipuzzle.training.guard import Guard
+from minipuzzle.training.log import TrainingLog
+from minipuzzle.training.objectives import Objective, is_steady
+from minipuzzle.training.pace import Pace
+from minipuzzle.training.prepare import prepare, unprepare
+from minipuzzle.training.schedule import learning_rate
+from minipuzzle.training.update import Update, check_batch, make_optimizer, micro_batches, update
+
+LOG_EVERY_STEPS = 10
+FINAL_ROWS = 3
+STATES = "state"
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """Where a run stands, kept in each saved state. ``tokens`` of the data stream are used up
+    (skipped steps count), in ``step`` batches, ``updates`` of which changed the model; ``window``
+    holds what the log has not yet written, and ``losses`` the last ones that it has, unrounded.
+    """
+
+    tokens: int = 0
+    step: int = 0
+    updates: int = 0
+    seconds: float = 0.0
+    batch: int = 0
+    learning_rate: float = 0.0
+    guard: dict[str, Any] = field(default_factory=dict)
+    window: list[tuple[float, float, float]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+
+
+def train(
+    model: HybridLM,
+    objective: Objective,
+    blocks: TokenBlocks,
+    settings: Training,
+    folder: Path,
+    *,
+    identity: str,
+    advance: Callable[[int, float], None] = lambda tokens, loss: None,
+    say: Callable[[str], None] = lambda text: None,
+    ranks: Ranks | None = None,
+) -> float:
+    """Train ``model`` in place and return the mean loss (nats per token) of the last logged steps.
+
+    Only parameters that require gradients are trained and saved. ``folder`` receives ``state/`` and
+    ``log.csv``; when they are there already, from the same ``identity`` and settings, training goes
+    on after the last saved state, and the result equals an uninterrupted run's bit for bit on a
+    CPU. Batch and learning rate may differ from before. ``advance(tokens, loss)`` is called as
+    tokens are used up, ``say`` with what a person should know. FP32 master weights; on CUDA the
+    products run in BF16, or in FP8 as ``settings.precision`` says; the trained model is a BF16 one
+    again. With ``ranks`` of several processes the model is sharded (``parallel.shard``; adapters
+    are not, and each process holds all of them) and each takes its share of every batch. SIGTERM
+    saves and exits with 0, Ctrl-C saves and raises KeyboardInterrupt. Raises: UserError where
+    training breaks down, the state is another run's, or the disk is full.
+    """
+    settings = settings.at(RATE)
+    ranks = ranks or alone(next(model.parameters()).device)
+    check_batch(settings.batch, ranks)
+    identity = fingerprint(identity, settings.fixed(), blocks.fingerprint, model.architecture)
+    states = States(folder / STATES, identity, ranks, say)
+    with interrupt(ranks) as stop:
+        at_once = (settings.micro_batch or settings.batch // ranks.world) * blocks.block_length
+        try:
+            if chosen := prepare(model.train(), settings, at_once, ranks.world):
+                say(chosen)
+            losses = _Run(
+                model, objective, blocks, settings, folder, ranks, states, stop, advance, say
+            ).finish()
+        except UserError:
+            if ranks.world == 1:  # among several a writer may wait for one that is gone
+                states.settle()
+            raise
+        finally:  # whatever ends it: the caller may keep the model
+            unprepare(model)
+    return sum(losses) / len(losses)
+
+
+class _Run:
+    """The state of ``train`` between steps."""
+
+    def __init__(
+        self,
+        model: HybridLM,
+        objective: Objective,
+        blocks: TokenBlocks,
+        settings: Training,
+        folder: Path,
+        ranks: Ranks,
+        states: States,
+        stop: Interrupt,
+        advance: Callable[[int, float], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self.model, self.blocks, self.settings = model, blocks, settings
+        self.ranks, self.states, self.stop, self.advance, self.say = (
+            ranks,
+            states,
+            stop,
+            advance,
+            say,
+        )
+        self.device, self.ahead = next(model.parameters()).device, Ahead(blocks)
+        self.optimizer = make_optimizer(model, settings)
+        whole = (
+            settings.micro_batch in (0, settings.batch)
+            and ranks.world == 1
+            and not model.activation_checkpointing
+        )
+        captures = whole and self.device.type == "cuda" and is_steady(objective)
+        self.backward = Backward(model, objective, captures=captures, say=say)
+        saved = states.load(model, self.optimizer)
+        self.at = Progress(**(saved or {}))
+        self.guard = Guard(**self.at.guard)
+        self.log = TrainingLog.resume(folder / "log.csv", step=self.at.step)
+        wanted = settings.tensorboard and ranks.rank == 0
+        self.board = open_board(folder / "tensorboard", self.at.step) if wanted else None
+        self.pace = Pace(settings.save_every, time.monotonic())
+        self.started = time.monotonic() - self.at.seconds
+        if saved is not None:
+            self._note_changes()
+
+    def finish(self) -> list[float]:
+        """Step until the tokens are used up; the last losses that were logged."""
+        self.advance(self.at.tokens, math.nan)
+        while self.at.tokens < self.settings.tokens:
+            began, writing = time.monotonic(), self.states.writing
+            done = self._step(not writing and self.pace.due(began))
+            self.pace.stepped(began, time.monotonic(), writing=writing)
+            last = self.at.tokens >= self.settings.tokens
+            if self.at.step % LOG_EVERY_STEPS == 0 or last:
+                self._write_row()
+            stopping, saving = (vote > 0 for vote in done.votes)
+            if stopping:
+                self.stop.agreed.set()
+            if stopping or saving or last:
+                self._save()
+            if stopping and not last:
+                self.states.wait()
+                self.say(
+                    f"stopped by {self.stop.asked or 'SIGTERM'} after {self.at.tokens:,} tokens;"
+                    f" {GOES_ON}"
+                )
+                raise self.stop.stopped()
+        self.states.wait()
+        return self.at.losses
+
+    def _step(self, due: bool) -> Update:
+        at, settings, length = self.at, self.settings, self.blocks.block_length
+        per_step = settings.batch * length
+        rate = learning_rate(settings, at.tokens / per_step, settings.steps(length))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        # Random numbers (an adapter's dropout) follow from the position, so that no state of a
+        # generator is saved.
+        torch.manual_seed(int(fingerprint(settings.seed, at.tokens, self.ranks.rank), 16) >> 1)
+        done = update(
+            self.model,
+            self.backward,
+            self.optimizer,
+            micro_batches(self.ahead, settings, at.tokens // length, self.ranks, self.device),
+            clip=settings.clip,
+            guard=self.guard,
+            ranks=self.ranks,
+            # any process may have been told to stop; the first one's clock says when to save
+            votes=lambda: (float(bool(self.stop.asked)), float(due and self.ranks.rank == 0)),
+        )
+        at.tokens, at.step, at.updates = (
+            at.tokens + per_step,
+            at.step + 1,
+            at.updates + (not done.skipped),
+        )
+        at.batch, at.learning_rate = settings.batch, settings.learning_rate
+        at.window = [*at.window, (done.loss, done.entropy, done.norm)]
+        if done.skipped:
+            self.say(f"step {at.step} skipped: {done.skipped}")
+        return done
+
+    def _write_row(self) -> None:
+        loss, entropy, norm = map(_mean, zip(*self.at.window, strict=True))
+        self.at.window, self.at.losses = [], [*self.at.losses, loss][-FINAL_ROWS:]
+        self.log.add(
+            step=self.at.step,
+            tokens=self.at.tokens,
+            loss=loss,
+            teacher_entropy=entropy,
+            grad_norm=norm,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            seconds=time.monotonic() - self.started,
+            skipped=self.guard.skipped,
+        )
+        if self.board is not None:
+            write_row(self.board, self.log.rows[-1])
+        self.advance(self.at.tokens, loss)
+
+    def _save(self) -> None:
+        began = time.monotonic()
+        self.at.seconds, self.at.guard = began - self.started, self.guard.state()
+        if self.ranks.rank == 0:
+            self.log.write()
+        self.states.save(self.model, self.optimizer, asdict(self.at))
+        self.pace.saved(began, time.monotonic())
+
+    def _note_changes(self) -> None:
+        settings, at = self.settings, self.at
+        changed = [
+            f"{name} {before:g} -> {now:g}"
+            for name, before, now in (
+                ("batch", at.batch, settings.batch),
+                ("learning rate", at.learning_rate, settings.learning_rate),
+            )
+            if before != now
+        ]
+        self.say(
+            f"going on after {at.tokens:,} tokens"
+            + (f", with {', '.join(changed)}" if changed else "")
+        )
+
+
+def _mean(values: tuple[float, ...]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan

@@ -1,0 +1,300 @@
+"""A teacher's answers on disk: a few words for each token of the training text, in safetensors
+shards.
+
+Shard i holds blocks i R .. (i + 1) R - 1 of the text in training order. A shard is whole or absent,
+so a killed run goes on with the shards that are missing. A block is found by the hash of its
+tokens, whatever batch or process asks for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from minipuzzle.artifacts import check_is_file, fingerprint, read_json, write_atomic, write_json
+from minipuzzle.data import TokenBlocks
+from minipuzzle.errors import UserError
+from minipuzzle.model import HybridLM, mixed_precision
+from minipuzzle.ranks import Ranks
+from minipuzzle.training.objectives import BatchLoss, Objective
+from minipuzzle.training.sparse import Words, sparse_kl, teacher_words
+
+ABOUT = "about.json"
+KEY_BYTES = 16
+SHARD_BYTES = 1 << 26
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keep:
+    """``count`` words a token: the most likely ones and the rest's mass, or a random ``sample``."""
+
+    count: int
+    sample: bool
+
+    @staticmethod
+    def parse(text: str) -> Keep:
+        """ "top-64" or "sampled-50". Raises: UserError for anything else."""
+        found = re.fullmatch(r"(top|sampled)-([1-9]\d*)", text)
+        if found is None:
+            raise UserError(
+                "What to keep of the teacher's logits?",
+                got=text,
+                allowed="top-K or sampled-K",
+                next="For example --teacher-keep top-64.",
+            )
+        return Keep(count=int(found[2]), sample=found[1] == "sampled")
+
+    def bytes_per_token(self, vocabulary: int) -> int:
+        """Ids, FP16 log probabilities, and the rest's mass in FP32."""
+        return self.count * (_id_dtype(vocabulary).itemsize + 2) + (0 if self.sample else 4)
+
+
+class TeacherCache:
+    """The cache in ``folder`` for one teacher and one text. Raises: UserError where it is
+    another's.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        blocks: TokenBlocks,
+        keep: Keep,
+        *,
+        teacher: str,
+        vocabulary: int,
+        seed: int,
+        isolate: bool,
+    ) -> None:
+        if keep.count > vocabulary:
+            raise UserError(
+                "The teacher has not so many words.",
+                got=f"{keep.count:,}",
+                allowed=f"at most {vocabulary:,}",
+                next="Lower --teacher-keep.",
+            )
+        self.folder, self.blocks, self.keep, self.seed, self.isolate = (
+            folder,
+            blocks,
+            keep,
+            seed,
+            isolate,
+        )
+        self.vocabulary = vocabulary
+        self.about = {
+            "schema": 1,
+            "teacher": teacher,
+            "data": blocks.fingerprint,
+            "block_length": blocks.block_length,
+            "seed": seed,
+            "isolate_documents": isolate,
+            "keep": f"{'sampled' if keep.sample else 'top'}-{keep.count}",
+            "vocabulary": vocabulary,
+        }
+        wanted = SHARD_BYTES // (keep.bytes_per_token(vocabulary) * blocks.block_length)
+        self.rows = max(1, min(len(blocks), wanted))
+        self._check()
+        self._where: dict[bytes, tuple[Path, int]] = {}
+
+    def size(self, tokens: int) -> str:
+        """What ``tokens`` tokens of training take on disk, for people."""
+        each = self.keep.bytes_per_token(self.vocabulary)
+        total = self.disk_bytes(tokens)
+        return f"{each:,} bytes a token, {total // each:,} tokens: {total / 1e9:,.3g} GB"
+
+    def disk_bytes(self, tokens: int) -> int:
+        """The same as a number."""
+        return self.keep.bytes_per_token(self.vocabulary) * min(tokens, self.blocks.tokens.size)
+
+    def missing(self, count: int) -> list[int]:
+        """The shards that the first ``count`` blocks of training need and that are not there."""
+        shards = -(-min(count, len(self.blocks)) // self.rows)
+        return [i for i in range(shards) if not self._path(i).exists()]
+
+    def fill(
+        self,
+        teacher: HybridLM,
+        missing: list[int],
+        ranks: Ranks,
+        batch: int,
+        advance: Callable[[int], None],
+    ) -> None:
+        """Ask the teacher for the missing shards, each process for its share. Raises: UserError
+        when the disk is full.
+        """
+        if ranks.rank == 0:
+            write_json(self.folder / ABOUT, self.about)
+        device = next(teacher.parameters()).device
+        for start in range(0, len(missing), ranks.world):
+            place = start + ranks.rank
+            index = missing[place] if place < len(missing) else missing[start]
+            # a process that has none left computes one all the same: sharded weights are gathered
+            # by all together
+            tensors = self._ask(teacher, index, batch, device)
+            if place < len(missing):
+                about = json.dumps({"about": self.about, "shard": index})
+                write_atomic(self._path(index), save(tensors, metadata={"minipuzzle": about}))
+            advance(self.rows * self.blocks.block_length * min(ranks.world, len(missing) - start))
+        ranks.together(lambda: None)
+
+    def objective(self) -> Objective:
+        """KL from the stored words; the teacher is not needed."""
+        self._index()
+
+        def objective(model: HybridLM, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
+            words = self.words(tokens, documents)
+            hidden = model.hidden_states(tokens, documents)
+            total = sparse_kl(hidden.reshape(-1, hidden.shape[-1]), model.head_weight, words)
+            return BatchLoss(total=total, entropy=words.entropy(), tokens=tokens.numel())
+
+        return objective
+
+    def words(self, tokens: Tensor, documents: Tensor | None) -> Words:
+        """What the teacher said to blocks of text, tokens [b, s]. Raises: UserError where they are
+        not in the cache.
+        """
+        parts = []
+        for row in range(len(tokens)):
+            key = self._key(tokens[row], None if documents is None else documents[row])
+            if key not in self._where:
+                raise UserError(
+                    "A block of text is not in the cache of teacher logits.",
+                    got=f"{self.folder}",
+                    allowed="the blocks of the text that it was made for",
+                    next="Give the command again without --tokens changed, or delete that folder.",
+                )
+            file, at = self._where[key]
+            parts.append({name: part[at] for name, part in _slices(file).items()})
+        whole = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+        if whole["ids"].int().max() >= self.vocabulary or whole["log_p"].isnan().any():
+            raise _damaged(file, "words beyond the vocabulary, or no numbers")
+        whole = {name: part.to(tokens.device) for name, part in whole.items()}
+        return Words(
+            ids=whole["ids"].long(), log_p=whole["log_p"].float(), log_rest=whole.get("log_rest")
+        )
+
+    def _check(self) -> None:
+        if not (self.folder / ABOUT).exists():
+            return
+        found = read_json(
+            self.folder / ABOUT, dict[str, Any], next="Delete that folder; it is filled again."
+        )
+        other = [name for name, value in self.about.items() if found.get(name) != value]
+        if other:
+            raise UserError(
+                f"The teacher logits in {self.folder} are not those of this run.",
+                got=", ".join(f"{name} {found.get(name)}" for name in other),
+                allowed=", ".join(f"{name} {self.about[name]}" for name in other),
+                next="Name another folder with --teacher-logits; it is filled first.",
+            )
+
+    @torch.no_grad()
+    def _ask(
+        self, teacher: HybridLM, index: int, batch: int, device: torch.device
+    ) -> dict[str, Tensor]:
+        first, last = index * self.rows, min((index + 1) * self.rows, len(self.blocks))
+        generator = torch.Generator(device) if self.keep.sample else None
+        if generator is not None:
+            generator.manual_seed(int(fingerprint(self.about, index), 16) >> 1)
+        found: dict[str, list[Tensor]] = {"key": [], "ids": [], "log_p": [], "log_rest": []}
+        for start in range(first, first + self.rows, batch):
+            at = min(start, last - 1)  # every process makes the same number of passes
+            tokens, documents = self.blocks.stream(range(at, min(at + batch, last)), self.seed)
+            given, borders = (
+                torch.from_numpy(tokens).to(device),
+                torch.from_numpy(documents).to(device),
+            )
+            with mixed_precision(device):
+                hidden = teacher.hidden_states(given, borders if self.isolate else None)
+                words = teacher_words(
+                    hidden.flatten(0, 1), teacher.head_weight, self.keep.count, generator
+                )
+            if start >= last:
+                continue
+            shape = tokens.shape
+            found["key"] += [
+                torch.frombuffer(bytearray(self._key(t, d)), dtype=torch.uint8)
+                for t, d in zip(torch.from_numpy(tokens), torch.from_numpy(documents), strict=True)
+            ]
+            found["ids"].append(words.ids.unflatten(0, shape).to(_id_dtype(self.vocabulary)).cpu())
+            found["log_p"].append(words.log_p.unflatten(0, shape).half().cpu())
+            if words.log_rest is not None:
+                found["log_rest"].append(words.log_rest.unflatten(0, shape).cpu())
+        return {
+            "key": torch.stack(found["key"]),
+            **{n: torch.cat(found[n]) for n in ("ids", "log_p", "log_rest") if found[n]},
+        }
+
+    def _index(self) -> None:
+        for file in sorted(self.folder.glob("[0-9]*.safetensors")):
+            keys = self._keys(file)
+            self._where |= {
+                bytes(key.numpy().tobytes()): (file, row) for row, key in enumerate(keys)
+            }
+
+    def _keys(self, file: Path) -> Tensor:
+        """The keys [rows, 16] of a shard. Raises: UserError where it is damaged or of other
+        shapes.
+        """
+        try:
+            check_is_file(file, file.stat())
+            with safe_open(file, framework="pt") as opened:
+                keys: Tensor = opened.get_tensor("key")
+                parts = {name: opened.get_slice(name) for name in opened.keys() if name != "key"}  # noqa: SIM118
+                found = {
+                    name: (tuple(part.get_shape()), part.get_dtype())
+                    for name, part in parts.items()
+                }
+        except (SafetensorError, OSError, UserError) as error:
+            raise _damaged(file, error) from error
+        each = (len(keys), self.blocks.block_length)
+        ids = "U16" if _id_dtype(self.vocabulary) == torch.uint16 else "I32"
+        wanted: dict[str, tuple[tuple[int, ...], str]]
+        wanted = {
+            "ids": ((*each, self.keep.count), ids),
+            "log_p": ((*each, self.keep.count), "F16"),
+        }
+        wanted |= {} if self.keep.sample else {"log_rest": (each, "F32")}
+        if found != wanted or keys.dtype != torch.uint8 or keys.shape[1:] != (KEY_BYTES,):
+            raise _damaged(file, f"tensors {found}")
+        return keys
+
+    def _key(self, tokens: Tensor, documents: Tensor | None) -> bytes:
+        digest = hashlib.blake2b(
+            tokens.cpu().numpy().astype("int64").tobytes(), digest_size=KEY_BYTES
+        )
+        if self.isolate and documents is not None:
+            digest.update(documents.cpu().numpy().astype("int32").tobytes())
+        return digest.digest()
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"{index:08}.safetensors"
+
+
+def _damaged(file: Path, got: object) -> UserError:
+    return UserError(
+        f"{file} is damaged.",
+        got=got,
+        allowed="a file that minipuzzle wrote",
+        next="Delete it; it is made again.",
+    )
+
+
+@lru_cache(maxsize=64)
+def _slices(file: Path) -> dict[str, Any]:
+    opened = safe_open(file, framework="pt")
+    return {name: opened.get_slice(name) for name in opened.keys() if name != "key"}  # noqa: SIM118
+
+
+def _id_dtype(vocabulary: int) -> torch.dtype:
+    return torch.uint16 if vocabulary <= 1 << 16 else torch.int32

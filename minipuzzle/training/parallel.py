@@ -1,0 +1,124 @@
+"""A model over the GPUs of one torchrun: parameters, gradients and optimiser states in shards
+(FSDP2, HSDP).
+
+Every block gathers its parameters when its turn comes. The embedding is a group of its own; final
+norm and head are gathered with the root and stay so until backward has passed them, so that the
+loss reads the head as an ordinary tensor. An adapter is attached after that and stays outside: each
+process holds all of it, and ``update`` averages its gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.errors import UserError
+from minipuzzle.model import HybridLM
+from minipuzzle.ranks import Ranks
+
+
+def shard(model: HybridLM, ranks: Ranks, replicas: int = 1) -> None:
+    """Split ``model`` in place over all processes; with ``replicas`` R each 1/R of them holds a
+    whole model (HSDP).
+
+    On CUDA the parameters of a model that is trained are gathered in BF16 and gradients summed in
+    FP32; those of a frozen one as they are held, so that it computes what it does on one GPU.
+    Raises: UserError where the replicas do not divide the processes.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import (
+        MixedPrecisionPolicy,
+        fully_shard,
+        register_fsdp_forward_method,
+    )
+
+    check_replicas(ranks, replicas)
+    kind = ranks.device.type
+    shape = (ranks.world,) if replicas == 1 else (replicas, ranks.world // replicas)
+    mesh = init_device_mesh(kind, shape, mesh_dim_names=("replicate", "shard")[-len(shape) :])
+    trained = any(parameter.requires_grad for parameter in model.parameters())
+    half = torch.bfloat16 if kind == "cuda" and trained else None
+    policy = MixedPrecisionPolicy(
+        param_dtype=half, reduce_dtype=torch.float32 if half else None, cast_forward_inputs=False
+    )
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    if not model.architecture.tied_head:
+        fully_shard(model.embeddings, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    register_fsdp_forward_method(model, "hidden_states")
+
+
+def check_replicas(ranks: Ranks, replicas: int) -> None:
+    """Raises: UserError where the replicas do not divide the processes."""
+    if replicas < 1 or ranks.world % replicas:
+        raise UserError(
+            "The processes cannot be divided into replicas.",
+            got=f"{ranks.world} processes, {replicas} replicas",
+            allowed=f"a divisor of {ranks.world}",
+            next="Change --replicas.",
+        )
+
+
+def load_sharded(
+    model: HybridLM, checkpoint: Checkpoint, ranks: Ranks, replicas: int = 1
+) -> HybridLM:
+    """``model``, made on "meta", sharded and filled: each process reads and holds its own rows
+    only.
+
+    Raises: as ``shard``, and UserError for NaN or infinite weights.
+    """
+    shard(model, ranks, replicas)
+    model.to_empty(device=ranks.device)
+    for name, parameter in model.named_parameters():
+        local, first = local_rows(parameter.detach())
+        if local.numel():
+            checkpoint.read_into(name, local, first)
+    return model.eval()
+
+
+def gather(model: HybridLM, name: str) -> Tensor:
+    """A parameter whole and on the CPU; in sharded models every process must ask for the same ones
+    in the same order.
+    """
+    value: Any = model.get_parameter(name).detach()
+    result: Tensor = (value.full_tensor() if hasattr(value, "full_tensor") else value).cpu()
+    return result
+
+
+def write_gathered(
+    model: HybridLM, ranks: Ranks, write: Callable[[Callable[[str], Tensor]], None]
+) -> None:
+    """Call ``write(tensor by name)`` in the first process, which must ask for
+    ``architecture.tensors()`` in their order.
+
+    Raises: UserError, in every process, where it does.
+    """
+    reshard: Any = getattr(model, "reshard", None)
+    if reshard is not None:
+        reshard()  # a forward pass without a backward pass leaves the head gathered
+
+    def mine() -> None:
+        if ranks.rank == 0:
+            write(lambda name: gather(model, name))
+        else:
+            for tensor in model.architecture.tensors():
+                gather(model, tensor.name)
+
+    ranks.together(mine)
+
+
+def local_rows(value: Any) -> tuple[Tensor, int]:
+    """(this process's rows of a sharded tensor, the number of the first); FSDP cuts rows as
+    ``torch.chunk`` does.
+    """
+    shards, place = (
+        value.device_mesh.size(-1),
+        value.device_mesh.get_local_rank(value.device_mesh.ndim - 1),
+    )
+    step = -(-value.shape[0] // shards)
+    return value.to_local(), min(place * step, value.shape[0])

@@ -1,0 +1,150 @@
+"""One optimiser step over all processes: gradients of summed losses, one division by the global
+count of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minipuzzle.data import TokenBlocks
+from minipuzzle.data.ahead import Ahead
+from minipuzzle.errors import UserError
+from minipuzzle.model import HybridLM
+from minipuzzle.ranks import Ranks
+from minipuzzle.recipe import Training
+from minipuzzle.training.guard import Guard
+from minipuzzle.training.objectives import BatchLoss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """What a step did: mean loss and teacher's entropy over the tokens of all processes (nats),
+    gradient norm before clipping, why it was skipped (empty: it was not), and the sums over all
+    processes of their ``votes``, asked for after the gradients.
+    """
+
+    loss: float
+    entropy: float
+    norm: float
+    skipped: str
+    votes: tuple[float, ...]
+
+
+def update(
+    model: HybridLM,
+    backward: Callable[[Tensor, Tensor | None], BatchLoss],
+    optimizer: torch.optim.Optimizer,
+    parts: Iterator[tuple[Tensor, Tensor | None]],
+    *,
+    clip: float,
+    guard: Guard,
+    ranks: Ranks,
+    votes: Callable[[], tuple[float, ...]],
+) -> Update:
+    """Take a step on ``parts`` (tokens [b, s], documents), this process's micro-batches, whose
+    gradients ``backward`` makes.
+
+    Losses are summed and divided once by the number of tokens of all processes, so that neither
+    micro-batches nor processes of unequal counts are weighed wrongly. Raises: UserError where the
+    guard gives up, and where nothing would be trained.
+    """
+    sums, count = torch.zeros(2, dtype=torch.float64), 0
+    for tokens, documents in parts:
+        batch = backward(tokens, documents)
+        sums = sums.to(tokens.device) + torch.stack((batch.total.double(), batch.entropy.double()))
+        count += batch.tokens
+    total, entropy, everyone, *voted = ranks.sum(
+        np.array([*sums.tolist(), count, *votes()])
+    ).tolist()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    ranks.average(
+        [g for g in gradients if not hasattr(g, "to_local")]
+    )  # an adapter's; FSDP has averaged those of shards
+    scale = ranks.world / everyone
+    norm = _norm(gradients) * scale
+    if norm == 0 and total != 0:
+        raise no_gradient(
+            f"{len(gradients)} gradients, all of them 0, at a loss of {total / everyone:.4g}"
+        )
+    skipped = guard.accept(total / everyone, norm)
+    if not skipped:
+        torch._foreach_mul_(gradients, scale * min(1.0, clip / (norm + 1e-6)))
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return Update(
+        loss=total / everyone,
+        entropy=entropy / everyone,
+        norm=norm,
+        skipped=skipped,
+        votes=tuple(voted),
+    )
+
+
+def micro_batches(
+    blocks: TokenBlocks | Ahead, settings: Training, first: int, ranks: Ranks, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """This process's share of the batch that begins at block ``first`` of the stream,
+    ``micro_batch`` blocks at a time.
+
+    Tokens [b, s] int64 and documents [b, s] or None, on ``device``.
+    """
+    share = settings.batch // ranks.world
+    first += ranks.rank * share
+    size = settings.micro_batch or share
+    for start in range(first, first + share, size):
+        tokens, documents = blocks.stream(
+            range(start, min(start + size, first + share)), settings.seed
+        )
+        moved = torch.from_numpy(tokens)
+        moved = moved.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else moved
+        yield moved, torch.from_numpy(documents).to(device) if settings.isolate_documents else None
+
+
+def check_batch(batch: int, ranks: Ranks) -> None:
+    """Raises: UserError where the batch cannot be shared equally among the processes."""
+    if batch % ranks.world:
+        raise UserError(
+            "The batch cannot be shared equally among the processes.",
+            got=f"{batch} blocks, {ranks.world} processes",
+            allowed=f"a multiple of {ranks.world}",
+            next="Change --batch, or start another number of processes.",
+        )
+
+
+def make_optimizer(model: HybridLM, settings: Training) -> torch.optim.AdamW:
+    """AdamW; matrices decay, while norms, biases, the convolution and the state's A, D and dt do
+    not.
+    """
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim == 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trainable if p.ndim != 2], "weight_decay": 0.0},
+    ]
+    on_gpu = next(model.parameters()).is_cuda
+    return torch.optim.AdamW(
+        groups, lr=settings.learning_rate, betas=(0.9, 0.95), eps=1e-8, fused=on_gpu
+    )
+
+
+def no_gradient(got: str) -> UserError:
+    """The error of a step that trains nothing."""
+    return UserError(
+        "This step would train nothing.",
+        got=got,
+        allowed="a gradient of some trained parameter",
+        next=(
+            "Check which parameters are trained: an adapter must be on projections that the model"
+            " runs."
+        ),
+    )
+
+
+def _norm(gradients: list[Tensor]) -> float:
+    norm: Any = torch.nn.utils.get_total_norm(gradients)
+    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)

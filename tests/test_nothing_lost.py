@@ -126,15 +126,15 @@ def test_states_of_finished_legs_go_when_nothing_starts_from_them(folder, whole,
 
 
 KILLS = [
-    ("stages.distill.measure", 2),
-    ("stages.training_folder.Leg.ended", 3),
-    ("stages.training_folder.Leg.forget", 4),
-    ("stages.training_folder.Leg.ended", 1),
-    ("stages.training_folder.TrainingFolder.replace", 1),
-    ("stages.distill.write_student", 1),
+    ("runs.distill.measure", 2),
+    ("runs.training_folder.Leg.ended", 3),
+    ("runs.training_folder.Leg.forget", 4),
+    ("runs.training_folder.Leg.ended", 1),
+    ("runs.training_folder.TrainingFolder.replace", 1),
+    ("runs.distill.write_student", 1),
     ("rundir.RunDir.mark", 1),
-    ("stages.distill.write_card", 1),
-    ("stages.training_folder.TrainingFolder.finish", 1),
+    ("runs.distill.write_card", 1),
+    ("runs.training_folder.TrainingFolder.finish", 1),
 ]
 """Where and at which call the command dies, one after the other: in heats, in a short run, after
 the long one, after mark.

@@ -21,10 +21,11 @@ import torch
 
 from minipuzzle import embedded
 from minipuzzle.adapters import attach, make_plan
-from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2
+from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import write_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.kernels import choose
+from minipuzzle.kinds import Attention, FeedForward, Mamba2
 from minipuzzle.model import HybridLM
 from minipuzzle.recipe import Training
 from minipuzzle.training import mixed_precision, next_token

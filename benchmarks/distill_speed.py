@@ -29,10 +29,11 @@ import numpy as np
 import torch
 from _rows import in_process, tell
 
-from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Mamba2
+from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import write_json
 from minipuzzle.cost.training import peak_flops, training_flops
 from minipuzzle.data import TokenBlocks
+from minipuzzle.kinds import Attention, Block, FeedForward, Mamba2
 from minipuzzle.recipe import Training
 
 ROWS = ("ours-bf16", "ours-fp8", "ours-fp8-both", "plain", "plain-ours", "trl", "modelopt")

@@ -37,10 +37,11 @@ import numpy as np
 import torch
 from headline_stages import visible_gpu
 
-from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Mamba2
+from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import read_json, write_json
 from minipuzzle.data import TokenBlocks
 from minipuzzle.kernels import choose
+from minipuzzle.kinds import Attention, Block, FeedForward, Mamba2
 from minipuzzle.model import HybridLM, init_model
 from minipuzzle.recipe import Training
 from minipuzzle.training import mixed_precision, next_token, train

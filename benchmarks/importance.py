@@ -36,7 +36,7 @@ import torch
 from importance_analysis import best_cuts, correlate, modifications, tables
 
 from minipuzzle import embedded
-from minipuzzle.arch import Attention, FeedForward, Mamba2, Selection
+from minipuzzle.arch import Selection
 from minipuzzle.artifacts import Scores, write_atomic, write_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks, Tokenizer, load_blocks
@@ -47,6 +47,7 @@ from minipuzzle.importance import (
     random_scores,
     taylor_scores,
 )
+from minipuzzle.kinds import Attention, FeedForward, Mamba2
 from minipuzzle.metrics import measure
 from minipuzzle.model import HybridLM, load_model
 from minipuzzle.model.head import matmul_fp32

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata, spearmanr
 
-from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2, Selection
-from minipuzzle.arch.ranking import top_channels, top_heads
+from minipuzzle.arch import Architecture, Selection
 from minipuzzle.artifacts import Scores
+from minipuzzle.kinds import Attention, FeedForward, Mamba2
+from minipuzzle.kinds.ranking import top_channels, top_heads
 
 Array = NDArray[np.float64]
 FAMILIES = {"blocks": "", "ffn": "mlp", "mamba": "mamba", "attention": "attention"}

@@ -25,13 +25,14 @@ from typing import Any
 import torch
 
 from minipuzzle import embedded
-from minipuzzle.arch import Architecture, FeedForward
+from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import write_json
 from minipuzzle.budget import Generation, parse_work
 from minipuzzle.checkpoint.config import read_config
 from minipuzzle.cost.latency import LatencyTable, model_ms
 from minipuzzle.importance import random_scores
 from minipuzzle.kernels import choose
+from minipuzzle.kinds import FeedForward
 from minipuzzle.nas.choices import make_choices
 from minipuzzle.nas.plan import make_plan
 from minipuzzle.nas.propose import instance, state_of

@@ -33,7 +33,7 @@ import numpy as np
 import torch
 
 from minipuzzle import embedded
-from minipuzzle.arch import Architecture, Block
+from minipuzzle.arch import Architecture
 from minipuzzle.arch.architecture import Tensor as ArchTensor
 from minipuzzle.artifacts import Scores, write_json
 from minipuzzle.checkpoint import Checkpoint, read_config, write_checkpoint
@@ -43,6 +43,7 @@ from minipuzzle.families import nemotron_h
 from minipuzzle.importance import score, work
 from minipuzzle.importance.curves import variants
 from minipuzzle.importance.memory import Peak, plan_peak
+from minipuzzle.kinds import Block
 from minipuzzle.model import load_model
 from minipuzzle.model.prefetch import BlockReader
 from minipuzzle.recipe import ScoreSettings

@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from math import ceil
 from typing import Any
 
-from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Mamba2, Rules
+from minipuzzle.arch import Architecture, Rules
 from minipuzzle.errors import UserError
+from minipuzzle.kinds import Attention, Block, FeedForward, Mamba2
 from minipuzzle.recipe import SearchSettings
 
 WIDTH_STEPS = 32
@@ -226,7 +227,7 @@ def _widths(width: int, share: float, multiple: int, steps: int = WIDTH_STEPS) -
 def _heads(block: Mamba2, share: float, rules: Rules) -> tuple[int, ...]:
     per_group = block.heads // block.groups
     sizes = (k * block.groups for k in range(max(1, _least(per_group, share)), per_group + 1))
-    return tuple(size for size in sizes if rules.allows_heads(block, size))
+    return tuple(size for size in sizes if rules.allows(block.resized(heads=size)))
 
 
 def _least(count: int, share: float) -> int:

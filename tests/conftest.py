@@ -15,9 +15,10 @@ import torch
 from hypothesis import settings
 
 from minipuzzle import embedded
-from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2
+from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import write_checkpoint
 from minipuzzle.families import nemotron_h
+from minipuzzle.kinds import Attention, FeedForward, Mamba2
 from minipuzzle.model import init_model
 
 VOCAB = 4096

@@ -18,9 +18,10 @@ from minipuzzle.adapters import (
 )
 from minipuzzle.adapters.merge import MARK
 from minipuzzle.adapters.saved import SavedAdapter
-from minipuzzle.arch import Architecture, Attention, FeedForward
+from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
+from minipuzzle.kinds import Attention, FeedForward
 from minipuzzle.model import load_model
 
 MASKS = (

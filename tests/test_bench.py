@@ -11,7 +11,7 @@ from helpers import TEXT, run
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from minipuzzle import embedded
-from minipuzzle.arch import Architecture, Attention, FeedForward, Rope
+from minipuzzle.arch import Architecture
 from minipuzzle.budget import Generation
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.checkpoint.config import read_config
@@ -19,6 +19,7 @@ from minipuzzle.data import Tokenizer, load_blocks
 from minipuzzle.families import nemotron_h
 from minipuzzle.generation.bench import measure
 from minipuzzle.generation.memory import HEADROOM, Runtime, largest_batch, plan, weight_bytes
+from minipuzzle.kinds import Attention, FeedForward, Rope
 from minipuzzle.metrics import measure as loss_of
 from minipuzzle.model import HybridLM, fp8_model, load_model, set_precision
 from minipuzzle.model.footprint import _Live

@@ -16,10 +16,11 @@ from test_model import theirs_of, unclamped
 from transformers import AutoModelForCausalLM
 
 from minipuzzle import embedded, families
-from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2, Selection
+from minipuzzle.arch import Architecture, Selection
 from minipuzzle.checkpoint import Checkpoint, read_config, write_checkpoint
 from minipuzzle.checkpoint.header import read_header
 from minipuzzle.errors import UserError
+from minipuzzle.kinds import Attention, FeedForward, Mamba2
 from minipuzzle.surgery import cut
 
 

@@ -14,6 +14,7 @@ from minipuzzle import families, surgery
 from minipuzzle.arch import Rules, Selection
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
+from minipuzzle.families._rules import WHOLE_HEADS
 from minipuzzle.space import LEVELS, bounds
 
 
@@ -121,19 +122,21 @@ def test_whole_heads_keep_the_hidden_size_a_multiple_of_the_query_heads():
     llama = families.find("llama").architecture(
         {**next(iter(FORMS["llama"].values())), "num_hidden_layers": 2}
     )
-    assert llama.rules.whole_heads
+    assert WHOLE_HEADS in llama.rules.multiples
     heads = next(b.q_heads for b in llama.blocks if b.kind == "attention")
     sizes = bounds(llama, LEVELS[2], multiple=8, mamba_heads=False, hidden_size=True).hidden
     assert all(size % heads == 0 for size in sizes)
     free = [size for size in range(8, llama.hidden, 8) if Rules().allows_hidden(llama.blocks, size)]
-    held = [size for size in free if Rules(whole_heads=True).allows_hidden(llama.blocks, size)]
+    held = [
+        size for size in free if Rules(multiples=(WHOLE_HEADS,)).allows_hidden(llama.blocks, size)
+    ]
     assert held == [size for size in free if size % heads == 0]
     three = [
         type(b)(**{**vars(b), "q_heads": 3, "kv_heads": 1}) if b.kind == "attention" else b
         for b in llama.blocks
     ]
-    assert not Rules(whole_heads=True).allows_hidden(three, 40)
-    assert Rules(whole_heads=True).allows_hidden(three, 24)
+    assert not Rules(multiples=(WHOLE_HEADS,)).allows_hidden(three, 40)
+    assert Rules(multiples=(WHOLE_HEADS,)).allows_hidden(three, 24)
     assert Rules().allows_hidden(three, 40)
-    assert Rules(whole_heads=True).allows_hidden(three, llama.hidden)  # as it is, it stays
+    assert Rules(multiples=(WHOLE_HEADS,)).allows_hidden(three, llama.hidden)  # as it is, it stays
     assert "whole multiple of the query heads" in " ".join(llama.rules.sentences())

@@ -8,8 +8,8 @@ from conftest import save, shaken, tiny
 from family_models import FORMS
 from helpers import run
 
-from minipuzzle.arch import FeedForward
 from minipuzzle.families import nemotron_h
+from minipuzzle.kinds import FeedForward
 
 PLAIN = tiny("M-M*-M*-")
 BIASED = replace(

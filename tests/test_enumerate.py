@@ -11,13 +11,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_architectures import paper_plan
 
-from minipuzzle.arch import FeedForward, Mamba2, Selection
-from minipuzzle.arch.ranking import top_channels, top_heads
+from minipuzzle.arch import Selection
 from minipuzzle.artifacts import Scores
 from minipuzzle.budget import Limits
 from minipuzzle.cost import BYTES, Workload, memory
 from minipuzzle.cost.pricing import pricing
 from minipuzzle.errors import UserError
+from minipuzzle.kinds import FeedForward, Mamba2
+from minipuzzle.kinds.ranking import top_channels, top_heads
 from minipuzzle.nas.enumerate import enumerate_shapes, maximal
 from minipuzzle.nas.plan import make_plan
 from minipuzzle.nas.select import candidates, damage, select

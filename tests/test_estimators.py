@@ -9,8 +9,7 @@ import pytest
 import torch
 from conftest import shaken, tiny
 
-from minipuzzle.arch import Attention, FeedForward, Mamba2, Selection
-from minipuzzle.arch.ranking import top_heads
+from minipuzzle.arch import Selection
 from minipuzzle.data import pack
 from minipuzzle.errors import UserError
 from minipuzzle.importance import (
@@ -24,6 +23,8 @@ from minipuzzle.importance import (
     taylor_scores,
 )
 from minipuzzle.importance.estimators import footprint_hooks
+from minipuzzle.kinds import Attention, FeedForward, Mamba2
+from minipuzzle.kinds.ranking import top_heads
 from minipuzzle.model import HybridLM
 
 VOCAB = 61

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from transformers import NemotronHConfig, NemotronHForCausalLM
 
 from minipuzzle import families
-from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2, Rope
+from minipuzzle.arch import Architecture
 from minipuzzle.errors import UserError
 from minipuzzle.families import nemotron_h
+from minipuzzle.kinds import Attention, FeedForward, Mamba2, Rope
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "architectures.json").read_text())
 BASE = {

@@ -15,9 +15,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from minipuzzle import families
-from minipuzzle.arch import Attention, FeedForward, Mamba2, Rules, Selection
+from minipuzzle.arch import Rules, Selection
 from minipuzzle.checkpoint import Checkpoint, read_config
 from minipuzzle.errors import UserError
+from minipuzzle.families._rules import WHOLE_EXPANSION
+from minipuzzle.kinds import Attention, FeedForward, Mamba2
 
 OTHERS = [name for name in families.known() if not name.startswith("nemotron")]
 FORMS_OF_OTHERS = [pair for pair in every_form() if pair[0] in OTHERS]
@@ -143,7 +145,7 @@ def test_the_table_of_the_page_is_what_the_rules_say():
             else "",
             "whole expansions" if "mamba" in kinds else "",
         ]
-        assert rules.whole_expansion == ("mamba" in kinds)
+        assert (WHOLE_EXPANSION in rules.multiples) == ("mamba" in kinds)
         assert not rules.own_sizes
 
 
@@ -316,8 +318,12 @@ def test_rules_say_what_they_refuse(blocks, rules, says):
 
 def test_mamba_heads_in_whole_expansions():
     block = Mamba2(hidden=32, heads=8, head_dim=8, groups=2, state=4)
-    assert [n for n in (2, 4, 6, 8) if Rules(whole_expansion=True).allows_heads(block, n)] == [4, 8]
-    assert all(Rules().allows_heads(block, n) for n in (2, 4, 6, 8))
+    assert [
+        n
+        for n in (2, 4, 6, 8)
+        if Rules(multiples=(WHOLE_EXPANSION,)).allows(block.resized(heads=n))
+    ] == [4, 8]
+    assert all(Rules().allows(block.resized(heads=n)) for n in (2, 4, 6, 8))
 
 
 def test_a_packed_gate_is_cut_with_its_up():

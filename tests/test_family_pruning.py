@@ -11,12 +11,13 @@ from test_family_parity import tokens_for
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2, Selection
-from minipuzzle.arch.ranking import top_kv_heads
+from minipuzzle.arch import Architecture, Selection
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.cost.flops import flops_per_token
 from minipuzzle.errors import UserError
 from minipuzzle.importance import Collector, HiddenCollector
+from minipuzzle.kinds import Attention, FeedForward, Mamba2
+from minipuzzle.kinds.ranking import top_kv_heads
 from minipuzzle.model import load_model
 from minipuzzle.surgery import cut, verify_logits
 
@@ -37,7 +38,7 @@ def most(architecture, seed=0):
             kept = {"intermediate": tuple(channels)}
         elif isinstance(block, Attention) and "kv_heads" not in rules.fixed:
             kept = top_kv_heads(kv[: block.q_heads], block.kv_heads // 2, block.kv_heads)
-        elif isinstance(block, Mamba2) and rules.allows_heads(block, block.heads // 2):
+        elif isinstance(block, Mamba2) and rules.allows(block.resized(heads=block.heads // 2)):
             per = block.heads // block.groups
             kept = {"heads": tuple(h for h in range(block.heads) if (h % per) % 2 == heads[0])}
         blocks.append(None if i in last else kept)

@@ -6,10 +6,11 @@ import pytest
 import torch
 from conftest import shaken, tiny
 
-from minipuzzle.arch import Architecture, FeedForward
+from minipuzzle.arch import Architecture
 from minipuzzle.data import pack
 from minipuzzle.errors import UserError
 from minipuzzle.kernels.fp8 import E4M3, E5M2, EmulatedLinear, emulated_linear, quantize
+from minipuzzle.kinds import FeedForward
 from minipuzzle.model import HybridLM
 from minipuzzle.model.precision import set_precision
 from minipuzzle.recipe import Training

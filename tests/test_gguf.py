@@ -19,12 +19,13 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import AutoModelForCausalLM
 
 from minipuzzle import embedded
-from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2, Selection
+from minipuzzle.arch import Architecture, Selection
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
 from minipuzzle.export.gguf import export_gguf
 from minipuzzle.export.gguf_tokenizer import SPLITS, WHOLE_WORDS_FIRST
 from minipuzzle.generation import generate
+from minipuzzle.kinds import Attention, FeedForward, Mamba2
 from minipuzzle.model import load_model
 from minipuzzle.surgery import cut
 

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minipuzzle.arch import Selection
-from minipuzzle.arch.ranking import top_channels, top_heads, top_kv_heads
 from minipuzzle.artifacts import Scores
 from minipuzzle.errors import UserError
 from minipuzzle.importance import magnitude_scores, random_scores
+from minipuzzle.kinds.ranking import top_channels, top_heads, top_kv_heads
 from minipuzzle.nas.select import damage, select
 from minipuzzle.space import Shape
 

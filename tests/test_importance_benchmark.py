@@ -27,7 +27,7 @@ def test_modifications_are_legal_distinct_and_of_every_family():
         student = selection.student(parent)  # raises where it breaks a group
         assert student.parameters < parent.parameters
         assert (len(student.blocks) < 8) == (family == "blocks")
-        touched = {parent.blocks[i].symbol for i, kept in enumerate(selection.blocks) if kept}
+        touched = {parent.blocks[i].letter for i, kept in enumerate(selection.blocks) if kept}
         assert family == "blocks" or touched == {
             {"ffn": "-", "mamba": "M", "attention": "*"}[family]
         }

@@ -9,9 +9,10 @@ import torch
 from conftest import save, shaken, tiny
 from transformers import AutoModelForCausalLM, NemotronHConfig, NemotronHForCausalLM
 
-from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2
+from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.generation import generate
+from minipuzzle.kinds import Attention, FeedForward, Mamba2
 from minipuzzle.model import HybridLM, load_model
 
 BASE = {

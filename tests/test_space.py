@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_architectures import fields
 
-from minipuzzle.arch import FeedForward, Mamba2
 from minipuzzle.errors import UserError
 from minipuzzle.families.nemotron_h import architecture
+from minipuzzle.kinds import FeedForward, Mamba2
 from minipuzzle.space import LEVELS, Level, Shape, bounds, check_uniform, levels, shape_architecture
 
 

@@ -13,7 +13,6 @@ from conftest import save, shaken, tiny
 from helpers import TEXT
 
 from minipuzzle.arch import Selection
-from minipuzzle.arch.ranking import top, top_heads, top_kv_heads
 from minipuzzle.artifacts import Scores
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import pack
@@ -22,6 +21,7 @@ from minipuzzle.importance import memory as memory_module
 from minipuzzle.importance import score, work
 from minipuzzle.importance.curves import narrowings
 from minipuzzle.importance.memory import block_bytes, check_peak, plan_peak
+from minipuzzle.kinds.ranking import top, top_heads, top_kv_heads
 from minipuzzle.model import load_model
 from minipuzzle.model.footprint import forward_bytes
 from minipuzzle.model.prefetch import BlockReader

@@ -8,9 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from minipuzzle.arch import Mamba2, Selection
+from minipuzzle.arch import Selection
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
+from minipuzzle.kinds import Mamba2
 from minipuzzle.model import load_model
 from minipuzzle.surgery import cut, verify_logits
 

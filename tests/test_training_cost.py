@@ -6,9 +6,10 @@ import pytest
 import torch
 from conftest import shaken, tiny
 
-from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2
+from minipuzzle.arch import Architecture
 from minipuzzle.cost.flops import flops_per_token
 from minipuzzle.cost.training import peak_flops, saved_bytes, training_bytes, training_flops
+from minipuzzle.kinds import Attention, FeedForward, Mamba2
 from minipuzzle.recipe import Training
 from minipuzzle.runs.meter import Meter
 from minipuzzle.training.prepare import prepare

@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from minipuzzle.arch import Architecture, Block
+from minipuzzle.arch import Architecture
 from minipuzzle.errors import UserError
+from minipuzzle.kinds import Block
 
 PRESETS = {"lora": "layer:A,B", "tl5": "tied:A,B", "tl6": "tied:A,B,u,v", "vera": "tied:u,v"}
 """TL1 to TL4 are masks with A or B frozen; which number is which is not settled, so the masks are

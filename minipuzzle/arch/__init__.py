@@ -1,23 +1,7 @@
-"""Room 0: what a model is. Imports no torch."""
+"""What a model is: an architecture of blocks, and what is kept of it. Imports no torch."""
 
 from minipuzzle.arch.architecture import Architecture, Tensor
-from minipuzzle.arch.blocks import KINDS, Attention, Block, FeedForward, Mamba2, block_parameters
-from minipuzzle.arch.rope import ROPE_KINDS, Rope, rope_speeds
-from minipuzzle.arch.rules import Rules
+from minipuzzle.arch.rules import Multiple, Rules
 from minipuzzle.arch.selection import Selection
 
-__all__ = [
-    "KINDS",
-    "ROPE_KINDS",
-    "Architecture",
-    "Attention",
-    "Block",
-    "FeedForward",
-    "Mamba2",
-    "Rope",
-    "Rules",
-    "Selection",
-    "Tensor",
-    "block_parameters",
-    "rope_speeds",
-]
+__all__ = ["Architecture", "Multiple", "Rules", "Selection", "Tensor"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from minipuzzle.arch.axes import Weight, weight
-from minipuzzle.arch.blocks import Attention, Block, block_parameters
 from minipuzzle.arch.rules import Rules
+from minipuzzle.kinds import Block, weight
+from minipuzzle.kinds.axes import Weight
 
 EMBEDDING = weight("embeddings.weight", "vocab", "hidden")
 FINAL_NORM = weight("final_norm.weight", "hidden")
@@ -52,8 +52,8 @@ class Architecture:
 
     @property
     def pattern(self) -> str:
-        """One letter a block: M Mamba-2, - feed-forward, * attention."""
-        return "".join(block.symbol for block in self.blocks)
+        """The layer pattern: one letter a block, as each kind declares it."""
+        return "".join(block.letter for block in self.blocks)
 
     def at_hidden(self, hidden: int) -> Architecture:
         """The same with another hidden size, everything else as it is."""
@@ -64,7 +64,7 @@ class Architecture:
         )
 
     def count(self, kind: str) -> int:
-        """How many blocks are of a kind ("mamba", "attention", "mlp")."""
+        """How many blocks are of a kind, by its name."""
         return sum(block.kind == kind for block in self.blocks)
 
     def indices(self, kind: str) -> list[int]:
@@ -86,7 +86,7 @@ class Architecture:
     def parameters(self) -> int:
         """The number of parameters; the blocks and the top add up to every tensor of the file."""
         top = self.vocab_size * self.hidden * (1 if self.tied_head else 2) + self.hidden
-        return top + sum(block_parameters(block) for block in self.blocks)
+        return top + sum(block.parameters for block in self.blocks)
 
     @property
     def units(self) -> list[tuple[int, ...]]:
@@ -97,18 +97,12 @@ class Architecture:
         return [tuple(range(i, i + step)) for i in range(0, len(self.blocks), step)]
 
     @property
+    def kinds(self) -> list[str]:
+        """The kinds of its blocks, each once, in the order in which they come."""
+        return list(dict.fromkeys(block.kind for block in self.blocks))
+
+    @property
     def homogeneous(self) -> bool:
-        """Whether all blocks of a kind are alike, as stock transformers wants it, but for their
-        position embedding.
-        """
-        return all(
-            len(
-                {
-                    replace(b, rope=None) if isinstance(b, Attention) else b
-                    for b in self.blocks
-                    if b.kind == kind
-                }
-            )
-            <= 1
-            for kind in ("mamba", "attention", "mlp")
-        )
+        """Whether all blocks of a kind have one form, as stock transformers wants it."""
+        forms = {block.form() for block in self.blocks}
+        return len(forms) == len(self.kinds)

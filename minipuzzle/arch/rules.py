@@ -6,9 +6,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
-from minipuzzle.arch.blocks import Attention, Block, Mamba2
 from minipuzzle.errors import UserError
+from minipuzzle.kinds import Block
+
+
+@dataclass(frozen=True, kw_only=True)
+class Multiple:
+    """The product of ``axes`` is a whole multiple of the size of ``of``, in blocks that have all of
+    these axes. ``sentence`` says so for people.
+    """
+
+    axes: tuple[str, ...]
+    of: str
+    sentence: str
+
+    def allows(self, block: Block) -> bool:
+        """Whether a block keeps to it."""
+        sizes = block.sizes
+        if not {*self.axes, self.of} <= set(sizes):
+            return True
+        return prod(sizes[axis] for axis in self.axes) % sizes[self.of] == 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,15 +36,13 @@ class Rules:
 
     ``paired``: blocks 2i and 2i + 1, a mixer and its feed-forward, are one layer and stay or go
     together. ``own_sizes``: blocks of a kind may differ in size. ``fixed``: axes that keep the
-    parent's size. ``whole_expansion``: Mamba heads x head_dim is a whole multiple of the hidden
-    size, ``whole_heads``: that the hidden size is one of the query heads.
+    parent's size. ``multiples``: sizes that must be whole multiples of others.
     """
 
     paired: bool = False
     own_sizes: bool = True
     fixed: tuple[str, ...] = ()
-    whole_expansion: bool = False
-    whole_heads: bool = False
+    multiples: tuple[Multiple, ...] = ()
 
     def sentences(self) -> list[str]:
         """What can't be pruned, for people; empty where all can."""
@@ -39,27 +56,21 @@ class Rules:
             said.append("blocks of one kind keep one size")
         if self.fixed:
             said.append(f"{', '.join(self.fixed)} keep their size")
-        if self.whole_expansion:
-            said.append("Mamba heads x head_dim stays a whole multiple of the hidden size")
-        if self.whole_heads:
-            said.append("the hidden size stays a whole multiple of the query heads")
-        return said
+        return said + [multiple.sentence for multiple in self.multiples]
 
-    def allows_heads(self, block: Mamba2, heads: int) -> bool:
-        """Whether a Mamba-2 block may have so many heads."""
-        return not self.whole_expansion or (heads * block.head_dim) % block.hidden == 0
+    def allows(self, block: Block) -> bool:
+        """Whether a block has sizes that a checkpoint can have."""
+        return all(multiple.allows(block) for multiple in self.multiples)
 
     def allows_hidden(self, blocks: Sequence[Block], hidden: int) -> bool:
-        """Whether a search may give all ``blocks`` this hidden size; where it is tied to Mamba
-        heads it stays as it is.
+        """Whether a search may give all ``blocks`` this hidden size; where other sizes are
+        multiples of it, it stays as it is.
         """
         if any(block.hidden == hidden for block in blocks):
             return True
-        if "hidden" in self.fixed or self.whole_expansion:
+        if "hidden" in self.fixed or any(m.of == "hidden" for m in self.multiples):
             return False
-        return not self.whole_heads or all(
-            hidden % b.q_heads == 0 for b in blocks if isinstance(b, Attention)
-        )
+        return all(self.allows(block.resized(hidden=hidden)) for block in blocks)
 
     def check(self, parent: Sequence[Block], kept: Sequence[int], blocks: Sequence[Block]) -> None:
         """``kept`` are the positions in the parent of the student's ``blocks``. Raises: UserError
@@ -73,30 +84,34 @@ class Rules:
                 "whole layers: a mixer and its feed-forward",
             )
         for position, block in zip(kept, blocks, strict=True):
-            changed = [
-                axis
-                for axis in self.fixed
-                if block.sizes.get(axis) != parent[position].sizes.get(axis)
-            ]
-            if changed:
-                raise _refused(
-                    f"change the size of {changed[0]}",
-                    f"{block.sizes[changed[0]]} in block {position}",
-                    f"the parent's {parent[position].sizes[changed[0]]}",
-                )
-            if isinstance(block, Mamba2) and not self.allows_heads(block, block.heads):
-                raise _refused(
-                    "have so many Mamba heads",
-                    f"{block.heads} x {block.head_dim} channels in block {position}",
-                    f"a whole multiple of the hidden size {block.hidden}",
-                )
-        for kind in () if self.own_sizes else ("mamba", "attention", "mlp"):
+            self._check_block(parent[position], position, block)
+        if self.own_sizes:
+            return
+        for kind in dict.fromkeys(block.kind for block in blocks):
             sizes = {tuple(block.sizes.items()) for block in blocks if block.kind == kind}
             if len(sizes) > 1:
                 raise _refused(
                     "have blocks of one kind that differ in size",
                     f"{len(sizes)} sizes of {kind} blocks",
                     "one size for all blocks of a kind",
+                )
+
+    def _check_block(self, parent: Block, position: int, block: Block) -> None:
+        was, sizes = parent.sizes, block.sizes
+        for axis in self.fixed:
+            if sizes.get(axis) != was.get(axis):
+                raise _refused(
+                    f"change the size of {axis}",
+                    f"{sizes[axis]} in block {position}",
+                    f"the parent's {was[axis]}",
+                )
+        for multiple in self.multiples:
+            if not multiple.allows(block):
+                names = " x ".join(multiple.axes)
+                raise _refused(
+                    f"have this {names}",
+                    f"{' x '.join(str(sizes[axis]) for axis in multiple.axes)} in block {position}",
+                    f"{names} a whole multiple of {multiple.of}, {sizes[multiple.of]}",
                 )
 
 

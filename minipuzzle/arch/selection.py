@@ -8,16 +8,11 @@ all heads.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from minipuzzle.arch.architecture import Architecture
-from minipuzzle.arch.blocks import Attention, Block, Mamba2
 from minipuzzle.errors import UserError
-
-Kept = Mapping[str, tuple[int, ...]]
+from minipuzzle.kinds import Block, Kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,29 +75,12 @@ class Selection:
                     ),
                     next="Choose other indices, or leave the axis whole.",
                 )
-        _check_groups(index, block, kept)
-        sizes_left: Any = {axis: len(chosen) for axis, chosen in kept.items()}
-        return replace(block, **sizes_left)
-
-
-def _check_groups(index: int, block: Block, kept: Kept) -> None:
-    if isinstance(block, Mamba2) and "heads" in kept:
-        per_group = Counter(h // (block.heads // block.groups) for h in kept["heads"])
-        _even(index, "Mamba heads", "group", [per_group[g] for g in range(block.groups)])
-    if isinstance(block, Attention) and ("q_heads" in kept or "kv_heads" in kept):
-        queries = kept.get("q_heads", tuple(range(block.q_heads)))
-        per_kv = Counter(h // (block.q_heads // block.kv_heads) for h in queries)
-        keys = kept.get("kv_heads", tuple(range(block.kv_heads)))
-        if set(per_kv) - set(keys):
-            _even(index, "query heads", "kept KV head", [0])
-        _even(index, "query heads", "kept KV head", [per_kv[g] for g in keys])
-
-
-def _even(index: int, what: str, of: str, counts: list[int]) -> None:
-    if min(counts) == 0 or len(set(counts)) > 1:
-        raise UserError(
-            f"Block {index} must keep equally many {what} in each {of}.",
-            got=f"{counts} a {of}",
-            allowed=f"the same number, at least 1, in each {of}",
-            next="Keep the same number in every group.",
-        )
+        if (broken := block.uneven(kept)) is not None:
+            (what, of), counts = broken[0].coupled, broken[1]
+            raise UserError(
+                f"Block {index} must keep equally many {what} in each {of}.",
+                got=f"{counts} a {of}",
+                allowed=f"the same number, at least 1, in each {of}",
+                next="Keep the same number in every group.",
+            )
+        return block.resized(**{axis: len(chosen) for axis, chosen in kept.items()})

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from minipuzzle.arch import Architecture, Attention, Mamba2
+from minipuzzle.arch import Architecture
+from minipuzzle.kinds import Attention, Mamba2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,12 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Literal, NotRequired, Protocol, TypedDict
 
-from minipuzzle.arch import Architecture, Block
+from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import read_json, write_json
 from minipuzzle.budget import Generation, Phase
 from minipuzzle.checked import Count, Must, Positive, fault, require
 from minipuzzle.errors import UserError
+from minipuzzle.kinds import Block
 
 SCHEMA = 1
 AXES = {"mlp": "intermediate", "mamba": "heads", "attention": "kv_heads"}

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from minipuzzle.arch import Architecture, Attention, Mamba2
+from minipuzzle.arch import Architecture
 from minipuzzle.budget import check_tokens
 from minipuzzle.errors import UserError
+from minipuzzle.kinds import Attention, Mamba2
 
 BYTES = {
     "fp32": 4.0,

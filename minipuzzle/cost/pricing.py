@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from minipuzzle.arch import Architecture, Block
+from minipuzzle.arch import Architecture
 from minipuzzle.budget import Limits
 from minipuzzle.cost.latency import Timing
 from minipuzzle.cost.memory import Workload, part_bytes, values
+from minipuzzle.kinds import Block
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,10 @@ its memory.
 
 from __future__ import annotations
 
-from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Mamba2
+from minipuzzle.arch import Architecture
 from minipuzzle.cost.flops import flops_per_token
 from minipuzzle.cost.roofline import DEVICES
+from minipuzzle.kinds import Attention, Block, FeedForward, Mamba2
 
 UPDATE_BYTES = 14
 """A trained parameter beyond its FP32 value: gradient and two Adam moments in FP32, and autocast's

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minipuzzle.arch import Architecture, FeedForward, Mamba2
+from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint.claims import quantisation, scaled
 from minipuzzle.checkpoint.config import read_config
 from minipuzzle.checkpoint.shards import read_entries, weight_files
@@ -22,6 +22,7 @@ from minipuzzle.export import gguf_llama
 from minipuzzle.export.gguf import layout_of
 from minipuzzle.export.gguf_nemotron_h import MODEL_TYPES
 from minipuzzle.export.gguf_tokenizer import described
+from minipuzzle.kinds import FeedForward, Mamba2
 
 READ = {
     "vLLM": "read: vLLM 0.33.0, model_executor/models/nemotron_h.py",

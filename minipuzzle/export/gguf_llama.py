@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Rope, rope_speeds
+from minipuzzle.arch import Architecture
 from minipuzzle.export.gguf import GgufTensor
+from minipuzzle.kinds import Attention, Block, FeedForward, Rope, rope_speeds
 
 if TYPE_CHECKING:
     from torch import Tensor

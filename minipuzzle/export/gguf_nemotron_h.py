@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2
+from minipuzzle.arch import Architecture
 from minipuzzle.export.gguf import GgufTensor
+from minipuzzle.kinds import Attention, FeedForward, Mamba2
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,7 +82,11 @@ def tensors(architecture: Architecture, _name: str) -> list[GgufTensor]:
     result = [GgufTensor(name="token_embd.weight", source="embeddings.weight")]
     for i, block in enumerate(architecture.blocks):
         before = f"blocks.{i}."
-        names = _mamba(block) if isinstance(block, Mamba2) else _others(block)
+        if isinstance(block, Mamba2):
+            names = _mamba(block)
+        else:
+            assert isinstance(block, Attention | FeedForward)
+            names = _others(block)
         result.append(
             GgufTensor(
                 name=f"blk.{i}.attn_norm.weight", source=before + "norm.weight", matrix=False

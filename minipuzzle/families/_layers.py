@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from minipuzzle import families
-from minipuzzle.arch import Architecture, FeedForward, Mamba2
+from minipuzzle.arch import Architecture
 from minipuzzle.families._fields import activation, divides, error, flag, limitless, positive
 from minipuzzle.families._rope_fields import ROPE_FIELDS
+from minipuzzle.kinds import FeedForward, Mamba2
 
 LAYER_FIELDS: dict[str, Any] = {
     "vocab_size": None,

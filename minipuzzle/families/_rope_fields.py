@@ -9,8 +9,8 @@ from dataclasses import replace
 from math import log
 from typing import Any
 
-from minipuzzle.arch import ROPE_KINDS, Rope
 from minipuzzle.families._fields import divides, error, number, positive
+from minipuzzle.kinds import ROPE_KINDS, Rope
 
 ROPE_FIELDS: dict[str, Any] = {
     "rope_theta": 10_000.0,

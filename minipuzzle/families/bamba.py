@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from minipuzzle.arch import Architecture, Attention, Rules
+from minipuzzle.arch import Architecture, Rules
 from minipuzzle.families._fields import epsilon, error, flag, kept, own, positive
 from minipuzzle.families._layers import (
     LAYER_FIELDS,
@@ -20,8 +20,10 @@ from minipuzzle.families._layers import (
     write_mamba,
 )
 from minipuzzle.families._rope_fields import read_rope, write_rope
+from minipuzzle.families._rules import WHOLE_EXPANSION
 from minipuzzle.families.llama import TENSORS as LLAMA_TENSORS
 from minipuzzle.families.llama import biases
+from minipuzzle.kinds import Attention
 
 FIELDS = (
     LAYER_FIELDS
@@ -53,7 +55,10 @@ TOP = {
     "head.weight": "lm_head.weight",
 }
 RULES = Rules(
-    paired=True, own_sizes=False, fixed=("q_heads", "kv_heads", "hidden"), whole_expansion=True
+    paired=True,
+    own_sizes=False,
+    fixed=("q_heads", "kv_heads", "hidden"),
+    multiples=(WHOLE_EXPANSION,),
 )
 
 

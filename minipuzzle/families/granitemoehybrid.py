@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Rules
+from minipuzzle.arch import Architecture, Rules
 from minipuzzle.families._fields import (
     activation,
     epsilon,
@@ -30,8 +30,10 @@ from minipuzzle.families._layers import (
     write_mamba,
 )
 from minipuzzle.families._rope_fields import read_rope, write_rope
+from minipuzzle.families._rules import WHOLE_EXPANSION
 from minipuzzle.families.bamba import TENSORS as BAMBA_TENSORS
 from minipuzzle.families.llama import TOP, biases
+from minipuzzle.kinds import Attention, Block, FeedForward
 
 FIELDS = (
     LAYER_FIELDS
@@ -60,7 +62,10 @@ TENSORS = {
     },
 }
 RULES = Rules(
-    paired=True, own_sizes=False, fixed=("q_heads", "kv_heads", "hidden"), whole_expansion=True
+    paired=True,
+    own_sizes=False,
+    fixed=("q_heads", "kv_heads", "hidden"),
+    multiples=(WHOLE_EXPANSION,),
 )
 KINDS = {
     "mamba": "mamba",

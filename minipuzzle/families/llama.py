@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from minipuzzle.arch import Architecture, Attention, Rules
+from minipuzzle.arch import Architecture, Rules
 from minipuzzle.families._fields import divides, epsilon, flag, kept, own, positive
 from minipuzzle.families._layers import (
     ATTENTION_TENSORS,
@@ -20,6 +20,8 @@ from minipuzzle.families._layers import (
     layer_names,
 )
 from minipuzzle.families._rope_fields import read_rope, write_rope
+from minipuzzle.families._rules import WHOLE_HEADS
+from minipuzzle.kinds import Attention
 
 FIELDS = LAYER_FIELDS | {
     "intermediate_size": None,
@@ -67,7 +69,11 @@ def architecture(config: dict[str, Any]) -> Architecture:
     divides("hidden_size", positive(fields, "hidden_size"), "num_attention_heads", heads)
     mlp_bias = flag(fields, "mlp_bias")
     return read(
-        fields, bias=bias, out_bias=bias, mlp_bias=mlp_bias, rules=replace(RULES, whole_heads=True)
+        fields,
+        bias=bias,
+        out_bias=bias,
+        mlp_bias=mlp_bias,
+        rules=replace(RULES, multiples=(WHOLE_HEADS,)),
     )
 
 

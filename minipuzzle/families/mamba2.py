@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from minipuzzle.arch import Architecture, Mamba2, Rules
+from minipuzzle.arch import Architecture, Rules
 from minipuzzle.families._fields import (
     activation,
     divides,
@@ -19,6 +19,8 @@ from minipuzzle.families._fields import (
     positive,
 )
 from minipuzzle.families._layers import MAMBA_TENSORS, checked, first
+from minipuzzle.families._rules import WHOLE_EXPANSION
+from minipuzzle.kinds import Mamba2
 
 FIELDS: dict[str, Any] = {
     "vocab_size": None,
@@ -44,7 +46,7 @@ TOP = {
     "final_norm.weight": ("backbone.norm_f.weight",),
     "head.weight": ("lm_head.weight",),
 }
-RULES = Rules(own_sizes=False, whole_expansion=True)
+RULES = Rules(own_sizes=False, multiples=(WHOLE_EXPANSION,))
 
 
 def architecture(config: dict[str, Any]) -> Architecture:

@@ -13,9 +13,10 @@ from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
-from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Mamba2
+from minipuzzle.arch import Architecture
 from minipuzzle.families._fields import divides, epsilon, error, flag, kept, positive
 from minipuzzle.families._nemotron_h_fields import FIELDS, canonical, layers, of_block, supported
+from minipuzzle.kinds import Attention, Block, FeedForward, Mamba2
 
 __all__ = ["FIELDS", "architecture", "config", "extra_files", "names"]
 AXIS_FIELDS = {
@@ -247,6 +248,7 @@ def _sizes(block: Block) -> dict[str, Any]:
             "head_dim": block.attn_head_dim,
             "attention_bias": block.bias,
         }
+    assert isinstance(block, Mamba2)
     return {
         "mamba_num_heads": block.heads,
         "mamba_head_dim": block.head_dim,

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from minipuzzle.arch import Architecture, Attention
+from minipuzzle.arch import Architecture
 from minipuzzle.families._fields import error, flag, own, positive, slides, windowless
 from minipuzzle.families._layers import LAYER_FIELDS
 from minipuzzle.families.llama import FIXED_HEADS, biases, extra_files, names, read, write
 from minipuzzle.families.qwen2 import no_window
+from minipuzzle.kinds import Attention
 
 __all__ = ["FIELDS", "architecture", "config", "extra_files", "names"]
 FIELDS = LAYER_FIELDS | {

@@ -9,9 +9,10 @@ from functools import lru_cache
 
 import torch
 
-from minipuzzle.arch import Architecture, Block
+from minipuzzle.arch import Architecture
 from minipuzzle.budget import Generation
 from minipuzzle.generation.step import TOKENS_AT_ONCE
+from minipuzzle.kinds import Block
 from minipuzzle.model.cache import AttentionSlot, new_slot, slot_tensors
 from minipuzzle.model.footprint import forward_bytes
 

@@ -9,8 +9,8 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from minipuzzle.arch import Attention
 from minipuzzle.kernels.pointwise import replayed
+from minipuzzle.kinds import Attention
 from minipuzzle.model import Cache, HybridLM
 from minipuzzle.model.head import matmul_fp32
 

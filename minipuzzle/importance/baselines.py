@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Mamba2
+from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import Scores
+from minipuzzle.kinds import Attention, Block, FeedForward, Mamba2
 from minipuzzle.model import HybridLM
 
 Array = NDArray[np.float64]
@@ -20,9 +22,7 @@ def block_noise(block: Block, rng: np.random.Generator) -> Array:
     """Uniform in [0, 1) for each FFN channel [f], Mamba channel [heads * head_dim] or query head
     [q].
     """
-    if isinstance(block, FeedForward):
-        return rng.random(block.intermediate)
-    return rng.random(block.inner) if isinstance(block, Mamba2) else rng.random(block.q_heads)
+    return rng.random(prod(block.widths[0].score_shape(block)))
 
 
 def block_magnitudes(block: Block, module: nn.Module) -> Array:
@@ -38,6 +38,7 @@ def block_magnitudes(block: Block, module: nn.Module) -> Array:
         return _norms(torch.cat(matrices).transpose(0, 1).flatten(1))
     if isinstance(block, Mamba2):
         return _norms(parts.in_proj.weight[block.inner : 2 * block.inner])
+    assert isinstance(block, Attention)
     return _norms(parts.q_proj.weight.view(block.q_heads, -1))
 
 

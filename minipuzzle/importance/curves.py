@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Mamba2
-from minipuzzle.arch.ranking import top, top_heads, top_kv_heads
+from minipuzzle.arch import Architecture
+from minipuzzle.kinds import Attention, Block, FeedForward, Mamba2
+from minipuzzle.kinds.ranking import top, top_heads, top_kv_heads
 
 FFN_SHARES = (0.25, 0.5, 0.75)
 HEAD_SHARES = (0.5, 0.75)
@@ -41,6 +42,7 @@ def narrowings(block: Block) -> list[tuple[str, int]]:
         return [("intermediate", n) for n in _sizes(block.intermediate, FFN_SHARES, multiple)]
     if isinstance(block, Mamba2):
         return [("heads", n) for n in _sizes(block.heads, HEAD_SHARES, block.groups)]
+    assert isinstance(block, Attention)
     return [("kv_heads", n) for n in _sizes(block.kv_heads, (0.5,), 1)]
 
 

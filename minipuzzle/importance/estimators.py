@@ -37,7 +37,6 @@ import numpy as np
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from minipuzzle.arch import Attention, Block, FeedForward, Mamba2
 from minipuzzle.errors import UserError
 from minipuzzle.importance.baselines import block_magnitudes, block_noise
 from minipuzzle.importance.readings import (
@@ -49,6 +48,7 @@ from minipuzzle.importance.readings import (
     MeanAbsolute,
     Reading,
 )
+from minipuzzle.kinds import Attention, Block, FeedForward, Mamba2
 
 MIXED = {"mlp": "flap", "mamba": "contribution", "attention": "contribution"}
 FORWARD = ("mixed", "minitron", "minitron-pre", "flap", "contribution", "magnitude", "random")
@@ -85,13 +85,8 @@ def width_axis(block: Block) -> tuple[str, tuple[int, ...]]:
     """The key of a block's scores and their shape: "intermediate" [f], "head_channels" [heads,
     head_dim], "q_heads" [q].
     """
-    if isinstance(block, Mamba2):
-        return "head_channels", (block.heads, block.head_dim)
-    return (
-        ("intermediate", (block.intermediate,))
-        if isinstance(block, FeedForward)
-        else ("q_heads", (block.q_heads,))
-    )
+    width = block.widths[0]
+    return width.score, width.score_shape(block)
 
 
 def of_kind(block: Block, estimator: str) -> str:

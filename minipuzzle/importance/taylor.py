@@ -32,10 +32,10 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from minipuzzle.arch import Attention, FeedForward, Mamba2
 from minipuzzle.artifacts import Scores
 from minipuzzle.data import TokenBlocks
 from minipuzzle.importance.estimators import output_projection, width_axis
+from minipuzzle.kinds import Attention, FeedForward, Mamba2
 from minipuzzle.model import HybridLM
 from minipuzzle.model.head import matmul_fp32
 

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minipuzzle.arch import Attention, Block, FeedForward, Mamba2
 from minipuzzle.kernels import Kernels
 from minipuzzle.kernels.attention import causal_attention, row_attention
 from minipuzzle.kernels.pointwise import relu_squared, silu_product
+from minipuzzle.kinds import Attention, Block, FeedForward, Mamba2
 from minipuzzle.model.cache import AttentionSlot, MambaSlot
 from minipuzzle.model.norm import RMSNorm
 from minipuzzle.model.rope import rotate
@@ -290,6 +290,8 @@ def make_block(block: Block, eps: float, kernels: Kernels) -> BlockModule:
     """The module that runs a block."""
     if isinstance(block, Mamba2):
         return Mamba2Block(block, eps, kernels)
-    return (
-        AttentionBlock(block, eps) if isinstance(block, Attention) else FeedForwardBlock(block, eps)
-    )
+    if isinstance(block, Attention):
+        return AttentionBlock(block, eps)
+    if isinstance(block, FeedForward):
+        return FeedForwardBlock(block, eps)
+    raise NotImplementedError(f"no module runs the kind {block.kind!r}")

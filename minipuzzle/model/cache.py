@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minipuzzle.arch import Architecture, Attention, Block, Mamba2
+from minipuzzle.arch import Architecture
 from minipuzzle.kernels.attention import Rows
+from minipuzzle.kinds import Attention, Block, Mamba2
 
 
 @dataclass(kw_only=True)

@@ -19,8 +19,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from minipuzzle.arch import Block
 from minipuzzle.kernels import Kernels, choose
+from minipuzzle.kinds import Block
 from minipuzzle.model.blocks import BlockModule, make_block
 from minipuzzle.model.cache import new_slot, slot_tensors
 from minipuzzle.model.prefetch import held_dtype

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minipuzzle.arch import Block, Mamba2, Selection
+from minipuzzle.arch import Selection
+from minipuzzle.kinds import Block, Mamba2
 from minipuzzle.model.blocks import Masks
 
 

@@ -7,8 +7,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from minipuzzle.arch import Rope, rope_speeds
 from minipuzzle.kernels.pointwise import turn
+from minipuzzle.kinds import Rope, rope_speeds
 
 
 def rotate(x: Tensor, rope: Rope, positions: Tensor, longest: int) -> Tensor:

@@ -11,14 +11,15 @@ without its replacement blocks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from minipuzzle.arch import Architecture, Attention, Block, FeedForward, Mamba2, Selection
+from minipuzzle.arch import Architecture, Selection
 from minipuzzle.artifacts import Scores
+from minipuzzle.kinds import Attention, Block, FeedForward, Mamba2
 from minipuzzle.nas.damage import AXES, drop_damage, hidden_damage, size_damage
 from minipuzzle.nas.select import kept_hidden, narrowed
 from minipuzzle.recipe import SearchSettings
@@ -146,11 +147,7 @@ def make_choices(
 
 def resized(block: Block, size: int) -> Block:
     """A block at another size of its axis; an attention block keeps its query heads per KV head."""
-    if isinstance(block, FeedForward):
-        return replace(block, intermediate=size)
-    if isinstance(block, Mamba2):
-        return replace(block, heads=size)
-    return replace(block, kv_heads=size, q_heads=size * (block.q_heads // block.kv_heads))
+    return block.resized(**block.widths[0].sizes(block, size))
 
 
 def whole(choices: Choices) -> State:
@@ -183,6 +180,7 @@ def _ladder(block: Block, space: Bounds, settings: SearchSettings) -> tuple[int,
         )
     if isinstance(block, Mamba2):
         return tuple(sorted((s for s in space.heads if s <= block.heads), reverse=True))
-    if isinstance(block, Attention) and settings.kv_heads:
+    assert isinstance(block, Attention)
+    if settings.kv_heads:
         return tuple(s for s in range(block.kv_heads, 0, -1) if block.kv_heads % s == 0)
     return (block.kv_heads,)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2
+from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import Scores
+from minipuzzle.kinds import Attention, FeedForward, Mamba2
 
 AXES = {"mlp": "intermediate", "mamba": "heads", "attention": "kv_heads"}
 

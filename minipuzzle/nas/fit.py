@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minipuzzle.arch import Architecture, FeedForward, Mamba2
+from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import WIDTHS, Scores
 from minipuzzle.nas.damage import AXES
 
@@ -17,12 +17,7 @@ def misfit(scores: Scores, parent: Architecture) -> str:
     if scores.hidden is not None and len(scores.hidden) != parent.hidden:
         return f"scores of {len(scores.hidden)} hidden channels"
     for i, block in enumerate(parent.blocks):
-        if isinstance(block, FeedForward):
-            wanted: dict[str, tuple[int, ...]] = {"intermediate": (block.intermediate,)}
-        elif isinstance(block, Mamba2):
-            wanted = {"head_channels": (block.heads, block.head_dim)}
-        else:
-            wanted = {"q_heads": (block.q_heads,)}
+        wanted = {width.score: width.score_shape(block) for width in block.widths}
         for axis in WIDTHS:
             values = getattr(scores, axis).get(i)
             shape = None if values is None else values.shape

@@ -10,10 +10,11 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2, Selection
-from minipuzzle.arch.ranking import top, top_heads, top_kv_heads
+from minipuzzle.arch import Architecture, Selection
 from minipuzzle.artifacts import Scores
 from minipuzzle.errors import UserError
+from minipuzzle.kinds import Attention, FeedForward, Mamba2
+from minipuzzle.kinds.ranking import top, top_heads, top_kv_heads
 from minipuzzle.nas.damage import AXES, drop_damage, hidden_damage, size_damage
 from minipuzzle.nas.enumerate import HIDDEN, Feasible
 from minipuzzle.space import Shape

@@ -10,8 +10,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from minipuzzle.arch import KINDS, Architecture, block_parameters
+from minipuzzle.arch import Architecture
 from minipuzzle.cost import Workload, memory
+from minipuzzle.kinds import KINDS
 from minipuzzle.report.strip import LEGEND, strip_text
 from minipuzzle.report.units import bytes_, count, percent
 
@@ -47,10 +48,10 @@ def inspect_view(title: str, architecture: Architecture, workload: Workload) -> 
     for kind, name in NAMES.items():
         blocks = [b for b in architecture.blocks if b.kind == kind]
         if blocks:
-            size = sum(map(block_parameters, blocks))
+            size = sum(block.parameters for block in blocks)
             sizes = "; ".join(sorted({_sizes(b.sizes) for b in blocks})[:3])
             parts.add_row(name, str(len(blocks)), sizes, count(size), percent(size, total))
-    rest = total - sum(map(block_parameters, architecture.blocks))
+    rest = total - sum(block.parameters for block in architecture.blocks)
     words = f"{architecture.vocab_size:,} words x {architecture.hidden}" + (
         ", tied" if architecture.tied_head else ""
     )

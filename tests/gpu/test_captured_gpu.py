@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from minipuzzle.adapters import attach, make_plan
-from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2, Rope
+from minipuzzle.arch import Architecture
 from minipuzzle.data import TokenBlocks
+from minipuzzle.kinds import Attention, FeedForward, Mamba2, Rope
 from minipuzzle.model import frozen, init_model
 from minipuzzle.recipe import Training
 from minipuzzle.training import captured, distillation, train

@@ -5,12 +5,13 @@ pieces.
 import pytest
 import torch
 
-from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2, Rope
+from minipuzzle.arch import Architecture
 from minipuzzle.generation import generate
 from minipuzzle.generation.step import Decoder, prefill
 from minipuzzle.kernels import choose
 from minipuzzle.kernels.attention import Rows, causal_attention, row_attention
 from minipuzzle.kernels.stored_fp8 import StoredLinear
+from minipuzzle.kinds import Attention, FeedForward, Mamba2, Rope
 from minipuzzle.model import fp8_model, init_model
 
 pytestmark = pytest.mark.gpu

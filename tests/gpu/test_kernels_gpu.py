@@ -4,9 +4,10 @@ import pytest
 import torch
 from conftest import save
 
-from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2, Selection
+from minipuzzle.arch import Architecture, Selection
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.kernels import choose
+from minipuzzle.kinds import Attention, FeedForward, Mamba2
 from minipuzzle.model import HybridLM, init_model, load_model
 from minipuzzle.surgery import cut
 from minipuzzle.training import mixed_precision

@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 from conftest import save, shaken, tiny
 
-from minipuzzle.arch import Architecture, Attention, FeedForward, Mamba2
+from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.cost.training import training_bytes
 from minipuzzle.kernels import choose
 from minipuzzle.kernels.fp8 import E4M3, E5M2, emulated_linear, engine, engine_linear, quantize
 from minipuzzle.kernels.pointwise import relu_squared, rms_norm
+from minipuzzle.kinds import Attention, FeedForward, Mamba2
 from minipuzzle.model import HybridLM, frozen, init_model, load_frozen, set_precision
 from minipuzzle.training import distillation, mixed_precision
 from minipuzzle.training.losses import linear_loss

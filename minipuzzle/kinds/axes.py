@@ -9,7 +9,7 @@ any further word about it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 Segment = tuple[str, ...]
 Dim = tuple[Segment, ...]
-Kept = Mapping[str, Sequence[int]]
+Kept = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,32 @@
+"""Kinds of blocks, one file each, found by their files. Imports no torch."""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from minipuzzle.kinds.attention import Attention
+from minipuzzle.kinds.axes import Kept, Weight, weight
+from minipuzzle.kinds.base import KINDS, Block, Cache, Flops
+from minipuzzle.kinds.feedforward import FeedForward
+from minipuzzle.kinds.mamba2 import Mamba2
+from minipuzzle.kinds.rope import ROPE_KINDS, Rope, rope_speeds
+from minipuzzle.kinds.width import Width
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+__all__ = [
+    "KINDS",
+    "ROPE_KINDS",
+    "Attention",
+    "Block",
+    "Cache",
+    "FeedForward",
+    "Flops",
+    "Kept",
+    "Mamba2",
+    "Rope",
+    "Weight",
+    "Width",
+    "rope_speeds",
+    "weight",
+]

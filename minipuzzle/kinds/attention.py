@@ -1,0 +1,96 @@
+"""Grouped-query attention (arXiv:2305.13245)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+from minipuzzle.kinds.axes import Weight, weight
+from minipuzzle.kinds.base import NORM, Block, Cache, Flops
+from minipuzzle.kinds.rope import Rope
+from minipuzzle.kinds.width import Width
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention(Block):
+    """Query head h reads KV head h // (q_heads / kv_heads).
+
+    ``rope`` None is attention without position embedding; ``qk_norm`` an RMS norm of each query's
+    and key's head before it; ``scale`` what scores are multiplied with, None for
+    attn_head_dim^-1/2; ``bias`` that of q, k and v.
+    """
+
+    kind: ClassVar[str] = "attention"
+    letter: ClassVar[str] = "*"
+    label: ClassVar[str] = "attention"
+    output: ClassVar[str] = "o_proj"
+    widths: ClassVar[tuple[Width, ...]] = (
+        Width(
+            axis="kv_heads",
+            score="q_heads",
+            of=("q_heads",),
+            label="KV heads",
+            follows="q_heads",
+            coupled=("query heads", "kept KV head"),
+            shares=(0.5,),
+        ),
+    )
+
+    q_heads: int
+    kv_heads: int
+    attn_head_dim: int
+    bias: bool = False
+    out_bias: bool = False
+    rope: Rope | None = None
+    qk_norm: bool = False
+    scale: float | None = None
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The size of each axis."""
+        return {
+            "hidden": self.hidden,
+            "q_heads": self.q_heads,
+            "kv_heads": self.kv_heads,
+            "attn_head_dim": self.attn_head_dim,
+        }
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        """The block's tensors and their axes."""
+        q, kv = "q_heads*attn_head_dim", "kv_heads*attn_head_dim"
+        tensors = [NORM, weight("q_proj.weight", q, "hidden")]
+        tensors += [weight("k_proj.weight", kv, "hidden"), weight("v_proj.weight", kv, "hidden")]
+        tensors.append(weight("o_proj.weight", "hidden", q))
+        if self.bias:
+            tensors += [weight("q_proj.bias", q), weight("k_proj.bias", kv)]
+            tensors.append(weight("v_proj.bias", kv))
+        if self.out_bias:
+            tensors.append(weight("o_proj.bias", "hidden"))
+        if self.qk_norm:
+            tensors.append(weight("q_norm.weight", "attn_head_dim"))
+            tensors.append(weight("k_norm.weight", "attn_head_dim"))
+        return tuple(tensors)
+
+    def form(self) -> Self:
+        """Blocks may differ in their position embedding and still count as alike."""
+        return replace(self, rope=None)
+
+    def cache(self, context: int) -> Cache:
+        """A key and a value of every KV head for each token."""
+        return Cache(kv=2 * self.kv_heads * self.attn_head_dim * context)
+
+    def flops(self, context: int) -> Flops:
+        """2 x head_dim for each query head and token seen, for the scores and again for the values;
+        a causal prefill of n tokens averages a context of (n + 1) / 2.
+        """
+        return Flops(
+            matmul=self.product_flops(), attention=4 * self.q_heads * self.attn_head_dim * context
+        )
+
+    def saved_values(self) -> int:
+        """The stream, the normed input, q, k, v, the output and its FP32 logsumexp (flash
+        attention).
+        """
+        heads = 2 * (self.q_heads + self.kv_heads) * self.attn_head_dim
+        return 2 * self.hidden + heads + 2 * self.q_heads

@@ -1,0 +1,164 @@
+"""What every kind of block says of itself; everything that is known of a kind is in its one file.
+
+A kind is found by its file: ``minipuzzle/kinds/<name>.py`` holds one subclass of ``Block``, which
+is registered under its ``kind``. How it runs is ``minipuzzle/model/<name>.py``. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+from minipuzzle.kinds.axes import Kept, Weight, weight
+from minipuzzle.kinds.width import Width
+
+NORM = weight("norm.weight", "hidden")
+KINDS: dict[str, type[Block]] = {}
+"""Every kind by its name; ``Block.__init_subclass__`` fills it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cache:
+    """What a block remembers of one sequence while it decodes, in values.
+
+    ``kv``: keys and values of the whole context; ``state``: the recurrent state; ``window``: the
+    last inputs of the convolution.
+    """
+
+    kv: int = 0
+    state: int = 0
+    window: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flops:
+    """Operations a token, a multiplication and an addition each counted as one."""
+
+    matmul: int = 0
+    attention: int = 0
+    scan: int = 0
+
+    @property
+    def total(self) -> int:
+        """All parts together."""
+        return self.matmul + self.attention + self.scan
+
+    def __add__(self, other: Flops) -> Flops:
+        return Flops(
+            matmul=self.matmul + other.matmul,
+            attention=self.attention + other.attention,
+            scan=self.scan + other.scan,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """One norm, one mixer, one residual add: h + multiplier x mixer(norm(h)).
+
+    A kind declares its class attributes, its sizes, its weights and what it costs. What it does not
+    declare raises NotImplementedError with the kind's and the member's name: nothing is guessed.
+    """
+
+    kind: ClassVar[str]
+    """Its name in files, options and messages ("mamba")."""
+    letter: ClassVar[str]
+    """Its letter in a layer pattern ("M")."""
+    label: ClassVar[str]
+    """What people call it ("Mamba-2")."""
+    output: ClassVar[str]
+    """The projection that writes into the stream ("out_proj")."""
+    widths: ClassVar[tuple[Width, ...]]
+    """The ways in which it gets narrower."""
+    filters: ClassVar[tuple[str, ...]] = ()
+    """Weights of three dimensions that are no projections: a convolution's."""
+
+    hidden: int
+    residual_multiplier: float = 1.0
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "kind" in cls.__dict__:
+            KINDS[cls.kind] = cls
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The size of each axis."""
+        raise self._undeclared("sizes")
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        """The block's tensors and their axes."""
+        raise self._undeclared("weights")
+
+    def cache(self, context: int) -> Cache:
+        """What it remembers of a sequence of ``context`` tokens while it decodes."""
+        raise self._undeclared("cache")
+
+    def flops(self, context: int) -> Flops:
+        """Forward operations for one token that sees ``context`` tokens, itself included."""
+        raise self._undeclared("flops")
+
+    def saved_values(self) -> int:
+        """Activations a token that the backward pass keeps, in values."""
+        raise self._undeclared("saved_values")
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters, the norm included."""
+        return sum(w.numel(self.sizes) for w in self.weights)
+
+    @property
+    def projections(self) -> dict[str, tuple[int, int]]:
+        """The matrices, by name without ".weight": (d_out, d_in). Adapters, FP8 and weight decay
+        touch these.
+
+        Raises: NotImplementedError for a weight of three dimensions that is not among ``filters``.
+        """
+        found = {}
+        for w in self.weights:
+            if len(w.dims) > 2 and w.name not in self.filters:
+                raise self._undeclared(f"what {w.name} is")
+            if len(w.dims) == 2:
+                rows, columns = w.shape(self.sizes)
+                found[w.name.removesuffix(".weight")] = (rows, columns)
+        return found
+
+    @property
+    def prunable(self) -> tuple[str, ...]:
+        """The axes that a selection may shrink."""
+        return tuple(axis for w in self.widths for axis in w.axes)
+
+    def form(self) -> Self:
+        """The block without what may differ among blocks that count as alike."""
+        return self
+
+    def resized(self, **sizes: int) -> Self:
+        """The block with other sizes of some axes, by their names."""
+        changes: dict[str, Any] = dict(sizes)
+        return replace(self, **changes)
+
+    def product_flops(self) -> int:
+        """Operations a token in all projections."""
+        return 2 * sum(rows * columns for rows, columns in self.projections.values())
+
+    def uneven(self, kept: Kept) -> tuple[Width, list[int]] | None:
+        """The first coupling that ``kept`` breaks, and how many it keeps in each part; None where
+        it keeps equally many, and at least one, everywhere.
+        """
+        for width in self.widths:
+            parts, whole = width.coupling
+            if parts is None or not {parts, whole} & set(kept):
+                continue
+            share = self.sizes[parts] // self.sizes[whole]
+            count = Counter(i // share for i in kept.get(parts, range(self.sizes[parts])))
+            wholes = kept.get(whole, range(self.sizes[whole]))
+            if set(count) - set(wholes):
+                return width, [0]
+            counts = [count[i] for i in wholes]
+            if min(counts) == 0 or len(set(counts)) > 1:
+                return width, counts
+        return None
+
+    def _undeclared(self, member: str) -> NotImplementedError:
+        return NotImplementedError(f"the kind {self.kind!r} does not declare {member}")

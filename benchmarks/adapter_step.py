@@ -27,7 +27,7 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.kernels import choose
 from minipuzzle.kinds import Attention, FeedForward, Mamba2
 from minipuzzle.model import HybridLM
-from minipuzzle.recipe import Training
+from minipuzzle.settings import Training
 from minipuzzle.training import mixed_precision, next_token
 from minipuzzle.training.update import make_optimizer
 

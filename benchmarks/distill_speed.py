@@ -34,7 +34,7 @@ from minipuzzle.artifacts import write_json
 from minipuzzle.cost.training import peak_flops, training_flops
 from minipuzzle.data import TokenBlocks
 from minipuzzle.kinds import Attention, Block, FeedForward, Mamba2
-from minipuzzle.recipe import Training
+from minipuzzle.settings import Training
 
 ROWS = ("ours-bf16", "ours-fp8", "ours-fp8-both", "plain", "plain-ours", "trl", "modelopt")
 WARM, STEPS = 10, 20

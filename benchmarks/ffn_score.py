@@ -18,7 +18,7 @@ from minipuzzle.importance import magnitude_scores, random_scores, score
 from minipuzzle.metrics import measure
 from minipuzzle.model import load_model
 from minipuzzle.nas.select import select
-from minipuzzle.recipe import ScoreSettings
+from minipuzzle.settings import ScoreSettings
 from minipuzzle.space import Shape
 
 WIDTHS = (768, 640, 512, 384)

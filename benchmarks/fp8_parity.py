@@ -43,7 +43,7 @@ from minipuzzle.data import TokenBlocks
 from minipuzzle.kernels import choose
 from minipuzzle.kinds import Attention, Block, FeedForward, Mamba2
 from minipuzzle.model import HybridLM, init_model
-from minipuzzle.recipe import Training
+from minipuzzle.settings import Training
 from minipuzzle.training import mixed_precision, next_token, train
 from minipuzzle.training.schedule import learning_rate
 

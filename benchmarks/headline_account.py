@@ -23,12 +23,12 @@ import torch.nn.functional as F
 from headline_speed import EXAMPLES, OUT, SMALL, dtype_of, kernel_times, now, once
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from minipuzzle.budget import Generation
 from minipuzzle.checkpoint.config import read_config
 from minipuzzle.cost.roofline import Roofline
 from minipuzzle.generation.step import TOKENS_AT_ONCE, Decoder, prefill
 from minipuzzle.kernels import choose
 from minipuzzle.model import HybridLM
+from minipuzzle.settings import Generation
 from minipuzzle.timing import Machine, time_in_turns
 
 

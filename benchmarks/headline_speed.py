@@ -26,13 +26,13 @@ from typing import Any
 import torch
 
 from minipuzzle.artifacts import read_json, write_json
-from minipuzzle.budget import Generation
 from minipuzzle.checkpoint.config import read_config
 from minipuzzle.errors import UserError
 from minipuzzle.generation.bench import measure
 from minipuzzle.generation.step import TOKENS_AT_ONCE
 from minipuzzle.model import HybridLM
 from minipuzzle.runs.bench import run_bench
+from minipuzzle.settings import Generation
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 OUT = Path(__file__).parent.parent / "docs" / "results" / "headline_speed.json"

@@ -51,7 +51,7 @@ from minipuzzle.kinds import Attention, FeedForward, Mamba2
 from minipuzzle.metrics import measure
 from minipuzzle.model import HybridLM, load_model
 from minipuzzle.model.head import matmul_fp32
-from minipuzzle.recipe import Training
+from minipuzzle.settings import Training
 from minipuzzle.surgery import cut
 from minipuzzle.training import distillation, mixed_precision, train
 

@@ -27,7 +27,6 @@ import torch
 from minipuzzle import embedded
 from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import write_json
-from minipuzzle.budget import Generation, parse_work
 from minipuzzle.checkpoint.config import read_config
 from minipuzzle.cost.latency import LatencyTable, model_ms
 from minipuzzle.importance import random_scores
@@ -38,8 +37,8 @@ from minipuzzle.nas.plan import make_plan
 from minipuzzle.nas.propose import instance, state_of
 from minipuzzle.nas.solve import solve
 from minipuzzle.profile import profile
-from minipuzzle.recipe import SearchSettings
 from minipuzzle.runs.profile import some_students
+from minipuzzle.settings import Generation, SearchSettings, parse_work
 from minipuzzle.space import Shape, shape_architecture
 from minipuzzle.timing import PHASES, Machine, step_ms, time_in_turns
 

@@ -34,7 +34,7 @@ from minipuzzle.arch import Selection
 from minipuzzle.artifacts import write_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks, Tokenizer, load_blocks
-from minipuzzle.recipe import Training
+from minipuzzle.settings import Training
 from minipuzzle.surgery import cut
 
 REPOSITORY = str(Path(__file__).parent.parent)

@@ -36,8 +36,8 @@ from minipuzzle.model import HybridLM, init_model, load_model
 from minipuzzle.nas.plan import make_plan
 from minipuzzle.nas.rank import Reality, realise
 from minipuzzle.nas.select import select
-from minipuzzle.recipe import ScoreSettings, SearchSettings, Training
 from minipuzzle.runs.parent import masked_reality
+from minipuzzle.settings import ScoreSettings, SearchSettings, Training
 from minipuzzle.space import Shape
 from minipuzzle.surgery import cut
 from minipuzzle.training import distillation, mixed_precision, next_token, train

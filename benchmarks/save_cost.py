@@ -27,7 +27,7 @@ from minipuzzle.checkpoint.config import read_config
 from minipuzzle.data import TokenBlocks
 from minipuzzle.embedded import teacher_path
 from minipuzzle.model import HybridLM
-from minipuzzle.recipe import Training
+from minipuzzle.settings import Training
 from minipuzzle.training import train
 from minipuzzle.training.objectives import BatchLoss
 

@@ -46,7 +46,7 @@ from minipuzzle.importance.memory import Peak, plan_peak
 from minipuzzle.kinds import Block
 from minipuzzle.model import load_model
 from minipuzzle.model.prefetch import BlockReader
-from minipuzzle.recipe import ScoreSettings
+from minipuzzle.settings import ScoreSettings
 
 GIB = 1 << 30
 SHARD_BYTES = 2_000_000_000

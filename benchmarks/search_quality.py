@@ -49,10 +49,10 @@ from minipuzzle.nas.rank import Realised, Reality, realise, reranked, shortlist
 from minipuzzle.nas.refine import refine, repair
 from minipuzzle.nas.solve import solve
 from minipuzzle.nas.timing import load_timing
-from minipuzzle.recipe import ScoreSettings, SearchSettings, Training
 from minipuzzle.runs.parent import masked_reality
 from minipuzzle.runs.race import FINALISTS, Leg, race
 from minipuzzle.runs.search import LARGEST
+from minipuzzle.settings import ScoreSettings, SearchSettings, Training
 from minipuzzle.surgery import cut
 from minipuzzle.training import distillation, mixed_precision, train
 

@@ -37,7 +37,7 @@ from minipuzzle.data import Tokenizer, load_blocks
 from minipuzzle.data.documents import SEPARATOR, read_documents
 from minipuzzle.embedded.corpus import PROSE_SHARE, chance
 from minipuzzle.importance import score
-from minipuzzle.recipe import ScoreSettings
+from minipuzzle.settings import ScoreSettings
 
 ENTRY = re.compile(r"^([A-Z][a-z]{2,}) , (n|v\. t|v\. i|a|adv)\. (.+)$", re.MULTILINE)
 BRACKETS = re.compile(r"\[[^\]]*\]|\([^)]*\)")

@@ -27,7 +27,7 @@ from minipuzzle.data import TokenBlocks, Tokenizer, load_blocks, load_instructio
 from minipuzzle.metrics import measure
 from minipuzzle.model import HybridLM, load_frozen, load_model
 from minipuzzle.nas.select import select
-from minipuzzle.recipe import Training
+from minipuzzle.settings import Training
 from minipuzzle.space import Shape
 from minipuzzle.surgery import cut
 from minipuzzle.training import answers_only, distillation, mixed_precision, next_token, train

@@ -1,8 +1,8 @@
 """minipuzzle: compress hybrid Mamba-Transformer language models. See README.md for the rooms.
 
-``import minipuzzle as mp`` gives the functions of ``minipuzzle.api`` and the settings of
-``minipuzzle.recipe``, imported when they are first used: importing this package needs no torch (PEP
-562).
+``import minipuzzle as mp`` gives the functions of ``minipuzzle.api`` and the dataclasses of
+``minipuzzle.settings``, imported when they are first used: importing this package needs no torch
+(PEP 562).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from minipuzzle.api import distill, evaluate, load, prune, score, search
     from minipuzzle.errors import UserError
-    from minipuzzle.recipe import Data, DistillSettings, ScoreSettings, SearchSettings, Training
+    from minipuzzle.settings import Data, DistillSettings, ScoreSettings, SearchSettings, Training
 
 _FUNCTIONS = ("load", "score", "search", "prune", "distill", "evaluate")
 _SETTINGS = ("Data", "ScoreSettings", "SearchSettings", "DistillSettings", "Training")
@@ -39,7 +39,7 @@ def __getattr__(name: str) -> Any:
     if name in _FUNCTIONS:
         return _function(name)
     if name in _SETTINGS:
-        return getattr(import_module(f"{__name__}.recipe"), name)
+        return getattr(import_module(f"{__name__}.settings"), name)
     if name == "UserError":
         return import_module(f"{__name__}.errors").UserError
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,7 +7,7 @@ same run directory.
     mp.distill(job, mp.DistillSettings(training=mp.Training(tokens=150_000)))
     rows = mp.evaluate(job)["rows"]
 
-Settings are those of recipes and of the command line (``minipuzzle.recipe``); a command goes on
+Settings are those of recipes and of the command line (``minipuzzle.settings``); a command goes on
 where a function stopped, and the other way round. Every function keeps what is there already for
 the same inputs, and raises ``mp.UserError`` for a mistake that its caller can mend.
 """
@@ -20,7 +20,6 @@ from typing import Any
 
 from minipuzzle.artifacts import Scores
 from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.recipe import Data, DistillSettings, ScoreSettings, SearchSettings
 from minipuzzle.rundir import RunDir
 from minipuzzle.runs.distill import run_distill
 from minipuzzle.runs.evaluate import run_eval
@@ -28,6 +27,7 @@ from minipuzzle.runs.job import Job
 from minipuzzle.runs.prune import run_prune
 from minipuzzle.runs.score import run_score
 from minipuzzle.runs.search import run_search
+from minipuzzle.settings import Data, DistillSettings, ScoreSettings, SearchSettings
 
 StrPath = str | Path
 

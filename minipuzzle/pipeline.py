@@ -11,7 +11,6 @@ from minipuzzle.importance.stream import check_settings
 from minipuzzle.nas.plan import make_plan
 from minipuzzle.nas.timing import load_timing
 from minipuzzle.ranks import Ranks, ranks
-from minipuzzle.recipe import Recipe
 from minipuzzle.report.page import build_report
 from minipuzzle.rundir import RunDir
 from minipuzzle.runs.checks import open_distill
@@ -21,6 +20,7 @@ from minipuzzle.runs.job import Job
 from minipuzzle.runs.prune import run_prune
 from minipuzzle.runs.score import run_score
 from minipuzzle.runs.search import LATENCY, run_search
+from minipuzzle.settings import Recipe
 
 
 def compress(recipe: Recipe, run: Path) -> tuple[dict[str, Any], Path]:

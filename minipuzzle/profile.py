@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from minipuzzle.arch import Architecture
-from minipuzzle.budget import Generation, Phase
 from minipuzzle.cost.latency import LatencyTable, describe, model_ms, surroundings
 from minipuzzle.kinds import Attention, Block, FeedForward, Mamba2
 from minipuzzle.machine import memory_of
+from minipuzzle.settings import Generation, Phase
 from minipuzzle.timing import PHASES, Machine, time_in_turns
 
 MEMORY_SHARE = 0.6

@@ -17,7 +17,7 @@ from typing import Any
 from minipuzzle.arch import Architecture, Rules
 from minipuzzle.errors import UserError
 from minipuzzle.kinds import Attention, Block, FeedForward, Mamba2
-from minipuzzle.recipe import SearchSettings
+from minipuzzle.settings import SearchSettings
 
 WIDTH_STEPS = 32
 HIDDEN_STEPS, HIDDEN_MULTIPLE, SMALL_MULTIPLE = 16, 64, 8

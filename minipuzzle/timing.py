@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from minipuzzle.arch import Architecture
-from minipuzzle.budget import Generation, Phase
 from minipuzzle.errors import UserError
 from minipuzzle.kernels import Kernels
 from minipuzzle.kernels.pointwise import replayed
 from minipuzzle.machine import memory_of
 from minipuzzle.model import HybridLM
 from minipuzzle.model.cache import Cache
+from minipuzzle.settings import Generation, Phase
 
 PHASES: tuple[Phase, ...] = ("prefill", "decode")
 ROUNDS = {"cuda": 1, "cpu": 40}

@@ -13,7 +13,7 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import Tokenizer, has_answers, load_instructions, pack
 from minipuzzle.errors import UserError
 from minipuzzle.model import set_precision
-from minipuzzle.recipe import Training
+from minipuzzle.settings import Training
 from minipuzzle.training import answers_only, next_token, train
 from minipuzzle.training.update import make_optimizer
 

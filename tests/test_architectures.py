@@ -12,7 +12,7 @@ from minipuzzle.cost import Workload, memory
 from minipuzzle.families.nemotron_h import architecture, config
 from minipuzzle.nas.enumerate import enumerate_shapes
 from minipuzzle.nas.plan import make_plan
-from minipuzzle.recipe import SearchSettings
+from minipuzzle.settings import SearchSettings
 from minipuzzle.space import Bounds, Shape, shape_architecture
 
 P8 = "M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M-"

@@ -12,7 +12,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from minipuzzle import embedded
 from minipuzzle.arch import Architecture
-from minipuzzle.budget import Generation
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.checkpoint.config import read_config
 from minipuzzle.data import Tokenizer, load_blocks
@@ -23,6 +22,7 @@ from minipuzzle.kinds import Attention, FeedForward, Rope
 from minipuzzle.metrics import measure as loss_of
 from minipuzzle.model import HybridLM, fp8_model, load_model, set_precision
 from minipuzzle.model.footprint import _Live
+from minipuzzle.settings import Generation
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 SLOW = Runtime(dtype=torch.float32, state_dtype=torch.float32, fast=False, tokens_at_once=32)

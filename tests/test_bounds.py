@@ -12,8 +12,8 @@ import yaml
 from helpers import run
 
 import minipuzzle as mp
-from minipuzzle.recipe import Recipe
-from minipuzzle.recipe_file import build, load_recipe
+from minipuzzle.settings import Recipe
+from minipuzzle.settings.recipe_file import build, load_recipe
 
 KINDS = (mp.Data, mp.ScoreSettings, mp.SearchSettings, mp.DistillSettings, mp.Training)
 NUMBERS = [(kind, f.name) for kind in KINDS for f in fields(kind) if f.type in ("int", "float")]

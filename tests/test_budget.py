@@ -9,9 +9,9 @@ from helpers import run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minipuzzle.budget import Limits, parse_budget, parse_count, parse_work
 from minipuzzle.cost import Workload
 from minipuzzle.errors import UserError
+from minipuzzle.settings import Limits, parse_budget, parse_count, parse_work
 
 
 @pytest.mark.parametrize(

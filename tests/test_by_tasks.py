@@ -16,8 +16,8 @@ from minipuzzle import cloze, embedded
 from minipuzzle.artifacts import read_json
 from minipuzzle.data import Tokenizer
 from minipuzzle.nas.rank import Realised, by_tasks
-from minipuzzle.recipe import Recipe
-from minipuzzle.recipe_file import load_recipe
+from minipuzzle.settings import Recipe
+from minipuzzle.settings.recipe_file import load_recipe
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 

@@ -158,7 +158,7 @@ def test_matmul_is_two_operations_a_parameter():
 
 def test_what_needs_no_torch_imports_none():
     code = (
-        "import sys; import minipuzzle.budget, minipuzzle.cost, minipuzzle.space,"
+        "import sys; import minipuzzle.settings, minipuzzle.cost, minipuzzle.space,"
         " minipuzzle.nas.enumerate; import minipuzzle.nas.select, minipuzzle.nas.plan;"
         " assert 'torch' not in sys.modules"
     )

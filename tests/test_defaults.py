@@ -8,18 +8,19 @@ import yaml
 from helpers import run
 
 import minipuzzle as mp
-from minipuzzle.adapter_settings import AdapterSettings
-from minipuzzle.budget import Generation, parse_work
-from minipuzzle.recipe import (
+from minipuzzle.settings import (
     ADAPT_RATE,
     ADAPTER_RATES,
     RATES,
+    AdapterSettings,
     DistillSettings,
+    Generation,
     PretrainRecipe,
     Recipe,
     Training,
+    parse_work,
 )
-from minipuzzle.recipe_file import build
+from minipuzzle.settings.recipe_file import build
 
 BUDGET = ("83%",)
 RECIPE = build(Recipe, {"checkpoint": "x", "search": {"budget": "83%"}}, "r")

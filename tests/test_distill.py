@@ -6,7 +6,7 @@ from conftest import shaken, tiny
 
 from minipuzzle.data import TokenBlocks, pack
 from minipuzzle.errors import UserError
-from minipuzzle.recipe import Training
+from minipuzzle.settings import Training
 from minipuzzle.training import distillation, next_token, train
 from minipuzzle.training.schedule import learning_rate
 

@@ -13,7 +13,6 @@ from test_architectures import paper_plan
 
 from minipuzzle.arch import Selection
 from minipuzzle.artifacts import Scores
-from minipuzzle.budget import Limits
 from minipuzzle.cost import BYTES, Workload, memory
 from minipuzzle.cost.pricing import pricing
 from minipuzzle.errors import UserError
@@ -22,7 +21,7 @@ from minipuzzle.kinds.ranking import top_channels, top_heads
 from minipuzzle.nas.enumerate import enumerate_shapes, maximal
 from minipuzzle.nas.plan import make_plan
 from minipuzzle.nas.select import candidates, damage, select
-from minipuzzle.recipe import SearchSettings
+from minipuzzle.settings import Limits, SearchSettings
 from minipuzzle.space import Bounds, Shape, shape_architecture
 
 SPACE = Bounds(

@@ -13,7 +13,7 @@ from minipuzzle.kernels.fp8 import E4M3, E5M2, EmulatedLinear, emulated_linear, 
 from minipuzzle.kinds import FeedForward
 from minipuzzle.model import HybridLM
 from minipuzzle.model.precision import set_precision
-from minipuzzle.recipe import Training
+from minipuzzle.settings import Training
 from minipuzzle.training import distillation, train
 
 EVEN = {"heads": 16, "head_dim": 4, "vocab": 61}  # in_proj has 176 rows, a multiple of 16

@@ -12,8 +12,8 @@ from fuzz.groups import GROUPS, cases_of
 from fuzz.recipes import GOOD, PRETRAIN
 from fuzz.runner import run_case, warm
 
-from minipuzzle.recipe import PretrainRecipe, Recipe
-from minipuzzle.recipe_file import build
+from minipuzzle.settings import PretrainRecipe, Recipe
+from minipuzzle.settings.recipe_file import build
 
 SHARES = {
     "config": 50,

@@ -7,9 +7,9 @@ from helpers import FAST, run
 
 from minipuzzle.artifacts import read_json
 from minipuzzle.commands import distill as commands
-from minipuzzle.recipe import ADAPTER_RATES, RATES, SearchSettings
 from minipuzzle.rundir import RunDir
 from minipuzzle.runs.race import Leg, race
+from minipuzzle.settings import ADAPTER_RATES, RATES, SearchSettings
 
 STEP = 4 * 64
 

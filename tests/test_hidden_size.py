@@ -12,7 +12,6 @@ from helpers import FAST, TEXT, run
 from transformers import AutoModelForCausalLM
 
 from minipuzzle.artifacts import read_json
-from minipuzzle.budget import Generation, Limits, TimeLimit
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.checkpoint.config import read_config
 from minipuzzle.cost import Workload, memory
@@ -27,8 +26,8 @@ from minipuzzle.nas.enumerate import enumerate_shapes, grid, times
 from minipuzzle.nas.plan import make_plan
 from minipuzzle.nas.propose import front, propose_each
 from minipuzzle.nas.select import damage, select
-from minipuzzle.recipe import Recipe, SearchSettings
-from minipuzzle.recipe_file import load_recipe
+from minipuzzle.settings import Generation, Limits, Recipe, SearchSettings, TimeLimit
+from minipuzzle.settings.recipe_file import load_recipe
 from minipuzzle.space import LEVELS, Level, Shape, bounds, shape_architecture
 
 ROOT = Path(__file__).parent.parent

@@ -15,7 +15,7 @@ from minipuzzle.importance import score, work
 from minipuzzle.model import load_model
 from minipuzzle.nas.damage import drop_damage
 from minipuzzle.nas.select import damage, ranked_units
-from minipuzzle.recipe import ScoreSettings
+from minipuzzle.settings import ScoreSettings
 
 
 @pytest.fixture(scope="module", params=["llama", "bamba"])

@@ -11,7 +11,6 @@ from family_models import FORMS
 
 from minipuzzle import families
 from minipuzzle.arch import Rules
-from minipuzzle.budget import Limits
 from minipuzzle.cost import Workload, memory
 from minipuzzle.cost.pricing import pricing
 from minipuzzle.errors import UserError
@@ -23,7 +22,7 @@ from minipuzzle.nas.propose import instance, propose, state_of
 from minipuzzle.nas.refine import neighbours
 from minipuzzle.nas.select import candidates, damage, ranked_units, select
 from minipuzzle.nas.solve import solve
-from minipuzzle.recipe import SearchSettings
+from minipuzzle.settings import Limits, SearchSettings
 from minipuzzle.space import LEVELS, Level, Shape, bounds, shape_architecture
 
 LEVEL = Level(attention=0, others=0, width=0.5, hidden=0.5)

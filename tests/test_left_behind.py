@@ -11,7 +11,7 @@ from minipuzzle.data import TokenBlocks
 from minipuzzle.importance.taylor import taylor_scores
 from minipuzzle.metrics import measure
 from minipuzzle.model import set_precision
-from minipuzzle.recipe import Training
+from minipuzzle.settings import Training
 from minipuzzle.training import train
 
 FAILURES = (

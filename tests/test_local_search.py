@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from minipuzzle.budget import Limits
 from minipuzzle.cost import Workload
 from minipuzzle.cost.pricing import pricing
 from minipuzzle.importance import random_scores
@@ -17,7 +16,7 @@ from minipuzzle.nas.choices import combinations, coupled, make_choices, whole
 from minipuzzle.nas.propose import OVERLAP, instance, propose, state_of
 from minipuzzle.nas.refine import neighbours, refine, repair
 from minipuzzle.nas.solve import Instance, diverse, solve
-from minipuzzle.recipe import SearchSettings
+from minipuzzle.settings import Limits, SearchSettings
 from minipuzzle.space import Level, bounds
 
 LEVEL = Level(attention=0, others=0, width=0.25, hidden=0.25)

@@ -9,7 +9,7 @@ from conftest import shaken, tiny
 
 from minipuzzle.errors import UserError
 from minipuzzle.kernels import pointwise
-from minipuzzle.recipe import DistillSettings, loss_terms
+from minipuzzle.settings import DistillSettings, loss_terms
 from minipuzzle.training import distillation, loss_tiles, losses
 from minipuzzle.training.divergences import DIVERGENCES
 from minipuzzle.training.loss_tiles import tile_sizes

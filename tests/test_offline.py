@@ -12,7 +12,7 @@ from test_distill import text_blocks
 
 from minipuzzle.errors import UserError
 from minipuzzle.ranks import alone
-from minipuzzle.recipe import Training
+from minipuzzle.settings import Training
 from minipuzzle.training import train
 from minipuzzle.training.objectives import distillation
 from minipuzzle.training.offline import Keep, TeacherCache, _slices

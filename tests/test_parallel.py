@@ -222,7 +222,7 @@ def test_a_whole_recipe_with_an_adapter_in_two_processes(tmp_path):
 
 
 EAGER = """
-from minipuzzle.recipe import Training
+from minipuzzle.settings import Training
 Training.__init__.__kwdefaults__["save_every"] = 0.5
 from minipuzzle.cli import main
 main()

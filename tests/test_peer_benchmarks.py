@@ -20,7 +20,7 @@ from solver import VERDICTS, make_case, priced, summarise, verdict
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks
 from minipuzzle.nas.solve import solve
-from minipuzzle.recipe import Training
+from minipuzzle.settings import Training
 
 
 @pytest.mark.parametrize("kind", ["ladder", "noise", "small"])

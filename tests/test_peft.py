@@ -19,7 +19,7 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import pack
 from minipuzzle.errors import UserError
 from minipuzzle.model import load_model
-from minipuzzle.recipe import Training
+from minipuzzle.settings import Training
 from minipuzzle.training import next_token, train
 
 pytestmark = pytest.mark.filterwarnings(

@@ -16,13 +16,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from minipuzzle.adapter_settings import AdapterSettings
 from minipuzzle.adapters import attach, import_peft, make_plan, merge, read_adapter
 from minipuzzle.adapters.peft_config import DEFAULTS
 from minipuzzle.adapters.saved import NAME, SavedAdapter
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
 from minipuzzle.model import load_model
+from minipuzzle.settings import AdapterSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT's, on fields that it ignores
 TOKENS = torch.randint(0, 119, (2, 16), generator=torch.Generator().manual_seed(1))

@@ -10,11 +10,11 @@ from conftest import tiny
 from helpers import run
 
 from minipuzzle import timing
-from minipuzzle.budget import parse_work
 from minipuzzle.cost.latency import AXES, LatencyTable, model_ms
 from minipuzzle.kernels import choose
 from minipuzzle.profile import profile
 from minipuzzle.runs.profile import run_profile, some_students
+from minipuzzle.settings import parse_work
 
 WORK = parse_work("b1,p32,o4")
 CPU = torch.device("cpu")

@@ -15,8 +15,8 @@ from minipuzzle.checkpoint.config import read_config
 from minipuzzle.cli import app
 from minipuzzle.errors import UserError
 from minipuzzle.nas.plan import make_plan
-from minipuzzle.recipe import PretrainRecipe, Recipe
-from minipuzzle.recipe_file import build, load_recipe
+from minipuzzle.settings import PretrainRecipe, Recipe
+from minipuzzle.settings.recipe_file import build, load_recipe
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))

@@ -9,7 +9,6 @@ import pytest
 from conftest import tiny
 
 from minipuzzle.artifacts import Scores
-from minipuzzle.budget import Limits
 from minipuzzle.cost import Workload
 from minipuzzle.cost.pricing import pricing
 from minipuzzle.importance import random_scores
@@ -19,7 +18,7 @@ from minipuzzle.nas.propose import candidate, instance, propose, state_of
 from minipuzzle.nas.rank import Realised, Reality, shortlist
 from minipuzzle.nas.refine import neighbours, refine
 from minipuzzle.nas.solve import solve
-from minipuzzle.recipe import SearchSettings
+from minipuzzle.settings import Limits, SearchSettings
 from minipuzzle.space import Level, bounds
 
 LEVEL = Level(attention=0, others=0, width=0.25, hidden=0.25)

@@ -12,7 +12,7 @@ from conftest import shaken, tiny
 from test_distill import text_blocks
 
 from minipuzzle.errors import UserError
-from minipuzzle.recipe import Training
+from minipuzzle.settings import Training
 from minipuzzle.training import next_token, shards, train
 from minipuzzle.training.checkpointing import list_states
 from minipuzzle.training.guard import Guard

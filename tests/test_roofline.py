@@ -6,12 +6,12 @@ import pytest
 from conftest import tiny
 
 from minipuzzle.arch import Architecture
-from minipuzzle.budget import Generation
 from minipuzzle.cost.flops import flops_per_token
 from minipuzzle.cost.latency import model_ms
 from minipuzzle.cost.roofline import DEVICES, Roofline
 from minipuzzle.errors import UserError
 from minipuzzle.kinds import Attention, FeedForward
+from minipuzzle.settings import Generation
 
 WORK = Generation(batch=3, prompt=100, output=20)
 SHEETS = {"h100": (989, 3.35), "h200": (989, 4.8), "a100": (312, 2.039), "rtx5090": (209.5, 1.792)}

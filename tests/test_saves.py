@@ -18,8 +18,8 @@ from torch import nn
 
 from minipuzzle.errors import UserError
 from minipuzzle.ranks import Ranks, alone
-from minipuzzle.recipe import Training
-from minipuzzle.recipe_file import build
+from minipuzzle.settings import Training
+from minipuzzle.settings.recipe_file import build
 from minipuzzle.training import load_parameters, next_token, shards, train
 from minipuzzle.training.checkpointing import States, list_states
 from minipuzzle.training.pace import Pace

@@ -16,7 +16,6 @@ from family_models import FORMS
 from minipuzzle import families
 from minipuzzle.arch import Selection
 from minipuzzle.artifacts import Scores
-from minipuzzle.budget import MOST, Limits, parse_budget, parse_count
 from minipuzzle.cost import Workload, memory
 from minipuzzle.cost.pricing import pricing
 from minipuzzle.errors import UserError
@@ -29,7 +28,7 @@ from minipuzzle.nas.propose import candidate, front, propose, propose_each
 from minipuzzle.nas.refine import repair
 from minipuzzle.nas.select import kept_hidden, narrowed
 from minipuzzle.nas.solve import Infeasible, Instance, solve
-from minipuzzle.recipe import SearchSettings
+from minipuzzle.settings import MOST, Limits, SearchSettings, parse_budget, parse_count
 from minipuzzle.space import Level, bounds, levels
 from minipuzzle.training.objectives import (
     answers_only,

@@ -25,7 +25,7 @@ from minipuzzle.kinds.ranking import top, top_heads, top_kv_heads
 from minipuzzle.model import load_model
 from minipuzzle.model.footprint import forward_bytes
 from minipuzzle.model.prefetch import BlockReader
-from minipuzzle.recipe import ScoreSettings
+from minipuzzle.settings import ScoreSettings
 
 VOCAB, LENGTH = 61, 20
 CPU = torch.device("cpu")
@@ -287,7 +287,6 @@ sys.path.insert(0, {tests!r})
 from test_stream import text, CPU
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.importance import score
-from minipuzzle.recipe import ScoreSettings
 settings = ScoreSettings(samples=7, block_samples=3, batch=1)
 partial = Path({folder!r}) / "partial"
 scores = score(Checkpoint.open(Path({path!r})), text(), settings, device=CPU, partial=partial)

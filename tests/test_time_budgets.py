@@ -7,14 +7,20 @@ from dataclasses import replace
 import pytest
 from conftest import tiny
 
-from minipuzzle.budget import Generation, Limits, TimeLimit, parse_budget, parse_work
 from minipuzzle.cost import Workload
 from minipuzzle.cost.latency import LatencyTable, describe, model_ms, surroundings
 from minipuzzle.cost.pricing import pricing
 from minipuzzle.errors import UserError
 from minipuzzle.nas.enumerate import enumerate_shapes, maximal
 from minipuzzle.nas.plan import make_plan
-from minipuzzle.recipe import SearchSettings
+from minipuzzle.settings import (
+    Generation,
+    Limits,
+    SearchSettings,
+    TimeLimit,
+    parse_budget,
+    parse_work,
+)
 from minipuzzle.space import Bounds, shape_architecture
 
 ASKED = Generation(batch=2, prompt=10, output=4)

@@ -10,8 +10,8 @@ from minipuzzle.arch import Architecture
 from minipuzzle.cost.flops import flops_per_token
 from minipuzzle.cost.training import peak_flops, saved_bytes, training_bytes, training_flops
 from minipuzzle.kinds import Attention, FeedForward, Mamba2
-from minipuzzle.recipe import Training
 from minipuzzle.runs.meter import Meter
+from minipuzzle.settings import Training
 from minipuzzle.training.prepare import prepare
 
 

@@ -12,7 +12,7 @@ from conftest import shaken, tiny
 
 from minipuzzle.data import pack
 from minipuzzle.ranks import alone
-from minipuzzle.recipe import Training
+from minipuzzle.settings import Training
 from minipuzzle.training import distillation
 from minipuzzle.training.guard import Guard
 from minipuzzle.training.objectives import BatchLoss

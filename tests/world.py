@@ -22,7 +22,7 @@ from minipuzzle.errors import UserError
 from minipuzzle.kernels import choose, fp8
 from minipuzzle.model import HybridLM, frozen_model, load_model, precision, set_precision
 from minipuzzle.ranks import Ranks, ranks
-from minipuzzle.recipe import Training
+from minipuzzle.settings import Training
 from minipuzzle.training import distillation, train
 from minipuzzle.training.parallel import gather, load_sharded
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from common import answer, request
 
-from minipuzzle.recipe import Data, ScoreSettings, SearchSettings
 from minipuzzle.rundir import RunDir
 from minipuzzle.runs.job import Job
 from minipuzzle.runs.prune import run_prune
 from minipuzzle.runs.score import run_score
 from minipuzzle.runs.search import run_search
+from minipuzzle.settings import Data, ScoreSettings, SearchSettings
 
 asked = request()
 students = {}

@@ -18,8 +18,8 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks
 from minipuzzle.metrics import measure
 from minipuzzle.model import load_model
-from minipuzzle.recipe import Training
 from minipuzzle.runs.distill import write_student
+from minipuzzle.settings import Training
 from minipuzzle.training import distillation, train
 
 

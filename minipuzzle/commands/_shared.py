@@ -17,8 +17,8 @@ from rich.console import Console
 
 from minipuzzle.errors import UserError
 from minipuzzle.interrupt import AtOnce, stoppable, tell
-from minipuzzle.recipe import Data
 from minipuzzle.rundir import RunDir
+from minipuzzle.settings import Data
 
 if TYPE_CHECKING:
     from minipuzzle.runs.job import Job

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from minipuzzle.adapter_settings import AdapterSettings
-from minipuzzle.budget import parse_count
 from minipuzzle.commands._shared import (
     RUN,
     Device,
@@ -20,7 +18,7 @@ from minipuzzle.commands._shared import (
     out,
     print_json,
 )
-from minipuzzle.recipe import ADAPT_RATE, Data, Precision, Training
+from minipuzzle.settings import ADAPT_RATE, AdapterSettings, Data, Precision, Training, parse_count
 
 OURS, NONE = Training(), AdapterSettings()
 

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from minipuzzle.budget import Generation, parse_count
 from minipuzzle.commands._shared import Device, Json, out, print_json
 from minipuzzle.errors import UserError
+from minipuzzle.settings import Generation, parse_count
 
 
 def bench(

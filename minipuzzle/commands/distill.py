@@ -7,9 +7,6 @@ from typing import Annotated
 
 import typer
 
-from minipuzzle.adapter_settings import AdapterSettings
-from minipuzzle.bounds import FASTEST
-from minipuzzle.budget import parse_count
 from minipuzzle.commands._shared import (
     RUN,
     Device,
@@ -22,7 +19,16 @@ from minipuzzle.commands._shared import (
     print_json,
 )
 from minipuzzle.errors import UserError
-from minipuzzle.recipe import Checkpointing, Data, DistillSettings, Precision, Training
+from minipuzzle.settings import (
+    FASTEST,
+    AdapterSettings,
+    Checkpointing,
+    Data,
+    DistillSettings,
+    Precision,
+    Training,
+    parse_count,
+)
 
 OURS = DistillSettings()
 LONG, ADAPTER = OURS.training, OURS.adapter

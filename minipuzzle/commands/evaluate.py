@@ -19,7 +19,7 @@ from minipuzzle.commands._shared import (
     print_json,
 )
 from minipuzzle.errors import UserError
-from minipuzzle.recipe import Data
+from minipuzzle.settings import Data
 
 
 def evaluate(

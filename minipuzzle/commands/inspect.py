@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from minipuzzle.commands._shared import Json, out, print_json
-from minipuzzle.recipe import SearchSettings
+from minipuzzle.settings import SearchSettings
 
 OURS = SearchSettings()
 
@@ -23,10 +23,10 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show a model's strip, parameters and memory, from its config.json alone."""
-    from minipuzzle.budget import parse_count
     from minipuzzle.checkpoint.config import read_config
     from minipuzzle.cost import Workload
     from minipuzzle.report.inspect import inspect_json, inspect_view
+    from minipuzzle.settings import parse_count
 
     _, architecture = read_config(path)
     workload = Workload(

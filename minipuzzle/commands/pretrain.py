@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from minipuzzle.commands._shared import command, out
-from minipuzzle.recipe import PretrainRecipe
-from minipuzzle.recipe_file import load_recipe
 from minipuzzle.rundir import RunDir
+from minipuzzle.settings import PretrainRecipe
+from minipuzzle.settings.recipe_file import load_recipe
 
 
 def pretrain(

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from minipuzzle.bounds import check
-from minipuzzle.budget import Generation, parse_work
 from minipuzzle.commands._shared import RUN, Device, Json, Run, command, out, print_json
 from minipuzzle.rundir import RunDir
+from minipuzzle.settings import Generation, check, parse_work
 
 
 def profile(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from minipuzzle.commands._shared import RUN, Device, Json, Run, command, make_job, print_json
-from minipuzzle.recipe import Data
+from minipuzzle.settings import Data
 
 
 def prune(run: Run = RUN, device: Device = "auto", as_json: Json = False) -> None:

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from minipuzzle.commands._shared import Device, Json, command, out, print_json
-from minipuzzle.recipe import Recipe
-from minipuzzle.recipe_file import load_recipe
+from minipuzzle.settings import Recipe
+from minipuzzle.settings.recipe_file import load_recipe
 
 
 def run_recipe(

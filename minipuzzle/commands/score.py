@@ -18,7 +18,7 @@ from minipuzzle.commands._shared import (
     out,
     print_json,
 )
-from minipuzzle.recipe import Data, ScoreSettings
+from minipuzzle.settings import Data, ScoreSettings
 
 OURS = ScoreSettings()
 

@@ -19,7 +19,7 @@ from minipuzzle.commands._shared import (
     out,
     print_json,
 )
-from minipuzzle.recipe import Data, Method, SearchSettings
+from minipuzzle.settings import Data, Method, SearchSettings
 
 OURS = SearchSettings()
 

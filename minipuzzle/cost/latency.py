@@ -16,10 +16,10 @@ from typing import Annotated, Any, Literal, NotRequired, Protocol, TypedDict
 
 from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import read_json, write_json
-from minipuzzle.budget import Generation, Phase
 from minipuzzle.checked import Count, Must, Positive, fault, require
 from minipuzzle.errors import UserError
 from minipuzzle.kinds import Block
+from minipuzzle.settings import Generation, Phase
 
 SCHEMA = 1
 AXES = {"mlp": "intermediate", "mamba": "heads", "attention": "kv_heads"}

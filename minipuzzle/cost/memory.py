@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minipuzzle.arch import Architecture
-from minipuzzle.budget import check_tokens
 from minipuzzle.errors import UserError
 from minipuzzle.kinds import Attention, Mamba2
+from minipuzzle.settings import check_tokens
 
 BYTES = {
     "fp32": 4.0,

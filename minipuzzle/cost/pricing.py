@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minipuzzle.arch import Architecture
-from minipuzzle.budget import Limits
 from minipuzzle.cost.latency import Timing
 from minipuzzle.cost.memory import Workload, part_bytes, values
 from minipuzzle.kinds import Block
+from minipuzzle.settings import Limits
 
 
 @dataclass(frozen=True, kw_only=True)

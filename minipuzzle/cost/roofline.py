@@ -7,11 +7,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from minipuzzle.arch import Architecture
-from minipuzzle.budget import Generation, Phase
 from minipuzzle.cost.flops import flops_per_token
 from minipuzzle.cost.memory import values
 from minipuzzle.errors import UserError
 from minipuzzle.kinds import Block
+from minipuzzle.settings import Generation, Phase
 
 DEVICES = {
     "h100": (989e12, 3.35e12),

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minipuzzle.budget import Generation
 from minipuzzle.generation.step import Decoder, prefill
 from minipuzzle.model import Cache, HybridLM
+from minipuzzle.settings import Generation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,11 @@ from functools import lru_cache
 import torch
 
 from minipuzzle.arch import Architecture
-from minipuzzle.budget import Generation
 from minipuzzle.generation.step import TOKENS_AT_ONCE
 from minipuzzle.kinds import Block
 from minipuzzle.model.cache import AttentionSlot, new_slot, slot_tensors
 from minipuzzle.model.footprint import forward_bytes
+from minipuzzle.settings import Generation
 
 HEADROOM = 0.04
 """Share of a device that is left to libraries' workspaces, CUDA graphs and the gaps between

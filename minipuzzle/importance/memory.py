@@ -24,7 +24,7 @@ from minipuzzle.kinds import Block
 from minipuzzle.machine import available_bytes, free_gpu_bytes, resident_bytes
 from minipuzzle.model.footprint import forward_bytes
 from minipuzzle.model.prefetch import held_dtype
-from minipuzzle.recipe import ScoreSettings
+from minipuzzle.settings import ScoreSettings
 
 GIB = 1 << 30
 LARGE_BLOCK = GIB

@@ -19,7 +19,7 @@ from minipuzzle.importance.streams import Streams
 from minipuzzle.model.head import matmul_fp32
 from minipuzzle.model.norm import RMSNorm
 from minipuzzle.ranks import Ranks
-from minipuzzle.recipe import Metric
+from minipuzzle.settings import Metric
 
 CHUNK_VALUES = 1 << 22
 """FP32 values of hidden states or logits compared at once: 16 MiB, of which a comparison holds a

@@ -39,7 +39,7 @@ from minipuzzle.model.blocks import BlockModule
 from minipuzzle.model.masks import block_masks, meanwhile
 from minipuzzle.model.prefetch import BlockReader, embed_into
 from minipuzzle.ranks import Ranks, ranks
-from minipuzzle.recipe import ScoreSettings
+from minipuzzle.settings import ScoreSettings
 
 Array = NDArray[np.float64]
 

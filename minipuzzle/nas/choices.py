@@ -22,7 +22,7 @@ from minipuzzle.artifacts import Scores
 from minipuzzle.kinds import Attention, Block, FeedForward, Mamba2
 from minipuzzle.nas.damage import AXES, drop_damage, hidden_damage, size_damage
 from minipuzzle.nas.select import kept_hidden, narrowed
-from minipuzzle.recipe import SearchSettings
+from minipuzzle.settings import SearchSettings
 from minipuzzle.space import Bounds
 
 State = tuple[int | None, ...]

@@ -13,14 +13,21 @@ from numpy.typing import NDArray
 
 from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import Scores
-from minipuzzle.budget import Budget, Generation, Limits, Phase, parse_budget, parse_count
 from minipuzzle.cost import Workload, memory
 from minipuzzle.cost.latency import LatencyTable, Timing, model_ms
 from minipuzzle.cost.pricing import Pricing, pricing
 from minipuzzle.errors import UserError
 from minipuzzle.nas.enumerate import Feasible, costs, enumerate_shapes, grid, maximal, times
 from minipuzzle.nas.select import Candidate, candidates, largest
-from minipuzzle.recipe import SearchSettings
+from minipuzzle.settings import (
+    Budget,
+    Generation,
+    Limits,
+    Phase,
+    SearchSettings,
+    parse_budget,
+    parse_count,
+)
 from minipuzzle.space import Bounds, Level, bounds, check_asked, check_uniform, levels
 
 GIB = 2**30

@@ -16,7 +16,7 @@ from minipuzzle.cost.pricing import Pricing
 from minipuzzle.nas.choices import Choices, State, make_choices
 from minipuzzle.nas.select import Candidate
 from minipuzzle.nas.solve import Infeasible, Instance, Solution, diverse, sweep
-from minipuzzle.recipe import SearchSettings
+from minipuzzle.settings import SearchSettings
 from minipuzzle.space import Bounds
 
 OVERLAP = 0.9

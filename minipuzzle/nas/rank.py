@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from minipuzzle.arch import Selection
 from minipuzzle.nas.select import Candidate
-from minipuzzle.recipe import Ranking
+from minipuzzle.settings import Ranking
 
 
 class Reality(NamedTuple):

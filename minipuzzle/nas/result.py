@@ -11,8 +11,8 @@ from minipuzzle.nas.damage import AXES
 from minipuzzle.nas.plan import Plan
 from minipuzzle.nas.rank import Realised, shortlist
 from minipuzzle.nas.select import Candidate
-from minipuzzle.recipe import SearchSettings
 from minipuzzle.run_files import SEARCH_SCHEMA
+from minipuzzle.settings import SearchSettings
 
 
 @dataclass(frozen=True, kw_only=True)

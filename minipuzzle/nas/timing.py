@@ -6,7 +6,7 @@ from pathlib import Path
 
 from minipuzzle.cost.latency import LatencyTable, Timing
 from minipuzzle.cost.roofline import Roofline
-from minipuzzle.recipe import SearchSettings
+from minipuzzle.settings import SearchSettings
 
 
 def load_timing(settings: SearchSettings, default: Path) -> Timing | None:

@@ -8,20 +8,19 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from minipuzzle.adapter_settings import AdapterSettings
 from minipuzzle.adapters.saved import NAME
 from minipuzzle.artifacts import fingerprint
 from minipuzzle.data import TokenBlocks, has_answers, load_instructions
 from minipuzzle.interrupt import legs
 from minipuzzle.model import HybridLM
 from minipuzzle.ranks import Ranks, ranks
-from minipuzzle.recipe import ADAPT_RATE, Training
 from minipuzzle.runs.adapters import adapted, keep_adapter, plan_for
 from minipuzzle.runs.checks import check_training
 from minipuzzle.runs.disk import check_disk, training_needs
 from minipuzzle.runs.distill import train_in
 from minipuzzle.runs.job import Job, open_checkpoint, say
 from minipuzzle.runs.training_folder import TrainingFolder
+from minipuzzle.settings import ADAPT_RATE, AdapterSettings, Training
 from minipuzzle.training import answers_only, check_vocabularies, distillation, next_token
 from minipuzzle.training.objectives import Objective
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from minipuzzle.adapter_settings import AdapterSettings
 from minipuzzle.adapters import AdapterPlan, Adapters, SavedAdapter, attach, make_plan
 from minipuzzle.adapters.saved import NAME
 from minipuzzle.arch import Architecture
@@ -12,8 +11,8 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.model import HybridLM
 from minipuzzle.progress import console
 from minipuzzle.ranks import Ranks
-from minipuzzle.recipe import Training
 from minipuzzle.runs.job import Job, say
+from minipuzzle.settings import AdapterSettings, Training
 
 REFUSED_BY_PEFT = "mamba-out_proj"
 

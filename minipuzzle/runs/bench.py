@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from minipuzzle.arch import Architecture
-from minipuzzle.budget import Generation
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.checkpoint.config import read_config
 from minipuzzle.errors import UserError
@@ -26,6 +25,7 @@ from minipuzzle.progress import progress_bar
 from minipuzzle.report.units import bytes_
 from minipuzzle.runs.device import DTYPES, device_name, pick_device, pick_dtype
 from minipuzzle.runs.job import say
+from minipuzzle.settings import Generation
 
 CARDS = {"80 GB": int(79.1 * 2**30), "141 GB": int(139.8 * 2**30)}
 """What CUDA calls total memory on an H100 80GB HBM3 and on an H200."""

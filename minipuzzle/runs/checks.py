@@ -15,9 +15,9 @@ from minipuzzle.kernels import choose
 from minipuzzle.model import HybridLM, set_precision
 from minipuzzle.model.precision import require_engine
 from minipuzzle.ranks import Ranks
-from minipuzzle.recipe import DistillSettings, Training
 from minipuzzle.runs.adapters import plan_for
 from minipuzzle.runs.job import Job, open_checkpoint
+from minipuzzle.settings import DistillSettings, Training
 from minipuzzle.training import check_vocabularies
 from minipuzzle.training.board import require_board
 from minipuzzle.training.offline import Keep, TeacherCache

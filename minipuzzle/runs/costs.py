@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from minipuzzle.arch import Architecture
-from minipuzzle.budget import parse_work
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.cost import Workload, memory
 from minipuzzle.cost.latency import LatencyTable, model_ms
@@ -15,6 +14,7 @@ from minipuzzle.model import HybridLM, mixed_precision
 from minipuzzle.model.cache import AttentionSlot, Cache
 from minipuzzle.run_files import load_search, named_candidate
 from minipuzzle.runs.job import Job
+from minipuzzle.settings import parse_work
 from minipuzzle.timing import Machine, step_ms, time_in_turns
 
 DTYPES = {"BF16": "bf16", "F16": "fp16", "F32": "fp32"}

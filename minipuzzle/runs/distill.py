@@ -25,7 +25,6 @@ from minipuzzle.metrics import measure
 from minipuzzle.model import HybridLM, set_precision
 from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import Ranks, ranks
-from minipuzzle.recipe import DistillSettings, Training
 from minipuzzle.report.card import write_card
 from minipuzzle.run_files import load_search
 from minipuzzle.rundir import RunDir
@@ -38,6 +37,7 @@ from minipuzzle.runs.prune import run_prune
 from minipuzzle.runs.race import Leg, Outcome, race
 from minipuzzle.runs.search import load_selection
 from minipuzzle.runs.training_folder import TrainingFolder
+from minipuzzle.settings import DistillSettings, Training
 from minipuzzle.training import distillation, load_parameters, train
 from minipuzzle.training.guard import BrokenDown
 from minipuzzle.training.loop import STATES

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from minipuzzle.artifacts import write_json
-from minipuzzle.budget import parse_count
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.cost import Workload, memory
 from minipuzzle.data import TokenBlocks
@@ -17,13 +16,13 @@ from minipuzzle.metrics import Metrics, measure, tokens_per_second
 from minipuzzle.model import HybridLM
 from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import Ranks, ranks
-from minipuzzle.recipe import SearchSettings
 from minipuzzle.report.card import write_card
 from minipuzzle.run_files import EVAL_SCHEMA, check_measured, load_search
 from minipuzzle.run_shapes import EvalFile
 from minipuzzle.runs.costs import cost_checks
 from minipuzzle.runs.device import device_name
 from minipuzzle.runs.job import Job, open_checkpoint
+from minipuzzle.settings import SearchSettings, parse_count
 from minipuzzle.training import check_vocabularies
 
 FILE = "eval.json"

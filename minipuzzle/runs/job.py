@@ -17,11 +17,11 @@ from minipuzzle.errors import UserError
 from minipuzzle.kernels import choose
 from minipuzzle.model import HybridLM, frozen_model, load_frozen, load_model
 from minipuzzle.ranks import Ranks
-from minipuzzle.recipe import EMBEDDED, Data
 from minipuzzle.rundir import RunDir
 from minipuzzle.runs.device import pick_device
 from minipuzzle.runs.texts import own_texts, text_path
 from minipuzzle.runs.texts import say as say
+from minipuzzle.settings import EMBEDDED, Data
 from minipuzzle.training.parallel import load_sharded
 
 

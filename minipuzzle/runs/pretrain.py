@@ -23,7 +23,6 @@ from minipuzzle.metrics import measure
 from minipuzzle.model import HybridLM, init_model
 from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import Ranks, ranks
-from minipuzzle.recipe import EMBEDDED, PretrainRecipe
 from minipuzzle.rundir import RunDir
 from minipuzzle.runs.checks import check_training
 from minipuzzle.runs.device import device_name, pick_device
@@ -31,6 +30,7 @@ from minipuzzle.runs.disk import check_disk, training_needs
 from minipuzzle.runs.meter import Meter
 from minipuzzle.runs.texts import say, text_path
 from minipuzzle.runs.training_folder import TrainingFolder
+from minipuzzle.settings import EMBEDDED, PretrainRecipe
 from minipuzzle.training import next_token, train
 from minipuzzle.training.parallel import shard, write_gathered
 

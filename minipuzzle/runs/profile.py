@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from minipuzzle.arch import Architecture
-from minipuzzle.budget import Generation
 from minipuzzle.cost.latency import LatencyTable
 from minipuzzle.kernels import choose
 from minipuzzle.profile import profile
 from minipuzzle.progress import progress_bar
 from minipuzzle.runs.device import pick_device, pick_dtype
 from minipuzzle.runs.job import say
+from minipuzzle.settings import Generation
 from minipuzzle.space import LEVELS, Shape, bounds, shape_architecture
 from minipuzzle.timing import Machine
 

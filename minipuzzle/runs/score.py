@@ -11,8 +11,8 @@ from minipuzzle.importance import score, work
 from minipuzzle.interrupt import interrupt
 from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import ranks
-from minipuzzle.recipe import ScoreSettings
 from minipuzzle.runs.job import Job, say
+from minipuzzle.settings import ScoreSettings
 
 FILE = "scores.safetensors"
 PARTIAL = "scores.partial"

@@ -22,11 +22,11 @@ from minipuzzle.nas.result import Step, search_result
 from minipuzzle.nas.timing import load_timing
 from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import ranks
-from minipuzzle.recipe import SearchSettings
 from minipuzzle.run_files import check_measured, load_partial_search, load_search
 from minipuzzle.run_shapes import MEASURED, SearchFile
 from minipuzzle.runs.job import Job, say
 from minipuzzle.runs.parent import MaskedParent
+from minipuzzle.settings import SearchSettings
 
 FILE = "search.json"
 LATENCY = "latency.json"

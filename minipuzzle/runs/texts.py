@@ -13,7 +13,7 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import Tokenizer
 from minipuzzle.errors import UserError
 from minipuzzle.progress import console
-from minipuzzle.recipe import EMBEDDED, Data
+from minipuzzle.settings import EMBEDDED, Data
 
 
 def say(text: str) -> None:

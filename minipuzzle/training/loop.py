@@ -20,7 +20,7 @@ from minipuzzle.errors import UserError
 from minipuzzle.interrupt import GOES_ON, Interrupt, interrupt
 from minipuzzle.model import HybridLM
 from minipuzzle.ranks import Ranks, alone
-from minipuzzle.recipe import RATE, Training
+from minipuzzle.settings import RATE, Training
 from minipuzzle.training.board import open_board, write_row
 from minipuzzle.training.captured import Backward
 from minipuzzle.training.checkpointing import States

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from minipuzzle.errors import UserError
 from minipuzzle.model import HybridLM
-from minipuzzle.recipe import DEFAULT_LOSS, loss_terms
+from minipuzzle.settings import DEFAULT_LOSS, loss_terms
 from minipuzzle.training.divergences import DIVERGENCES
 from minipuzzle.training.losses import FORWARD_KL, linear_loss
 

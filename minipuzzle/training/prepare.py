@@ -7,7 +7,7 @@ from __future__ import annotations
 from minipuzzle.cost.training import training_bytes
 from minipuzzle.machine import free_gpu_bytes
 from minipuzzle.model import HybridLM, set_precision
-from minipuzzle.recipe import Training
+from minipuzzle.settings import Training
 
 SAFE = 0.9
 """Of the memory that is free: fragmentation and what the estimate does not see take the rest."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import cos, pi
 
-from minipuzzle.recipe import Training
+from minipuzzle.settings import Training
 
 
 def learning_rate(settings: Training, step: float, steps: int) -> float:

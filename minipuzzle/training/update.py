@@ -17,7 +17,7 @@ from minipuzzle.data.ahead import Ahead
 from minipuzzle.errors import UserError
 from minipuzzle.model import HybridLM
 from minipuzzle.ranks import Ranks
-from minipuzzle.recipe import Training
+from minipuzzle.settings import Training
 from minipuzzle.training.guard import Guard
 from minipuzzle.training.objectives import BatchLoss
 

@@ -12,11 +12,11 @@ from conftest import save, shaken, tiny
 from helpers import TEXT
 
 from minipuzzle.arch import Architecture
-from minipuzzle.budget import Generation
 from minipuzzle.checkpoint import Checkpoint, write_checkpoint
 from minipuzzle.cli import main
 from minipuzzle.cost.latency import LatencyTable, describe, surroundings
 from minipuzzle.profile import _shrunk
+from minipuzzle.settings import Generation
 
 from .case import TRAINING, cpu, search
 

@@ -11,7 +11,7 @@ from minipuzzle.arch import Architecture
 from minipuzzle.data import TokenBlocks
 from minipuzzle.kinds import Attention, FeedForward, Mamba2, Rope
 from minipuzzle.model import frozen, init_model
-from minipuzzle.recipe import Training
+from minipuzzle.settings import Training
 from minipuzzle.training import captured, distillation, train
 from minipuzzle.training.objectives import next_token, steady
 

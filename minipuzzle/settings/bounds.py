@@ -39,6 +39,16 @@ def check(name: str, value: object, least: float, most: float) -> None:
     )
 
 
+def require(holds: bool, got: str, allowed: str) -> None:
+    if not holds:
+        raise UserError(
+            "These settings cannot run.",
+            got=got,
+            allowed=allowed,
+            next="Change the option or recipe.",
+        )
+
+
 def _shown(value: object) -> str:
     if isinstance(value, int) and abs(value) >= 10**30:
         return "a number of more than 30 digits"  # which Python may refuse to print

@@ -14,14 +14,16 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from minipuzzle.api import distill, evaluate, load, prune, score, search
-    from minipuzzle.errors import UserError
+    from minipuzzle.errors import InternalError, UserError
     from minipuzzle.settings import Data, DistillSettings, ScoreSettings, SearchSettings, Training
 
 _FUNCTIONS = ("load", "score", "search", "prune", "distill", "evaluate")
+_ERRORS = ("UserError", "InternalError")
 _SETTINGS = ("Data", "ScoreSettings", "SearchSettings", "DistillSettings", "Training")
 __all__ = [
     "Data",
     "DistillSettings",
+    "InternalError",
     "ScoreSettings",
     "SearchSettings",
     "Training",
@@ -40,8 +42,8 @@ def __getattr__(name: str) -> Any:
         return _function(name)
     if name in _SETTINGS:
         return getattr(import_module(f"{__name__}.settings"), name)
-    if name == "UserError":
-        return import_module(f"{__name__}.errors").UserError
+    if name in _ERRORS:
+        return getattr(import_module(f"{__name__}.errors"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -9,7 +9,8 @@ same run directory.
 
 Settings are those of recipes and of the command line (``minipuzzle.settings``); a command goes on
 where a function stopped, and the other way round. Every function keeps what is there already for
-the same inputs, and raises ``mp.UserError`` for a mistake that its caller can mend.
+the same inputs. It raises ``mp.UserError`` for input that its caller can fix, ``ValueError`` for a
+call that has no meaning, and ``mp.InternalError`` where what was made is not what was planned.
 """
 
 from __future__ import annotations
@@ -126,6 +127,8 @@ def evaluate(job: Job, others: Sequence[StrPath] = ()) -> dict[str, Any]:
     student's costs, predicted and measured.
 
     Raises: UserError for a checkpoint of another vocabulary or a validation text of fewer than 2
-    blocks.
+    blocks, ValueError for one path in place of a list.
     """
+    if isinstance(others, str | Path):
+        raise ValueError(f"others is a list of checkpoints; write [{str(others)!r}]")
     return run_eval(job, [Path(path) for path in others])

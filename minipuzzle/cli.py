@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import sys
-import traceback
 from typing import Any
 
 import typer
@@ -29,11 +28,10 @@ from minipuzzle.commands import (
     score,
     search,
 )
-from minipuzzle.errors import UserError, explained
+from minipuzzle.commands._faults import EXIT, tell_fault
+from minipuzzle.errors import InternalError, UserError, explained
 
 STOPPED = 130
-OUR_FAULT = 70
-"""As sysexits.h numbers what is wrong inside a program."""
 
 
 class Commands(TyperGroup):
@@ -88,7 +86,8 @@ def main() -> None:
     """Run the command line. A user's mistake prints its four parts and exits with 2; --debug shows
     where it came from.
 
-    What is no user's mistake prints where it happened and exits with 70.
+    What is no user's mistake is an InternalError: it prints where it happened and what to attach to
+    a report, and exits with 70.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # a path that is not UTF-8 is shown all the same
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -105,14 +104,7 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:  # before a command had begun, or as it ended
         sys.exit(STOPPED)
-    except Exception:
-        from minipuzzle.report.facts import versions
-
-        traceback.print_exc()
-        print(
-            "\nThis is a fault of minipuzzle, not yours. Please report it with the lines above,"
-            " the command line and, where it has one, its run directory without the weights."
-            f" {versions()}",
-            file=sys.stderr,
-        )
-        sys.exit(OUR_FAULT)
+    except Exception as error:
+        fault = error if isinstance(error, InternalError) else InternalError.of(error)
+        tell_fault(fault, ["minipuzzle", *sys.argv[1:]])
+        sys.exit(EXIT)

@@ -1,16 +1,22 @@
-"""The one error a user sees: what went wrong, what we got, what is allowed, what to do next."""
+"""The three sorts of errors, by whose fault it is.
+
+``UserError``: the input is wrong, a file, an option or the machine; it says in four parts what went
+wrong, what we got, what is allowed and what to do next. ``InternalError``: minipuzzle is wrong.
+Python's own ``ValueError``: the caller of the Python API is wrong.
+"""
 
 from __future__ import annotations
 
 import errno
 from functools import partial
+from pathlib import Path
 
 SHOWN = 600
 """Characters of a value that are shown: a wrong one may be a whole file."""
 
 
 class UserError(Exception):
-    """A mistake the user can mend. The command line prints its four parts and exits with code 2."""
+    """A mistake the user can fix. The command line prints its four parts and exits with code 2."""
 
     def __init__(self, what: str, *, got: object, allowed: object, next: str) -> None:
         super().__init__(what)
@@ -26,6 +32,25 @@ class UserError(Exception):
         return (
             f"{self.what}\n  got:     {self.got}\n  allowed: {self.allowed}\n  next:    {self.next}"
         )
+
+
+class InternalError(Exception):
+    """A fault of minipuzzle: a result that is not what was planned, or an error nobody foresaw.
+
+    The command line prints the traceback and what to attach to a report, and exits with code 70.
+    ``run`` is the run directory the command worked in, where it had one.
+    """
+
+    def __init__(self, what: str, run: Path | None = None) -> None:
+        super().__init__(what)
+        self.run = run
+
+    @staticmethod
+    def of(error: Exception, run: Path | None = None) -> InternalError:
+        """An error nobody foresaw, which becomes the cause."""
+        made = InternalError(_shown(f"{type(error).__name__}: {error}"), run)
+        made.__cause__ = error
+        return made
 
 
 def explained(error: BaseException) -> UserError | None:
@@ -54,7 +79,7 @@ def explained(error: BaseException) -> UserError | None:
             "A text is not valid Unicode.",
             got=_around(error),
             allowed="UTF-8 without lone surrogates",
-            next="Save the file as UTF-8 (iconv -t UTF-8), or mend the name.",
+            next="Save the file as UTF-8 (iconv -t UTF-8), or fix the name.",
         )
     if isinstance(error, EOFError):
         return UserError(
@@ -65,11 +90,11 @@ def explained(error: BaseException) -> UserError | None:
         )
     if isinstance(error, RuntimeError) and "Symlink loop" in str(error):  # Path.resolve's OSError
         return UserError(
-            "A link leads to itself.", got=error, allowed="a path", next="Mend the link."
+            "A link leads to itself.", got=error, allowed="a path", next="Fix the link."
         )
     if isinstance(error, ValueError) and "null byte" in str(error):  # Python's own OSError
         return UserError(
-            "A path holds a zero byte.", got=error, allowed="a path", next="Mend the name."
+            "A path holds a zero byte.", got=error, allowed="a path", next="Fix the name."
         )
     return None
 
@@ -89,7 +114,7 @@ _ADVICE = {
     errno.EDQUOT: ("space within your quota", "Free space, or name another folder."),
     errno.EROFS: ("a file system that can be written", "Name another folder."),
     errno.ENAMETOOLONG: ("a shorter name", "Name a shorter path."),
-    errno.ELOOP: ("a link that leads to a file", "Mend the link, or name the file itself."),
+    errno.ELOOP: ("a link that leads to a file", "Fix the link, or name the file itself."),
     errno.EMFILE: ("fewer open files", "Raise the limit: ulimit -n 65536."),
     errno.ENFILE: ("fewer open files", "Close other programs, or raise the machine's limit."),
     errno.EIO: ("a disk that answers", "Look at the disk; copy the file elsewhere if you can."),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from minipuzzle.arch import Architecture, Selection
 from minipuzzle.checkpoint import Checkpoint, write_checkpoint
-from minipuzzle.errors import UserError
+from minipuzzle.errors import InternalError
 from minipuzzle.model.masks import block_masks, mask
 from minipuzzle.model.prefetch import BlockReader, embed_into
 
@@ -32,8 +32,8 @@ def cut(parent: Checkpoint, selection: Selection, target: Path) -> Checkpoint:
     """Write the student that ``selection`` leaves of ``parent`` to ``target`` and return it, opened
     and counted.
 
-    Raises: UserError where the selection is illegal, the family has no way to write it, or the file
-    does not hold exactly what was planned.
+    Raises: UserError where the selection is illegal or the family has no way to write it,
+    InternalError where the file does not hold exactly what was planned.
     """
     student = selection.student(parent.architecture)
     student.rules.check(parent.architecture.blocks, selection.kept_blocks, student.blocks)
@@ -85,8 +85,9 @@ def verify_logits(
     the largest.
 
     ``tokens`` [b, s]. Both are read from disk and run in FP32 side by side, a block of each at a
-    time and the heads in pieces, so a model of any size is checked whole. Raises: UserError above
-    TOLERANCE.
+    time and the heads in pieces, so a model of any size is checked whole.
+
+    Raises: InternalError above TOLERANCE.
     """
     parent_reader, reader = (
         BlockReader(c, device=device, dtype=torch.float32, exact=True) for c in (parent, saved)
@@ -115,11 +116,9 @@ def verify_logits(
     norm.kept = kept
     error = _apart(parent, norm(masked), saved, reader.final_norm()(sliced))
     if not error <= TOLERANCE:
-        raise UserError(
-            "The pruned checkpoint does not compute what was planned.",
-            got=f"relative logit difference {error:.2e}",
-            allowed=f"at most {TOLERANCE:.0e}",
-            next="This is a fault of minipuzzle: report it with the run directory.",
+        raise InternalError(
+            "The pruned checkpoint does not compute what was planned: relative logit difference"
+            f" {error:.2e}, allowed {TOLERANCE:.0e}"
         )
     return error
 
@@ -183,9 +182,6 @@ def _shrank(
 
 def _same(what: str, got: object, planned: object, target: Path) -> None:
     if got != planned:
-        raise UserError(
-            f"The file in {target} is not what was planned: {what}.",
-            got=got,
-            allowed=planned,
-            next="This is a fault of minipuzzle: report it with the run directory.",
+        raise InternalError(
+            f"The file in {target} is not what was planned: {what} is {got}, planned {planned}"
         )

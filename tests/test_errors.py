@@ -5,8 +5,10 @@ import errno
 import pytest
 from helpers import run
 
-from minipuzzle import errors
-from minipuzzle.errors import UserError, explained
+import minipuzzle as mp
+from minipuzzle import __version__, errors
+from minipuzzle.errors import InternalError, UserError, explained
+from minipuzzle.rundir import RunDir
 
 REFUSED = [
     FileNotFoundError(errno.ENOENT, "No such file", "a/b"),
@@ -55,7 +57,62 @@ def test_a_fault_of_ours_keeps_its_traceback(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().err
     assert "Traceback" in said
     assert "KeyError: 'hidden'" in said
+    assert "minipuzzle.errors.InternalError: KeyError: 'hidden'" in said
     assert "This is a fault of minipuzzle, not yours." in said
+    assert f"command line: minipuzzle inspect {tmp_path}\n" in said
+    assert f"version:      minipuzzle {__version__}, Python" in said
+    assert "run.json:" not in said, "inspect works in no run directory"
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("hidden"), ValueError("misuse"), InternalError("not what was planned")]
+)
+def test_a_fault_of_ours_names_what_to_attach(error, tmp_path, monkeypatch, capsys):
+    """The command line, the version, run.json and a log with all of it, in the run directory."""
+
+    def failing(*_):
+        RunDir(tmp_path).mark("score", "key")
+        raise error
+
+    monkeypatch.setattr("minipuzzle.runs.prune.run_prune", failing)
+    monkeypatch.setattr("minipuzzle.commands.prune.make_job", lambda *_: None)
+    run("prune", "--run", tmp_path, code=70)
+    said = capsys.readouterr().err
+    assert f"command line: minipuzzle prune --run {tmp_path}\n" in said
+    assert f"run.json:     {tmp_path / 'run.json'}\n" in said
+    assert f"log:          {tmp_path / 'error.log'} " in said
+    log = (tmp_path / "error.log").read_text()
+    for kept in ("Traceback", "in failing", str(error), "command line: ", f"{__version__}, Py"):
+        assert kept in log
+    named = [line for line in said.splitlines() if line.startswith("minipuzzle.errors.Internal")]
+    assert len(named) == 1, "an InternalError is not wrapped again"
+
+
+def test_a_fault_is_told_where_its_log_cannot_be_written(tmp_path, monkeypatch, capsys):
+    def failing(*_):
+        (tmp_path / "error.log").mkdir()
+        raise KeyError("hidden")
+
+    monkeypatch.setattr("minipuzzle.commands.prune.make_job", failing)
+    run("prune", "--run", tmp_path, code=70)
+    said = capsys.readouterr().err
+    assert "KeyError: 'hidden'" in said
+    assert "log: " not in said
+
+
+def test_a_users_mistake_in_a_run_directory_stays_one(tmp_path, monkeypatch, capsys):
+    def failing(*_):
+        raise FileNotFoundError(errno.ENOENT, "No such file", "a/b")
+
+    monkeypatch.setattr("minipuzzle.commands.prune.make_job", failing)
+    run("prune", "--run", tmp_path, code=2)
+    assert "Could not use a/b." in capsys.readouterr().err
+    assert not (tmp_path / "error.log").exists()
+
+
+def test_a_call_without_meaning_is_a_value_error():
+    with pytest.raises(ValueError, match="others is a list of checkpoints"):
+        mp.evaluate(None, "ckpt")
 
 
 def test_ctrl_c_is_no_error(tmp_path, monkeypatch, capsys):

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from minipuzzle.arch import Selection
 from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.errors import UserError
+from minipuzzle.errors import InternalError, UserError
 from minipuzzle.kinds import Mamba2
 from minipuzzle.model import load_model
 from minipuzzle.surgery import cut, verify_logits
@@ -197,11 +197,11 @@ def test_plan_is_not_file_is_an_error(tmp_path, monkeypatch):
     wrong = Selection.everything(parent.architecture)
     cut(parent, wrong, tmp_path / "whole")
     saved = Checkpoint.open(tmp_path / "whole")
-    with pytest.raises(UserError, match="does not compute what was planned"):
+    with pytest.raises(InternalError, match="does not compute what was planned"):
         verify_logits(parent, saved, selection, np.arange(32)[None], CPU)
     monkeypatch.setattr("minipuzzle.surgery.write_checkpoint", lambda *a, **k: None)
     (tmp_path / "target").mkdir()
     for file in (tmp_path / "whole").iterdir():
         (tmp_path / "target" / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(UserError, match="not what was planned"):
+    with pytest.raises(InternalError, match="not what was planned"):
         cut(parent, selection, tmp_path / "target")

@@ -18,7 +18,7 @@ from minipuzzle.checkpoint.claims import QUANTISATION
 from minipuzzle.checkpoint.doors import RESTORE, travelling
 from minipuzzle.checkpoint.reader import Checkpoint
 from minipuzzle.checkpoint.shards import INDEX, SINGLE
-from minipuzzle.errors import UserError
+from minipuzzle.errors import InternalError, UserError
 from minipuzzle.temporary import REPLACED, temporary_beside
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def write_checkpoint(
     and the generation config are copied from ``source``; ``extra`` are text files to add. What
     ``config`` says of the dtype is made true, and that weights are quantised left out. A checkpoint
     that is there already is replaced once the new one is whole. Raises: UserError when the disk is
-    full, leaving nothing behind, and where something else than a checkpoint is there.
+    full, leaving nothing behind, and where something else than a checkpoint is there, InternalError
+    for a tensor of another shape than the architecture's.
     """
     path = path.resolve()
     _check_target(path)
@@ -130,11 +131,9 @@ def _write_weights(
     for entry in architecture.tensors():
         value = tensor(entry.name)
         if tuple(value.shape) != entry.shape:
-            raise UserError(
-                f"Tensor {entry.name} has not the planned shape.",
-                got=tuple(value.shape),
-                allowed=entry.shape,
-                next="This is a fault of minipuzzle: report it.",
+            raise InternalError(
+                f"Tensor {entry.name} has not the planned shape: {tuple(value.shape)}, planned"
+                f" {entry.shape}"
             )
         bytes_ = value.numel() * value.element_size()
         if size and size + bytes_ > shard_bytes:

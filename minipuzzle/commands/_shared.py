@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from minipuzzle.errors import UserError
+from minipuzzle.errors import InternalError, UserError, explained
 from minipuzzle.interrupt import AtOnce, stoppable, tell
 from minipuzzle.rundir import RunDir
 from minipuzzle.settings import Data
@@ -64,13 +64,29 @@ def command(run: Path) -> Iterator[None]:
     """Work alone in the run directory; record the command line and its seconds there once it has
     succeeded.
 
-    SIGTERM and Ctrl-C end it with a line that says how to go on.
+    SIGTERM and Ctrl-C end it with a line that says how to go on. Raises: InternalError, which knows
+    the run directory, in place of what nobody foresaw.
     """
     started, folder = time.monotonic(), RunDir(run)
-    with _without_traceback(), folder.locked(), stoppable():
+    with _faults_of(run), _without_traceback(), folder.locked(), stoppable():
         yield
         words = ["minipuzzle", *sys.argv[1:]]
         folder.record_command(shlex.join(words), time.monotonic() - started)
+
+
+@contextmanager
+def _faults_of(run: Path) -> Iterator[None]:
+    try:
+        yield
+    except (UserError, typer.Exit, typer.Abort):
+        raise
+    except InternalError as error:
+        error.run = run
+        raise
+    except Exception as error:
+        if explained(error) is not None:
+            raise
+        raise InternalError.of(error, run) from error
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from conftest import tiny
 from helpers import run
 
 from minipuzzle import timing
-from minipuzzle.cost.latency import AXES, LatencyTable, model_ms
+from minipuzzle.cost.latency import LatencyTable, model_ms
 from minipuzzle.kernels import choose
 from minipuzzle.profile import profile
 from minipuzzle.runs.profile import run_profile, some_students
@@ -23,7 +23,7 @@ AROUND = 0.5
 
 
 def cost(block):
-    return COSTS[block.kind] * (7 + block.sizes[AXES[block.kind]])
+    return COSTS[block.kind] * (7 + block.sizes[block.widths[0].axis])
 
 
 def pretend(monkeypatch, slower):

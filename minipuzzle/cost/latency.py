@@ -18,11 +18,10 @@ from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import read_json, write_json
 from minipuzzle.checked import Count, Must, Positive, fault, require
 from minipuzzle.errors import UserError
-from minipuzzle.kinds import Block
+from minipuzzle.kinds import KINDS, Block, Width
 from minipuzzle.settings import Generation, Phase
 
 SCHEMA = 1
-AXES = {"mlp": "intermediate", "mamba": "heads", "attention": "kv_heads"}
 
 
 class _Entry(TypedDict):
@@ -60,9 +59,10 @@ def _is_block(text: str) -> bool:
         found = json.loads(text)
     except (ValueError, RecursionError):
         return False
-    axis = AXES.get(str(found.get("kind")))
-    sizes = [found.get(axis), *([found.get("q_heads")] if axis == "kv_heads" else [])]
-    return axis is not None and all(fault(size, Positive) is None for size in sizes)
+    width = _varied(str(found.get("kind")))
+    return width is not None and all(
+        fault(found.get(axis), Positive) is None for axis in width.axes
+    )
 
 
 class Timing(Protocol):
@@ -140,14 +140,18 @@ class LatencyTable:
         return self.entries[key]
 
     def _between(self, block: Block, phase: Phase, work: Generation, tokens: int) -> float:
-        axis = AXES[block.kind]
-        here, size = _without(block, axis), block.sizes[axis]
+        width = _varied(block.kind)
+        if width is None:
+            got = f"{describe(block)}, {phase} of {tokens:,} tokens, batch {work.batch}"
+            raise _unmeasured(got, "blocks of this kind have one size each", work)
+        axis, here = width.axis, _without(describe(block), width)
+        size = block.sizes[axis]
         points = sorted(
             (json.loads(text)[axis], ms)
             for (p, b, t, text), ms in self.entries.items()
             if (p, b, t) == (phase, work.batch, tokens)
             and text.startswith("{")
-            and _strip(text, axis) == here
+            and _without(text, width) == here
         )
         sizes = [s for s, _ in points]
         if not points or not sizes[0] <= size <= sizes[-1]:
@@ -227,16 +231,18 @@ def surroundings(parent: Architecture) -> str:
     return f"embedding, norm and head of {parent.vocab_size} x {parent.hidden}"
 
 
-def _without(block: Block, axis: str) -> str:
-    return _strip(describe(block), axis)
+def _varied(kind: str) -> Width | None:
+    """The width that tables vary: the first one that a search chooses; None for an unknown kind."""
+    widths = KINDS[kind].widths if kind in KINDS else ()
+    return next((width for width in widths if width.searched), None)
 
 
-def _strip(text: str, axis: str) -> str:
-    """The description without the size that varies; query heads go with their KV heads."""
+def _without(text: str, width: Width) -> str:
+    """The description without the size that varies; what follows it is named by its share."""
     fields = json.loads(text)
-    if axis == "kv_heads" and "q_heads" in fields:
-        fields["q_heads"] //= fields["kv_heads"]
-    fields.pop(axis, None)
+    if width.follows in fields and width.axis in fields:
+        fields[width.follows] //= fields[width.axis]
+    fields.pop(width.axis, None)
     return json.dumps(fields, sort_keys=True)
 
 

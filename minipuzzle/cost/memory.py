@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from minipuzzle.arch import Architecture
 from minipuzzle.errors import UserError
-from minipuzzle.kinds import Attention, Mamba2
 from minipuzzle.settings import check_tokens
 
 BYTES = {
@@ -86,14 +85,13 @@ def values(architecture: Architecture) -> tuple[int, int, int, int]:
     """How many values each part has: parameters, keys and values a token, SSM states and
     convolution states a sequence.
     """
-    kv = ssm = conv = 0
-    for block in architecture.blocks:
-        if isinstance(block, Attention):
-            kv += 2 * block.kv_heads * block.attn_head_dim
-        if isinstance(block, Mamba2):
-            ssm += block.inner * block.state
-            conv += block.conv_channels * (block.conv_kernel - 1)
-    return architecture.parameters, kv, ssm, conv
+    caches = [block.cache(1) for block in architecture.blocks]
+    return (
+        architecture.parameters,
+        sum(cache.kv for cache in caches),
+        sum(cache.state for cache in caches),
+        sum(cache.window for cache in caches),
+    )
 
 
 def part_bytes(counts: NDArray[np.int64], workload: Workload) -> NDArray[np.float64]:

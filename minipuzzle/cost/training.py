@@ -7,7 +7,7 @@ from __future__ import annotations
 from minipuzzle.arch import Architecture
 from minipuzzle.cost.flops import flops_per_token
 from minipuzzle.cost.roofline import DEVICES
-from minipuzzle.kinds import Attention, Block, FeedForward, Mamba2
+from minipuzzle.kinds import Block
 
 UPDATE_BYTES = 14
 """A trained parameter beyond its FP32 value: gradient and two Adam moments in FP32, and autocast's
@@ -83,18 +83,5 @@ def state_bytes(trained: int) -> int:
 
 
 def saved_bytes(block: Block) -> int:
-    """BF16 bytes a token that a block keeps for its backward pass (mamba-ssm's fused mixer, flash
-    attention).
-
-    The residual stream and the normed input; FFN: before and after the activation (gated: both
-    factors too); attention: q, k, v, the output and its FP32 logsumexp; Mamba-2: in_proj's output,
-    the scan's and the gated norm's.
-    """
-    values = 2 * block.hidden
-    if isinstance(block, FeedForward):
-        values += (4 if block.gated else 2) * block.intermediate
-    elif isinstance(block, Attention):
-        values += 2 * (block.q_heads + block.kv_heads) * block.attn_head_dim + 2 * block.q_heads
-    elif isinstance(block, Mamba2):
-        values += block.inner + block.conv_channels + block.heads + 2 * block.inner
-    return 2 * values
+    """BF16 bytes a token that a block keeps for its backward pass."""
+    return 2 * block.saved_values()

@@ -36,11 +36,16 @@ class MambaSlot:
     state: Tensor
 
 
+def slot_parts(slot: AttentionSlot | MambaSlot | None) -> dict[str, list[Tensor]]:
+    """The tensors of a slot, by the part of ``kinds.Cache`` that they hold."""
+    if isinstance(slot, AttentionSlot):
+        return {"kv": [slot.keys, slot.values]}
+    return {} if slot is None else {"window": [slot.window], "state": [slot.state]}
+
+
 def slot_tensors(slot: AttentionSlot | MambaSlot | None) -> list[Tensor]:
     """The tensors of a slot."""
-    if isinstance(slot, AttentionSlot):
-        return [slot.keys, slot.values]
-    return [] if slot is None else [slot.window, slot.state]
+    return [tensor for part in slot_parts(slot).values() for tensor in part]
 
 
 @dataclass(kw_only=True)

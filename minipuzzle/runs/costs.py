@@ -11,7 +11,7 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.cost import Workload, memory
 from minipuzzle.cost.latency import LatencyTable, model_ms
 from minipuzzle.model import HybridLM, mixed_precision
-from minipuzzle.model.cache import AttentionSlot, Cache
+from minipuzzle.model.cache import Cache, slot_parts
 from minipuzzle.run_files import load_search, named_candidate
 from minipuzzle.runs.job import Job
 from minipuzzle.settings import parse_work
@@ -62,11 +62,12 @@ def _cache_bytes(model: HybridLM, tokens: torch.Tensor) -> tuple[int, int]:
     cache: Cache = model.new_cache(*tokens.shape)
     with mixed_precision(tokens.device):
         model.hidden_states(tokens, cache=cache)
-    slots = [slot for slot in cache.slots if slot is not None]
-    keys = sum(
-        slot.keys.nbytes + slot.values.nbytes for slot in slots if isinstance(slot, AttentionSlot)
+    parts = [slot_parts(slot) for slot in cache.slots]
+    keys, states = (
+        sum(tensor.nbytes for part in parts for tensor in part.get(name, []))
+        for name in ("kv", "state")
     )
-    return keys, sum(slot.state.nbytes for slot in slots if not isinstance(slot, AttentionSlot))
+    return keys, states
 
 
 def _times(job: Job, search: dict[str, Any], student: Architecture) -> list[dict[str, Any]]:

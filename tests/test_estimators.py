@@ -13,19 +13,19 @@ from minipuzzle.arch import Selection
 from minipuzzle.data import pack
 from minipuzzle.errors import UserError
 from minipuzzle.importance import (
-    ESTIMATORS,
-    FORWARD,
     Collector,
     HiddenCollector,
-    check_streamable,
+    check_streamed,
     magnitude_scores,
     random_scores,
+    streamed,
     taylor_scores,
 )
-from minipuzzle.importance.estimators import footprint_hooks
+from minipuzzle.importance.collect import footprint_hooks
 from minipuzzle.kinds import Attention, FeedForward, Mamba2
 from minipuzzle.kinds.ranking import top_heads
 from minipuzzle.model import HybridLM
+from minipuzzle.registry import ESTIMATORS
 
 VOCAB = 61
 KEYS = {Mamba2: "head_channels", FeedForward: "intermediate", Attention: "q_heads"}
@@ -333,19 +333,19 @@ def test_taylor_of_one_sample_is_weight_times_gradient():
 
 
 def test_unknown_and_whole_model_estimators_are_refused():
-    assert set(ESTIMATORS) - set(FORWARD) == {"taylor"}
+    assert set(ESTIMATORS.names()) - set(streamed()) == {"taylor"}
     model = shaken(tiny("-", vocab=VOCAB))
     with pytest.raises(UserError, match="whole model") as caught:
         Collector(model.architecture.blocks[0], model.blocks[0], "taylor")
     assert "taylor_scores" in caught.value.next
     with pytest.raises(UserError, match="no estimator") as caught:
-        check_streamable("minitrom")
+        check_streamed("minitrom")
     assert "'minitron'" in caught.value.next
-    for name in FORWARD:
-        check_streamable(name)
+    for name in streamed():
+        check_streamed(name)
 
 
-@pytest.mark.parametrize("estimator", FORWARD)
+@pytest.mark.parametrize("estimator", streamed())
 def test_footprint_hooks_run_on_meta_tensors_and_change_nothing(estimator):
     parent = tiny("M-*", vocab=VOCAB)
     model = HybridLM(parent).to("meta")
@@ -359,7 +359,7 @@ def test_footprint_hooks_run_on_meta_tensors_and_change_nothing(estimator):
 
 def test_a_model_in_bf16_is_scored():
     model = shaken(replace(tiny("M-*", vocab=VOCAB))).bfloat16()
-    for estimator in FORWARD:
+    for estimator in streamed():
         for block, module in zip(model.architecture.blocks, model.blocks, strict=True):
             with torch.no_grad(), Collector(block, module, estimator) as collector:
                 model.hidden_states(tokens(texts()))

@@ -8,7 +8,7 @@ from conftest import save, shaken, tiny
 import minipuzzle as mp
 from minipuzzle.arch import Selection
 from minipuzzle.data import TokenBlocks
-from minipuzzle.importance.taylor import taylor_scores
+from minipuzzle.importance.estimators.taylor import taylor_scores
 from minipuzzle.metrics import measure
 from minipuzzle.model import set_precision
 from minipuzzle.settings import Training
@@ -162,7 +162,7 @@ def test_taylor_scores_that_fail_leave_no_hook(monkeypatch):
     model = shaken(tiny())
     before = state(model)
     monkeypatch.setattr(
-        "minipuzzle.importance.taylor._on_input",
+        "minipuzzle.importance.estimators.taylor._on_input",
         lambda *_: (_ for _ in ()).throw(KeyboardInterrupt),
     )
     with pytest.raises(KeyboardInterrupt):

@@ -1,25 +1,20 @@
-"""Room 2: how much each block, FFN channel, head and hidden channel matters."""
+"""How much each block, FFN channel, head and hidden channel matters."""
 
-from minipuzzle.importance.baselines import magnitude_scores, random_scores
-from minipuzzle.importance.estimators import (
-    ESTIMATORS,
-    FORWARD,
-    Collector,
-    HiddenCollector,
-    check_streamable,
-)
+from minipuzzle.importance.collect import Collector, HiddenCollector
+from minipuzzle.importance.estimators import check_streamed, streamed
+from minipuzzle.importance.estimators.magnitude import magnitude_scores
+from minipuzzle.importance.estimators.random import random_scores
+from minipuzzle.importance.estimators.taylor import taylor_scores
 from minipuzzle.importance.stream import score, work
-from minipuzzle.importance.taylor import taylor_scores
 
 __all__ = [
-    "ESTIMATORS",
-    "FORWARD",
     "Collector",
     "HiddenCollector",
-    "check_streamable",
+    "check_streamed",
     "magnitude_scores",
     "random_scores",
     "score",
+    "streamed",
     "taylor_scores",
     "work",
 ]

@@ -17,8 +17,8 @@ from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.checkpoint.reader import PIECE_BYTES
 from minipuzzle.errors import UserError
+from minipuzzle.importance.collect import footprint_hooks
 from minipuzzle.importance.curves import variants
-from minipuzzle.importance.estimators import footprint_hooks
 from minipuzzle.importance.metrics import CHUNK_VALUES
 from minipuzzle.kinds import Block
 from minipuzzle.machine import available_bytes, free_gpu_bytes, resident_bytes

@@ -28,8 +28,9 @@ from minipuzzle.artifacts import Curve, Scores, fingerprint
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks
 from minipuzzle.errors import UserError
+from minipuzzle.importance.collect import Collector, HiddenCollector
 from minipuzzle.importance.curves import Variant, kept, variants
-from minipuzzle.importance.estimators import Collector, HiddenCollector, check_streamable
+from minipuzzle.importance.estimators import check_streamed
 from minipuzzle.importance.memory import Peak, check_peak, compute_dtype, plan_peak
 from minipuzzle.importance.metrics import variant_errors
 from minipuzzle.importance.state import SavedTensors, State
@@ -74,7 +75,7 @@ def check_settings(settings: ScoreSettings, architecture: Architecture) -> None:
     """Raises: UserError for an unknown estimator or more removals than blocks or layers that go one
     by one.
     """
-    check_streamable(settings.estimator)
+    check_streamed(settings.estimator)
     count = len(architecture.units)
     if settings.iterative >= count:
         raise UserError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from minipuzzle.kinds.axes import Weight, weight
+from minipuzzle.kinds.axes import Rows, Weight, weight
 from minipuzzle.kinds.base import NORM, Block, Cache, Flops
 from minipuzzle.kinds.rope import Rope
 from minipuzzle.kinds.width import Width
@@ -24,6 +24,7 @@ class Attention(Block):
     letter: ClassVar[str] = "*"
     label: ClassVar[str] = "attention"
     output: ClassVar[str] = "o_proj"
+    estimator: ClassVar[str] = "contribution"
     widths: ClassVar[tuple[Width, ...]] = (
         Width(
             axis="kv_heads",
@@ -71,6 +72,16 @@ class Attention(Block):
             tensors.append(weight("q_norm.weight", "attn_head_dim"))
             tensors.append(weight("k_norm.weight", "attn_head_dim"))
         return tuple(tensors)
+
+    @property
+    def makers(self) -> tuple[Rows, ...]:
+        """A query head: its rows of q_proj."""
+        return (Rows("q_proj"),)
+
+    @property
+    def points(self) -> dict[str, Rows]:
+        """None: queries say little of what a head adds."""
+        return {}
 
     def form(self) -> Self:
         """Blocks may differ in their position embedding and still count as alike."""

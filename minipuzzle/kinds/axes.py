@@ -47,6 +47,14 @@ class Weight:
         return [_dim_indices(dim, sizes, kept) for dim in self.dims]
 
 
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a projection that one segment of its output names."""
+
+    projection: str
+    segment: int = 0
+
+
 def weight(name: str, *dims: str) -> Weight:
     """A Weight from the notation of this module: ``weight("up", "intermediate", "hidden")``."""
     return Weight(

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any, ClassVar, Self
 
-from minipuzzle.kinds.axes import Kept, Weight, weight
+from minipuzzle.kinds.axes import Kept, Rows, Weight, weight
 from minipuzzle.kinds.width import Width
 
 NORM = weight("norm.weight", "hidden")
@@ -70,6 +71,8 @@ class Block:
     """The projection that writes into the stream ("out_proj")."""
     widths: ClassVar[tuple[Width, ...]]
     """The ways in which it gets narrower."""
+    estimator: ClassVar[str]
+    """The estimator that "mixed" takes: it ranked best (docs/results/importance.md)."""
     filters: ClassVar[tuple[str, ...]] = ()
     """Weights of three dimensions that are no projections: a convolution's."""
 
@@ -90,6 +93,20 @@ class Block:
     def weights(self) -> tuple[Weight, ...]:
         """The block's tensors and their axes."""
         raise self._undeclared("weights")
+
+    @property
+    def makers(self) -> tuple[Rows, ...]:
+        """The rows of projections that make what its widths score, the scored axes first among the
+        axes of each.
+        """
+        raise self._undeclared("makers")
+
+    @property
+    def points(self) -> dict[str, Rows]:
+        """Where an activation can be read besides "branch_input" and "channels": by name, the rows
+        that make it ("before_activation", "before_convolution").
+        """
+        raise self._undeclared("points")
 
     def cache(self, context: int) -> Cache:
         """What it remembers of a sequence of ``context`` tokens while it decodes."""
@@ -123,6 +140,14 @@ class Block:
                 rows, columns = w.shape(self.sizes)
                 found[w.name.removesuffix(".weight")] = (rows, columns)
         return found
+
+    def rows(self, rows: Rows) -> slice:
+        """The positions of ``rows`` in the output of their projection."""
+        name = f"{rows.projection}.weight"
+        (dim,) = (w.dims[0] for w in self.weights if w.name == name)
+        counts = [prod(self.sizes[axis] for axis in segment) for segment in dim]
+        start = sum(counts[: rows.segment])
+        return slice(start, start + counts[rows.segment])
 
     @property
     def prunable(self) -> tuple[str, ...]:

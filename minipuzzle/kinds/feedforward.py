@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from minipuzzle.kinds.axes import Weight, weight
+from minipuzzle.kinds.axes import Rows, Weight, weight
 from minipuzzle.kinds.base import NORM, Block, Cache, Flops
 from minipuzzle.kinds.width import Width
 
@@ -25,6 +25,7 @@ class FeedForward(Block):
     letter: ClassVar[str] = "-"
     label: ClassVar[str] = "FFN"
     output: ClassVar[str] = "down_proj"
+    estimator: ClassVar[str] = "flap"
     widths: ClassVar[tuple[Width, ...]] = (
         Width(
             axis="intermediate",
@@ -64,6 +65,18 @@ class FeedForward(Block):
             tensors += [weight(f"{name}.bias", rows) for name, rows in inputs]
             tensors.append(weight("down_proj.bias", "hidden"))
         return tuple(tensors)
+
+    @property
+    def makers(self) -> tuple[Rows, ...]:
+        """A channel: its row of up, and where there is a gate that of the gate before it."""
+        if self.packed:
+            return Rows("gate_up_proj", 0), Rows("gate_up_proj", 1)
+        return tuple(Rows(name) for name in self.inputs)
+
+    @property
+    def points(self) -> dict[str, Rows]:
+        """What enters the activation; where there is a gate, what it is multiplied with."""
+        return {"before_activation": self.makers[-1]}
 
     def cache(self, context: int) -> Cache:
         """Nothing."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from minipuzzle.kinds.axes import Weight, weight
+from minipuzzle.kinds.axes import Rows, Weight, weight
 from minipuzzle.kinds.base import NORM, Block, Cache, Flops
 from minipuzzle.kinds.width import Width
 
@@ -20,6 +20,7 @@ class Mamba2(Block):
     letter: ClassVar[str] = "M"
     label: ClassVar[str] = "Mamba-2"
     output: ClassVar[str] = "out_proj"
+    estimator: ClassVar[str] = "contribution"
     filters: ClassVar[tuple[str, ...]] = ("conv.weight",)
     widths: ClassVar[tuple[Width, ...]] = (
         Width(
@@ -87,6 +88,16 @@ class Mamba2(Block):
         if self.proj_bias:
             tensors += [weight("in_proj.bias", packed), weight("out_proj.bias", "hidden")]
         return tuple(tensors)
+
+    @property
+    def makers(self) -> tuple[Rows, ...]:
+        """A channel: its row of x in in_proj, whose segments are z, x, B, C and dt."""
+        return (Rows("in_proj", 1),)
+
+    @property
+    def points(self) -> dict[str, Rows]:
+        """x before the convolution."""
+        return {"before_convolution": Rows("in_proj", 1)}
 
     def cache(self, context: int) -> Cache:
         """The SSM state, heads x head_dim x state, and kernel - 1 inputs of the convolution."""

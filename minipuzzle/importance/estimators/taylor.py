@@ -1,5 +1,4 @@
-"""First-order Taylor scores: what the loss would change if a part were scaled away, from one
-backward a batch.
+"""First-order change of the loss if a part were scaled away (needs the whole model; Python only).
 
 Give a part a gate m = 1 on what it adds to the stream. The change of sample b's loss L_b when the
 gate closes is, to first order, -dL_b/dm, and
@@ -25,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,8 +34,9 @@ from torch.utils.hooks import RemovableHandle
 
 from minipuzzle.artifacts import Scores
 from minipuzzle.data import TokenBlocks
-from minipuzzle.importance.estimators import output_projection, width_axis
-from minipuzzle.kinds import Attention, FeedForward, Mamba2
+from minipuzzle.importance.assemble import as_scores
+from minipuzzle.importance.estimators.base import WholeModel
+from minipuzzle.importance.points import score_count, watch
 from minipuzzle.model import HybridLM
 from minipuzzle.model.head import matmul_fp32
 
@@ -75,9 +76,7 @@ class _Gates:
         count = len(model.blocks)
         self.blocks = np.zeros(count)
         self.hidden = np.zeros(model.architecture.hidden)
-        self.widths = [
-            np.zeros(int(np.prod(width_axis(block)[1]))) for block in self.architecture.blocks
-        ]
+        self.widths = [np.zeros(score_count(block)) for block in self.architecture.blocks]
         self.streams: list[Tensor] = []
         self.hidden_sum: Tensor | None = None
 
@@ -103,12 +102,13 @@ class _Gates:
 
     def scores(self, samples: int, meta: dict[str, Any]) -> Scores:
         """Roots of means over samples."""
-        found: Any = {"intermediate": {}, "head_channels": {}, "q_heads": {}}
-        for i, block in enumerate(self.architecture.blocks):
-            axis, shape = width_axis(block)
-            found[axis][i] = np.sqrt(self.widths[i] / samples).reshape(shape)
-        blocks, hidden = np.sqrt(self.blocks / samples), np.sqrt(self.hidden / samples)
-        return Scores(blocks=blocks, hidden=hidden, meta=meta, **found)
+        return as_scores(
+            self.architecture,
+            blocks=np.sqrt(self.blocks / samples),
+            widths=[np.sqrt(sums / samples) for sums in self.widths],
+            hidden=np.sqrt(self.hidden / samples),
+            meta=meta,
+        )
 
     def _stream(self, index: int, gradient: Tensor) -> None:
         before = self.streams[index - 1] if index else torch.zeros_like(self.streams[0])
@@ -120,10 +120,8 @@ class _Gates:
 
     def _width(self, index: int, gradient: Tensor, value: Tensor) -> None:
         derivative = (gradient.float() * value.float()).sum(dim=1).double()  # [b, c]
-        block = self.architecture.blocks[index]
-        if isinstance(block, Attention):
-            derivative = derivative.unflatten(1, (block.q_heads, -1)).sum(dim=2)
-        assert isinstance(block, Attention | FeedForward | Mamba2)
+        count = len(self.widths[index])
+        derivative = derivative.unflatten(1, (count, -1)).sum(dim=2)  # [b, scores]
         self.widths[index] += derivative.square().sum(dim=0).cpu().numpy()
 
 
@@ -148,12 +146,10 @@ def _watched(model: HybridLM, gates: _Gates) -> Iterator[None]:
         for index, (block, module) in enumerate(
             zip(model.architecture.blocks, model.blocks, strict=True)
         ):
-            handles.append(_on_input(module.norm, gates.read_stream))
-            handles.append(
-                _on_input(
-                    output_projection(block, module), lambda y, i=index: gates.read_width(i, y)
-                )
-            )
+            handles.append(_on_input(module, gates.read_stream))
+            if score_count(block):
+                read = partial(gates.read_width, index)
+                handles.append(watch(block, module, "channels", read))
         handles.append(_on_input(model.final_norm, gates.read_stream))
         model.eval().requires_grad_(False)
         model.activation_checkpointing = False
@@ -199,3 +195,10 @@ def _head_gradient(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
             error.scatter_add_(1, target[:, None], error.new_full((len(target), 1), -1.0))
             parts.append(matmul_fp32(error.to(hidden.dtype), head))
     return torch.cat(parts)
+
+
+ESTIMATOR = WholeModel(
+    source="arXiv:1906.10771, arXiv:2305.11627",
+    needs="the gradient of the loss, so the whole model and its activations in memory",
+    call="minipuzzle.importance.taylor_scores",
+)

@@ -1,0 +1,75 @@
+"""What an estimator is: a file of this folder that holds ``ESTIMATOR``, one of these.
+
+It scores the indices that a block's width declares, from what passes the block's module. The file's
+name is the estimator's, the first line of its docstring what ``score --help`` says of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+from torch import Tensor, nn
+
+from minipuzzle.errors import UserError
+from minipuzzle.importance.points import output_projection, score_count
+from minipuzzle.importance.readings import Array, Nothing, Reading
+from minipuzzle.kinds import Block
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimator:
+    """One way to score what a block may lose. ``source`` is the paper or code it follows."""
+
+    source: str
+
+    def begin(self, block: Block, module: nn.Module, seed: int) -> tuple[str, Reading]:
+        """(the point it reads, "" for none; the reading that collects there)."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activations(Estimator):
+    """Reads the first of ``points`` that the block's kind has. ``reading`` is given the weight of
+    the output projection [hidden, c] and the number of scores, which divides c: of heads of several
+    channels each there are fewer.
+    """
+
+    points: tuple[str, ...] = ("channels",)
+    reading: Callable[[Tensor, int], Reading]
+
+    def begin(self, block: Block, module: nn.Module, seed: int) -> tuple[str, Reading]:
+        """The point and a new reading of it."""
+        known = ("branch_input", "channels", *block.points)
+        point = next(name for name in self.points if name in known)
+        weight = output_projection(block, module).weight
+        return point, self.reading(weight, score_count(block))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights(Estimator):
+    """Reads no activation: ``scores(block, module, seed)`` [number of scores]."""
+
+    scores: Callable[[Block, nn.Module, int], Array]
+
+    def begin(self, block: Block, module: nn.Module, seed: int) -> tuple[str, Reading]:
+        """No point."""
+        return "", Nothing(lambda: self.scores(block, module, seed))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeModel(Estimator):
+    """Cannot be computed block by block. ``needs`` says why, ``call`` what to call instead."""
+
+    needs: str
+    call: str
+
+    def refuse(self, name: str, streamed: tuple[str, ...]) -> NoReturn:
+        """Raises: UserError that says why the estimator ``name`` is not one of ``streamed``."""
+        raise UserError(
+            f"The estimator {name!r} needs {self.needs}.",
+            got=name,
+            allowed=", ".join(streamed),
+            next=f"Call {self.call} on a loaded model, or choose another --estimator.",
+        )

@@ -1,0 +1,61 @@
+"""Norms of the weight rows that make each channel or head: a baseline without data.
+
+Rows of up_proj (and gate_proj), of x in in_proj, of q_proj, as each kind declares its ``makers``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from minipuzzle.artifacts import Scores
+from minipuzzle.importance.assemble import as_scores
+from minipuzzle.importance.estimators.base import Weights
+from minipuzzle.importance.points import score_count
+from minipuzzle.importance.readings import Array
+from minipuzzle.kinds import Block
+from minipuzzle.model import HybridLM
+
+
+def magnitude_scores(model: HybridLM) -> Scores:
+    """L2 norms of weight rows (channels, heads), of all matrices' rows and columns at a hidden
+    channel, and root mean squares of a block's matrices (blocks).
+    """
+    parent = model.architecture
+    blocks = []
+    for module in model.blocks:
+        matrices = [p.detach().float() for p in module.parameters() if p.ndim == 2]
+        total = sum(m.square().sum().item() for m in matrices)
+        blocks.append((total / sum(m.numel() for m in matrices)) ** 0.5)
+    widths = [
+        block_magnitudes(block, module)
+        for block, module in zip(parent.blocks, model.blocks, strict=True)
+    ]
+    parameters = dict(model.named_parameters())
+    hidden = np.zeros(parent.hidden)
+    for tensor in parent.tensors():
+        if len(tensor.shape) == 2:
+            other = [axis for axis, dim in enumerate(tensor.weight.dims) if dim != (("hidden",),)]
+            hidden += (
+                parameters[tensor.name].detach().float().square().sum(other).double().cpu().numpy()
+            )
+    return as_scores(
+        parent,
+        blocks=np.asarray(blocks),
+        widths=widths,
+        hidden=np.sqrt(hidden),
+        meta={"estimator": "magnitude"},
+    )
+
+
+def block_magnitudes(block: Block, module: Any, seed: int = 0) -> Array:
+    """[number of scores] L2 norms over all weights that make an index."""
+    count = score_count(block)
+    rows = [getattr(module, made.projection).weight[block.rows(made)] for made in block.makers]
+    each = torch.cat([part.reshape(count, -1) for part in rows], 1)  # [scores, weights of one]
+    return torch.linalg.vector_norm(each.detach(), dim=1, dtype=torch.float64).cpu().numpy()
+
+
+ESTIMATOR = Weights(source="magnitude pruning, as usually understood", scores=block_magnitudes)

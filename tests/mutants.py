@@ -47,7 +47,6 @@ FILES = {
     ),
     "cost/flops": ("test_roofline", "test_cost"),
     "cost/latency": ("test_time_budgets", "test_profile"),
-    "cost/memory": ("test_cost",),
     "cost/pricing": ("test_time_budgets", "test_refine"),
     "cost/roofline": ("test_roofline",),
     "cost/training": ("test_training_cost", "test_distill_plan"),
@@ -67,6 +66,7 @@ FILES = {
     "training/objectives": ("test_training_oracles", "test_search_pencil", "test_losses"),
     "training/schedule": ("test_training_oracles",),
     "training/update": ("test_training_oracles",),
+    "memory/footprint": ("test_cost",),
     "surgery": ("test_cut_checks", "test_surgery"),
 }
 COMPARE = {

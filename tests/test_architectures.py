@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from minipuzzle.cost import Workload, memory
 from minipuzzle.families.nemotron_h import architecture, config
+from minipuzzle.memory import Workload, resident
 from minipuzzle.nas.enumerate import enumerate_shapes
 from minipuzzle.nas.plan import make_plan
 from minipuzzle.settings import SearchSettings
@@ -75,7 +75,7 @@ def test_parameter_counts(name):
     ("name", "gib"), [("56B", 45.73), ("47B", 31.68), ("8B", 11.45), ("4B", 9.76)]
 )
 def test_memory_at_the_papers_workload(name, gib):
-    assert memory(architecture(fields(name)), Workload(**PAPER)).total / GIB == pytest.approx(
+    assert resident(architecture(fields(name)), Workload(**PAPER)).total / GIB == pytest.approx(
         gib, abs=0.005
     )
 
@@ -83,14 +83,14 @@ def test_memory_at_the_papers_workload(name, gib):
 def test_memory_of_the_other_reading_of_the_paper_does_not_fit():
     shape = Shape(attention=5, mlp=49, mamba=44, intermediate=30720, heads=256, hidden=8192)
     other = shape_architecture(architecture(fields("56B")), shape)
-    assert memory(other, Workload(**PAPER)).total / GIB == pytest.approx(31.705, abs=0.0005)
-    assert memory(other, Workload(**PAPER)).total > 31.7 * GIB
+    assert resident(other, Workload(**PAPER)).total / GIB == pytest.approx(31.705, abs=0.0005)
+    assert resident(other, Workload(**PAPER)).total > 31.7 * GIB
 
 
 def test_memory_of_nano_9b():
-    used = memory(architecture(fields("9B-v2")), Workload(context=2**17))
+    used = resident(architecture(fields("9B-v2")), Workload(context=2**17))
     assert used.total / GIB == pytest.approx(18.62, abs=0.005)
-    assert used.total == used.weights + used.kv + used.ssm + used.conv
+    assert used.total == sum(used.terms.values())
 
 
 def test_the_whole_grid():
@@ -112,7 +112,7 @@ def test_the_whole_grid():
         arch = shape_architecture(plan.parent, feasible.shape(index))
         assert feasible.parameters[index] == arch.parameters
         assert feasible.bytes[index] == pytest.approx(
-            memory(arch, plan.prices.workload).total, abs=200
+            resident(arch, plan.prices.workload).total, abs=200
         )
 
 

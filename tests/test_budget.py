@@ -9,8 +9,8 @@ from helpers import run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minipuzzle.cost import Workload
 from minipuzzle.errors import UserError
+from minipuzzle.memory import Workload
 from minipuzzle.settings import Limits, parse_budget, parse_count, parse_work
 
 

@@ -12,9 +12,10 @@ from test_architectures import GIB, MODELS, PAPER, fields
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from minipuzzle.cost import BYTES, Workload, flops_per_token, memory
+from minipuzzle.cost import flops_per_token
 from minipuzzle.errors import UserError
 from minipuzzle.families.nemotron_h import architecture
+from minipuzzle.memory import BYTES, Workload, resident
 from minipuzzle.model import init_model
 from minipuzzle.space import Shape, shape_architecture
 
@@ -29,11 +30,14 @@ from minipuzzle.space import Shape, shape_architecture
     ],
 )
 def test_each_part_of_the_papers_memory(name, weights, kv, ssm, conv):
-    used = memory(architecture(fields(name)), Workload(**PAPER))
-    assert [used.weights / GIB, used.kv / GIB, used.ssm / GIB, used.conv / GIB] == pytest.approx(
-        [weights, kv, ssm, conv], abs=0.0006
-    )
-    assert used.total == used.weights + used.kv + used.ssm + used.conv
+    used = resident(architecture(fields(name)), Workload(**PAPER))
+    assert [
+        used["weights"] / GIB,
+        used["kv"] / GIB,
+        used["ssm"] / GIB,
+        used["conv"] / GIB,
+    ] == pytest.approx([weights, kv, ssm, conv], abs=0.0006)
+    assert used.total == used["weights"] + used["kv"] + used["ssm"] + used["conv"]
 
 
 @pytest.mark.parametrize(
@@ -48,7 +52,7 @@ def test_each_part_of_the_papers_memory(name, weights, kv, ssm, conv):
     ],
 )
 def test_other_readings_of_the_47b(changed, gib):
-    assert memory(
+    assert resident(
         architecture(fields("47B")), Workload(**(PAPER | changed))
     ).total / GIB == pytest.approx(gib, abs=0.006)
 
@@ -68,31 +72,31 @@ def test_every_step_up_from_the_released_47b_is_over_the_budget(attention, mlp, 
     shape = Shape(
         attention=attention, mlp=mlp, mamba=mamba, intermediate=width, heads=256, hidden=8192
     )
-    used = memory(shape_architecture(architecture(fields("56B")), shape), Workload(**PAPER)).total
+    used = resident(shape_architecture(architecture(fields("56B")), shape), Workload(**PAPER)).total
     assert used / GIB == pytest.approx(gib, abs=0.006)
     assert used > 31.7 * GIB
 
 
 def test_bf16_weights_as_vllm_reports_them():
     for name, gib in {"12B-v2": 22.9, "9B-v2": 16.6}.items():
-        assert memory(
-            architecture(fields(name)), Workload(context=1)
-        ).weights / GIB == pytest.approx(gib, abs=0.05)
+        assert resident(architecture(fields(name)), Workload(context=1))[
+            "weights"
+        ] / GIB == pytest.approx(gib, abs=0.05)
 
 
 @pytest.mark.parametrize("dtype", BYTES)
 def test_blocks_of_different_sizes_are_counted_one_by_one(dtype):
     small, large = tiny(), tiny(intermediate=37, heads=6, kv_heads=1)
     mixed = replace(small, blocks=(*small.blocks[:3], *large.blocks[3:]))
-    used = memory(mixed, Workload(context=11, batch=3, weights=dtype, kv="fp8", state="fp32"))
+    used = resident(mixed, Workload(context=11, batch=3, weights=dtype, kv="fp8", state="fp32"))
     tensors = init_model(mixed, 0).state_dict()
-    assert used.weights == np.ceil(sum(t.numel() for t in tensors.values()) * BYTES[dtype])
-    assert used.kv == sum(
+    assert used["weights"] == np.ceil(sum(t.numel() for t in tensors.values()) * BYTES[dtype])
+    assert used["kv"] == sum(
         11 * 3 * 2 * b.kv_heads * b.attn_head_dim for b in mixed.blocks if b.kind == "attention"
     )
     states = [(b, b.heads * b.head_dim) for b in mixed.blocks if b.kind == "mamba"]
-    assert used.ssm == sum(3 * 4 * inner * b.state for b, inner in states)
-    assert used.conv == sum(
+    assert used["ssm"] == sum(3 * 4 * inner * b.state for b, inner in states)
+    assert used["conv"] == sum(
         3 * 4 * (b.conv_kernel - 1) * (inner + 2 * b.groups * b.state) for b, inner in states
     )
 

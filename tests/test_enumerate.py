@@ -13,11 +13,11 @@ from test_architectures import paper_plan
 
 from minipuzzle.arch import Selection
 from minipuzzle.artifacts import Scores
-from minipuzzle.cost import BYTES, Workload, memory
 from minipuzzle.cost.pricing import pricing
 from minipuzzle.errors import UserError
 from minipuzzle.kinds import FeedForward, Mamba2
 from minipuzzle.kinds.ranking import top_channels, top_heads
+from minipuzzle.memory import BYTES, Workload, resident
 from minipuzzle.nas.enumerate import enumerate_shapes, maximal
 from minipuzzle.nas.plan import make_plan
 from minipuzzle.nas.select import candidates, damage, select
@@ -80,7 +80,7 @@ def fitting(parent, limits, workload):
     found = {}
     for shape in every_shape(SPACE):
         made = shape_architecture(parent, shape)
-        cost = made.parameters, memory(made, workload).total
+        cost = made.parameters, resident(made, workload).total
         if cost[0] <= (limits.parameters or np.inf) and cost[1] <= (limits.bytes or np.inf):
             found[shape] = cost
     return found
@@ -96,7 +96,7 @@ def test_what_fits_and_what_is_maximal_is_what_brute_force_finds(workload, share
     parent = tiny("M-M*-M-", vocab=48)
     limits = Limits(
         parameters=int(parent.parameters * share) if kinds[0] else None,
-        bytes=int(memory(parent, workload).total * share) if kinds[1] else None,
+        bytes=int(resident(parent, workload).total * share) if kinds[1] else None,
     )
     feasible = enumerate_shapes(SPACE, pricing(parent, limits, workload))
     expected = fitting(parent, limits, workload)
@@ -122,7 +122,7 @@ def test_a_limit_is_inclusive():
     space = Bounds(
         attention=(1, 1), mlp=(1, 1), mamba=(1, 1), intermediate=(64,), heads=(8,), hidden=(32,)
     )
-    exact = Limits(parameters=parent.parameters, bytes=memory(parent, workload).total)
+    exact = Limits(parameters=parent.parameters, bytes=resident(parent, workload).total)
     assert enumerate_shapes(space, pricing(parent, exact, workload)).count == 1
     assert (
         enumerate_shapes(
@@ -247,7 +247,7 @@ def test_candidates_are_the_maximal_then_the_rest_by_least_damage(seed, share, l
     for candidate in found:
         student = candidate.selection.student(parent)
         assert candidate.parameters == student.parameters
-        assert candidate.bytes == memory(student, workload).total
+        assert candidate.bytes == resident(student, workload).total
 
 
 def test_the_largest_are_those_with_the_most_parameters():

@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM
 from minipuzzle.artifacts import read_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.checkpoint.config import read_config
-from minipuzzle.cost import Workload, memory
 from minipuzzle.cost.latency import LatencyTable, model_ms
 from minipuzzle.cost.pricing import pricing
 from minipuzzle.cost.roofline import Roofline
 from minipuzzle.errors import UserError
 from minipuzzle.importance import random_scores
+from minipuzzle.memory import Workload, resident
 from minipuzzle.model import load_model
 from minipuzzle.nas.choices import combinations
 from minipuzzle.nas.enumerate import enumerate_shapes, grid, times
@@ -56,7 +56,7 @@ def test_the_released_shape_is_in_the_recipes_space_with_its_exact_cost(name, pa
         1
     ]
     assert plan.feasible.parameters[at] == released.parameters
-    assert plan.feasible.bytes[at] == memory(released, plan.prices.workload).total
+    assert plan.feasible.bytes[at] == resident(released, plan.prices.workload).total
     if name == "nemotron-h-4b":
         assert plan.is_maximal[at]
         assert plan.maximal()[0]["parameters"] == released.parameters
@@ -129,7 +129,7 @@ def test_the_solver_takes_the_best_of_all_hidden_sizes(seed):
     parent, workload = tiny("M-*M-", vocab=64), Workload(context=100)
     scores = random_scores(parent, seed)
     limits = Limits(
-        parameters=int(0.6 * parent.parameters), bytes=int(0.7 * memory(parent, workload).total)
+        parameters=int(0.6 * parent.parameters), bytes=int(0.7 * resident(parent, workload).total)
     )
     prices, settings = (
         pricing(parent, limits, workload),
@@ -147,7 +147,7 @@ def test_the_solver_takes_the_best_of_all_hidden_sizes(seed):
             student = selection.student(parent)
             fits = (
                 student.parameters <= limits.parameters
-                and memory(student, workload).total <= limits.bytes
+                and resident(student, workload).total <= limits.bytes
             )
             assert fits == choices.fits(state)
             if fits:

@@ -11,10 +11,10 @@ from family_models import FORMS
 
 from minipuzzle import families
 from minipuzzle.arch import Rules
-from minipuzzle.cost import Workload, memory
 from minipuzzle.cost.pricing import pricing
 from minipuzzle.errors import UserError
 from minipuzzle.importance import random_scores
+from minipuzzle.memory import Workload, resident
 from minipuzzle.nas.choices import combinations, coupled, make_choices
 from minipuzzle.nas.enumerate import enumerate_shapes, maximal
 from minipuzzle.nas.plan import make_plan
@@ -46,7 +46,7 @@ def brute(parent, space, limits):
     ):
         shape = Shape(attention=a, mlp=f, mamba=m, intermediate=w, heads=h, hidden=d)
         made = shape_architecture(parent, shape)
-        size = memory(made, WORKLOAD).total
+        size = resident(made, WORKLOAD).total
         if f == a + m and made.parameters <= limits.parameters and size <= limits.bytes:
             found[shape] = (made.parameters, size)
     return found
@@ -61,7 +61,7 @@ def test_the_grid_has_whole_layers_and_is_what_brute_force_finds(name):
     )
     space = bounds(parent, LEVEL, multiple=8, mamba_heads=True, hidden_size=True)
     limits = Limits(
-        parameters=int(0.8 * parent.parameters), bytes=int(0.9 * memory(parent, WORKLOAD).total)
+        parameters=int(0.8 * parent.parameters), bytes=int(0.9 * resident(parent, WORKLOAD).total)
     )
     prices = pricing(parent, limits, WORKLOAD)
     feasible, expected = enumerate_shapes(space, prices), brute(parent, space, limits)

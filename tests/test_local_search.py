@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from minipuzzle.cost import Workload
 from minipuzzle.cost.pricing import pricing
 from minipuzzle.importance import random_scores
+from minipuzzle.memory import Workload
 from minipuzzle.nas.choices import combinations, coupled, make_choices, whole
 from minipuzzle.nas.propose import OVERLAP, instance, propose, state_of
 from minipuzzle.nas.refine import neighbours, refine, repair

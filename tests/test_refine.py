@@ -9,9 +9,9 @@ import pytest
 from conftest import tiny
 
 from minipuzzle.artifacts import Scores
-from minipuzzle.cost import Workload
 from minipuzzle.cost.pricing import pricing
 from minipuzzle.importance import random_scores
+from minipuzzle.memory import Workload
 from minipuzzle.nas.choices import combinations, coupled, make_choices, whole
 from minipuzzle.nas.damage import size_damage
 from minipuzzle.nas.propose import candidate, instance, propose, state_of

@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard
 from minipuzzle.artifacts import Scores, read_json
 from minipuzzle.errors import UserError
 from minipuzzle.report.page import build_report
-from minipuzzle.report.units import bytes_, count, percent
+from minipuzzle.units import bytes_, count, percent
 
 SECTIONS = (
     "strip",

@@ -8,9 +8,10 @@ from conftest import tiny
 from minipuzzle.arch import Architecture
 from minipuzzle.cost.flops import flops_per_token
 from minipuzzle.cost.latency import model_ms
-from minipuzzle.cost.roofline import DEVICES, Roofline
+from minipuzzle.cost.roofline import Roofline
 from minipuzzle.errors import UserError
 from minipuzzle.kinds import Attention, FeedForward
+from minipuzzle.memory import CARDS
 from minipuzzle.settings import Generation
 
 WORK = Generation(batch=3, prompt=100, output=20)
@@ -20,7 +21,8 @@ SHEETS = {"h100": (989, 3.35), "h200": (989, 4.8), "a100": (312, 2.039), "rtx509
 
 @pytest.mark.parametrize(("device", "sheet"), SHEETS.items())
 def test_the_data_sheets(device, sheet):
-    assert (DEVICES[device][0] / 1e12, DEVICES[device][1] / 1e12) == pytest.approx(sheet, rel=3e-3)
+    card = CARDS[device]
+    assert (card.bf16 / 1e12, card.bandwidth / 1e12) == pytest.approx(sheet, rel=3e-3)
 
 
 def test_a_feed_forward_by_pencil():

@@ -16,10 +16,10 @@ from family_models import FORMS
 from minipuzzle import families
 from minipuzzle.arch import Selection
 from minipuzzle.artifacts import Scores
-from minipuzzle.cost import Workload, memory
 from minipuzzle.cost.pricing import pricing
 from minipuzzle.errors import UserError
 from minipuzzle.importance import random_scores
+from minipuzzle.memory import Workload, resident
 from minipuzzle.nas.choices import combinations, make_choices, whole
 from minipuzzle.nas.damage import drop_damage, hidden_damage, lost_curve, size_damage
 from minipuzzle.nas.enumerate import enumerate_shapes, maximal
@@ -49,7 +49,7 @@ def problem(pattern="M-*-", share=0.8, seed=0, hidden=False, parent=None, **sett
     )
     space = bounds(parent, LEVEL, multiple=16, mamba_heads=True, hidden_size=hidden)
     limits = Limits(
-        parameters=int(share * parent.parameters), bytes=int(memory(parent, WORK).total)
+        parameters=int(share * parent.parameters), bytes=int(resident(parent, WORK).total)
     )
     return parent, random_scores(parent, seed), space, options, pricing(parent, limits, WORK)
 
@@ -72,12 +72,12 @@ def test_the_front_is_the_least_damage_at_each_limit():
         at = np.flatnonzero(np.isclose(costs, row["cost"]).all(axis=1))
         assert np.isclose(harms[at], row["damage"]).any()
         student = choices.selection(states[at[0]]).student(parent)
-        assert row["cost"] == pytest.approx([student.parameters, memory(student, WORK).total])
+        assert row["cost"] == pytest.approx([student.parameters, resident(student, WORK).total])
     for a, b in itertools.permutations(rows, 2):
         cheaper = all(x <= y for x, y in zip(a["cost"], b["cost"], strict=True))
         assert not (cheaper and a["damage"] < b["damage"])
     assert rows[-1]["damage"] == 0
-    all_of_it = [parent.parameters, memory(parent, WORK).total]
+    all_of_it = [parent.parameters, resident(parent, WORK).total]
     assert rows[-1]["cost"] == pytest.approx(all_of_it)
     limits = np.array([row["limit"] for row in rows])
     empty = np.array([costs[:, k].min() for k in range(2)])
@@ -104,12 +104,12 @@ def test_the_front_over_hidden_sizes_keeps_the_best_of_all():
 def test_proposals_are_named_in_order_and_priced():
     parent, scores, space, options, prices = problem()
     proposals = propose(parent, scores, space, options, prices, 3)
-    found = proposals.candidates(lambda made: memory(made, WORK).total, first=4)
+    found = proposals.candidates(lambda made: resident(made, WORK).total, first=4)
     assert [c.name for c in found] == ["s004", "s005", "s006"]
     assert {c.origin for c in found} == {"solver"}
     for made, state in zip(found, proposals.states, strict=True):
         student = made.selection.student(parent)
-        assert (made.parameters, made.bytes) == (student.parameters, memory(student, WORK).total)
+        assert (made.parameters, made.bytes) == (student.parameters, resident(student, WORK).total)
         assert made.damage == pytest.approx(proposals.choices.harm(state))
     one = candidate(proposals.choices, proposals.states[0], "x", "test", lambda made: 7)
     assert (one.name, one.origin, one.bytes) == ("x", "test", 7)

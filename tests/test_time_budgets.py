@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from conftest import tiny
 
-from minipuzzle.cost import Workload
 from minipuzzle.cost.latency import LatencyTable, describe, model_ms, surroundings
 from minipuzzle.cost.pricing import pricing
 from minipuzzle.errors import UserError
+from minipuzzle.memory import Workload
 from minipuzzle.nas.enumerate import enumerate_shapes, maximal
 from minipuzzle.nas.plan import make_plan
 from minipuzzle.settings import (

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from minipuzzle.commands._shared import RUN, Json, Run, command, out, print_json, student
-from minipuzzle.report.units import bytes_
+from minipuzzle.units import bytes_
 
 
 def export(

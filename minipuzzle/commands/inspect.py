@@ -24,7 +24,7 @@ def inspect(
 ) -> None:
     """Show a model's strip, parameters and memory, from its config.json alone."""
     from minipuzzle.checkpoint.config import read_config
-    from minipuzzle.cost import Workload
+    from minipuzzle.memory import Workload
     from minipuzzle.report.inspect import inspect_json, inspect_view
     from minipuzzle.settings import parse_count
 

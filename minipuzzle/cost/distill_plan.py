@@ -9,7 +9,6 @@ from math import prod
 from typing import Any
 
 from minipuzzle.arch import Architecture
-from minipuzzle.cost.roofline import DEVICES
 from minipuzzle.cost.training import (
     LOSS_BYTES,
     STATES_AT_ONCE,
@@ -18,9 +17,8 @@ from minipuzzle.cost.training import (
     training_flops,
 )
 from minipuzzle.errors import UserError
+from minipuzzle.memory.cards import CARDS, PLANNED
 
-CARDS = {"80 GB": 81559 << 20, "141 GB": 143771 << 20}
-"""What nvidia-smi reports for an H100 and an H200."""
 HELD_BACK = 3 << 30
 """CUDA's context, NCCL's buffers and the allocator's rounding."""
 GPUS = (1, 2, 4, *range(8, 1025, 8))
@@ -46,13 +44,13 @@ class DistillPlan:
     def __post_init__(self) -> None:
         if (
             not 0 < self.mfu < 1
-            or self.device not in DEVICES
+            or self.device not in CARDS
             or min(self.tokens, self.length, self.micro_batch) < 1
         ):
             raise UserError(
                 "This plan cannot be made.",
                 got=f"mfu {self.mfu}, device {self.device}, {self.tokens} tokens",
-                allowed=f"an mfu between 0 and 1, one of {', '.join(DEVICES)}, at least 1 token",
+                allowed=f"an mfu between 0 and 1, one of {', '.join(CARDS)}, at least 1 token",
                 next="Change the option.",
             )
 
@@ -89,11 +87,12 @@ class DistillPlan:
         }
 
     def least_gpus(self, card: str, checkpointing: bool) -> int | None:
-        """The fewest GPUs (1, 2, 4 or a multiple of 8) of a card of ``CARDS`` that hold it; None
+        """The fewest GPUs (1, 2, 4 or a multiple of 8) of a card of ``PLANNED`` that hold it; None
         where 1,024 do not.
         """
         return next(
-            (n for n in GPUS if sum(self.terms(n, checkpointing).values()) <= CARDS[card]), None
+            (n for n in GPUS if sum(self.terms(n, checkpointing).values()) <= PLANNED[card].memory),
+            None,
         )
 
     @property
@@ -103,7 +102,7 @@ class DistillPlan:
 
     def tokens_per_second(self, gpus: int) -> float:
         """Of all GPUs together."""
-        return self.mfu * DEVICES[self.device][0] * gpus / self.flops_per_token
+        return self.mfu * CARDS[self.device].bf16 * gpus / self.flops_per_token
 
     def gpu_hours(self) -> float:
         """For all tokens, whatever the number of GPUs."""
@@ -139,7 +138,7 @@ class DistillPlan:
                 "checkpointing": self.least_gpus(card, True),
                 "all kept": self.least_gpus(card, False),
             }
-            for card in CARDS
+            for card in PLANNED
         }
         shown = least["80 GB"]["checkpointing"] or SHOWN[-1]
         return {

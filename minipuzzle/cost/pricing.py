@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from minipuzzle.arch import Architecture
 from minipuzzle.cost.latency import Timing
-from minipuzzle.cost.memory import Workload, part_bytes, values
 from minipuzzle.kinds import Block
+from minipuzzle.memory.footprint import Workload, part_bytes, values
 from minipuzzle.settings import Limits
 
 

@@ -8,18 +8,12 @@ from dataclasses import dataclass, replace
 
 from minipuzzle.arch import Architecture
 from minipuzzle.cost.flops import flops_per_token
-from minipuzzle.cost.memory import values
 from minipuzzle.errors import UserError
 from minipuzzle.kinds import Block
+from minipuzzle.memory import CARDS
+from minipuzzle.memory.footprint import values
 from minipuzzle.settings import Generation, Phase
 
-DEVICES = {
-    "h100": (989e12, 3.35e12),
-    "h200": (989e12, 4.8e12),
-    "a100": (312e12, 2.04e12),
-    "rtx5090": (209e12, 1.79e12),
-}
-"""Dense BF16 FLOP/s and bytes/s of the vendor's data sheets."""
 VALUE_BYTES = 2
 
 
@@ -30,11 +24,11 @@ class Roofline:
     device: str
 
     def __post_init__(self) -> None:
-        if self.device.lower() not in DEVICES:
+        if self.device.lower() not in CARDS:
             raise UserError(
                 "There is no roofline for this device.",
                 got=self.device,
-                allowed=", ".join(DEVICES),
+                allowed=", ".join(CARDS),
                 next="Choose one of them, or measure with minipuzzle profile.",
             )
 
@@ -59,8 +53,8 @@ class Roofline:
                 block, "decode", work, parent
             )
         flops, moved = self.needs(block, phase, work, parent)
-        peak, bandwidth = DEVICES[self.device.lower()]
-        return 1e3 * max(flops / peak, moved / bandwidth)
+        card = CARDS[self.device.lower()]
+        return 1e3 * max(flops / card.bf16, moved / card.bandwidth)
 
     def needs(
         self, block: Block | None, phase: Phase, work: Generation, parent: Architecture

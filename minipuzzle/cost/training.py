@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from minipuzzle.arch import Architecture
 from minipuzzle.cost.flops import flops_per_token
-from minipuzzle.cost.roofline import DEVICES
 from minipuzzle.kinds import Block
+from minipuzzle.memory import card_of
 
 UPDATE_BYTES = 14
 """A trained parameter beyond its FP32 value: gradient and two Adam moments in FP32, and autocast's
@@ -44,8 +44,8 @@ def peak_flops(device_name: str) -> float | None:
     """Dense BF16 FLOP/s of a device by its CUDA name ("NVIDIA H100 80GB HBM3"); None where it is
     not in the table.
     """
-    words = device_name.lower().replace("rtx ", "rtx").split()
-    return next((DEVICES[key][0] for key in DEVICES if key in words), None)
+    card = card_of(device_name)
+    return None if card is None else card.bf16
 
 
 def training_bytes(

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minipuzzle.arch import Architecture
-from minipuzzle.cost import Workload
-from minipuzzle.cost.memory import part_bytes, values
 from minipuzzle.cost.pricing import Pricing
+from minipuzzle.memory import Workload
+from minipuzzle.memory.footprint import part_bytes, values
 from minipuzzle.space import Bounds, Shape, shape_architecture
 
 FIELDS = ("attention", "mlp", "mamba", "intermediate", "heads", "hidden")

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import Scores
-from minipuzzle.cost import Workload, memory
 from minipuzzle.cost.latency import LatencyTable, Timing, model_ms
 from minipuzzle.cost.pricing import Pricing, pricing
 from minipuzzle.errors import UserError
+from minipuzzle.memory import Workload, resident
 from minipuzzle.nas.enumerate import Feasible, costs, enumerate_shapes, grid, maximal, times
 from minipuzzle.nas.select import Candidate, candidates, largest
 from minipuzzle.settings import (
@@ -65,7 +65,7 @@ class Plan:
 
     def bytes(self, architecture: Architecture) -> int:
         """An architecture's memory at the workload."""
-        return memory(architecture, self.prices.workload).total
+        return resident(architecture, self.prices.workload).total
 
     def widest(self, settings: SearchSettings) -> Bounds:
         """The sizes that the solver may choose from: those of the last level, since it does not
@@ -174,7 +174,7 @@ def make_plan(parent: Architecture, settings: SearchSettings, timing: Timing | N
         assert timing is not None
         return model_ms(timing, parent, phase, at)
 
-    limits = budget.resolve(parent.parameters, memory(parent, workload).total, parent_ms)
+    limits = budget.resolve(parent.parameters, resident(parent, workload).total, parent_ms)
     prices = pricing(parent, limits, workload, timing if budget.times else None)
     _check_needed(prices, settings)
     for level in levels(settings.least):
@@ -199,7 +199,7 @@ def _bounds(parent: Architecture, level: Level, settings: SearchSettings) -> Bou
 
 def _check_needed(prices: Pricing, settings: SearchSettings) -> None:
     parent, limits = prices.parent, prices.asked
-    size = memory(parent, prices.workload).total
+    size = resident(parent, prices.workload).total
     small = limits.parameters is None or parent.parameters <= limits.parameters
     quick = not limits.times or bool(
         (prices.total(parent) <= prices.limits)[-len(limits.times) :].all()

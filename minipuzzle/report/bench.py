@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from minipuzzle.report.units import bytes_, count
+from minipuzzle.units import bytes_, count
 
 RATES = ("prefill_tokens_per_s", "decode_tokens_per_s", "tokens_per_s")
 

@@ -20,7 +20,7 @@ from minipuzzle.report.facts import (
     versions,
     why,
 )
-from minipuzzle.report.units import count
+from minipuzzle.units import count
 
 COPIED = ("license", "license_name", "license_link", "language")
 LONGEST_HEADER = 1 << 16

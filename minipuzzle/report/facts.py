@@ -22,7 +22,6 @@ from minipuzzle.report.removed import (
     misfit,
     removals,
 )
-from minipuzzle.report.units import bytes_, count, percent
 from minipuzzle.run_files import (
     load_commands,
     load_eval,
@@ -31,6 +30,7 @@ from minipuzzle.run_files import (
     load_search,
     named_candidate,
 )
+from minipuzzle.units import bytes_, count, percent
 
 SOURCES = (
     ("2504.03624", "Nemotron-H and MiniPuzzle: block scores, search under a budget, distillation"),

@@ -11,17 +11,17 @@ from rich.table import Table
 from rich.text import Text
 
 from minipuzzle.arch import Architecture
-from minipuzzle.cost import Workload, memory
 from minipuzzle.kinds import KINDS
+from minipuzzle.memory import Workload, resident
 from minipuzzle.report.strip import LEGEND, strip_text
-from minipuzzle.report.units import bytes_, count, percent
+from minipuzzle.units import bytes_, count, percent
 
 NAMES = {"mamba": "Mamba-2", "attention": "attention", "mlp": "feed-forward"}
 
 
 def inspect_json(architecture: Architecture, workload: Workload) -> dict[str, Any]:
     """The same facts for scripts; memory in bytes."""
-    used = memory(architecture, workload)
+    used = resident(architecture, workload)
     return {
         "pattern": architecture.pattern,
         "blocks": len(architecture.blocks),
@@ -32,7 +32,7 @@ def inspect_json(architecture: Architecture, workload: Workload) -> dict[str, An
         "homogeneous": architecture.homogeneous,
         "not_pruned": architecture.rules.sentences(),
         "workload": asdict(workload),
-        "memory": {**asdict(used), "total": used.total},
+        "memory": {**used.terms, "total": used.total},
     }
 
 
@@ -56,7 +56,7 @@ def inspect_view(title: str, architecture: Architecture, workload: Workload) -> 
         ", tied" if architecture.tied_head else ""
     )
     parts.add_row("embedding, head, norm", "", words, count(rest), percent(rest, total))
-    used = memory(architecture, workload)
+    used = resident(architecture, workload)
     parts_of_memory = Table(
         title=(
             f"memory: {workload.batch} x {workload.context:,} tokens, weights {workload.weights}, "
@@ -67,9 +67,7 @@ def inspect_view(title: str, architecture: Architecture, workload: Workload) -> 
     )
     for name in ("weights", "KV", "SSM states", "convolution", "total"):
         parts_of_memory.add_column(name, justify="right")
-    parts_of_memory.add_row(
-        *(bytes_(v) for v in (used.weights, used.kv, used.ssm, used.conv, used.total))
-    )
+    parts_of_memory.add_row(*(bytes_(v) for v in (*used.terms.values(), used.total)))
     said = [Text(f"not pruned: {sentence}") for sentence in architecture.rules.sentences()]
     return Group(
         strip_text(architecture.pattern), Text(LEGEND, style="dim"), parts, parts_of_memory, *said

@@ -27,8 +27,8 @@ from minipuzzle.report.facts import (
 )
 from minipuzzle.report.strip import strip_html
 from minipuzzle.report.tables import by_task
-from minipuzzle.report.units import bytes_, count, percent
 from minipuzzle.run_files import load_tasks
+from minipuzzle.units import bytes_, count, percent
 
 SHOWN = 12
 METRICS = {

@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from minipuzzle.report.units import bytes_, count
+from minipuzzle.units import bytes_, count
 
 
 def distill_plan_view(plan: dict[str, Any]) -> RenderableType:

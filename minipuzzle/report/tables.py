@@ -15,7 +15,7 @@ from minipuzzle.artifacts import Scores
 from minipuzzle.cost.latency import LatencyTable
 from minipuzzle.report.facts import domain_rows, domains_title
 from minipuzzle.report.strip import strip_text
-from minipuzzle.report.units import bytes_, count, percent
+from minipuzzle.units import bytes_, count, percent
 
 SHOWN = 10
 

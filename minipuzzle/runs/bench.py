@@ -20,15 +20,13 @@ from minipuzzle.generation.bench import Speed, measure
 from minipuzzle.generation.memory import HEADROOM, Peak, Runtime, largest_batch, plan
 from minipuzzle.kernels import Kernels, choose
 from minipuzzle.machine import available_bytes, free_gpu_bytes
+from minipuzzle.memory.cards import PLANNED
 from minipuzzle.model import HybridLM, fp8_model, load_model
 from minipuzzle.progress import progress_bar
-from minipuzzle.report.units import bytes_
 from minipuzzle.runs.device import DTYPES, device_name, pick_device, pick_dtype
 from minipuzzle.runs.job import say
 from minipuzzle.settings import Generation
-
-CARDS = {"80 GB": int(79.1 * 2**30), "141 GB": int(139.8 * 2**30)}
-"""What CUDA calls total memory on an H100 80GB HBM3 and on an H200."""
+from minipuzzle.units import bytes_
 
 
 def run_bench(
@@ -98,8 +96,8 @@ def plan_bench(
             runtime = _runtime(dtype, state, cuda, fast=True, fp8=fp8)
             asked = Generation(batch=1, prompt=prompt, output=output)
             batches = {
-                card: largest_batch(architecture, asked, runtime, size)
-                for card, size in CARDS.items()
+                size: largest_batch(architecture, asked, runtime, card.memory)
+                for size, card in PLANNED.items()
             }
             held = next(short for short, kind in DTYPES.items() if kind == runtime.dtype)
             rows.append(

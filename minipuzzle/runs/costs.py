@@ -8,8 +8,8 @@ import torch
 
 from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.cost import Workload, memory
 from minipuzzle.cost.latency import LatencyTable, model_ms
+from minipuzzle.memory import Workload, resident
 from minipuzzle.model import HybridLM, mixed_precision
 from minipuzzle.model.cache import Cache, slot_parts
 from minipuzzle.run_files import load_search, named_candidate
@@ -36,20 +36,20 @@ def cost_checks(
     planned = named_candidate(search, winner)
     rows = [_row("parameters", "", planned["parameters"], student.parameters)]
     if student.dtype in DTYPES:
-        weights = memory(
+        weights = resident(
             student.architecture, Workload(context=1, weights=DTYPES[student.dtype])
-        ).weights
+        )["weights"]
         rows.append(
             _row(f"weights in the file, {DTYPES[student.dtype]}", "bytes", weights, student.bytes)
         )
     length = tokens.shape[1]
     held = "bf16" if model.embeddings.weight.dtype == torch.bfloat16 else "fp32"
-    formula = memory(
+    formula = resident(
         student.architecture, Workload(context=length, weights="fp32", kv=held, state="fp32")
     )
     keys, states = _cache_bytes(model, tokens)
-    rows.append(_row(f"keys and values of {length:,} tokens, {held}", "bytes", formula.kv, keys))
-    rows.append(_row("Mamba states of a sequence, fp32", "bytes", formula.ssm, states))
+    rows.append(_row(f"keys and values of {length:,} tokens, {held}", "bytes", formula["kv"], keys))
+    rows.append(_row("Mamba states of a sequence, fp32", "bytes", formula["ssm"], states))
     return rows + _times(job, search, student.architecture)
 
 

@@ -12,10 +12,10 @@ import torch
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.cost.training import STATES_AT_ONCE, state_bytes
 from minipuzzle.errors import UserError
-from minipuzzle.report.units import bytes_
 from minipuzzle.runs.job import say
 from minipuzzle.runs.race import FINALISTS
 from minipuzzle.training.shards import memory_bytes
+from minipuzzle.units import bytes_
 
 
 @dataclass(frozen=True)

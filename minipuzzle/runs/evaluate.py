@@ -10,8 +10,8 @@ import torch
 
 from minipuzzle.artifacts import write_json
 from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.cost import Workload, memory
 from minipuzzle.data import TokenBlocks
+from minipuzzle.memory import Workload, resident
 from minipuzzle.metrics import Metrics, measure, tokens_per_second
 from minipuzzle.model import HybridLM
 from minipuzzle.progress import progress_bar
@@ -58,7 +58,7 @@ def _eval(job: Job, others: list[Path], group: Ranks) -> dict[str, Any]:
                     "path": str(checkpoint.path),
                     "parameters": checkpoint.parameters,
                     "bytes": checkpoint.bytes,
-                    "memory_bytes": memory(checkpoint.architecture, workload(job)).total,
+                    "memory_bytes": resident(checkpoint.architecture, workload(job)).total,
                     **_numbers(metrics, blocks),
                     "domains": {
                         part: _numbers(metrics.domains[part], text)

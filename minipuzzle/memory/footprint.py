@@ -1,6 +1,4 @@
-"""Memory of an architecture at a workload: weights, keys and values, Mamba states. A pencil can
-check each term.
-"""
+"""What an architecture's weights and caches take at a workload. A pencil can check each term."""
 
 from __future__ import annotations
 
@@ -11,6 +9,7 @@ from numpy.typing import NDArray
 
 from minipuzzle.arch import Architecture
 from minipuzzle.errors import UserError
+from minipuzzle.memory.peak import Peak
 from minipuzzle.settings import check_tokens
 
 BYTES = {
@@ -26,6 +25,7 @@ BYTES = {
 """Bytes a value. fp4 has no scales, as the paper's budget wants; mxfp4 and nvfp4 count theirs (one
 byte for each 32 or 16 values).
 """
+PARTS = ("weights", "kv", "ssm", "conv")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,38 +52,20 @@ class Workload:
         check_tokens(self.batch, self.context, f"batch {self.batch}, context {self.context}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Memory:
-    """Bytes of each part."""
+def resident(architecture: Architecture, workload: Workload) -> Peak:
+    """Bytes of "weights", "kv", "ssm" and "conv" at a workload, without activations.
 
-    weights: int
-    kv: int
-    ssm: int
-    conv: int
-
-    @property
-    def total(self) -> int:
-        """All parts together."""
-        return self.weights + self.kv + self.ssm + self.conv
-
-
-def memory(architecture: Architecture, workload: Workload) -> Memory:
-    """What the model's weights and caches take at a workload, without activations.
-
-    weights = parameters x bytes; KV = 2 x tokens x kv_heads x head_dim for each attention block;
-    SSM = heads x head_dim x state and convolution = (kernel - 1) x channels for each Mamba-2 block
-    and sequence. Source: the form of NVIDIA Model Optimizer's mcore_memory_footprint_mb; reproduces
-    the 31.7 GiB budget of arXiv:2504.03624.
+    weights = parameters x bytes; the caches as each kind of block declares them
+    (``kinds.Block.cache``), for every sequence. Source: the form of NVIDIA Model Optimizer's
+    mcore_memory_footprint_mb; reproduces the 31.7 GiB budget of arXiv:2504.03624.
     """
-    weights, kv, ssm, conv = (
-        int(part) for part in part_bytes(np.asarray(values(architecture)), workload)
-    )
-    return Memory(weights=weights, kv=kv, ssm=ssm, conv=conv)
+    sizes = part_bytes(np.asarray(values(architecture)), workload)
+    return Peak(terms=dict(zip(PARTS, map(int, sizes), strict=True)))
 
 
 def values(architecture: Architecture) -> tuple[int, int, int, int]:
-    """How many values each part has: parameters, keys and values a token, SSM states and
-    convolution states a sequence.
+    """How many values each of ``PARTS`` has: parameters, keys and values a token, SSM states and
+    convolution windows a sequence.
     """
     caches = [block.cache(1) for block in architecture.blocks]
     return (

@@ -1,5 +1,5 @@
 # make demo: set up and run the whole pipeline on the embedded teacher.  make test: set up and run every check.
-# make docs: build the docs site into build/site.
+# make studies-test: check the studies' own arithmetic.  make docs: build the docs site into build/site.
 # A GPU machine leaves the constraints out:  make demo CONSTRAINTS=
 VENV ?= .venv
 PYTHON ?= python3
@@ -16,6 +16,9 @@ test: $(VENV)/dev
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
+studies-test: $(VENV)/dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest studies/tests
+
 docs: $(VENV)/dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
@@ -29,4 +32,4 @@ $(VENV)/dev: pyproject.toml constraints-cpu.txt
 	$(BIN)/pip install -q $(CONSTRAINTS) -e ".[dev]"
 	touch $@ $(VENV)/core
 
-.PHONY: demo test docs
+.PHONY: demo test studies-test docs

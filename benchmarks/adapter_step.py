@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import tied_lora_worker as worker
 import torch
 
 from minipuzzle import embedded
@@ -26,13 +25,23 @@ from minipuzzle.artifacts import write_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.kernels import choose
 from minipuzzle.kinds import Attention, FeedForward, Mamba2
-from minipuzzle.model import HybridLM
+from minipuzzle.model import HybridLM, load_frozen
 from minipuzzle.settings import Training
 from minipuzzle.training import mixed_precision, next_token
 from minipuzzle.training.update import make_optimizer
 
 VARIANTS = ("peft lora", "lora", "tl5", "tl6", "peft vera", "vera")
 ROUNDS = 12
+PROJECTIONS = (
+    "in_proj",
+    "out_proj",
+    "up_proj",
+    "down_proj",
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+)
 
 
 def main() -> None:
@@ -47,7 +56,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     device = torch.device(options.device)
-    worker.PLACE.update(device=device)
     rows: list[dict[str, Any]] = []
     for name in options.models.split(","):
         rows += measure(name, device, options.rank, options.rounds)
@@ -96,7 +104,8 @@ class Step:
     ) -> None:
         self.model = frozen(name, device)
         if variant.startswith("peft"):
-            worker.inject_peft(self.model, variant.split()[1], rank, 0)
+            inject_peft(self.model, variant.split()[1], rank)
+            self.model.to(device)
         else:
             attach(self.model, make_plan(self.model.architecture, variant, rank=rank))
         self.trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
@@ -131,12 +140,27 @@ class Step:
         return torch.cuda.max_memory_allocated() - before
 
 
+def inject_peft(model: HybridLM, kind: str, rank: int) -> None:
+    """Put PEFT's own LoRA or VeRA into our model; its factors are trained in FP32."""
+    from peft import LoraConfig, VeraConfig, inject_adapter_in_model
+    from peft.tuners.vera import VeraModel
+
+    targets = list(PROJECTIONS)
+    if kind == "lora":
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), model)
+    else:
+        VeraModel(model, VeraConfig(r=rank, target_modules=targets), "default")
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()  # as PEFT does in get_peft_model
+
+
 def frozen(name: str, device: torch.device) -> HybridLM:
     """The embedded teacher, or fresh weights of a wide hybrid (hidden 2048, the 8B's proportions)
     in the same dtypes.
     """
     if name == "embedded":
-        return worker.load_frozen(Checkpoint.open(embedded.teacher_path()), device=device)
+        return load_frozen(Checkpoint.open(embedded.teacher_path()), device=device)
     d = 2048
     kinds = {
         "M": Mamba2(hidden=d, heads=64, head_dim=64, groups=8, state=128),

@@ -1,10 +1,12 @@
 """Tokens/s and memory of one distillation step: ours in BF16 and FP8 against what people use.
 docs/results/distill_speed.md.
 
-    python benchmarks/distill_speed.py --out speed.json               # all rows, a process each:
-    about 9 minutes on an H100 python benchmarks/distill_speed.py --rows ours-fp8 --profile      #
-    the kernels that take the time python benchmarks/distill_speed.py --tiny --device cpu --rows
-    ours-bf16 plain     # does it run at all
+    # all rows, a process each: about 9 minutes on an H100
+    python benchmarks/distill_speed.py --out speed.json
+    # the kernels that take the time
+    python benchmarks/distill_speed.py --rows ours-fp8 --profile
+    # does it run at all
+    python benchmarks/distill_speed.py --tiny --device cpu --rows ours-bf16 plain
 
 A hybrid teacher of 1.2 B parameters, a student of 1.0 B, 131,072 words, random tokens, 2 x 4096 a
 step, forward KL, FP32 master weights, fused AdamW, BF16 teacher. Every row may use mamba-ssm and

@@ -1,8 +1,8 @@
 """Time, memory and gradient error of the forward KL from hidden states and heads.
 docs/results/kl_loss.md.
 
-    python benchmarks/kl_loss.py --out kl_loss.json          # 8,192 tokens x 131,072 words, widths
-    2048 and 8192: 3 minutes
+    # 8,192 tokens x 131,072 words, widths 2048 and 8192: 3 minutes
+    python benchmarks/kl_loss.py --out kl_loss.json
 
 Each row is one process: forward and backward on BF16 states and heads. Memory is the peak beyond
 inputs, weights and the gradients that are asked for. Errors are relative to float64, of states and

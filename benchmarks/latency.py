@@ -1,10 +1,11 @@
-"""Are sums of measured blocks the time of the whole model? And does a search for 1.2x find 1.2x?
+r"""Are sums of measured blocks the time of the whole model? And does a search for 1.2x find 1.2x?
 docs/results/latency.md.
 
-    OMP_NUM_THREADS=1 python benchmarks/latency.py --device cpu --rounds 100 --out
-    docs/results/latency_cpu.json python benchmarks/latency.py --device cuda --config
-    docs/examples/nemotron-h-8b --workload b1,p8k,o64 --out gpu.json python benchmarks/latency.py
-    --device cuda --published --out published.json
+    OMP_NUM_THREADS=1 python benchmarks/latency.py --device cpu --rounds 100 \
+        --out docs/results/latency_cpu.json
+    python benchmarks/latency.py --device cuda --config docs/examples/nemotron-h-8b \
+        --workload b1,p8k,o64 --out gpu.json
+    python benchmarks/latency.py --device cuda --published --out published.json
 
 Baseline of every prediction: the whole model of random weights, which has its turns beside the
 blocks and the parent, in the same rounds. ``--published`` times every distinct block of the 56B and

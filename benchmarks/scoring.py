@@ -1,10 +1,12 @@
-"""Streamed scoring against the naive loop, and at 56B sizes: memory, time and FLOP/s. Results:
+r"""Streamed scoring against the naive loop, and at 56B sizes: memory, time and FLOP/s. Results:
 docs/results/scoring.md.
 
-    python benchmarks/scoring.py                       # embedded teacher: block-forwards and
-    seconds of ours and the loop python benchmarks/scoring.py --config docs/examples/nemotron-h-56b
-    --layers 4 --no-curves        # random BF16 weights python benchmarks/scoring.py --config
-    docs/examples/nemotron-h-56b --layers 40 --device cuda --folder /disk --out x.json
+    # embedded teacher: block-forwards and seconds of ours and the loop
+    python benchmarks/scoring.py
+    # random BF16 weights
+    python benchmarks/scoring.py --config docs/examples/nemotron-h-56b --layers 4 --no-curves
+    python benchmarks/scoring.py --config docs/examples/nemotron-h-56b --layers 40 \
+        --device cuda --folder /disk --out x.json
 
 With --config the first run of --layers blocks that holds every kind is written with random weights
 to a folder that is deleted afterwards (embedding and head of the 56B take 4 GiB of it, a block

@@ -1,7 +1,7 @@
 """A pruned student served by llama.cpp, against our own forward. Table: docs/results/serving.md.
 
-    PYTHONPATH=tests python benchmarks/serving.py --json out/serving.json                       #
-    CPU, one thread, a minute
+    # CPU, one thread, a minute
+    PYTHONPATH=tests python benchmarks/serving.py --json out/serving.json
 
 The embedded teacher is cut to another FFN width in each of its blocks and one block fewer (as in
 tests/test_gguf.py), and written in each dtype. Measured over 64 greedy steps after the same prompt:

@@ -1,5 +1,5 @@
-"""What a training does with its time and with the CPU's memory: steps, saves, and what a save takes
-beyond the model.
+"""What a training does with its time and with the CPU's memory: steps, saves, and what a save
+takes beyond the model.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which candidate goes on to the long run: a heat of all, a short run of the best, the lowest
 validation loss wins.
 
-The numbers are what docs/results/heats.md measured.
+The numbers are what docs/results/screening.md measured.
 """
 
 from __future__ import annotations

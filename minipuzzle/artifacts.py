@@ -4,7 +4,6 @@ rename. No torch.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -189,14 +188,6 @@ def plain_json(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"not JSON: {type(value)}")
-
-
-def fingerprint(*parts: Any) -> str:
-    """16 hexadecimal digits that change when any part does."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(json.dumps(part, sort_keys=True, default=str).encode())
-    return digest.hexdigest()[:16]
 
 
 Array = NDArray[np.float64]

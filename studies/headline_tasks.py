@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from minipuzzle.artifacts import fingerprint, read_json, write_json
+from minipuzzle.artifacts import read_json, write_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.cloze import (
     CHANCE,
@@ -43,6 +43,7 @@ from minipuzzle.cloze import (
 from minipuzzle.data import Tokenizer, load_blocks
 from minipuzzle.data.documents import read_documents
 from minipuzzle.data.files import data_files
+from minipuzzle.identity import fingerprint
 from minipuzzle.kernels import choose
 from minipuzzle.metrics import Answers, answers, measure
 from minipuzzle.model import load_model

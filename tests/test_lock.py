@@ -186,7 +186,7 @@ def test_run_json_keeps_what_another_command_marked(tmp_path):
     late = RunDir(tmp_path / "late")
     write_json(
         tmp_path / "late/run.json",
-        {"schema": 2, "parent": {"path": "x", "fingerprint": "x"}, "stages": {}},
+        {"schema": 3, "parent": {"path": "x", "fingerprint": "x"}, "stages": {}},
     )
     with pytest.raises(UserError, match="belongs to another checkpoint"):
         late.set_parent(tmp_path / "b", "b")

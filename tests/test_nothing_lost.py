@@ -10,7 +10,8 @@ from conftest import save, shaken, tiny
 from helpers import FAST, TEXT, run
 from safetensors.torch import load_file
 
-from minipuzzle.artifacts import fingerprint, read_json
+from minipuzzle.artifacts import read_json
+from minipuzzle.identity import fingerprint
 from minipuzzle.rundir import RunDir
 from minipuzzle.runs import distill as distill_stage
 from minipuzzle.runs import prune as prune_stage

@@ -257,7 +257,7 @@ def test_a_solver_run_of_many_blocks_with_drops(tmp_path):
     }
     (tmp_path / "search.json").write_text(json.dumps(search))
     (tmp_path / "run.json").write_text(
-        json.dumps({"schema": 2, "parent": search["parent"], "stages": {}})
+        json.dumps({"schema": 3, "parent": search["parent"], "stages": {}})
     )
     text, seen = check(build_report(tmp_path))
     assert seen.count("svg") == 4

@@ -61,7 +61,7 @@ GOOD = {
     "run.json": (
         load_run,
         {
-            "schema": 2,
+            "schema": 3,
             "parent": {"path": "/a", "fingerprint": "f"},
             "stages": {
                 "score": {"key": "k", "finished": "now"},

@@ -199,7 +199,7 @@ def test_states_of_another_version_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", "", "null", '{"schema": 2}', '{"schema": 2, "checksum": 3, "files": 4}']
+    "text", ["[]", "", "null", '{"schema": 3}', '{"schema": 3, "checksum": 3, "files": 4}']
 )
 def test_a_state_that_is_not_described_is_damaged(tmp_path, text):
     stopped_at(STEP * 3, tmp_path, replace(SETTINGS, save_every=1e9))

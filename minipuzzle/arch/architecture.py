@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from minipuzzle.arch.rules import Rules
+from minipuzzle.identity import Plain, changed
 from minipuzzle.kinds import Block, weight
 from minipuzzle.kinds.axes import Weight
 
@@ -49,6 +50,12 @@ class Architecture:
     embedding_multiplier: float = 1.0
     logits_divisor: float = 1.0
     rules: Rules = EVERYTHING
+
+    def identity(self) -> dict[str, Plain]:
+        """What a saved run is compared by. ``rules`` are left out: what may be pruned of a model
+        changes nothing that it computes.
+        """
+        return changed(self, without=("rules",))
 
     @property
     def pattern(self) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from minipuzzle.arch.architecture import Architecture
 from minipuzzle.errors import UserError
+from minipuzzle.identity import Plain, changed
 from minipuzzle.kinds import Block, Kept
 
 
@@ -30,6 +31,10 @@ class Selection:
     def everything(parent: Architecture) -> Selection:
         """The selection that keeps the whole parent."""
         return Selection(blocks=tuple({} for _ in parent.blocks))
+
+    def identity(self) -> dict[str, Plain]:
+        """What a saved run is compared by."""
+        return changed(self)
 
     @property
     def kept_blocks(self) -> list[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Literal, NotRequired, Protocol, TypedDict
@@ -18,6 +18,7 @@ from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import read_json, write_json
 from minipuzzle.checked import Count, Must, Positive, fault, require
 from minipuzzle.errors import UserError
+from minipuzzle.identity import Plain, plain
 from minipuzzle.kinds import KINDS, Block, Width
 from minipuzzle.settings import Generation, Phase
 
@@ -70,6 +71,9 @@ class Timing(Protocol):
     which.
     """
 
+    def identity(self) -> dict[str, Plain]:
+        """What a search that went by these times is compared by."""
+
     @property
     def source(self) -> str:
         """Where the times come from, for people."""
@@ -100,6 +104,11 @@ class LatencyTable:
 
     meta: dict[str, Any]
     entries: dict[tuple[str, int, int, str], float] = field(default_factory=dict)
+
+    def identity(self) -> dict[str, Plain]:
+        """What a search that went by these times is compared by: all of them."""
+        rows: list[Plain] = [[*key, ms] for key, ms in sorted(self.entries.items())]
+        return {"meta": plain(self.meta), "entries": rows}
 
     @property
     def source(self) -> str:
@@ -221,9 +230,7 @@ def describe(block: Block) -> str:
     """A block as JSON: what distinguishes its time from another's. Defaults are left out, so that a
     field which is new to blocks does not make tables unreadable that were measured before it.
     """
-    default = {f.name: f.default for f in fields(block)}
-    own = {name: value for name, value in asdict(block).items() if value != default[name]}
-    return json.dumps({"kind": block.kind, **own}, sort_keys=True)
+    return json.dumps(block.identity(), sort_keys=True)
 
 
 def surroundings(parent: Architecture) -> str:

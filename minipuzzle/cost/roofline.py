@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from minipuzzle.arch import Architecture
 from minipuzzle.cost.flops import flops_per_token
 from minipuzzle.errors import UserError
+from minipuzzle.identity import Plain
 from minipuzzle.kinds import Block
 from minipuzzle.memory import CARDS
 from minipuzzle.memory.footprint import values
@@ -31,6 +32,10 @@ class Roofline:
                 allowed=", ".join(CARDS),
                 next="Choose one of them, or measure with minipuzzle profile.",
             )
+
+    def identity(self) -> dict[str, Plain]:
+        """What a search that went by these times is compared by."""
+        return {"roofline": self.device.lower()}
 
     @property
     def source(self) -> str:

@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from minipuzzle.arch import Architecture, Selection
-from minipuzzle.artifacts import Curve, Scores, fingerprint
+from minipuzzle.artifacts import Curve, Scores
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks
 from minipuzzle.errors import UserError
+from minipuzzle.identity import fingerprint
 from minipuzzle.importance.collect import Collector, HiddenCollector
 from minipuzzle.importance.curves import Variant, kept, variants
 from minipuzzle.importance.estimators import check_streamed
@@ -141,7 +142,7 @@ class _Run:
         self.data = {"block_length": blocks.block_length, "data": blocks.fingerprint}
         identity = fingerprint(
             checkpoint.fingerprint,
-            asdict(settings),
+            settings.identity(),
             blocks.fingerprint,
             group.world,
             str(group.device),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, ClassVar, Self
 
+from minipuzzle.identity import Plain, changed
 from minipuzzle.kinds.axes import Kept, Rows, Weight, weight
 from minipuzzle.kinds.width import Width
 
@@ -119,6 +120,12 @@ class Block:
     def saved_values(self) -> int:
         """Activations a token that the backward pass keeps, in values."""
         raise self._undeclared("saved_values")
+
+    def identity(self) -> dict[str, Plain]:
+        """What a saved run is compared by: the kind, and the fields that are not at their
+        defaults.
+        """
+        return {"kind": self.kind, **changed(self)}
 
     @property
     def parameters(self) -> int:

@@ -4,13 +4,13 @@ run/adapter/.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from minipuzzle.adapters.saved import NAME
-from minipuzzle.artifacts import fingerprint
 from minipuzzle.data import TokenBlocks, has_answers, load_instructions
+from minipuzzle.identity import Plain, changed, fingerprint
 from minipuzzle.interrupt import legs
 from minipuzzle.model import HybridLM
 from minipuzzle.ranks import Ranks, ranks
@@ -32,13 +32,13 @@ class AdaptSettings:
     adapter: AdapterSettings
     training: Training = field(default_factory=Training)
 
-    def fixed(self) -> dict[str, Any]:
+    def fixed(self) -> dict[str, Plain]:
         """As ``Training.fixed``."""
-        return {**asdict(self), "training": self.training.fixed()}
+        return {**changed(self, without=("training",)), "training": self.training.fixed()}
 
-    def decisive(self) -> dict[str, Any]:
+    def decisive(self) -> dict[str, Plain]:
         """As ``Training.decisive``."""
-        return {**asdict(self), "training": self.training.decisive()}
+        return {**changed(self, without=("training",)), "training": self.training.decisive()}
 
 
 def run_adapt(

@@ -16,10 +16,10 @@ import torch
 from minipuzzle.adapters import merge
 from minipuzzle.adapters.saved import NAME as ADAPTER
 from minipuzzle.arch import Architecture
-from minipuzzle.artifacts import fingerprint
 from minipuzzle.checkpoint import Checkpoint, write_checkpoint
 from minipuzzle.cloze import Item, average, counted
 from minipuzzle.data import TokenBlocks
+from minipuzzle.identity import fingerprint
 from minipuzzle.interrupt import Interrupt, legs
 from minipuzzle.metrics import measure
 from minipuzzle.model import HybridLM, set_precision

@@ -13,10 +13,11 @@ import torch
 
 from minipuzzle import embedded, families
 from minipuzzle.arch import Architecture
-from minipuzzle.artifacts import fingerprint, write_json
+from minipuzzle.artifacts import write_json
 from minipuzzle.checkpoint import Checkpoint, write_checkpoint
 from minipuzzle.data import TokenBlocks, Tokenizer, load_blocks
 from minipuzzle.errors import UserError
+from minipuzzle.identity import fingerprint
 from minipuzzle.interrupt import legs
 from minipuzzle.kernels import choose
 from minipuzzle.metrics import measure

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from minipuzzle.artifacts import fingerprint, write_json
+from minipuzzle.artifacts import write_json
 from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.identity import fingerprint
 from minipuzzle.run_files import PARTIAL_PRUNE_SCHEMA, load_partial_prune, load_search
 from minipuzzle.runs.job import Job, say
 from minipuzzle.runs.search import load_selection

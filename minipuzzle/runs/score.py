@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
-from dataclasses import asdict
 
-from minipuzzle.artifacts import Scores, fingerprint
+from minipuzzle.artifacts import Scores
+from minipuzzle.identity import fingerprint
 from minipuzzle.importance import score, work
 from minipuzzle.interrupt import interrupt
 from minipuzzle.progress import progress_bar
@@ -28,7 +28,7 @@ def run_score(job: Job, settings: ScoreSettings) -> Scores:
     """
     with job.run.locked(), ranks(job.device) as group:
         blocks = job.text("calibration")
-        key = fingerprint(job.parent.fingerprint, asdict(settings), blocks.fingerprint)
+        key = fingerprint(job.parent.fingerprint, settings.identity(), blocks.fingerprint)
         path = job.run / FILE
         if job.run.is_done("score", key) and path.exists():
             say(f"score: nothing changed, kept {path}")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import time
 from contextlib import suppress
-from dataclasses import asdict
 from typing import Any
 
 from minipuzzle.arch import Selection
-from minipuzzle.artifacts import Scores, fingerprint, write_json
+from minipuzzle.artifacts import Scores, write_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks
 from minipuzzle.errors import UserError
+from minipuzzle.identity import fingerprint
 from minipuzzle.nas.fit import misfit
 from minipuzzle.nas.plan import Plan, make_plan
 from minipuzzle.nas.propose import Proposals, candidate, front, propose_each
@@ -67,8 +67,9 @@ def _search(
     check_scores(scores, job.parent)
     timing = load_timing(settings, job.run / LATENCY)
     known_by = hashlib.sha256(file.read_bytes()).hexdigest()  # what is in it, not what made it
+    times = None if timing is None else timing.identity()
     key = fingerprint(
-        job.run.key("score"), known_by, asdict(settings), blocks.fingerprint, len(blocks), timing
+        job.run.key("score"), known_by, settings.identity(), blocks.fingerprint, len(blocks), times
     )
     if job.run.is_done("search", key) and (job.run / FILE).exists():
         say(f"search: nothing changed, kept {job.run / FILE}")

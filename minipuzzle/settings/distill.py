@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import typing
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
+from minipuzzle.identity import Plain, changed
 from minipuzzle.settings.adapter import AdapterSettings
 from minipuzzle.settings.bounds import FASTEST, TOKENS, check, require, within
 from minipuzzle.settings.losses import DEFAULT_LOSS, loss_terms
@@ -67,17 +68,14 @@ class DistillSettings:
             training=replace(self.training, learning_rate=tried[0]),
         )
 
-    def fixed(self) -> dict[str, Any]:
-        """As ``Training.fixed``, the training's own included."""
-        keep = self.teacher_keep if self.teacher_logits else ""
-        return {
-            **asdict(self),
-            "teacher_logits": "",
-            "teacher_keep": keep,
-            "rates": (),
-            "training": self.training.fixed(),
-        }
+    def fixed(self) -> dict[str, Plain]:
+        """As ``Training.fixed``, the training's own included. Of stored teacher logits it matters
+        what was kept of them, not where they lie.
+        """
+        keep = {"teacher_keep": self.teacher_keep} if self.teacher_logits else {}
+        others = changed(self, without=("teacher_logits", "teacher_keep", "rates", "training"))
+        return {**others, **keep, "training": self.training.fixed()}
 
-    def decisive(self) -> dict[str, Any]:
+    def decisive(self) -> dict[str, Plain]:
         """As ``Training.decisive``."""
-        return {**asdict(self), "training": self.training.decisive()}
+        return {**changed(self, without=("training",)), "training": self.training.decisive()}

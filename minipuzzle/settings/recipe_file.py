@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from minipuzzle.artifacts import read_text
 from minipuzzle.errors import UserError
+from minipuzzle.identity import plain
 
 T = TypeVar("T")
 LARGEST = 10**300
@@ -128,8 +129,21 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             next="Change the value.",
         )
     if origin is dict:
+        _check_plain(value, where)
         return {key: _number(each) for key, each in value.items()}
     return float(value) if hint is float else value
+
+
+def _check_plain(value: Any, where: str) -> None:
+    try:
+        plain(value)
+    except TypeError as error:  # a date, which YAML has and JSON has not, or a key that is no text
+        raise UserError(
+            f"{where} holds what JSON has not.",
+            got=error,
+            allowed="texts, numbers, true, false, null, and lists and tables of them",
+            next="Put it in quotes.",
+        ) from error
 
 
 def _number(value: Any) -> Any:

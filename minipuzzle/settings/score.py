@@ -6,6 +6,7 @@ import typing
 from dataclasses import dataclass
 from typing import Literal
 
+from minipuzzle.identity import Plain, changed
 from minipuzzle.settings.bounds import BATCHES, SEEDS, require, within
 
 Metric = Literal["mse", "logit-mse", "kl", "loss"]
@@ -42,3 +43,7 @@ class ScoreSettings:
         )
         metrics = typing.get_args(Metric)
         require(self.metric in metrics, f"metric {self.metric!r}", " or ".join(map(repr, metrics)))
+
+    def identity(self) -> dict[str, Plain]:
+        """What finished scores are compared by."""
+        return changed(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from minipuzzle.identity import Plain, changed
 from minipuzzle.settings.bounds import within
 from minipuzzle.settings.budget import parse_budget
 from minipuzzle.settings.counts import parse_count
@@ -80,6 +81,10 @@ class SearchSettings:
         parse_count(self.context)
         if self.budget:  # none is told by ``check_budget``, when one is needed
             parse_budget(self.budget, self.work)
+
+    def identity(self) -> dict[str, Plain]:
+        """What a finished search is compared by."""
+        return changed(self)
 
     @property
     def work(self) -> Generation:

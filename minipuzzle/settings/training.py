@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import typing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from math import ceil
-from typing import Any, Literal
+from typing import Literal
 
+from minipuzzle.identity import Plain, changed
 from minipuzzle.settings.bounds import BATCHES, FASTEST, SEEDS, TOKENS, require, within
 
 Precision = Literal["bf16", "fp8", "fp8-emulated"]
@@ -79,21 +80,17 @@ class Training:
         """The number of optimiser steps that use up the tokens (rounded up)."""
         return ceil(self.tokens / (self.batch * length))
 
-    def fixed(self) -> dict[str, Any]:
+    def fixed(self) -> dict[str, Plain]:
         """The settings that a run keeps from start to end; it may go on with other values of the
         others.
         """
-        return {name: value for name, value in asdict(self).items() if name not in CHANGEABLE}
+        return changed(self, without=CHANGEABLE)
 
-    def decisive(self) -> dict[str, Any]:
+    def decisive(self) -> dict[str, Plain]:
         """The settings on which a finished run's result depends: how often it was saved is none of
         them.
         """
-        return {
-            name: value
-            for name, value in asdict(self).items()
-            if name not in ("save_every", "tensorboard")
-        }
+        return changed(self, without=("save_every", "tensorboard"))
 
     def at(self, rate: float) -> Training:
         """The same with this learning rate where none is named."""

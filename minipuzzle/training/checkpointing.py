@@ -20,13 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minipuzzle.artifacts import disk_error, fingerprint, read_json, write_json
+from minipuzzle.artifacts import disk_error, read_json, write_json
 from minipuzzle.errors import UserError
+from minipuzzle.identity import fingerprint
 from minipuzzle.ranks import Ranks
 from minipuzzle.training import shards
 
 ABOUT = "state.json"
-SCHEMA = 2
+SCHEMA = 3
 MOMENTS = ("exp_avg", "exp_avg_sq")
 KEPT = 2
 

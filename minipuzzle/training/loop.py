@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from minipuzzle.artifacts import fingerprint
 from minipuzzle.data import TokenBlocks
 from minipuzzle.data.ahead import Ahead
 from minipuzzle.errors import UserError
+from minipuzzle.identity import fingerprint
 from minipuzzle.interrupt import GOES_ON, Interrupt, interrupt
 from minipuzzle.model import HybridLM
 from minipuzzle.ranks import Ranks, alone
@@ -83,7 +83,9 @@ def train(
     settings = settings.at(RATE)
     ranks = ranks or alone(next(model.parameters()).device)
     check_batch(settings.batch, ranks)
-    identity = fingerprint(identity, settings.fixed(), blocks.fingerprint, model.architecture)
+    identity = fingerprint(
+        identity, settings.fixed(), blocks.fingerprint, model.architecture.identity()
+    )
     states = States(folder / STATES, identity, ranks, say)
     with interrupt(ranks) as stop:
         at_once = (settings.micro_batch or settings.batch // ranks.world) * blocks.block_length

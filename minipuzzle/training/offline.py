@@ -22,9 +22,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from minipuzzle.artifacts import check_is_file, fingerprint, read_json, write_atomic, write_json
+from minipuzzle.artifacts import check_is_file, read_json, write_atomic, write_json
 from minipuzzle.data import TokenBlocks
 from minipuzzle.errors import UserError
+from minipuzzle.identity import Plain, fingerprint
 from minipuzzle.model import HybridLM, mixed_precision
 from minipuzzle.ranks import Ranks
 from minipuzzle.training.objectives import BatchLoss, Objective
@@ -91,7 +92,7 @@ class TeacherCache:
             isolate,
         )
         self.vocabulary = vocabulary
-        self.about = {
+        self.about: dict[str, Plain] = {
             "schema": 1,
             "teacher": teacher,
             "data": blocks.fingerprint,

@@ -155,7 +155,7 @@ def test_a_row_of_the_ablation_changes_one_thing(tmp_path):
         "learning_rate": 5e-5,
     }
     (searched / "run.json").write_text(
-        json.dumps({"schema": 2, "parent": None, "stages": {"distill": facts}})
+        json.dumps({"schema": 3, "parent": None, "stages": {"distill": facts}})
     )
     (searched / "search.json").write_text(json.dumps({"top": list(losses), "selections": {}}))
     options = Namespace(work=tmp_path, text=text, tiny=False, gpus=1, precision="fp8")

@@ -156,7 +156,7 @@ def faster(
         batch=work.batch,
         prompt=str(work.prompt),
         output=str(work.output),
-        least=("width=25%",),
+        min_keep=("width=25%",),
     )
     plan = make_plan(parent, settings, table)
     prices = plan.prices

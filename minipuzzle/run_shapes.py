@@ -48,7 +48,7 @@ class Distilled(_Stage):
     search: str
     winner: Name
     short_validation_loss: dict[Name, Measured]
-    heat_validation_loss: NotRequired[dict[Name, Measured]]
+    screening_validation_loss: NotRequired[dict[Name, Measured]]
     rate_validation_loss: NotRequired[dict[str, Measured]]
     long_validation_loss: NotRequired[tuple[Measured, Measured]]
     final_kl: Measured

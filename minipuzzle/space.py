@@ -111,7 +111,7 @@ def levels(least: Sequence[str]) -> tuple[Level, ...]:
                     "attention=S%, others=S% (Mamba and FFN blocks), width=S% (FFN width and Mamba"
                     " heads), hidden=S%"
                 ),
-                next="Write for example --least width=50%.",
+                next="Write for example --min-keep width=50%.",
             )
         own[match[1]] = float(match[2]) / 100
     return tuple(replace(level, **own) for level in LEVELS)
@@ -183,7 +183,7 @@ def check_asked(parent: Architecture, settings: SearchSettings) -> None:
     mamba, rules = _one(parent, Mamba2), parent.rules
     wrong = {
         "--kv-heads": settings.kv_heads and "kv_heads" in rules.fixed,
-        "--own-heads": settings.own_heads and not rules.own_sizes,
+        "--per-block-heads": settings.per_block_heads and not rules.per_block_sizes,
         "--hidden-size": settings.hidden_size and len(_hidden(parent, 0.0)) == 1,
         "--mamba-heads": (
             settings.mamba_heads and mamba is not None and len(_heads(mamba, 0.0, rules)) == 1

@@ -263,7 +263,7 @@ def searching(
         "run": run,
         "data": options.work / "text" / "choose",
         "context": 131072,
-        "least": "width=50%",
+        "min_keep": "width=50%",
         "method": "solver",
         "top": 3,
         "candidates": 12 if options.tiny else 60,

@@ -37,8 +37,8 @@ MEASURING = 150.0
 """Seconds of a call that are kept for measuring."""
 SEARCHES: dict[str, dict[str, Any]] = {
     "grid": {"method": "minipuzzle"},
-    "depth only": {"least": ("width=100%",)},
-    "width only": {"least": ("attention=100%", "others=100%", "width=25%")},
+    "depth only": {"min_keep": ("width=100%",)},
+    "width only": {"min_keep": ("attention=100%", "others=100%", "width=25%")},
 }
 """Options of other searches: the paper's, one that may not narrow, one that may not take out."""
 

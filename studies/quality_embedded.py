@@ -260,7 +260,7 @@ def search(
     agreement.
     """
     plan = make_plan(
-        model.architecture, SearchSettings(budget=(budget,), least=least, mamba_heads=True)
+        model.architecture, SearchSettings(budget=(budget,), min_keep=least, mamba_heads=True)
     )
 
     def one(selection: Selection) -> Reality:

@@ -347,14 +347,14 @@ def set_up(task: Task, model: HybridLM) -> tuple[SearchSettings, Scores, Plan]:
     """What a search of a budget begins with; time budgets read the task's latency table."""
     settings = SearchSettings(
         budget=(task.budget,),
-        least=SPACE,
+        min_keep=SPACE,
         mamba_heads=True,
         multiple=32,
         method="solver",
         candidates=24,
     )
     if task.method == "solver + reality" and dict(task.options).get("hidden_size"):
-        settings = replace(settings, hidden_size=True, least=(*SPACE, "hidden=75%"))
+        settings = replace(settings, hidden_size=True, min_keep=(*SPACE, "hidden=75%"))
     scores = (
         random_scores(model.architecture, 0)
         if task.method == "random"

@@ -25,7 +25,7 @@ def free(monkeypatch, size):
 
 @pytest.mark.parametrize(("count", "states"), [(1, 2), (2, 3), (3, 3), (4, 5), (9, 5)])
 def test_a_distillation_of_8b_to_4b(tmp_path, count, states):
-    """Beside the two states of the leg in hand: the best short run's, or three heats'."""
+    """Beside the two states of the leg in hand: the best short run's, or three screening runs'."""
     parent = SimpleNamespace(bytes=16_200_000_000, parameters=8_100_000_000)
     found = distill_needs(tmp_path, parent, [4_050_000_000] * count, [4_050_000_000] * count)
     assert {need.what: need.bytes for need in found} == {
@@ -55,7 +55,7 @@ def size(folder):
 
 
 def test_distill_says_what_it_takes_and_takes_no_more(checkpoint, tmp_path, monkeypatch, capsys):
-    """With heats and short runs: refused before anything is cut, then the most there ever is."""
+    """Screening and short runs: refused before anything is cut, then the most there ever is."""
     folder = tmp_path / "run"
     run("score", checkpoint, "--run", folder, *FAST["score"])
     run("search", "--run", folder, *FAST["search"], "--top", 4)

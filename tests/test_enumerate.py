@@ -255,7 +255,7 @@ def test_the_largest_are_those_with_the_most_parameters():
     plan = make_plan(
         parent,
         SearchSettings(
-            budget=("70%",), multiple=8, least=("attention=0%", "others=25%", "width=25%")
+            budget=("70%",), multiple=8, min_keep=("attention=0%", "others=25%", "width=25%")
         ),
     )
     found = plan.largest(scored(parent), 10)

@@ -146,7 +146,7 @@ def test_the_table_of_the_page_is_what_the_rules_say():
             "whole expansions" if "mamba" in kinds else "",
         ]
         assert (WHOLE_EXPANSION in rules.multiples) == ("mamba" in kinds)
-        assert not rules.own_sizes
+        assert not rules.per_block_sizes
 
 
 OLD_LLAMA3 = {

@@ -72,7 +72,7 @@ def test_a_new_field_with_a_default_changes_no_fingerprint(name):
 
 SETTINGS = (
     ScoreSettings(seed=3),
-    SearchSettings(budget=("83%",), least=("width=75%",)),
+    SearchSettings(budget=("83%",), min_keep=("width=75%",)),
     Training(tokens=5, learning_rate=1e-3),
     DistillSettings(rates=(1e-3, 2e-3), adapter=AdapterSettings(kind="tl6")),
     AdaptSettings(adapter=AdapterSettings(kind="lora", rank=4)),
@@ -137,7 +137,7 @@ def test_every_setting_that_decides_is_in_the_identity(settings):
     """Each field, changed alone, changes what a finished run is compared by."""
     free = {"save_every", "tensorboard"}
     other = {
-        "metric": "kl", "context": "4096", "prompt": "7", "output": "9", "least": ("width=75%",),
+        "metric": "kl", "context": "4096", "prompt": "7", "output": "9", "min_keep": ("width=75%",),
         "budget": ("83%",), "method": "solver", "precision": "fp8", "warmup": 0.5,
         "activation_checkpointing": "on", "winner": "tasks", "loss": "cosine",
         "teacher_precision": "fp8", "teacher_logits": "x", "rates": (1e-3, 2e-3),

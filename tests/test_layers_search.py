@@ -159,7 +159,11 @@ def test_mamba_heads_go_only_as_whole_expansions():
             ["--hidden-size", "q_heads, kv_heads, hidden keep their size"],
         ),
         ("mamba2", {"hidden_size": True}, ["--hidden-size", "whole multiple of the hidden size"]),
-        ("mamba2", {"own_heads": True, "mamba_heads": True}, ["--own-heads", "one size"]),
+        (
+            "mamba2",
+            {"per_block_heads": True, "mamba_heads": True},
+            ["--per-block-heads", "one size"],
+        ),
         (
             "granitemoehybrid",
             {"mamba_heads": True},

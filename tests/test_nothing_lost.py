@@ -112,14 +112,14 @@ def test_states_of_finished_legs_go_when_nothing_starts_from_them(folder, whole,
     monkeypatch.setattr(distill_stage, "train_in", watched)
     run("distill", "--run", folder, *SHORT)
     top = read_json(folder / "search.json")["top"]
-    assert list(seen)[:5] == [f"{name}-heat" for name in top]
+    assert list(seen)[:5] == [f"{name}-screening" for name in top]
     assert all(len(found) <= FINALISTS for found in seen.values())
     facts = RunDir(folder).facts("distill")
-    heat, short = facts["heat_validation_loss"], facts["short_validation_loss"]
-    best = sorted(heat, key=heat.__getitem__)[:FINALISTS]
+    screening, short = facts["screening_validation_loss"], facts["short_validation_loss"]
+    best = sorted(screening, key=screening.__getitem__)[:FINALISTS]
     first, second, third = (f"{name}-short" for name in best)
-    assert seen[first] == sorted(f"{name}-heat" for name in best)
-    assert seen[second] == sorted([first, *(f"{name}-heat" for name in best[1:])])
+    assert seen[first] == sorted(f"{name}-screening" for name in best)
+    assert seen[second] == sorted([first, *(f"{name}-screening" for name in best[1:])])
     assert len(seen[third]) == 2
     assert seen["long"] == [f"{min(short, key=short.__getitem__)}-short"]
     assert states(folder) == []
@@ -137,8 +137,8 @@ KILLS = [
     ("runs.distill.write_card", 1),
     ("runs.training_folder.TrainingFolder.finish", 1),
 ]
-"""Where and at which call the command dies, one after the other: in heats, in a short run, after
-the long one, after mark.
+"""Where and at which call the command dies, one after the other: in screening runs, in a short run,
+after the long one, after mark.
 """
 
 
@@ -259,7 +259,7 @@ def test_a_race_drops_what_nothing_starts_from_and_no_number_wins_nothing():
 
     def one(name, leg):
         kept.add((name, leg.label))
-        assert len([label for _, label in kept if label == "heat"]) <= FINALISTS + 1
+        assert len([label for _, label in kept if label == "screening"]) <= FINALISTS + 1
         assert len([label for _, label in kept if label == "short"]) <= 2
         return {"a": 5.0, "b": 1.0, "c": float("nan"), "d": 2.0, "e": 3.0}[name]
 

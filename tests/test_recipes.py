@@ -64,7 +64,7 @@ LAUGHS = "x0: &x0 [a, a, a, a, a, a, a, a, a]\n" + "".join(
         b"\xff\xfe",
         LAUGHS,
         LAUGHS + "? *x40\n: 1\n",
-        "search: {least: &a [*a]}",
+        "search: {min_keep: &a [*a]}",
         LAUGHS.replace("x0: ", "run: ", 1) + "seed: *x40\n",
         "distill: {training: {learning_rate: " + "9" * 400 + "}}",
         '!!python/object/apply:os.system ["touch PWNED"]',

@@ -1,4 +1,4 @@
-"""Distill: more than three candidates run a heat, the best three of it go on from there."""
+"""Distill: more than three candidates are screened, and the best three go on from there."""
 
 import csv
 
@@ -7,6 +7,7 @@ from helpers import FAST, run
 
 from minipuzzle.artifacts import read_json
 from minipuzzle.commands import distill as commands
+from minipuzzle.errors import InternalError
 from minipuzzle.rundir import RunDir
 from minipuzzle.runs.race import Leg, race
 from minipuzzle.settings import ADAPTER_RATES, RATES, SearchSettings
@@ -19,7 +20,7 @@ def last(folder):
     return tuple(float(rows[-1][head.index(name)]) for name in ("tokens", "loss"))
 
 
-def test_five_candidates_run_a_heat_and_three_go_on(checkpoint, tmp_path):
+def test_five_candidates_are_screened_and_three_go_on(checkpoint, tmp_path):
     folder = tmp_path / "run"
     run("score", checkpoint, "--run", folder, *FAST["score"])
     run("search", "--run", folder, *FAST["search"], "--method", "solver", "--refine", 2, "--top", 5)
@@ -41,16 +42,17 @@ def test_five_candidates_run_a_heat_and_three_go_on(checkpoint, tmp_path):
         "--device",
         "cpu",
     )
-    heat = RunDir(folder).facts("distill")["heat_validation_loss"]
-    assert sorted(heat) == sorted(top)
-    best = sorted(heat, key=heat.__getitem__)[:3]
+    screening = RunDir(folder).facts("distill")["screening_validation_loss"]
+    assert sorted(screening) == sorted(top)
+    best = sorted(screening, key=screening.__getitem__)[:3]
     assert {path.parent.name for path in (folder / "distill").glob("*-short/log.csv")} == {
         f"{name}-short" for name in best
     }
     assert sorted(RunDir(folder).facts("distill")["short_validation_loss"]) == sorted(best)
-    for name in best:  # one step in the heat, two more from its weights on the same first batch
+    # One step in the screening run, two more from its weights on the same first batch.
+    for name in best:
         first, then = (
-            last(folder / "distill" / f"{name}-heat"),
+            last(folder / "distill" / f"{name}-screening"),
             last(folder / "distill" / f"{name}-short"),
         )
         assert (first[0], then[0]) == (STEP, 2 * STEP)
@@ -130,7 +132,7 @@ def test_rates_of_the_command(given, got, monkeypatch, tmp_path):
         lambda job, settings, teacher: taken.append(settings) or 1 / 0,
     )
     for adapter, rates in (("", got), ("tl6", ADAPTER_RATES if given == "auto" else got)):
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(InternalError, match="ZeroDivisionError"):
             commands.distill(tmp_path, learning_rate=given, adapter=adapter)
         settings = taken[-1].resolved()
         assert settings.rates == (rates if len(rates) > 1 else ())
@@ -158,8 +160,12 @@ def test_a_race_says_who_goes_on_and_spares_one_alone():
 
     found = race("abcd", 30, run, said.append)
     assert said == ["b, d, c go on to the short run"]
-    assert (found.winner, list(found.heat), list(found.short)) == ("d", list("abcd"), list("bdc"))
-    assert ran == [(n, Leg("heat", 10, smaller=4)) for n in "abcd"] + [
+    assert (found.winner, list(found.screening), list(found.short)) == (
+        "d",
+        list("abcd"),
+        list("bdc"),
+    )
+    assert ran == [(n, Leg("screening", 10, smaller=4)) for n in "abcd"] + [
         (n, Leg("short", 20, before=10)) for n in "bdc"
     ]
     assert race("a", 30, run).winner == "a"

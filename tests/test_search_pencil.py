@@ -423,7 +423,7 @@ def test_the_solver_leaves_standard_output_as_it_was(capfd):
 
 def test_a_selection_names_the_hidden_size_and_states_come_back():
     parent, scores, space, options, prices = problem(
-        "M-*", hidden=True, own_heads=True, kv_heads=True
+        "M-*", hidden=True, per_block_heads=True, kv_heads=True
     )
     narrow = prices.at_hidden(24)
     of, left = lambda block: narrow.of(replace(block, hidden=24)), narrow.limits - narrow.base

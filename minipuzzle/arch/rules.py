@@ -35,12 +35,12 @@ class Rules:
     """The default is everything: any block may go, and each may have its own size.
 
     ``paired``: blocks 2i and 2i + 1, a mixer and its feed-forward, are one layer and stay or go
-    together. ``own_sizes``: blocks of a kind may differ in size. ``fixed``: axes that keep the
-    parent's size. ``multiples``: sizes that must be whole multiples of others.
+    together. ``per_block_sizes``: blocks of a kind may differ in size. ``fixed``: axes that keep
+    the parent's size. ``multiples``: sizes that must be whole multiples of others.
     """
 
     paired: bool = False
-    own_sizes: bool = True
+    per_block_sizes: bool = True
     fixed: tuple[str, ...] = ()
     multiples: tuple[Multiple, ...] = ()
 
@@ -52,7 +52,7 @@ class Rules:
                 "single blocks can't go, only whole layers (attention or Mamba-2 with the"
                 " feed-forward after it)"
             )
-        if not self.own_sizes:
+        if not self.per_block_sizes:
             said.append("blocks of one kind keep one size")
         if self.fixed:
             said.append(f"{', '.join(self.fixed)} keep their size")
@@ -85,7 +85,7 @@ class Rules:
             )
         for position, block in zip(kept, blocks, strict=True):
             self._check_block(parent[position], position, block)
-        if self.own_sizes:
+        if self.per_block_sizes:
             return
         for kind in dict.fromkeys(block.kind for block in blocks):
             sizes = {tuple(block.sizes.items()) for block in blocks if block.kind == kind}

@@ -62,7 +62,7 @@ def search(
     hidden_size: Annotated[
         bool, typer.Option("--hidden-size", help="Also narrow the model.")
     ] = OURS.hidden_size,
-    least: Annotated[
+    min_keep: Annotated[
         list[str] | None,
         typer.Option(help="Bound the space: attention=50%, others=83%, width=75%, hidden=75%."),
     ] = None,
@@ -72,9 +72,9 @@ def search(
     uniform: Annotated[
         bool, typer.Option("--uniform", help="Solver: one FFN width for all blocks.")
     ] = OURS.uniform,
-    own_heads: Annotated[
-        bool, typer.Option("--own-heads", help="Solver: Mamba heads block by block.")
-    ] = OURS.own_heads,
+    per_block_heads: Annotated[
+        bool, typer.Option("--per-block-heads", help="Solver: Mamba heads block by block.")
+    ] = OURS.per_block_heads,
     kv_heads: Annotated[
         bool, typer.Option("--kv-heads", help="Solver: also drop KV groups.")
     ] = OURS.kv_heads,
@@ -99,10 +99,10 @@ def search(
         multiple=multiple,
         mamba_heads=mamba_heads,
         hidden_size=hidden_size,
-        least=tuple(least or ()),
+        min_keep=tuple(min_keep or ()),
         method=method,
         uniform=uniform,
-        own_heads=own_heads,
+        per_block_heads=per_block_heads,
         kv_heads=kv_heads,
         refine=refine,
         prompt=prompt,

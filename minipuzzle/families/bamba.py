@@ -56,7 +56,7 @@ TOP = {
 }
 RULES = Rules(
     paired=True,
-    own_sizes=False,
+    per_block_sizes=False,
     fixed=("q_heads", "kv_heads", "hidden"),
     multiples=(WHOLE_EXPANSION,),
 )

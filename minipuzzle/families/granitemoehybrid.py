@@ -63,7 +63,7 @@ TENSORS = {
 }
 RULES = Rules(
     paired=True,
-    own_sizes=False,
+    per_block_sizes=False,
     fixed=("q_heads", "kv_heads", "hidden"),
     multiples=(WHOLE_EXPANSION,),
 )

@@ -50,7 +50,7 @@ TOP = {
     "final_norm.weight": "model.norm.weight",
     "head.weight": "lm_head.weight",
 }
-RULES = Rules(paired=True, own_sizes=False)
+RULES = Rules(paired=True, per_block_sizes=False)
 FIXED_HEADS = replace(RULES, fixed=("q_heads", "kv_heads", "hidden"))
 """For configs without a field for head_dim: it is hidden_size / num_attention_heads, so both must
 stay.

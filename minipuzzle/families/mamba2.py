@@ -46,7 +46,7 @@ TOP = {
     "final_norm.weight": ("backbone.norm_f.weight",),
     "head.weight": ("lm_head.weight",),
 }
-RULES = Rules(own_sizes=False, multiples=(WHOLE_EXPANSION,))
+RULES = Rules(per_block_sizes=False, multiples=(WHOLE_EXPANSION,))
 
 
 def architecture(config: dict[str, Any]) -> Architecture:

@@ -70,9 +70,11 @@ class Picker:
         """[b] int64 from logits [b, vocab] float32."""
         if self.sampling.temperature == 0:
             return logits.argmax(-1)
-        heat = max(self.sampling.temperature, COLDEST)
+        temperature = max(self.sampling.temperature, COLDEST)
         p, order = (
-            ((logits - logits.amax(-1, keepdim=True)) / heat).softmax(-1).sort(-1, descending=True)
+            ((logits - logits.amax(-1, keepdim=True)) / temperature)
+            .softmax(-1)
+            .sort(-1, descending=True)
         )
         before = p.cumsum(-1) - p
         p = p.where(before < self.sampling.top_p, 0)  # the first is kept whatever its share

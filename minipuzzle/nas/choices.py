@@ -113,8 +113,8 @@ def make_choices(
     """
     hidden = hidden or parent.hidden
     own = {
-        "mlp": parent.rules.own_sizes and not settings.uniform,
-        "mamba": settings.own_heads,
+        "mlp": parent.rules.per_block_sizes and not settings.uniform,
+        "mamba": settings.per_block_heads,
         "attention": False,
     }
     sizes, damage, costs, unit, drops = [], [], [], [], drop_damage(scores)

@@ -71,7 +71,7 @@ class Plan:
         """The sizes that the solver may choose from: those of the last level, since it does not
         enumerate them.
         """
-        return _bounds(self.parent, levels(settings.least)[-1], settings)
+        return _bounds(self.parent, levels(settings.min_keep)[-1], settings)
 
     @cached_property
     def is_maximal(self) -> NDArray[np.bool_]:
@@ -177,7 +177,7 @@ def make_plan(parent: Architecture, settings: SearchSettings, timing: Timing | N
     limits = budget.resolve(parent.parameters, resident(parent, workload).total, parent_ms)
     prices = pricing(parent, limits, workload, timing if budget.times else None)
     _check_needed(prices, settings)
-    for level in levels(settings.least):
+    for level in levels(settings.min_keep):
         space = _bounds(parent, level, settings)
         feasible = enumerate_shapes(space, prices)
         if feasible.count:
@@ -242,7 +242,7 @@ def _unreachable(space: Bounds, prices: Pricing, settings: SearchSettings) -> Us
         got=" and ".join(settings.budget),
         allowed=f"at least {' and '.join(smallest)} (the smallest reachable)",
         next=(
-            f"Raise the budget{more}, or widen --least; for memory, a shorter --context or smaller"
-            " dtypes."
+            f"Raise the budget{more}, or lower --min-keep; for memory, a shorter --context or"
+            " smaller dtypes."
         ),
     )

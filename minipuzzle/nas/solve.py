@@ -336,6 +336,6 @@ def _infeasible(instance: Instance) -> Infeasible:
         allowed="at least " + ", ".join(smallest) + " (the smallest reachable)",
         next=(
             f"Raise {' and '.join(binding) or 'one of them: together they leave nothing'}, or widen"
-            " --least."
+            " --min-keep."
         ),
     )

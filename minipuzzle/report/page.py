@@ -148,9 +148,9 @@ def _trained(facts: Facts) -> str:
             " best of which was taken: "
         )
         text += ", ".join(f"{rate} {loss:.4f}" for rate, loss in rates.items()) + ". "
-    if heat := facts.distilled.get("heat_validation_loss"):
-        text += f"{len(heat)} candidates ran a heat of a third of the short runs: "
-        text += ", ".join(f"{name} {loss:.4f}" for name, loss in heat.items()) + ". "
+    if screening := facts.distilled.get("screening_validation_loss"):
+        text += f"{len(screening)} candidates were screened with a third of a short run: "
+        text += ", ".join(f"{name} {loss:.4f}" for name, loss in screening.items()) + ". "
     if losses:
         text += f"Validation loss after {facts.distilled['short_tokens']:,} tokens each: "
         text += ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()) + "."

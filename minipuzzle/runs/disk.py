@@ -46,7 +46,7 @@ def distill_needs(
 ) -> list[Need]:
     """Of a distillation of candidates with ``students`` parameters each, ``trained`` of them.
 
-    At most FINALISTS heats and the best short run keep a state beside the leg in hand
+    At most FINALISTS screening runs and the best short run keep a state beside the leg in hand
     (``runs.race``); candidates and student have the parent's bytes a parameter.
     """
     each = parent.bytes / parent.parameters

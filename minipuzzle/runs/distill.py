@@ -96,7 +96,7 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
             search=job.run.key("search"),
             winner=winner,
             short_validation_loss=found.short,
-            heat_validation_loss=found.heat,
+            screening_validation_loss=found.screening,
             final_kl=final,
             long_validation_loss=validation,
             tokens=settings.training.tokens,
@@ -243,8 +243,9 @@ class _Distillation:
         self.group.by_first(self.folder.leg(f"{name}-{label}").forget)
 
     def _short(self, cut: Checkpoint, name: str, leg: Leg, training: Training) -> float:
-        """Train a candidate for a leg, from its heat's weights where it goes on from them; its
-        validation loss.
+        """Train a candidate for a leg, from its screening run's weights where it goes on from them.
+
+        Returns its validation loss, in nats a token.
         """
         place = self.folder.leg(f"{name}-{leg.label}")
         known = self.group.by_first(place.loss)
@@ -253,7 +254,7 @@ class _Distillation:
             if by_tasks:
                 self.tasks[name] = self.group.by_first(place.tasks)
             return known
-        model = self._student(cut, after=f"{name}-heat" if leg.before else "")
+        model = self._student(cut, after=f"{name}-screening" if leg.before else "")
         share = training.batch // self.group.world
         batch = max(1, share // leg.smaller) * self.group.world
         self._train(

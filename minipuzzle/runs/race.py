@@ -1,5 +1,5 @@
-"""Which candidate goes on to the long run: a heat of all, a short run of the best, the lowest
-validation loss wins.
+"""Which candidate goes on to the long run: a screening run of all, a short run of the best. The
+lowest validation loss wins.
 
 The numbers are what docs/results/screening.md measured.
 """
@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 FINALISTS = 3
-HEAT_SHARE = 3
-HEAT_BATCH = 4
+SCREENING_SHARE = 3
+SCREENING_BATCH = 4
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Leg:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The winner, and the validation losses of all that ran, nats/token; ``heat`` is empty where
-    there was none.
+    """The winner, and the validation losses of all that ran, nats/token; ``screening`` is empty
+    where there was none.
     """
 
     winner: str
     short: dict[str, float]
-    heat: dict[str, float]
+    screening: dict[str, float]
 
 
 def race(
@@ -48,30 +48,30 @@ def race(
     """Run candidates, in the order of the short list, for ``tokens`` each; ``run`` trains a leg and
     returns its loss.
 
-    ``say`` is told who goes on after a heat. ``drop(name, label)`` is told, more than once perhaps,
-    of legs that nothing goes on from: at most FINALISTS heats and one short run are needed at a
-    time. One candidate alone is not run.
+    ``say`` is told who goes on after the screening runs. ``drop(name, label)`` is told, perhaps
+    more than once, of legs that nothing goes on from: at most FINALISTS screening runs and
+    one short run are needed at a time. One candidate alone is not run.
     """
     if len(names) == 1:
         return Outcome(names[0], {}, {})
-    heat: dict[str, float] = {}
-    first = tokens // HEAT_SHARE
+    screening: dict[str, float] = {}
+    first = tokens // SCREENING_SHARE
     on = list(names)
     if len(names) > FINALISTS and first:
         for name in names:
-            heat[name] = run(name, Leg("heat", first, smaller=HEAT_BATCH))
-            for slower in _ranked(heat)[FINALISTS:]:
-                drop(slower, "heat")
-        on = _ranked(heat)[:FINALISTS]
+            screening[name] = run(name, Leg("screening", first, smaller=SCREENING_BATCH))
+            for slower in _ranked(screening)[FINALISTS:]:
+                drop(slower, "screening")
+        on = _ranked(screening)[:FINALISTS]
         say(f"{', '.join(on)} go on to the short run")
-    leg = Leg("short", tokens - first, before=first) if heat else Leg("short", tokens)
+    leg = Leg("short", tokens - first, before=first) if screening else Leg("short", tokens)
     short: dict[str, float] = {}
     for name in on:
         short[name] = run(name, leg)
-        drop(name, "heat")
+        drop(name, "screening")
         for slower in _ranked(short)[1:]:
             drop(slower, "short")
-    return Outcome(_ranked(short)[0], short, heat)
+    return Outcome(_ranked(short)[0], short, screening)
 
 
 def _ranked(losses: dict[str, float]) -> list[str]:

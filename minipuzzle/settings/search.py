@@ -19,7 +19,7 @@ Ranking = Literal["agreement", "kl"]
 class SearchSettings:
     """What must fit, at which workload, and how many candidates are realised.
 
-    ``least`` bounds the space: "attention=50%", "others=83%" (Mamba and FFN blocks), "width=75%"
+    ``min_keep`` bounds the space: "attention=50%", "others=83%" (Mamba and FFN blocks), "width=75%"
     (FFN width and heads), "hidden=75%", each the least share of the parent to keep; what is not
     given is chosen to reach the budget. Times come from ``latency``, a table of minipuzzle profile
     (default: the run's), or a ``roofline`` estimate; ``target_device`` and ``target_dtype`` refuse
@@ -30,8 +30,8 @@ class SearchSettings:
     ``method`` "minipuzzle" is the paper's grid of global widths, ranked by accuracy and agreement;
     "solver" adds the best choices block by block, ranks by KL and goes on from the best by
     ``refine`` measured moves. There FFN widths differ from block to block unless ``uniform``, Mamba
-    heads (where ``mamba_heads`` narrows them) only with ``own_heads``, and KV heads may go with
-    ``kv_heads``.
+    heads (where ``mamba_heads`` narrows them) only with ``per_block_heads``, and KV heads may go
+    with ``kv_heads``.
 
     ``by_tasks`` of the best ranked are ranked again by the average of tasks made of the calibration
     text (``cloze``), as the paper does with 130 by its benchmarks; 0 leaves that out.
@@ -60,10 +60,10 @@ class SearchSettings:
     multiple: int = 64
     mamba_heads: bool = False
     hidden_size: bool = False
-    least: tuple[str, ...] = ()
+    min_keep: tuple[str, ...] = ()
     method: Method = "minipuzzle"
     uniform: bool = False
-    own_heads: bool = False
+    per_block_heads: bool = False
     kv_heads: bool = False
     refine: int = 100
 

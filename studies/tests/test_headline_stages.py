@@ -189,7 +189,7 @@ def test_a_row_of_the_ablation_changes_one_thing(tmp_path):
     assert [len(row.stages) for row in rows.values()].count(2) == 3
     search = " ".join(rows["width only"].stages[0].words)
     assert "--budget 83% " in search
-    assert "--least attention=100% --least others=100% --least width=25% " in search
+    assert "--min-keep attention=100% --min-keep others=100% --min-keep width=25% " in search
     for name, top in (("base", ["c007"]), ("second", ["c009"])):
         rows[name].stages[0].prepare()
         assert json.loads((rows[name].stages[0].run / "search.json").read_text()) == {

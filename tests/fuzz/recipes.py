@@ -150,7 +150,7 @@ GOOD = {
         "context": 8192,
         "batch": 1,
         "method": "minipuzzle",
-        "least": ["width=50%"],
+        "min_keep": ["width=50%"],
         "refine": 1,
     },
     "distill": {
@@ -193,7 +193,7 @@ _BOMB = 'a: &a ["x","x","x","x","x","x","x","x","x"]\n' + "".join(
 TEXTS = {
     "bomb": _BOMB,
     "bomb as the run": _BOMB + "run: *i\n",
-    "bomb inside": _BOMB + "search: {least: *i}\n",
+    "bomb inside": _BOMB + "search: {min_keep: *i}\n",
     "a key twice": yaml.safe_dump(GOOD) + "\ncheckpoint: big\n",
     "python": '!!python/object/apply:os.system ["touch PWNED"]',
     "python inside": "checkpoint: !!python/object/new:os.system [touch PWNED]",

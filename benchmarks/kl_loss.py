@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from minipuzzle.artifacts import write_json
-from minipuzzle.training.losses import linear_loss
+from minipuzzle.training.head_loss import linear_loss
 
 REPEATS, ERROR_TOKENS = 5, 512
 NEAR, FAR = 0.25, 2.4
@@ -169,7 +169,7 @@ def errors(
 
 
 def ours() -> Loss:
-    """``training.losses``."""
+    """``training.head_loss``."""
     return lambda h, w, ht, wt: linear_loss(h, w, (ht, wt)).total
 
 

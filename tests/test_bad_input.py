@@ -209,7 +209,7 @@ def test_unknown_recipe_key(tmp_path, refused):
 
 def test_bad_settings(checkpoint, tmp_path, refused):
     refused(*score(checkpoint, tmp_path, "--estimator", "middle"), says=["middle", "minitron"])
-    refused(*score(checkpoint, tmp_path, "--metric", "mae"), says="'logit-mse'")
+    refused(*score(checkpoint, tmp_path, "--metric", "mae"), says="logit-mse")
     refused(*score(checkpoint, tmp_path, "--iterative", 7), says="at most 6")
     refused("inspect", checkpoint, "--weights", "fp3", says=["fp3", "nvfp4"])
     refused(*score(checkpoint, tmp_path, "--device", "cuda:7"), says="device")

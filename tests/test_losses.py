@@ -9,11 +9,12 @@ from conftest import shaken, tiny
 
 from minipuzzle.errors import UserError
 from minipuzzle.kernels import pointwise
+from minipuzzle.registry import DIVERGENCES
 from minipuzzle.settings import DistillSettings, loss_terms
-from minipuzzle.training import distillation, loss_tiles, losses
-from minipuzzle.training.divergences import DIVERGENCES
+from minipuzzle.training import distillation, head_loss, loss_tiles
+from minipuzzle.training.divergences import find
+from minipuzzle.training.head_loss import linear_loss
 from minipuzzle.training.loss_tiles import tile_sizes
-from minipuzzle.training.losses import linear_loss
 
 
 def exact(name, s, t):
@@ -45,17 +46,17 @@ def error(got, want):
 
 
 @pytest.mark.parametrize("way", ["one pass", "one pass, few rows", "one tile", "many tiles"])
-@pytest.mark.parametrize("name", DIVERGENCES)
+@pytest.mark.parametrize("name", DIVERGENCES.names())
 def test_equals_full_logits_in_float64(name, way, monkeypatch):
     monkeypatch.setattr(loss_tiles, "TOP_K", 10)
     if "tile" in way:
-        monkeypatch.setattr(losses, "makes_logits_once", lambda *heads: False)
+        monkeypatch.setattr(head_loss, "makes_logits_once", lambda *heads: False)
     if way == "many tiles":
         monkeypatch.setattr(loss_tiles, "TILE_TOKENS", 7)
         monkeypatch.setattr(loss_tiles, "TILE_BYTES", 1)
     if "few" in way:
-        monkeypatch.setattr(losses, "ROW_BYTES", 1)
-        monkeypatch.setattr(losses, "GRADIENT_BYTES", 1)
+        monkeypatch.setattr(head_loss, "ROW_BYTES", 1)
+        monkeypatch.setattr(head_loss, "GRADIENT_BYTES", 1)
     hidden, head, other, other_head = problem()
     targets = torch.randint(0, 300, (30,), generator=torch.Generator().manual_seed(1))
     doubles = [t.double().requires_grad_() for t in (hidden, head)]
@@ -69,7 +70,7 @@ def test_equals_full_logits_in_float64(name, way, monkeypatch):
         head,
         (other, other_head),
         targets,
-        divergence=DIVERGENCES[name],
+        divergence=find(name),
         weight=0.7,
         target_weight=0.2,
     )
@@ -103,16 +104,18 @@ def test_logits_are_made_once_where_memory_allows():
 
     bf16, fp32 = torch.bfloat16, torch.float32
     teacher = head(131072, 2048, bf16, False)
-    assert losses.makes_logits_once(
+    assert head_loss.makes_logits_once(
         head(131072, 2048, fp32), teacher, bf16
     )  # FP32 masters, 1 B parameters
-    assert not losses.makes_logits_once(
+    assert not head_loss.makes_logits_once(
         head(131072, 8192, fp32), teacher, bf16
     )  # its BF16 copy takes 2 GiB
-    assert not losses.makes_logits_once(
+    assert not head_loss.makes_logits_once(
         head(131072, 2048, bf16), teacher, bf16
     )  # sharded: the gradient is BF16
-    assert losses.makes_logits_once(head(131072, 8192, bf16, False), teacher, bf16)  # a frozen head
+    assert head_loss.makes_logits_once(
+        head(131072, 8192, bf16, False), teacher, bf16
+    )  # a frozen head
 
 
 def test_frozen_head_or_states_and_no_teacher():
@@ -205,7 +208,7 @@ def test_what_cuda_compiles_is_one_graph_each():
         teacher.topk(10, -1).values[:, -1:] - lse[1][:, None],
         torch.randint(0, 40, (6, 1)),
     )
-    for divergence in DIVERGENCES.values():
+    for divergence in map(find, DIVERGENCES.names()):
         sums = (
             torch.zeros(0, 6)
             if divergence.sums is None

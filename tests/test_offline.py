@@ -14,9 +14,10 @@ from minipuzzle.errors import UserError
 from minipuzzle.ranks import alone
 from minipuzzle.settings import Training
 from minipuzzle.training import train
+from minipuzzle.training.keep import Keep
 from minipuzzle.training.objectives import distillation
-from minipuzzle.training.offline import Keep, TeacherCache, _slices
-from minipuzzle.training.sparse import sparse_kl, teacher_words
+from minipuzzle.training.offline import TeacherCache, _slices
+from minipuzzle.training.sparse import sparse_kl, teacher_entries
 
 CPU = torch.device("cpu")
 
@@ -46,7 +47,7 @@ def ours(hidden, head, words):
 def test_all_words_give_the_whole_kl(chunk, monkeypatch):
     monkeypatch.setattr("minipuzzle.training.sparse.CHUNK_VALUES", chunk)
     hidden, head, *teacher = example()
-    words = teacher_words(*teacher, 50)
+    words = teacher_entries(*teacher, 50)
     got, want = ours(hidden, head, words), exact(hidden, head, *teacher)
     assert got[0] == pytest.approx(want[0], rel=1e-5)
     for a, b in zip(got[1:], want[1:], strict=True):
@@ -58,7 +59,7 @@ def test_the_rest_is_one_bucket():
     buckets.
     """
     hidden, head, *teacher = example()
-    words = teacher_words(*teacher, 5)
+    words = teacher_entries(*teacher, 5)
     leaves = hidden.double().requires_grad_(), head.double().requires_grad_()
 
     def coarse(states, weight):
@@ -84,7 +85,7 @@ def test_a_sample_is_unbiased():
     hidden, head, *teacher = example(n=3)
     want, gradient, _ = exact(hidden, head, *teacher)
     many = 20_000
-    words = teacher_words(
+    words = teacher_entries(
         teacher[0].repeat(many, 1), teacher[1], 8, torch.Generator().manual_seed(1)
     )
     log_q = torch.log_softmax(hidden @ head.t(), -1).repeat(many, 1)
@@ -107,7 +108,9 @@ def test_a_sample_is_unbiased():
         f"whole KL {want:.4f}, mean of samples {losses.mean():.4f} +-"
         f" {losses.std() / many**0.5:.4f}"
     )
-    assert ours(hidden, head, teacher_words(*teacher, 8))[0] < want - 10 * losses.std() / many**0.5
+    assert (
+        ours(hidden, head, teacher_entries(*teacher, 8))[0] < want - 10 * losses.std() / many**0.5
+    )
 
 
 def cache(folder, keep="top-61", blocks=None, teacher="t", seed=0):
@@ -188,7 +191,7 @@ def test_another_teacher_or_text_is_refused(tmp_path):
             cache(tmp_path, **{"keep": "top-4", **options})
         assert what in error.value.allowed
     with pytest.raises(UserError, match="not in the cache"):
-        cache(tmp_path, keep="top-4").words(torch.zeros(1, 32, dtype=torch.int64), None)
+        cache(tmp_path, keep="top-4").entries(torch.zeros(1, 32, dtype=torch.int64), None)
     for wrong in ("top-0", "all", "top-62"):
         with pytest.raises(UserError):
             cache(tmp_path / "new", keep=wrong)
@@ -228,7 +231,7 @@ def test_a_damaged_shard_or_its_facts(keep, tmp_path):
         )
         opened.objective()
         with pytest.raises(UserError, match="is damaged"):
-            opened.words(tokens, None)
+            opened.entries(tokens, None)
     for text in ("[]", "{", "null", "[" * 100_000):
         (tmp_path / "about.json").write_text(text)
         with pytest.raises(UserError, match=r"about\.json"):

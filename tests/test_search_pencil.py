@@ -31,10 +31,10 @@ from minipuzzle.nas.solve import Infeasible, Instance, solve
 from minipuzzle.settings import MOST, Limits, SearchSettings, parse_budget, parse_count
 from minipuzzle.space import Level, bounds, levels
 from minipuzzle.training.objectives import (
+    Objective,
     answers_only,
     check_vocabularies,
     distillation,
-    is_steady,
     next_token,
 )
 
@@ -467,10 +467,10 @@ def test_only_answers_are_trained_and_only_their_predictions_meet_the_head():
 
 
 def test_what_may_be_captured_says_so():
-    assert is_steady(next_token)
-    assert is_steady(distillation(shaken(tiny("-", vocab=61))))
-    assert not is_steady(answers_only())
-    assert not is_steady(lambda model, tokens, documents: None)
+    assert next_token.capturable
+    assert distillation(shaken(tiny("-", vocab=61))).capturable
+    assert not answers_only().capturable
+    assert not Objective.capturable
 
 
 def test_cosine_of_other_hidden_sizes_is_refused():

@@ -287,6 +287,7 @@ sys.path.insert(0, {tests!r})
 from test_stream import text, CPU
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.importance import score
+from minipuzzle.settings import ScoreSettings
 settings = ScoreSettings(samples=7, block_samples=3, batch=1)
 partial = Path({folder!r}) / "partial"
 scores = score(Checkpoint.open(Path({path!r})), text(), settings, device=CPU, partial=partial)

@@ -62,7 +62,7 @@ def score(
         batch=batch,
         estimator=estimator,
         curves=curves,
-        metric=metric,  # type: ignore[arg-type]
+        metric=metric,
         iterative=iterative,
         seed=seed,
     )

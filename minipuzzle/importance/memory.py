@@ -19,7 +19,8 @@ from minipuzzle.checkpoint.reader import PIECE_BYTES
 from minipuzzle.errors import UserError
 from minipuzzle.importance.collect import footprint_hooks
 from minipuzzle.importance.curves import variants
-from minipuzzle.importance.metrics import CHUNK_VALUES
+from minipuzzle.importance.ends import CHUNK_VALUES
+from minipuzzle.importance.metrics import find
 from minipuzzle.kinds import Block
 from minipuzzle.machine import available_bytes, free_gpu_bytes, resident_bytes
 from minipuzzle.model.footprint import forward_bytes
@@ -211,7 +212,7 @@ def _head(
     architecture: Architecture, settings: ScoreSettings, device: torch.device
 ) -> dict[str, int]:
     terms = {"comparing": COMPARING, "reading": READING}
-    if settings.metric != "mse":
+    if find(settings.metric).logits:
         itemsize = 2 if device.type == "cuda" else 4  # a CPU multiplies with FP32 logits in FP32
         terms["head"] = architecture.vocab_size * architecture.hidden * itemsize
     return terms

@@ -31,9 +31,10 @@ from minipuzzle.errors import UserError
 from minipuzzle.identity import fingerprint
 from minipuzzle.importance.collect import Collector, HiddenCollector
 from minipuzzle.importance.curves import Variant, kept, variants
+from minipuzzle.importance.ends import variant_errors
 from minipuzzle.importance.estimators import check_streamed
 from minipuzzle.importance.memory import Peak, check_peak, compute_dtype, plan_peak
-from minipuzzle.importance.metrics import variant_errors
+from minipuzzle.importance.metrics import find
 from minipuzzle.importance.state import SavedTensors, State
 from minipuzzle.importance.streams import Streams
 from minipuzzle.interrupt import Interrupt, interrupt
@@ -328,7 +329,7 @@ class _Run:
                 )
 
     def _head(self) -> Tensor | None:
-        if self.settings.metric == "mse":
+        if not find(self.settings.metric).logits:
             return None
         name = "embeddings.weight" if self.architecture.tied_head else "head.weight"
         return self.reader.tensor(

@@ -20,7 +20,8 @@ from minipuzzle.runs.job import Job, open_checkpoint
 from minipuzzle.settings import DistillSettings, Training
 from minipuzzle.training import check_vocabularies
 from minipuzzle.training.board import require_board
-from minipuzzle.training.offline import Keep, TeacherCache
+from minipuzzle.training.keep import Keep
+from minipuzzle.training.offline import TeacherCache
 from minipuzzle.training.parallel import check_replicas
 from minipuzzle.training.update import check_batch
 

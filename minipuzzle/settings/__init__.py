@@ -8,9 +8,9 @@ from minipuzzle.settings.budget import Budget, Limits, TimeLimit, parse_budget
 from minipuzzle.settings.counts import MOST, parse_count
 from minipuzzle.settings.data import EMBEDDED, Data
 from minipuzzle.settings.distill import ADAPTER_RATES, RATES, DistillSettings, Winner
-from minipuzzle.settings.losses import DEFAULT_LOSS, LOSSES, loss_terms
+from minipuzzle.settings.losses import DEFAULT_LOSS, loss_terms
 from minipuzzle.settings.recipe import PretrainRecipe, Recipe
-from minipuzzle.settings.score import Metric, ScoreSettings
+from minipuzzle.settings.score import ScoreSettings
 from minipuzzle.settings.search import Method, Ranking, SearchSettings
 from minipuzzle.settings.training import ADAPT_RATE, RATE, Checkpointing, Precision, Training
 from minipuzzle.settings.workload import Generation, Phase, check_tokens, parse_work
@@ -21,7 +21,6 @@ __all__ = [
     "DEFAULT_LOSS",
     "EMBEDDED",
     "FASTEST",
-    "LOSSES",
     "MOST",
     "RATE",
     "RATES",
@@ -33,7 +32,6 @@ __all__ = [
     "Generation",
     "Limits",
     "Method",
-    "Metric",
     "Phase",
     "Precision",
     "PretrainRecipe",

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import typing
 from dataclasses import dataclass
-from typing import Literal
 
 from minipuzzle.identity import Plain, changed
-from minipuzzle.settings.bounds import BATCHES, SEEDS, require, within
-
-Metric = Literal["mse", "logit-mse", "kl", "loss"]
+from minipuzzle.registry import ESTIMATORS, METRICS
+from minipuzzle.settings.bounds import BATCHES, SEEDS, within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,17 +14,17 @@ class ScoreSettings:
     """What scores see and measure: the papers use 1024 samples for widths and 128 for blocks
     (arXiv:2504.03624).
 
-    ``estimator`` scores channels and heads (``minipuzzle.importance.estimators``); ``metric``
-    measures what removing or narrowing a block does to the model's end. ``curves`` also narrows
-    each block; ``iterative`` removes that many blocks one after the other, scoring again after each
-    (0: all scores from the whole model).
+    ``estimator``, one of ``registry.ESTIMATORS``, scores channels and heads; ``metric``, one of
+    ``METRICS``, measures what removing or narrowing a block does to the model's end. ``curves``
+    also narrows each block; ``iterative`` removes that many blocks one after the other, scoring
+    again after each (0: all scores from the whole model).
     """
 
     samples: int = 1024
     block_samples: int = 128
     batch: int = 8
     estimator: str = "mixed"
-    metric: Metric = "mse"
+    metric: str = "mse"
     curves: bool = True
     iterative: int = 0
     seed: int = 0
@@ -41,8 +38,8 @@ class ScoreSettings:
             iterative=(0, 10**6),
             seed=SEEDS,
         )
-        metrics = typing.get_args(Metric)
-        require(self.metric in metrics, f"metric {self.metric!r}", " or ".join(map(repr, metrics)))
+        ESTIMATORS.check(self.estimator)
+        METRICS.check(self.metric)
 
     def identity(self) -> dict[str, Plain]:
         """What finished scores are compared by."""

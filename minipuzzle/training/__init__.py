@@ -1,4 +1,4 @@
-"""Room 7: healing the loss. One loop, two objectives."""
+"""Recovering the loss: one loop, whatever the objective."""
 
 from minipuzzle.model import mixed_precision
 from minipuzzle.training.checkpointing import load_parameters

@@ -26,7 +26,7 @@ from minipuzzle.training.captured import Backward
 from minipuzzle.training.checkpointing import States
 from minipuzzle.training.guard import Guard
 from minipuzzle.training.log import TrainingLog
-from minipuzzle.training.objectives import Objective, is_steady
+from minipuzzle.training.objectives import Objective
 from minipuzzle.training.pace import Pace
 from minipuzzle.training.prepare import prepare, unprepare
 from minipuzzle.training.schedule import learning_rate
@@ -135,7 +135,7 @@ class _Run:
             and ranks.world == 1
             and not model.activation_checkpointing
         )
-        captures = whole and self.device.type == "cuda" and is_steady(objective)
+        captures = whole and self.device.type == "cuda" and objective.capturable
         self.backward = Backward(model, objective, captures=captures, say=say)
         saved = states.load(model, self.optimizer)
         self.at = Progress(**(saved or {}))

@@ -1,8 +1,8 @@
-"""The two passes over tiles of tokens and words: the first leaves the softmax statistics, the
-second the gradients.
+"""Two passes over tiles of tokens and vocabulary entries: the first leaves the softmax statistics,
+the second the gradients.
 
-Words are the outer loop, so that a tile of the head's gradient is summed in FP32 and written once:
-an FP32 copy of a BF16 head's whole gradient would take 4 GiB at 131,072 words x 8,192.
+Entries are the outer loop, so that a tile of the head's gradient is summed in FP32 and written
+once: an FP32 copy of a BF16 head's whole gradient would take 4 GiB at 131,072 entries x 8,192.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from minipuzzle.model.head import add_matmul_fp32, compiled, matmul_fp32
-from minipuzzle.training.divergences import TOP_K, Divergence
+from minipuzzle.training.divergences.base import TOP_K, Divergence
 
 TILE_BYTES = 896 << 20
 """What one tile's buffers may take together."""
@@ -35,7 +35,7 @@ class Plan:
 
 
 class Tiles:
-    """Tiles of both models' logits [rows, words], FP32; without a teacher its tiles are the
+    """Tiles of both models' logits [rows, entries], FP32; without a teacher its tiles are the
     student's.
     """
 
@@ -53,28 +53,28 @@ class Tiles:
             teacher_hidden,
             teacher_head,
         )
-        tokens, words = sizes
+        tokens, entries = sizes
         self.rows = [slice(i, i + tokens) for i in range(0, hidden.shape[0], tokens)]
-        self.words = [slice(i, i + words) for i in range(0, head.shape[0], words)]
+        self.entries = [slice(i, i + entries) for i in range(0, head.shape[0], entries)]
 
-    def weight(self, words: slice) -> Tensor:
+    def weight(self, entries: slice) -> Tensor:
         """[v, d] of the student's head, in the dtype of the products."""
-        return self.head[words].to(self.hidden.dtype)
+        return self.head[entries].to(self.hidden.dtype)
 
     def tiles(
-        self, words: slice, kept: tuple[Tensor, Tensor] | None = None
+        self, entries: slice, kept: tuple[Tensor, Tensor] | None = None
     ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """(rows, student's, teacher's logits) of these words, or ``kept`` where that is all of
+        """(rows, student's, teacher's logits) of these entries, or ``kept`` where that is all of
         them.
         """
         if kept is not None:
             yield self.rows[0], *kept
             return
-        weight = self.weight(words).t()
+        weight = self.weight(entries).t()
         other = (
             None
             if self.teacher_head is None
-            else self.teacher_head[words].to(self.hidden.dtype).t()
+            else self.teacher_head[entries].to(self.hidden.dtype).t()
         )
         for rows in self.rows:
             student = matmul_fp32(self.hidden[rows], weight)
@@ -85,10 +85,10 @@ class Tiles:
 
 
 def tile_sizes(tokens: int, vocab: int, width: int, teacher_width: int) -> tuple[int, int]:
-    """(tokens, words) of a tile: whatever TILE_BYTES hold; words a power of two, which divides most
-    vocabularies.
+    """(tokens, entries) of a tile: whatever TILE_BYTES hold; entries a power of two, which divides
+    most vocabularies.
 
-    A word of a tile takes 4 + 4 + 2 bytes a token (two logits, the rounded gradient), 4 a channel
+    An entry of a tile takes 4 + 4 + 2 bytes a token (two logits, the rounded gradient), 4 a channel
     (the head's gradient) and 2 a channel of each head in BF16.
     """
     rows = -(-tokens // -(-tokens // TILE_TOKENS))
@@ -106,16 +106,16 @@ def first_pass(logits: Tiles, targets: Tensor | None, plan: Plan) -> tuple[Tenso
     running[:2] = float("-inf")
     target_logit = torch.zeros(n, device=device)
     top = torch.full((n, TOP_K if plan.divergence.needs_floor else 0), float("-inf"), device=device)
-    once = len(logits.rows) == len(logits.words) == 1
-    for words in logits.words:
-        for rows, student, teacher in logits.tiles(words):
+    once = len(logits.rows) == len(logits.entries) == 1
+    for entries in logits.entries:
+        for rows, student, teacher in logits.tiles(entries):
             high = fused(_largest, student)(student, teacher, running[:2, rows])
             running[2:, rows] = fused(_statistics, student)(
                 student, teacher, running[:, rows], high
             )
             running[:2, rows] = high
             if targets is not None:
-                place = targets[rows] - words.start
+                place = targets[rows] - entries.start
                 inside = (place >= 0) & (place < student.shape[1])
                 target_logit[rows] += (
                     student.gather(1, place.clamp(0, student.shape[1] - 1)[:, None])[:, 0] * inside
@@ -127,11 +127,11 @@ def first_pass(logits: Tiles, targets: Tensor | None, plan: Plan) -> tuple[Tenso
     high, total, moments = running[:2], running[2:4], running[4:]
     plan.lse = high + total.log()
     plan.floor = top[:, -1:] - plan.lse[1][:, None] if top.shape[1] else plan.lse[1][:, None]
-    apart, mean = moments / total[1]
+    difference, mean = moments / total[1]
     entropy = (plan.lse[1] - mean).double().sum() * (logits.teacher_head is not None)
     loss = plan.target_weight * (plan.lse[0] - target_logit).double().sum()
     if plan.weight:
-        kl = apart - plan.lse[1] + plan.lse[0]
+        kl = difference - plan.lse[1] + plan.lse[0]
         loss += (
             plan.weight
             * (kl if plan.divergence.sums is None else _sums(logits, plan)).double().sum()
@@ -142,8 +142,8 @@ def first_pass(logits: Tiles, targets: Tensor | None, plan: Plan) -> tuple[Tenso
 def _sums(logits: Tiles, plan: Plan) -> Tensor:
     """The divergence [n] where it needs both softmaxes first; leaves ``plan.sums``."""
     assert plan.divergence.sums is not None
-    for words in logits.words:
-        for rows, student, teacher in logits.tiles(words, plan.kept):
+    for entries in logits.entries:
+        for rows, student, teacher in logits.tiles(entries, plan.kept):
             s, t = student - plan.lse[0, rows, None], teacher - plan.lse[1, rows, None]
             part = plan.divergence.sums(s, t, plan.floor[rows])
             if not len(plan.sums):
@@ -163,21 +163,21 @@ def second_pass(
         torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device) if needed[0] else None
     )
     d_head = torch.empty_like(logits.head) if needed[1] else None
-    for words in logits.words:
-        weight = logits.weight(words)
+    for entries in logits.entries:
+        weight = logits.weight(entries)
         tile = (
             torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
             if d_head is not None
             else None
         )
-        for rows, student, teacher in logits.tiles(words, plan.kept):
-            rounded = gradient_tile(logits, targets, plan, scale, rows, words, student, teacher)
+        for rows, student, teacher in logits.tiles(entries, plan.kept):
+            rounded = gradient_tile(logits, targets, plan, scale, rows, entries, student, teacher)
             if d_hidden is not None:
                 add_matmul_fp32(d_hidden[rows], rounded, weight)
             if tile is not None:
                 add_matmul_fp32(tile, rounded.t(), hidden[rows])
         if d_head is not None:
-            d_head[words] = tile  # type: ignore[assignment]
+            d_head[entries] = tile  # type: ignore[assignment]
     return None if d_hidden is None else d_hidden.to(hidden.dtype), d_head
 
 
@@ -187,7 +187,7 @@ def gradient_tile(
     plan: Plan,
     scale: Tensor,
     rows: slice,
-    words: slice,
+    entries: slice,
     student: Tensor,
     teacher: Tensor,
     out: Tensor | None = None,
@@ -197,7 +197,7 @@ def gradient_tile(
     """
     out = torch.empty_like(student, dtype=logits.hidden.dtype) if out is None else out
     sums = plan.sums[:, rows] if len(plan.sums) else plan.lse[:0, rows]
-    column = None if targets is None else (targets[rows] - words.start)[:, None]
+    column = None if targets is None else (targets[rows] - entries.start)[:, None]
     return fused(_logit_gradient, student)(
         student,
         teacher,

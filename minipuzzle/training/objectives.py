@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +10,11 @@ from torch import Tensor
 
 from minipuzzle.errors import UserError
 from minipuzzle.model import HybridLM
+from minipuzzle.registry import DIVERGENCES
 from minipuzzle.settings import DEFAULT_LOSS, loss_terms
-from minipuzzle.training.divergences import DIVERGENCES
-from minipuzzle.training.losses import FORWARD_KL, linear_loss
+from minipuzzle.training import divergences, losses
+from minipuzzle.training.head_loss import FORWARD_KL, linear_loss
+from minipuzzle.training.losses.base import StateLoss, TargetLoss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,30 +28,53 @@ class BatchLoss:
     tokens: int
 
 
-Objective = Callable[[HybridLM, Tensor, Tensor | None], BatchLoss]
-"""(model, tokens [b, s], documents [b, s] or None) -> what this batch costs."""
-
-
-def steady(objective: Objective) -> Objective:
-    """Mark an objective whose work depends on the tokens' shape alone, so that a CUDA graph of it
-    may be replayed.
+class Objective(ABC):
+    """What a batch costs a model. A subclass says whether it can be captured, which is False where
+    it says nothing.
     """
-    vars(objective)["steady"] = True
-    return objective
+
+    capturable = False
+    """Whether its work depends on the tokens' shape alone, so that a CUDA graph of it may be
+    replayed.
+    """
+
+    @abstractmethod
+    def __call__(self, model: HybridLM, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
+        """The loss on ``tokens`` [b, s] int64; ``documents`` [b, s] keep packed ones apart."""
 
 
-def is_steady(objective: Objective) -> bool:
-    """Whether it is marked so."""
-    return getattr(objective, "steady", False)
+class _NextToken(Objective):
+    capturable = True
+
+    def __call__(self, model: HybridLM, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
+        hidden = model.hidden_states(tokens, documents)[:, :-1]
+        targets = tokens[:, 1:].reshape(-1)
+        loss = linear_loss(hidden.reshape(-1, hidden.shape[-1]), model.head_weight, targets=targets)
+        return BatchLoss(total=loss.total, entropy=loss.entropy, tokens=targets.numel())
 
 
-@steady
-def next_token(model: HybridLM, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
-    """Cross-entropy of each token but the first of a block, given those before it."""
-    hidden = model.hidden_states(tokens, documents)[:, :-1]
-    targets = tokens[:, 1:].reshape(-1)
-    loss = linear_loss(hidden.reshape(-1, hidden.shape[-1]), model.head_weight, targets=targets)
-    return BatchLoss(total=loss.total, entropy=loss.entropy, tokens=targets.numel())
+next_token: Objective = _NextToken()
+"""Cross-entropy of each token but the first of a block, given those before it."""
+
+
+class _AnswersOnly(Objective):
+    """Not capturable: how many tokens answer depends on the text."""
+
+    def __init__(self, teacher: HybridLM | None) -> None:
+        self.teacher = teacher
+
+    def __call__(self, model: HybridLM, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
+        if documents is None:
+            raise ValueError("answers_only needs the segments: set isolate_documents")
+        examples, wanted = documents // 2, documents[:, 1:] % 2 == 1  # wanted [b, s - 1]
+        hidden = model.hidden_states(tokens, examples)[:, :-1][wanted]  # [answers, hidden]
+        if self.teacher is None:
+            found = linear_loss(hidden, model.head_weight, targets=tokens[:, 1:][wanted])
+        else:
+            with torch.no_grad():
+                target = self.teacher.hidden_states(tokens, examples)[:, :-1][wanted]
+            found = linear_loss(hidden, model.head_weight, (target, self.teacher.head_weight))
+        return BatchLoss(total=found.total, entropy=found.entropy, tokens=len(hidden))
 
 
 def answers_only(teacher: HybridLM | None = None) -> Objective:
@@ -59,79 +84,62 @@ def answers_only(teacher: HybridLM | None = None) -> Objective:
     + 1 one example, which sees no other. Only the hidden states that predict an answer meet the
     head.
     """
-
-    def objective(model: HybridLM, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
-        if documents is None:
-            raise ValueError("answers_only needs the segments: set isolate_documents")
-        examples, wanted = documents // 2, documents[:, 1:] % 2 == 1
-        hidden = model.hidden_states(tokens, examples)[:, :-1][wanted]
-        if teacher is None:
-            found = linear_loss(hidden, model.head_weight, targets=tokens[:, 1:][wanted])
-        else:
-            with torch.no_grad():
-                target = teacher.hidden_states(tokens, examples)[:, :-1][wanted]
-            found = linear_loss(hidden, model.head_weight, (target, teacher.head_weight))
-        return BatchLoss(total=found.total, entropy=found.entropy, tokens=len(hidden))
-
-    return objective
+    return _AnswersOnly(teacher)
 
 
-def distillation(teacher: HybridLM, loss: str = DEFAULT_LOSS) -> Objective:
-    """What ``loss`` names (``recipe.loss_terms``) between teacher and student at every position.
+class _Distillation(Objective):
+    capturable = True
 
-    The teacher runs without gradients and is never changed. Raises: UserError for a loss that is
-    not known.
-    """
-    terms = loss_terms(loss)
-    name = next((name for name in terms if name in DIVERGENCES), "")
-    cosine, cross_entropy = terms.get("cosine", 0.0), terms.get("cross-entropy", 0.0)
+    def __init__(self, teacher: HybridLM, loss: str) -> None:
+        self.teacher = teacher
+        terms = loss_terms(loss)
+        name = next((name for name in terms if name in DIVERGENCES.names()), "")
+        self.weight = terms.pop(name, 0.0)
+        self.divergence = divergences.find(name) if name else FORWARD_KL
+        self.states: list[tuple[StateLoss, float]] = []
+        self.target_weight = 0.0
+        for other, weight in terms.items():
+            match losses.find(other):
+                case StateLoss() as found:
+                    self.states.append((found, weight))
+                case TargetLoss():
+                    self.target_weight += weight
+                case found:
+                    raise TypeError(f"nothing computes {found}")
 
-    @steady
-    def objective(model: HybridLM, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
-        with (
-            torch.no_grad()
-        ):  # not inference mode: its tensors cannot be saved for the student's backward pass
-            target = teacher.hidden_states(tokens, documents)
-        hidden = model.hidden_states(tokens, documents)
-        length = hidden.shape[1] - bool(cross_entropy)  # the last position has no next token
+    def __call__(self, model: HybridLM, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
+        # Not inference mode: its tensors cannot be saved for the student's backward pass.
+        with torch.no_grad():
+            target = self.teacher.hidden_states(tokens, documents)  # [b, s, d_teacher]
+        hidden = model.hidden_states(tokens, documents)  # [b, s, d]
+        length = hidden.shape[1] - bool(self.target_weight)  # the last position has no next token
         student, wanted = (h[:, :length].reshape(-1, h.shape[-1]) for h in (hidden, target))
         found = linear_loss(
             student,
             model.head_weight,
-            (wanted, teacher.head_weight),
-            tokens[:, 1:].reshape(-1) if cross_entropy else None,
-            divergence=DIVERGENCES.get(name, FORWARD_KL),
-            weight=terms.get(name, 0.0),
-            target_weight=cross_entropy,
+            (wanted, self.teacher.head_weight),
+            tokens[:, 1:].reshape(-1) if self.target_weight else None,
+            divergence=self.divergence,
+            weight=self.weight,
+            target_weight=self.target_weight,
         )
-        total = found.total if not cosine else found.total + cosine * _cosine(student, wanted)
+        total = found.total
+        for loss, weight in self.states:
+            total = total + weight * loss.value(student, wanted)
         return BatchLoss(total=total, entropy=found.entropy, tokens=student.shape[0])
 
-    return objective
 
+def distillation(teacher: HybridLM, loss: str = DEFAULT_LOSS) -> Objective:
+    """What ``loss`` names (``settings.loss_terms``) between teacher and student at every position.
 
-def _cosine(student: Tensor, teacher: Tensor) -> Tensor:
-    """Sum over tokens of 1 - cos of the states before the heads, float64.
-
-    Source: arXiv:2411.19146, L_cosine, which takes every layer; here the last, since pruned
-    students have fewer.
+    The teacher runs without gradients and is never changed. Raises: UserError for a loss that is
+    not known.
     """
-    if student.shape[-1] != teacher.shape[-1]:
-        raise UserError(
-            "The cosine loss compares hidden states of one size.",
-            got=f"student {student.shape[-1]}, teacher {teacher.shape[-1]} channels",
-            allowed="equal hidden sizes",
-            next="Leave cosine out of --loss.",
-        )
-    return (
-        (1 - torch.nn.functional.cosine_similarity(student.float(), teacher.float(), dim=-1))
-        .double()
-        .sum()
-    )
+    return _Distillation(teacher, loss)
 
 
 def check_vocabularies(student: int, teacher: int) -> None:
-    """Raises: UserError where the two heads cannot be compared word by word."""
+    """Raises: UserError where the two heads cannot be compared token by token."""
     if student != teacher:
         raise UserError(
             "Student and teacher have different vocabularies.",

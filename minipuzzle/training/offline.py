@@ -1,5 +1,4 @@
-"""A teacher's answers on disk: a few words for each token of the training text, in safetensors
-shards.
+"""A teacher's logits on disk: a few at each token of the training text, in safetensors shards.
 
 Shard i holds blocks i R .. (i + 1) R - 1 of the text in training order. A shard is whole or absent,
 so a killed run goes on with the shards that are missing. A block is found by the hash of its
@@ -10,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,37 +25,13 @@ from minipuzzle.errors import UserError
 from minipuzzle.identity import Plain, fingerprint
 from minipuzzle.model import HybridLM, mixed_precision
 from minipuzzle.ranks import Ranks
+from minipuzzle.training.keep import Keep, id_dtype
 from minipuzzle.training.objectives import BatchLoss, Objective
-from minipuzzle.training.sparse import Words, sparse_kl, teacher_words
+from minipuzzle.training.sparse import Entries, sparse_kl, teacher_entries
 
 ABOUT = "about.json"
 KEY_BYTES = 16
 SHARD_BYTES = 1 << 26
-
-
-@dataclass(frozen=True, kw_only=True)
-class Keep:
-    """``count`` words a token: the most likely ones and the rest's mass, or a random ``sample``."""
-
-    count: int
-    sample: bool
-
-    @staticmethod
-    def parse(text: str) -> Keep:
-        """ "top-64" or "sampled-50". Raises: UserError for anything else."""
-        found = re.fullmatch(r"(top|sampled)-([1-9]\d*)", text)
-        if found is None:
-            raise UserError(
-                "What to keep of the teacher's logits?",
-                got=text,
-                allowed="top-K or sampled-K",
-                next="For example --teacher-keep top-64.",
-            )
-        return Keep(count=int(found[2]), sample=found[1] == "sampled")
-
-    def bytes_per_token(self, vocabulary: int) -> int:
-        """Ids, FP16 log probabilities, and the rest's mass in FP32."""
-        return self.count * (_id_dtype(vocabulary).itemsize + 2) + (0 if self.sample else 4)
 
 
 class TeacherCache:
@@ -79,7 +52,7 @@ class TeacherCache:
     ) -> None:
         if keep.count > vocabulary:
             raise UserError(
-                "The teacher has not so many words.",
+                "The teacher's vocabulary is smaller than that.",
                 got=f"{keep.count:,}",
                 allowed=f"at most {vocabulary:,}",
                 next="Lower --teacher-keep.",
@@ -149,18 +122,11 @@ class TeacherCache:
         ranks.together(lambda: None)
 
     def objective(self) -> Objective:
-        """KL from the stored words; the teacher is not needed."""
+        """KL from the stored logits; the teacher is not needed."""
         self._index()
+        return _Stored(self)
 
-        def objective(model: HybridLM, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
-            words = self.words(tokens, documents)
-            hidden = model.hidden_states(tokens, documents)
-            total = sparse_kl(hidden.reshape(-1, hidden.shape[-1]), model.head_weight, words)
-            return BatchLoss(total=total, entropy=words.entropy(), tokens=tokens.numel())
-
-        return objective
-
-    def words(self, tokens: Tensor, documents: Tensor | None) -> Words:
+    def entries(self, tokens: Tensor, documents: Tensor | None) -> Entries:
         """What the teacher said to blocks of text, tokens [b, s]. Raises: UserError where they are
         not in the cache.
         """
@@ -178,9 +144,9 @@ class TeacherCache:
             parts.append({name: part[at] for name, part in _slices(file).items()})
         whole = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
         if whole["ids"].int().max() >= self.vocabulary or whole["log_p"].isnan().any():
-            raise _damaged(file, "words beyond the vocabulary, or no numbers")
+            raise _damaged(file, "entries beyond the vocabulary, or no numbers")
         whole = {name: part.to(tokens.device) for name, part in whole.items()}
-        return Words(
+        return Entries(
             ids=whole["ids"].long(), log_p=whole["log_p"].float(), log_rest=whole.get("log_rest")
         )
 
@@ -217,7 +183,7 @@ class TeacherCache:
             )
             with mixed_precision(device):
                 hidden = teacher.hidden_states(given, borders if self.isolate else None)
-                words = teacher_words(
+                entries = teacher_entries(
                     hidden.flatten(0, 1), teacher.head_weight, self.keep.count, generator
                 )
             if start >= last:
@@ -227,10 +193,10 @@ class TeacherCache:
                 torch.frombuffer(bytearray(self._key(t, d)), dtype=torch.uint8)
                 for t, d in zip(torch.from_numpy(tokens), torch.from_numpy(documents), strict=True)
             ]
-            found["ids"].append(words.ids.unflatten(0, shape).to(_id_dtype(self.vocabulary)).cpu())
-            found["log_p"].append(words.log_p.unflatten(0, shape).half().cpu())
-            if words.log_rest is not None:
-                found["log_rest"].append(words.log_rest.unflatten(0, shape).cpu())
+            found["ids"].append(entries.ids.unflatten(0, shape).to(id_dtype(self.vocabulary)).cpu())
+            found["log_p"].append(entries.log_p.unflatten(0, shape).half().cpu())
+            if entries.log_rest is not None:
+                found["log_rest"].append(entries.log_rest.unflatten(0, shape).cpu())
         return {
             "key": torch.stack(found["key"]),
             **{n: torch.cat(found[n]) for n in ("ids", "log_p", "log_rest") if found[n]},
@@ -259,7 +225,7 @@ class TeacherCache:
         except (SafetensorError, OSError, UserError) as error:
             raise _damaged(file, error) from error
         each = (len(keys), self.blocks.block_length)
-        ids = "U16" if _id_dtype(self.vocabulary) == torch.uint16 else "I32"
+        ids = "U16" if id_dtype(self.vocabulary) == torch.uint16 else "I32"
         wanted: dict[str, tuple[tuple[int, ...], str]]
         wanted = {
             "ids": ((*each, self.keep.count), ids),
@@ -282,6 +248,19 @@ class TeacherCache:
         return self.folder / f"{index:08}.safetensors"
 
 
+class _Stored(Objective):
+    """Not capturable: each batch is read from disk."""
+
+    def __init__(self, cache: TeacherCache) -> None:
+        self.cache = cache
+
+    def __call__(self, model: HybridLM, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
+        entries = self.cache.entries(tokens, documents)
+        hidden = model.hidden_states(tokens, documents)
+        total = sparse_kl(hidden.reshape(-1, hidden.shape[-1]), model.head_weight, entries)
+        return BatchLoss(total=total, entropy=entries.entropy(), tokens=tokens.numel())
+
+
 def _damaged(file: Path, got: object) -> UserError:
     return UserError(
         f"{file} is damaged.",
@@ -295,7 +274,3 @@ def _damaged(file: Path, got: object) -> UserError:
 def _slices(file: Path) -> dict[str, Any]:
     opened = safe_open(file, framework="pt")
     return {name: opened.get_slice(name) for name in opened.keys() if name != "key"}  # noqa: SIM118
-
-
-def _id_dtype(vocabulary: int) -> torch.dtype:
-    return torch.uint16 if vocabulary <= 1 << 16 else torch.int32

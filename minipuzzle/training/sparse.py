@@ -1,5 +1,5 @@
-"""KL from a few of the teacher's words at each token: the k most likely and the rest as one bucket,
-or a random sample.
+"""KL from a few of the teacher's vocabulary entries at each token: the k most likely and the rest
+as one bucket, or a random sample.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch import Tensor
 from minipuzzle.model.head import matmul_fp32
 
 CHUNK_VALUES = 1 << 26
-"""FP32 logits at once: 512 tokens of 131,072 words."""
+"""FP32 logits at once: 512 tokens of 131,072 entries."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Words:
+class Entries:
     """The teacher at n tokens: ``ids`` [n, k] int64, their log probabilities ``log_p`` [n, k] FP32,
-    and ``log_rest`` [n] FP32, the logarithm of all other words' mass together; None for a sample
+    and ``log_rest`` [n] FP32, the logarithm of all other entries' mass together; None for a sample
     drawn from the teacher, with repetitions.
     """
 
@@ -29,7 +29,7 @@ class Words:
     log_rest: Tensor | None
 
     def weight(self) -> Tensor:
-        """[n, k]: what each of the words counts."""
+        """[n, k]: what each of the entries counts."""
         return (
             self.log_p.exp()
             if self.log_rest is not None
@@ -50,39 +50,39 @@ class Words:
 
 
 @torch.no_grad()
-def teacher_words(
+def teacher_entries(
     hidden: Tensor, head: Tensor, count: int, generator: torch.Generator | None = None
-) -> Words:
-    """The ``count`` most likely words, or with a ``generator`` as many random ones, of states
+) -> Entries:
+    """The ``count`` most likely entries, or with a ``generator`` as many random ones, of states
     ``hidden`` [n, d].
     """
     ids, log_p, rest = [], [], []
     for part in _chunks(hidden, head):
         log = torch.log_softmax(matmul_fp32(hidden[part], head.t()), -1)
         if generator is None:
-            best, words = log.topk(count)
-            rest.append(log.scatter_(1, words, -torch.inf).logsumexp(1))
+            best, entries = log.topk(count)
+            rest.append(log.scatter_(1, entries, -torch.inf).logsumexp(1))
         else:
-            words = torch.multinomial(log.exp(), count, replacement=True, generator=generator)
-            best = log.gather(1, words)
-        ids.append(words)
+            entries = torch.multinomial(log.exp(), count, replacement=True, generator=generator)
+            best = log.gather(1, entries)
+        ids.append(entries)
         log_p.append(best)
-    return Words(
+    return Entries(
         ids=torch.cat(ids), log_p=torch.cat(log_p), log_rest=torch.cat(rest) if rest else None
     )
 
 
-def sparse_kl(hidden: Tensor, head: Tensor, words: Words) -> Tensor:
+def sparse_kl(hidden: Tensor, head: Tensor, entries: Entries) -> Tensor:
     """Sum over tokens of KL(teacher || student) in nats, float64, from states ``hidden`` [n, d] and
     ``head`` [vocab, d].
 
-    With a rest bucket: KL between the distributions in which all other words are one, which is the
-    whole KL where k is the vocabulary and below it otherwise. Of a sample: mean of log p - log q,
-    an unbiased estimate of the KL and (for a fixed sample size) of its gradient. Source:
+    With a rest bucket: KL between the distributions in which all other entries are one, which is
+    the whole KL where k is the vocabulary and below it otherwise. Of a sample: mean of log p - log
+    q, an unbiased estimate of the KL and (for a fixed sample size) of its gradient. Source:
     arXiv:2503.16870 (random sampling KD, proposal = teacher); plain top-k without the rest is
     biased, as that paper shows.
     """
-    result: Tensor = _SparseKL.apply(hidden, head, words)
+    result: Tensor = _SparseKL.apply(hidden, head, entries)
     return result
 
 
@@ -92,14 +92,14 @@ class _SparseKL(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, words: Words) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, entries: Entries) -> Tensor:
         d_hidden = torch.empty_like(hidden)
         d_head = torch.zeros_like(head, dtype=torch.float32)
         loss = torch.zeros((), device=hidden.device, dtype=torch.float64)
         for part in _chunks(hidden, head):
             logits = matmul_fp32(hidden[part], head.t())
-            rest = None if words.log_rest is None else words.log_rest[part]
-            here = Words(ids=words.ids[part], log_p=words.log_p[part], log_rest=rest)
+            rest = None if entries.log_rest is None else entries.log_rest[part]
+            here = Entries(ids=entries.ids[part], log_p=entries.log_p[part], log_rest=rest)
             value, gradient = _one_chunk(logits, here)
             loss += value
             rounded = gradient.to(
@@ -121,24 +121,24 @@ class _SparseKL(torch.autograd.Function):
         )
 
 
-def _one_chunk(logits: Tensor, words: Words) -> tuple[Tensor, Tensor]:
+def _one_chunk(logits: Tensor, entries: Entries) -> tuple[Tensor, Tensor]:
     """(sum of the KL over rows, its gradient by ``logits``)."""
     total = logits.logsumexp(1, keepdim=True)
-    weight = words.weight()
-    loss = (weight * (words.log_p - logits.gather(1, words.ids) + total)).double().sum()
+    weight = entries.weight()
+    loss = (weight * (entries.log_p - logits.gather(1, entries.ids) + total)).double().sum()
     mass = weight.sum(1, keepdim=True)
     gradient = (logits - total).exp()
-    if words.log_rest is None:
+    if entries.log_rest is None:
         gradient *= mass
     else:
-        others = logits.scatter(1, words.ids, -torch.inf)
+        others = logits.scatter(1, entries.ids, -torch.inf)
         inside = others.logsumexp(1, keepdim=True)
-        rest, log_rest = words.log_rest.exp()[:, None], words.log_rest[:, None]
+        rest, log_rest = entries.log_rest.exp()[:, None], entries.log_rest[:, None]
         some = (rest > 0) & (inside > -torch.inf)  # no rest where k is the whole vocabulary
         rest, inside = torch.where(some, rest, 0.0), torch.where(some, inside, 0.0)
         loss = loss + torch.where(some, rest * (log_rest - inside + total), 0.0).double().sum()
         gradient = gradient * (mass + rest) - rest * (others - inside).exp()
-    return loss, gradient.scatter_add_(1, words.ids, -weight)
+    return loss, gradient.scatter_add_(1, entries.ids, -weight)
 
 
 def _chunks(hidden: Tensor, head: Tensor) -> Iterator[slice]:

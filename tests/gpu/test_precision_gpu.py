@@ -16,7 +16,7 @@ from minipuzzle.kernels.pointwise import relu_squared, rms_norm
 from minipuzzle.kinds import Attention, FeedForward, Mamba2
 from minipuzzle.model import HybridLM, frozen, init_model, load_frozen, set_precision
 from minipuzzle.training import distillation, mixed_precision
-from minipuzzle.training.losses import linear_loss
+from minipuzzle.training.head_loss import linear_loss
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
@@ -62,7 +62,7 @@ def test_loss_memory_at_131072_words_of_8192_channels(master):
 @pytest.mark.parametrize("once", [False, True])
 @pytest.mark.parametrize("noise", [0.02, 0.5])
 def test_loss_gradient_under_autocast(noise, once, monkeypatch):
-    monkeypatch.setattr("minipuzzle.training.losses.makes_logits_once", lambda *heads: once)
+    monkeypatch.setattr("minipuzzle.training.head_loss.makes_logits_once", lambda *heads: once)
     n, d, vocab = 1024, 512, 32768
     head = rand(vocab, d, dtype=torch.float32) * 8 / d**0.5
     head = (

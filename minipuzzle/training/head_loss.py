@@ -5,9 +5,10 @@ in distillation (18 % error at 0.03 nats), because the gradient is a difference 
 probabilities. It alone is rounded.
 
 Where the head's gradient is FP32 anyway (masters) and its BF16 copy is small, logits are made once,
-all words of a few tokens at a time, and the gradients with them, in the forward pass: four
-products. Else (a sharded BF16 head, 8,192 channels) they are made twice, in tiles of tokens and
-words (``loss_tiles``): six products, but no FP32 copy of the head's gradient.
+for all vocabulary entries of a few tokens at a time, and the gradients with them, in the forward
+pass: four products. Else (a sharded BF16 head, 8,192 channels) they are made twice, in tiles of
+tokens and vocabulary entries (``loss_tiles``): six products, but no FP32 copy of the head's
+gradient.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import torch
 from torch import Tensor
 
 from minipuzzle.model.head import add_matmul_fp32, matmul_fp32, product_dtype
-from minipuzzle.training.divergences import DIVERGENCES, Divergence
+from minipuzzle.training.divergences import find
+from minipuzzle.training.divergences.base import Divergence
 from minipuzzle.training.loss_tiles import (
     Plan,
     Tiles,
@@ -30,14 +32,14 @@ from minipuzzle.training.loss_tiles import (
 )
 
 ROW_BYTES = 512 << 20
-"""FP32 logits of both models, all words, that are alive at a time."""
+"""FP32 logits of both models, over the whole vocabulary, that are alive at a time."""
 GRADIENT_BYTES = 384 << 20
 """Rounded gradients of logits that are collected before they are multiplied: each time costs a pass
 over the head's.
 """
 COPY_BYTES = 640 << 20
 """What the BF16 copies of FP32 heads may take."""
-FORWARD_KL = DIVERGENCES["forward-kl"]
+FORWARD_KL = find("forward-kl")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,14 +162,14 @@ def _once(
             loss, teaching = first_pass(logits, few, made)
             total, entropy = total + loss, entropy + teaching
             if gradient is not None and made.kept is not None:
-                all_rows, all_words = slice(0, rows), slice(0, vocab)
+                all_rows, all_entries = slice(0, rows), slice(0, vocab)
                 gradient_tile(
                     logits,
                     few,
                     made,
                     one,
                     all_rows,
-                    all_words,
+                    all_entries,
                     *made.kept,
                     gradient[at - start : part.stop - start],
                 )

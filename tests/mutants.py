@@ -67,6 +67,7 @@ FILES = {
     "training/schedule": ("test_training_oracles",),
     "training/update": ("test_training_oracles",),
     "memory/footprint": ("test_cost",),
+    "memory/training": ("test_training_cost", "test_distill_plan"),
     "surgery": ("test_cut_checks", "test_surgery"),
 }
 COMPARE = {

@@ -9,8 +9,8 @@ import torch
 from helpers import FAST, TEXT, run
 
 from minipuzzle.artifacts import read_json
-from minipuzzle.cost.training import state_bytes
 from minipuzzle.errors import UserError
+from minipuzzle.memory.training import state_bytes
 from minipuzzle.runs import disk
 from minipuzzle.runs.disk import Need, check_disk, distill_needs, training_needs
 from minipuzzle.training import shards

@@ -3,14 +3,19 @@ from the counts).
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import tiny
 from helpers import run
 
 from minipuzzle.checkpoint.config import read_config
 from minipuzzle.cost.distill_plan import DistillPlan
+from minipuzzle.model import HybridLM
+from minipuzzle.settings import Training
+from minipuzzle.training.prepare import step_peak
 
 EXAMPLES = Path(__file__).parent.parent / "docs/examples"
 
@@ -25,14 +30,14 @@ def plan(**options):
 @pytest.mark.parametrize(("gpus", "gigabytes"), [(8, 108), (16, 54), (32, 27), (64, 13.5)])
 def test_weights_and_states(gpus, gigabytes):
     """Teacher 113 GB + student 16 bytes a parameter, 749 GB: 862 GB over all GPUs."""
-    terms = plan().terms(gpus, checkpointing=True)
+    terms = plan().peak(gpus, checkpointing=True).terms
     held = sum(size for name, size in terms.items() if "BF16" in name or "FP32" in name)
     assert held / 1e9 == pytest.approx(gigabytes, rel=0.01)
 
 
 def test_activations_flops_and_hours():
     made = plan()
-    assert made.terms(16, checkpointing=True)["activations"] / 1e9 == pytest.approx(
+    assert made.peak(16, checkpointing=True)["activations"] / 1e9 == pytest.approx(
         98 * 8192 * 8192 * 2 / 1e9, rel=0.15
     )
     assert made.flops_per_token / 1e9 == pytest.approx(393, rel=0.01)
@@ -51,6 +56,54 @@ def test_gpus_needed():
     assert made.least_gpus("80 GB", checkpointing=False) is None
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("gpus", [1, 2, 8])
+def test_the_plan_is_the_check_before_the_run(gpus, checkpointing):
+    """Both ask ``memory.training_peak``: term by term the same for the same models and settings."""
+    teacher, student = tiny("M-M*-M-", heads=16), tiny("M-*-")
+    made = DistillPlan(student=student, teacher=teacher, tokens=10**6, length=64, micro_batch=3)
+    checked = step_peak(
+        HybridLM(student, device="meta"),
+        Training(micro_batch=3, batch=3 * gpus),
+        3 * 64,
+        gpus,
+        teacher,
+        checkpointing=checkpointing,
+    )
+    planned = made.peak(gpus, checkpointing)
+    assert planned.terms == checked.terms
+    assert planned.total == sum(planned.terms.values()) > 0
+
+
+def test_replicas_hold_a_whole_model_each():
+    student = tiny("M-*-")
+    model = HybridLM(student, device="meta")
+    halves = step_peak(model, Training(replicas=2), 64, 4, checkpointing=False)
+    assert halves == step_peak(model, Training(), 64, 2, checkpointing=False)
+
+
+def test_rows_from_one_gpu_on():
+    """On one GPU nothing is gathered: 16 bytes a student's parameter, autocast's copy of it in two
+    more, and the teacher in BF16.
+    """
+    made = plan()
+    rows = {row["gpus"]: row for row in made.summary()["rows"]}
+    assert list(rows)[:4] == [1, 2, 4, 8]
+    student, teacher = made.student.parameters, made.teacher.parameters
+    peak = made.peak(1, True)
+    assert peak.total == rows[1]["bytes"]["checkpointing"]
+    rest = peak["activations"] + peak["loss"] + peak["held back"]
+    assert peak.total - rest == 18 * student + 2 * teacher
+    assert rows[2]["days"] == pytest.approx(rows[1]["days"] / 2)
+
+
+def test_a_small_student_needs_one_gpu():
+    small = tiny("M-M*-M-")
+    made = DistillPlan(student=small, teacher=small, tokens=10**6, length=128).summary()
+    assert made["least_gpus"]["80 GB"] == {"checkpointing": 1, "all kept": 1}
+    assert made["terms_on"] == 1
+
+
 def test_command(capsys):
     options = (
         "--teacher",
@@ -64,7 +117,11 @@ def test_command(capsys):
     run("distill", "--plan", *options, "--length", 8192, "--json")
     assert json.loads(capsys.readouterr().out)["least_gpus"]["80 GB"]["checkpointing"] == 24
     run("distill", "--plan", *options, "--length", 8192)
-    assert "at least 24 GPUs" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "at least 24 GPUs" in shown
+    assert re.search(r"^ +1 .* GiB", shown, re.MULTILINE)
+    total = sum(plan().peak(24, checkpointing=True).terms.values()) / 2**30
+    assert re.search(rf"^total +{total:.2f} GiB$", shown, re.MULTILINE)
     run("distill", "--plan", code=2)
     assert "docs/examples" in capsys.readouterr().err
     assert {name for name in sys.modules if name.startswith("torch")} == torch

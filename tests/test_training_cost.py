@@ -8,8 +8,9 @@ from conftest import shaken, tiny
 
 from minipuzzle.arch import Architecture
 from minipuzzle.cost.flops import flops_per_token
-from minipuzzle.cost.training import peak_flops, saved_bytes, training_bytes, training_flops
+from minipuzzle.cost.training import peak_flops, training_flops
 from minipuzzle.kinds import Attention, FeedForward, Mamba2
+from minipuzzle.memory.training import LOADED, RESERVE, saved_bytes, training_peak
 from minipuzzle.runs.meter import Meter
 from minipuzzle.settings import Training
 from minipuzzle.training.prepare import prepare
@@ -35,6 +36,11 @@ def test_peak():
     assert peak_flops("Intel Xeon") is None
 
 
+def beyond(student, **options):
+    """What a step of 1,000 tokens takes beside what lies there before it."""
+    return training_peak(student, 1000, **options).without((*LOADED, RESERVE)).total
+
+
 def test_bytes():
     ff, attention = (
         FeedForward(hidden=8, intermediate=16),
@@ -45,20 +51,31 @@ def test_bytes():
     assert saved_bytes(attention) == 2 * (8 + 8 + 8 + 4 + 4 + 8) + 4 * 4
     assert saved_bytes(mamba) == 2 * (8 + 8 + (16 + 48 + 4) + 16 + 16)
     bare = Architecture(vocab_size=10, hidden=8, blocks=())  # 6 bytes a value around the final norm
-    assert (
-        training_bytes(bare, 1000, checkpointing=False)
-        == bare.parameters * 14 + 1000 * 8 * 6 + 3 * 2**29
-    )
+    assert beyond(bare) == bare.parameters * 14 + 1000 * 8 * 6 + 3 * 2**29
     model = Architecture(vocab_size=10, hidden=8, blocks=(ff, mamba) * 10)
-    whole, less = (training_bytes(model, 1000, checkpointing=c) for c in (False, True))
+    whole, less = (beyond(model, checkpointing=c) for c in (False, True))
     assert whole - less == 1000 * (
         10 * (saved_bytes(ff) + saved_bytes(mamba)) - 20 * 16 - saved_bytes(mamba)
     )
-    assert whole - training_bytes(model, 1000, checkpointing=False, ranks=2) == model.parameters * 7
-    assert (
-        whole - training_bytes(model, 1000, checkpointing=False, trained=100)
-        == (model.parameters - 100) * 14
-    )
+    # over two GPUs gradients and moments are halves; what is gathered takes the place of the copies
+    head, block = 80, mamba.parameters
+    gathered = 2 * head + 4 * block + 6 * block
+    assert whole - beyond(model, gpus=2) == model.parameters * (14 - 6) - gathered
+    assert whole - beyond(model, trained=100) == (model.parameters - 100) * 14
+    frozen = 2 * head + 4 * block + 2 * 100
+    assert beyond(model, trained=100, gpus=2) - beyond(model, trained=100) == frozen - 2 * 100
+
+
+def test_what_is_loaded_before_the_first_step():
+    model, teacher = tiny(), tiny("M-M*-M-")
+    loaded = {
+        name: size
+        for name, size in training_peak(model, 64, teacher=teacher, gpus=2).terms.items()
+        if name in LOADED
+    }
+    assert sum(loaded.values()) == teacher.parameters + 2 * model.parameters
+    terms = training_peak(model, 64, trained=100, gpus=2).terms
+    assert sum(terms[name] for name in LOADED if name in terms) == model.parameters + 4 * 100
 
 
 def test_meter(monkeypatch):

@@ -5,24 +5,17 @@ two configs alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 from minipuzzle.arch import Architecture
-from minipuzzle.cost.training import (
-    LOSS_BYTES,
-    STATES_AT_ONCE,
-    saved_bytes,
-    state_bytes,
-    training_flops,
-)
+from minipuzzle.cost.training import training_flops
 from minipuzzle.errors import UserError
-from minipuzzle.memory.cards import CARDS, PLANNED
+from minipuzzle.memory import CARDS, Peak
+from minipuzzle.memory.cards import PLANNED
+from minipuzzle.memory.training import BF16, STATES_AT_ONCE, state_bytes, training_peak
 
-HELD_BACK = 3 << 30
-"""CUDA's context, NCCL's buffers and the allocator's rounding."""
 GPUS = (1, 2, 4, *range(8, 1025, 8))
-SHOWN = (8, 16, 32, 64, 128, 256)
+SHOWN = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 DAY = 86400
 
 
@@ -54,46 +47,22 @@ class DistillPlan:
                 next="Change the option.",
             )
 
-    def terms(self, gpus: int, checkpointing: bool) -> dict[str, int]:
-        """Bytes on each of ``gpus`` GPUs.
-
-        Sharded: the teacher in BF16 (2 bytes a parameter); the student's FP32 masters, gradients
-        and two Adam moments (16). Gathered: both heads, two blocks ahead, a block's and the head's
-        gradients in BF16 and in FP32 for their sum. Activations as ``saved_bytes``; with
-        checkpointing each block's input, and one block whole.
-        """
-        student, teacher = self.student.parameters, self.teacher.parameters
-        at_once = self.length * self.micro_batch
-        kept = [at_once * saved_bytes(block) for block in self.student.blocks]
-        inputs = 2 * at_once * self.student.hidden * len(kept) + max(kept, default=0)
-        heads = [a.vocab_size * a.hidden for a in (self.student, self.teacher)]
-        blocks = [
-            max((_numel(a, i) for i in range(len(a.blocks))), default=0)
-            for a in (self.student, self.teacher)
-        ]
-        gathered = (
-            0 if gpus == 1 else 2 * sum(heads) + 2 * 2 * max(blocks) + 6 * max(blocks[0], heads[0])
+    def peak(self, gpus: int, checkpointing: bool) -> Peak:
+        """Bytes on each of ``gpus`` GPUs."""
+        return training_peak(
+            self.student,
+            self.length * self.micro_batch,
+            teacher=self.teacher,
+            gpus=gpus,
+            checkpointing=checkpointing,
         )
-        return {
-            "teacher, BF16": 2 * teacher // gpus,
-            "student, FP32 masters": 4 * student // gpus,
-            "gradients, FP32": 4 * student // gpus,
-            "Adam moments, FP32": 8 * student // gpus,
-            "gathered": gathered,
-            "activations": (inputs if checkpointing else sum(kept))
-            + 6 * at_once * self.student.hidden,
-            "loss": LOSS_BYTES,
-            "held back": HELD_BACK,
-        }
 
     def least_gpus(self, card: str, checkpointing: bool) -> int | None:
         """The fewest GPUs (1, 2, 4 or a multiple of 8) of a card of ``PLANNED`` that hold it; None
         where 1,024 do not.
         """
-        return next(
-            (n for n in GPUS if sum(self.terms(n, checkpointing).values()) <= PLANNED[card].memory),
-            None,
-        )
+        room = PLANNED[card].memory
+        return next((n for n in GPUS if self.peak(n, checkpointing).total <= room), None)
 
     @property
     def flops_per_token(self) -> int:
@@ -114,9 +83,9 @@ class DistillPlan:
         """
         student = self.student.parameters
         return {
-            "candidate": 2 * student,
+            "candidate": BF16 * student,
             "training states": STATES_AT_ONCE * state_bytes(student),
-            "student": 2 * student,
+            "student": BF16 * student,
         }
 
     def summary(self) -> dict[str, Any]:
@@ -125,7 +94,7 @@ class DistillPlan:
             {
                 "gpus": n,
                 "bytes": {
-                    c: sum(self.terms(n, c == "checkpointing").values())
+                    c: self.peak(n, c == "checkpointing").total
                     for c in ("checkpointing", "all kept")
                 },
                 "tokens_per_second": self.tokens_per_second(n),
@@ -154,11 +123,6 @@ class DistillPlan:
             "rows": rows,
             "least_gpus": least,
             "terms_on": shown,
-            "terms": self.terms(shown, True),
+            "terms": self.peak(shown, True).terms,
             "disk": self.disk(),
         }
-
-
-def _numel(architecture: Architecture, index: int) -> int:
-    block = architecture.blocks[index]
-    return sum(prod(weight.shape(block.sizes)) for weight in block.weights)

@@ -8,6 +8,7 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from minipuzzle.memory import Peak
 from minipuzzle.units import bytes_, count
 
 
@@ -35,11 +36,11 @@ def distill_plan_view(plan: dict[str, Any]) -> RenderableType:
         f" checkpointing, {found['all kept'] or 'over 1024'} without"
         for card, found in plan["least_gpus"].items()
     ]
-    terms = ", ".join(f"{name} {bytes_(size)}" for name, size in plan["terms"].items())
     disk = ", ".join(f"{name} {bytes_(size)}" for name, size in plan["disk"].items())
     return Group(
         table,
         *lines,
-        f"on {plan['terms_on']} GPUs each holds: {terms}",
+        f"\non {plan['terms_on']} GPUs with activation checkpointing each holds:",
+        Peak(terms=plan["terms"]).table() + "\n",
         f"disk for one candidate: {bytes_(sum(plan['disk'].values()))} ({disk})",
     )

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.cost.training import STATES_AT_ONCE, state_bytes
 from minipuzzle.errors import UserError
+from minipuzzle.memory.training import STATES_AT_ONCE, state_bytes
 from minipuzzle.runs.job import say
 from minipuzzle.runs.race import FINALISTS
 from minipuzzle.training.shards import memory_bytes

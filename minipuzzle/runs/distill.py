@@ -399,6 +399,7 @@ def train_in(
             advance=advance,
             say=say,
             ranks=group,
+            teacher=teacher,
         )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from minipuzzle.arch import Architecture
 from minipuzzle.data import TokenBlocks
 from minipuzzle.data.ahead import Ahead
 from minipuzzle.errors import UserError
@@ -66,6 +67,7 @@ def train(
     advance: Callable[[int, float], None] = lambda tokens, loss: None,
     say: Callable[[str], None] = lambda text: None,
     ranks: Ranks | None = None,
+    teacher: Architecture | None = None,
 ) -> float:
     """Train ``model`` in place and return the mean loss (nats per token) of the last logged steps.
 
@@ -76,9 +78,10 @@ def train(
     tokens are used up, ``say`` with what a person should know. FP32 master weights; on CUDA the
     products run in BF16, or in FP8 as ``settings.precision`` says; the trained model is a BF16 one
     again. With ``ranks`` of several processes the model is sharded (``parallel.shard``; adapters
-    are not, and each process holds all of them) and each takes its share of every batch. SIGTERM
-    saves and exits with 0, Ctrl-C saves and raises KeyboardInterrupt. Raises: UserError where
-    training breaks down, the state is another run's, or the disk is full.
+    are not, and each process holds all of them) and each takes its share of every batch.
+    ``teacher`` is what the objective runs beside it, for the estimate of memory. SIGTERM saves and
+    exits with 0, Ctrl-C saves and raises KeyboardInterrupt. Raises: UserError where training breaks
+    down, the state is another run's, or the disk is full.
     """
     settings = settings.at(RATE)
     ranks = ranks or alone(next(model.parameters()).device)
@@ -90,7 +93,7 @@ def train(
     with interrupt(ranks) as stop:
         at_once = (settings.micro_batch or settings.batch // ranks.world) * blocks.block_length
         try:
-            if chosen := prepare(model.train(), settings, at_once, ranks.world):
+            if chosen := prepare(model.train(), settings, at_once, ranks.world, teacher):
                 say(chosen)
             losses = _Run(
                 model, objective, blocks, settings, folder, ranks, states, stop, advance, say

@@ -4,18 +4,27 @@ keep for backward.
 
 from __future__ import annotations
 
-from minipuzzle.cost.training import training_bytes
+from minipuzzle.arch import Architecture
 from minipuzzle.machine import free_gpu_bytes
+from minipuzzle.memory import Peak
+from minipuzzle.memory.training import LOADED, RESERVE, training_peak
 from minipuzzle.model import HybridLM, set_precision
 from minipuzzle.settings import Training
+from minipuzzle.units import bytes_
 
 SAFE = 0.9
 """Of the memory that is free: fragmentation and what the estimate does not see take the rest."""
 
 
-def prepare(model: HybridLM, settings: Training, tokens: int, ranks: int = 1) -> str:
-    """Set precision and activation checkpointing for steps of ``tokens`` tokens at once; a line
-    that says what was chosen.
+def prepare(
+    model: HybridLM,
+    settings: Training,
+    tokens: int,
+    ranks: int = 1,
+    teacher: Architecture | None = None,
+) -> str:
+    """Set precision and activation checkpointing for steps of ``tokens`` tokens at once on each of
+    ``ranks`` devices; a line that says what was chosen.
 
     Raises: UserError where the precision cannot be had (``set_precision``).
     """
@@ -24,15 +33,22 @@ def prepare(model: HybridLM, settings: Training, tokens: int, ranks: int = 1) ->
     model.activation_checkpointing = wanted == "on"
     parts = [f"{len(layers)} linear layers in {settings.precision}"] if layers else []
     if device.type == "cuda":
-        need, less = (
-            _bytes(model, tokens, checkpointing, ranks) for checkpointing in (False, True)
+        # What is loaded is no longer free, and neither is CUDA's context.
+        kept, recomputed = (
+            step_peak(model, settings, tokens, ranks, teacher, checkpointing=c)
+            for c in (False, True)
         )
+        there = (*LOADED, RESERVE)
         free = free_gpu_bytes(device)
         if wanted == "auto":
-            model.activation_checkpointing = need > SAFE * free
-        chosen = less if model.activation_checkpointing else need
-        parts.append(f"{chosen / 2**30:.1f} of {free / 2**30:.1f} GiB free are needed (estimate)")
-        if chosen > free:
+            model.activation_checkpointing = kept.without(there).total > SAFE * free
+        chosen = recomputed if model.activation_checkpointing else kept
+        missing = chosen.without(there).total
+        parts.append(
+            f"{bytes_(chosen.total)} on each GPU (estimate), {bytes_(missing)} of them beside what"
+            f" is loaded, {bytes_(free)} are free"
+        )
+        if missing > free:
             parts.append(
                 "it may run out: lower --micro-batch, --batch or --length, or use more GPUs with"
                 " torchrun"
@@ -42,17 +58,31 @@ def prepare(model: HybridLM, settings: Training, tokens: int, ranks: int = 1) ->
     return "; ".join(parts)
 
 
+def step_peak(
+    model: HybridLM,
+    settings: Training,
+    tokens: int,
+    ranks: int = 1,
+    teacher: Architecture | None = None,
+    *,
+    checkpointing: bool,
+) -> Peak:
+    """What a step holds on each device: ``memory.training_peak`` of this model."""
+    adapted = hasattr(model, "adapters")
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return training_peak(
+        model.architecture,
+        tokens,
+        teacher=teacher,
+        gpus=ranks // settings.replicas,
+        checkpointing=checkpointing,
+        trained=trained if adapted else None,
+    )
+
+
 def unprepare(model: HybridLM) -> None:
     """A model as one uses it: in eval mode, its products in BF16 or FP32, nothing computed
     twice.
     """
     set_precision(model.eval(), "bf16", 0)
     model.activation_checkpointing = False
-
-
-def _bytes(model: HybridLM, tokens: int, checkpointing: bool, ranks: int) -> int:
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    shares = 1 if hasattr(model, "adapters") else ranks  # an adapter is whole on every GPU
-    return training_bytes(
-        model.architecture, tokens, checkpointing=checkpointing, ranks=shares, trained=trained
-    )

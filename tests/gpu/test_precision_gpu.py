@@ -9,11 +9,11 @@ from conftest import save, shaken, tiny
 
 from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.cost.training import training_bytes
 from minipuzzle.kernels import choose
 from minipuzzle.kernels.fp8 import E4M3, E5M2, emulated_linear, engine, engine_linear, quantize
 from minipuzzle.kernels.pointwise import relu_squared, rms_norm
 from minipuzzle.kinds import Attention, FeedForward, Mamba2
+from minipuzzle.memory.training import LOADED, RESERVE, training_peak
 from minipuzzle.model import HybridLM, frozen, init_model, load_frozen, set_precision
 from minipuzzle.training import distillation, mixed_precision
 from minipuzzle.training.head_loss import linear_loss
@@ -256,7 +256,8 @@ def test_memory_estimate(checkpointing):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     took = torch.cuda.max_memory_allocated() - before
-    told = training_bytes(architecture, tokens.numel(), checkpointing=checkpointing)
+    peak = training_peak(architecture, tokens.numel(), checkpointing=checkpointing)
+    told = peak.without((*LOADED, RESERVE)).total
     print(
         f"a step takes {took / 2**30:.2f} GiB, {told / 2**30:.2f} estimated, checkpointing"
         f" {checkpointing}"

@@ -1,0 +1,101 @@
+"""What a training holds on each GPU, by term: the one formula of ``distill --plan`` and of the
+check before a run.
+"""
+
+from __future__ import annotations
+
+from minipuzzle.arch import Architecture
+from minipuzzle.kinds import Block
+from minipuzzle.memory.peak import Peak
+
+# Bytes a parameter. Products are in BF16; what Adam adds up over steps is in FP32.
+BF16 = 2
+MASTER = 4
+GRADIENT = 4
+MOMENTS = 8
+
+# The loss's logits, their gradients and copies of heads, all in tiles, and what libraries keep:
+# 1.5 GiB (tests/gpu/test_precision_gpu.py measures it at a vocabulary of 131,072).
+LOSS_BYTES = 3 << 29
+
+# CUDA's context, NCCL's buffers and the allocator's rounding.
+HELD_BACK = 3 << 30
+
+# On disk while a model is trained: the newest state, and the one that is being written.
+STATES_AT_ONCE = 2
+
+TEACHER, MASTERS, FROZEN = "teacher, BF16", "student, FP32 masters", "student, BF16, frozen"
+ADAPTER, RESERVE = "adapter, FP32", "held back"
+LOADED = (TEACHER, MASTERS, FROZEN, ADAPTER)
+"""The terms that lie on the GPU before the first step."""
+
+
+def training_peak(
+    student: Architecture,
+    tokens: int,
+    *,
+    teacher: Architecture | None = None,
+    gpus: int = 1,
+    checkpointing: bool = False,
+    trained: int | None = None,
+) -> Peak:
+    """Bytes on each of ``gpus`` GPUs that share one student and one teacher, in a step that takes
+    ``tokens`` tokens at once on each.
+
+    ``trained`` None trains the student, whose FP32 masters, gradients and two Adam moments are in
+    shards; a number is that of an adapter's parameters, whole on every GPU beside a frozen student
+    in BF16. With activation ``checkpointing`` each block keeps its input, and one block at a time
+    everything.
+    """
+    shared, updated = (gpus, student.parameters) if trained is None else (1, trained)
+    terms = {} if teacher is None else {TEACHER: BF16 * teacher.parameters // gpus}
+    if trained is None:
+        terms[MASTERS] = MASTER * updated // shared
+    else:
+        terms |= {FROZEN: BF16 * student.parameters // gpus, ADAPTER: MASTER * updated}
+    return Peak(
+        terms={
+            **terms,
+            "gradients, FP32": GRADIENT * updated // shared,
+            "Adam moments, FP32": MOMENTS * updated // shared,
+            "compute copies": _copies(student, teacher, gpus, trained),
+            "activations": _activations(student, tokens, checkpointing),
+            "loss": LOSS_BYTES,
+            RESERVE: HELD_BACK,
+        }
+    )
+
+
+def saved_bytes(block: Block) -> int:
+    """BF16 bytes a token that a block keeps for its backward pass."""
+    return BF16 * block.saved_values()
+
+
+def state_bytes(trained: int) -> int:
+    """Of one saved state of ``trained`` parameters, on disk."""
+    return (MASTER + MOMENTS) * trained
+
+
+def _copies(
+    student: Architecture, teacher: Architecture | None, gpus: int, trained: int | None
+) -> int:
+    """Of weights, in the dtype of products, beside the shards or masters."""
+    if gpus == 1:  # autocast casts each trained weight once a step, and keeps that until its end
+        return BF16 * (student.parameters if trained is None else trained)
+    models = [student] if teacher is None else [student, teacher]
+    heads = [model.vocab_size * model.hidden for model in models]
+    blocks = [max((block.parameters for block in m.blocks), default=0) for m in models]
+    # Heads stay gathered for the whole step, and two blocks: the one at work and the next.
+    gathered = BF16 * sum(heads) + 2 * BF16 * max(blocks)
+    if trained is not None:
+        return gathered + BF16 * trained
+    # The largest gradient is whole once in BF16, and once in FP32 to be summed over the GPUs.
+    return gathered + (BF16 + GRADIENT) * max(blocks[0], heads[0])
+
+
+def _activations(student: Architecture, tokens: int, checkpointing: bool) -> int:
+    kept = [tokens * saved_bytes(block) for block in student.blocks]
+    inputs = BF16 * tokens * student.hidden * len(kept) + max(kept, default=0)
+    # The final norm's output in BF16, and its gradient in FP32; its input is the last block's.
+    ends = (BF16 + GRADIENT) * tokens * student.hidden
+    return (inputs if checkpointing else sum(kept)) + ends

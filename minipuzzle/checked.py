@@ -1,9 +1,9 @@
 """What a file that is read back must hold: values against shapes, names that become paths. No
 torch.
 
-A shape is a type: int, float, str, bool, None, ``X | Y``, list[X], dict[str, X], tuple[X, Y], a
-TypedDict (keys that it does not name are let through), Any, or ``Annotated[X, Must(...)]``. Numbers
-are finite and whole ones fit 64 bits.
+A shape is a type: int, float, str, bool, None, ``X | Y``, list[X], dict[str, X], tuple[X, Y],
+tuple[X, ...], a dataclass or a TypedDict (keys that it does not name are let through), Any, or
+``Annotated[X, Must(...)]``. Numbers are finite and whole ones fit 64 bits.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import lru_cache
 from typing import Annotated, Any
 
@@ -23,10 +23,13 @@ AGAIN = "Restore the file, or run the stage again that writes it."
 
 @dataclass(frozen=True)
 class Must:
-    """A condition on a value of a shape, and its words: "at least 1"."""
+    """A condition on a value of a shape, and its words: "at least 1". ``alone`` is a condition in
+    place of the shape's own.
+    """
 
     hold: Callable[[Any], bool]
     words: str
+    alone: bool = False
 
 
 def is_plain_name(name: str) -> bool:
@@ -69,7 +72,7 @@ def fault(value: Any, shape: Any, where: str = "") -> tuple[str, str, str] | Non
         return None
     if origin is Annotated:
         must = arguments[1]
-        return fault(value, arguments[0], where) or (
+        return (None if must.alone else fault(value, arguments[0], where)) or (
             None if must.hold(value) else (where, _short(value), must.words)
         )
     if origin in (types.UnionType, typing.Union):
@@ -86,9 +89,9 @@ def fault(value: Any, shape: Any, where: str = "") -> tuple[str, str, str] | Non
             if value in arguments
             else (where, _short(value), " or ".join(map(repr, arguments)))
         )
-    if typing.is_typeddict(shape):
+    if typing.is_typeddict(shape) or is_dataclass(shape):
         return _fault_of_table(value, shape, where)
-    if origin is list:
+    if origin is list or (origin is tuple and arguments[1:] == (Ellipsis,)):
         if arguments[0] is int and isinstance(value, list) and all(type(v) is int for v in value):
             value = [min(value, default=0), max(value, default=0)]  # millions of kept channels
         return _first(
@@ -142,6 +145,11 @@ def _fault_of_table(value: Any, shape: Any, where: str) -> tuple[str, str, str] 
 @lru_cache
 def _keys(shape: Any) -> tuple[list[str], dict[str, Any]]:
     """(the keys that a table must have, the shape of every key)."""
+    if is_dataclass(shape):
+        hints = typing.get_type_hints(shape, include_extras=True)
+        bare = (MISSING, MISSING)
+        needed = [f.name for f in fields(shape) if (f.default, f.default_factory) == bare]
+        return needed, {f.name: hints[f.name] for f in fields(shape)}
     # Not __required_keys__, which takes annotations that are text (PEP 563) for required ones all.
     hints = typing.get_type_hints(shape, include_extras=True)
     needed = [
@@ -150,6 +158,51 @@ def _keys(shape: Any) -> tuple[list[str], dict[str, Any]]:
     return needed, {
         key: hint if key in needed else typing.get_args(hint)[0] for key, hint in hints.items()
     }
+
+
+def make(shape: Any, value: Any) -> Any:
+    """A value that ``fault`` finds nothing wrong with, as what the shape says: tables become
+    dataclasses, lists tuples.
+    """
+    origin, arguments = typing.get_origin(shape), typing.get_args(shape)
+    if origin is Annotated:
+        return make(arguments[0], value)
+    if origin in (types.UnionType, typing.Union):
+        return make(next(each for each in arguments if fault(value, each) is None), value)
+    if is_dataclass(shape) and isinstance(shape, type):
+        hints = _keys(shape)[1]
+        return shape(**{key: make(hints[key], value[key]) for key in hints if key in value})
+    if origin is list:
+        return [make(arguments[0], each) for each in value]
+    if origin is tuple and arguments[1:] == (Ellipsis,):
+        if arguments[0] is int:
+            return tuple(value)  # millions of kept channels
+        return tuple(make(arguments[0], each) for each in value)
+    if origin is tuple:
+        return tuple(make(s, each) for s, each in zip(arguments, value, strict=True))
+    if origin is dict:
+        return {key: make(arguments[1], each) for key, each in value.items()}
+    return float(value) if shape is float else value
+
+
+def table(record: Any) -> dict[str, Any]:
+    """What ``make`` makes a dataclass from; a field that is None by default is left out where it is
+    None.
+    """
+    held = ((f, getattr(record, f.name)) for f in fields(record))
+    return {f.name: _plain(v) for f, v in held if v is not None or f.default is not None}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return table(value)
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if not isinstance(value, list | tuple):
+        return value
+    if value and type(value[0]) is int:
+        return list(value)
+    return [_plain(each) for each in value]
 
 
 def _first(

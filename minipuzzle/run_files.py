@@ -15,21 +15,16 @@ from minipuzzle.artifacts import plain_json, read_json, read_text
 from minipuzzle.checked import require
 from minipuzzle.errors import UserError
 from minipuzzle.run_shapes import (
-    Adapted,
     CommandsFile,
-    Distilled,
     EvalFile,
     LegFile,
     PartialPrune,
     PartialSearch,
-    RunFile,
     SearchFile,
     TasksFile,
     TrainingFile,
 )
 
-RUN_SCHEMA = 3
-"""2 compared runs by what Python shows of objects, so that a new field made a run another one's."""
 SEARCH_SCHEMA = 2
 EVAL_SCHEMA = 1
 TASKS_SCHEMA = 1
@@ -37,27 +32,6 @@ COMMANDS_SCHEMA = 1
 PARTIAL_PRUNE_SCHEMA = 1
 TRAINING_SCHEMA = 1
 LEG_SCHEMA = 1
-
-
-def load_run(path: Path) -> dict[str, Any]:
-    """run.json. Raises: UserError where it is missing, damaged or of another schema."""
-    again = "Restore it, or name another run directory with --run."
-    found = read_json(path, next=again)
-    if isinstance(found, dict) and found.get("schema", 1) in range(1, RUN_SCHEMA):
-        raise UserError(
-            f"An older minipuzzle wrote {path}: it compared inputs in another way.",
-            got=f"schema {found.get('schema', 1)}",
-            allowed=f"schema {RUN_SCHEMA}",
-            next=(
-                "Start a new run directory with --run, or end this run with the minipuzzle that"
-                " began it. Its checkpoints can be used as they are."
-            ),
-        )
-    _checked(found, path, RunFile, RUN_SCHEMA, again)
-    for stage, shape in (("distill", Distilled), ("adapt", Adapted)):
-        if stage in found["stages"]:
-            require(found["stages"][stage], shape, what=f"{path}, stage {stage},", next=again)
-    return found
 
 
 def load_commands(path: Path) -> list[dict[str, Any]]:

@@ -26,10 +26,6 @@ Time = Annotated[
         "a phase and a workload, as decode ms @b1,p8192,o1024",
     ),
 ]
-Measured = Annotated[Any, Must(lambda value: type(value) in (int, float), "a number")]
-"""A loss in run.json may be no number where a training broke down, and its run is to be read all
-the same.
-"""
 Strip = Annotated[
     str, Must(lambda text: text != "" and set(text) <= set("M-*."), "the letters M, -, * and .")
 ]
@@ -38,37 +34,6 @@ Strip = Annotated[
 class _Parent(TypedDict):
     path: str
     fingerprint: str
-
-
-class _Stage(TypedDict):
-    key: str
-
-
-class Distilled(_Stage):
-    search: str
-    winner: Name
-    short_validation_loss: dict[Name, Measured]
-    screening_validation_loss: NotRequired[dict[Name, Measured]]
-    rate_validation_loss: NotRequired[dict[str, Measured]]
-    long_validation_loss: NotRequired[tuple[Measured, Measured]]
-    final_kl: Measured
-    tokens: Count
-    short_tokens: Count
-    learning_rate: NotRequired[float]
-
-
-class Adapted(_Stage):
-    final_loss: Measured
-    tokens: Count
-    trained: Count
-    lora: Count
-
-
-class RunFile(TypedDict):
-    """run.json: the parent, and what the finished stages recorded."""
-
-    parent: _Parent | None
-    stages: dict[str, _Stage]
 
 
 class Command(TypedDict):

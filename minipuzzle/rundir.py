@@ -8,16 +8,20 @@ import datetime
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from minipuzzle.artifacts import write_json
 from minipuzzle.errors import UserError
 from minipuzzle.lock import hold
 from minipuzzle.progress import console
-from minipuzzle.run_files import COMMANDS_SCHEMA, RUN_SCHEMA, load_commands, load_run
+from minipuzzle.records import RunRecord, Stage
+from minipuzzle.records.run_record import ParentPath, Stages
+from minipuzzle.run_files import COMMANDS_SCHEMA, load_commands
 from minipuzzle.temporary import sweep_run
 
+S = TypeVar("S", bound=Stage)
 WORTH_SAYING = 100_000_000
 """Bytes that are freed in silence below this."""
 
@@ -32,7 +36,7 @@ class RunDir:
         self.path = path
         self.writes = os.environ.get("RANK", "0") == "0"
         self._file = path / "run.json"
-        self.state: dict[str, Any] = {"schema": RUN_SCHEMA, "parent": None, "stages": {}}
+        self.record = RunRecord(parent=None, stages=Stages())
         self._read()
 
     def __truediv__(self, name: str) -> Path:
@@ -66,66 +70,69 @@ class RunDir:
     @property
     def parent(self) -> Path | None:
         """The checkpoint this run is about, None before the first command."""
-        return None if self.state["parent"] is None else Path(self.state["parent"]["path"])
+        return None if self.record.parent is None else Path(self.record.parent.path)
 
     def set_parent(self, path: Path, fingerprint: str) -> None:
         """Say which checkpoint this run is about. Raises: UserError where it is about another one
         already.
         """
-        found = {"path": str(path.resolve()), "fingerprint": fingerprint}
-        if self.state["parent"] == found:
+        found = ParentPath(path=str(path.resolve()), fingerprint=fingerprint)
+        if self.record.parent == found:
             return
         with self.locked():
             self._check_parent(path, fingerprint)
-            self.state["parent"] = found
-            self._save()
+            self._save(replace(self.record, parent=found))
 
     def _check_parent(self, path: Path, fingerprint: str) -> None:
-        known = self.state["parent"]
-        if known is not None and known["fingerprint"] != fingerprint:
-            same = known["path"] == str(path.resolve())
+        known = self.record.parent
+        if known is not None and known.fingerprint != fingerprint:
+            same = known.path == str(path.resolve())
             why = ": this one's weights or config.json were changed since" if same else ""
             raise UserError(
                 f"The run directory {self.path} belongs to another checkpoint{why}.",
                 got=f"{path} (fingerprint {fingerprint})",
-                allowed=f"{known['path']} (fingerprint {known['fingerprint']})",
+                allowed=f"{known.path} (fingerprint {known.fingerprint})",
                 next="Name another run directory with --run, or delete this one.",
             )
 
     def is_done(self, stage: str, key: str) -> bool:
         """Whether a stage finished with exactly these inputs."""
-        return bool(self.state["stages"].get(stage, {}).get("key") == key)
+        done = self.record.stages[stage]
+        return done is not None and done.key == key
 
     def key(self, stage: str) -> str:
         """The inputs' hash a stage finished with. Raises: UserError where it has not run."""
-        if stage not in self.state["stages"]:
+        done = self.record.stages[stage]
+        if done is None:
             raise UserError(
                 f"The stage {stage!r} has not run in {self.path}.",
-                got=", ".join(self.state["stages"]) or "no stage yet",
+                got=", ".join(self.record.stages.names) or "no stage yet",
                 allowed="score, then search, then distill, in one run directory",
                 next=f"Run minipuzzle {stage} first.",
             )
-        return str(self.state["stages"][stage]["key"])
+        return done.key
 
-    def mark(self, stage: str, key: str, **facts: Any) -> None:
-        """Record that a stage finished."""
+    def mark(self, done: Stage) -> None:
+        """Record that a stage has finished now."""
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         with self.locked():
-            self.state["stages"][stage] = {"key": key, "finished": now, **facts}
-            self._save()
+            stages = self.record.stages.having(replace(done, finished=now))
+            self._save(replace(self.record, stages=stages))
 
     def unmark(self, stage: str) -> None:
         """What a stage made is about to be replaced: killed halfway, it must not pass for what was
         marked.
         """
         with self.locked():
-            if self.state["stages"].pop(stage, None) is not None:
-                self._save()
+            if self.record.stages[stage] is not None:
+                self._save(replace(self.record, stages=self.record.stages.lacking(stage)))
 
-    def facts(self, stage: str) -> dict[str, Any]:
-        """What a finished stage recorded."""
-        self.key(stage)
-        return dict(self.state["stages"][stage])
+    def stage(self, kind: type[S]) -> S:
+        """What a finished stage recorded. Raises: UserError where it has not run."""
+        self.key(kind.name)
+        done = self.record.stages[kind.name]
+        assert isinstance(done, kind)
+        return done
 
     def record_command(self, command: str, seconds: float) -> None:
         """Append to the list of commands that the report shows."""
@@ -143,11 +150,12 @@ class RunDir:
 
     def _read(self) -> None:
         if self._file.exists():
-            self.state = load_run(self._file)
+            self.record = RunRecord.load(self._file)
 
-    def _save(self) -> None:
+    def _save(self, record: RunRecord) -> None:
+        self.record = record
         if self.writes:
-            write_json(self._file, self.state)
+            record.save(self._file)
 
 
 def _say(text: str) -> None:

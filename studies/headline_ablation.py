@@ -30,6 +30,7 @@ import headline
 from headline_stages import Runner, Stage, begin_from
 
 from minipuzzle.artifacts import read_json, write_json
+from minipuzzle.records import Distilled
 from minipuzzle.rundir import RunDir
 
 BUDGET = "83%"
@@ -98,11 +99,11 @@ def rows(options: argparse.Namespace, teacher_tokens: int) -> Iterator[Row]:
     """All rows, those that say most first. Raises: UserError where headline.py has not distilled
     the 83 % student yet.
     """
-    found = RunDir(options.work / BUDGET).facts("distill")
-    best = sorted(
-        found["short_validation_loss"], key=found["short_validation_loss"].__getitem__
-    ) or [found["winner"]]
-    rate, batch = found["learning_rate"], headline.batch(options)
+    found = RunDir(options.work / BUDGET).stage(Distilled)
+    best = sorted(found.short_validation_loss, key=found.short_validation_loss.__getitem__) or [
+        found.winner
+    ]
+    rate, batch = found.learning_rate, headline.batch(options)
     row = partial(distilled, options, sum(headline.student_tokens(BUDGET, teacher_tokens)), rate)
     text = {kind: next(options.text.glob(f"{kind}.train.*")) for kind in ("prose", "code")}
     yield row("base", "nothing: the winner alone, in one run", best[0])
@@ -178,8 +179,8 @@ def measured(options: argparse.Namespace, made: list[Row]) -> Stage:
 
 def of_run(row: Row) -> dict[str, Any]:
     """Which candidate, and the KL that training ended with."""
-    found = RunDir(row.stages[-1].run).facts("distill")
-    return {"winner": found["winner"], "final_kl": found["final_kl"]}
+    found = RunDir(row.stages[-1].run).stage(Distilled)
+    return {"winner": found.winner, "final_kl": found.final_kl}
 
 
 if __name__ == "__main__":

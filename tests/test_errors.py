@@ -8,6 +8,7 @@ from helpers import run
 import minipuzzle as mp
 from minipuzzle import __version__, errors
 from minipuzzle.errors import InternalError, UserError, explained
+from minipuzzle.records import Scored
 from minipuzzle.rundir import RunDir
 
 REFUSED = [
@@ -71,7 +72,7 @@ def test_a_fault_of_ours_names_what_to_attach(error, tmp_path, monkeypatch, caps
     """The command line, the version, run.json and a log with all of it, in the run directory."""
 
     def failing(*_):
-        RunDir(tmp_path).mark("score", "key")
+        RunDir(tmp_path).mark(Scored(key="key"))
         raise error
 
     monkeypatch.setattr("minipuzzle.runs.prune.run_prune", failing)

@@ -124,7 +124,7 @@ def test_defaults_that_identities_leave_out_stay():
     found = json.loads(json.dumps(defaults()))
     known = json.loads(DEFAULTS.read_text())
     changed = {name: value for name, value in known.items() if found.get(name, value) != value}
-    assert not changed, "raise RUN_SCHEMA (run_files.py), then write the new defaults here"
+    assert not changed, "raise RUN_SCHEMA (records/run_record.py), then write the new defaults here"
     assert sorted(found) == sorted(known), f"write the fields as they are now into {DEFAULTS}"
 
 

@@ -15,6 +15,7 @@ from helpers import FAST, TEXT, forked, run
 from minipuzzle.artifacts import write_json
 from minipuzzle.errors import UserError
 from minipuzzle.lock import hold
+from minipuzzle.records import Scored, Searched
 from minipuzzle.run_files import load_commands
 from minipuzzle.rundir import RunDir
 
@@ -147,7 +148,7 @@ def test_a_file_system_without_locks_is_said_once(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(fcntl, "flock", none)
     folder = RunDir(tmp_path / "run")
     with folder.locked(), folder.locked():
-        folder.mark("score", "key")
+        folder.mark(Scored(key="key"))
     said = capsys.readouterr().err
     assert said.count("has no locks (No locks available)") == 1
     assert "only one at a time" in said
@@ -168,7 +169,7 @@ def test_other_processes_of_a_torchrun_need_no_lock(held, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     folder = RunDir(held[0])
     with folder.locked():
-        folder.mark("score", "key")
+        folder.mark(Scored(key="key"))
     assert not (held[0] / "run.json").exists()
 
 
@@ -176,9 +177,9 @@ def test_run_json_keeps_what_another_command_marked(tmp_path):
     """Each of the two had read it before the other wrote."""
     one, two = RunDir(tmp_path), RunDir(tmp_path)
     one.set_parent(tmp_path / "a", "a")
-    one.mark("score", "1")
-    two.mark("search", "2")
-    assert set(RunDir(tmp_path).state["stages"]) == {"score", "search"}
+    one.mark(Scored(key="1"))
+    two.mark(Searched(key="2"))
+    assert set(RunDir(tmp_path).record.stages.names) == {"score", "search"}
     with two.locked():
         assert two.key("score") == "1"
     with pytest.raises(UserError, match="belongs to another checkpoint"):

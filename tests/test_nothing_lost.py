@@ -3,6 +3,7 @@ late.
 """
 
 import shutil
+from dataclasses import replace
 from pydoc import locate
 
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 
 from minipuzzle.artifacts import read_json
 from minipuzzle.identity import fingerprint
+from minipuzzle.records import Distilled, Pretrained, Pruned, Searched
 from minipuzzle.rundir import RunDir
 from minipuzzle.runs import distill as distill_stage
 from minipuzzle.runs import prune as prune_stage
@@ -89,9 +91,7 @@ def states(folder):
 def same(folder, whole):
     one, two = (load_file(path / "student/model.safetensors") for path in (folder, whole))
     assert all((one[name] == two[name]).all() for name in two)
-    facts = [RunDir(path).facts("distill") for path in (folder, whole)]
-    for found in facts:
-        del found["finished"]
+    facts = [replace(RunDir(path).stage(Distilled), finished="") for path in (folder, whole)]
     assert facts[0] == facts[1]
     files = [
         sorted(str(file.relative_to(path)) for file in path.rglob("*")) for path in (folder, whole)
@@ -114,8 +114,8 @@ def test_states_of_finished_legs_go_when_nothing_starts_from_them(folder, whole,
     top = read_json(folder / "search.json")["top"]
     assert list(seen)[:5] == [f"{name}-screening" for name in top]
     assert all(len(found) <= FINALISTS for found in seen.values())
-    facts = RunDir(folder).facts("distill")
-    screening, short = facts["screening_validation_loss"], facts["short_validation_loss"]
+    facts = RunDir(folder).stage(Distilled)
+    screening, short = facts.screening_validation_loss, facts.short_validation_loss
     best = sorted(screening, key=screening.__getitem__)[:FINALISTS]
     first, second, third = (f"{name}-short" for name in best)
     assert seen[first] == sorted(f"{name}-screening" for name in best)
@@ -220,7 +220,7 @@ def test_a_finished_models_place_is_taken_by_another_only_with_a_word(folder, mo
     (folder / "pretrain/long/state").mkdir(parents=True)
     (folder / "pretrain/long/log.csv").write_text("log")
     (folder / "pretrain/long/result.json").write_text('{"schema": 1, "validation_loss": 1.0}')
-    run_dir.mark("pretrain", "one-key")
+    run_dir.mark(Pretrained(key="one-key"))
     two = TrainingFolder(
         run_dir, "pretrain", "one", "another-rate", said.append
     )  # died before finish
@@ -383,7 +383,7 @@ def test_prune_keeps_what_it_had_cut_and_never_another_searchs(folder, monkeypat
     run("prune", "--run", folder)
     top = read_json(folder / "search.json")["top"]
     assert cut == [*top[:3], *top[2:]]
-    assert set(RunDir(folder).facts("prune")["logit_error"]) == set(top)
+    assert set(RunDir(folder).stage(Pruned).logit_error) == set(top)
     assert not (folder / "prune.partial.json").exists()
     before = shutil.copytree(folder, folder.with_name("before"))
     run("search", "--run", folder, *FAST["search"], "--method", "solver", "--refine", 3, "--top", 5)
@@ -392,7 +392,7 @@ def test_prune_keeps_what_it_had_cut_and_never_another_searchs(folder, monkeypat
         run("prune", "--run", folder)
     for name in ("search.json", "scores.safetensors"):
         shutil.copy(before / name, folder / name)
-    RunDir(folder).mark("search", RunDir(before).key("search"))  # as the first search again
+    RunDir(folder).mark(Searched(key=RunDir(before).key("search")))  # as the first search again
     capsys.readouterr()
     cut[:] = [""] * 9
     run("prune", "--run", folder)

@@ -16,11 +16,11 @@ from minipuzzle.artifacts import Scores, read_arrays, read_json, write_atomic, w
 from minipuzzle.checked import fault, is_plain_name
 from minipuzzle.cost.latency import LatencyTable
 from minipuzzle.errors import UserError
+from minipuzzle.records import RunRecord
 from minipuzzle.run_files import (
     load_commands,
     load_eval,
     load_partial_search,
-    load_run,
     load_search,
     load_tasks,
     named_candidate,
@@ -59,7 +59,7 @@ ROW = {
 }
 GOOD = {
     "run.json": (
-        load_run,
+        RunRecord.load,
         {
             "schema": 3,
             "parent": {"path": "/a", "fingerprint": "f"},
@@ -306,7 +306,7 @@ def test_a_name_from_a_file_never_becomes_a_path_elsewhere(evil, tmp_path):
     stages = {"distill": {**good["stages"]["distill"], "winner": evil}}
     (tmp_path / "run.json").write_text(json.dumps({**good, "stages": stages}))
     with pytest.raises(UserError, match="winner"):
-        load_run(tmp_path / "run.json")
+        RunRecord.load(tmp_path / "run.json")
 
 
 def test_names_that_our_searches_give_are_plain():

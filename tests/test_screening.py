@@ -8,6 +8,7 @@ from helpers import FAST, run
 from minipuzzle.artifacts import read_json
 from minipuzzle.commands import distill as commands
 from minipuzzle.errors import InternalError
+from minipuzzle.records import Distilled
 from minipuzzle.rundir import RunDir
 from minipuzzle.runs.race import Leg, race
 from minipuzzle.settings import ADAPTER_RATES, RATES, SearchSettings
@@ -42,13 +43,13 @@ def test_five_candidates_are_screened_and_three_go_on(checkpoint, tmp_path):
         "--device",
         "cpu",
     )
-    screening = RunDir(folder).facts("distill")["screening_validation_loss"]
+    screening = RunDir(folder).stage(Distilled).screening_validation_loss
     assert sorted(screening) == sorted(top)
     best = sorted(screening, key=screening.__getitem__)[:3]
     assert {path.parent.name for path in (folder / "distill").glob("*-short/log.csv")} == {
         f"{name}-short" for name in best
     }
-    assert sorted(RunDir(folder).facts("distill")["short_validation_loss"]) == sorted(best)
+    assert sorted(RunDir(folder).stage(Distilled).short_validation_loss) == sorted(best)
     # One step in the screening run, two more from its weights on the same first batch.
     for name in best:
         first, then = (
@@ -66,7 +67,7 @@ def test_a_long_run_that_does_harm_says_so(checkpoint, tmp_path, capsys):
     run("search", "--run", folder, *FAST["search"], "--top", 1)
     for rate in (3e-4, 3.0):
         run("distill", "--run", folder, *FAST["distill"], "--learning-rate", rate)
-        before, after = RunDir(folder).facts("distill")["long_validation_loss"]
+        before, after = RunDir(folder).stage(Distilled).long_validation_loss
         said = capsys.readouterr().err
         assert (
             f"validation loss {before:.4f} nats/token before the long run, {after:.4f} after it"
@@ -84,9 +85,9 @@ def test_the_best_of_several_rates_is_taken(checkpoint, tmp_path, capsys):
     run("search", "--run", folder, *FAST["search"])
     first = read_json(folder / "search.json")["top"][0]
     run("distill", "--run", folder, *FAST["distill"], "--learning-rate", "1e-9,3e-3,3.0")
-    facts = RunDir(folder).facts("distill")
-    assert facts["learning_rate"] == 3e-3
-    tried = facts["rate_validation_loss"]
+    facts = RunDir(folder).stage(Distilled)
+    assert facts.learning_rate == 3e-3
+    tried = facts.rate_validation_loss
     assert list(tried) == ["1e-09", "0.003", "3"]
     assert tried["0.003"] < tried["1e-09"] < tried["3"]
     assert "learning rate 0.003 is the best of 3" in capsys.readouterr().err
@@ -117,8 +118,8 @@ def test_a_rate_that_breaks_training_is_none(checkpoint, tmp_path, capsys, steps
     length = ("--tokens", tokens, "--short-tokens", tokens)
     run("distill", "--run", folder, *FAST["distill"], *length, "--learning-rate", "1e-4,1e30")
     assert "breaks down at a learning rate of 1e+30" in capsys.readouterr().err
-    facts = RunDir(folder).facts("distill")
-    assert (facts["learning_rate"], list(facts["rate_validation_loss"])) == (1e-4, ["0.0001"])
+    facts = RunDir(folder).stage(Distilled)
+    assert (facts.learning_rate, list(facts.rate_validation_loss)) == (1e-4, ["0.0001"])
 
 
 @pytest.mark.parametrize(

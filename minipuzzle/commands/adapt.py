@@ -82,9 +82,9 @@ def adapt(
         from minipuzzle.runs.adapt import AdaptSettings, run_adapt
 
         job = make_job(run, checkpoint, Data(train=data, length=length), device)
-        file, facts = run_adapt(job, AdaptSettings(adapter=kind, training=training), teacher)
+        file, done = run_adapt(job, AdaptSettings(adapter=kind, training=training), teacher)
         if as_json:
-            print_json({"path": str(file), "bytes": file.stat().st_size, **facts})
+            print_json({"path": str(file), "bytes": file.stat().st_size, **done.json()})
         else:
             size = file.stat().st_size
             out.print(

@@ -137,12 +137,14 @@ def distill(
         _print_plan(teacher, student, long, length, max(1, micro_batch), mfu, gpu, as_json)
         return
     with command(run):
-        from minipuzzle.runs.distill import run_distill, summary
+        from minipuzzle.records import Distilled
+        from minipuzzle.runs.distill import run_distill
 
         job = make_job(run, None, Data(train=data, validation=validation, length=length), device)
         made = run_distill(job, settings, teacher)
         if as_json:
-            print_json({"path": str(made.path), "parameters": made.parameters, **summary(job)})
+            done = job.run.stage(Distilled)
+            print_json({"path": str(made.path), "parameters": made.parameters, **done.json()})
         else:
             out.print(
                 f"student: {made.path}  {made.parameters:,} parameters    next: minipuzzle eval"

@@ -13,6 +13,7 @@ from minipuzzle import __version__
 from minipuzzle.artifacts import Scores
 from minipuzzle.checked import is_plain_name
 from minipuzzle.errors import UserError
+from minipuzzle.records import Distilled, RunRecord
 from minipuzzle.report.removed import (
     KIND_NAMES,
     Removal,
@@ -22,14 +23,7 @@ from minipuzzle.report.removed import (
     misfit,
     removals,
 )
-from minipuzzle.run_files import (
-    load_commands,
-    load_eval,
-    load_log,
-    load_run,
-    load_search,
-    named_candidate,
-)
+from minipuzzle.run_files import load_commands, load_eval, load_log, load_search, named_candidate
 from minipuzzle.units import bytes_, count, percent
 
 SOURCES = (
@@ -48,21 +42,21 @@ class Facts:
     run: Path
 
     @cached_property
-    def state(self) -> dict[str, Any]:
+    def record(self) -> RunRecord:
         """run.json. Raises: UserError where the folder is no run directory."""
-        return load_run(self.run / "run.json")
+        return RunRecord.load(self.run / "run.json")
 
     @cached_property
     def parent(self) -> Path:
         """The parent checkpoint's folder. Raises: UserError where no command has named one yet."""
-        if self.state["parent"] is None:
+        if self.record.parent is None:
             raise UserError(
                 "This run directory is about no model yet.",
                 got=self.run,
                 allowed="a run of minipuzzle score",
                 next="Run minipuzzle score first, in the same run directory.",
             )
-        return Path(self.state["parent"]["path"])
+        return Path(self.record.parent.path)
 
     @cached_property
     def search(self) -> dict[str, Any] | None:
@@ -73,7 +67,8 @@ class Facts:
     def measured(self) -> dict[str, Any] | None:
         """eval.json. None where it measured the student of another distillation."""
         found = load_eval(path) if (path := self.run / "eval.json").exists() else None
-        if found and found["distill"] and found["distill"] != (self.distilled or {}).get("key"):
+        done = self.distilled
+        if found and found["distill"] and found["distill"] != (done and done.key):
             return None
         return found
 
@@ -99,20 +94,19 @@ class Facts:
         return scores
 
     @cached_property
-    def distilled(self) -> dict[str, Any] | None:
+    def distilled(self) -> Distilled | None:
         """What the stage distill recorded: winner, losses, tokens. None where it was of another
         search.
         """
-        stages = self.state["stages"]
-        found: dict[str, Any] | None = stages.get("distill")
-        return found if found and found["search"] == stages.get("search", {}).get("key") else None
+        found, search = self.record.stages.distill, self.record.stages.search
+        return found if found and search and found.search == search.key else None
 
     @cached_property
     def winner(self) -> dict[str, Any] | None:
         """The candidate that was distilled, or is first so far, as search.json has it."""
         if self.search is None:
             return None
-        name = self.distilled["winner"] if self.distilled else self.search["top"][0]
+        name = self.distilled.winner if self.distilled else self.search["top"][0]
         return named_candidate(self.search, name)
 
     @cached_property

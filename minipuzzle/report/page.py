@@ -132,27 +132,24 @@ def _candidate(c: dict[str, Any], winner: str) -> dict[str, Any]:
 
 
 def _trained(facts: Facts) -> str:
-    if facts.distilled is None:
+    done = facts.distilled
+    if done is None:
         return "No distillation of this search has finished."
-    losses = facts.distilled["short_validation_loss"]
-    text = (
-        f"{facts.distilled['tokens']:,} tokens for {facts.distilled['winner']}, the winner; at the"
-        " end KL "
-    )
-    text += f"{facts.distilled['final_kl']:.4f} nats a token on the training text. "
-    if long := facts.distilled.get("long_validation_loss"):  # runs of before 2026-11-26 lack it
+    text = f"{done.tokens:,} tokens for {done.winner}, the winner; at the end KL "
+    text += f"{done.final_kl:.4f} nats a token on the training text. "
+    if long := done.long_validation_loss:
         text += f"Validation loss before and after them: {long[0]:.4f}, {long[1]:.4f}. "
-    if rates := facts.distilled.get("rate_validation_loss"):
+    if rates := done.rate_validation_loss:
         text += (
             "Validation loss of the first candidate after a short run at each learning rate, the"
             " best of which was taken: "
         )
         text += ", ".join(f"{rate} {loss:.4f}" for rate, loss in rates.items()) + ". "
-    if screening := facts.distilled.get("screening_validation_loss"):
+    if screening := done.screening_validation_loss:
         text += f"{len(screening)} candidates were screened with a third of a short run: "
         text += ", ".join(f"{name} {loss:.4f}" for name, loss in screening.items()) + ". "
-    if losses:
-        text += f"Validation loss after {facts.distilled['short_tokens']:,} tokens each: "
+    if losses := done.short_validation_loss:
+        text += f"Validation loss after {done.short_tokens:,} tokens each: "
         text += ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()) + "."
     return text
 

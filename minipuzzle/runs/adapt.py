@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from minipuzzle.adapters.saved import NAME
 from minipuzzle.data import TokenBlocks, has_answers, load_instructions
@@ -14,6 +13,7 @@ from minipuzzle.identity import Plain, changed, fingerprint
 from minipuzzle.interrupt import legs
 from minipuzzle.model import HybridLM
 from minipuzzle.ranks import Ranks, ranks
+from minipuzzle.records import Adapted
 from minipuzzle.runs.adapters import adapted, keep_adapter, plan_for
 from minipuzzle.runs.checks import check_training
 from minipuzzle.runs.disk import check_disk, training_needs
@@ -41,9 +41,7 @@ class AdaptSettings:
         return {**changed(self, without=("training",)), "training": self.training.decisive()}
 
 
-def run_adapt(
-    job: Job, settings: AdaptSettings, teacher_path: Path | None
-) -> tuple[Path, dict[str, Any]]:
+def run_adapt(job: Job, settings: AdaptSettings, teacher_path: Path | None) -> tuple[Path, Adapted]:
     """Train an adapter on job.data.train; (the file of the adapter, what was recorded).
 
     JSON lines of prompts and answers are learned by their answers only, other texts by every next
@@ -58,7 +56,7 @@ def run_adapt(
 
 def _adapt(
     job: Job, settings: AdaptSettings, teacher_path: Path | None, group: Ranks
-) -> tuple[Path, dict[str, Any]]:
+) -> tuple[Path, Adapted]:
     answers = has_answers(job.text_path("train"))
     blocks = group.first_then_all(lambda: _instructions(job) if answers else job.text("train"))
     check_training(settings.training, [job.parent.architecture], job.device, group)
@@ -81,7 +79,7 @@ def _adapt(
     if job.run.is_done("adapt", key) and target.exists():
         say(f"adapt: nothing changed, kept {target}")
         group.by_first(folder.finish)
-        return target, job.run.facts("adapt")
+        return target, job.run.stage(Adapted)
     trained = plan_for(job.parent.architecture, settings.adapter).trainable
     needs = training_needs(folder.path, trained, target, 4 * trained)
     group.by_first(lambda: check_disk("adapt", needs, job.device))
@@ -111,15 +109,17 @@ def _adapt(
     )
     group.by_first(lambda: folder.replace(target))
     plan = group.first_then_all(lambda: keep_adapter(job, model, job.parent)).plan
-    facts = {
-        "final_loss": final,
-        "tokens": training.tokens,
-        "trained": plan.trainable,
-        "lora": plan.lora,
-    }
-    job.run.mark("adapt", key, **facts)
+    job.run.mark(
+        Adapted(
+            key=key,
+            final_loss=final,
+            tokens=training.tokens,
+            trained=plan.trainable,
+            lora=plan.lora,
+        )
+    )
     group.by_first(folder.finish)
-    return target, facts
+    return target, job.run.stage(Adapted)
 
 
 def _objective(answers: bool, teacher: HybridLM | None) -> Objective:

@@ -12,6 +12,7 @@ from minipuzzle.cost.latency import LatencyTable, model_ms
 from minipuzzle.memory import Workload, resident
 from minipuzzle.model import HybridLM, mixed_precision
 from minipuzzle.model.cache import Cache, slot_parts
+from minipuzzle.records import Distilled
 from minipuzzle.run_files import load_search, named_candidate
 from minipuzzle.runs.job import Job
 from minipuzzle.settings import parse_work
@@ -32,7 +33,7 @@ def cost_checks(
     the budget names no time or the table is of another machine.
     """
     search = load_search(job.run / "search.json")
-    winner = job.run.facts("distill")["winner"]
+    winner = job.run.stage(Distilled).winner
     planned = named_candidate(search, winner)
     rows = [_row("parameters", "", planned["parameters"], student.parameters)]
     if student.dtype in DTYPES:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -25,6 +24,7 @@ from minipuzzle.metrics import measure
 from minipuzzle.model import HybridLM, set_precision
 from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import Ranks, ranks
+from minipuzzle.records import Distilled
 from minipuzzle.report.card import write_card
 from minipuzzle.run_files import load_search
 from minipuzzle.rundir import RunDir
@@ -91,19 +91,20 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
             group.by_first(lambda: folder.replace(target))
             write_gathered(model, group, lambda tensor: write_student(cuts[winner], tensor, target))
         job.run.mark(
-            "distill",
-            key,
-            search=job.run.key("search"),
-            winner=winner,
-            short_validation_loss=found.short,
-            screening_validation_loss=found.screening,
-            final_kl=final,
-            long_validation_loss=validation,
-            tokens=settings.training.tokens,
-            learning_rate=run.training.learning_rate,
-            rate_validation_loss=tried,
-            short_tasks=run.tasks,
-            short_tokens=settings.short_tokens if found.short else 0,
+            Distilled(
+                key=key,
+                search=job.run.key("search"),
+                winner=winner,
+                short_validation_loss=found.short,
+                screening_validation_loss=found.screening,
+                final_kl=final,
+                long_validation_loss=validation,
+                tokens=settings.training.tokens,
+                learning_rate=run.training.learning_rate,
+                rate_validation_loss=tried,
+                short_tasks=run.tasks,
+                short_tokens=settings.short_tokens if found.short else 0,
+            )
         )
         group.by_first(lambda: _finish(job, folder))
     return Checkpoint.open(target)
@@ -401,8 +402,3 @@ def train_in(
             ranks=group,
             teacher=teacher,
         )
-
-
-def summary(job: Job) -> dict[str, Any]:
-    """What the stage recorded: winner, validation losses, final KL, tokens."""
-    return job.run.facts("distill")

@@ -16,6 +16,7 @@ from minipuzzle.metrics import Metrics, measure, tokens_per_second
 from minipuzzle.model import HybridLM
 from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import Ranks, ranks
+from minipuzzle.records import Distilled
 from minipuzzle.report.card import write_card
 from minipuzzle.run_files import EVAL_SCHEMA, check_measured, load_search
 from minipuzzle.run_shapes import EvalFile
@@ -123,7 +124,7 @@ def workload(job: Job) -> Workload:
 def _of_run(job: Job) -> dict[str, Checkpoint]:
     found = {}
     if (job.run / "student").exists():
-        winner = job.run.facts("distill")["winner"]
+        winner = job.run.stage(Distilled).winner
         found["pruned"] = Checkpoint.open(job.run / "candidates" / winner)
         found["student"] = Checkpoint.open(job.run / "student")
     elif (job.run / FILE.replace("eval", "search")).exists():

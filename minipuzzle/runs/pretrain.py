@@ -24,6 +24,7 @@ from minipuzzle.metrics import measure
 from minipuzzle.model import HybridLM, init_model
 from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import Ranks, ranks
+from minipuzzle.records import Pretrained
 from minipuzzle.rundir import RunDir
 from minipuzzle.runs.checks import check_training
 from minipuzzle.runs.device import device_name, pick_device
@@ -140,7 +141,7 @@ def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
         write_json(target / "training.json", facts)
 
     write_gathered(model, group, write)
-    run.mark("pretrain", key, validation=validation)
+    run.mark(Pretrained(key=key, validation=validation))
     group.by_first(folder.finish)
     return Checkpoint.open(target)
 

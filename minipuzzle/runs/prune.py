@@ -10,6 +10,7 @@ import numpy as np
 from minipuzzle.artifacts import write_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.identity import fingerprint
+from minipuzzle.records import Pruned
 from minipuzzle.run_files import PARTIAL_PRUNE_SCHEMA, load_partial_prune, load_search
 from minipuzzle.runs.job import Job, say
 from minipuzzle.runs.search import load_selection
@@ -49,7 +50,7 @@ def run_prune(job: Job) -> dict[str, Checkpoint]:
             cuts[name], errors[name] = _cut(job, search, name, path)
             if job.run.writes:
                 write_json(partial, {"schema": PARTIAL_PRUNE_SCHEMA, "key": key, "errors": errors})
-        job.run.mark("prune", key, logit_error=errors)
+        job.run.mark(Pruned(key=key, logit_error=errors))
         _forget(job, partial)
     return cuts
 

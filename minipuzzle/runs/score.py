@@ -11,6 +11,7 @@ from minipuzzle.importance import score, work
 from minipuzzle.interrupt import interrupt
 from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import ranks
+from minipuzzle.records import Scored
 from minipuzzle.runs.job import Job, say
 from minipuzzle.settings import ScoreSettings
 
@@ -55,7 +56,7 @@ def run_score(job: Job, settings: ScoreSettings) -> Scores:
             if job.run.writes:
                 job.run.unmark("score")
                 scores.save(path)
-                job.run.mark("score", key, file=FILE)
+                job.run.mark(Scored(key=key, file=FILE))
         _forget(job, key)
         return scores
 

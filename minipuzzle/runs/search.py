@@ -22,6 +22,7 @@ from minipuzzle.nas.result import Step, search_result
 from minipuzzle.nas.timing import load_timing
 from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import ranks
+from minipuzzle.records import Searched
 from minipuzzle.run_files import check_measured, load_partial_search, load_search
 from minipuzzle.run_shapes import MEASURED, SearchFile
 from minipuzzle.runs.job import Job, say
@@ -85,7 +86,7 @@ def _search(
     result = search_result(job.parent, plan, settings, *search.run(parent))
     job.run.unmark("search")
     write_json(job.run / FILE, check_measured(result, SearchFile))
-    job.run.mark("search", key, file=FILE)
+    job.run.mark(Searched(key=key, file=FILE))
     known.forget()
     return result
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from common import answer, request
 
+from minipuzzle.records import Scored
 from minipuzzle.rundir import RunDir
 from minipuzzle.runs.job import Job
 from minipuzzle.runs.prune import run_prune
@@ -26,7 +27,7 @@ for name, budget in asked["budgets"].items():
     first = Path(asked["out"]) / next(iter(asked["budgets"]))
     if run != first:  # one scoring serves all budgets
         (run / "scores.safetensors").write_bytes((first / "scores.safetensors").read_bytes())
-        job.run.mark("score", RunDir(first).key("score"), file="scores.safetensors")
+        job.run.mark(Scored(key=RunDir(first).key("score")))
     else:
         run_score(job, ScoreSettings(**asked["score"]))
     result = run_search(

@@ -1,0 +1,144 @@
+"""What the dataclasses of a run directory's files write, they read, the same."""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+
+from minipuzzle.checked import fault, make, table
+from minipuzzle.errors import UserError
+from minipuzzle.records import Distilled, Record, RunRecord, Scored
+from minipuzzle.records.run_record import ParentPath, Stages
+from minipuzzle.rundir import RunDir
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    sizes: tuple[int, ...]
+    pair: tuple[float, int] | None = None
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole(Record):
+    schema: ClassVar[int] = 4
+    again: ClassVar[str] = "Make it again."
+    parts: dict[str, Part]
+    share: float
+    limit: int | None
+
+    def contradiction(self):
+        return "no parts" if not self.parts else ""
+
+
+GOOD = Whole(
+    parts={"a": Part(sizes=(1, 2)), "b": Part(sizes=(), pair=(0.5, 2), words=("x",))},
+    share=1.0,
+    limit=None,
+)
+
+
+def test_what_is_saved_is_loaded_and_none_by_default_is_left_out(tmp_path):
+    GOOD.save(tmp_path / "whole.json")
+    stored = json.loads((tmp_path / "whole.json").read_text())
+    assert stored == {
+        "schema": 4,
+        "parts": {
+            "a": {"sizes": [1, 2], "words": []},
+            "b": {"sizes": [], "pair": [0.5, 2], "words": ["x"]},
+        },
+        "share": 1.0,
+        "limit": None,
+    }
+    assert Whole.load(tmp_path / "whole.json") == GOOD
+    (tmp_path / "whole.json").write_text(json.dumps({**stored, "share": 1, "more": 3}))
+    assert type(Whole.load(tmp_path / "whole.json").share) is float
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"schema": 5}, "another schema"),
+        ({"schema": None}, "another schema"),
+        ({"parts": {}}, "contradicts itself"),
+        ({"parts": {"a": {"sizes": [1, 2.5]}}}, r"at parts.'a'.sizes\[1\]"),
+        ({"parts": {"a": {}}}, "at parts.'a'"),
+        ({"parts": {"a": {"sizes": [], "pair": [1.0]}}}, "at parts.'a'.pair"),
+        ({"share": math.nan}, "at share"),
+    ],
+)
+def test_what_is_no_such_record_is_refused_with_what_to_do(change, words, tmp_path):
+    (tmp_path / "whole.json").write_text(json.dumps({**GOOD.json(), **change}))
+    with pytest.raises(UserError, match=words) as caught:
+        Whole.load(tmp_path / "whole.json")
+    assert caught.value.next == "Make it again."
+
+
+def test_a_file_without_a_number_is_of_schema_1(tmp_path):
+    class Old(Whole):
+        schema = 1
+
+    stored = Old(**vars(GOOD)).json()
+    assert stored.pop("schema") == 1
+    (tmp_path / "old.json").write_text(json.dumps(stored))
+    assert Old.load(tmp_path / "old.json").share == 1.0
+    with pytest.raises(UserError, match="another schema") as caught:
+        Whole.load(tmp_path / "old.json")
+    assert caught.value.got == "none"
+
+
+def test_what_loading_would_refuse_is_refused_before_it_is_written():
+    assert GOOD.checked() is GOOD
+    with pytest.raises(UserError, match=r"What was measured .* at share") as caught:
+        Whole(parts=GOOD.parts, share=math.inf, limit=None).checked()
+    assert "weights" in caught.value.next
+
+
+def test_making_and_unmaking_are_inverse():
+    part = GOOD.parts["b"]
+    assert make(Part, table(part)) == part
+    assert fault(table(part), Part) is None
+    assert make(dict[str, Part | None], {"x": None, "y": table(part)}) == {"x": None, "y": part}
+
+
+def distilled(**changes):
+    return Distilled(
+        key="k",
+        search="s",
+        winner="c001",
+        short_validation_loss={"c001": 3.0},
+        final_kl=math.nan,
+        tokens=5,
+        short_tokens=0,
+        **changes,
+    )
+
+
+def test_a_run_is_read_as_it_was_recorded(tmp_path):
+    run = RunDir(tmp_path)
+    run.set_parent(tmp_path, "f")
+    run.mark(Scored(key="1"))
+    run.mark(distilled(long_validation_loss=(3.0, 2.0)))
+    again = RunDir(tmp_path)
+    assert again.record.parent == ParentPath(path=str(tmp_path.resolve()), fingerprint="f")
+    assert again.record.stages.names == ["score", "distill"]
+    found = again.stage(Distilled)
+    assert math.isnan(found.final_kl), "of a training that broke down"
+    assert found.long_validation_loss == (3.0, 2.0)
+    assert found.finished > "2026"
+    stored = json.loads((tmp_path / "run.json").read_text())
+    assert list(stored) == ["schema", "parent", "stages"]
+    assert set(stored["stages"]) == {"score", "distill"}
+    again.unmark("distill")
+    assert RunDir(tmp_path).record.stages.names == ["score"]
+    with pytest.raises(UserError, match="'distill' has not run"):
+        RunDir(tmp_path).stage(Distilled)
+
+
+def test_a_mark_replaces_the_last_one_of_its_stage():
+    record = RunRecord(parent=None, stages=Stages().having(Scored(key="1")))
+    assert record.stages.having(Scored(key="2")).score.key == "2"
+    assert record.stages.having(distilled()).score.key == "1"
+    assert record.stages.lacking("score") == Stages()

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 
 from minipuzzle.arch import Selection
 from minipuzzle.checkpoint import Checkpoint, heads, read_config, write_checkpoint
-from minipuzzle.export.engines import engines
+from minipuzzle.export.verdicts import verdicts
 from minipuzzle.surgery import cut, verify_logits
 
 
@@ -193,14 +193,14 @@ def test_no_engine_is_promised_for_quantised_weights(where, tmp_path):
         say(tmp_path, quantization_config=FP8)
     if "modelopt" in where:
         (tmp_path / "hf_quant_config.json").write_text("{}")
-    for verdict in engines(tmp_path):
+    for verdict in verdicts(tmp_path):
         expected = "unproven" if "weights" in where and verdict.engine != "llama.cpp" else "no"
         assert (verdict.loads, "quantised" in verdict.how or "tokenizer" in verdict.how) == (
             expected,
             True,
         ), verdict
     (tmp_path / "model.safetensors").unlink()
-    assert {v.loads for v in engines(tmp_path)} == (
+    assert {v.loads for v in verdicts(tmp_path)} == (
         {"unproven", "no"} if where != "weights" else {"yes", "no"}
     )
 
@@ -209,6 +209,6 @@ def test_fp8_without_scales_is_read_here_and_promised_for_no_other_engine(tmp_pa
     made(tmp_path)
     weights(tmp_path, lambda t: t | {NORM: t[NORM].to(torch.float8_e4m3fn)})
     assert apart(tmp_path) <= 1e-5
-    *others, llama = engines(tmp_path)
+    *others, llama = verdicts(tmp_path)
     assert {(v.loads, "quantised" in v.how) for v in others} == {("unproven", True)}
     assert "tokenizer" in llama.how  # all that it lacks: the file would be written

@@ -54,10 +54,10 @@ def _gguf(path: Path, target: Path, dtype: str, as_json: bool) -> None:
 
 
 def _engines(path: Path, as_json: bool) -> None:
-    from minipuzzle.export.engines import engines
+    from minipuzzle.export.verdicts import verdicts
     from minipuzzle.report.engines import engines_table
 
-    rows = [asdict(verdict) for verdict in engines(path)]
+    rows = [asdict(verdict) for verdict in verdicts(path)]
     if as_json:
         print_json({"checkpoint": str(path), "engines": rows})
     else:

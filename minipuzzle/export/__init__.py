@@ -1,1 +1,1 @@
-"""Room 9: how other engines get a checkpoint, and which of them can read it."""
+"""How other engines get a checkpoint, and which of them can read it."""

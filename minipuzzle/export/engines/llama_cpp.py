@@ -1,0 +1,28 @@
+"""llama.cpp: the GGUF file that ``minipuzzle export --gguf`` writes, the tokenizer included."""
+
+from __future__ import annotations
+
+from minipuzzle.data import Tokenizer
+from minipuzzle.errors import UserError
+from minipuzzle.export.engines.base import EVERYWHERE, HYBRIDS, Answer, Asked, Engine, no, yes
+from minipuzzle.export.gguf import layout_of
+from minipuzzle.export.gguf_tokenizer import described
+
+
+def _rule(asked: Asked) -> Answer:
+    try:
+        layout_of(asked.family, asked.architecture)
+        described(Tokenizer.load(asked.path))
+    except UserError as error:
+        return no(f"{error.what} {error.got}; allowed: {error.allowed}")
+    return yes("minipuzzle export --gguf FILE")
+
+
+ENGINE = Engine(
+    label="llama.cpp",
+    place=4,
+    read="llama.cpp, src/llama-model.cpp, convert_hf_to_gguf.py",
+    families=(*HYBRIDS, *EVERYWHERE),
+    rule=_rule,
+    gguf=True,
+)

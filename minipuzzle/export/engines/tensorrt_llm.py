@@ -1,0 +1,41 @@
+"""TensorRT-LLM: per-block FFN widths as a list in config.json, no FFN biases."""
+
+from __future__ import annotations
+
+from minipuzzle.export.engines.base import (
+    HYBRIDS,
+    Answer,
+    Asked,
+    Engine,
+    no,
+    ordinary,
+    split,
+    varying,
+    yes,
+)
+
+
+def _rule(asked: Asked) -> Answer:
+    if asked.family not in HYBRIDS:
+        return ordinary(asked)
+    names = {weight.name for block in asked.architecture.blocks for weight in block.weights}
+    if "down_proj.bias" in names:
+        return no("its feed-forward blocks have no bias")
+    ssm, attention, widths = split(asked.architecture)
+    if ssm or attention:
+        axes = ", ".join(sorted(varying(asked.architecture) - {"intermediate"}))
+        return no(f"global fields there, these blocks differ in {axes}")
+    if widths:
+        return yes(
+            "after merging overrides.tensorrt_llm.json into a copy of config.json: a width a block"
+        )
+    return yes("as it is")
+
+
+ENGINE = Engine(
+    label="TensorRT-LLM",
+    place=3,
+    read="TensorRT-LLM 00620eb, _torch/models/modeling_nemotron_h.py",
+    families=HYBRIDS,
+    rule=_rule,
+)

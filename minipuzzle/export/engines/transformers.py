@@ -1,0 +1,29 @@
+"""Hugging Face transformers: every family, the classes of per-block sizes in the checkpoint."""
+
+from __future__ import annotations
+
+from minipuzzle.export.engines.base import AS_IT_IS, HYBRIDS, Answer, Asked, Engine, yes
+
+
+def _rule(asked: Asked) -> Answer:
+    if asked.family not in HYBRIDS:
+        # Checkpoints of every other family are homogeneous (its config can say nothing else), so
+        # its own class loads them.
+        if any(block.sizes.get("groups", 1) > 1 for block in asked.architecture.blocks):
+            return yes(
+                "5.23 or later: earlier ones load it but take one gated norm over all groups of"
+                " heads"
+            )
+        return yes(AS_IT_IS)
+    if asked.architecture.homogeneous:
+        return yes("5.16 or later as it is; it clamps dt at 0.001 in prefill (docs/decisions.md)")
+    return yes("5.16 or later with trust_remote_code=True: the two classes are in the checkpoint")
+
+
+ENGINE = Engine(
+    label="transformers",
+    place=0,
+    read="transformers 5.23.0, models/nemotron_h",
+    families=HYBRIDS,
+    rule=_rule,
+)

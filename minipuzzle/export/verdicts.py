@@ -1,0 +1,87 @@
+"""Which engines load a checkpoint, and why not: rules over its architecture, each with where it was
+seen. No torch.
+
+"ran" is said only of a family that a committed run covers (``ran.json``); "read" that we read it in
+that project's source.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minipuzzle.checkpoint.claims import quantisation, scaled
+from minipuzzle.checkpoint.config import read_config
+from minipuzzle.checkpoint.shards import read_entries, weight_files
+from minipuzzle.export.engines import find
+from minipuzzle.export.engines.base import Answer, Asked, Engine, no, unproven
+from minipuzzle.export.ran import ran
+from minipuzzle.registry import ENGINES
+
+NOT_LOOKED_AT = "not run, not read"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Whether an engine loads a checkpoint: "yes", "no" or "unproven"; how it is started, or why it
+    does not load.
+    """
+
+    engine: str
+    loads: str
+    how: str
+    source: str
+
+
+def verdicts(path: Path) -> list[Verdict]:
+    """The verdict on each engine for the checkpoint in ``path``, from its config.json; weights are
+    not needed, but where they are there, their headers say whether they are quantised.
+
+    Raises: UserError for a config.json or weights that cannot be read.
+    """
+    config, architecture = read_config(path)
+    asked = Asked(path=path, family=str(config["model_type"]), architecture=architecture)
+    quantised = _quantised(path, config)
+    found = sorted(((find(name), name) for name in ENGINES.names()), key=lambda e: e[0].place)
+    return [_verdict(engine, name, asked, quantised) for engine, name in found]
+
+
+def _verdict(
+    engine: Engine, name: str, asked: Asked, quantised: tuple[Answer, bool] | None
+) -> Verdict:
+    if quantised is None:
+        answer, source = engine.rule(asked), _source(engine, name, asked.family)
+    else:
+        answer, readable = quantised
+        source = NOT_LOOKED_AT
+        if engine.gguf:  # what we write is not quantised, so it depends on whether we can read it
+            answer = engine.rule(asked) if readable else no(answer.how)
+            source = _source(engine, name, asked.family)
+    return Verdict(engine=engine.label, loads=answer.loads, how=answer.how, source=source)
+
+
+def _source(engine: Engine, name: str, family: str) -> str:
+    run = ran(name, family)
+    if run is not None:
+        return f"ran: {run['version']}, {run['date']}, {run['where']}"
+    return f"read: {engine.read}" if family in engine.families else NOT_LOOKED_AT
+
+
+def _quantised(path: Path, config: dict[str, Any]) -> tuple[Answer, bool] | None:
+    """(the answer of engines that read the checkpoint itself, whether minipuzzle reads the weights)
+    where config.json or the weights say that they are quantised; None where nothing does.
+    """
+    beside = "hf_quant_config.json"
+    said = quantisation(config) or ("modelopt" if (path / beside).is_file() else None)
+    claim = f"config.json (or {beside}) says that weights are quantised ({said})"
+    files = weight_files(path, config)
+    if not files or not all((path / name).is_file() for name in files):
+        return (unproven(f"{claim}: not tried"), False) if said else None
+    entries = read_entries(path, config)[0]
+    scales = scaled(entries)
+    narrow = [name for name, entry in entries.items() if entry.dtype.startswith("F8")]
+    if scales or narrow:
+        seen = said or f"{(scales or narrow)[0]}"
+        return unproven(f"quantised weights ({seen}): not tried"), not scales and not said
+    return (no(f"{claim}, and they are not: take that out"), True) if said else None

@@ -1,0 +1,64 @@
+"""What must hold for every engine in minipuzzle/export/engines, and for every row of ran.json."""
+
+import json
+from pathlib import Path
+
+import pytest
+from family_models import FORMS, every_form
+
+from minipuzzle import families
+from minipuzzle.export.engines import find
+from minipuzzle.export.engines.base import Asked
+from minipuzzle.export.ran import ran, runs
+from minipuzzle.export.verdicts import NOT_LOOKED_AT, verdicts
+from minipuzzle.registry import ENGINES
+
+ROOT = Path(__file__).parent.parent
+
+
+def asked(family, form, tmp_path):
+    """A checkpoint of a form: config.json alone."""
+    fields = {"model_type": family, **FORMS[family][form]}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    architecture = families.find(family).architecture(fields)
+    return Asked(path=tmp_path, family=family, architecture=architecture)
+
+
+@pytest.mark.parametrize("name", ENGINES.names())
+@pytest.mark.parametrize(("family", "form"), every_form())
+def test_a_verdict_has_an_answer_and_a_reason(name, family, form, tmp_path):
+    engine = find(name)
+    answer = engine.rule(asked(family, form, tmp_path))
+    assert answer.loads in ("yes", "no", "unproven")
+    assert answer.how
+    (row,) = [v for v in verdicts(tmp_path) if v.engine == engine.label]
+    assert (row.loads, row.how) == (answer.loads, answer.how)
+    covered = ran(name, family) is not None
+    assert row.source.startswith("ran: ") == covered
+    if not covered:
+        known = family in engine.families
+        assert row.source == (f"read: {engine.read}" if known else NOT_LOOKED_AT)
+
+
+def test_engines_have_labels_and_places_of_their_own():
+    engines = [find(name) for name in ENGINES.names()]
+    assert len({e.label for e in engines}) == len({e.place for e in engines}) == len(engines)
+
+
+def test_what_ran_is_committed():
+    """Each row names a file of this repository that speaks of the family and the engine."""
+    for row in runs():
+        assert row["family"] in families.known()
+        text = (ROOT / row["where"]).read_text().replace(" ", "").lower()
+        label = find(row["engine"]).label
+        assert label.lower() in text or label.replace(".", "_") in text, row
+        assert row["family"] in text or row["where"].startswith("tests/"), row
+        assert all(row.values()), row
+    pairs = [(row["engine"], row["family"]) for row in runs()]
+    assert len(set(pairs)) == len(pairs)
+
+
+def test_an_engine_that_ran_nothing_of_a_family_says_so(tmp_path, monkeypatch):
+    asked("llama", "plain", tmp_path)
+    monkeypatch.setattr("minipuzzle.export.ran.runs", lambda: ())
+    assert not any(v.source.startswith("ran") for v in verdicts(tmp_path))

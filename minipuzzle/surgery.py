@@ -17,7 +17,8 @@ from torch import Tensor
 from minipuzzle.arch import Architecture, Selection
 from minipuzzle.checkpoint import Checkpoint, write_checkpoint
 from minipuzzle.errors import InternalError
-from minipuzzle.model.masks import block_masks, mask
+from minipuzzle.model.base import Context
+from minipuzzle.model.masks import index_mask
 from minipuzzle.model.prefetch import BlockReader, embed_into
 
 TOLERANCE = 1e-4
@@ -92,11 +93,8 @@ def verify_logits(
     parent_reader, reader = (
         BlockReader(c, device=device, dtype=torch.float32, exact=True) for c in (parent, saved)
     )
-    kept = (
-        None
-        if selection.hidden is None
-        else mask(parent.architecture.hidden, selection.hidden, device)
-    )
+    kept = index_mask(parent.architecture.hidden, selection.hidden, device)
+    context = Context(hidden_mask=kept)
     masked, sliced = (
         torch.empty(*tokens.shape, c.architecture.hidden, device=device) for c in (parent, saved)
     )
@@ -109,9 +107,8 @@ def verify_logits(
         strict=True,
     )
     for (index, block), (_, small) in pairs:
-        block.kept = block_masks(parent.architecture.blocks[index], selection, index, device)
-        block.norm.kept = kept
-        masked, sliced = block(masked, mask=kept), small(sliced)
+        with block.masked(selection.axes(index)):
+            masked, sliced = block(masked, context), small(sliced, Context())
     norm = parent_reader.final_norm()
     norm.kept = kept
     error = _apart(parent, norm(masked), saved, reader.final_norm()(sliced))

@@ -19,6 +19,7 @@ from minipuzzle.importance import Collector, HiddenCollector
 from minipuzzle.kinds import Attention, FeedForward, Mamba2
 from minipuzzle.kinds.ranking import top_kv_heads
 from minipuzzle.model import load_model
+from minipuzzle.model.base import Context
 from minipuzzle.surgery import cut, verify_logits
 
 
@@ -134,7 +135,7 @@ def test_a_channel_of_a_gate_is_one_channel(gates, estimator):
             Collector(block, module, estimator) as collector,
             HiddenCollector(block, module),
         ):
-            module.mixer(module.norm(x), None, None, 0)
+            module.branch(x, Context())
         found.append(collector.scores()["intermediate"])
         assert found[-1].shape == (48,)
     assert np.allclose(found[0], found[1], rtol=1e-5)

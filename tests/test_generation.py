@@ -18,7 +18,6 @@ from minipuzzle.generation.memory import cache_bytes
 from minipuzzle.generation.sampling import Picker
 from minipuzzle.generation.step import Decoder, prefill
 from minipuzzle.model import load_model
-from minipuzzle.model.cache import slot_tensors
 
 CHECKED = [
     ("nemotron_h", "plain"),
@@ -195,7 +194,7 @@ def test_more_tokens_than_memory_holds_are_refused_before_anything_runs():
             next(stream(model, [[1, 2]], count))
     block = shaken(tiny("*-M", vocab=61))
     cache = block.new_cache(3, 50)
-    held = sum(t.nbytes for slot in cache.slots if slot is not None for t in slot_tensors(slot))
+    held = sum(t.nbytes for slot in cache.slots if slot is not None for t in slot.tensors())
     assert cache_bytes(block.architecture, 3, 50, torch.float32, torch.float32) == held
 
 

@@ -23,6 +23,7 @@ from minipuzzle.importance.curves import narrowings
 from minipuzzle.importance.memory import block_bytes, check_peak, plan_peak
 from minipuzzle.kinds.ranking import top, top_heads, top_kv_heads
 from minipuzzle.model import load_model
+from minipuzzle.model.base import Context
 from minipuzzle.model.footprint import forward_bytes
 from minipuzzle.model.prefetch import BlockReader
 from minipuzzle.settings import ScoreSettings
@@ -124,7 +125,8 @@ def test_widths_equal_the_formulas(parent, tmp_path, estimator):
     model, x = load_model(parent).eval(), samples(6)
     hidden = 0
     for i, block in enumerate(model.blocks):
-        inputs = block.norm(model.run_blocks(model.embed(x), None, 0, i))
+        stream = model.run_blocks(model.embed(x), None, 0, i)
+        inputs = block.norm(stream)
         b = parent.architecture.blocks[i]
         hidden = hidden + inputs.abs().mean(1).square().sum(0).sqrt()
         if b.kind == "mlp":
@@ -144,7 +146,7 @@ def test_widths_equal_the_formulas(parent, tmp_path, estimator):
             handle = block.o_proj.register_forward_pre_hook(
                 lambda m, inputs, seen=seen: seen.append(inputs[0])
             )
-            block.mixer(inputs, None, None, 0)
+            block.branch(stream, Context())
             handle.remove()
             norms = seen[0].unflatten(-1, (b.q_heads, -1)).norm(dim=-1)
             assert np.allclose(scores.q_heads[i], norms.mean(1).square().sum(0).sqrt(), rtol=1e-4)

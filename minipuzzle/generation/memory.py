@@ -12,7 +12,7 @@ import torch
 from minipuzzle.arch import Architecture
 from minipuzzle.generation.step import TOKENS_AT_ONCE
 from minipuzzle.kinds import Block
-from minipuzzle.model.cache import AttentionSlot, new_slot, slot_tensors
+from minipuzzle.model.base import new_slot
 from minipuzzle.model.footprint import forward_bytes
 from minipuzzle.settings import Generation
 
@@ -151,5 +151,4 @@ def _row_bytes(
     block: Block, capacity: int, dtype: torch.dtype, state_dtype: torch.dtype
 ) -> tuple[int, int]:
     slot = new_slot(block, 1, capacity, device="meta", kv_dtype=dtype, state_dtype=state_dtype)
-    size = sum(tensor.nbytes for tensor in slot_tensors(slot))
-    return (size, 0) if isinstance(slot, AttentionSlot) else (0, size)
+    return (0, 0) if slot is None else (slot.nbytes("kv"), slot.nbytes("state", "window"))

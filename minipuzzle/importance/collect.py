@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from minipuzzle.importance.estimators import check_streamed, find
-from minipuzzle.importance.points import watch, width_of
+from minipuzzle.importance.points import width_of
 from minipuzzle.importance.readings import Array, MeanAbsolute, Reading
 from minipuzzle.kinds import Block
+from minipuzzle.model.base import ResidualBlock
 
 
 class _Hooks:
@@ -35,7 +36,7 @@ class Collector(_Hooks):
     UserError as ``check_streamed``.
     """
 
-    def __init__(self, block: Block, module: nn.Module, estimator: str, seed: int = 0) -> None:
+    def __init__(self, block: Block, module: ResidualBlock, estimator: str, seed: int = 0) -> None:
         check_streamed(estimator)
         super().__init__()
         self.block, self.module = block, module
@@ -48,7 +49,7 @@ class Collector(_Hooks):
 
     def __enter__(self) -> Collector:
         if self.point and self.reading is not None:
-            self.handles.append(watch(self.block, self.module, self.point, self.reading.add))
+            self.handles.append(self.module.watch(self.point, self.reading.add))
         return self
 
     def scores(self) -> dict[str, Array]:
@@ -68,14 +69,14 @@ class HiddenCollector(_Hooks):
     Optimizer does.
     """
 
-    def __init__(self, block: Block, module: nn.Module) -> None:
+    def __init__(self, block: Block, module: ResidualBlock) -> None:
         self.block, self.module = block, module
         self.reading = MeanAbsolute(block.hidden)
         self.sums: dict[str, Array] = self.reading.sums
         super().__init__()
 
     def __enter__(self) -> HiddenCollector:
-        self.handles.append(watch(self.block, self.module, "branch_input", self.reading.add))
+        self.handles.append(self.module.watch("branch_input", self.reading.add))
         return self
 
     def scores(self) -> dict[str, Array]:
@@ -83,7 +84,7 @@ class HiddenCollector(_Hooks):
         return {"hidden": self.reading.scores()}
 
 
-def footprint_hooks(block: Block, estimator: str = "minitron") -> Callable[[nn.Module], None]:
+def footprint_hooks(block: Block, estimator: str = "minitron") -> Callable[[ResidualBlock], None]:
     """Puts hooks on a module of "meta" tensors that allocate what the collectors do and keep
     nothing.
     """
@@ -91,11 +92,11 @@ def footprint_hooks(block: Block, estimator: str = "minitron") -> Callable[[nn.M
     def discard(reading: Reading, x: Tensor) -> None:
         reading.reduce(x)
 
-    def put(module: nn.Module) -> None:
-        watch(block, module, "branch_input", partial(discard, MeanAbsolute(block.hidden)))
+    def put(module: ResidualBlock) -> None:
+        module.watch("branch_input", partial(discard, MeanAbsolute(block.hidden)))
         if width_of(block) is not None:
             point, reading = find(estimator).begin(block, module, 0)
             if point:
-                watch(block, module, point, partial(discard, reading))
+                module.watch(point, partial(discard, reading))
 
     return put

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import torch
 
@@ -23,6 +22,7 @@ from minipuzzle.importance.ends import CHUNK_VALUES
 from minipuzzle.importance.metrics import find
 from minipuzzle.kinds import Block
 from minipuzzle.machine import available_bytes, free_gpu_bytes, resident_bytes
+from minipuzzle.model.base import ResidualBlock
 from minipuzzle.model.footprint import forward_bytes
 from minipuzzle.model.prefetch import held_dtype
 from minipuzzle.settings import ScoreSettings
@@ -193,11 +193,9 @@ def _visits(
 def _working(
     block: Block, settings: ScoreSettings, length: int, dtype: torch.dtype, fast: bool
 ) -> int:
-    def masked(module: Any) -> None:
-        names = {"mamba": "channels", "mlp": "intermediate", "attention": "q_heads"}
-        size = {"mamba": "heads", "mlp": "intermediate", "attention": "q_heads"}[block.kind]
-        count = block.sizes[size] * (block.sizes["head_dim"] if block.kind == "mamba" else 1)
-        module.kept = {names[block.kind]: torch.ones(count, dtype=torch.bool, device="meta")}
+    def masked(module: ResidualBlock) -> None:
+        channels = module.output.in_features
+        module.kept = torch.ones(channels, dtype=torch.bool, device="meta")
 
     watches = [footprint_hooks(block, settings.estimator), *([masked] if settings.curves else [])]
     return max(

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from minipuzzle.arch import Architecture, Selection
+from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import Curve, Scores
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks
@@ -38,8 +38,7 @@ from minipuzzle.importance.metrics import find
 from minipuzzle.importance.state import SavedTensors, State
 from minipuzzle.importance.streams import Streams
 from minipuzzle.interrupt import Interrupt, interrupt
-from minipuzzle.model.blocks import BlockModule
-from minipuzzle.model.masks import block_masks, meanwhile
+from minipuzzle.model.base import ResidualBlock
 from minipuzzle.model.prefetch import BlockReader, embed_into
 from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.settings import ScoreSettings
@@ -209,7 +208,7 @@ class _Run:
             self.group,
         )
 
-    def _visit(self, streams: Streams, index: int, module: BlockModule, whole: bool) -> None:
+    def _visit(self, streams: Streams, index: int, module: ResidualBlock, whole: bool) -> None:
         """One block: every variant begun before it, the parent (in the whole round with
         collectors), then its own.
         """
@@ -233,11 +232,10 @@ class _Run:
             chosen = kept(block, variant, widths)
             if chosen is None:
                 continue
-            selection = Selection(blocks=(chosen,))
-            with meanwhile([(module, "kept", block_masks(block, selection, 0, self.group.device))]):
+            with module.masked(chosen):
                 streams.run(module, removal, removal + self.shared, target=streams.begin(variant))
 
-    def _parent(self, streams: Streams, index: int, module: BlockModule) -> dict[str, Array]:
+    def _parent(self, streams: Streams, index: int, module: ResidualBlock) -> dict[str, Array]:
         """The parent's samples through a block under its collectors; the block's width scores over
         all processes.
         """

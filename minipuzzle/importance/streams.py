@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from minipuzzle.importance.curves import Variant
-from minipuzzle.model.blocks import BlockModule
+from minipuzzle.model.base import Context, ResidualBlock
 
 
 class Streams:
@@ -56,8 +56,8 @@ class Streams:
         return self.hidden[start : start + self.shared]
 
     @torch.no_grad()
-    def run(self, module: BlockModule, start: int, stop: int, target: int | None = None) -> None:
-        """h + mixer(norm(h)) for rows start..stop-1, in batches; written in place or to rows from
+    def run(self, module: ResidualBlock, start: int, stop: int, target: int | None = None) -> None:
+        """h + branch(h) for rows start..stop-1, in batches; written in place or to rows from
         ``target``.
         """
         for low in range(start, stop, self.batch):
@@ -68,7 +68,7 @@ class Streams:
                 else self.hidden[target + low - start : target + high - start]
             )
             part = self.hidden[low:high].to(self.device, non_blocking=True)
-            added = module.mixer(module.norm(part), None, None, 0)
+            added = module.branch(part, Context())
             if self.away:
                 to.copy_(part.add_(added), non_blocking=True)
             else:

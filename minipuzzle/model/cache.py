@@ -1,51 +1,42 @@
-"""What decoding remembers: keys and values of attention blocks, convolution window and state of
-Mamba-2 blocks.
-"""
+"""What decoding remembers: a slot for each block, whose tensors the block's kind declares."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from minipuzzle.arch import Architecture
 from minipuzzle.kernels.attention import Rows
-from minipuzzle.kinds import Attention, Block, Mamba2
 
 
 @dataclass(kw_only=True)
-class AttentionSlot:
-    """Keys and values so far: [b, max_length, kv_heads, head_dim]. ``rows`` where each row has its
-    own length.
+class Slot:
+    """What one block remembers. A kind's subclass adds fields of tensors [b, ...], of each a row a
+    sequence, and says in ``terms`` which term of ``minipuzzle.kinds.Cache`` each of them is.
+
+    ``rows`` where each row has its own length.
     """
 
-    keys: Tensor
-    values: Tensor
+    terms: ClassVar[dict[str, str]]
     rows: Rows | None = None
 
+    def named(self) -> dict[str, Tensor]:
+        """The tensors by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "rows"}
 
-@dataclass(kw_only=True)
-class MambaSlot:
-    """``window`` [b, conv_channels, kernel]: the last inputs of the convolution; ``state`` [b,
-    heads, head_dim, n].
-    """
+    def tensors(self) -> list[Tensor]:
+        """All that is remembered."""
+        return list(self.named().values())
 
-    window: Tensor
-    state: Tensor
+    def part(self, start: int, stop: int) -> Self:
+        """Rows start..stop-1 of it: the same memory."""
+        return replace(self, rows=None, **{n: t[start:stop] for n, t in self.named().items()})
 
-
-def slot_parts(slot: AttentionSlot | MambaSlot | None) -> dict[str, list[Tensor]]:
-    """The tensors of a slot, by the part of ``kinds.Cache`` that they hold."""
-    if isinstance(slot, AttentionSlot):
-        return {"kv": [slot.keys, slot.values]}
-    return {} if slot is None else {"window": [slot.window], "state": [slot.state]}
-
-
-def slot_tensors(slot: AttentionSlot | MambaSlot | None) -> list[Tensor]:
-    """The tensors of a slot."""
-    return [tensor for part in slot_parts(slot).values() for tensor in part]
+    def nbytes(self, *terms: str) -> int:
+        """Bytes of the tensors of these terms: "kv", "state", "window"."""
+        return sum(t.nbytes for name, t in self.named().items() if self.terms[name] in terms)
 
 
 @dataclass(kw_only=True)
@@ -57,7 +48,7 @@ class Cache:
     row.
     """
 
-    slots: list[AttentionSlot | MambaSlot | None] = field(default_factory=list)
+    slots: list[Slot | None] = field(default_factory=list)
     capacity: int
     length: int = 0
 
@@ -65,18 +56,7 @@ class Cache:
         """Rows start..stop-1 as a cache of their own that shares this one's memory and has seen
         nothing.
         """
-        slots: list[AttentionSlot | MambaSlot | None] = []
-        for slot in self.slots:
-            if isinstance(slot, AttentionSlot):
-                slots.append(
-                    AttentionSlot(keys=slot.keys[start:stop], values=slot.values[start:stop])
-                )
-            elif isinstance(slot, MambaSlot):
-                slots.append(
-                    MambaSlot(window=slot.window[start:stop], state=slot.state[start:stop])
-                )
-            else:
-                slots.append(None)
+        slots = [None if slot is None else slot.part(start, stop) for slot in self.slots]
         return Cache(slots=slots, capacity=self.capacity)
 
     def decode_rows(self, lengths: list[int], device: torch.device) -> Rows:
@@ -85,41 +65,7 @@ class Cache:
         """
         rows = Rows.of(lengths, self.capacity, device)
         for slot in self.slots:
-            if isinstance(slot, AttentionSlot):
+            if slot is not None:
                 slot.rows = rows
         self.length = max(lengths)
         return rows
-
-
-def new_cache(
-    architecture: Architecture,
-    batch: int,
-    max_length: int,
-    *,
-    device: torch.device,
-    kv_dtype: torch.dtype,
-    state_dtype: torch.dtype = torch.float32,
-) -> Cache:
-    """An empty cache for ``batch`` sequences of up to ``max_length`` tokens."""
-    kinds = {"device": device, "kv_dtype": kv_dtype, "state_dtype": state_dtype}
-    return Cache(
-        slots=[new_slot(block, batch, max_length, **kinds) for block in architecture.blocks],
-        capacity=max_length,
-    )
-
-
-def new_slot(
-    block: Block, batch: int, max_length: int, *, device: Any, kv_dtype: Any, state_dtype: Any
-) -> AttentionSlot | MambaSlot | None:
-    """What one block remembers, empty."""
-    if isinstance(block, Attention):
-        shape = (batch, max_length, block.kv_heads, block.attn_head_dim)
-        keys = torch.zeros(shape, device=device, dtype=kv_dtype)
-        return AttentionSlot(keys=keys, values=torch.zeros_like(keys))
-    if isinstance(block, Mamba2):
-        window = torch.zeros(
-            batch, block.conv_channels, block.conv_kernel, device=device, dtype=kv_dtype
-        )
-        shape = (batch, block.heads, block.head_dim, block.state)
-        return MambaSlot(window=window, state=torch.zeros(shape, device=device, dtype=state_dtype))
-    return None

@@ -21,8 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from minipuzzle.kernels import Kernels, choose
 from minipuzzle.kinds import Block
-from minipuzzle.model.blocks import BlockModule, make_block
-from minipuzzle.model.cache import new_slot, slot_tensors
+from minipuzzle.model.base import Context, ResidualBlock, make_block, new_slot
 from minipuzzle.model.prefetch import held_dtype
 
 
@@ -35,9 +34,9 @@ def forward_bytes(
     dtype: torch.dtype,
     fast: bool,
     past: int | None = None,
-    watch: Callable[[BlockModule], None] = lambda module: None,
+    watch: Callable[[ResidualBlock], None] = lambda module: None,
 ) -> int:
-    """Peak bytes of mixer(norm(h)) for h [batch, length, hidden], beyond h and the weights, its
+    """Peak bytes of branch(h) for h [batch, length, hidden], beyond h and the weights, its
     result included.
 
     ``fast`` counts what mamba-ssm's kernels allocate, else the reference's. ``watch`` may put hooks
@@ -51,13 +50,14 @@ def forward_bytes(
         parameter.data = parameter.data.to(held_dtype(name, parameter.ndim, dtype))
     watch(module)
     h = torch.empty(batch, length, block.hidden, dtype=dtype, device="meta")
-    slot: Any = None
+    slot = None
     if past is not None:
         slot = new_slot(
             block, batch, past + length, device="meta", kv_dtype=dtype, state_dtype=torch.float32
         )
-    with _FlashAttention(), _Live([h, *module.parameters(), *slot_tensors(slot)]) as live:
-        module.mixer(module.norm(h), None, slot, past or 0)
+    remembered = [] if slot is None else slot.tensors()
+    with _FlashAttention(), _Live([h, *module.parameters(), *remembered]) as live:
+        module.branch(h, Context(slot=slot, past=past or 0))
     return live.peak
 
 

@@ -9,7 +9,7 @@ from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.kernels import Kernels
 from minipuzzle.kernels.stored_fp8 import StoredLinear
-from minipuzzle.model.blocks import make_block
+from minipuzzle.model.base import make_block
 from minipuzzle.model.hybrid import HybridLM, default_dtype
 from minipuzzle.model.load import INIT_STD
 from minipuzzle.model.precision import check_sizes

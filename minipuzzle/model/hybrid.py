@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,10 @@ from torch.utils.checkpoint import checkpoint
 from minipuzzle.arch import Architecture, Selection
 from minipuzzle.kernels import Kernels, choose
 from minipuzzle.kernels.pointwise import product_dtype
-from minipuzzle.model.blocks import make_block
-from minipuzzle.model.cache import Cache, new_cache
+from minipuzzle.model.base import Context, ResidualBlock, make_block, new_slot
+from minipuzzle.model.cache import Cache
 from minipuzzle.model.head import matmul_fp32
-from minipuzzle.model.masks import block_masks, mask, meanwhile
+from minipuzzle.model.masks import index_mask, meanwhile
 from minipuzzle.model.norm import final_norm
 
 
@@ -79,10 +79,11 @@ class HybridLM(nn.Module):
         for i in range(start, stop):
             if i in self._dropped:
                 continue
+            block, context = self.blocks[i], self._context(i, documents, cache)
             if self.activation_checkpointing and torch.is_grad_enabled():
-                h = checkpoint(self._block, i, h, documents, None, use_reentrant=False)
+                h = checkpoint(block, h, context, use_reentrant=False)
             else:
-                h = self._block(i, h, documents, cache)
+                h = block(h, context)
         return h
 
     def hidden_states(
@@ -117,21 +118,16 @@ class HybridLM(nn.Module):
         """
         selection.student(self.architecture)
         device, size = self.embeddings.weight.device, self.architecture.hidden
-        hidden = None if selection.hidden is None else mask(size, selection.hidden, device)
+        hidden = index_mask(size, selection.hidden, device)
         dropped = frozenset(range(len(self.blocks))) - frozenset(selection.kept_blocks)
         values: list[tuple[Any, str, Any]] = [
             (self, "_dropped", dropped),
             (self, "_hidden_mask", hidden),
             (self.final_norm, "kept", hidden),
         ]
-        module: Any
-        for i, module in enumerate(self.blocks):
-            kept = (
-                {}
-                if i in dropped
-                else block_masks(self.architecture.blocks[i], selection, i, device)
-            )
-            values += [(module, "kept", kept), (module.norm, "kept", hidden)]
+        for i in selection.kept_blocks:
+            module = cast(ResidualBlock, self.blocks[i])
+            values += module.masks(selection.axes(i))
         with meanwhile(values):
             yield
 
@@ -142,22 +138,22 @@ class HybridLM(nn.Module):
         dtype.
         """
         weight = self.embeddings.weight
-        return new_cache(
-            self.architecture,
-            batch,
-            max_length,
-            device=weight.device,
-            kv_dtype=weight.dtype,
-            state_dtype=state_dtype,
+        dtypes = {"kv_dtype": weight.dtype, "state_dtype": state_dtype}
+        return Cache(
+            slots=[
+                new_slot(block, batch, max_length, device=weight.device, **dtypes)
+                for block in self.architecture.blocks
+            ],
+            capacity=max_length,
         )
 
-    def _block(
-        self, index: int, h: Tensor, documents: Tensor | None, cache: Cache | None
-    ) -> Tensor:
-        block: Any = self.blocks[index]
-        slot, past = (None, 0) if cache is None else (cache.slots[index], cache.length)
-        result: Tensor = block(h, documents, slot, past, self._hidden_mask)
-        return result
+    def _context(self, index: int, documents: Tensor | None, cache: Cache | None) -> Context:
+        return Context(
+            documents=documents,
+            slot=None if cache is None else cache.slots[index],
+            past=0 if cache is None else cache.length,
+            hidden_mask=self._hidden_mask,
+        )
 
 
 @contextmanager

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 
 from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.kernels import Kernels, choose
-from minipuzzle.model.blocks import Mamba2Block
+from minipuzzle.model.base import ResidualBlock
 from minipuzzle.model.hybrid import HybridLM
 
 INIT_STD = 0.02
@@ -79,8 +80,8 @@ def init_model(
 ) -> HybridLM:
     """A model with fresh weights, the same for the same seed on every device.
 
-    Normal of std 0.02, output projections divided by sqrt(blocks) (``rescale_prenorm_residual``); A
-    uniform in 1..16, dt log-uniform in 1e-3..0.1 as in mamba-ssm (arXiv:2405.21060).
+    Matrices normal of std 0.02, output projections divided by sqrt(blocks)
+    (``rescale_prenorm_residual``); the rest as each kind's module ``reset``s it.
     """
     # made on the CPU so that every device starts from the same numbers, but with the kernels of
     # where it will run
@@ -88,24 +89,15 @@ def init_model(
         architecture, dtype=torch.float32, kernels=kernels or choose(torch.device(device))
     )
     generator = torch.Generator().manual_seed(seed)
+    outputs = {f"blocks.{i}.{b.output}.weight" for i, b in enumerate(architecture.blocks)}
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2:
-            residual = name.endswith(("out_proj.weight", "o_proj.weight", "down_proj.weight"))
-            std = INIT_STD / math.sqrt(len(architecture.blocks)) if residual else INIT_STD
+            std = INIT_STD / math.sqrt(len(architecture.blocks)) if name in outputs else INIT_STD
             parameter.normal_(0.0, std, generator=generator)
         elif name.endswith(".bias"):
             parameter.zero_()
     for block in model.blocks:
-        if isinstance(block, Mamba2Block):
-            bound = 1 / math.sqrt(block.block.conv_kernel)
-            block.conv.weight.uniform_(-bound, bound, generator=generator)
-            block.A_log.uniform_(1.0, 16.0, generator=generator).log_()
-            dt = (
-                torch.empty_like(block.dt_bias)
-                .uniform_(math.log(1e-3), math.log(0.1), generator=generator)
-                .exp()
-            )
-            block.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus(dt_bias) == dt
+        cast(ResidualBlock, block).reset(generator)
     return model.to(device=device, dtype=dtype)
 
 

@@ -6,28 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-
-from minipuzzle.arch import Selection
-from minipuzzle.kinds import Block, Mamba2
-from minipuzzle.model.blocks import Masks
-
-
-def block_masks(block: Block, selection: Selection, index: int, device: torch.device) -> Masks:
-    """The masks of a kept block: "intermediate" [f], "q_heads" [h], "channels" [heads * head_dim]
-    (Mamba), all bool.
-    """
-    kept = {axis: chosen for axis, chosen in selection.axes(index).items() if axis != "hidden"}
-    masks = {axis: mask(block.sizes[axis], chosen, device) for axis, chosen in kept.items()}
-    if isinstance(block, Mamba2) and masks:
-        everything = {
-            axis: torch.ones(block.sizes[axis], dtype=torch.bool, device=device)
-            for axis in ("heads", "head_dim")
-        }
-        heads, channels = (masks.get(axis, everything[axis]) for axis in ("heads", "head_dim"))
-        masks["channels"] = (heads[:, None] & channels).flatten()
-    return masks
 
 
 @contextmanager
@@ -45,8 +27,12 @@ def meanwhile(values: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
             setattr(owner, name, value)
 
 
-def mask(size: int, kept: tuple[int, ...], device: torch.device) -> Tensor:
-    """[size] bool, true at the kept indices."""
+def index_mask(
+    size: int, kept: NDArray[np.int64] | Sequence[int] | None, device: torch.device
+) -> Tensor | None:
+    """[size] bool, true at the kept indices; None where all are kept."""
+    if kept is None:
+        return None
     result = torch.zeros(size, dtype=torch.bool, device=device)
-    result[torch.tensor(kept, device=device)] = True
+    result[torch.as_tensor(kept, dtype=torch.int64, device=device)] = True
     return result

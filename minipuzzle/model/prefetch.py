@@ -13,7 +13,7 @@ from torch import Tensor
 
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.kernels import choose
-from minipuzzle.model.blocks import BlockModule, make_block
+from minipuzzle.model.base import ResidualBlock, make_block
 from minipuzzle.model.norm import RMSNorm, final_norm
 
 
@@ -40,7 +40,7 @@ class BlockReader:
         self.kernels = choose(device, "reference" if exact else "auto")
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def blocks(self, indices: Sequence[int]) -> Iterator[tuple[int, BlockModule]]:
+    def blocks(self, indices: Sequence[int]) -> Iterator[tuple[int, ResidualBlock]]:
         """(index, module) in order. A module's memory goes back when the next is asked for.
 
         Raises: UserError for NaN or infinite weights.
@@ -74,7 +74,7 @@ class BlockReader:
         )
         return norm
 
-    def _start(self, pool: ThreadPoolExecutor, index: int) -> Future[BlockModule]:
+    def _start(self, pool: ThreadPoolExecutor, index: int) -> Future[ResidualBlock]:
         # Allocated here, in the stream that will use and free them; filled there.
         block = self.checkpoint.architecture.blocks[index]
         tensors = {
@@ -89,7 +89,7 @@ class BlockReader:
             self._stream.wait_stream(torch.cuda.current_stream(self.device))
         return pool.submit(self._read, index, tensors)
 
-    def _read(self, index: int, tensors: dict[str, Tensor]) -> BlockModule:
+    def _read(self, index: int, tensors: dict[str, Tensor]) -> ResidualBlock:
         with (
             torch.no_grad(),
             nullcontext() if self._stream is None else torch.cuda.stream(self._stream),

@@ -11,7 +11,7 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.cost.latency import LatencyTable, model_ms
 from minipuzzle.memory import Workload, resident
 from minipuzzle.model import HybridLM, mixed_precision
-from minipuzzle.model.cache import Cache, slot_parts
+from minipuzzle.model.cache import Cache
 from minipuzzle.records import Distilled
 from minipuzzle.run_files import load_search, named_candidate
 from minipuzzle.runs.job import Job
@@ -63,12 +63,8 @@ def _cache_bytes(model: HybridLM, tokens: torch.Tensor) -> tuple[int, int]:
     cache: Cache = model.new_cache(*tokens.shape)
     with mixed_precision(tokens.device):
         model.hidden_states(tokens, cache=cache)
-    parts = [slot_parts(slot) for slot in cache.slots]
-    keys, states = (
-        sum(tensor.nbytes for part in parts for tensor in part.get(name, []))
-        for name in ("kv", "state")
-    )
-    return keys, states
+    slots = [slot for slot in cache.slots if slot is not None]
+    return sum(s.nbytes("kv") for s in slots), sum(s.nbytes("state") for s in slots)
 
 
 def _times(job: Job, search: dict[str, Any], student: Architecture) -> list[dict[str, Any]]:

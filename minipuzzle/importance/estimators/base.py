@@ -10,12 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from minipuzzle.errors import UserError
-from minipuzzle.importance.points import output_projection, score_count
+from minipuzzle.importance.points import score_count
 from minipuzzle.importance.readings import Array, Nothing, Reading
 from minipuzzle.kinds import Block
+from minipuzzle.model.base import ResidualBlock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class Estimator:
 
     source: str
 
-    def begin(self, block: Block, module: nn.Module, seed: int) -> tuple[str, Reading]:
+    def begin(self, block: Block, module: ResidualBlock, seed: int) -> tuple[str, Reading]:
         """(the point it reads, "" for none; the reading that collects there)."""
         raise NotImplementedError
 
@@ -39,11 +40,11 @@ class Activations(Estimator):
     points: tuple[str, ...] = ("channels",)
     reading: Callable[[Tensor, int], Reading]
 
-    def begin(self, block: Block, module: nn.Module, seed: int) -> tuple[str, Reading]:
+    def begin(self, block: Block, module: ResidualBlock, seed: int) -> tuple[str, Reading]:
         """The point and a new reading of it."""
         known = ("branch_input", "channels", *block.points)
         point = next(name for name in self.points if name in known)
-        weight = output_projection(block, module).weight
+        weight = module.output.weight
         return point, self.reading(weight, score_count(block))
 
 
@@ -51,9 +52,9 @@ class Activations(Estimator):
 class Weights(Estimator):
     """Reads no activation: ``scores(block, module, seed)`` [number of scores]."""
 
-    scores: Callable[[Block, nn.Module, int], Array]
+    scores: Callable[[Block, ResidualBlock, int], Array]
 
-    def begin(self, block: Block, module: nn.Module, seed: int) -> tuple[str, Reading]:
+    def begin(self, block: Block, module: ResidualBlock, seed: int) -> tuple[str, Reading]:
         """No point."""
         return "", Nothing(lambda: self.scores(block, module, seed))
 

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
-
 from minipuzzle.importance.estimators import find
 from minipuzzle.importance.estimators.base import Estimator
 from minipuzzle.importance.readings import Reading
 from minipuzzle.kinds import Block
+from minipuzzle.model.base import ResidualBlock
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mixed(Estimator):
     """Takes the estimator that the block's kind names."""
 
-    def begin(self, block: Block, module: nn.Module, seed: int) -> tuple[str, Reading]:
+    def begin(self, block: Block, module: ResidualBlock, seed: int) -> tuple[str, Reading]:
         """What that estimator begins with."""
         return find(block.estimator).begin(block, module, seed)
 

@@ -36,7 +36,7 @@ from minipuzzle.artifacts import Scores
 from minipuzzle.data import TokenBlocks
 from minipuzzle.importance.assemble import as_scores
 from minipuzzle.importance.estimators.base import WholeModel
-from minipuzzle.importance.points import score_count, watch
+from minipuzzle.importance.points import score_count
 from minipuzzle.model import HybridLM
 from minipuzzle.model.head import matmul_fp32
 
@@ -143,13 +143,11 @@ def _watched(model: HybridLM, gates: _Gates) -> Iterator[None]:
                 lambda m, i, output: output.detach().requires_grad_()
             )
         )
-        for index, (block, module) in enumerate(
-            zip(model.architecture.blocks, model.blocks, strict=True)
-        ):
+        module: Any
+        for index, module in enumerate(model.blocks):
             handles.append(_on_input(module, gates.read_stream))
-            if score_count(block):
-                read = partial(gates.read_width, index)
-                handles.append(watch(block, module, "channels", read))
+            if score_count(module.block):
+                handles.append(module.watch("channels", partial(gates.read_width, index)))
         handles.append(_on_input(model.final_norm, gates.read_stream))
         model.eval().requires_grad_(False)
         model.activation_checkpointing = False

@@ -1,0 +1,202 @@
+"""What every kind's module is: a branch beside the residual stream, h + branch(h).
+
+    added = module.branch(h, Context())            what the block adds to h [b, s, hidden]
+    h = module(h, Context(documents=documents))    h + added
+    handle = module.watch("channels", read)        read(activation [b, s, c]) at each pass
+    with module.masked({"heads": (0, 2)}):         computes what the block cut to these would
+
+``branch`` is the only place that knows where the norm is and what the residual multiplier is:
+scoring, footprints, clocks and tests call it and never the parts. Activations are watched at named
+points: "branch_input", what the mixer reads [b, s, hidden]; "channels", what the output projection
+reads [b, s, c]; and those rows of projections that the kind names (``Block.points``).
+
+A new kind is a file here, named as its file in ``minipuzzle.kinds``, with one subclass of
+``ResidualBlock`` that says ``kind = <its Block>.kind``. It defines ``mixer``, which passes what
+``self.output`` reads through ``self.channels``; ``new_slot``; and, where it has parameters besides
+matrices, biases and norms, ``reset``. What it does not define raises NotImplementedError with the
+kind's and the member's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from minipuzzle.kernels import Kernels
+from minipuzzle.kinds import Block, Kept
+from minipuzzle.model.cache import Slot
+from minipuzzle.model.masks import index_mask, meanwhile
+from minipuzzle.model.norm import RMSNorm
+
+MODULES: dict[str, type[ResidualBlock]] = {}
+"""The module of every kind by its name; ``ResidualBlock.__init_subclass__`` fills it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a block is told besides the stream.
+
+    ``documents`` [b, s] int64, ascending along s: nothing crosses from one into the next. ``slot``:
+    what the block remembers, of which it takes note; ``past``: the tokens seen before these.
+    ``hidden_mask`` [hidden] bool: the hidden channels that stay.
+    """
+
+    documents: Tensor | None = None
+    slot: Slot | None = None
+    past: int = 0
+    hidden_mask: Tensor | None = None
+
+    def masked(self, added: Tensor) -> Tensor:
+        """``added`` [b, s, hidden], 0 in hidden channels that are cut."""
+        return added if self.hidden_mask is None else added * self.hidden_mask
+
+
+class ResidualBlock(nn.Module):
+    """h + branch(h): what is sharded, and computed again in the backward pass, as one.
+
+    Attribute names of submodules and parameters are the names of ``block.weights``.
+    """
+
+    kind: ClassVar[str]
+    block: Block
+    kept: Tensor | None
+    """[c] bool, true at the channels that the output projection still reads; None for all."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "kind" in cls.__dict__:
+            MODULES[cls.kind] = cls
+
+    def __init__(self, block: Block, eps: float, kernels: Kernels) -> None:
+        super().__init__()
+        self.block = block
+        self.kept = None
+        self.norm = RMSNorm(block.hidden, eps)
+        self.branch_input = nn.Identity()
+        self.channels = nn.Identity()
+
+    def forward(self, h: Tensor, context: Context) -> Tensor:
+        return h + context.masked(self.branch(h, context))
+
+    def branch(self, h: Tensor, context: Context) -> Tensor:
+        """What the block adds to h [b, s, hidden]: multiplier x mixer(norm(h))."""
+        x = self.norm(h)
+        added = self.mixer(self.branch_input(x), context)
+        multiplier = self.block.residual_multiplier
+        return added if multiplier == 1 else added * multiplier
+
+    def mixer(self, x: Tensor, context: Context) -> Tensor:
+        """[b, s, hidden] from the normed stream x [b, s, hidden], output projection included."""
+        raise self._undeclared("mixer")
+
+    @classmethod
+    def new_slot(
+        cls,
+        block: Block,
+        batch: int,
+        capacity: int,
+        *,
+        device: Any,
+        kv_dtype: Any,
+        state_dtype: Any,
+    ) -> Slot | None:
+        """What one block remembers of ``batch`` rows of up to ``capacity`` tokens, empty; None for
+        nothing.
+        """
+        raise NotImplementedError(f"the kind {cls.kind!r} does not declare new_slot")
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Draw the first values of parameters that are no matrices, biases or norms."""
+        norms = {f"{name}.weight" for name, m in self.named_modules() if isinstance(m, RMSNorm)}
+        matrices = {f"{name}.weight" for name in self.block.projections}
+        for name, _ in self.named_parameters():
+            if name not in norms | matrices and not name.endswith(".bias"):
+                raise self._undeclared(f"reset of {name}")
+
+    def watch(self, point: str, read: Callable[[Tensor], None]) -> RemovableHandle:
+        """Call ``read`` with the activation [b, s, c] that passes a point, at every pass.
+
+        Raises: NotImplementedError for a point that the kind does not have.
+        """
+        place, channels = point, None
+        if point not in ("branch_input", "channels"):
+            if point not in self.block.points:
+                raise self._undeclared(f"the point {point!r}")
+            rows = self.block.points[point]
+            place, channels = rows.projection, self.block.rows(rows)
+
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            # the tensor itself where it can be: its gradient may be asked for
+            read(output if channels is None else output[..., channels])
+
+        return self.get_submodule(place).register_forward_hook(hook)
+
+    @property
+    def output(self) -> nn.Linear:
+        """The projection that writes into the stream; its columns read ``channels``."""
+        result: nn.Linear = self.get_submodule(self.block.output)  # type: ignore[assignment]
+        return result
+
+    def masks(self, kept: Kept) -> list[tuple[Any, str, Tensor | None]]:
+        """(module, attribute, mask) to set so that this computes what the block cut to ``kept``
+        would: bool masks of the channels that the output projection reads and that norms count.
+
+        Raises: NotImplementedError where an axis of ``kept`` would not be masked by that.
+        """
+        weights = {weight.name: weight for weight in self.block.weights}
+        columns = (self, weights[f"{self.block.output}.weight"], 1)
+        norms = [
+            (norm, weights[f"{name}.weight"], 0)
+            for name, norm in self.named_modules()
+            if isinstance(norm, RMSNorm)
+        ]
+        device = self.norm.weight.device
+        found, masked = [], {"hidden"}
+        for module, weight, dim in (columns, *norms):
+            indices = weight.indices(self.block.sizes, kept)[dim]
+            size = weight.shape(self.block.sizes)[dim]
+            found.append((module, "kept", index_mask(size, indices, device)))
+            masked |= {axis for segment in weight.dims[dim] for axis in segment}
+        for width in self.block.widths:  # a KV head goes with the query heads that read it
+            masked |= set(width.axes) if masked & set(width.axes) else set()
+        for axis in set(kept) - masked:
+            raise self._undeclared(f"how the axis {axis!r} is masked")
+        return found
+
+    @contextmanager
+    def masked(self, kept: Kept) -> Iterator[Self]:
+        """Meanwhile compute what the block cut to the indices ``kept`` of its axes would."""
+        with meanwhile(self.masks(kept)):
+            yield self
+
+    def _undeclared(self, member: str) -> NotImplementedError:
+        return NotImplementedError(
+            f"the module of kind {self.block.kind!r} does not declare {member}"
+        )
+
+
+def module_type(block: Block) -> type[ResidualBlock]:
+    """The class that runs a block. Raises: NotImplementedError where its kind has none."""
+    if block.kind not in MODULES:
+        raise NotImplementedError(f"no module runs the kind {block.kind!r}")
+    return MODULES[block.kind]
+
+
+def make_block(block: Block, eps: float, kernels: Kernels) -> ResidualBlock:
+    """The module that runs a block. Raises: NotImplementedError where its kind has none."""
+    return module_type(block)(block, eps, kernels)
+
+
+def new_slot(
+    block: Block, batch: int, capacity: int, *, device: Any, kv_dtype: Any, state_dtype: Any
+) -> Slot | None:
+    """As ``ResidualBlock.new_slot``, by the block's kind."""
+    return module_type(block).new_slot(
+        block, batch, capacity, device=device, kv_dtype=kv_dtype, state_dtype=state_dtype
+    )

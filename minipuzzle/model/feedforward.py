@@ -1,0 +1,63 @@
+"""How a feed-forward block runs: down(f(up(x))) or down(f(gate(x)) * up(x)), f = relu^2 or silu."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minipuzzle.kernels import Kernels
+from minipuzzle.kernels.pointwise import relu_squared, silu_product
+from minipuzzle.kinds import Block, FeedForward
+from minipuzzle.model.base import Context, ResidualBlock
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu2": relu_squared, "silu": F.silu}
+
+
+class FeedForwardBlock(ResidualBlock):
+    """Two matrices, or three where it is gated, of which two may be packed in one."""
+
+    kind = FeedForward.kind
+    block: FeedForward
+
+    def __init__(self, block: FeedForward, eps: float, kernels: Kernels) -> None:
+        super().__init__(block, eps, kernels)
+        if block.packed:
+            self.gate_up_proj = nn.Linear(block.hidden, 2 * block.intermediate, bias=block.bias)
+        else:
+            self.up_proj = nn.Linear(block.hidden, block.intermediate, bias=block.bias)
+            if block.gated:
+                self.gate_proj = nn.Linear(block.hidden, block.intermediate, bias=block.bias)
+        self.down_proj = nn.Linear(block.intermediate, block.hidden, bias=block.bias)
+
+    @classmethod
+    def new_slot(
+        cls,
+        block: Block,
+        batch: int,
+        capacity: int,
+        *,
+        device: Any,
+        kv_dtype: Any,
+        state_dtype: Any,
+    ) -> None:
+        """Nothing: a token does not see the others."""
+        return None
+
+    def mixer(self, x: Tensor, context: Context) -> Tensor:
+        """down of the channels [b, s, intermediate]."""
+        activation = ACTIVATIONS[self.block.activation]
+        y = self._gated(x, activation) if self.block.gated else activation(self.up_proj(x))
+        if self.kept is not None:
+            y = y * self.kept
+        return self.down_proj(self.channels(y))
+
+    def _gated(self, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+        gate, up = (
+            self.gate_up_proj(x).chunk(2, -1)
+            if self.block.packed
+            else (self.gate_proj(x), self.up_proj(x))
+        )
+        return silu_product(gate, up) if activation is F.silu else activation(gate) * up

@@ -1,0 +1,191 @@
+"""How Mamba-2 runs, with z|x|B|C|dt packed in one projection and a gated, grouped norm
+(arXiv:2405.21060, 2504.03624).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minipuzzle.kernels import Kernels
+from minipuzzle.kinds import Block, Mamba2
+from minipuzzle.model.base import Context, ResidualBlock
+from minipuzzle.model.cache import Slot
+
+
+@dataclass(kw_only=True)
+class MambaSlot(Slot):
+    """``window`` [b, conv_channels, kernel]: the last inputs of the convolution; ``state`` [b,
+    heads, head_dim, n].
+    """
+
+    terms: ClassVar[dict[str, str]] = {"window": "window", "state": "state"}
+
+    window: Tensor
+    state: Tensor
+
+
+class Mamba2Block(ResidualBlock):
+    """out_proj(gated_norm(scan(conv(x, B, C), dt), z))."""
+
+    kind = Mamba2.kind
+    block: Mamba2
+
+    def __init__(self, block: Mamba2, eps: float, kernels: Kernels) -> None:
+        super().__init__(block, eps, kernels)
+        self.kernels = kernels
+        self.eps = eps
+        packed = block.inner + block.conv_channels + block.heads
+        self.in_proj = nn.Linear(block.hidden, packed, bias=block.proj_bias)
+        self.conv = nn.Conv1d(
+            block.conv_channels,
+            block.conv_channels,
+            block.conv_kernel,
+            groups=block.conv_channels,
+            bias=block.conv_bias,
+        )
+        self.dt_bias = nn.Parameter(torch.zeros(block.heads))
+        self.A_log = nn.Parameter(torch.zeros(block.heads))
+        self.D = nn.Parameter(torch.ones(block.heads))
+        self.gated_norm = nn.Module()  # the kernels norm: it holds the weight alone
+        self.gated_norm.weight = nn.Parameter(torch.ones(block.inner))
+        self.out_proj = nn.Linear(block.inner, block.hidden, bias=block.proj_bias)
+
+    @classmethod
+    def new_slot(
+        cls,
+        block: Block,
+        batch: int,
+        capacity: int,
+        *,
+        device: Any,
+        kv_dtype: Any,
+        state_dtype: Any,
+    ) -> MambaSlot:
+        """The window in ``kv_dtype``, as the activations that it holds; the state, which sums over
+        all tokens, in ``state_dtype``.
+        """
+        b = cast(Mamba2, block)
+        window = torch.zeros(batch, b.conv_channels, b.conv_kernel, device=device, dtype=kv_dtype)
+        shape = (batch, b.heads, b.head_dim, b.state)
+        return MambaSlot(window=window, state=torch.zeros(shape, device=device, dtype=state_dtype))
+
+    def reset(self, generator: torch.Generator) -> None:
+        """The convolution uniform within 1/sqrt(kernel); A uniform in 1..16, dt log-uniform in
+        1e-3..0.1, as in mamba-ssm (arXiv:2405.21060).
+        """
+        bound = 1 / math.sqrt(self.block.conv_kernel)
+        self.conv.weight.uniform_(-bound, bound, generator=generator)
+        self.A_log.uniform_(1.0, 16.0, generator=generator).log_()
+        dt = torch.empty_like(self.dt_bias)
+        dt = dt.uniform_(math.log(1e-3), math.log(0.1), generator=generator).exp()
+        self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus(dt_bias) == dt
+
+    def mixer(self, x: Tensor, context: Context) -> Tensor:
+        """One step of the recurrence where a token follows in a cache, else the scan."""
+        b, slot, past = self.block, cast("MambaSlot | None", context.slot), context.past
+        projected = self.in_proj(x)  # [b, s, z|x|B|C|dt]
+        # a slot needs the states, and a mask the norm, that the fused kernel does not give
+        if (
+            slot is None
+            and self.kept is None
+            and self.kernels.can_mix(projected.shape[-1], b.conv_channels)
+        ):
+            y = self.kernels.mix(
+                projected,
+                self.conv.weight[:, 0],
+                self.conv.bias,
+                self.dt_bias,
+                self.A_log,
+                self.D,
+                self.gated_norm.weight,
+                head_dim=b.head_dim,
+                groups=b.groups,
+                chunk_size=b.chunk_size,
+                eps=self.eps,
+                documents=context.documents,
+            )
+            return self.out_proj(self.channels(y))
+        # z [b, s, inner], convolved [b, s, x|B|C], dt [b, s, heads]
+        z, convolved, dt = projected.split([b.inner, b.conv_channels, b.heads], dim=-1)
+        dt = F.softplus(dt.float() + self.dt_bias.float())
+        a = -self.A_log.float().exp()
+        weight, bias = self.conv.weight[:, 0], self.conv.bias
+        if slot is not None and past and x.shape[1] == 1:
+            y = self._step(convolved[:, 0], dt[:, 0], a, weight, bias, slot)[:, None]
+        else:
+            y = self._scan(convolved, dt, a, weight, bias, context)
+        # y [b, s, heads, head_dim] -> [b, s, inner]
+        y = self.kernels.gated_norm(
+            y.flatten(-2), z, self.gated_norm.weight, b.groups, self.eps, self.kept
+        )
+        return self.out_proj(self.channels(y))
+
+    def _scan(
+        self,
+        convolved: Tensor,
+        dt: Tensor,
+        a: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        context: Context,
+    ) -> Tensor:
+        """[b, s, heads, head_dim] of many tokens: convolved [b, s, x|B|C], dt [b, s, heads]."""
+        b, slot = self.block, cast("MambaSlot | None", context.slot)
+        before = b.conv_kernel - 1 if slot is not None and context.past else 0
+        if slot is not None:
+            if before:  # the convolution reaches kernel - 1 tokens back, into the window
+                convolved = torch.cat(
+                    (slot.window[..., 1:].transpose(1, 2).to(convolved.dtype), convolved), 1
+                )
+            tail = convolved[:, -b.conv_kernel :].transpose(1, 2)  # [b, x|B|C, <= kernel]
+            slot.window.zero_()
+            slot.window[..., b.conv_kernel - tail.shape[-1] :] = tail
+        convolved = self.kernels.causal_conv(convolved, weight, bias, context.documents)
+        xs, bs, cs = self._parts(convolved[:, before:])
+        y, state = self.kernels.scan(
+            xs,
+            dt,
+            a,
+            bs,
+            cs,
+            self.D,
+            chunk_size=b.chunk_size,
+            documents=context.documents,
+            initial_state=slot.state if slot is not None and context.past else None,
+        )
+        if slot is not None:
+            slot.state.copy_(state)
+        result: Tensor = y
+        return result
+
+    def _step(
+        self,
+        convolved: Tensor,
+        dt: Tensor,
+        a: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        slot: MambaSlot,
+    ) -> Tensor:
+        """[b, heads, head_dim] of one token a row: convolved [b, x|B|C], dt [b, heads]."""
+        xs, bs, cs = self._parts(
+            self.kernels.causal_conv_step(convolved, slot.window, weight, bias)
+        )
+        y: Tensor = self.kernels.scan_step(xs, slot.state, dt, a, bs, cs, self.D)
+        return y
+
+    def _parts(self, convolved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [..., heads, head_dim], B and C [..., groups, n]."""
+        b = self.block
+        xs, bs, cs = convolved.split([b.inner, b.groups * b.state, b.groups * b.state], dim=-1)
+        return (
+            xs.unflatten(-1, (b.heads, b.head_dim)),
+            bs.unflatten(-1, (b.groups, b.state)),
+            cs.unflatten(-1, (b.groups, b.state)),
+        )

@@ -37,7 +37,7 @@ import torch
 from minipuzzle import embedded
 from minipuzzle.arch import Architecture
 from minipuzzle.arch.architecture import Tensor as ArchTensor
-from minipuzzle.artifacts import Scores, write_json
+from minipuzzle.artifacts import write_json
 from minipuzzle.checkpoint import Checkpoint, read_config, write_checkpoint
 from minipuzzle.cost.flops import flops_per_token
 from minipuzzle.data import Tokenizer, load_blocks, pack
@@ -48,6 +48,7 @@ from minipuzzle.importance.memory import Peak, plan_peak
 from minipuzzle.kinds import Block
 from minipuzzle.model import load_model
 from minipuzzle.model.prefetch import BlockReader
+from minipuzzle.scores import Scores
 from minipuzzle.settings import ScoreSettings
 
 GIB = 1 << 30
@@ -412,15 +413,11 @@ def check(scores: Scores, architecture: Architecture, settings: ScoreSettings) -
     arrays = [
         scores.blocks,
         scores.hidden,
-        *scores.intermediate.values(),
-        *scores.head_channels.values(),
-        *scores.q_heads.values(),
+        *(values for found in scores.widths.values() for values in found.values()),
         *(e for axes in scores.curves.values() for _, e in axes.values()),
     ]
     assert all(a is not None and np.isfinite(a).all() and (a > 0).all() for a in arrays)
-    assert len(scores.intermediate) + len(scores.head_channels) + len(scores.q_heads) == len(
-        architecture.blocks
-    )
+    assert sum(map(len, scores.widths.values())) == len(architecture.blocks)
     assert bool(scores.curves) == settings.curves
 
 

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from minipuzzle.artifacts import Scores
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.rundir import RunDir
 from minipuzzle.runs.distill import run_distill
@@ -28,6 +27,7 @@ from minipuzzle.runs.job import Job
 from minipuzzle.runs.prune import run_prune
 from minipuzzle.runs.score import run_score
 from minipuzzle.runs.search import run_search
+from minipuzzle.scores import Scores
 from minipuzzle.settings import Data, DistillSettings, ScoreSettings, SearchSettings
 
 StrPath = str | Path

@@ -1,6 +1,4 @@
-"""The typed files that pass between rooms, and the only way files are written: beside, fsync,
-rename. No torch.
-"""
+"""The only way files are written: beside, fsync, rename; and how they are read. No torch."""
 
 from __future__ import annotations
 
@@ -8,9 +6,8 @@ import json
 import os
 import re
 import stat
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +16,6 @@ from minipuzzle.checked import AGAIN, require
 from minipuzzle.errors import UserError
 from minipuzzle.temporary import temporary_beside
 
-SCHEMA = 2
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 LARGEST_TEXT = 1 << 30
 """Bytes. No text file that is read back as a whole comes near: the largest are indices and
@@ -188,149 +184,3 @@ def plain_json(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"not JSON: {type(value)}")
-
-
-Array = NDArray[np.float64]
-Curve = tuple[NDArray[np.int64], Array]
-WIDTHS = ("intermediate", "head_channels", "q_heads")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-    """How much each part of a parent matters; higher is kept. All values float64.
-
-    ``blocks`` [n_blocks]: damage done by removing block i alone. ``intermediate`` block ->
-    [intermediate]: FFN channels. ``head_channels`` block -> [heads, head_dim]: channels of the
-    Mamba x projection, from which both head and head-channel scores follow (arXiv:2504.11409,
-    section 3.1). ``q_heads`` block -> [q_heads]: attention heads. ``layers`` [n_layers]: damage of
-    removing layer i, where a layer is several blocks that stay or go together. ``hidden`` [hidden]:
-    hidden channels of the whole model. ``curves`` block -> axis ("intermediate", "heads",
-    "kv_heads") -> (sizes int64 ascending, errors): damage, as in ``blocks``, of narrowing block i
-    alone to a size; the whole size does none. ``meta`` says how they were measured.
-    """
-
-    blocks: Array
-    intermediate: dict[int, Array]
-    head_channels: dict[int, Array]
-    q_heads: dict[int, Array] = field(default_factory=dict)
-    hidden: Array | None = None
-    layers: Array | None = None
-    curves: dict[int, dict[str, Curve]] = field(default_factory=dict)
-    meta: dict[str, Any]
-
-    def save(self, path: Path) -> None:
-        """Write a safetensors file; its header's ``minipuzzle`` entry says what each tensor is."""
-        from safetensors.numpy import save
-
-        tensors: dict[str, NDArray] = {"blocks": self.blocks}
-        tensors |= {
-            f"blocks.{i}.{axis}": s for axis in WIDTHS for i, s in getattr(self, axis).items()
-        }
-        tensors |= {
-            name: value
-            for name in ("hidden", "layers")
-            if (value := getattr(self, name)) is not None
-        }
-        for i, axes in self.curves.items():
-            for axis, (sizes, errors) in axes.items():
-                tensors |= {
-                    f"blocks.{i}.curve.{axis}.sizes": sizes,
-                    f"blocks.{i}.curve.{axis}.errors": errors,
-                }
-        about = {
-            "schema": SCHEMA,
-            "blocks": "[n_blocks] damage of removing one block",
-            "layers": "[n_layers] damage of removing one layer of several blocks",
-            "blocks.N.intermediate": "[intermediate] FFN channel score",
-            "blocks.N.head_channels": "[heads, head_dim] Mamba x-projection channel score",
-            "blocks.N.q_heads": "[q_heads] attention head score",
-            "hidden": "[hidden] hidden channel score",
-            "blocks.N.curve.AXIS.sizes": "sizes of AXIS that block N was narrowed to, ascending",
-            "blocks.N.curve.AXIS.errors": (
-                "damage of narrowing block N alone to each of those sizes"
-            ),
-            "meta": self.meta,
-        }
-        arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-        write_atomic(
-            path, save(arrays, metadata={"minipuzzle": json.dumps(about, default=plain_json)})
-        )
-
-    @staticmethod
-    def load(path: Path) -> Scores:
-        """Read what ``save`` wrote. Raises: UserError where it is missing or of another schema."""
-        again = "Run minipuzzle score in this run directory; delete the file first if it is kept."
-        if not path.exists():
-            raise UserError(
-                "There are no scores here.",
-                got=path,
-                allowed="a scores file written by minipuzzle score",
-                next="Run minipuzzle score first, in the same run directory.",
-            )
-        metadata, tensors = read_arrays(path, next=again)
-        about = parse_json(
-            metadata.get("minipuzzle", "{}"), _About, what=f"The header of {path}", next=again
-        )
-        if about["schema"] != SCHEMA:
-            raise UserError(
-                f"{path} has another schema.", got=about["schema"], allowed=SCHEMA, next=again
-            )
-        named = {tuple(name.split(".")): array for name, array in tensors.items()}
-        if fault := _fault_of_scores(named):
-            raise UserError(
-                f"{path} does not hold scores.",
-                got=fault,
-                allowed="what minipuzzle score wrote",
-                next=again,
-            )
-        widths: Any = {
-            axis: {int(n[1]): a for n, a in named.items() if n[2:] == (axis,)} for axis in WIDTHS
-        }
-        curves: dict[int, dict[str, Curve]] = {}
-        for n, sizes in named.items():
-            if n[2:3] == ("curve",) and n[4] == "sizes":
-                curves.setdefault(int(n[1]), {})[n[3]] = (sizes, named[*n[:4], "errors"])
-        return Scores(
-            blocks=tensors["blocks"],
-            hidden=tensors.get("hidden"),
-            layers=tensors.get("layers"),
-            curves=curves,
-            meta=about["meta"],
-            **widths,
-        )
-
-
-class _About(TypedDict):
-    schema: int
-    meta: dict[str, Any]
-
-
-def _fault_of_scores(named: dict[tuple[str, ...], NDArray]) -> str:
-    """What is wrong with the tensors of a scores file, by the parts of their names; empty for
-    nothing.
-    """
-    if ("blocks",) not in named:
-        return "no tensor blocks"
-    count = len(named["blocks",]) if named["blocks",].ndim == 1 else 0
-    for name, array in named.items():
-        known = name in (("blocks",), ("hidden",), ("layers",))
-        if not known and (
-            len(name) < 3 or name[0] != "blocks" or name[1] not in map(str, range(count))
-        ):
-            return f"a tensor {'.'.join(name)}, of a model of {count} blocks"
-        if not known and not (
-            name[2:] in [(axis,) for axis in WIDTHS] or (name[2] == "curve" and len(name) == 5)
-        ):
-            return f"a tensor {'.'.join(name)}"
-        sizes = name[-1] == "sizes" and name[2:3] == ("curve",)
-        if array.dtype != (np.int64 if sizes else np.float64) or array.ndim != (
-            2 if name[-1] == "head_channels" else 1
-        ):
-            return f"{'.'.join(name)} of {array.dtype}, {array.ndim} dimensions"
-        if array.size == 0 or not np.isfinite(array).all():
-            return f"{'.'.join(name)} is empty or not finite"
-        if sizes and (
-            len(named.get((*name[:4], "errors"), ())) != len(array) or (np.diff(array) <= 0).any()
-        ):
-            return f"{'.'.join(name)} not ascending, or not one for each error"
-    return ""

@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 
 from minipuzzle import embedded
-from minipuzzle.artifacts import Scores
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import Tokenizer, load_blocks
 from minipuzzle.importance import magnitude_scores, random_scores, score
 from minipuzzle.metrics import measure
 from minipuzzle.model import load_model
 from minipuzzle.nas.select import select
+from minipuzzle.scores import Scores
 from minipuzzle.settings import ScoreSettings
 from minipuzzle.space import Shape
 

@@ -39,7 +39,7 @@ from importance_analysis import best_cuts, correlate, modifications, tables
 
 from minipuzzle import embedded
 from minipuzzle.arch import Selection
-from minipuzzle.artifacts import Scores, write_atomic, write_json
+from minipuzzle.artifacts import write_atomic, write_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks, Tokenizer, load_blocks
 from minipuzzle.importance import (
@@ -49,10 +49,10 @@ from minipuzzle.importance import (
     random_scores,
     taylor_scores,
 )
-from minipuzzle.kinds import Attention, FeedForward, Mamba2
 from minipuzzle.metrics import measure
 from minipuzzle.model import HybridLM, load_model
 from minipuzzle.model.head import matmul_fp32
+from minipuzzle.scores import Scores
 from minipuzzle.settings import Training
 from minipuzzle.surgery import cut
 from minipuzzle.training import distillation, mixed_precision, train
@@ -276,15 +276,12 @@ def collect(
     found = {}
     for name, row in collectors.items():
         got = [next(iter(collector.scores().values())) for collector in row]
-        by_kind = {
-            kind: {i: got[i] for i, (b, _) in pairs if isinstance(b, kind)}
-            for kind in (FeedForward, Mamba2, Attention)
-        }
+        widths: dict[str, dict[int, np.ndarray]] = {}
+        for i, (block, _) in pairs:
+            widths.setdefault(block.widths[0].score, {})[i] = got[i]
         found[name] = Scores(
             blocks=np.zeros(len(got)),
-            intermediate=by_kind[FeedForward],
-            head_channels=by_kind[Mamba2],
-            q_heads=by_kind[Attention],
+            widths=widths,
             hidden=whole if name == "minitron" else None,
             meta={"estimator": name},
         )

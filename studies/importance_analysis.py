@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata, spearmanr
 
 from minipuzzle.arch import Architecture, Selection
-from minipuzzle.artifacts import Scores
 from minipuzzle.kinds import Attention, FeedForward, Mamba2
 from minipuzzle.kinds.ranking import top_channels, top_heads
+from minipuzzle.scores import Scores
 
 Array = NDArray[np.float64]
 FAMILIES = {"blocks": "", "ffn": "mlp", "mamba": "mamba", "attention": "attention"}
@@ -100,7 +100,7 @@ def best_cuts(parent: Architecture, scores: Scores, share: float) -> dict[str, S
 
     for i, block in enumerate(parent.blocks):
         if isinstance(block, FeedForward):
-            channels = scores.intermediate[i]
+            channels = scores.widths["intermediate"][i]
             put(
                 "FFN channels",
                 i,
@@ -108,7 +108,7 @@ def best_cuts(parent: Architecture, scores: Scores, share: float) -> dict[str, S
                 lambda n, c=channels: {"intermediate": _best(c, n)},
             )
         elif isinstance(block, Mamba2):
-            channels, g = scores.head_channels[i], block.groups
+            channels, g = scores.widths["head_channels"][i], block.groups
             put(
                 "Mamba heads",
                 i,
@@ -122,7 +122,7 @@ def best_cuts(parent: Architecture, scores: Scores, share: float) -> dict[str, S
                 lambda n, c=channels: {"head_dim": top_channels(c, n)},
             )
         else:
-            rows = scores.q_heads[i].reshape(block.kv_heads, -1)
+            rows = scores.widths["q_heads"][i].reshape(block.kv_heads, -1)
             put(
                 "query heads of each KV head",
                 i,
@@ -181,11 +181,11 @@ def predict(
 def _values(parent: Architecture, widths: Scores, index: int) -> tuple[Array, str]:
     block = parent.blocks[index]
     if isinstance(block, Mamba2):
-        return np.sqrt(np.square(widths.head_channels[index]).sum(1)), "heads"
+        return np.sqrt(np.square(widths.widths["head_channels"][index]).sum(1)), "heads"
     return (
-        (widths.q_heads[index], "q_heads")
+        (widths.widths["q_heads"][index], "q_heads")
         if isinstance(block, Attention)
-        else (widths.intermediate[index], "intermediate")
+        else (widths.widths["intermediate"][index], "intermediate")
     )
 
 

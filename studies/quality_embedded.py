@@ -27,7 +27,7 @@ import torch
 
 from minipuzzle import embedded
 from minipuzzle.arch import Architecture, Selection
-from minipuzzle.artifacts import Scores, write_json
+from minipuzzle.artifacts import write_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks, Tokenizer, load_blocks
 from minipuzzle.importance import magnitude_scores, random_scores, score
@@ -37,6 +37,7 @@ from minipuzzle.nas.plan import make_plan
 from minipuzzle.nas.rank import Reality, realise
 from minipuzzle.nas.select import select
 from minipuzzle.runs.parent import masked_reality
+from minipuzzle.scores import Scores
 from minipuzzle.settings import ScoreSettings, SearchSettings, Training
 from minipuzzle.space import Shape
 from minipuzzle.surgery import cut

@@ -35,7 +35,7 @@ import torch
 
 from minipuzzle import embedded
 from minipuzzle.arch import Selection
-from minipuzzle.artifacts import Scores, write_json
+from minipuzzle.artifacts import write_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks, Tokenizer, load_blocks
 from minipuzzle.errors import UserError
@@ -52,6 +52,7 @@ from minipuzzle.nas.timing import load_timing
 from minipuzzle.runs.parent import masked_reality
 from minipuzzle.runs.race import FINALISTS, Leg, race
 from minipuzzle.runs.search import LARGEST
+from minipuzzle.scores import Scores
 from minipuzzle.settings import ScoreSettings, SearchSettings, Training
 from minipuzzle.surgery import cut
 from minipuzzle.training import distillation, mixed_precision, train

@@ -21,12 +21,12 @@ from torch import Tensor
 from minipuzzle import embedded
 from minipuzzle.adapters import attach, make_plan
 from minipuzzle.adapters.saved import SavedAdapter
-from minipuzzle.artifacts import Scores
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks, Tokenizer, load_blocks, load_instructions
 from minipuzzle.metrics import measure
 from minipuzzle.model import HybridLM, load_frozen, load_model
 from minipuzzle.nas.select import select
+from minipuzzle.scores import Scores
 from minipuzzle.settings import Training
 from minipuzzle.space import Shape
 from minipuzzle.surgery import cut

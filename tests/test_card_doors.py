@@ -13,10 +13,10 @@ import yaml
 from test_report import Checker
 from test_run_files import GOOD
 
-from minipuzzle.artifacts import Scores
 from minipuzzle.report.card import write_card
 from minipuzzle.report.escape import markdown, published
 from minipuzzle.report.page import build_report
+from minipuzzle.scores import Scores
 
 EVIL = "<img src=x onerror=alert(1)>|`x`*b*_i_[l](u)$x_{~a~&amp;"
 
@@ -64,8 +64,7 @@ def run_of(tmp_path):
         put(run, "tasks.json", lambda v: v["rows"][0].update(name=name, task=name, metric=name))
         Scores(
             blocks=np.arange(1.0, 3.0),
-            intermediate={1: np.ones(4)},
-            head_channels={0: np.ones((4, 2))},
+            widths={"intermediate": {1: np.ones(4)}, "head_channels": {0: np.ones((4, 2))}},
             hidden=np.ones(8),
             meta={"metric": name, "estimator": name},
         ).save(run / "scores.safetensors")

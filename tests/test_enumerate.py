@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from test_architectures import paper_plan
 
 from minipuzzle.arch import Selection
-from minipuzzle.artifacts import Scores
 from minipuzzle.cost.pricing import pricing
 from minipuzzle.errors import UserError
 from minipuzzle.kinds import FeedForward, Mamba2
@@ -21,6 +20,7 @@ from minipuzzle.memory import BYTES, Workload, resident
 from minipuzzle.nas.enumerate import enumerate_shapes, maximal
 from minipuzzle.nas.plan import make_plan
 from minipuzzle.nas.select import candidates, damage, select
+from minipuzzle.scores import Scores
 from minipuzzle.settings import Limits, SearchSettings
 from minipuzzle.space import Bounds, Shape, shape_architecture
 
@@ -52,15 +52,17 @@ def scored(parent, seed=0, ties=False):
         blocks=draw(len(parent.blocks)),
         hidden=draw(parent.hidden),
         meta={},
-        intermediate={
-            i: draw(b.intermediate)
-            for i, b in enumerate(parent.blocks)
-            if isinstance(b, FeedForward)
-        },
-        head_channels={
-            i: draw(b.heads, b.head_dim)
-            for i, b in enumerate(parent.blocks)
-            if isinstance(b, Mamba2)
+        widths={
+            "intermediate": {
+                i: draw(b.intermediate)
+                for i, b in enumerate(parent.blocks)
+                if isinstance(b, FeedForward)
+            },
+            "head_channels": {
+                i: draw(b.heads, b.head_dim)
+                for i, b in enumerate(parent.blocks)
+                if isinstance(b, Mamba2)
+            },
         },
     )
 
@@ -202,7 +204,7 @@ def test_what_is_kept_sums_to_the_most(seed, ties, shape):
         )
     for i in chosen.kept_blocks:
         if "intermediate" in (kept_axes := chosen.blocks[i]):
-            channels = scores.intermediate[i]
+            channels = scores.widths["intermediate"][i]
             assert sum(channels[list(kept_axes["intermediate"])]) == pytest.approx(
                 sum(sorted(channels)[-shape.intermediate :])
             )
@@ -269,7 +271,7 @@ def test_damage_adds_up_what_is_dropped_and_cut():
     parent = tiny("M-M*-M-")
     scores = scored(parent)
     assert damage(parent, scores, Selection.everything(parent)) == 0
-    squares = scores.intermediate[1] ** 2
+    squares = scores.widths["intermediate"][1] ** 2
     best = np.argsort(-squares)[:16]
     kept = ({}, {"intermediate": tuple(sorted(best.tolist()))}, None, {}, {}, {}, {})
     expected = scores.blocks[2] + scores.blocks[1] * (1 - squares[best].sum() / squares.sum())
@@ -279,7 +281,7 @@ def test_damage_adds_up_what_is_dropped_and_cut():
 def test_a_block_whose_channels_all_score_zero_is_narrowed_for_nothing():
     parent = tiny("M-")
     scores = scored(parent)
-    scores.intermediate[1][:] = 0
+    scores.widths["intermediate"][1][:] = 0
     shape = Shape(attention=0, mlp=1, mamba=1, intermediate=8, heads=8, hidden=32)
     assert damage(parent, scores, select(parent, scores, shape)) == 0
 

@@ -228,11 +228,11 @@ def test_baselines_cover_every_axis():
         assert scores.blocks.shape == (3,)
         assert scores.hidden.shape == (32,)
         assert (
-            scores.head_channels[0].shape,
-            scores.intermediate[1].shape,
-            scores.q_heads[2].shape,
+            scores.widths["head_channels"][0].shape,
+            scores.widths["intermediate"][1].shape,
+            scores.widths["q_heads"][2].shape,
         ) == ((8, 8), (64,), (4,))
-    assert (random.q_heads[2] == random_scores(parent, 3).q_heads[2]).all()
+    assert (random.widths["q_heads"][2] == random_scores(parent, 3).widths["q_heads"][2]).all()
     weights = {
         name: p.detach().double().numpy() for name, p in model.named_parameters() if p.ndim == 2
     }
@@ -249,7 +249,7 @@ def test_baselines_cover_every_axis():
         with Collector(parent.blocks[i], modules[i], "magnitude") as collector:
             pass
         assert collector.sums == {}
-        assert (collector.scores()[key] == getattr(magnitude, key)[i]).all()
+        assert (collector.scores()[key] == magnitude.widths[key][i]).all()
         noise = [
             Collector(parent.blocks[i], modules[i], "random", seed=s).scores()[key]
             for s in (1, 1, 2)
@@ -302,14 +302,16 @@ def test_taylor_is_the_derivative_of_the_loss():
             model.blocks[2].o_proj.weight,
         )
         for c in (0, 9, 63):
-            assert scores.intermediate[1][c] == pytest.approx(
+            assert scores.widths["intermediate"][1][c] == pytest.approx(
                 by_difference(model, x, [down[:, c]]), rel=2e-3, abs=1e-6
             )
             want = by_difference(model, x, [out[:, c]])
-            assert scores.head_channels[0][c // 8, c % 8] == pytest.approx(want, rel=2e-3, abs=1e-6)
+            assert scores.widths["head_channels"][0][c // 8, c % 8] == pytest.approx(
+                want, rel=2e-3, abs=1e-6
+            )
         for h in range(4):
             want = by_difference(model, x, [o[:, 8 * h : 8 * h + 8]])
-            assert scores.q_heads[2][h] == pytest.approx(want, rel=2e-3, abs=1e-6)
+            assert scores.widths["q_heads"][2][h] == pytest.approx(want, rel=2e-3, abs=1e-6)
         for i, w in enumerate((out, down, o)):
             assert scores.blocks[i] == pytest.approx(by_difference(model, x, [w]), rel=2e-3)
         writers = [model.embeddings.weight.t(), out, down, o, model.blocks[3].down_proj.weight]
@@ -327,7 +329,10 @@ def test_taylor_of_one_sample_is_weight_times_gradient():
     logits = model(x)[:, :-1]
     torch.nn.functional.cross_entropy(logits.flatten(0, 1), x[:, 1:].flatten()).backward()
     down, out = model.blocks[0].down_proj.weight, model.blocks[1].out_proj.weight
-    for got, w in ((scores.intermediate[0], down), (scores.head_channels[1].ravel(), out)):
+    for got, w in (
+        (scores.widths["intermediate"][0], down),
+        (scores.widths["head_channels"][1].ravel(), out),
+    ):
         assert np.allclose(got, (w * w.grad).sum(0).abs().detach().numpy(), rtol=1e-3, atol=1e-7)
     assert scores.blocks[0] == pytest.approx(abs((down * down.grad).sum().item()), rel=1e-3)
 

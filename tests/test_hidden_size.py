@@ -185,12 +185,7 @@ def test_what_cannot_choose_or_price_a_hidden_size_says_so():
     assert "none of narrower ones" in refusal({"budget": ("1.2x",)}, table)
     parent = tiny()
     scores = random_scores(parent, 0)
-    scores = type(scores)(
-        blocks=scores.blocks,
-        meta={},
-        intermediate=scores.intermediate,
-        head_channels=scores.head_channels,
-    )
+    scores = type(scores)(blocks=scores.blocks, meta={}, widths=scores.widths)
     with pytest.raises(UserError, match="none for hidden channels"):
         select(
             parent, scores, Shape(attention=1, mlp=3, mamba=3, intermediate=64, heads=8, hidden=16)

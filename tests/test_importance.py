@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minipuzzle.arch import Selection
-from minipuzzle.artifacts import Scores
 from minipuzzle.errors import UserError
 from minipuzzle.importance import magnitude_scores, random_scores
 from minipuzzle.kinds.ranking import top_channels, top_heads, top_kv_heads
 from minipuzzle.nas.select import damage, select
+from minipuzzle.scores import Scores
 from minipuzzle.space import Shape
 
 VOCAB = 61
@@ -22,16 +22,16 @@ VOCAB = 61
 def test_scores_round_trip(tmp_path):
     scores = random_scores(tiny(vocab=VOCAB), 0)
     curve = {1: {"intermediate": (np.array([8, 16]), np.array([2.0, 1.0]))}}
-    scores = replace(scores, q_heads={3: np.ones(4)}, hidden=np.arange(32.0), curves=curve)
+    widths = {**scores.widths, "q_heads": {3: np.ones(4)}}
+    scores = replace(scores, widths=widths, hidden=np.arange(32.0), curves=curve)
     scores.save(tmp_path / "s.safetensors")
     again = Scores.load(tmp_path / "s.safetensors")
     assert (again.blocks == scores.blocks).all()
     assert (again.hidden == scores.hidden).all()
     assert again.meta == scores.meta
-    assert set(again.intermediate) == set(scores.intermediate)
-    assert set(again.head_channels) == set(scores.head_channels)
-    for name in ("intermediate", "head_channels", "q_heads"):
-        assert all((getattr(again, name)[i] == s).all() for i, s in getattr(scores, name).items())
+    assert set(again.widths) == set(scores.widths)
+    for name, found in scores.widths.items():
+        assert all((again.widths[name][i] == s).all() for i, s in found.items())
     sizes, errors = again.curves[1]["intermediate"]
     assert sizes.tolist() == [8, 16]
     assert sizes.dtype == np.int64
@@ -87,7 +87,7 @@ def test_select_keeps_the_best_of_each_kind(seed, data):
         assert not mine or not others or min(mine) >= max(others)
     for i, kept in enumerate(selection.blocks):
         if kept and "intermediate" in kept:
-            values = scores.intermediate[i]
+            values = scores.widths["intermediate"][i]
             brute = sorted(np.argsort(-values, kind="stable")[: shape.intermediate])
             assert list(kept["intermediate"]) == brute
     whole = damage(parent, scores, Selection.everything(parent))
@@ -100,5 +100,5 @@ def test_baselines():
     magnitude, random = magnitude_scores(model), random_scores(model.architecture, 3)
     assert (random.blocks == random_scores(model.architecture, 3).blocks).all()
     rows = model.blocks[1].up_proj.weight.detach().double().norm(dim=1)
-    assert np.allclose(magnitude.intermediate[1], rows.numpy())
-    assert magnitude.head_channels[0].shape == (8, 8)
+    assert np.allclose(magnitude.widths["intermediate"][1], rows.numpy())
+    assert magnitude.widths["head_channels"][0].shape == (8, 8)

@@ -13,10 +13,10 @@ from test_distill import text_blocks
 from test_robust import SETTINGS, STEP, model, noisy, values
 
 from minipuzzle import interrupt as interrupts
-from minipuzzle.artifacts import Scores
 from minipuzzle.importance import streams
 from minipuzzle.interrupt import AtOnce, interrupt, stoppable
 from minipuzzle.ranks import alone
+from minipuzzle.scores import Scores
 from minipuzzle.training import train
 from minipuzzle.training.checkpointing import list_states
 

@@ -9,12 +9,12 @@ from family_models import FORMS, theirs_of
 from test_stream import CPU, distance, ends, run, samples, text, without
 
 from minipuzzle.arch import Selection
-from minipuzzle.artifacts import Scores
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.importance import score, work
 from minipuzzle.model import load_model
 from minipuzzle.nas.damage import drop_damage
 from minipuzzle.nas.select import damage, ranked_units
+from minipuzzle.scores import Scores
 from minipuzzle.settings import ScoreSettings
 
 

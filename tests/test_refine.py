@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from minipuzzle.artifacts import Scores
 from minipuzzle.cost.pricing import pricing
 from minipuzzle.importance import random_scores
 from minipuzzle.memory import Workload
@@ -18,6 +17,7 @@ from minipuzzle.nas.propose import candidate, instance, propose, state_of
 from minipuzzle.nas.rank import Realised, Reality, shortlist
 from minipuzzle.nas.refine import neighbours, refine
 from minipuzzle.nas.solve import solve
+from minipuzzle.scores import Scores
 from minipuzzle.settings import Limits, SearchSettings
 from minipuzzle.space import Level, bounds
 
@@ -99,8 +99,7 @@ def test_curves_are_read_between_measured_sizes():
     curve = (np.array([16, 32, 48]), np.array([0.5, 0.2, 0.05]))
     scores = Scores(
         blocks=np.ones(len(parent.blocks)),
-        intermediate=base.intermediate,
-        head_channels=base.head_channels,
+        widths=base.widths,
         meta={},
         curves={1: {"intermediate": curve}},
     )

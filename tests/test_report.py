@@ -12,9 +12,10 @@ import pytest
 from helpers import FAST, TEXT, run
 from huggingface_hub import ModelCard
 
-from minipuzzle.artifacts import Scores, read_json
+from minipuzzle.artifacts import read_json
 from minipuzzle.errors import UserError
 from minipuzzle.report.page import build_report
+from minipuzzle.scores import Scores
 from minipuzzle.units import bytes_, count, percent
 
 SECTIONS = (
@@ -184,9 +185,11 @@ def test_a_solver_run_of_many_blocks_with_drops(tmp_path):
         blocks=rng.random(118) + 0.1,
         hidden=rng.random(64),
         meta={"metric": "kl"},
-        q_heads={i: rng.random(4) for i in range(108, 118, 2)},
-        intermediate={i: rng.random(16) for i in range(1, 118, 2)},
-        head_channels={i: rng.random((8, 2)) for i in range(0, 108, 2)},
+        widths={
+            "q_heads": {i: rng.random(4) for i in range(108, 118, 2)},
+            "intermediate": {i: rng.random(16) for i in range(1, 118, 2)},
+            "head_channels": {i: rng.random((8, 2)) for i in range(0, 108, 2)},
+        },
     )
     scores.save(tmp_path / "scores.safetensors")
     blocks = [

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minipuzzle.artifacts import Scores, read_arrays, read_json, write_atomic, write_json
+from minipuzzle.artifacts import read_arrays, read_json, write_atomic, write_json
 from minipuzzle.checked import fault, is_plain_name
 from minipuzzle.cost.latency import LatencyTable
 from minipuzzle.errors import UserError
@@ -26,6 +26,7 @@ from minipuzzle.run_files import (
     named_candidate,
 )
 from minipuzzle.rundir import RunDir
+from minipuzzle.scores import Scores
 
 CANDIDATE = {
     "name": "c001",

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from conftest import tiny
 
-from minipuzzle.artifacts import Scores
 from minipuzzle.nas.fit import misfit
 from minipuzzle.report import removed
+from minipuzzle.scores import Scores
 
 MODEL = tiny("M-*")
 FITS = Scores(
@@ -19,9 +19,11 @@ FITS = Scores(
     hidden=np.ones(32),
     layers=np.ones(3),
     meta={},
-    q_heads={2: np.ones(4)},
-    intermediate={1: np.ones(64)},
-    head_channels={0: np.ones((8, 8))},
+    widths={
+        "q_heads": {2: np.ones(4)},
+        "intermediate": {1: np.ones(64)},
+        "head_channels": {0: np.ones((8, 8))},
+    },
     curves={1: {"intermediate": (np.array([8, 32]), np.array([2.0, 1.0]))}},
 )
 OTHERS = {
@@ -35,19 +37,27 @@ OTHERS = {
 }
 
 
+def other(name, value):
+    """FITS with another value of a field, or of one sort of width scores."""
+    if name in FITS.widths:
+        return replace(FITS, widths={**FITS.widths, name: value})
+    return replace(FITS, **{name: value})
+
+
 def test_scores_that_fit():
     assert misfit(FITS, MODEL) == ""
-    assert misfit(replace(FITS, q_heads={}, curves={}, hidden=None, layers=None), MODEL) == ""
+    assert misfit(replace(other("q_heads", {}), curves={}, hidden=None, layers=None), MODEL) == ""
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_scores_that_do_not_fit(name):
-    assert misfit(replace(FITS, **{name: OTHERS[name]}), MODEL)
+    assert misfit(other(name, OTHERS[name]), MODEL)
     if name in ("intermediate", "head_channels"):
-        assert misfit(replace(FITS, **{name: {}}), MODEL)
+        assert misfit(other(name, {}), MODEL)
     if isinstance(OTHERS[name], dict):
-        swapped = {(block + 1) % 3: values for block, values in getattr(FITS, name).items()}
-        assert misfit(replace(FITS, **{name: swapped}), MODEL)
+        whole = FITS.widths.get(name, FITS.curves)
+        swapped = {(block + 1) % 3: values for block, values in whole.items()}
+        assert misfit(other(name, swapped), MODEL)
 
 
 SELECTION = {"blocks": [{"heads": [0, 7]}, {"intermediate": [0, 63]}, None], "hidden": [0, 31]}
@@ -78,7 +88,10 @@ def test_scores_of_zero_share_nothing():
     zero = replace(
         FITS,
         hidden=np.zeros(32),
-        intermediate={1: np.zeros(64)},
-        head_channels={0: np.zeros((8, 8))},
+        widths={
+            **FITS.widths,
+            "intermediate": {1: np.zeros(64)},
+            "head_channels": {0: np.zeros((8, 8))},
+        },
     )
     assert all(row.lost in (None, 0.0) for row in removed.removals("M-*", zero, SELECTION))

@@ -15,7 +15,6 @@ from family_models import FORMS
 
 from minipuzzle import families
 from minipuzzle.arch import Selection
-from minipuzzle.artifacts import Scores
 from minipuzzle.cost.pricing import pricing
 from minipuzzle.errors import UserError
 from minipuzzle.importance import random_scores
@@ -28,6 +27,7 @@ from minipuzzle.nas.propose import candidate, front, propose, propose_each
 from minipuzzle.nas.refine import repair
 from minipuzzle.nas.select import kept_hidden, narrowed
 from minipuzzle.nas.solve import Infeasible, Instance, solve
+from minipuzzle.scores import Scores
 from minipuzzle.settings import MOST, Limits, SearchSettings, parse_budget, parse_count
 from minipuzzle.space import Level, bounds, levels
 from minipuzzle.training.objectives import (
@@ -137,11 +137,7 @@ def test_the_largest_are_numbered_from_one():
 
 def test_damage_of_hidden_channels_by_pencil():
     scores = Scores(
-        blocks=np.array([2.0, 3.0]),
-        intermediate={},
-        head_channels={},
-        hidden=np.array([1.0, 3.0, 2.0]),
-        meta={},
+        blocks=np.array([2.0, 3.0]), widths={}, hidden=np.array([1.0, 3.0, 2.0]), meta={}
     )
     assert hidden_damage(scores, 3) == 0
     assert hidden_damage(scores, 2) == pytest.approx(5 * 1 / 14)
@@ -152,9 +148,7 @@ def test_damage_of_hidden_channels_by_pencil():
 
 def test_damage_of_layers_is_shared_out():
     """Alone 1 + 2 and 5 + 4, together 7 and 6: the difference of 4 and of -3, half to each."""
-    scores = Scores(
-        blocks=np.array([1.0, 2.0, 5.0, 4.0]), intermediate={}, head_channels={}, meta={}
-    )
+    scores = Scores(blocks=np.array([1.0, 2.0, 5.0, 4.0]), widths={}, meta={})
     assert drop_damage(scores).tolist() == [1, 2, 5, 4]
     assert drop_damage(replace(scores, layers=np.array([7.0, 6.0]))).tolist() == [3, 4, 3.5, 2.5]
 
@@ -164,16 +158,18 @@ def test_what_is_lost_with_the_smaller_scores():
     rng = np.random.default_rng(0)
     scores = Scores(
         blocks=np.ones(3),
-        intermediate={0: np.array([1.0, 4.0, 2.0, 3.0])},
-        head_channels={1: rng.random((8, 8))},
-        q_heads={2: np.array([3.0, 4.0, 1.0, 2.0])},
+        widths={
+            "intermediate": {0: np.array([1.0, 4.0, 2.0, 3.0])},
+            "head_channels": {1: rng.random((8, 8))},
+            "q_heads": {2: np.array([3.0, 4.0, 1.0, 2.0])},
+        },
         meta={},
     )
     assert lost_curve(parent, scores, 0).tolist() == pytest.approx([1, 14 / 30, 5 / 30, 1 / 30, 0])
     assert lost_curve(parent, scores, 2).tolist() == pytest.approx(
         [1, 5 / 30, 0]
     )  # KV heads with norms 5 and sqrt(5)
-    heads = (scores.head_channels[1] ** 2).sum(1).reshape(2, 4)
+    heads = (scores.widths["head_channels"][1] ** 2).sum(1).reshape(2, 4)
     kept = -np.sort(-heads, axis=1)
     lost = lost_curve(parent, scores, 1)
     for size in (2, 4, 6):  # a head of each of the two groups at a time
@@ -188,9 +184,10 @@ def test_what_is_lost_with_the_smaller_scores():
         for i, size in ((0, 4), (0, None), (1, 8), (1, None), (2, 2), (2, None))
     ]
     assert uncut == [{}] * 6
-    assert lost_curve(parent, replace(scores, q_heads={}), 2).tolist() == [0]
+    without = replace(scores, widths={**scores.widths, "q_heads": {}})
+    assert lost_curve(parent, without, 2).tolist() == [0]
     with pytest.raises(UserError, match="attention heads"):
-        narrowed(parent, replace(scores, q_heads={}), 2, 1)
+        narrowed(parent, without, 2, 1)
     assert kept_hidden(parent, scores, 32) is None
     with pytest.raises(UserError, match="hidden channels"):
         kept_hidden(parent, scores, 16)

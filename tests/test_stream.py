@@ -13,7 +13,6 @@ from conftest import save, shaken, tiny
 from helpers import TEXT
 
 from minipuzzle.arch import Selection
-from minipuzzle.artifacts import Scores
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import pack
 from minipuzzle.errors import UserError
@@ -26,6 +25,7 @@ from minipuzzle.model import load_model
 from minipuzzle.model.base import Context
 from minipuzzle.model.footprint import forward_bytes
 from minipuzzle.model.prefetch import BlockReader
+from minipuzzle.scores import Scores
 from minipuzzle.settings import ScoreSettings
 
 VOCAB, LENGTH = 61, 20
@@ -107,9 +107,13 @@ def test_curves_equal_masking_the_narrow_block(parent, tmp_path, metric):
         assert [(axis, n) for n in sizes] == narrowings(block)
         for size, error in zip(sizes, errors, strict=True):
             chosen = {
-                "intermediate": lambda n, i=i: {"intermediate": top(scores.intermediate[i], n)},
-                "heads": lambda n, i=i: {"heads": top_heads(scores.head_channels[i], n, 2)},
-                "kv_heads": lambda n, i=i: top_kv_heads(scores.q_heads[i], n, 2),
+                "intermediate": lambda n, i=i: {
+                    "intermediate": top(scores.widths["intermediate"][i], n)
+                },
+                "heads": lambda n, i=i: {
+                    "heads": top_heads(scores.widths["head_channels"][i], n, 2)
+                },
+                "kv_heads": lambda n, i=i: top_kv_heads(scores.widths["q_heads"][i], n, 2),
             }[axis](int(size))
             narrow = without(model)
             narrow[i] = chosen
@@ -133,14 +137,16 @@ def test_widths_equal_the_formulas(parent, tmp_path, estimator):
             activation = block.up_proj(inputs)
             activation = activation if estimator == "minitron-pre" else torch.relu(activation) ** 2
             assert np.allclose(
-                scores.intermediate[i], activation.abs().mean(1).square().sum(0).sqrt(), rtol=1e-4
+                scores.widths["intermediate"][i],
+                activation.abs().mean(1).square().sum(0).sqrt(),
+                rtol=1e-4,
             )
         elif b.kind == "mamba":
             rows = block.in_proj.weight[b.inner : 2 * b.inner]
             want = (
                 (inputs @ rows.t()).abs().mean(1).square().sum(0).sqrt().view(b.heads, b.head_dim)
             )
-            assert np.allclose(scores.head_channels[i], want, rtol=1e-4)
+            assert np.allclose(scores.widths["head_channels"][i], want, rtol=1e-4)
         else:
             seen = []
             handle = block.o_proj.register_forward_pre_hook(
@@ -149,7 +155,9 @@ def test_widths_equal_the_formulas(parent, tmp_path, estimator):
             block.branch(stream, Context())
             handle.remove()
             norms = seen[0].unflatten(-1, (b.q_heads, -1)).norm(dim=-1)
-            assert np.allclose(scores.q_heads[i], norms.mean(1).square().sum(0).sqrt(), rtol=1e-4)
+            assert np.allclose(
+                scores.widths["q_heads"][i], norms.mean(1).square().sum(0).sqrt(), rtol=1e-4
+            )
     assert np.allclose(scores.hidden, hidden, rtol=1e-4)
 
 
@@ -236,9 +244,10 @@ def test_a_stopped_scoring_resumes_bit_equal(parent, tmp_path, monkeypatch):
 def same(whole, again, rel=0.0):
     assert again.blocks == pytest.approx(whole.blocks, rel=rel, abs=0)
     assert again.hidden == pytest.approx(whole.hidden, rel=rel, abs=0)
-    for name in ("intermediate", "head_channels", "q_heads"):
-        for i, want in getattr(whole, name).items():
-            assert np.allclose(getattr(again, name)[i], want, rtol=rel, atol=0)
+    assert set(again.widths) == set(whole.widths)
+    for name, found in whole.widths.items():
+        for i, want in found.items():
+            assert np.allclose(again.widths[name][i], want, rtol=rel, atol=0)
     for i, axes in whole.curves.items():
         for axis, (sizes, errors) in axes.items():
             assert (again.curves[i][axis][0] == sizes).all()

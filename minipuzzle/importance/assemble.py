@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from minipuzzle.arch import Architecture
-from minipuzzle.artifacts import Scores
 from minipuzzle.importance.points import width_of
 from minipuzzle.importance.readings import Array
+from minipuzzle.scores import Scores
 
 
 def as_scores(
@@ -22,9 +22,9 @@ def as_scores(
     """Scores with the flat array ``widths[i]`` of each block in the shape that its kind declares;
     blocks [n_blocks], hidden [hidden].
     """
-    named: Any = {"intermediate": {}, "head_channels": {}, "q_heads": {}}
+    named: dict[str, dict[int, Array]] = {}
     for i, (block, values) in enumerate(zip(parent.blocks, widths, strict=True)):
         width = width_of(block)
         if width is not None:
-            named[width.score][i] = values.reshape(width.score_shape(block))
-    return Scores(blocks=blocks, hidden=hidden, meta=meta, **named)
+            named.setdefault(width.score, {})[i] = values.reshape(width.score_shape(block))
+    return Scores(blocks=blocks, widths=named, hidden=hidden, meta=meta)

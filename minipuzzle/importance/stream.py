@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from minipuzzle.arch import Architecture
-from minipuzzle.artifacts import Curve, Scores
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks
 from minipuzzle.errors import UserError
@@ -41,6 +40,7 @@ from minipuzzle.interrupt import Interrupt, interrupt
 from minipuzzle.model.base import ResidualBlock
 from minipuzzle.model.prefetch import BlockReader, embed_into
 from minipuzzle.ranks import Ranks, ranks
+from minipuzzle.scores import Curve, Scores
 from minipuzzle.settings import ScoreSettings
 
 Array = NDArray[np.float64]
@@ -336,16 +336,12 @@ class _Run:
 
     def _result(self) -> Scores:
         found = self.found
-        widths: dict[str, dict[int, Array]] = {
-            "intermediate": {},
-            "head_channels": {},
-            "q_heads": {},
-        }
+        widths: dict[str, dict[int, Array]] = {}
         curves: dict[int, dict[str, Curve]] = {}
         for name, array in found.items():
             words = name.split(".")
-            if len(words) == 2 and words[1] in widths:
-                widths[words[1]][int(words[0])] = array
+            if len(words) == 2:
+                widths.setdefault(words[1], {})[int(words[0])] = array
             elif len(words) == 3:
                 curves.setdefault(int(words[0]), {})[words[2]] = (
                     array[:, 0].astype(np.int64),
@@ -362,11 +358,11 @@ class _Run:
             meta["removal_order"] = self.removed
         return Scores(
             blocks=found["blocks"],
+            widths=widths,
             hidden=found["hidden"],
             layers=found.get("layers"),
             curves=curves,
             meta=meta,
-            **widths,
         )
 
     def _least_removal(self, measured: list[Variant], errors: Array) -> list[int]:

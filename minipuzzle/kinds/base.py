@@ -161,6 +161,11 @@ class Block:
         """The axes that a selection may shrink."""
         return tuple(axis for w in self.widths for axis in w.axes)
 
+    @property
+    def score_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The arrays of scores that rank its widths, by name, and their shapes."""
+        return {width.score: width.score_shape(self) for width in self.widths}
+
     def form(self) -> Self:
         """The block without what may differ among blocks that count as alike."""
         return self

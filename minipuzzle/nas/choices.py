@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minipuzzle.arch import Architecture, Selection
-from minipuzzle.artifacts import Scores
 from minipuzzle.kinds import Attention, Block, FeedForward, Mamba2
 from minipuzzle.nas.damage import AXES, drop_damage, hidden_damage, size_damage
 from minipuzzle.nas.select import kept_hidden, narrowed
+from minipuzzle.scores import Scores
 from minipuzzle.settings import SearchSettings
 from minipuzzle.space import Bounds
 

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minipuzzle.arch import Architecture
-from minipuzzle.artifacts import Scores
 from minipuzzle.kinds import Attention, FeedForward, Mamba2
+from minipuzzle.scores import Scores
 
 AXES = {"mlp": "intermediate", "mamba": "heads", "attention": "kv_heads"}
 
@@ -70,15 +70,15 @@ def lost_curve(parent: Architecture, scores: Scores, index: int) -> NDArray[np.f
     """
     block = parent.blocks[index]
     if isinstance(block, FeedForward):
-        values = scores.intermediate[index][None]
+        values = scores.widths["intermediate"][index][None]
     elif isinstance(block, Mamba2):
-        values = np.sqrt(np.square(scores.head_channels[index]).sum(axis=1)).reshape(
+        values = np.sqrt(np.square(scores.widths["head_channels"][index]).sum(axis=1)).reshape(
             block.groups, -1
         )
-    elif isinstance(block, Attention) and index in scores.q_heads:
-        values = np.sqrt(np.square(scores.q_heads[index].reshape(block.kv_heads, -1)).sum(axis=1))[
-            None
-        ]
+    elif isinstance(block, Attention) and "q_heads" in scores.of(index):
+        values = np.sqrt(
+            np.square(scores.widths["q_heads"][index].reshape(block.kv_heads, -1)).sum(axis=1)
+        )[None]
     else:
         return np.zeros(1)
     squares = np.square(-np.sort(-values, axis=1))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from minipuzzle.arch import Architecture
-from minipuzzle.artifacts import WIDTHS, Scores
 from minipuzzle.nas.damage import AXES
+from minipuzzle.scores import Scores
 
 
 def misfit(scores: Scores, parent: Architecture) -> str:
@@ -17,13 +17,12 @@ def misfit(scores: Scores, parent: Architecture) -> str:
     if scores.hidden is not None and len(scores.hidden) != parent.hidden:
         return f"scores of {len(scores.hidden)} hidden channels"
     for i, block in enumerate(parent.blocks):
-        wanted = {width.score: width.score_shape(block) for width in block.widths}
-        for axis in WIDTHS:
-            values = getattr(scores, axis).get(i)
-            shape = None if values is None else values.shape
+        wanted, found = block.score_shapes, scores.of(i)
+        for name in {**wanted, **found}:
+            shape = found[name].shape if name in found else None
             # A score of old has none of attention heads.
-            if shape != wanted.get(axis) and not (shape is None and axis == "q_heads"):
-                return f"scores {axis} of block {i}: {shape or 'none'}"
+            if shape != wanted.get(name) and not (shape is None and name == "q_heads"):
+                return f"scores {name} of block {i}: {shape or 'none'}"
         axis, curves = AXES[block.kind], scores.curves.get(i, {})
         if set(curves) - {axis} or any(
             sizes[-1] >= block.sizes[axis] for sizes, _ in curves.values()

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minipuzzle.arch import Architecture
-from minipuzzle.artifacts import Scores
 from minipuzzle.cost.latency import LatencyTable, Timing, model_ms
 from minipuzzle.cost.pricing import Pricing, pricing
 from minipuzzle.errors import UserError
 from minipuzzle.memory import Workload, resident
 from minipuzzle.nas.enumerate import Feasible, costs, enumerate_shapes, grid, maximal, times
 from minipuzzle.nas.select import Candidate, candidates, largest
+from minipuzzle.scores import Scores
 from minipuzzle.settings import (
     Budget,
     Generation,

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from minipuzzle.arch import Architecture
-from minipuzzle.artifacts import Scores
 from minipuzzle.cost.pricing import Pricing
 from minipuzzle.nas.choices import Choices, State, make_choices
 from minipuzzle.nas.select import Candidate
 from minipuzzle.nas.solve import Infeasible, Instance, Solution, diverse, sweep
+from minipuzzle.scores import Scores
 from minipuzzle.settings import SearchSettings
 from minipuzzle.space import Bounds
 

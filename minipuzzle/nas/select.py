@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minipuzzle.arch import Architecture, Selection
-from minipuzzle.artifacts import Scores
 from minipuzzle.errors import UserError
 from minipuzzle.kinds import Attention, FeedForward, Mamba2
 from minipuzzle.kinds.ranking import top, top_heads, top_kv_heads
 from minipuzzle.nas.damage import AXES, drop_damage, hidden_damage, size_damage
 from minipuzzle.nas.enumerate import HIDDEN, Feasible
+from minipuzzle.scores import Scores
 from minipuzzle.space import Shape
 
 SIZES = {"mlp": 3, "mamba": 4}
@@ -97,18 +97,18 @@ def narrowed(
     """
     block = parent.blocks[index]
     if isinstance(block, FeedForward) and size is not None and size < block.intermediate:
-        return {"intermediate": top(scores.intermediate[index], size)}
+        return {"intermediate": top(scores.widths["intermediate"][index], size)}
     if isinstance(block, Mamba2) and size is not None and size < block.heads:
-        return {"heads": top_heads(scores.head_channels[index], size, block.groups)}
+        return {"heads": top_heads(scores.widths["head_channels"][index], size, block.groups)}
     if isinstance(block, Attention) and size is not None and size < block.kv_heads:
-        if index not in scores.q_heads:
+        if "q_heads" not in scores.of(index):
             raise UserError(
                 "The scores have none for attention heads.",
                 got=f"an estimator without them in block {index}",
                 allowed="scores with q_heads",
                 next="Run minipuzzle score again, or leave KV heads whole.",
             )
-        return top_kv_heads(scores.q_heads[index], size, block.kv_heads)
+        return top_kv_heads(scores.widths["q_heads"][index], size, block.kv_heads)
     return {}
 
 

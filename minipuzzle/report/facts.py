@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from minipuzzle import __version__
-from minipuzzle.artifacts import Scores
 from minipuzzle.checked import is_plain_name
 from minipuzzle.errors import UserError
 from minipuzzle.records import Distilled, RunRecord
@@ -24,6 +23,7 @@ from minipuzzle.report.removed import (
     removals,
 )
 from minipuzzle.run_files import load_commands, load_eval, load_log, load_search, named_candidate
+from minipuzzle.scores import Scores
 from minipuzzle.units import bytes_, count, percent
 
 SOURCES = (
@@ -141,7 +141,7 @@ class Facts:
         if scores is None:
             return ""
         return "".join(
-            "-" if i in scores.intermediate else "M" if i in scores.head_channels else "*"
+            "-" if "intermediate" in (of := scores.of(i)) else "M" if "head_channels" in of else "*"
             for i in range(len(scores.blocks))
         )
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from minipuzzle.artifacts import Scores
 from minipuzzle.report.removed import channel_scores, kept_share
 from minipuzzle.report.strip import COLORS
 from minipuzzle.report.svg import GREY, plain_log, svg
+from minipuzzle.scores import Scores
 
 COLUMNS = 64
 MANY_BLOCKS = 40

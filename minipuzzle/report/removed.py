@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from minipuzzle.artifacts import Scores
+from minipuzzle.scores import Scores
 
 KIND_NAMES = {"*": "attention", "-": "FFN", "M": "Mamba-2"}
 CHANNELS = {"intermediate": "FFN channels", "heads": "Mamba heads", "q_heads": "attention heads"}
@@ -59,7 +59,8 @@ def misfit(pattern: str, scores: Scores, selection: dict[str, Any]) -> str:
     if len(scores.blocks) != len(pattern):
         return f"scores of {len(scores.blocks)} blocks, a search of {len(pattern)}"
     for i, (letter, kept) in enumerate(zip(pattern, selection["blocks"], strict=True)):
-        kinds = {"-": i in scores.intermediate, "M": i in scores.head_channels}
+        of = scores.of(i)
+        kinds = {"-": "intermediate" in of, "M": "head_channels" in of}
         if any(there != (kind == letter) for kind, there in kinds.items()):
             return f"scores of another kind of block {i}"
         found = channel_scores(scores, i)
@@ -75,11 +76,12 @@ def channel_scores(scores: Scores, block: int) -> tuple[str, Values] | None:
     """(axis, score of each channel or head [size]) of a block; a Mamba head's is the L2 norm over
     its channels.
     """
-    if block in scores.intermediate:
-        return "intermediate", scores.intermediate[block]
-    if block in scores.head_channels:
-        return "heads", np.sqrt(np.square(scores.head_channels[block]).sum(axis=1))
-    return ("q_heads", scores.q_heads[block]) if block in scores.q_heads else None
+    of = scores.of(block)
+    if "intermediate" in of:
+        return "intermediate", of["intermediate"]
+    if "head_channels" in of:
+        return "heads", np.sqrt(np.square(of["head_channels"]).sum(axis=1))
+    return ("q_heads", of["q_heads"]) if "q_heads" in of else None
 
 
 def kept_share(scores: Scores, block: int, kept: dict[str, Any] | None) -> float:

@@ -11,10 +11,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from minipuzzle.artifacts import Scores
 from minipuzzle.cost.latency import LatencyTable
 from minipuzzle.report.facts import domain_rows, domains_title
 from minipuzzle.report.strip import strip_text
+from minipuzzle.scores import Scores
 from minipuzzle.units import bytes_, count, percent
 
 SHOWN = 10
@@ -38,9 +38,9 @@ def scores_table(pattern: str, scores: Scores) -> RenderableType:
     order = np.argsort(-scores.blocks, kind="stable")
     rank = {int(block): place for place, block in enumerate(order, start=1)}
     for i, letter in enumerate(pattern):
-        channels = scores.intermediate.get(i)
-        if i in scores.head_channels:
-            channels = np.sqrt(np.square(scores.head_channels[i]).sum(axis=1))
+        channels = scores.of(i).get("intermediate")
+        if (of_heads := scores.of(i).get("head_channels")) is not None:
+            channels = np.sqrt(np.square(of_heads).sum(axis=1))
         half = ""
         if channels is not None:
             squares = np.sort(np.square(channels))[::-1]

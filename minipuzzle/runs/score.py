@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from contextlib import suppress
 
-from minipuzzle.artifacts import Scores
 from minipuzzle.identity import fingerprint
 from minipuzzle.importance import score, work
 from minipuzzle.interrupt import interrupt
@@ -13,6 +12,7 @@ from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import ranks
 from minipuzzle.records import Scored
 from minipuzzle.runs.job import Job, say
+from minipuzzle.scores import Scores
 from minipuzzle.settings import ScoreSettings
 
 FILE = "scores.safetensors"

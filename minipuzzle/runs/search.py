@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from minipuzzle.arch import Selection
-from minipuzzle.artifacts import Scores, write_json
+from minipuzzle.artifacts import write_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks
 from minipuzzle.errors import UserError
@@ -27,6 +27,7 @@ from minipuzzle.run_files import check_measured, load_partial_search, load_searc
 from minipuzzle.run_shapes import MEASURED, SearchFile
 from minipuzzle.runs.job import Job, say
 from minipuzzle.runs.parent import MaskedParent
+from minipuzzle.scores import Scores
 from minipuzzle.settings import SearchSettings
 
 FILE = "search.json"

@@ -37,9 +37,9 @@ def test_predictions_by_hand():
     assert predict(parent, blocks, scores, Selection.everything(parent), "share") == 0
     assert predict(parent, blocks, scores, Selection(blocks=(None, {}, None)), "share") == 101
     ffn, heads, query = (
-        scores.intermediate[1],
-        np.linalg.norm(scores.head_channels[0], axis=1),
-        scores.q_heads[2],
+        scores.widths["intermediate"][1],
+        np.linalg.norm(scores.widths["head_channels"][0], axis=1),
+        scores.widths["q_heads"][2],
     )
     cut = Selection(
         blocks=(
@@ -73,10 +73,12 @@ def test_best_cuts_keep_the_best_and_are_legal():
     for selection in cuts.values():
         assert selection.student(parent).parameters < parent.parameters
     kept = cuts["FFN channels"].blocks[1]["intermediate"]
-    assert min(scores.intermediate[1][list(kept)]) >= max(np.delete(scores.intermediate[1], kept))
+    assert min(scores.widths["intermediate"][1][list(kept)]) >= max(
+        np.delete(scores.widths["intermediate"][1], kept)
+    )
     best = [
-        0 if scores.q_heads[2][0] > scores.q_heads[2][1] else 1,
-        2 if scores.q_heads[2][2] > scores.q_heads[2][3] else 3,
+        0 if scores.widths["q_heads"][2][0] > scores.widths["q_heads"][2][1] else 1,
+        2 if scores.widths["q_heads"][2][2] > scores.widths["q_heads"][2][3] else 3,
     ]
     assert list(cuts["query heads of each KV head"].blocks[2]["q_heads"]) == best
     kv = cuts["KV heads"].blocks[2]

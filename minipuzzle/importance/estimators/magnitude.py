@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from minipuzzle.artifacts import Scores
 from minipuzzle.importance.assemble import as_scores
 from minipuzzle.importance.estimators.base import Weights
 from minipuzzle.importance.points import score_count
 from minipuzzle.importance.readings import Array
 from minipuzzle.kinds import Block
 from minipuzzle.model import HybridLM
+from minipuzzle.scores import Scores
 
 
 def magnitude_scores(model: HybridLM) -> Scores:

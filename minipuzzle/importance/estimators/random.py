@@ -6,12 +6,12 @@ import numpy as np
 from torch import nn
 
 from minipuzzle.arch import Architecture
-from minipuzzle.artifacts import Scores
 from minipuzzle.importance.assemble import as_scores
 from minipuzzle.importance.estimators.base import Weights
 from minipuzzle.importance.points import score_count
 from minipuzzle.importance.readings import Array
 from minipuzzle.kinds import Block
+from minipuzzle.scores import Scores
 
 
 def random_scores(parent: Architecture, seed: int) -> Scores:

@@ -1,0 +1,134 @@
+"""Compare minipuzzle's numbers with the goldens, or write them.
+
+    python -m tests.goldens.make --check|--write [PART ...]
+
+Each part runs in a process and an empty folder of its own, with one thread and with instructions
+that every x86-64 server of the last ten years has. On the kind of machine that wrote a golden (the
+first line of its file) all bits must be equal. On another kind, where sums may round otherwise,
+numbers may differ by a thousandth and hashes are not compared.
+
+The numbers of the whole demo are in README.md: tests/test_readme.py runs it and compares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import math
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+from . import files, parts
+
+TEXTS = Path(__file__).parent / "text"
+PINNED = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_CBWR": "AVX2",
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "HF_HUB_OFFLINE": "1",
+    "COLUMNS": "132",
+    "PYTHONHASHSEED": "0",
+    "CUDA_VISIBLE_DEVICES": "",
+}
+FIRST = "made on"
+HASHED = re.compile(r"\b[0-9a-f]{16,}\b")
+APART = 1e-3
+
+
+def made(names: list[str]) -> dict[str, str]:
+    """The texts of the parts that do not fail, made now by a process with pinned settings."""
+    with tempfile.TemporaryDirectory(prefix="golden-") as folder:
+        environment = {**os.environ, **PINNED, "PYTHONPATH": str(files.ROOT), "HOME": folder}
+        command = [sys.executable, "-m", "tests.goldens.make", "--show", *names]
+        subprocess.run(command, cwd=folder, env=environment, check=False)
+        files_made = {name: Path(folder) / f"{name}.txt" for name in names}
+        return {name: file.read_text() for name, file in files_made.items() if file.exists()}
+
+
+def show(names: list[str]) -> None:
+    """Write NAME.txt here for each part, each by a fork: nothing of one is left for the next."""
+    files.load_libraries()
+    for name in names:
+        target = Path(f"{name}.txt").absolute()
+        Path(name).mkdir()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                os.chdir(name)
+                lines = [f"{key} = {value}" for key, value in parts.PARTS[name]()]
+                target.write_text("\n".join([f"{FIRST} {files.machine()}", *lines, ""]))
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        os.waitpid(child, 0)
+
+
+def differences(part: str, now: str) -> list[str]:
+    """Lines of a diff between the golden of a part and ``now``; none where they agree."""
+    then = (TEXTS / f"{part}.txt").read_text()
+    if then.splitlines()[0] != now.splitlines()[0]:
+        return _rough(then.splitlines()[1:], now.splitlines()[1:])
+    return list(
+        difflib.unified_diff(then.splitlines(), now.splitlines(), "golden", "now", n=0, lineterm="")
+    )
+
+
+def _rough(then: list[str], now: list[str]) -> list[str]:
+    if len(then) != len(now):
+        return [
+            f"{len(then)} lines then, {len(now)} now",
+            *difflib.unified_diff(then, now, n=0, lineterm=""),
+        ]
+    return [f"-{a}\n+{b}" for a, b in zip(then, now, strict=True) if not _near(a, b)]
+
+
+def _near(then: str, now: str) -> bool:
+    words = [HASHED.sub("#", line).split() for line in (then, now)]
+    return len(words[0]) == len(words[1]) and all(map(_same, *words))
+
+
+def _same(then: str, now: str) -> bool:
+    try:
+        return math.isclose(float(then), float(now), rel_tol=APART, abs_tol=APART)
+    except ValueError:
+        return then == now
+
+
+def main() -> None:
+    """Exit with 1 where a part differs, and print its lines."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    what = parser.add_mutually_exclusive_group(required=True)
+    for name in ("check", "write", "show"):
+        what.add_argument(f"--{name}", action="store_true")
+    parser.add_argument("part", nargs="*", choices=[*parts.PARTS, []])
+    asked = parser.parse_args()
+    names = asked.part or list(parts.PARTS)
+    if asked.show:
+        show(names)
+        return
+    texts = made(names)
+    wrong = len(names) - len(texts)
+    for part, text in texts.items():
+        if asked.write:
+            (TEXTS / f"{part}.txt").write_text(text)
+            print(f"{part}: {len(text.splitlines())} lines, {len(text):,} bytes")
+            continue
+        found = differences(part, text)
+        print(f"{part}: {'equal' if not found else 'differs'}", *found, sep="\n")
+        wrong += bool(found)
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Every number is as it was, bit by bit (tests/goldens/make.py says how)."""
+
+import pytest
+from goldens.make import TEXTS, differences, made
+from goldens.parts import PARTS
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_numbers_are_as_they_were(part):
+    assert not differences(part, made([part])[part])
+
+
+def test_each_part_has_its_file():
+    assert {file.stem for file in TEXTS.glob("*.txt")} == set(PARTS)
+
+
+def test_a_changed_bit_is_seen_and_another_machine_may_round_otherwise(tmp_path, monkeypatch):
+    then = "made on here\nblock 0 = 0.25 float64 3 0123456789abcdef first 1.5\ntop = c001\n"
+    (tmp_path / "demo.txt").write_text(then)
+    monkeypatch.setattr("goldens.make.TEXTS", tmp_path)
+    assert not differences("demo", then)
+    assert differences("demo", then.replace("0.25", "0.25000000000000006"))
+    there = then.replace("on here", "on another")
+    assert not differences(
+        "demo", there.replace("0.25", "0.2500001").replace("0123456789abcdef", "ffffffffffffffff")
+    )
+    assert differences("demo", there.replace("0.25", "0.26"))
+    assert differences("demo", there.replace("c001", "c002"))

@@ -25,7 +25,7 @@ def on_config(config, **_):
         {"Python API": "api.md"},
         *families,
         {"Methods": "methods.md"},
-        {"Decisions": "decisions.md"},
+        {"Decisions": decisions(docs)},
         {"Results": results},
     ]
     return config
@@ -59,6 +59,17 @@ def sections(docs):
     """[(command, its text)] of commands.md."""
     parts = SECTION.split((docs / "commands.md").read_text())
     return list(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def decisions(docs):
+    """The index, then the pages of each of its areas, in its order."""
+    found = ["decisions/index.md"]
+    for line in (docs / "decisions/index.md").read_text().splitlines():
+        if line.startswith("## "):
+            found.append({line.removeprefix("## "): []})
+        elif link := re.match(r"- \[.+\]\((.+)\)$", line):
+            next(iter(found[-1].values())).append(f"decisions/{link[1]}")
+    return found
 
 
 def path(name):

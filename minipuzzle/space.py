@@ -3,7 +3,7 @@ number of Mamba heads, one hidden size.
 
 Source: arXiv:2504.03624; the paper's grid of widths is 75 % to 100 % of the parent's in steps of
 1/32 (24576..32768 by 1024). The ranges of the counts are not published; ``LEVELS`` is ours
-(docs/decisions.md).
+(docs/decisions/bounds-of-the-grid.md).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ docs/results/serving.md.
 
 The embedded teacher as read and written again, a cut of it with an FFN width a block, and a tiny
 model of each other form in tests/family_models.py, all FP32 and longer than a chunk of Mamba-2.
-transformers' clamp of dt is taken out (docs/decisions.md).
+transformers' clamp of dt is taken out (docs/decisions/dt-clamp.md).
 """
 
 from __future__ import annotations

@@ -124,7 +124,9 @@ def test_the_released_47b_is_feasible_and_maximal_and_six_attention_layers_are_n
     assert plan.is_maximal[shapes.index(released)]
     assert not any(s.attention == 6 and s.intermediate == 30720 for s in shapes)
     assert plan.bounds.intermediate == tuple(range(24576, 32769, 1024))
-    assert plan.feasible.count == 356  # docs/decisions.md, next to the paper's "about 400"
+    assert (
+        plan.feasible.count == 356
+    )  # docs/decisions/bounds-of-the-grid.md, next to the paper's "about 400"
 
 
 def test_search_on_a_config_alone(tmp_path):

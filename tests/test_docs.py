@@ -57,12 +57,13 @@ def test_the_site_builds_strictly_and_is_self_contained(tmp_path):
     )
     assert built.returncode == 0, built.stderr
     pages = list(site.glob("**/*.html"))
-    assert {"index.html", "api.html", "methods.html", "decisions.html"} <= {
-        page.name for page in pages
-    }
+    assert {"index.html", "api.html", "methods.html"} <= {page.name for page in pages}
+    made = {page.stem for page in (site / "decisions").glob("*.html")}
+    assert made == {page.stem for page in (ROOT / "docs" / "decisions").glob("*.md")}
     sections = re.findall(r"^## (.+)$", (ROOT / "docs" / "commands.md").read_text(), re.MULTILINE)
     assert len(list((site / "commands").glob("*.html"))) == len(sections) >= 10
     assert "One block is in memory" in (site / "commands" / "score.html").read_text()
+    assert "DistillSettings" in (site / "index.html").read_text()  # of docs/examples/api.py
     for page in pages:
         text = page.read_text()
         loads = Loads()
@@ -79,6 +80,20 @@ def test_the_site_builds_strictly_and_is_self_contained(tmp_path):
         for name in ("load", "score", "search", "prune", "distill", "evaluate")
     )
     assert (site / "methods.html").read_text().count("<math") == 8
+
+
+def test_every_decision_is_in_the_index_and_short():
+    """A page is a choice and what it rests on."""
+    folder = ROOT / "docs" / "decisions"
+    index = (folder / "index.md").read_text()
+    linked = re.findall(r"^- \[(.+)\]\((.+)\)$", index, re.MULTILINE)
+    pages = sorted(page.name for page in folder.glob("*.md") if page.name != "index.md")
+    assert sorted(name for _, name in linked) == pages
+    for title, name in linked:
+        text = (folder / name).read_text()
+        assert text.startswith(f"# {title}\n"), name
+        assert re.search(r"^\*\*(Measured|Source|Tested|Why|Cost)\.\*\*", text, re.MULTILINE), name
+        assert len(text) < 2500, name
 
 
 def test_every_command_has_a_section():

@@ -87,11 +87,12 @@ def shortlist(ranked: Sequence[Realised], count: int, ranking: Ranking) -> list[
     """The ``count`` that go on to a short distillation.
 
     By agreement they are the first ones, as in the paper, but the best of each hidden size before a
-    second of any: narrower ones heal better than they look (docs/decisions.md). By KL the first few
-    are often one model with a rung moved, from which a distillation learns nothing, and KL before
-    training favours what is intact over what heals: first comes the best by KL, then the solver's
-    own optimum (least summed damage), then the best of each other set of kept blocks or hidden
-    size.
+    second of any: smaller ones recover better than their KL suggests
+    (docs/decisions/hidden-sizes-that-are-distilled.md). By KL the first few are often one model
+    with one width changed by a step, from which a distillation learns nothing, and KL before
+    training favours what is intact over what recovers: first comes the best by KL, then the
+    solver's own optimum (least summed damage), then the best of each other set of kept blocks or
+    hidden size.
     """
     if not ranked:
         return []

@@ -45,7 +45,7 @@ from minipuzzle.training.objectives import Objective
 from minipuzzle.training.parallel import write_gathered
 
 RATE_SHARE = 5
-"""A fifth of a long run told which rate suits it: docs/decisions.md."""
+"""A fifth of a long run told which rate suits it: docs/decisions/learning-rate.md."""
 
 
 def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) -> Checkpoint:

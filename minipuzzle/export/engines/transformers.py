@@ -16,7 +16,9 @@ def _rule(asked: Asked) -> Answer:
             )
         return yes(AS_IT_IS)
     if asked.architecture.homogeneous:
-        return yes("5.16 or later as it is; it clamps dt at 0.001 in prefill (docs/decisions.md)")
+        return yes(
+            "5.16 or later as it is; it clamps dt at 0.001 in prefill (docs/decisions/dt-clamp.md)"
+        )
     return yes("5.16 or later with trust_remote_code=True: the two classes are in the checkpoint")
 
 

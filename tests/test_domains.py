@@ -15,7 +15,7 @@ from minipuzzle import embedded
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import Tokenizer, load_blocks
 from minipuzzle.metrics import answers, measure
-from minipuzzle.report.facts import domain_rows, domains_title
+from minipuzzle.report.evaluated import domain_rows, domains_title
 from minipuzzle.rundir import RunDir
 
 LENGTH = 32

@@ -19,7 +19,7 @@ from minipuzzle.scores import Scores
 from minipuzzle.units import bytes_, count, percent
 
 SECTIONS = (
-    "strip",
+    "pattern",
     "removed",
     "quality",
     "cost",
@@ -100,7 +100,7 @@ def test_report_and_card_grow_with_the_run(checkpoint, tmp_path):
     run("score", checkpoint, "--run", folder, *FAST["score"])
     text, seen = check(build_report(folder))
     assert seen.count("svg") == 2
-    assert unfilled(text) == ["strip", "removed", "quality", "cost", "candidates", "distillation"]
+    assert unfilled(text) == ["pattern", "removed", "quality", "cost", "candidates", "distillation"]
     run("search", "--run", folder, *FAST["search"])
     text, seen = check(build_report(folder))
     assert seen.count("svg") == 3

@@ -59,7 +59,7 @@ def evaluate(
             next="Add --tasks NAME.",
         )
     with command(run):
-        from minipuzzle.report.tables import eval_table
+        from minipuzzle.report.evaluated import eval_table
         from minipuzzle.runs.evaluate import run_eval
 
         result = run_eval(
@@ -82,7 +82,7 @@ def _tasks(
     as_json: bool,
 ) -> None:
     with command(run):
-        from minipuzzle.report.tables import tasks_table
+        from minipuzzle.report.evaluated import tasks_table
         from minipuzzle.runs.tasks import check_tasks, run_tasks
 
         checked = check_tasks(tasks, include, limit)

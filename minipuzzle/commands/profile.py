@@ -34,7 +34,7 @@ def profile(
     check("widths", widths, 1, 64)
     with command(run):
         from minipuzzle.checkpoint.config import read_config
-        from minipuzzle.report.tables import profile_table
+        from minipuzzle.report.latency import profile_table
         from minipuzzle.runs.job import choose_checkpoint
         from minipuzzle.runs.profile import run_profile
 

@@ -42,7 +42,8 @@ def _compress(recipe: Recipe, run: Path | None, as_json: bool) -> None:
     where = run or Path(recipe.run)
     with command(where):
         from minipuzzle.pipeline import compress
-        from minipuzzle.report.tables import candidates_table, eval_table
+        from minipuzzle.report.evaluated import eval_table
+        from minipuzzle.report.tables import candidates_table
         from minipuzzle.run_files import load_search
 
         measured, page = compress(recipe, where)

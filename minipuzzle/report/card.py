@@ -11,15 +11,10 @@ from typing import Annotated, Any, TypedDict
 from minipuzzle.artifacts import read_json, write_atomic
 from minipuzzle.checked import Must, fault
 from minipuzzle.report.escape import markdown, published
-from minipuzzle.report.facts import (
-    SOURCES,
-    Facts,
-    domain_rows,
-    eval_rows,
-    removed_rows,
-    versions,
-    why,
-)
+from minipuzzle.report.evaluated import domain_rows, eval_rows
+from minipuzzle.report.facts import SOURCES, Facts, versions
+from minipuzzle.report.pattern import legend
+from minipuzzle.report.selected import removed_rows, why
 from minipuzzle.units import count
 
 COPIED = ("license", "license_name", "license_link", "language")
@@ -61,6 +56,7 @@ def write_card(run: Path) -> Path:
     text = environment.get_template("card.md.j2").render(
         header=_yaml(front_matter(facts, config)),
         before=facts.pattern,
+        legend=legend(facts.pattern),
         after=winner["strip"],
         parameters=(count(search["parent"]["parameters"]), count(winner["parameters"])),
         hidden=facts.hidden_change,

@@ -13,10 +13,8 @@ from rich.text import Text
 from minipuzzle.arch import Architecture
 from minipuzzle.kinds import KINDS
 from minipuzzle.memory import Workload, resident
-from minipuzzle.report.strip import LEGEND, strip_text
+from minipuzzle.report.pattern import legend, pattern_text
 from minipuzzle.units import bytes_, count, percent
-
-NAMES = {"mamba": "Mamba-2", "attention": "attention", "mlp": "feed-forward"}
 
 
 def inspect_json(architecture: Architecture, workload: Workload) -> dict[str, Any]:
@@ -37,7 +35,7 @@ def inspect_json(architecture: Architecture, workload: Workload) -> dict[str, An
 
 
 def inspect_view(title: str, architecture: Architecture, workload: Workload) -> RenderableType:
-    """Strip, parameters by kind of block, memory by part."""
+    """Layer pattern, parameters by kind of block, memory by part."""
     total = architecture.parameters
     headline = f"{title}: {total:,} parameters in {len(architecture.blocks)} blocks"
     parts = Table(title=headline, title_justify="left", box=box.SIMPLE_HEAD)
@@ -45,17 +43,16 @@ def inspect_view(title: str, architecture: Architecture, workload: Workload) -> 
         parts.add_column(column, justify="right" if column == "blocks" else "left")
     parts.add_column("parameters", justify="right")
     parts.add_column("share", justify="right")
-    for kind, name in NAMES.items():
+    for kind in architecture.kinds:
         blocks = [b for b in architecture.blocks if b.kind == kind]
-        if blocks:
-            size = sum(block.parameters for block in blocks)
-            sizes = "; ".join(sorted({_sizes(b.sizes) for b in blocks})[:3])
-            parts.add_row(name, str(len(blocks)), sizes, count(size), percent(size, total))
+        size = sum(block.parameters for block in blocks)
+        sizes = "; ".join(sorted({_sizes(b.sizes) for b in blocks})[:3])
+        parts.add_row(KINDS[kind].label, str(len(blocks)), sizes, count(size), percent(size, total))
     rest = total - sum(block.parameters for block in architecture.blocks)
-    words = f"{architecture.vocab_size:,} words x {architecture.hidden}" + (
+    sizes = f"{architecture.vocab_size:,} tokens x {architecture.hidden}" + (
         ", tied" if architecture.tied_head else ""
     )
-    parts.add_row("embedding, head, norm", "", words, count(rest), percent(rest, total))
+    parts.add_row("embedding, head, norm", "", sizes, count(rest), percent(rest, total))
     used = resident(architecture, workload)
     parts_of_memory = Table(
         title=(
@@ -68,9 +65,13 @@ def inspect_view(title: str, architecture: Architecture, workload: Workload) -> 
     for name in ("weights", "KV", "SSM states", "convolution", "total"):
         parts_of_memory.add_column(name, justify="right")
     parts_of_memory.add_row(*(bytes_(v) for v in (*used.terms.values(), used.total)))
-    said = [Text(f"not pruned: {sentence}") for sentence in architecture.rules.sentences()]
+    rules = [Text(f"not pruned: {sentence}") for sentence in architecture.rules.sentences()]
     return Group(
-        strip_text(architecture.pattern), Text(LEGEND, style="dim"), parts, parts_of_memory, *said
+        pattern_text(architecture.pattern),
+        Text(legend(architecture.pattern), style="dim"),
+        parts,
+        parts_of_memory,
+        *rules,
     )
 
 

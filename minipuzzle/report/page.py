@@ -4,6 +4,7 @@ holds.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +12,18 @@ import numpy as np
 
 from minipuzzle.artifacts import write_atomic
 from minipuzzle.report import plots
-from minipuzzle.report.facts import (
-    SOURCES,
-    Facts,
-    block_rows,
+from minipuzzle.report.evaluated import (
+    by_task,
     change,
     cost_rows,
     domain_rows,
     domains_title,
     eval_rows,
-    removed_rows,
-    strip_titles,
-    versions,
-    why,
 )
-from minipuzzle.report.strip import strip_html
-from minipuzzle.report.tables import by_task
+from minipuzzle.report.facts import SOURCES, Facts, versions
+from minipuzzle.report.pattern import color_key, pattern_html
+from minipuzzle.report.selected import block_rows, block_titles, removed_rows, why
+from minipuzzle.report.tables import shape_columns
 from minipuzzle.run_files import load_tasks
 from minipuzzle.units import bytes_, count, percent
 
@@ -53,6 +50,7 @@ def build_report(run: Path) -> Path:
         "commands": facts.commands,
         "versions": versions(),
         "sources": SOURCES,
+        "kinds": color_key(facts.pattern),
     }
     if facts.scores is not None:
         values |= _score_values(facts)
@@ -89,21 +87,25 @@ def _score_values(facts: Facts) -> dict[str, Any]:
 def _search_values(facts: Facts, search: dict[str, Any]) -> dict[str, Any]:
     winner = facts.winner
     assert winner is not None
-    shares, titles = strip_titles(facts)
+    shares, titles = block_titles(facts)
+    narrower = len(search["bounds"]["hidden"]) > 1
+    shape = shape_columns(search["candidates"][0]["shape"], hidden=narrower)
     front = {"front": plots.front_picture(search, winner["name"])} if "front" in search else {}
     return {
         **front,
-        "strip": strip_html(facts.pattern, winner["strip"], shares, titles, facts.hidden),
+        "patterns": pattern_html(facts.pattern, winner["strip"], shares, titles, facts.hidden),
         "why": why(facts),
         "removed": removed_rows(facts),
         "funnel": _funnel(search),
         "pareto": plots.pareto(search, winner["name"]),
-        "candidates": [_candidate(c, winner["name"]) for c in search["candidates"][:SHOWN]],
+        "columns": list(shape),
+        "candidates": [
+            _candidate(c, winner["name"], shape.values()) for c in search["candidates"][:SHOWN]
+        ],
         "more": max(0, len(search["candidates"]) - SHOWN),
         "before": search["parent"]["pattern"],
         "after": winner["strip"],
         "hidden": facts.hidden_change,
-        "narrower": len(search["bounds"]["hidden"]) > 1,
     }
 
 
@@ -115,9 +117,9 @@ def _funnel(search: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _candidate(c: dict[str, Any], winner: str) -> dict[str, Any]:
+def _candidate(c: dict[str, Any], winner: str, shape: Iterable[str]) -> dict[str, Any]:
     return {
-        **c["shape"],
+        "shape": [c["shape"][field] for field in shape],
         "best": c["name"] == winner,
         "rank": c["rank"],
         "name": c["name"],

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from minipuzzle.report.pattern import BLUE, ORANGE, colors
 from minipuzzle.report.removed import channel_scores, kept_share
-from minipuzzle.report.strip import COLORS
 from minipuzzle.report.svg import GREY, plain_log, svg
 from minipuzzle.scores import Scores
 
@@ -18,9 +18,10 @@ FEW_ROWS = 5
 
 def block_scores(pattern: str, scores: Scores, blocks: list[dict[str, Any] | None]) -> str:
     """A bar a block in its kind's colour, hatched and pale where it was dropped; log scale."""
+    color = colors()
 
     def draw(axes: Any) -> None:
-        bars = axes.bar(range(len(pattern)), scores.blocks, color=[COLORS[c] for c in pattern])
+        bars = axes.bar(range(len(pattern)), scores.blocks, color=[color[c] for c in pattern])
         for i, kept in enumerate(blocks):
             if kept is None:
                 bars[i].set(hatch="///", alpha=0.45)
@@ -89,7 +90,7 @@ def heat_map(pattern: str, scores: Scores, blocks: list[dict[str, Any] | None]) 
 
 
 def pareto(search: dict[str, Any], winner: str) -> str:
-    """Each realised candidate: cost against measured KL before training; the front as steps, the
+    """Each evaluated candidate: cost against measured KL before training; the front as steps, the
     chosen one named.
     """
     field, unit, label = cost_axis(search)
@@ -108,11 +109,11 @@ def pareto(search: dict[str, Any], winner: str) -> str:
             linewidth=1,
             linestyle="--",
         )
-        axes.scatter(*zip(*points, strict=True), color=COLORS["M"], alpha=0.55, s=18)
+        axes.scatter(*zip(*points, strict=True), color=BLUE, alpha=0.55, s=18)
         for row, point in zip(rows, points, strict=True):
             if row["name"] in search["top"]:
                 chosen = row["name"] == winner
-                axes.scatter(*point, color=COLORS["*"], s=60 if chosen else 24, zorder=3)
+                axes.scatter(*point, color=ORANGE, s=60 if chosen else 24, zorder=3)
                 text = f"{row['name']}, chosen" if chosen else row["name"]
                 axes.annotate(
                     text,
@@ -133,7 +134,7 @@ def front_picture(search: dict[str, Any], winner: str) -> str:
 
 
 def draw_front(axes: Any, search: dict[str, Any], winner: str | None = None) -> None:
-    """Least predicted damage against cost as a line; realised candidates as points, the chosen one
+    """Least predicted damage against cost as a line; evaluated candidates as points, the chosen one
     (or best) marked.
     """
     names, points = search["front"]["names"], search["front"]["points"]
@@ -149,14 +150,10 @@ def draw_front(axes: Any, search: dict[str, Any], winner: str | None = None) -> 
         )
     rows = search["candidates"]
     axes.scatter(
-        [r[field] / unit for r in rows],
-        [r["damage"] for r in rows],
-        color=COLORS["M"],
-        alpha=0.5,
-        s=14,
+        [r[field] / unit for r in rows], [r["damage"] for r in rows], color=BLUE, alpha=0.5, s=14
     )
     chosen = next(r for r in rows if r["name"] == (winner or search["top"][0]))
-    axes.scatter(chosen[field] / unit, chosen["damage"], color=COLORS["*"], zorder=3)
+    axes.scatter(chosen[field] / unit, chosen["damage"], color=ORANGE, zorder=3)
     axes.annotate(
         chosen["name"],
         (chosen[field] / unit, chosen["damage"]),

@@ -17,12 +17,14 @@ import torch
 
 from minipuzzle.arch import Architecture
 from minipuzzle.cost.latency import LatencyTable, describe, model_ms, surroundings
-from minipuzzle.kinds import Attention, Block, FeedForward, Mamba2
+from minipuzzle.kinds import Block
 from minipuzzle.machine import memory_of
 from minipuzzle.settings import Generation, Phase
 from minipuzzle.timing import PHASES, Machine, time_in_turns
 
 MEMORY_SHARE = 0.6
+MULTIPLE, SMALL_MULTIPLE = 64, 8
+"""Of which sizes of a free axis are multiples; the small one where an eighth would be below 64."""
 
 
 def profile(
@@ -118,17 +120,20 @@ def chain(parent: Architecture, shrink: float, machine: Machine) -> Architecture
 
 
 def _shrunk(block: Block, shrink: float) -> Block:
-    keep = 1 - 0.875 * shrink
-    if isinstance(block, FeedForward):
-        step = 64 if block.intermediate >= 512 else 8
-        return replace(
-            block, intermediate=max(step, round(block.intermediate * keep / step) * step)
-        )
-    if isinstance(block, Mamba2):
-        each = block.heads // block.groups
-        return replace(block, heads=max(1, round(each * keep)) * block.groups)
-    if isinstance(block, Attention):
-        legal = [k for k in range(1, block.kv_heads + 1) if block.kv_heads % k == 0]
-        kv = min(legal, key=lambda k: abs(k - block.kv_heads * keep))
-        return replace(block, kv_heads=kv, q_heads=kv * (block.q_heads // block.kv_heads))
-    return block
+    """The block with the first width that a search chooses ``shrink`` of the way down to an eighth,
+    at a size that its coupling allows.
+    """
+    width = next((width for width in block.widths if width.searched), None)
+    if width is None:
+        return block
+    whole, keep = block.sizes[width.axis], 1 - 0.875 * shrink
+    if width.within is not None:  # equally many in each group
+        groups = width.step(block)
+        size = max(1, round(whole // groups * keep)) * groups
+    elif width.follows is not None:  # equal shares of what follows: a divisor
+        divisors = [n for n in range(1, whole + 1) if whole % n == 0]
+        size = min(divisors, key=lambda n: abs(n - whole * keep))
+    else:
+        step = MULTIPLE if whole >= 8 * MULTIPLE else SMALL_MULTIPLE
+        size = max(step, round(whole * keep / step) * step)
+    return block.resized(**width.sizes(block, size))

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from minipuzzle.adapters.peft_config import CONFIG, PeftConfig, read_peft_config
-from minipuzzle.adapters.plan import AdapterPlan, Group, Site, parse_mask, projections
+from minipuzzle.adapters.plan import AdapterPlan, Group, Site, parse_mask
 from minipuzzle.adapters.saved import Lora, SavedAdapter
 from minipuzzle.artifacts import write_atomic, write_json
 from minipuzzle.checkpoint import Checkpoint
@@ -22,9 +22,9 @@ from minipuzzle.errors import UserError
 
 WEIGHTS = "adapter_model.safetensors"
 KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
-REFUSED = {"nemotron_h": ("mamba", "out_proj"), "mamba2": ("mamba", "out_proj")}
-"""What PEFT 0.21 loads no LoRA for, by model_type: transformers' fused Mamba kernel reads that
-weight past the module.
+REFUSED = {"nemotron_h": "out_proj", "mamba2": "out_proj"}
+"""The projection that PEFT 0.21 loads no LoRA for, by model_type: transformers' fused Mamba kernel
+reads its weight past the module.
 """
 
 
@@ -67,12 +67,14 @@ def export_peft(saved: SavedAdapter, base: Checkpoint, folder: Path) -> str:
             "alpha_pattern": {n: _plain(a) for n, a in alphas.items() if a != alpha},
         },
     )
-    kind, projection = REFUSED.get(str(base.config["model_type"]), ("", ""))
-    return (
-        projection
-        if any(group.name.startswith(f"{kind}-{projection}-") for group in saved.plan.groups)
-        else ""
-    )
+    return refused(saved.plan, base)
+
+
+def refused(plan: AdapterPlan, base: Checkpoint) -> str:
+    """The projection of a plan that PEFT will refuse on ``base``; "" for none."""
+    projection = REFUSED.get(str(base.config["model_type"]), "")
+    sites = (site for group in plan.groups for site in group.sites)
+    return projection if any(projection in site.projections for site in sites) else ""
 
 
 def import_peft(folder: Path, base: Checkpoint) -> SavedAdapter:
@@ -177,7 +179,7 @@ def _all_names(base: Checkpoint) -> dict[str, tuple[str, ...]]:
     modules = [
         f"blocks.{i}.{name}"
         for i, block in enumerate(base.architecture.blocks)
-        for name in projections(block)
+        for name in block.projections
     ]
     return {
         module: tuple(n.removesuffix(".weight") for n in named[f"{module}.weight"])

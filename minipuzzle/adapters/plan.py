@@ -22,8 +22,6 @@ PRESETS = {"lora": "layer:A,B", "tl5": "tied:A,B", "tl6": "tied:A,B,u,v", "vera"
 written out.
 """
 FACTORS = ("A", "B", "u", "v")
-FUSED = {"qkv": ("q_proj", "k_proj", "v_proj")}
-"""As in the paper's fused projection: one A and one u for the three, B and v by rows."""
 LEAST_SHARE = 0.1
 
 
@@ -162,8 +160,8 @@ def make_plan(
     target: str = "all",
     few: bool = False,
 ) -> AdapterPlan:
-    """The plan for ``target``: a comma-separated list of projections ("in_proj" or "in", "qkv" for
-    the three that share A), of block kinds ("mamba", "attention", "mlp") and "all". ``alpha`` None
+    """The plan for ``target``: a comma-separated list of projections ("in_proj" or "in"; "qkv" for
+    those that a kind lists as ``fused`` under that name), of block kinds and "all". ``alpha`` None
     means the rank, as in the paper: no scaling.
 
     Raises: UserError for an unknown adapter, a target that matches nothing or, unless ``few``,
@@ -197,22 +195,14 @@ def make_plan(
     return AdapterPlan(mask=mask, groups=groups)
 
 
-def projections(block: Block) -> dict[str, tuple[int, int]]:
-    """The matrices of a block that can have an adapter: name -> (d_out, d_in)."""
-    return {
-        w.name.removesuffix(".weight"): (w.shape(block.sizes)[0], w.shape(block.sizes)[1])
-        for w in block.weights
-        if w.name.endswith("_proj.weight") and len(w.dims) == 2
-    }
-
-
 def _words(architecture: Architecture, target: str) -> set[str]:
     """The words of a target, projections by their whole name. Raises: UserError for one that this
     model does not know.
     """
-    names = {name for block in architecture.blocks for name in projections(block)}
+    names = {name for block in architecture.blocks for name in block.projections}
+    fused = {name for block in architecture.blocks for name in block.fused}
     kinds = {block.kind for block in architecture.blocks}
-    known = {"all", *kinds, *names, *(f for f, parts in FUSED.items() if set(parts) <= names)}
+    known = {"all", *kinds, *names, *fused}
     words = {
         f"{w}_proj" if f"{w}_proj" in names else w
         for w in (w.strip() for w in target.split(","))
@@ -229,10 +219,9 @@ def _words(architecture: Architecture, target: str) -> set[str]:
 
 
 def _sites(index: int, block: Block, words: set[str]) -> Iterator[tuple[str, int, Site]]:
-    found = projections(block)
-    fused = {
-        name: parts for name, parts in FUSED.items() if name in words and set(parts) <= set(found)
-    }
+    found = block.projections
+    # as in the paper's fused projection: one A and one u for all of them, B and v by rows
+    fused = {name: parts for name, parts in block.fused.items() if name in words}
     for name, parts in fused.items():
         rows = tuple(found[part][0] for part in parts)
         yield (
@@ -253,9 +242,13 @@ def _sites(index: int, block: Block, words: set[str]) -> Iterator[tuple[str, int
 def _check_coverage(architecture: Architecture, blocks: set[int], target: str, few: bool) -> None:
     share = len(blocks) / len(architecture.blocks)
     if share < LEAST_SHARE and not few:
+        unreached = {b.kind for i, b in enumerate(architecture.blocks) if i not in blocks}
         raise UserError(
             f"The target {target!r} reaches almost none of this model.",
             got=f"{len(blocks)} of {len(architecture.blocks)} blocks ({share:.1%})",
             allowed=f"at least {LEAST_SHARE:.0%} of the blocks",
-            next="Add mamba or mlp to --target, or say --few where so few blocks are meant.",
+            next=(
+                f"Add {' or '.join(sorted(unreached))} to --target, or say --few where so few"
+                " blocks are meant."
+            ),
         )

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from minipuzzle.adapters.plan import AdapterPlan, Group, Site, parse_mask, projections
+from minipuzzle.adapters.plan import AdapterPlan, Group, Site, parse_mask
 from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import parse_json, write_atomic
 from minipuzzle.checked import Count, Positive, require
@@ -104,7 +104,7 @@ class SavedAdapter:
         for group in self.plan.groups:
             for site in group.sites:
                 found = (
-                    projections(architecture.blocks[site.block])
+                    architecture.blocks[site.block].projections
                     if site.block < len(architecture.blocks)
                     else {}
                 )

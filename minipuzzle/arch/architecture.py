@@ -90,6 +90,15 @@ class Architecture:
             yield Tensor(name=HEAD.name, weight=HEAD, sizes=top, block=None)
 
     @property
+    def matrices(self) -> frozenset[str]:
+        """The names of what products are made with: the embedding, the head and the projections of
+        each block. They are kept in BF16 on a GPU, drawn from a normal, and decay.
+        """
+        top = {EMBEDDING.name} if self.tied_head else {EMBEDDING.name, HEAD.name}
+        blocks = enumerate(self.blocks)
+        return frozenset(top | {f"blocks.{i}.{n}.weight" for i, b in blocks for n in b.projections})
+
+    @property
     def parameters(self) -> int:
         """The number of parameters; the blocks and the top add up to every tensor of the file."""
         top = self.vocab_size * self.hidden * (1 if self.tied_head else 2) + self.hidden

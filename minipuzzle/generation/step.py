@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from minipuzzle.kernels.pointwise import replayed
-from minipuzzle.kinds import Attention
 from minipuzzle.model import Cache, HybridLM
 from minipuzzle.model.head import matmul_fp32
 
@@ -48,11 +47,10 @@ def piece_length(model: HybridLM, prompt: int, tokens_at_once: int) -> int:
 
 
 def grows(model: HybridLM, length: int) -> bool:
-    """Whether a RoPE of the model turns sequences of ``length`` tokens slower than shorter ones."""
-    ropes = [
-        b.rope for b in model.architecture.blocks if isinstance(b, Attention) and b.rope is not None
-    ]
-    return any(rope.kind == "dynamic" and length > rope.original for rope in ropes)
+    """Whether a block treats sequences of ``length`` tokens otherwise than shorter ones: under a
+    RoPE whose speeds depend on the length.
+    """
+    return any(block.depends_on_length(length) for block in model.architecture.blocks)
 
 
 class Decoder:

@@ -25,6 +25,7 @@ class Attention(Block):
     label: ClassVar[str] = "attention"
     output: ClassVar[str] = "o_proj"
     estimator: ClassVar[str] = "contribution"
+    fused: ClassVar[dict[str, tuple[str, ...]]] = {"qkv": ("q_proj", "k_proj", "v_proj")}
     widths: ClassVar[tuple[Width, ...]] = (
         Width(
             axis="kv_heads",
@@ -82,6 +83,11 @@ class Attention(Block):
     def points(self) -> dict[str, Rows]:
         """None: queries say little of what a head adds."""
         return {}
+
+    def depends_on_length(self, length: int) -> bool:
+        """Where a RoPE turns slower the longer the sequence, beyond its original context."""
+        rope = self.rope
+        return rope is not None and rope.kind == "dynamic" and length > rope.original
 
     def form(self) -> Self:
         """Blocks may differ in their position embedding and still count as alike."""

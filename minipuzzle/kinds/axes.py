@@ -36,6 +36,10 @@ class Weight:
         """The number of elements under the given axis sizes."""
         return prod(self.shape(sizes))
 
+    def notation(self, dim: int) -> str:
+        """A dimension as ``weight`` takes it: "heads*head_dim + groups*state"."""
+        return " + ".join("*".join(segment) for segment in self.dims[dim])
+
     def axes(self) -> set[str]:
         """Every axis that this tensor has."""
         return {axis for dim in self.dims for segment in dim for axis in segment}

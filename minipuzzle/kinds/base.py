@@ -76,6 +76,8 @@ class Block:
     """The estimator that "mixed" takes: it ranked best (docs/results/importance.md)."""
     filters: ClassVar[tuple[str, ...]] = ()
     """Weights of three dimensions that are no projections: a convolution's."""
+    fused: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """Projections of one input that an adapter may take as one, by the name for it ("qkv")."""
 
     hidden: int
     residual_multiplier: float = 1.0
@@ -127,6 +129,12 @@ class Block:
         """
         return {"kind": self.kind, **changed(self)}
 
+    def depends_on_length(self, length: int) -> bool:
+        """Whether it treats a token otherwise in a sequence of ``length`` tokens than in a shorter
+        one, so that the cache of the shorter one is of no use.
+        """
+        raise self._undeclared("depends_on_length")
+
     @property
     def parameters(self) -> int:
         """The number of parameters, the norm included."""
@@ -148,10 +156,13 @@ class Block:
                 found[w.name.removesuffix(".weight")] = (rows, columns)
         return found
 
+    def weight(self, name: str) -> Weight:
+        """The tensor of a name."""
+        return next(w for w in self.weights if w.name == name)
+
     def rows(self, rows: Rows) -> slice:
         """The positions of ``rows`` in the output of their projection."""
-        name = f"{rows.projection}.weight"
-        (dim,) = (w.dims[0] for w in self.weights if w.name == name)
+        dim = self.weight(f"{rows.projection}.weight").dims[0]
         counts = [prod(self.sizes[axis] for axis in segment) for segment in dim]
         start = sum(counts[: rows.segment])
         return slice(start, start + counts[rows.segment])

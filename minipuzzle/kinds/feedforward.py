@@ -78,6 +78,10 @@ class FeedForward(Block):
         """What enters the activation; where there is a gate, what it is multiplied with."""
         return {"before_activation": self.makers[-1]}
 
+    def depends_on_length(self, length: int) -> bool:
+        """Never."""
+        return False
+
     def cache(self, context: int) -> Cache:
         """Nothing."""
         return Cache()

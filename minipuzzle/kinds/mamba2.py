@@ -99,6 +99,10 @@ class Mamba2(Block):
         """x before the convolution."""
         return {"before_convolution": Rows("in_proj", 1)}
 
+    def depends_on_length(self, length: int) -> bool:
+        """Never."""
+        return False
+
     def cache(self, context: int) -> Cache:
         """The SSM state, heads x head_dim x state, and kernel - 1 inputs of the convolution."""
         return Cache(

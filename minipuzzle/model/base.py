@@ -143,16 +143,29 @@ class ResidualBlock(nn.Module):
         result: nn.Linear = self.get_submodule(self.block.output)  # type: ignore[assignment]
         return result
 
+    @property
+    def projections(self) -> dict[str, nn.Linear]:
+        """The matrices as modules, by name: what adapters and FP8 touch.
+
+        Raises: NotImplementedError where one of them is no nn.Linear.
+        """
+        found = {}
+        for name in self.block.projections:
+            module = self.get_submodule(name)
+            if not isinstance(module, nn.Linear):
+                raise self._undeclared(f"{name} as an nn.Linear")
+            found[name] = module
+        return found
+
     def masks(self, kept: Kept) -> list[tuple[Any, str, Tensor | None]]:
         """(module, attribute, mask) to set so that this computes what the block cut to ``kept``
         would: bool masks of the channels that the output projection reads and that norms count.
 
         Raises: NotImplementedError where an axis of ``kept`` would not be masked by that.
         """
-        weights = {weight.name: weight for weight in self.block.weights}
-        columns = (self, weights[f"{self.block.output}.weight"], 1)
+        columns = (self, self.block.weight(f"{self.block.output}.weight"), 1)
         norms = [
-            (norm, weights[f"{name}.weight"], 0)
+            (norm, self.block.weight(f"{name}.weight"), 0)
             for name, norm in self.named_modules()
             if isinstance(norm, RMSNorm)
         ]

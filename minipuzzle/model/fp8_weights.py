@@ -35,11 +35,8 @@ def fp8_model(
         with torch.device(device), default_dtype(dtype):
             made = make_block(block, architecture.norm_eps, kernels)
         _fill(made, checkpoint, f"blocks.{i}.")
-        linear = {
-            name: layer for name, layer in made.named_children() if isinstance(layer, nn.Linear)
-        }
-        check_sizes({f"blocks.{i}.{name}": layer for name, layer in linear.items()})
-        for name, layer in linear.items():
+        check_sizes({i: made})
+        for name, layer in made.projections.items():
             setattr(made, name, StoredLinear(layer))
         model.blocks[i] = made
     for name, module in model.named_children():

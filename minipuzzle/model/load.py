@@ -63,8 +63,9 @@ def frozen_model(
     model = HybridLM(
         architecture, device=where or device, dtype=dtype, kernels=kernels or choose(device)
     )
-    for parameter in model.parameters():
-        if parameter.ndim != 2:
+    matrices = architecture.matrices
+    for name, parameter in model.named_parameters():
+        if name not in matrices:
             parameter.data = parameter.data.float()
     return model.requires_grad_(False).eval()
 
@@ -90,8 +91,9 @@ def init_model(
     )
     generator = torch.Generator().manual_seed(seed)
     outputs = {f"blocks.{i}.{b.output}.weight" for i, b in enumerate(architecture.blocks)}
+    matrices = architecture.matrices
     for name, parameter in model.named_parameters():
-        if parameter.ndim == 2:
+        if name in matrices:
             std = INIT_STD / math.sqrt(len(architecture.blocks)) if name in outputs else INIT_STD
             parameter.normal_(0.0, std, generator=generator)
         elif name.endswith(".bias"):
@@ -106,7 +108,8 @@ def frozen(model: HybridLM) -> HybridLM:
     """The model as a teacher: no gradients, and on CUDA its matrices in BF16, in which they are
     multiplied anyway.
     """
-    for parameter in model.requires_grad_(False).parameters():
-        if parameter.is_cuda and parameter.ndim == 2:
+    matrices = model.architecture.matrices
+    for name, parameter in model.requires_grad_(False).named_parameters():
+        if parameter.is_cuda and name in matrices:
             parameter.data = parameter.data.to(torch.bfloat16)
     return model.eval()

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import importlib.util
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from minipuzzle.errors import UserError
 from minipuzzle.kernels.fp8 import MULTIPLE, emulated_linear, engine_linear, plain_linear
+from minipuzzle.model.base import ResidualBlock
 from minipuzzle.model.hybrid import HybridLM
 
 
@@ -39,11 +40,11 @@ def set_precision(model: HybridLM, precision: str, bf16_ends: int) -> list[str]:
     if precision == "fp8":
         require_engine(next(model.parameters()).device)
     inner = range(bf16_ends, len(model.blocks) - bf16_ends)
+    blocks = {i: cast(ResidualBlock, model.blocks[i]) for i in inner}
     layers = {
         f"blocks.{i}.{name}": layer
-        for i in inner
-        for name, layer in model.blocks[i].named_children()
-        if isinstance(layer, nn.Linear)
+        for i, block in blocks.items()
+        for name, layer in block.projections.items()
     }
     if not layers:
         raise UserError(
@@ -52,7 +53,7 @@ def set_precision(model: HybridLM, precision: str, bf16_ends: int) -> list[str]:
             allowed=f"at most {(len(model.blocks) - 1) // 2} at either end",
             next="Lower --bf16-ends.",
         )
-    check_sizes(layers)
+    check_sizes(blocks)
     try:
         for path, layer in layers.items():
             model.fp8_layers.append(path)
@@ -69,26 +70,25 @@ def _linear(model: HybridLM, path: str) -> nn.Linear:
     return layer
 
 
-def check_sizes(layers: dict[str, nn.Linear]) -> None:
-    """Raises: UserError for weights of sizes that FP8 cannot multiply."""
-    wrong = [
-        f"{path}.weight [{layer.out_features:,}, {layer.in_features:,}]"
-        for path, layer in layers.items()
-        if layer.out_features % MULTIPLE or layer.in_features % MULTIPLE
-    ]
+def check_sizes(modules: dict[int, ResidualBlock]) -> None:
+    """Raises: UserError where the projections of the blocks of a model, by number, have sizes that
+    FP8 cannot multiply.
+    """
+    wrong, why = [], set()
+    for number, module in modules.items():
+        for name, shape in module.block.projections.items():
+            dims = [dim for dim, size in enumerate(shape) if size % MULTIPLE]
+            if dims:
+                wrong.append(f"blocks.{number}.{name}.weight [{shape[0]:,}, {shape[1]:,}]")
+            weight = module.block.weight(f"{name}.weight")
+            why |= {f"{name}: {weight.notation(dim)}" for dim in dims}
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(
             "These weights cannot be multiplied in FP8.",
             got=", ".join(wrong[:3]) + more,
-            allowed=(
-                f"sizes that are multiples of {MULTIPLE} (Mamba's in_proj: 2 heads x head_dim + 2"
-                " groups x state + heads)"
-            ),
-            next=(
-                f"Prune to multiples of {MULTIPLE} (Mamba heads too), or train with --precision"
-                " bf16."
-            ),
+            allowed=f"sizes that are multiples of {MULTIPLE} ({'; '.join(sorted(why))})",
+            next=f"Prune to multiples of {MULTIPLE}, or train with --precision bf16.",
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from minipuzzle.adapters import AdapterPlan, Adapters, SavedAdapter, attach, make_plan
+from minipuzzle.adapters.peft import refused
 from minipuzzle.adapters.saved import NAME
 from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import Checkpoint
@@ -13,8 +14,6 @@ from minipuzzle.progress import console
 from minipuzzle.ranks import Ranks
 from minipuzzle.runs.job import Job, say
 from minipuzzle.settings import AdapterSettings, Training
-
-REFUSED_BY_PEFT = "mamba-out_proj"
 
 
 def adapted(
@@ -30,14 +29,24 @@ def adapted(
     console.print(plan_table(plan))
     if plan.lonely:
         say(f"alone in their group, so tied to nothing: {', '.join(plan.lonely)}")
-    if any(group.name.startswith(REFUSED_BY_PEFT) for group in plan.groups):
+    projection = refused(plan, checkpoint)
+    if projection:
         say(
-            "Mamba's out_proj is adapted: merge and vLLM take it, PEFT does not (leave it out for"
-            " PEFT: --target attention,in,mlp)"
+            f"{projection} is adapted: merge and vLLM take it, PEFT does not (leave it out for"
+            f" PEFT: --target {_without(checkpoint.architecture, projection)})"
         )
     model = job.load_frozen(checkpoint, group, training.replicas)
     attach(model, plan, seed=training.seed)
     return model
+
+
+def _without(architecture: Architecture, projection: str) -> str:
+    """A target that names all projections but one: kinds of blocks where it can."""
+    words = set()
+    for block in architecture.blocks:
+        others = {name.removesuffix("_proj") for name in block.projections if name != projection}
+        words |= others if projection in block.projections else {block.kind}
+    return ",".join(sorted(words))
 
 
 def plan_for(architecture: Architecture, settings: AdapterSettings) -> AdapterPlan:

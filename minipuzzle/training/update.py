@@ -118,13 +118,17 @@ def check_batch(batch: int, ranks: Ranks) -> None:
 
 
 def make_optimizer(model: HybridLM, settings: Training) -> torch.optim.AdamW:
-    """AdamW; matrices decay, while norms, biases, the convolution and the state's A, D and dt do
-    not.
+    """AdamW; the matrices that the architecture names decay, while norms, biases, filters, what a
+    recurrence is made of and factors of adapters do not.
     """
-    trainable = [p for p in model.parameters() if p.requires_grad]
+    matrices = model.architecture.matrices
+    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trainable if p.ndim == 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trainable if p.ndim != 2], "weight_decay": 0.0},
+        {
+            "params": [p for name, p in trainable if name in matrices],
+            "weight_decay": settings.weight_decay,
+        },
+        {"params": [p for name, p in trainable if name not in matrices], "weight_decay": 0.0},
     ]
     on_gpu = next(model.parameters()).is_cuda
     return torch.optim.AdamW(

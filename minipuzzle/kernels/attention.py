@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# The widest heads that PyTorch's flash attention and cuDNN's take.
 FLASH_HEAD_DIM = 256
 CUDNN_HEAD_DIM = 128
+# From so many on cuDNN's attention, which builds a plan for each shape, is worth it.
 CUDNN_QUERIES = 1024
-"""From so many on cuDNN's attention, which builds a plan for each shape, is worth it."""
+# Old keys in one call of cuDNN's: pieces of one shape share a plan.
 KEYS_AT_ONCE = 16384
 
 
@@ -57,6 +59,7 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, past: int, scale: float | 
     d].
     """
     length, mask = q.shape[1], None
+    # One query sees all keys; without a past the plain causal mask is right.
     if past and length > 1:
         if _cudnn(q, k):
             return _joined(
@@ -68,7 +71,9 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, past: int, scale: float | 
                 *heads, 0.0, True, scale=scale
             )[0]
             return y.transpose(1, 2)
+        # [s, past + s]: row i true up to key past + i
         mask = torch.ones(length, past + length, dtype=torch.bool, device=q.device).tril_(past)
+    # PyTorch wants [b, heads, s, d]
     return F.scaled_dot_product_attention(
         q.transpose(1, 2),
         k.transpose(1, 2),
@@ -90,6 +95,7 @@ def _joined(q: Tensor, k: Tensor, v: Tensor, past: int, scale: float | None) -> 
     """
 
     def part(start: int, stop: int, causal: bool) -> tuple[Tensor, Tensor]:
+        # y [b, h, s, d] and the logarithm of each query's sum of exponentials [b, h, s, 1]
         y, norm, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(
             q, k[:, :, start:stop], v[:, :, start:stop], None, True, 0.0, causal, False, scale=scale
         )
@@ -98,6 +104,7 @@ def _joined(q: Tensor, k: Tensor, v: Tensor, past: int, scale: float | None) -> 
     y, norm = part(past, past + q.shape[2], True)
     for start in range(0, past, KEYS_AT_ONCE):
         older, older_norm = part(start, min(past, start + KEYS_AT_ONCE), False)
+        # softmax over both sets of keys is their two softmaxes, weighted by their normalisers
         both = torch.logaddexp(norm, older_norm)
         y = y.mul_((norm - both).exp_()).addcmul_(older, (older_norm - both).exp_().to(y.dtype))
         norm = both
@@ -112,7 +119,7 @@ def row_attention(
     """
     if _flash(q, keys):
         # SDPA has no lengths; a mask would cost flash attention, with its split of long keys over
-        # the whole GPU
+        # the whole GPU. The cache laid end to end [b * c, kv, d] is b sequences of unequal lengths.
         y: Tensor = torch.ops.aten._flash_attention_forward(
             q[:, 0].contiguous(),
             keys.flatten(0, 1),
@@ -128,8 +135,8 @@ def row_attention(
             seqused_k=rows.lengths,
         )[0]
         return y[:, None]
-    k, v = (t[:, :most].to(q.dtype).transpose(1, 2) for t in (keys, values))
-    seen = torch.arange(most, device=q.device) <= rows.positions[:, None]
+    k, v = (t[:, :most].to(q.dtype).transpose(1, 2) for t in (keys, values))  # [b, kv, most, d]
+    seen = torch.arange(most, device=q.device) <= rows.positions[:, None]  # [b, most]
     return F.scaled_dot_product_attention(
         q.transpose(1, 2),
         k,

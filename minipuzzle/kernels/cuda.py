@@ -16,23 +16,25 @@ from torch import Tensor
 
 from minipuzzle.kernels import reference
 
+# causal-conv1d's channel-last layout: strides and channels must be multiples of this.
 CHANNEL_MULTIPLE = 8
-"""causal-conv1d's channel-last layout: strides and channels must be multiples of this."""
 
 
 def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, documents: Tensor | None) -> Tensor:
     """As ``reference.causal_conv``."""
     channels = x.shape[2]
+    # Channels of zeros up to a multiple: 0 * weight is 0, and they are cut off at the end.
     extra = -channels % CHANNEL_MULTIPLE
     if extra:
         x = torch.nn.functional.pad(x, (0, extra))
         weight = torch.nn.functional.pad(weight, (0, 0, 0, extra))
         bias = None if bias is None else torch.nn.functional.pad(bias, (0, extra))
+    # A slice of a packed projection has that projection's strides.
     if any(stride % CHANNEL_MULTIPLE for stride in x.stride()[:2]) or x.stride(2) != 1:
         x = x.contiguous()
     ids = None if documents is None else documents.to(torch.int32).contiguous()
     y = causal_conv1d_fn(
-        x.transpose(1, 2),
+        x.transpose(1, 2),  # [b, c, s], channels last in memory
         weight.to(x.dtype),
         None if bias is None else bias.to(x.dtype),
         seq_idx=ids,
@@ -135,6 +137,7 @@ def mix(
     CHANNEL_MULTIPLE.
     """
     ids = None if documents is None else documents.to(torch.int32).contiguous()
+    # The states' parameters in FP32, as the scan sums; what is multiplied in the stream's dtype.
     return mamba_split_conv1d_scan_combined(
         projected,
         conv_weight.to(projected.dtype),

@@ -23,9 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# More precision for inputs and weights, more range for gradients.
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
+# Of both sizes of a weight, for Hopper's FP8 products.
 MULTIPLE = 16
-"""Of both sizes of a weight, for Hopper's FP8 products."""
 
 
 def quantize(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -36,9 +37,9 @@ def quantize(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """
     largest = torch.finfo(dtype).max
     amax = x.abs().amax().float()
-    scale = (
-        torch.full_like(amax, largest) / amax
-    )  # "number / tensor" would multiply by a rounded reciprocal
+    # "number / tensor" would multiply by a rounded reciprocal
+    scale = torch.full_like(amax, largest) / amax
+    # an amax so small that the scale overflows, and 0, as transformer-engine has them
     scale = torch.where(torch.isinf(scale), torch.full_like(scale, torch.finfo(x.dtype).max), scale)
     scale = torch.where(amax == 0, torch.ones_like(scale), scale)
     return (x.float() * scale).clamp(-largest, largest).to(dtype), scale
@@ -49,6 +50,7 @@ class _EmulatedProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        # x [n, in], w [out, in]: one scale for each whole tensor
         (qx, sx), (qw, sw) = quantize(x.reshape(-1, x.shape[-1]), E4M3), quantize(weight, E4M3)
         ctx.save_for_backward(qx, sx, qw, sw)
         ctx.shape, ctx.dtypes = x.shape, (x.dtype, weight.dtype)
@@ -58,6 +60,7 @@ class _EmulatedProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         qx, sx, qw, sw = ctx.saved_tensors
+        # g [n, out]: dx = g w [n, in], dw = g^T x [out, in]
         qg, sg = quantize(grads[0].reshape(-1, grads[0].shape[-1]), E5M2)
         dx = (
             _product(qg, sg, qw, sw).to(ctx.dtypes[0]).reshape(ctx.shape)

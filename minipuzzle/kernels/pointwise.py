@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 T = TypeVar("T")
+# Sizes, dtypes and gradient modes that a function is compiled for; PyTorch's limit of 8 is below a
+# pruned model's.
 COMPILED_VARIANTS = 64
-"""Sizes, dtypes and gradient modes that a function is compiled for; PyTorch's limit of 8 is below a
-pruned model's.
-"""
 
 _replayed = False
 

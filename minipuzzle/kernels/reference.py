@@ -19,6 +19,7 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, documents: Tenso
     """
     width = weight.shape[1]
     if documents is None:
+        # [b, c, k - 1 + s]: zeros before the first token, so that position t sees t - k + 1 .. t
         padded = F.pad(x.transpose(1, 2), (width - 1, 0))
         y = F.conv1d(
             padded,
@@ -27,10 +28,11 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, documents: Tenso
             groups=x.shape[2],
         )
         return F.silu(y).transpose(1, 2)
+    # Tap by tap, each masked where it would read from another document.
     total = x * weight[:, -1] if bias is None else x * weight[:, -1] + bias
     for back in range(1, min(width, x.shape[1])):
-        same = (documents[:, back:] == documents[:, :-back])[..., None]
-        tap = x[:, :-back] * weight[:, -1 - back] * same
+        same = (documents[:, back:] == documents[:, :-back])[..., None]  # [b, s - back, 1]
+        tap = x[:, :-back] * weight[:, -1 - back] * same  # [b, s - back, c], for back tokens later
         total = total + F.pad(tap, (0, 0, back, 0))
     return F.silu(total.to(x.dtype))
 
@@ -71,32 +73,38 @@ def scan(
     ratio, q = heads // groups, min(chunk_size, length)
     pad = -length % q
     chunks = (length + pad) // q
+    # Sums over a sequence in FP32. Padding has dt = 0: it decays nothing and adds nothing.
     xf, dt, bf, cf = x.float(), dt.float(), b.float(), c.float()
     if pad:
         xf, bf, cf = (F.pad(t, (0, 0, 0, 0, 0, pad)) for t in (xf, bf, cf))
         dt = F.pad(dt, (0, 0, 0, pad))
+    # Below, [b, chunks, g, h/g, ...] with q the chunk length:
+    # u = dt x [.., q, p]; decay [.., q] the running sum of dt a; B, C [b, chunks, g, q, n]
     u = (xf * dt[..., None]).view(batch, chunks, q, groups, ratio, width).permute(0, 1, 3, 4, 2, 5)
     decay = (dt * a.float()).view(batch, chunks, q, groups, ratio).permute(0, 1, 3, 4, 2).cumsum(-1)
     bg = bf.view(batch, chunks, q, groups, size).permute(0, 1, 3, 2, 4)
     cg = cf.view(batch, chunks, q, groups, size).permute(0, 1, 3, 2, 4)
     allowed = torch.ones(q, q, dtype=torch.bool, device=x.device).tril()
+    # Logarithms: from the chunk's start to t [.., q], from t to its end [.., q], through it [..]
     carried, reaches_end, whole = decay, decay[..., -1:] - decay, decay[..., -1]
     if documents is not None:
         ids = F.pad(documents, (0, pad), value=-1) if pad else documents
         ids = ids.view(batch, chunks, q)
+        # What must not pass from one document into the next decays to exp(-inf) = 0.
         allowed = allowed & (ids[..., :, None] == ids[..., None, :])[:, :, None, None]
-        before = torch.cat(
-            (ids[:, :1, :1], ids[:, :-1, -1:]), 1
-        )  # the document whose state enters each chunk
+        # [b, chunks, 1]: the document whose state enters each chunk
+        before = torch.cat((ids[:, :1, :1], ids[:, :-1, -1:]), 1)
         never = float("-inf")
         carried = decay.masked_fill((ids != before)[:, :, None, None], never)
         last = ids[..., -1:]
-        if pad:
+        if pad:  # the last chunk ends with padding, the document before it counts
             last = torch.cat((last[:, :-1], documents[:, None, -1:]), 1)
         reaches_end = reaches_end.masked_fill((ids != last)[:, :, None, None], never)
         whole = whole.masked_fill((last != before)[..., None], never)
+    # Within a chunk: y_t = sum over s <= t of exp(decay_t - decay_s) (C_t . B_s) u_s  [.., q, p]
     mix = (decay[..., :, None] - decay[..., None, :]).masked_fill(~allowed, float("-inf")).exp()
     y = ((cg @ bg.transpose(-1, -2))[:, :, :, None] * mix) @ u
+    # What each chunk adds to the state at its end [.., p, n], then the states from chunk to chunk
     added = (u * reaches_end.exp()[..., None]).transpose(-1, -2) @ bg[:, :, :, None]
     state = u.new_zeros(batch, groups, ratio, width, size)
     if initial_state is not None:
@@ -105,6 +113,7 @@ def scan(
     for i in range(chunks):
         entering.append(state)
         state = state * factor[:, i, ..., None, None] + added[:, i]
+    # What the state entering the chunk still gives at t: exp(decay_t) C_t . state
     y = (
         y
         + (cg[:, :, :, None] @ torch.stack(entering, 1).transpose(-1, -2))
@@ -122,8 +131,11 @@ def scan_step(
     updated in place.
     """
     ratio = x.shape[1] // b.shape[1]
-    bh, ch = (t.float().repeat_interleave(ratio, 1) for t in (b, c))
+    bh, ch = (
+        t.float().repeat_interleave(ratio, 1) for t in (b, c)
+    )  # [b, h, n]: each head its group's
     dt = dt.float()
+    # [b, h, p, n]: the state decays by exp(dt a), and takes dt x B^T in
     new = state.float() * (dt * a.float()).exp()[..., None, None]
     new = new + (dt[..., None] * x.float())[..., None] * bh[:, :, None]
     state.copy_(new)
@@ -140,10 +152,10 @@ def gated_norm(
     ``kept`` [c] bool masks channels: the others give 0 and do not count in the mean, as if they had
     been cut out (arXiv:2504.11409: the norm couples all heads of a group).
     """
-    gated = y.float() * F.silu(z.float())
+    gated = y.float() * F.silu(z.float())  # the gate comes before the norm: norm_before_gate=False
     if kept is not None:
         gated = gated * kept
-    grouped = gated.unflatten(-1, (groups, -1))
+    grouped = gated.unflatten(-1, (groups, -1))  # [..., g, c / g]
     squares = grouped.square()
     if kept is None:
         mean = squares.mean(-1, keepdim=True)

@@ -30,9 +30,10 @@ class StoredLinear(nn.Module):
         self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        flat = x.reshape(-1, x.shape[-1])
+        flat = x.reshape(-1, x.shape[-1])  # [n, in]
         if x.is_cuda:
             codes, scale = compiled(_codes)(flat)
+            # y = (codes / scale) (weight / its scale)^T  [n, out], FP32 sums rounded to x's dtype
             y = torch._scaled_mm(
                 codes,
                 self.codes.t(),

@@ -8,18 +8,16 @@ libraries keep inside an operation (a repacked weight, a workspace) is not seen.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from minipuzzle.kernels import Kernels, choose
+from minipuzzle.kernels import choose
+from minipuzzle.kernels.meta import FlashAttentionMeta, mamba_ssm_meta
 from minipuzzle.kinds import Block
 from minipuzzle.model.base import Context, ResidualBlock, make_block, new_slot
 from minipuzzle.model.prefetch import held_dtype
@@ -45,7 +43,7 @@ def forward_bytes(
     """
     kernels = choose(torch.device("cpu"), "reference")
     with torch.device("meta"):
-        module = make_block(block, 1e-5, _mamba_ssm(kernels) if fast else kernels)
+        module = make_block(block, 1e-5, mamba_ssm_meta(kernels) if fast else kernels)
     for name, parameter in module.named_parameters():
         parameter.data = parameter.data.to(held_dtype(name, parameter.ndim, dtype))
     watch(module)
@@ -56,7 +54,7 @@ def forward_bytes(
             block, batch, past + length, device="meta", kv_dtype=dtype, state_dtype=torch.float32
         )
     remembered = [] if slot is None else slot.tensors()
-    with _FlashAttention(), _Live([h, *module.parameters(), *remembered]) as live:
+    with FlashAttentionMeta(), _Live([h, *module.parameters(), *remembered]) as live:
         module.branch(h, Context(slot=slot, past=past or 0))
     return live.peak
 
@@ -86,78 +84,3 @@ class _Live(TorchDispatchMode):
         self.held = {key: entry for key, entry in self.held.items() if not entry[0].expired()}
         self.peak = max(self.peak, sum(size for _, size in self.held.values()))
         return result
-
-
-class _FlashAttention(TorchFunctionMode):
-    """Attention as CPU and CUDA run it, without a matrix of scores; on meta PyTorch would take the
-    form that has one.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.scaled_dot_product_attention:
-            query = args[0]
-            return query.new_empty(
-                *query.shape[:1], query.shape[2], query.shape[1], query.shape[3]
-            ).transpose(1, 2)
-        return func(*args, **(kwargs or {}))
-
-
-def _mamba_ssm(reference: Kernels) -> Kernels:
-    """Kernels that allocate what mamba-ssm's forward does (ssd_combined.py, causal_conv1d) and
-    compute nothing.
-    """
-
-    def causal_conv(
-        x: Tensor, weight: Tensor, bias: Tensor | None, documents: Tensor | None
-    ) -> Tensor:
-        return torch.empty_like(x)
-
-    def scan(
-        x: Tensor,
-        dt: Tensor,
-        a: Tensor,
-        b: Tensor,
-        c: Tensor,
-        d: Tensor,
-        *,
-        chunk_size: int,
-        **_: Any,
-    ) -> Any:
-        batch, length, heads, width = x.shape
-        groups, size = b.shape[2:]
-        chunks = -(-length // chunk_size)
-        held = [
-            dt.new_empty(2, batch, heads, chunks, chunk_size),  # dt and its decay, FP32
-            dt.new_empty(batch, chunks, heads, width, size),  # states that chunks add
-            c.new_empty(batch, chunks, heads, width, size),  # states that enter them
-            dt.new_empty(batch, chunks, groups, chunk_size, chunk_size),  # C B^T
-        ]
-        out = x.new_empty(x.shape)
-        del held
-        return out, dt.new_empty(batch, heads, width, size)
-
-    def gated_norm(
-        y: Tensor, z: Tensor, weight: Tensor, groups: int, eps: float, kept: Tensor | None = None
-    ) -> Tensor:
-        if kept is not None:  # as kernels.cuda: the kernel has no masks
-            masked: Tensor = reference.gated_norm(y, z, weight, groups, eps, kept)
-            return masked
-        y, z = y.contiguous(), z.contiguous()
-        return torch.empty_like(y)
-
-    def causal_conv_step(x: Tensor, window: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return torch.empty_like(x)
-
-    def scan_step(
-        x: Tensor, state: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor
-    ) -> Tensor:
-        return torch.empty_like(x)
-
-    return replace(
-        reference,
-        causal_conv=causal_conv,
-        causal_conv_step=causal_conv_step,
-        scan=scan,
-        scan_step=scan_step,
-        gated_norm=gated_norm,
-    )

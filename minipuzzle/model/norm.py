@@ -27,6 +27,7 @@ class RMSNorm(nn.Module):
         weight = self.weight.float() if self.divisor == 1 else self.weight.float() / self.divisor
         if self.kept is None:
             return rms_norm(x, weight, self.eps)
+        # the mean over the kept channels only, as the norm of the cut model has it
         wide = x.float() * self.kept
         mean = wide.square().sum(-1, keepdim=True) / self.kept.sum()
         return (wide * torch.rsqrt(mean + self.eps) * weight).to(x.dtype)

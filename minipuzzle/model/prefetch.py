@@ -112,8 +112,9 @@ def embed_into(target: Tensor, checkpoint: Checkpoint, tokens: NDArray[np.intege
 
     The table is read once, in pieces. Raises: UserError for NaN or infinite weights.
     """
+    # tokens in the table's order, so that each piece of the table is used once
     ordered, where = torch.from_numpy(tokens.astype(np.int64).ravel()).sort(stable=True)
-    flat = target.flatten(0, 1)
+    flat = target.flatten(0, 1)  # [b * s, hidden]
     multiplier = checkpoint.architecture.embedding_multiplier
     for first, rows in checkpoint.pieces("embeddings.weight"):
         low, high = (

@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from minipuzzle.importance.stream import check_settings
+from minipuzzle.importance.amount import check_settings
 from minipuzzle.nas.plan import make_plan
 from minipuzzle.nas.timing import load_timing
 from minipuzzle.ranks import Ranks, ranks

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from minipuzzle.importance.estimators import check_streamed, find
-from minipuzzle.importance.points import width_of
 from minipuzzle.importance.readings import Array, MeanAbsolute, Reading
+from minipuzzle.importance.widths import width_of
 from minipuzzle.kinds import Block
 from minipuzzle.model.base import ResidualBlock
 

@@ -23,15 +23,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks
-from minipuzzle.errors import UserError
 from minipuzzle.identity import fingerprint
+from minipuzzle.importance.amount import check_settings
 from minipuzzle.importance.collect import Collector, HiddenCollector
 from minipuzzle.importance.curves import Variant, kept, variants
 from minipuzzle.importance.ends import variant_errors
-from minipuzzle.importance.estimators import check_streamed
+from minipuzzle.importance.found import Found
 from minipuzzle.importance.memory import Peak, check_peak, compute_dtype, plan_peak
 from minipuzzle.importance.metrics import find
 from minipuzzle.importance.state import SavedTensors, State
@@ -40,7 +39,7 @@ from minipuzzle.interrupt import Interrupt, interrupt
 from minipuzzle.model.base import ResidualBlock
 from minipuzzle.model.prefetch import BlockReader, embed_into
 from minipuzzle.ranks import Ranks, ranks
-from minipuzzle.scores import Curve, Scores
+from minipuzzle.scores import Scores
 from minipuzzle.settings import ScoreSettings
 
 Array = NDArray[np.float64]
@@ -58,7 +57,7 @@ def score(
 ) -> Scores:
     """Score every block, every width and the damage curves of a checkpoint on calibration text.
 
-    Samples are blocks of text chosen by seed; fewer than asked for are used when the text has
+    Samples are blocks of text chosen by seed; fewer than requested are used when the text has
     fewer, and ``meta`` says how many. ``partial`` is a folder for what a killed run goes on from;
     ``advance`` is told of samples that passed a block. Under torchrun the samples are split over
     the processes, and every one returns the same scores. Raises: UserError for settings that cannot
@@ -70,37 +69,6 @@ def score(
         check_peak(run.peak, device)
         say(str(run.peak))
         return run.scores()
-
-
-def check_settings(settings: ScoreSettings, architecture: Architecture) -> None:
-    """Raises: UserError for an unknown estimator or more removals than blocks or layers that go one
-    by one.
-    """
-    check_streamed(settings.estimator)
-    count = len(architecture.units)
-    if settings.iterative >= count:
-        raise UserError(
-            "Iterative scoring must leave a block.",
-            got=f"{settings.iterative} removals of {count} blocks or layers",
-            allowed=f"at most {count - 1}",
-            next="Lower --iterative.",
-        )
-
-
-def work(settings: ScoreSettings, architecture: Architecture, available: int) -> int:
-    """Samples x blocks that ``score`` computes over a text of ``available`` blocks, on all
-    processes together.
-    """
-    samples, shared = min(settings.samples, available), min(settings.block_samples, available)
-    count = len(architecture.blocks)
-    started = [variants(architecture, i, settings.curves) for i in range(count)]
-    step = len(architecture.units[0])
-    begun = sum(count - i - (v.axis is None) for i, each in enumerate(started) for v in each)
-    total = max(samples, shared) * count + shared * begun
-    for left in range(count - step, count - step * max(1, settings.iterative), -step):
-        layers = sum(range(0, left, step)) if step > 1 else 0
-        total += shared * (left * (left + 1) // 2 + layers)
-    return total
 
 
 class _Run:
@@ -149,7 +117,7 @@ class _Run:
             str(self.peak.dtype),
         )
         self.state = State(partial, identity, group, stop)
-        self.found: dict[str, Array] = {}
+        self.found = Found(self.architecture)
         self.removed: list[int] = []
         self.reference: Tensor | None = None
 
@@ -160,7 +128,7 @@ class _Run:
         if saved is not None:
             done, about, tensors = saved
             self.removed = about["removed"]
-            self.found = {
+            self.found.arrays = {
                 name.removeprefix("found."): tensors.array(name) for name in about["arrays"]
             }
         for number in range(len(self.removed) // self.step, max(1, self.settings.iterative)):
@@ -178,11 +146,11 @@ class _Run:
             errors = self._round(streams, done, done_here)
             done += len(self._left()) - done_here
             if number == 0:
-                self._note_errors(streams.variants, errors)
+                self.found.add_errors(streams.variants, errors)
             if self.settings.iterative:
-                self.removed += self._least_removal(streams.variants, errors)
+                self.removed += self.found.least_removal(streams.variants, errors)
             del streams  # before the next round's are made
-        return self._result()
+        return self.found.scores(self._meta())
 
     def _round(self, streams: Streams, done: int, done_here: int) -> Array:
         """All blocks that are left, from the ``done_here``-th on; the errors of the streams'
@@ -251,10 +219,7 @@ class _Run:
             for name, value in sums.items():
                 sums[name] = self.group.sum(value)
         widths = collector.scores()
-        self.found |= {f"{index}.{name}": value for name, value in widths.items()}
-        self.found["hidden"] = (
-            self.found.get("hidden", np.zeros(block.hidden)) + hidden.scores()["hidden"]
-        )
+        self.found.add_widths(index, widths, hidden.scores()["hidden"])
         return widths
 
     def _streams(self, number: int) -> Streams:
@@ -288,7 +253,7 @@ class _Run:
         tensors = {"hidden": streams.hidden[: streams.alive]}
         tensors |= {
             f"found.{name}": torch.from_numpy(np.ascontiguousarray(a))
-            for name, a in self.found.items()
+            for name, a in self.found.arrays.items()
         }
         if self.reference is not None:
             tensors["reference"] = self.reference
@@ -296,7 +261,7 @@ class _Run:
             "removed": self.removed,
             "place": place,
             "passed": self.passed,
-            "arrays": [f"found.{name}" for name in self.found],
+            "arrays": [f"found.{name}" for name in self.found.arrays],
             "variants": [asdict(variant) for variant in streams.variants],
         }
         self.state.save(position, about, tensors)
@@ -310,22 +275,6 @@ class _Run:
             tensors.read_into("reference", self.reference)
         return int(about["place"])
 
-    def _note_errors(self, measured: list[Variant], errors: Array) -> None:
-        self.found["blocks"] = np.zeros(len(self.architecture.blocks))
-        if self.step > 1:
-            self.found["layers"] = np.zeros(len(self.architecture.units))
-        for variant, error in zip(measured, errors, strict=True):
-            if variant.layer:
-                self.found["layers"][variant.block // self.step] = error
-            elif variant.axis is None:
-                self.found["blocks"][variant.block] = error
-            else:
-                name = f"{variant.block}.curve.{variant.axis}"
-                row = np.array([[variant.size, error]])
-                self.found[name] = (
-                    np.concatenate([self.found[name], row]) if name in self.found else row
-                )
-
     def _head(self) -> Tensor | None:
         if not find(self.settings.metric).logits:
             return None
@@ -334,19 +283,7 @@ class _Run:
             name, self.peak.dtype if self.group.device.type == "cuda" else torch.float32
         )
 
-    def _result(self) -> Scores:
-        found = self.found
-        widths: dict[str, dict[int, Array]] = {}
-        curves: dict[int, dict[str, Curve]] = {}
-        for name, array in found.items():
-            words = name.split(".")
-            if len(words) == 2:
-                widths.setdefault(words[1], {})[int(words[0])] = array
-            elif len(words) == 3:
-                curves.setdefault(int(words[0]), {})[words[2]] = (
-                    array[:, 0].astype(np.int64),
-                    array[:, 1].copy(),
-                )
+    def _meta(self) -> dict[str, Any]:
         meta = {
             **asdict(self.settings),
             **self.data,
@@ -354,22 +291,4 @@ class _Run:
             "block_samples": self.block_samples,
             "dtype": str(self.peak.dtype).removeprefix("torch."),
         }
-        if self.settings.iterative:
-            meta["removal_order"] = self.removed
-        return Scores(
-            blocks=found["blocks"],
-            widths=widths,
-            hidden=found["hidden"],
-            layers=found.get("layers"),
-            curves=curves,
-            meta=meta,
-        )
-
-    def _least_removal(self, measured: list[Variant], errors: Array) -> list[int]:
-        """The blocks of the unit whose removal does least."""
-        _, last = min(
-            (error, v.block)
-            for v, error in zip(measured, errors, strict=True)
-            if v.axis is None and v.layer == (self.step > 1)
-        )
-        return list(range(last - self.step + 1, last + 1))
+        return meta | ({"removal_order": self.removed} if self.settings.iterative else {})

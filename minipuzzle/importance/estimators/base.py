@@ -13,8 +13,8 @@ from typing import NoReturn
 from torch import Tensor
 
 from minipuzzle.errors import UserError
-from minipuzzle.importance.points import score_count
 from minipuzzle.importance.readings import Array, Nothing, Reading
+from minipuzzle.importance.widths import score_count
 from minipuzzle.kinds import Block
 from minipuzzle.model.base import ResidualBlock
 

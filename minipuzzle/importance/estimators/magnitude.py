@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from minipuzzle.importance.assemble import as_scores
 from minipuzzle.importance.estimators.base import Weights
-from minipuzzle.importance.points import score_count
 from minipuzzle.importance.readings import Array
+from minipuzzle.importance.widths import as_scores, score_count
 from minipuzzle.kinds import Block
 from minipuzzle.model import HybridLM
 from minipuzzle.scores import Scores

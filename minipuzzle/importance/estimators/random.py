@@ -6,10 +6,9 @@ import numpy as np
 from torch import nn
 
 from minipuzzle.arch import Architecture
-from minipuzzle.importance.assemble import as_scores
 from minipuzzle.importance.estimators.base import Weights
-from minipuzzle.importance.points import score_count
 from minipuzzle.importance.readings import Array
+from minipuzzle.importance.widths import as_scores, score_count
 from minipuzzle.kinds import Block
 from minipuzzle.scores import Scores
 

@@ -33,9 +33,8 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from minipuzzle.data import TokenBlocks
-from minipuzzle.importance.assemble import as_scores
 from minipuzzle.importance.estimators.base import WholeModel
-from minipuzzle.importance.points import score_count
+from minipuzzle.importance.widths import as_scores, score_count
 from minipuzzle.model import HybridLM
 from minipuzzle.model.head import matmul_fp32
 from minipuzzle.scores import Scores

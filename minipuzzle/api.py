@@ -5,7 +5,7 @@ same run directory.
     mp.score(job)
     mp.search(job, mp.SearchSettings(budget=("83%",)))
     mp.distill(job, mp.DistillSettings(training=mp.Training(tokens=150_000)))
-    rows = mp.evaluate(job)["rows"]
+    rows = mp.evaluate(job).rows
 
 Settings are those of recipes and of the command line (``minipuzzle.settings``); a command goes on
 where a function stopped, and the other way round. Every function keeps what is there already for
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.records import EvalResult
 from minipuzzle.rundir import RunDir
 from minipuzzle.runs.distill import run_distill
 from minipuzzle.runs.evaluate import run_eval
@@ -117,14 +118,15 @@ def distill(
     )
 
 
-def evaluate(job: Job, others: Sequence[StrPath] = ()) -> dict[str, Any]:
+def evaluate(job: Job, others: Sequence[StrPath] = ()) -> EvalResult:
     """The parent beside the run's pruned model and student (or ``others``) on text the search never
     saw; run/eval.json.
 
-    "rows" has one a model: "loss" and "kl" (nats a token), "perplexity", "bits_per_byte",
-    "agreement" with the teacher's greedy token and "next_token_accuracy" (shares), "parameters",
-    "bytes" (file), "memory_bytes" (at the search's workload), "tokens_per_second". "costs" has the
-    student's costs, predicted and measured.
+    ``rows`` has one a model: ``loss`` and ``kl`` (nats a token), ``perplexity``,
+    ``bits_per_byte``, ``agreement`` with the teacher's greedy token and ``next_token_accuracy``
+    (shares), ``parameters``, ``bytes`` (file), ``memory_bytes`` (at the search's workload),
+    ``tokens_per_second``, and ``domains`` by name. ``costs`` has the student's costs, predicted and
+    measured.
 
     Raises: UserError for a checkpoint of another vocabulary or a validation text of fewer than 2
     blocks, ValueError for one path in place of a list.

@@ -5,12 +5,12 @@ MiniPuzzle).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from minipuzzle.importance.amount import check_settings
 from minipuzzle.nas.plan import make_plan
 from minipuzzle.nas.timing import load_timing
 from minipuzzle.ranks import Ranks, ranks
+from minipuzzle.records import EvalResult
 from minipuzzle.report.page import build_report
 from minipuzzle.rundir import RunDir
 from minipuzzle.runs.checks import open_distill
@@ -23,8 +23,8 @@ from minipuzzle.runs.search import LATENCY, run_search
 from minipuzzle.settings import Recipe
 
 
-def compress(recipe: Recipe, run: Path) -> tuple[dict[str, Any], Path]:
-    """Score, search, prune, distil, evaluate, report; (the contents of eval.json, the report's
+def compress(recipe: Recipe, run: Path) -> tuple[EvalResult, Path]:
+    """Score, search, prune, distil, evaluate, report; (what eval.json holds, the report's
     path).
 
     A stage whose inputs did not change is kept from the last time. Under torchrun all processes

@@ -16,18 +16,14 @@ from minipuzzle.checked import require
 from minipuzzle.errors import UserError
 from minipuzzle.run_shapes import (
     CommandsFile,
-    EvalFile,
     LegFile,
     PartialPrune,
     PartialSearch,
     SearchFile,
-    TasksFile,
     TrainingFile,
 )
 
 SEARCH_SCHEMA = 2
-EVAL_SCHEMA = 1
-TASKS_SCHEMA = 1
 COMMANDS_SCHEMA = 1
 PARTIAL_PRUNE_SCHEMA = 1
 TRAINING_SCHEMA = 1
@@ -122,21 +118,6 @@ def load_leg(path: Path) -> float | None:
     return loss
 
 
-def load_eval(path: Path) -> dict[str, Any]:
-    """eval.json. Raises: UserError where it is missing, damaged or of another schema."""
-    again = "Run minipuzzle eval again."
-    found = _load(path, EvalFile, EVAL_SCHEMA, again)
-    of = [set(row.get("domains", {})) for row in found["rows"]]
-    if any(names != of[0] for names in of):
-        raise UserError(
-            f"{path} contradicts itself.",
-            got="rows of different domains",
-            allowed="what minipuzzle eval wrote",
-            next=again,
-        )
-    return found
-
-
 def load_log(path: Path) -> list[dict[str, float]]:
     """The rows of a training's log.csv, cells that are empty left out. Raises: UserError where it
     is damaged.
@@ -159,11 +140,6 @@ def load_log(path: Path) -> list[dict[str, float]]:
             next=again,
         )
     return rows
-
-
-def load_tasks(path: Path) -> dict[str, Any]:
-    """tasks.json. Raises: UserError where it is missing, damaged or of another schema."""
-    return _load(path, TasksFile, TASKS_SCHEMA, "Run minipuzzle eval --tasks again.")
 
 
 def check_measured(value: Any, shape: Any) -> Any:

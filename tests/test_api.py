@@ -71,7 +71,7 @@ def test_functions_write_what_commands_write(checkpoint, tmp_path):
     training = mp.Training(tokens=1024, batch=4, learning_rate=5e-4)
     student = mp.distill(job, mp.DistillSettings(short_tokens=512, training=training))
     assert student.parameters <= 0.96 * job.parent.parameters
-    assert [row["name"] for row in mp.evaluate(job)["rows"]] == ["teacher", "pruned", "student"]
+    assert [row.name for row in mp.evaluate(job).rows] == ["teacher", "pruned", "student"]
     run(
         "search", "--run", tmp_path / "functions", *FAST["search"]
     )  # the command goes on from the functions' files

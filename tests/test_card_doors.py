@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from test_report import Checker
-from test_run_files import GOOD
+from test_run_files import GOOD, ROW
 
 from minipuzzle.report.card import write_card
 from minipuzzle.report.escape import markdown, published
@@ -56,7 +56,7 @@ def run_of(tmp_path):
             lambda v: (
                 v.update(device=name, data=f"/home/me/{name}.txt"),
                 [
-                    row.update(name=name, domains={name: {"tokens": 5, "loss": 3.0}})
+                    row.update(name=name, domains={name: ROW["domains"]["prose"]})
                     for row in v["rows"]
                 ],
             ),

@@ -3,18 +3,22 @@ part of the whole.
 """
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import save, shaken, tiny
 from helpers import TEXT, run
+from test_run_files import GOOD
 from torch.nn.functional import cross_entropy, kl_div
 
 from minipuzzle import embedded
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import Tokenizer, load_blocks
 from minipuzzle.metrics import answers, measure
+from minipuzzle.records import EvalResult
 from minipuzzle.report.evaluated import domain_rows, domains_title
 from minipuzzle.rundir import RunDir
 
@@ -138,8 +142,10 @@ def test_eval_shows_each_domain_and_the_worst(folder, tmp_path, monkeypatch, cap
     assert f"worst of the other: {worst} {changes[worst]:+.2f} %" in printed
 
 
-def test_results_of_before_domains_have_no_table():
-    rows = [{"name": "teacher", "loss": 3.0}, {"name": "student", "loss": 3.1}]
-    assert domain_rows({"rows": rows}) == []
-    with_domains = [{"name": "teacher", "domains": {"a": {"loss": 2.0, "tokens": 10}}}]
-    assert domains_title({"rows": with_domains}) == "loss by domain"
+def test_a_text_of_one_domain_has_no_table():
+    result = EvalResult.read(GOOD["eval.json"][1], Path("eval.json"))
+    one = replace(result, rows=tuple(replace(row, domains={}) for row in result.rows))
+    assert domain_rows(one) == []
+    assert domains_title(one) == "loss by domain"
+    assert domains_title(replace(result, rows=result.rows[:1])) == "loss by domain"
+    assert len(domain_rows(result)) == 1

@@ -16,15 +16,8 @@ from minipuzzle.artifacts import read_arrays, read_json, write_atomic, write_jso
 from minipuzzle.checked import fault, is_plain_name
 from minipuzzle.cost.latency import LatencyTable
 from minipuzzle.errors import UserError
-from minipuzzle.records import RunRecord
-from minipuzzle.run_files import (
-    load_commands,
-    load_eval,
-    load_partial_search,
-    load_search,
-    load_tasks,
-    named_candidate,
-)
+from minipuzzle.records import EvalResult, RunRecord, TasksResult
+from minipuzzle.run_files import load_commands, load_partial_search, load_search, named_candidate
 from minipuzzle.rundir import RunDir
 from minipuzzle.scores import Scores
 
@@ -56,8 +49,18 @@ ROW = {
     "agreement": 1.0,
     "next_token_accuracy": 0.5,
     "tokens_per_second": 9.0,
-    "domains": {"prose": {"tokens": 5, "loss": 3.0}},
+    "tokens": 5,
 }
+NUMBERS = (
+    "loss",
+    "perplexity",
+    "bits_per_byte",
+    "kl",
+    "agreement",
+    "next_token_accuracy",
+    "tokens",
+)
+ROW["domains"] = {"prose": {key: ROW[key] for key in (*NUMBERS, "next_token_accuracy")}}
 GOOD = {
     "run.json": (
         RunRecord.load,
@@ -121,7 +124,7 @@ GOOD = {
         {"key": "k", "results": {"c001": [0.1, 0.2, 3.0, 0.1]}},
     ),
     "eval.json": (
-        load_eval,
+        EvalResult.load,
         {
             "schema": 1,
             "device": "CPU",
@@ -133,14 +136,16 @@ GOOD = {
         },
     ),
     "tasks.json": (
-        load_tasks,
+        TasksResult.load,
         {
             "schema": 1,
             "device": "CPU",
             "limit": 5,
+            "include": None,
             "rows": [
                 {
                     "name": "teacher",
+                    "path": "p",
                     "task": "arc",
                     "metric": "acc",
                     "value": 0.5,

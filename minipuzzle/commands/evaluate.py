@@ -66,7 +66,7 @@ def evaluate(
             make_job(run, parent, Data(validation=data, length=length), device), checkpoints or []
         )
         if as_json:
-            print_json(result)
+            print_json(result.json())
         else:
             out.print(eval_table(result))
 
@@ -90,7 +90,7 @@ def _tasks(
             make_job(run, parent, Data(), device), checkpoints, checked, include, limit
         )
         if as_json:
-            print_json(result)
+            print_json(result.json())
         else:
             out.print(tasks_table(result))
             out.print(f"lm-eval's own results: {run / 'lm_eval'}", soft_wrap=True)

@@ -48,7 +48,7 @@ def _compress(recipe: Recipe, run: Path | None, as_json: bool) -> None:
 
         measured, page = compress(recipe, where)
         if as_json:
-            print_json({**measured, "report": str(page)})
+            print_json({**measured.json(), "report": str(page)})
             return
         out.print(candidates_table(load_search(where / "search.json")))
         out.print(eval_table(measured))

@@ -5,6 +5,7 @@ Names in them become paths (candidates/NAME), so they are checked to be plain; n
 """
 
 from minipuzzle.records.base import Record
+from minipuzzle.records.eval_result import CostRow, EvalResult, EvalRow, TextNumbers
 from minipuzzle.records.run_record import (
     Adapted,
     Distilled,
@@ -15,10 +16,14 @@ from minipuzzle.records.run_record import (
     Searched,
     Stage,
 )
+from minipuzzle.records.tasks_result import TaskRow, TasksResult
 
 __all__ = [
     "Adapted",
+    "CostRow",
     "Distilled",
+    "EvalResult",
+    "EvalRow",
     "Pretrained",
     "Pruned",
     "Record",
@@ -26,4 +31,7 @@ __all__ = [
     "Scored",
     "Searched",
     "Stage",
+    "TaskRow",
+    "TasksResult",
+    "TextNumbers",
 ]

@@ -42,13 +42,16 @@ def write_card(run: Path) -> Path:
 
     Raises: UserError where the run or the student is missing.
     """
-    from jinja2 import Environment, PackageLoader
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     facts = Facts(run)
     student = run / "student"
     config = read_json(student / "config.json", _Config, next="Run minipuzzle distill again.")
     environment = Environment(
-        loader=PackageLoader("minipuzzle", "report"), trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("minipuzzle", "report"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
     )
     winner, search = facts.winner, facts.search
     assert winner is not None
@@ -81,10 +84,8 @@ def _said(facts: Facts) -> dict[str, Any]:
         "rows": eval_rows(measured) if measured else [],
         "domains": domain_rows(measured) if measured else [],
         "versions": versions(),
-        "measured": {"tokens": measured["tokens"], "device": measured["device"]}
-        if measured
-        else None,
-        "text": Path(measured["data"]).name if measured else "",
+        "measured": {"tokens": measured.tokens, "device": measured.device} if measured else None,
+        "text": Path(measured.data).name if measured else "",
     }
 
 
@@ -98,13 +99,13 @@ def front_matter(facts: Facts, config: dict[str, Any]) -> dict[str, Any]:
     header |= {key: parent[key] for key in COPIED if fault(parent.get(key), _COPIED) is None}
     header |= {"pipeline_tag": "text-generation", "tags": tags}
     if facts.measured is not None:
-        last = facts.measured["rows"][-1]
+        last = facts.measured.rows[-1]
         metrics = [
-            {"type": key, "name": name, "value": round(last[key], 5)}
+            {"type": key, "name": name, "value": round(getattr(last, key), 5)}
             for key, name in METRICS.items()
         ]
         task = {"type": "text-generation", "name": "Text generation"}
-        data = {"type": "text", "name": f"validation text: {Path(facts.measured['data']).name}"}
+        data = {"type": "text", "name": f"validation text: {Path(facts.measured.data).name}"}
         header["metrics"] = ["perplexity"]
         header["model-index"] = [
             {

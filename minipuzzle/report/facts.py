@@ -12,9 +12,9 @@ from typing import Any
 from minipuzzle import __version__
 from minipuzzle.checked import is_plain_name
 from minipuzzle.errors import UserError
-from minipuzzle.records import Distilled, RunRecord
+from minipuzzle.records import Distilled, EvalResult, RunRecord
 from minipuzzle.report.removed import Removal, hidden_change, misfit, removals
-from minipuzzle.run_files import load_commands, load_eval, load_log, load_search, named_candidate
+from minipuzzle.run_files import load_commands, load_log, load_search, named_candidate
 from minipuzzle.scores import Scores
 
 SOURCES = (
@@ -55,11 +55,11 @@ class Facts:
         return load_search(path) if (path := self.run / "search.json").exists() else None
 
     @cached_property
-    def measured(self) -> dict[str, Any] | None:
+    def measured(self) -> EvalResult | None:
         """eval.json. None where it measured the student of another distillation."""
-        found = load_eval(path) if (path := self.run / "eval.json").exists() else None
+        found = EvalResult.load(path) if (path := self.run / "eval.json").exists() else None
         done = self.distilled
-        if found and found["distill"] and found["distill"] != (done and done.key):
+        if found and found.distill and found.distill != (done and done.key):
             return None
         return found
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from minipuzzle.artifacts import write_atomic
+from minipuzzle.records import EvalResult, TasksResult
 from minipuzzle.report import plots
 from minipuzzle.report.evaluated import (
     by_task,
@@ -24,7 +25,6 @@ from minipuzzle.report.facts import SOURCES, Facts, versions
 from minipuzzle.report.pattern import color_key, pattern_html
 from minipuzzle.report.selected import block_rows, block_titles, removed_rows, why
 from minipuzzle.report.tables import shape_columns
-from minipuzzle.run_files import load_tasks
 from minipuzzle.units import bytes_, count, percent
 
 SHOWN = 12
@@ -36,15 +36,23 @@ METRICS = {
 }
 
 
+SECTIONS = (
+    "block_scores", "patterns", "hidden", "removed", "pareto", "front", "more",
+    "curves", "rows", "numbers", "costs", "domains", "tasks",
+)  # fmt: skip
+"""What the page leaves out where a run has not come so far."""
+
+
 def build_report(run: Path) -> Path:
     """Write run/report.html from the files of the run that are there, and return its path.
 
     Raises: UserError where the folder is no run directory.
     """
-    from jinja2 import Environment, PackageLoader
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     facts = Facts(run)
     values: dict[str, Any] = {
+        **dict.fromkeys(SECTIONS),
         "title": f"{facts.parent.name}, compressed",
         "subtitle": f"Checkpoint {facts.parent}",
         "commands": facts.commands,
@@ -61,9 +69,15 @@ def build_report(run: Path) -> Path:
     if facts.measured is not None:
         values |= _eval_values(facts.measured)
     if (run / "tasks.json").exists():
-        values["task_names"], values["tasks"] = by_task(load_tasks(run / "tasks.json"))
+        values["task_names"], values["tasks"] = by_task(TasksResult.load(run / "tasks.json"))
     loader = PackageLoader("minipuzzle", "report")
-    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=loader,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
     target = run / "report.html"
     write_atomic(target, environment.get_template("page.html.j2").render(values).encode())
     return target
@@ -156,31 +170,31 @@ def _trained(facts: Facts) -> str:
     return text
 
 
-def _eval_values(measured: dict[str, Any]) -> dict[str, Any]:
-    first, last = measured["rows"][0], measured["rows"][-1]
+def _eval_values(measured: EvalResult) -> dict[str, Any]:
+    first, last = measured.rows[0], measured.rows[-1]
     numbers = [
         (
-            change(last["parameters"], first["parameters"]),
-            f"parameters: {count(first['parameters'])} to {count(last['parameters'])}",
+            change(last.parameters, first.parameters),
+            f"parameters: {count(first.parameters)} to {count(last.parameters)}",
         ),
         (
-            change(last["loss"], first["loss"]),
+            change(last.loss, first.loss),
             (
-                f"validation loss of the {last['name']}: {first['loss']:.3f} to {last['loss']:.3f}"
+                f"validation loss of the {last.name}: {first.loss:.3f} to {last.loss:.3f}"
                 " nats a token"
             ),
         ),
         (
-            f"{last['tokens_per_second'] / first['tokens_per_second']:.2f}x",
+            f"{last.tokens_per_second / first.tokens_per_second:.2f}x",
             (
-                f"tokens a second on {measured['device']}: {first['tokens_per_second']:,.0f} to"
-                f" {last['tokens_per_second']:,.0f}"
+                f"tokens a second on {measured.device}: {first.tokens_per_second:,.0f} to"
+                f" {last.tokens_per_second:,.0f}"
             ),
         ),
     ]
     text = (
-        f"{measured['tokens']:,} tokens of validation text that the search never saw, on"
-        f" {measured['device']}."
+        f"{measured.tokens:,} tokens of validation text that the search never saw, on"
+        f" {measured.device}."
     )
     return {
         "rows": eval_rows(measured),
@@ -189,5 +203,5 @@ def _eval_values(measured: dict[str, Any]) -> dict[str, Any]:
         "costs": cost_rows(measured),
         "domains": domain_rows(measured),
         "domains_title": domains_title(measured),
-        "models": [row["name"] for row in measured["rows"]],
+        "models": [row.name for row in measured.rows],
     }

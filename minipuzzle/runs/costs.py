@@ -12,7 +12,7 @@ from minipuzzle.cost.latency import LatencyTable, model_ms
 from minipuzzle.memory import Workload, resident
 from minipuzzle.model import HybridLM, mixed_precision
 from minipuzzle.model.cache import Cache
-from minipuzzle.records import Distilled
+from minipuzzle.records import CostRow, Distilled
 from minipuzzle.run_files import load_search, named_candidate
 from minipuzzle.runs.job import Job
 from minipuzzle.settings import parse_work
@@ -23,8 +23,8 @@ DTYPES = {"BF16": "bf16", "F16": "fp16", "F32": "fp32"}
 
 def cost_checks(
     job: Job, student: Checkpoint, model: HybridLM, tokens: torch.Tensor
-) -> list[dict[str, Any]]:
-    """Rows {what, unit, predicted, measured} for the winner ``student``; ``tokens`` [1, s] fill its
+) -> list[CostRow]:
+    """Rows for the winner ``student``; ``tokens`` [1, s] fill its
     caches.
 
     Parameters and weights: the plan against the file. Caches: the memory formula against the
@@ -54,8 +54,8 @@ def cost_checks(
     return rows + _times(job, search, student.architecture)
 
 
-def _row(what: str, unit: str, predicted: float, measured: float) -> dict[str, Any]:
-    return {"what": what, "unit": unit, "predicted": predicted, "measured": measured}
+def _row(what: str, unit: str, predicted: float, measured: float) -> CostRow:
+    return CostRow(what=what, unit=unit, predicted=predicted, measured=measured)
 
 
 @torch.no_grad()
@@ -67,7 +67,7 @@ def _cache_bytes(model: HybridLM, tokens: torch.Tensor) -> tuple[int, int]:
     return sum(s.nbytes("kv") for s in slots), sum(s.nbytes("state") for s in slots)
 
 
-def _times(job: Job, search: dict[str, Any], student: Architecture) -> list[dict[str, Any]]:
+def _times(job: Job, search: dict[str, Any], student: Architecture) -> list[CostRow]:
     file = job.run / "latency.json"
     if not search["budget"]["times"] or not file.exists():
         return []

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from minipuzzle.artifacts import write_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks
 from minipuzzle.memory import Workload, resident
@@ -16,10 +14,9 @@ from minipuzzle.metrics import Metrics, measure, tokens_per_second
 from minipuzzle.model import HybridLM
 from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import Ranks, ranks
-from minipuzzle.records import Distilled
+from minipuzzle.records import CostRow, Distilled, EvalResult, EvalRow, TextNumbers
 from minipuzzle.report.card import write_card
-from minipuzzle.run_files import EVAL_SCHEMA, check_measured, load_search
-from minipuzzle.run_shapes import EvalFile
+from minipuzzle.run_files import load_search
 from minipuzzle.runs.costs import cost_checks
 from minipuzzle.runs.device import device_name
 from minipuzzle.runs.job import Job, open_checkpoint
@@ -30,7 +27,7 @@ FILE = "eval.json"
 SPEED_BATCH = 4
 
 
-def run_eval(job: Job, others: list[Path]) -> dict[str, Any]:
+def run_eval(job: Job, others: list[Path]) -> EvalResult:
     """Measure the run's checkpoints (or the teacher and ``others``) on the half of the text that
     search never saw, each domain of it too.
 
@@ -40,12 +37,12 @@ def run_eval(job: Job, others: list[Path]) -> dict[str, Any]:
         return _eval(job, others, group)
 
 
-def _eval(job: Job, others: list[Path], group: Ranks) -> dict[str, Any]:
+def _eval(job: Job, others: list[Path], group: Ranks) -> EvalResult:
     blocks = group.first_then_all(lambda: job.validation("eval"))
     teacher = job.frozen_parent(group)
     named = named_checkpoints(job, others)
-    rows: list[dict[str, Any]] = []
-    costs: list[dict[str, Any]] = []
+    rows: list[EvalRow] = []
+    costs: list[CostRow] = []
     with progress_bar("eval", len(blocks) * len(named), "blocks") as bar:
         for name, checkpoint in named.items():
             check_vocabularies(
@@ -54,49 +51,49 @@ def _eval(job: Job, others: list[Path], group: Ranks) -> dict[str, Any]:
             model = teacher if checkpoint is job.parent else job.load_frozen(checkpoint, group)
             metrics = measure(model, blocks, teacher=teacher, advance=bar.advance)
             rows.append(
-                {
-                    "name": name,
-                    "path": str(checkpoint.path),
-                    "parameters": checkpoint.parameters,
-                    "bytes": checkpoint.bytes,
-                    "memory_bytes": resident(checkpoint.architecture, workload(job)).total,
-                    **_numbers(metrics, blocks),
-                    "domains": {
+                EvalRow(
+                    name=name,
+                    path=str(checkpoint.path),
+                    parameters=checkpoint.parameters,
+                    bytes=checkpoint.bytes,
+                    memory_bytes=resident(checkpoint.architecture, workload(job)).total,
+                    **vars(_numbers(metrics, blocks)),
+                    domains={
                         part: _numbers(metrics.domains[part], text)
                         for part, text in blocks.by_domain()
                     },
-                    "tokens_per_second": _speed(model, blocks, job.device),
-                }
+                    tokens_per_second=_speed(model, blocks, job.device),
+                )
             )
             if name == "student" and not others:
                 costs = cost_checks(job, checkpoint, model, _batch(blocks, 1, job.device))
-    result = {
-        "schema": EVAL_SCHEMA,
-        "device": device_name(job.device),
-        "data": str(job.data.validation),
-        "tokens": int(blocks.tokens.size),
-        "rows": rows,
-        "costs": costs,
-        "distill": job.run.key("distill") if "student" in named and not others else None,
-    }
-    check_measured(result, EvalFile)
+    result = EvalResult(
+        device=device_name(job.device),
+        data=str(job.data.validation),
+        tokens=int(blocks.tokens.size),
+        rows=tuple(rows),
+        costs=tuple(costs),
+        distill=job.run.key("distill") if "student" in named and not others else None,
+    ).checked()
     if job.run.writes:
-        write_json(job.run / FILE, result)
+        result.save(job.run / FILE)
         if costs:
             write_card(job.run.path)
     return result
 
 
-def _numbers(metrics: Metrics, blocks: TokenBlocks) -> dict[str, Any]:
-    return {
-        "tokens": int(blocks.tokens.size),
-        "loss": metrics.loss,
-        "perplexity": metrics.perplexity,
-        "bits_per_byte": metrics.bits_per_byte(blocks.text_bytes / blocks.tokens.size),
-        "kl": metrics.kl,
-        "agreement": metrics.agreement,
-        "next_token_accuracy": metrics.next_token_accuracy,
-    }
+def _numbers(metrics: Metrics, blocks: TokenBlocks) -> TextNumbers:
+    assert metrics.kl is not None  # measured beside a teacher
+    assert metrics.agreement is not None
+    return TextNumbers(
+        tokens=int(blocks.tokens.size),
+        loss=metrics.loss,
+        perplexity=metrics.perplexity,
+        bits_per_byte=metrics.bits_per_byte(blocks.text_bytes / blocks.tokens.size),
+        kl=metrics.kl,
+        agreement=metrics.agreement,
+        next_token_accuracy=metrics.next_token_accuracy,
+    )
 
 
 def named_checkpoints(job: Job, others: list[Path]) -> dict[str, Checkpoint]:

@@ -12,11 +12,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from minipuzzle.artifacts import read_json, write_atomic, write_json
+from minipuzzle.artifacts import read_json, write_atomic
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
-from minipuzzle.run_files import TASKS_SCHEMA, check_measured
-from minipuzzle.run_shapes import TasksFile
+from minipuzzle.records import TaskRow, TasksResult
 from minipuzzle.runs.device import device_name
 from minipuzzle.runs.evaluate import named_checkpoints
 from minipuzzle.runs.job import Job, say
@@ -31,7 +30,7 @@ _NAME = re.compile(
 
 def run_tasks(
     job: Job, others: list[Path], tasks: list[str], include: Path | None, limit: int | None
-) -> dict[str, Any]:
+) -> TasksResult:
     """Run ``tasks``, as ``check_tasks`` returns them, on the run's checkpoints (or the teacher and
     ``others``), ``limit`` examples of each or all.
 
@@ -52,7 +51,7 @@ def run_tasks(
         for task in loaded:
             if task.OUTPUT_TYPE == "generate_until":
                 generation(task.config.generation_kwargs or {}, _context(checkpoint))
-    rows = []
+    rows: list[TaskRow] = []
     with mixed_precision(job.device):
         for name, checkpoint in checkpoints.items():
             check_vocabularies(
@@ -74,19 +73,18 @@ def run_tasks(
             )
             text = json.dumps(result, indent=2, default=handle_non_serializable, ensure_ascii=False)
             write_atomic(job.run / "lm_eval" / f"{name.replace('/', '_')}.json", text.encode())
-            rows += [{"name": name, "path": str(checkpoint.path), **row} for row in _rows(result)]
-    summary = {
-        "schema": TASKS_SCHEMA,
-        "device": device_name(job.device),
-        "limit": limit,
-        "include": include,
-        "rows": rows,
-    }
-    write_json(job.run / FILE, check_measured(summary, TasksFile))
+            rows += _rows(result, name, checkpoint.path)
+    summary = TasksResult(
+        device=device_name(job.device),
+        limit=limit,
+        include=None if include is None else str(include),
+        rows=tuple(rows),
+    ).checked()
+    summary.save(job.run / FILE)
     return summary
 
 
-def _rows(result: dict[str, Any]) -> list[dict[str, Any]]:
+def _rows(result: dict[str, Any], name: str, path: Path) -> list[TaskRow]:
     """lm-eval's {task: {"acc,none": value, "acc_stderr,none": error}} as one row a task and
     metric.
     """
@@ -98,16 +96,16 @@ def _rows(result: dict[str, Any]) -> list[dict[str, Any]]:
                 continue
             error = metrics.get(f"{metric}_stderr,{of}")
             rows.append(
-                {
-                    "task": task,
-                    "metric": metric if of == "none" else key,
-                    "value": float(value),
-                    "stderr": float(error) if isinstance(error, int | float) else None,
-                    "higher_is_better": (
-                        result.get("higher_is_better", {}).get(task, {}).get(metric)
-                    ),
-                    "samples": result.get("n-samples", {}).get(task, {}).get("effective"),
-                }
+                TaskRow(
+                    name=name,
+                    path=str(path),
+                    task=task,
+                    metric=metric if of == "none" else key,
+                    value=float(value),
+                    stderr=float(error) if isinstance(error, int | float) else None,
+                    higher_is_better=(result.get("higher_is_better", {}).get(task, {}).get(metric)),
+                    samples=result.get("n-samples", {}).get(task, {}).get("effective"),
+                )
             )
     return rows
 

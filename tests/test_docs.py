@@ -64,6 +64,10 @@ def test_the_site_builds_strictly_and_is_self_contained(tmp_path):
     assert len(list((site / "commands").glob("*.html"))) == len(sections) >= 10
     assert "One block is in memory" in (site / "commands" / "score.html").read_text()
     assert "DistillSettings" in (site / "index.html").read_text()  # of docs/examples/api.py
+    markdown = "".join(page.read_text() for page in (ROOT / "docs").glob("**/*.md"))
+    snippets = re.findall(r"^--8.*$", markdown, re.MULTILINE)
+    assert len(snippets) == 2
+    assert all(re.fullmatch(r'--8<-- "\S+"', line) for line in snippets), snippets
     for page in pages:
         text = page.read_text()
         loads = Loads()

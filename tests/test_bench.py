@@ -17,8 +17,9 @@ from minipuzzle.checkpoint.config import read_config
 from minipuzzle.data import Tokenizer, load_blocks
 from minipuzzle.families import nemotron_h
 from minipuzzle.generation.bench import measure
-from minipuzzle.generation.memory import HEADROOM, Runtime, largest_batch, plan, weight_bytes
+from minipuzzle.generation.runtime import Runtime
 from minipuzzle.kinds import Attention, FeedForward, Rope
+from minipuzzle.memory.inference import HEADROOM, inference_peak, largest_batch, weight_bytes
 from minipuzzle.metrics import measure as loss_of
 from minipuzzle.model import HybridLM, fp8_model, load_model, set_precision
 from minipuzzle.model.footprint import _Live
@@ -48,7 +49,7 @@ def test_predicted_memory_is_what_a_run_allocates(made, batch, prompt):
     counted = (
         live.peak - 8 * batch * prompt + sum(p.nbytes for p in model.parameters())
     )  # less the prompts
-    assert plan(made, work, SLOW).total == pytest.approx(counted, rel=0.03)
+    assert inference_peak(made, work, SLOW).total == pytest.approx(counted, rel=0.03)
 
 
 def test_the_largest_batch_is_the_largest():
@@ -56,7 +57,7 @@ def test_the_largest_batch_is_the_largest():
     for available in (10**5, 10**6, 10**7):
         found = largest_batch(made, work, SLOW, available)
         totals = [
-            plan(made, Generation(prompt=100, output=10, batch=b), SLOW).total
+            inference_peak(made, Generation(prompt=100, output=10, batch=b), SLOW).total
             for b in (max(found, 1), found + 1)
         ]
         assert totals[1] > available * (1 - HEADROOM)

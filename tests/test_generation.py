@@ -14,9 +14,10 @@ from transformers import TopPLogitsWarper
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
 from minipuzzle.generation import Sampling, generate, stream
-from minipuzzle.generation.memory import cache_bytes
+from minipuzzle.generation.runtime import Runtime
 from minipuzzle.generation.sampling import Picker
 from minipuzzle.generation.step import Decoder, prefill
+from minipuzzle.memory.inference import cache_bytes
 from minipuzzle.model import load_model
 
 CHECKED = [
@@ -195,7 +196,8 @@ def test_more_tokens_than_memory_holds_are_refused_before_anything_runs():
     block = shaken(tiny("*-M", vocab=61))
     cache = block.new_cache(3, 50)
     held = sum(t.nbytes for slot in cache.slots if slot is not None for t in slot.tensors())
-    assert cache_bytes(block.architecture, 3, 50, torch.float32, torch.float32) == held
+    runtime = Runtime(dtype=torch.float32, state_dtype=torch.float32, fast=False)
+    assert cache_bytes(block.architecture, 3, 50, runtime) == held
 
 
 def test_the_coldest_draws_are_greedy():

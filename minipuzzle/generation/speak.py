@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from minipuzzle.errors import UserError
-from minipuzzle.generation.memory import cache_bytes
+from minipuzzle.generation.runtime import Runtime
 from minipuzzle.generation.sampling import GREEDY, Picker, Sampling
 from minipuzzle.generation.step import TOKENS_AT_ONCE, Decoder, grows, prefill
 from minipuzzle.machine import available_bytes, free_gpu_bytes
+from minipuzzle.memory.inference import cache_bytes
 from minipuzzle.model import HybridLM
 
 
@@ -90,7 +91,8 @@ def _check(model: HybridLM, lengths: list[int], capacity: int, state_dtype: torc
             next="Ask one prompt at a time.",
         )
     weights = model.embeddings.weight
-    needed = cache_bytes(model.architecture, len(lengths), capacity, weights.dtype, state_dtype)
+    runtime = Runtime(dtype=weights.dtype, state_dtype=state_dtype, fast=False)
+    needed = cache_bytes(model.architecture, len(lengths), capacity, runtime)
     free = free_gpu_bytes(weights.device) if weights.device.type == "cuda" else available_bytes()
     if needed > free:
         raise _too_large(

@@ -102,8 +102,7 @@ def _search_values(facts: Facts, search: dict[str, Any]) -> dict[str, Any]:
     winner = facts.winner
     assert winner is not None
     shares, titles = block_titles(facts)
-    narrower = len(search["bounds"]["hidden"]) > 1
-    shape = shape_columns(search["candidates"][0]["shape"], hidden=narrower)
+    shape = shape_columns(search["bounds"], [c["shape"] for c in search["candidates"]])
     front = {"front": plots.front_picture(search, winner["name"])} if "front" in search else {}
     return {
         **front,

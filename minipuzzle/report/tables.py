@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -51,8 +51,8 @@ def candidates_table(search: dict[str, Any]) -> RenderableType:
     parent's.
     """
     table = Table(title=_funnel(search), title_justify="left", box=box.SIMPLE_HEAD)
-    rows, narrower = search["candidates"], len(search["bounds"]["hidden"]) > 1
-    shape = shape_columns(rows[0]["shape"] if rows else {}, hidden=narrower)
+    rows = search["candidates"]
+    shape = shape_columns(search["bounds"], [row["shape"] for row in rows])
     measured = ("damage", "next token", "agreement", "loss", "KL")
     for column in ("rank", "name", *shape, "parameters", "memory", *measured):
         table.add_column(column, justify="right", no_wrap=True)
@@ -75,9 +75,8 @@ def candidates_table(search: dict[str, Any]) -> RenderableType:
         "parent  ", pattern_text(parent["pattern"]), f"  {count(parent['parameters'])}\n"
     )
     for row in [row for row in rows if row["name"] in search["top"]]:
-        size = f"  {count(row['parameters'])}" + (
-            f", hidden size {row['shape']['hidden']}" if narrower else ""
-        )
+        hidden = f", hidden size {row['shape']['hidden']}" if "hidden" in shape.values() else ""
+        size = f"  {count(row['parameters'])}{hidden}"
         patterns.append_text(
             Text.assemble(f"{row['name']:<7} ", pattern_text(row["strip"]), f"{size}\n")
         )
@@ -92,7 +91,7 @@ def plan_view(summary: dict[str, Any], maximal: list[dict[str, Any]]) -> Rendera
         f" {' and '.join(summary['budget']['text'])}; {len(maximal)} are maximal"
     )
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    shape = shape_columns(bounds, hidden=len(bounds["hidden"]) > 1)
+    shape = shape_columns(bounds)
     for column in (*shape, "parameters", "memory"):
         table.add_column(column, justify="right")
     for row in maximal[:SHOWN]:
@@ -108,18 +107,23 @@ def plan_view(summary: dict[str, Any], maximal: list[dict[str, Any]]) -> Rendera
     )
 
 
-def shape_columns(shape: Collection[str], hidden: bool) -> dict[str, str]:
-    """Headings for the fields of a shape: how many blocks of each kind, the sizes that a search
-    chooses, and the hidden size where that varies.
+def shape_columns(bounds: dict[str, Any], shapes: Sequence[dict[str, Any]] = ()) -> dict[str, str]:
+    """Headings for the fields of a shape: how many blocks of each kind, and the sizes that a search
+    within ``bounds`` could choose, or that differ among ``shapes``.
     """
-    counts = {block.label: kind for kind, block in KINDS.items() if kind in shape}
+    counts = {block.label: kind for kind, block in KINDS.items() if kind in bounds}
     widths = [width for block in KINDS.values() for width in block.widths]
-    sizes = {width.label: width.axis for width in widths if width.axis in shape}
-    return {**counts, **sizes, **({"hidden size": "hidden"} if hidden else {})}
+    sizes = {width.label: width.axis for width in widths} | {"hidden size": "hidden"}
+    chosen = {
+        label: axis
+        for label, axis in sizes.items()
+        if len(bounds.get(axis, ())) > 1 or len({shape.get(axis) for shape in shapes}) > 1
+    }
+    return counts | chosen
 
 
 def _range(label: str, values: Sequence[int]) -> str:
-    """ "FFN 45..54"; "Mamba heads 256" where there is one."""
+    """Like "FFN 45..54", or one number where both ends are one."""
     low, high = min(values), max(values)
     return f"{label} {low}" if low == high else f"{label} {low}..{high}"
 

@@ -17,10 +17,12 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.checkpoint.config import read_config
 from minipuzzle.errors import UserError
 from minipuzzle.generation.bench import Speed, measure
-from minipuzzle.generation.memory import HEADROOM, Peak, Runtime, largest_batch, plan
+from minipuzzle.generation.runtime import Runtime
 from minipuzzle.kernels import Kernels, choose
 from minipuzzle.machine import available_bytes, free_gpu_bytes
+from minipuzzle.memory import Peak
 from minipuzzle.memory.cards import PLANNED
+from minipuzzle.memory.inference import HEADROOM, inference_peak, largest_batch
 from minipuzzle.model import HybridLM, fp8_model, load_model
 from minipuzzle.progress import progress_bar
 from minipuzzle.runs.device import DTYPES, device_name, pick_device, pick_dtype
@@ -60,7 +62,7 @@ def run_bench(
         asked = work or Generation(prompt=prompt, output=output, batch=1)
         batch = asked.batch if work else largest_batch(architecture, asked, runtime, free)
         asked = replace(asked, batch=max(1, batch))
-        peak = plan(architecture, asked, runtime)
+        peak = inference_peak(architecture, asked, runtime)
         _check_fits(name, asked, peak, free)
         say(
             f"{name}: batch {asked.batch}, predicted peak {bytes_(peak.total)} of {bytes_(free)}"
@@ -104,7 +106,7 @@ def plan_bench(
                 {
                     "name": name,
                     "weights": "fp8" if fp8 else held,
-                    "peak": asdict(plan(architecture, asked, runtime)),
+                    "peak": inference_peak(architecture, asked, runtime).terms,
                     "batches": batches,
                 }
             )
@@ -170,10 +172,9 @@ def _measure(
 
 def _check_fits(name: str, work: Generation, peak: Peak, free: int) -> None:
     if peak.total > free:
-        terms = ", ".join(f"{what} {bytes_(size)}" for what, size in asdict(peak).items())
         raise UserError(
             f"{name} does not fit the device at {work}.",
-            got=f"{bytes_(peak.total)}: {terms}",
+            got=str(peak),
             allowed=f"{bytes_(free)}, of which auto leaves {HEADROOM:.0%} free",
             next="Lower --batch, --prompt or --output.",
         )
@@ -191,6 +192,6 @@ def _row(architecture: Architecture, work: Generation, peak: Peak, speed: Speed)
         ),
         "step_ms": 1e3 * speed.decode_s / (work.output - 1) if speed.decode_s else None,
         "tokens_per_s": work.batch * work.output / whole,
-        "predicted": asdict(peak),
+        "predicted": peak.terms,
         "predicted_bytes": peak.total,
     }

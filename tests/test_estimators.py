@@ -189,7 +189,7 @@ def test_flap_ignores_what_never_changes_and_contribution_does_not():
         with Collector(block, module, estimator) as collector, torch.no_grad():
             y = torch.rand(3, 7, 4)
             y[..., 1] = 5.0
-            module.channels(y)
+            module.down_proj(y)
         scores[estimator] = collector.scores()["intermediate"]
     assert scores["flap"].argmin() == 1
     assert scores["flap"][1] == pytest.approx(0, abs=1e-12)

@@ -99,7 +99,7 @@ class AttentionBlock(ResidualBlock):
         y = y.reshape(batch, length, -1)  # [b, s, q_heads * hd]
         if self.kept is not None:
             y = y * self.kept
-        return self.o_proj(self.channels(y))
+        return self.o_proj(y)
 
     def _within_documents(self, q: Tensor, k: Tensor, v: Tensor, documents: Tensor) -> Tensor:
         """Queries see the keys before them of their own document. q [b, s, q_heads, hd] -> same."""

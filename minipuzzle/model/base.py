@@ -11,10 +11,10 @@ points: "branch_input", what the mixer reads [b, s, hidden]; "channels", what th
 reads [b, s, c]; and those rows of projections that the kind names (``Block.points``).
 
 A new kind is a file here, named as its file in ``minipuzzle.kinds``, with one subclass of
-``ResidualBlock`` that says ``kind = <its Block>.kind``. It defines ``mixer``, which passes what
-``self.output`` reads through ``self.channels``; ``new_slot``; and, where it has parameters besides
-matrices, biases and norms, ``reset``. What it does not define raises NotImplementedError with the
-kind's and the member's name.
+``ResidualBlock`` that says ``kind = <its Block>.kind``. It defines ``mixer``, which multiplies what
+its output projection reads with ``self.kept`` where that is a mask; ``new_slot``; and, where it has
+parameters besides matrices, biases and norms, ``reset``. What it does not define raises
+NotImplementedError with the kind's and the member's name.
 """
 
 from __future__ import annotations
@@ -79,7 +79,6 @@ class ResidualBlock(nn.Module):
         self.kept = None
         self.norm = RMSNorm(block.hidden, eps)
         self.branch_input = nn.Identity()
-        self.channels = nn.Identity()
 
     def forward(self, h: Tensor, context: Context) -> Tensor:
         return h + context.masked(self.branch(h, context))
@@ -124,18 +123,18 @@ class ResidualBlock(nn.Module):
 
         Raises: NotImplementedError for a point that the kind does not have.
         """
-        place, channels = point, None
-        if point not in ("branch_input", "channels"):
-            if point not in self.block.points:
-                raise self._undeclared(f"the point {point!r}")
-            rows = self.block.points[point]
-            place, channels = rows.projection, self.block.rows(rows)
-
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            # the tensor itself where it can be: its gradient may be asked for
-            read(output if channels is None else output[..., channels])
-
-        return self.get_submodule(place).register_forward_hook(hook)
+        # the tensor itself, no view of it: its gradient may be asked for
+        if point == "branch_input":
+            return self.branch_input.register_forward_hook(lambda m, i, output: read(output))
+        if point == "channels":
+            return self.output.register_forward_pre_hook(lambda m, inputs: read(inputs[0]))
+        if point not in self.block.points:
+            raise self._undeclared(f"the point {point!r}")
+        rows = self.block.points[point]
+        channels = self.block.rows(rows)
+        return self.get_submodule(rows.projection).register_forward_hook(
+            lambda m, i, output: read(output[..., channels])
+        )
 
     @property
     def output(self) -> nn.Linear:

@@ -52,7 +52,7 @@ class FeedForwardBlock(ResidualBlock):
         y = self._gated(x, activation) if self.block.gated else activation(self.up_proj(x))
         if self.kept is not None:
             y = y * self.kept
-        return self.down_proj(self.channels(y))
+        return self.down_proj(y)
 
     def _gated(self, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
         gate, up = (

@@ -110,7 +110,7 @@ class Mamba2Block(ResidualBlock):
                 eps=self.eps,
                 documents=context.documents,
             )
-            return self.out_proj(self.channels(y))
+            return self.out_proj(y)
         # z [b, s, inner], convolved [b, s, x|B|C], dt [b, s, heads]
         z, convolved, dt = projected.split([b.inner, b.conv_channels, b.heads], dim=-1)
         dt = F.softplus(dt.float() + self.dt_bias.float())
@@ -124,7 +124,7 @@ class Mamba2Block(ResidualBlock):
         y = self.kernels.gated_norm(
             y.flatten(-2), z, self.gated_norm.weight, b.groups, self.eps, self.kept
         )
-        return self.out_proj(self.channels(y))
+        return self.out_proj(y)
 
     def _scan(
         self,

@@ -30,8 +30,14 @@ from minipuzzle.commands import (
 )
 from minipuzzle.commands._faults import EXIT, tell_fault
 from minipuzzle.errors import InternalError, UserError, explained
+from minipuzzle.registry import DIVERGENCES, ESTIMATORS, LOSSES, METRICS, Registry
 
 STOPPED = 130
+
+
+def listed(*registries: Registry) -> str:
+    """The end of a command's help: what may be named, as it is found; "\b" keeps its lines."""
+    return "\n\n".join(f"\b\n{registry.listing()}" for registry in registries)
 
 
 class Commands(TyperGroup):
@@ -65,11 +71,11 @@ app = typer.Typer(
     help="Compress hybrid Mamba-Transformer language models: score, search, prune, distil.",
 )
 app.command()(inspect.inspect)
-app.command()(score.score)
+app.command(epilog=listed(ESTIMATORS, METRICS))(score.score)
 app.command()(search.search)
 app.command()(profile.profile)
 app.command()(prune.prune)
-app.command()(distill.distill)
+app.command(epilog=listed(DIVERGENCES, LOSSES))(distill.distill)
 app.command()(adapt.adapt)
 app.command()(merge.merge)
 app.command(name="eval")(evaluate.evaluate)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import textwrap
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -37,6 +38,15 @@ class Registry:
     def summaries(self) -> dict[str, str]:
         """What each does in one line, by name."""
         return {name: self._summary(name) for name in self.names()}
+
+    def listing(self) -> str:
+        """For ``--help``: the names and what each does, as lines of at most 78 characters."""
+        width = max(map(len, self.names())) + 4
+        lines = [f"{self.what.capitalize()}{'es' if self.what.endswith('s') else 's'}:"]
+        for name, summary in self.summaries().items():
+            text = f"{'  ' + name:<{width}}{summary.removesuffix('.')}"
+            lines += textwrap.wrap(text, width=78, subsequent_indent=" " * width)
+        return "\n".join(lines)
 
     def check(self, name: str) -> str:
         """The name itself. Raises: UserError that names the nearest where there is none such."""

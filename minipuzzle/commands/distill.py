@@ -47,10 +47,7 @@ def distill(
     ),
     loss: Annotated[
         str,
-        typer.Option(
-            help="forward-kl, reverse-kl, jsd, top-k, cosine, cross-entropy, or a sum: "
-            "forward-kl+0.1*cosine."
-        ),
+        typer.Option(help="A divergence, losses, or a sum with weights: forward-kl+0.1*cosine."),
     ] = OURS.loss,
     precision: Annotated[Precision, typer.Option(help="Of the blocks' products.")] = LONG.precision,
     teacher_precision: Annotated[

@@ -37,10 +37,10 @@ def score(
     ] = OURS.block_samples,
     batch: int = OURS.batch,
     estimator: Annotated[
-        str, typer.Option(help="How channels and heads are scored.")
+        str, typer.Option(help="How channels and heads are scored; names below.")
     ] = OURS.estimator,
     metric: Annotated[
-        str, typer.Option(help="What removing a block does: mse, logit-mse, kl or loss.")
+        str, typer.Option(help="What removing a block is measured by; names below.")
     ] = OURS.metric,
     curves: Annotated[
         bool, typer.Option(help="Also narrow each block to some sizes.")

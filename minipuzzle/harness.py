@@ -47,7 +47,7 @@ class HarnessLM(TemplateLM):
         """``max_length`` is the context in tokens, the model's own where None."""
         super().__init__()
         self.model = model
-        self.words = tokenizer
+        self.text_tokenizer = tokenizer
         self.name = name
         self.batch = batch
         self.max_length = max_length or model.architecture.max_positions
@@ -56,17 +56,21 @@ class HarnessLM(TemplateLM):
     @property
     def eot_token_id(self) -> int:
         """The token that ends a text."""
-        return self.words.eos_id
+        return self.text_tokenizer.eos_id
 
     @property
     def prefix_token_id(self) -> int:
         """What stands for an empty context."""
-        return self.words.eos_id if self.words.bos_id is None else self.words.bos_id
+        return (
+            self.text_tokenizer.eos_id
+            if self.text_tokenizer.bos_id is None
+            else self.text_tokenizer.bos_id
+        )
 
     @property
     def tokenizer_name(self) -> str:
         """For lm-eval's cache of requests."""
-        return self.words.fingerprint
+        return self.text_tokenizer.fingerprint
 
     def get_model_info(self) -> dict[str, Any]:
         """What lm-eval writes about the model into its results."""
@@ -86,8 +90,10 @@ class HarnessLM(TemplateLM):
         one.
         """
         if add_special_tokens is None:
-            add_special_tokens = not string.startswith(self.words.decode([self.prefix_token_id]))
-        return self.words.encode(string, special_tokens=add_special_tokens)
+            add_special_tokens = not string.startswith(
+                self.text_tokenizer.decode([self.prefix_token_id])
+            )
+        return self.text_tokenizer.encode(string, special_tokens=add_special_tokens)
 
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = True
@@ -149,9 +155,8 @@ class HarnessLM(TemplateLM):
             context = context or [self.prefix_token_id]  # white space may have no tokens
             shared[tuple((context + continuation)[-(self.max_length + 1) :][:-1])].append(i)
         answers: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
-        rows = sorted(
-            shared, key=len, reverse=True
-        )  # the longest first: memory runs out at once or never
+        # the longest first: memory runs out at once or never
+        rows = sorted(shared, key=len, reverse=True)
         with progress_bar("loglikelihood", len(rows), "texts") as bar:
             for start in range(0, len(rows), self.batch):
                 part = rows[start : start + self.batch]
@@ -192,9 +197,8 @@ class HarnessLM(TemplateLM):
         groups: dict[tuple[int, int], list[tuple[int, list[int], list[str]]]] = defaultdict(list)
         for i, request in enumerate(requests):
             context, until, count = self._generation(*request.args)
-            groups[len(context), count].append(
-                (i, context, until)
-            )  # equal lengths are read at once
+            # equal lengths are read at once
+            groups[len(context), count].append((i, context, until))
         answers = [""] * len(requests)
         with progress_bar("generate", len(requests), "texts") as bar:
             for (_, count), group in groups.items():
@@ -212,24 +216,23 @@ class HarnessLM(TemplateLM):
         """
         until, count = generation(options, self.max_length)
         tokens = self.tok_encode(text)[-(self.max_length - count) :] or [self.prefix_token_id]
-        return tokens, [*until, self.words.decode([self.eot_token_id])], count
+        return tokens, [*until, self.text_tokenizer.decode([self.eot_token_id])], count
 
     def _generate(self, contexts: list[list[int]], until: list[list[str]], count: int) -> list[str]:
-        said: list[list[int]] = [[] for _ in contexts]
+        generated: list[list[int]] = [[] for _ in contexts]
         done = [False] * len(contexts)
-        for step in stream(self.model, contexts, count, ends=self.words.ends):
+        for step in stream(self.model, contexts, count, ends=self.text_tokenizer.ends):
             for i, token in enumerate(step):
                 if done[i] or token is None:
                     continue
-                done[i] = token in self.words.ends
-                said[i] += [] if done[i] else [token]
-                text = self.words.decode(
-                    said[i]
-                )  # with its special tokens, at which a task may stop
+                done[i] = token in self.text_tokenizer.ends
+                generated[i] += [] if done[i] else [token]
+                # with its special tokens, at which a task may stop
+                text = self.text_tokenizer.decode(generated[i])
                 done[i] |= any(stop in text for stop in until[i] if stop)
             if all(done):
                 break
-        texts = (self.words.decode(tokens, special_tokens=False) for tokens in said)
+        texts = (self.text_tokenizer.decode(tokens, special_tokens=False) for tokens in generated)
         return [
             postprocess_generated_text(t, stop=u, think_end_token=None)
             for t, u in zip(texts, until, strict=True)

@@ -43,7 +43,7 @@ def profile(
     Its meta has a row of ``additivity`` for each of the whole models ``checked`` (the parent
     first), workload and phase. Raises: UserError for a workload that does not fit the device.
     """
-    chains = [chain(parent, rung / max(1, widths - 1), machine) for rung in range(widths)]
+    chains = [chain(parent, size / max(1, widths - 1), machine) for size in range(widths)]
     times = time_in_turns(
         [*chains, *checked], works, machine, marked=widths, phases=phases, advance=advance
     )

@@ -116,7 +116,7 @@ def test_writing_stops_where_theirs_does(both):
 
 def test_a_special_token_is_no_text_and_stops_where_a_task_says_so(both, monkeypatch):
     ours, theirs = both
-    begun = ours.words.encode("The quick", special_tokens=False)
+    begun = ours.text_tokenizer.encode("The quick", special_tokens=False)
     tokens = [*begun, 0, *begun]  # <unk> is a special token
     monkeypatch.setattr("minipuzzle.harness.stream", lambda *a, **k: ([t] for t in tokens))
     whole = ask(ours, "generate_until", "a", {"until": [], "max_gen_toks": 20})

@@ -157,9 +157,9 @@ def read_peft_config(folder: Path) -> PeftConfig:
     Raises: UserError for a damaged file, a value of a wrong type, another method than LoRA, and any
     field that is neither one of these nor without effect and says anything at all.
     """
-    said = read_json(folder / CONFIG, dict[str, Any])
-    _check_plain(folder, said)
-    fields = {name: said.get(name, default) for name, default in DEFAULTS.items()}
+    stated = read_json(folder / CONFIG, dict[str, Any])
+    _check_plain(folder, stated)
+    fields = {name: stated.get(name, default) for name, default in DEFAULTS.items()}
     require(fields, Fields, what=str(folder / CONFIG), next=AGAIN)
     layers, pattern = fields["layers_to_transform"], fields["layers_pattern"] or []
     if isinstance(fields["target_modules"], str) and (layers is not None or pattern):
@@ -183,21 +183,21 @@ def read_peft_config(folder: Path) -> PeftConfig:
     )
 
 
-def _check_plain(folder: Path, said: dict[str, Any]) -> None:
-    unread = set(said) - set(DEFAULTS) - NO_EFFECT
-    unset = {name for name in unread if said[name] is False or said[name] in NOTHING}
+def _check_plain(folder: Path, stated: dict[str, Any]) -> None:
+    unread = set(stated) - set(DEFAULTS) - NO_EFFECT
+    unset = {name for name in unread if stated[name] is False or stated[name] in NOTHING}
     wrong = sorted(unread - unset)
-    start = said.get("init_lora_weights", True)
+    start = stated.get("init_lora_weights", True)
     start = start.lower() if isinstance(start, str) else start
     for name, right in (
-        ("peft_type", said.get("peft_type") == "LORA"),
-        ("task_type", said.get("task_type") in (None, "CAUSAL_LM")),
-        ("bias", said.get("bias", "none") == "none"),
+        ("peft_type", stated.get("peft_type") == "LORA"),
+        ("task_type", stated.get("task_type") in (None, "CAUSAL_LM")),
+        ("bias", stated.get("bias", "none") == "none"),
         ("init_lora_weights", start in STARTS),
     ):
         wrong += [] if right else [name]
     if wrong:
-        got = ", ".join(f"{name}: {json.dumps(said.get(name))[:80]}" for name in wrong)
+        got = ", ".join(f"{name}: {json.dumps(stated.get(name))[:80]}" for name in wrong)
         raise UserError(
             f"{folder} is more than plain LoRA.",
             got=got,

@@ -18,7 +18,7 @@ from minipuzzle.errors import UserError
 from minipuzzle.kinds import Block
 
 PRESETS = {"lora": "layer:A,B", "tl5": "tied:A,B", "tl6": "tied:A,B,u,v", "vera": "tied:u,v"}
-"""TL1 to TL4 are masks with A or B frozen; which number is which is not settled, so the masks are
+"""TL1 to TL4 are masks with A or B frozen; which number is which is unclear, so the masks are
 written out.
 """
 FACTORS = ("A", "B", "u", "v")
@@ -174,7 +174,7 @@ def make_plan(
         )
     sites: dict[str, list[tuple[int, Site]]] = {}
     for index, block in enumerate(architecture.blocks):
-        for key, d_in, site in _sites(index, block, _words(architecture, target)):
+        for key, d_in, site in _sites(index, block, _names(architecture, target)):
             sites.setdefault(f"{key}-{d_in}x{'+'.join(map(str, site.rows))}", []).append(
                 (d_in, site)
             )
@@ -195,33 +195,33 @@ def make_plan(
     return AdapterPlan(mask=mask, groups=groups)
 
 
-def _words(architecture: Architecture, target: str) -> set[str]:
-    """The words of a target, projections by their whole name. Raises: UserError for one that this
+def _names(architecture: Architecture, target: str) -> set[str]:
+    """The names in a target, projections by their whole name. Raises: UserError for one that this
     model does not know.
     """
     names = {name for block in architecture.blocks for name in block.projections}
     fused = {name for block in architecture.blocks for name in block.fused}
     kinds = {block.kind for block in architecture.blocks}
     known = {"all", *kinds, *names, *fused}
-    words = {
+    wanted = {
         f"{w}_proj" if f"{w}_proj" in names else w
         for w in (w.strip() for w in target.split(","))
         if w
     }
-    if words - known or not words:
+    if wanted - known or not wanted:
         raise UserError(
             f"The target {target!r} matches nothing in this model.",
-            got=", ".join(sorted(words - known)) or "no name",
+            got=", ".join(sorted(wanted - known)) or "no name",
             allowed=", ".join(sorted(known)),
             next="Name a kind of block, a projection or all.",
         )
-    return words
+    return wanted
 
 
-def _sites(index: int, block: Block, words: set[str]) -> Iterator[tuple[str, int, Site]]:
+def _sites(index: int, block: Block, wanted: set[str]) -> Iterator[tuple[str, int, Site]]:
     found = block.projections
     # as in the paper's fused projection: one A and one u for all of them, B and v by rows
-    fused = {name: parts for name, parts in block.fused.items() if name in words}
+    fused = {name: parts for name, parts in block.fused.items() if name in wanted}
     for name, parts in fused.items():
         rows = tuple(found[part][0] for part in parts)
         yield (
@@ -231,7 +231,7 @@ def _sites(index: int, block: Block, words: set[str]) -> Iterator[tuple[str, int
         )
     within = {part for parts in fused.values() for part in parts}
     for name, (d_out, d_in) in found.items():
-        if name not in within and words & {"all", block.kind, name}:
+        if name not in within and wanted & {"all", block.kind, name}:
             yield (
                 f"{block.kind}-{name}",
                 d_in,

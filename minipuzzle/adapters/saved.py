@@ -133,7 +133,7 @@ def read_adapter(path: Path) -> SavedAdapter:
     """The adapter in a file of ours, or in a folder that holds one.
 
     Raises: UserError where there is none, it is damaged, or a factor is missing, of another shape
-    or not trained as said.
+    or not trained as the header has it.
     """
     file = path / NAME if path.is_dir() else path
     again = "Name the run's adapter.safetensors, or a folder of PEFT."
@@ -198,26 +198,26 @@ def _header(saved: SavedAdapter) -> dict[str, Any]:
 
 def _plan(header: dict[str, Any], file: Path) -> AdapterPlan:
     groups = []
-    for said in header["groups"]:
+    for entry in header["groups"]:
         sites = tuple(
             Site(block=s["block"], projections=tuple(s["projections"]), rows=tuple(s["rows"]))
-            for s in said["sites"]
+            for s in entry["sites"]
         )
         pairs = all(len(site.projections) == len(site.rows) for site in sites)
-        if not sites or not pairs or {sum(site.rows) for site in sites} != {said["d_out"]}:
+        if not sites or not pairs or {sum(site.rows) for site in sites} != {entry["d_out"]}:
             raise UserError(
-                f"{file} holds a group that can't be: {said['name']}.",
-                got=said["sites"],
+                f"{file} holds a group that can't be: {entry['name']}.",
+                got=entry["sites"],
                 allowed="sites whose rows are those of B",
                 next="Copy the file again.",
             )
         groups.append(
             Group(
-                name=said["name"],
-                d_in=said["d_in"],
-                d_out=said["d_out"],
-                rank=said["rank"],
-                alpha=said["alpha"],
+                name=entry["name"],
+                d_in=entry["d_in"],
+                d_out=entry["d_out"],
+                rank=entry["rank"],
+                alpha=entry["alpha"],
                 sites=sites,
             )
         )

@@ -27,8 +27,8 @@ def stream(
     state_dtype: torch.dtype = torch.float32,
     tokens_at_once: int = TOKENS_AT_ONCE,
 ) -> Iterator[list[int | None]]:
-    """Up to ``count`` times the next token of every prompt, None for rows that have said one of
-    ``ends`` before.
+    """Up to ``count`` times the next token of every prompt, None for rows that have generated one
+    of ``ends`` before.
 
     ``prompts`` are lists of tokens, of any lengths, or [b, s]. Keys, values and convolution windows
     are cached in the model's dtype, Mamba states in ``state_dtype``; prompts are read
@@ -49,9 +49,11 @@ def stream(
     pick, done = Picker(sampling), [False] * len(prompts)
     for i in range(count):
         tokens = pick(logits)
-        said = [None if over else token for over, token in zip(done, tokens.tolist(), strict=True)]
-        yield said
-        done = [over or token in ends for over, token in zip(done, said, strict=True)]
+        generated = [
+            None if over else token for over, token in zip(done, tokens.tolist(), strict=True)
+        ]
+        yield generated
+        done = [over or token in ends for over, token in zip(done, generated, strict=True)]
         if all(done):
             return
         if decoder is not None and i + 1 < count:

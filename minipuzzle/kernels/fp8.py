@@ -150,9 +150,8 @@ def engine() -> tuple[Any, Any]:
     import transformer_engine.pytorch as te
     from transformer_engine.common.recipe import Float8CurrentScaling, Format
 
-    return te, Float8CurrentScaling(
-        fp8_format=Format.HYBRID
-    )  # its default recipe keeps a history of maxima
+    # the default recipe keeps a history of maxima
+    return te, Float8CurrentScaling(fp8_format=Format.HYBRID)
 
 
 def _load_cudnn() -> None:

@@ -59,9 +59,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def relu_squared(x: Tensor) -> Tensor:
     """relu(x)^2 in x's dtype."""
     if not _compiles(x):
-        x = torch.relu(
-            x
-        )  # the name is used again: the input's memory can go back before the square
+        # the name is used again: the input's memory can go back before the square
+        x = torch.relu(x)
         return x.square()
     with torch.autocast("cuda", enabled=False):
         return compiled(_relu_squared)(x)

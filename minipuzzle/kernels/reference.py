@@ -131,9 +131,8 @@ def scan_step(
     updated in place.
     """
     ratio = x.shape[1] // b.shape[1]
-    bh, ch = (
-        t.float().repeat_interleave(ratio, 1) for t in (b, c)
-    )  # [b, h, n]: each head its group's
+    # [b, h, n]: each head its group's
+    bh, ch = (t.float().repeat_interleave(ratio, 1) for t in (b, c))
     dt = dt.float()
     # [b, h, p, n]: the state decays by exp(dt a), and takes dt x B^T in
     new = state.float() * (dt * a.float()).exp()[..., None, None]

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -139,8 +139,7 @@ class ResidualBlock(nn.Module):
     @property
     def output(self) -> nn.Linear:
         """The projection that writes into the stream; its columns read ``channels``."""
-        result: nn.Linear = self.get_submodule(self.block.output)  # type: ignore[assignment]
-        return result
+        return cast(nn.Linear, self.get_submodule(self.block.output))
 
     @property
     def projections(self) -> dict[str, nn.Linear]:

@@ -21,9 +21,8 @@ def matmul_fp32(a: Tensor, b: Tensor) -> Tensor:
     a, b = a.to(dtype), b.to(dtype) if a.is_cuda else b
     with torch.autocast(a.device.type, enabled=False):  # it would round the result as well
         has_gradient = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
-        if (
-            a.is_cuda and a.dtype == torch.bfloat16 and not has_gradient
-        ):  # PyTorch has no derivative of this one
+        # PyTorch has no derivative of the product of BF16 with an FP32 result
+        if a.is_cuda and a.dtype == torch.bfloat16 and not has_gradient:
             return torch.mm(a, b, out_dtype=torch.float32)
         return a.float() @ b.float()
 

@@ -45,10 +45,8 @@ class HybridLM(nn.Module):
         self._dropped: frozenset[int] = frozenset()
         self._hidden_mask: Tensor | None = None
         eps = architecture.norm_eps
-        with (
-            torch.device(device),
-            default_dtype(dtype),
-        ):  # a large model in FP32 first would not fit
+        # made in its dtype: a large model would not fit in FP32 first
+        with torch.device(device), default_dtype(dtype):
             self.embeddings = nn.Embedding(architecture.vocab_size, architecture.hidden)
             self.blocks = nn.ModuleList(
                 make_block(b, eps, self.kernels) for b in architecture.blocks
@@ -65,9 +63,8 @@ class HybridLM(nn.Module):
     def embed(self, tokens: Tensor) -> Tensor:
         """[b, s, hidden]: the input of the first block."""
         h: Tensor = self.embeddings(tokens)
-        h = h.to(
-            product_dtype(h)
-        )  # under autocast the residual stream is BF16, as in NVIDIA's model, not the masters' FP32
+        # under autocast the residual stream is BF16, as in NVIDIA's model, not the masters' FP32
+        h = h.to(product_dtype(h))
         if self.architecture.embedding_multiplier != 1:
             h = h * self.architecture.embedding_multiplier
         return h if self._hidden_mask is None else h * self._hidden_mask
@@ -158,7 +155,7 @@ class HybridLM(nn.Module):
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Meanwhile tensors are made in ``dtype`` unless said otherwise."""
+    """Meanwhile tensors are made in ``dtype`` unless another is given."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

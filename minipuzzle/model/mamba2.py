@@ -52,7 +52,7 @@ class Mamba2Block(ResidualBlock):
         self.dt_bias = nn.Parameter(torch.zeros(block.heads))
         self.A_log = nn.Parameter(torch.zeros(block.heads))
         self.D = nn.Parameter(torch.ones(block.heads))
-        self.gated_norm = nn.Module()  # the kernels norm: it holds the weight alone
+        self.gated_norm = nn.Module()  # kernels norm with the gate: this holds the weight alone
         self.gated_norm.weight = nn.Parameter(torch.ones(block.inner))
         self.out_proj = nn.Linear(block.inner, block.hidden, bias=block.proj_bias)
 

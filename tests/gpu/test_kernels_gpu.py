@@ -126,7 +126,7 @@ def test_model_logits_gradients_decode(heads):
 
 @torch.no_grad()
 def test_a_narrower_model_masked_is_the_cut_one(tmp_path):
-    """In BF16, as search realises candidates: the norms count the kept hidden channels only."""
+    """In BF16, as search evaluates candidates: the norms count the kept hidden channels only."""
     parent = Checkpoint.open(
         save(init_model(architecture(), seed=0), tmp_path / "parent", tokenizer=False)
     )

@@ -44,7 +44,7 @@ from minipuzzle.data import Tokenizer, load_blocks, pack
 from minipuzzle.families import nemotron_h
 from minipuzzle.importance import score, work
 from minipuzzle.importance.curves import variants
-from minipuzzle.importance.memory import Peak, plan_peak
+from minipuzzle.importance.peak import ScoringPeak, plan_peak
 from minipuzzle.kinds import Block
 from minipuzzle.model import load_model
 from minipuzzle.model.prefetch import BlockReader
@@ -238,23 +238,23 @@ def measured(
     return result | speed(timed, parent.architecture, whole, settings, matmul, options.length)
 
 
-def memory(peak: Peak, device: torch.device) -> dict[str, Any]:
+def memory(peak: ScoringPeak, device: torch.device) -> dict[str, Any]:
     """GiB printed and measured, on the CPU and on the GPU."""
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    host = sum((peak.host if device.type == "cuda" else peak.device).values())
+    host = (peak.host or peak.device).total
     result = {
         "host_printed_gib": host / GIB,
         "host_measured_gib": resident / GIB,
         "host_ratio": resident / host,
-        "terms": peak.device,
-        "host_terms": peak.host,
+        "terms": peak.device.terms,
+        "host_terms": {} if peak.host is None else peak.host.terms,
     }
     if device.type == "cuda":
         used = torch.cuda.max_memory_allocated(device)
         result |= {
-            "gpu_printed_gib": peak.device_bytes / GIB,
+            "gpu_printed_gib": peak.device.total / GIB,
             "gpu_measured_gib": used / GIB,
-            "gpu_ratio": used / peak.device_bytes,
+            "gpu_ratio": used / peak.device.total,
         }
     return result
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pkgutil import iter_modules
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from minipuzzle import memory
 from minipuzzle.memory import CARDS, Peak, card_of
 from minipuzzle.memory.cards import PLANNED
+from minipuzzle.memory.scoring import CUDA_LIBRARIES, HEADROOM, ScoringLoad, on_cpu, on_gpu
 from minipuzzle.units import GIB
 
 PEAK = Peak(terms={"weights": 3 * GIB, "metric buffers": GIB // 2})
@@ -59,3 +61,63 @@ def test_the_room_imports_no_torch():
     names = [name for _, name, _ in iter_modules(memory.__path__, "minipuzzle.memory.")]
     code = f"import sys, {', '.join(names)}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+LOAD = ScoringLoad(
+    weights=(10, 30, 20),
+    working=(5, 7, 100),
+    variants=(1, 4, 2),
+    samples=6,
+    shared=2,
+    row=3,
+    batch=4,
+    head=0,
+    keeps_end=False,
+    piece=1,
+    chunk=11,
+)
+
+
+def test_scoring_on_a_cpu_by_pencil():
+    """The last block is the worst: alone, 7 variants of 2 samples beside 6 whole ones, 3 pieces."""
+    peak = on_cpu(LOAD, process=1000)
+    assert peak.terms == {
+        "this process": 1000,
+        "activations": (6 + 7 * 2) * 3,
+        "two blocks": 20,
+        "working set": 100,
+        "I/O buffers": 3,
+    }
+    assert peak.total == 1000 + 60 + 20 + 100 + 3
+    early = on_cpu(replace(LOAD, working=(500, 7, 100)), process=0)
+    assert early.terms["activations"] == (6 + 1 * 2) * 3  # later streams are not resident yet
+    assert early.terms["two blocks"] == 10 + 30
+    end = on_cpu(replace(LOAD, head=90, chunk=11, keeps_end=True), process=0)
+    assert end.terms == {
+        "this process": 0,
+        "parent's last states": 2 * 3,
+        "activations": 60,
+        "metric buffers": 66,
+        "I/O buffers": 3,
+        "head": 90,
+    }
+
+
+def test_scoring_on_a_gpu_by_pencil():
+    """All streams lie there from the start; what does not fit goes to pinned memory."""
+    device, host, fits = on_gpu(LOAD, process=1000, free=10**6)
+    assert fits
+    assert device.terms == {
+        "activations": 60,
+        "two blocks": 20,
+        "working set": 100,
+        "I/O buffers": 3,
+    }
+    assert host.total == 1000 + CUDA_LIBRARIES + 3
+    edge = device.total / (1 - HEADROOM)
+    assert on_gpu(LOAD, process=0, free=int(edge) + 1)[2]
+    device, host, fits = on_gpu(LOAD, process=1000, free=int(edge) - 1)
+    assert not fits
+    assert device["a batch"] == 4 * 3
+    assert "activations" not in device.terms
+    assert host.total == 1000 + CUDA_LIBRARIES + 3 + 60

@@ -16,10 +16,10 @@ from minipuzzle.arch import Selection
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import pack
 from minipuzzle.errors import UserError
-from minipuzzle.importance import memory as memory_module
+from minipuzzle.importance import peak as peak_module
 from minipuzzle.importance import score, work
 from minipuzzle.importance.curves import narrowings
-from minipuzzle.importance.memory import block_bytes, check_peak, plan_peak
+from minipuzzle.importance.peak import block_bytes, check_peak, plan_peak
 from minipuzzle.kinds.ranking import top, top_heads, top_kv_heads
 from minipuzzle.model import load_model
 from minipuzzle.model.base import Context
@@ -384,7 +384,7 @@ def test_peak_has_the_terms_a_pencil_gives(parent):
     count = sum(1 + len(narrowings(b)) for b in blocks)
     row = LENGTH * 32 * 4
     assert peak.device["activations"] <= (6 + 3 * count) * row
-    assert peak.device.get("two blocks", 0) <= max(
+    assert peak.device.terms.get("two blocks", 0) <= max(
         block_bytes(a, torch.float32) + block_bytes(b, torch.float32) for a, b in pairwise(blocks)
     )
     assert block_bytes(blocks[1], torch.float32) == 4 * (32 + 2 * 32 * 64)
@@ -408,14 +408,14 @@ def test_working_set_is_what_the_forward_allocates():
 
 
 def test_what_does_not_fit_is_refused_before_it_is_read(parent, tmp_path, monkeypatch):
-    monkeypatch.setattr(memory_module, "available_bytes", lambda: 0)
+    monkeypatch.setattr(peak_module, "available_bytes", lambda: 0)
     monkeypatch.setattr(BlockReader, "blocks", lambda *a: pytest.fail("read"))
     with pytest.raises(UserError, match="does not fit") as error:
         run(parent, tmp_path)
     assert "--block-samples" in error.value.next
     assert "activations" in error.value.got
     monkeypatch.undo()
-    assert memory_module.available_bytes() > 1 << 20
+    assert peak_module.available_bytes() > 1 << 20
     peak = plan_peak(
         parent, ScoreSettings(), samples=6, shared=3, length=LENGTH, device=CPU, fast=False
     )

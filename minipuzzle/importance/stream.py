@@ -31,8 +31,8 @@ from minipuzzle.importance.collect import Collector, HiddenCollector
 from minipuzzle.importance.curves import Variant, kept, variants
 from minipuzzle.importance.ends import variant_errors
 from minipuzzle.importance.found import Found
-from minipuzzle.importance.memory import Peak, check_peak, compute_dtype, plan_peak
 from minipuzzle.importance.metrics import find
+from minipuzzle.importance.peak import ScoringPeak, check_peak, compute_dtype, plan_peak
 from minipuzzle.importance.state import SavedTensors, State
 from minipuzzle.importance.streams import Streams
 from minipuzzle.interrupt import Interrupt, interrupt
@@ -98,7 +98,7 @@ class _Run:
         self.reader = BlockReader(
             checkpoint, device=group.device, dtype=compute_dtype(checkpoint, group.device)[0]
         )
-        self.peak: Peak = plan_peak(
+        self.peak: ScoringPeak = plan_peak(
             checkpoint,
             settings,
             samples=len(self.tokens),

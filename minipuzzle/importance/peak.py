@@ -1,0 +1,152 @@
+"""What a scoring will hold in memory, before it begins: printed, and refused where it cannot fit.
+
+The formula is ``minipuzzle.memory.scoring``; here are its numbers that only torch knows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.checkpoint.reader import PIECE_BYTES
+from minipuzzle.errors import UserError
+from minipuzzle.importance.collect import footprint_hooks
+from minipuzzle.importance.curves import variants
+from minipuzzle.importance.ends import CHUNK_VALUES
+from minipuzzle.importance.metrics import find
+from minipuzzle.kinds import Block
+from minipuzzle.machine import available_bytes, free_gpu_bytes, resident_bytes
+from minipuzzle.memory import Peak
+from minipuzzle.memory.scoring import ScoringLoad, on_cpu, on_gpu
+from minipuzzle.model.base import ResidualBlock
+from minipuzzle.model.footprint import forward_bytes
+from minipuzzle.model.prefetch import held_dtype
+from minipuzzle.settings import ScoreSettings
+from minipuzzle.units import GIB, bytes_
+
+LARGE_BLOCK = GIB
+FP32_BYTES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringPeak:
+    """The peaks on the computing ``device``, and in CPU memory (``host``) where that is another;
+    where the activations lie (``home``), and the ``dtype`` of computing with its reason.
+    """
+
+    device: Peak
+    host: Peak | None
+    home: torch.device
+    dtype: torch.dtype
+    reason: str
+
+    def __str__(self) -> str:
+        where = "CPU" if self.host is None else "GPU"
+        text = f"score takes at most, of {where} memory, {self.device}"
+        if self.host is not None:
+            text += f"; of CPU memory, {self.host}"
+        return f"{text} (computes in {str(self.dtype).removeprefix('torch.')}: {self.reason})"
+
+
+def compute_dtype(checkpoint: Checkpoint, device: torch.device) -> tuple[torch.dtype, str]:
+    """(the dtype of weights and activations while scoring, why).
+
+    BF16 on CUDA. On a CPU FP32, unless the checkpoint is in BF16 and its largest block in FP32
+    takes over 1 GiB.
+    """
+    if device.type == "cuda":
+        return torch.bfloat16, "CUDA"
+    largest = max(
+        (block_bytes(block, torch.float32) for block in checkpoint.architecture.blocks), default=0
+    )
+    if checkpoint.dtype == "BF16" and largest > LARGE_BLOCK:
+        return torch.bfloat16, "blocks over 1 GiB in FP32"
+    return torch.float32, "CPU"
+
+
+def block_bytes(block: Block, dtype: torch.dtype) -> int:
+    """The bytes of a block's weights when it computes in ``dtype``."""
+    return sum(
+        prod(w.shape(block.sizes)) * held_dtype(w.name, len(w.dims), dtype).itemsize
+        for w in block.weights
+    )
+
+
+def plan_peak(
+    checkpoint: Checkpoint,
+    settings: ScoreSettings,
+    *,
+    samples: int,
+    shared: int,
+    length: int,
+    device: torch.device,
+    fast: bool,
+) -> ScoringPeak:
+    """The peak of scoring ``samples`` samples, ``shared`` of them in variants. ``fast``: with
+    mamba-ssm's kernels.
+
+    On CUDA the activations are planned on the GPU where all fits there, else in pinned CPU memory.
+    """
+    architecture, (dtype, reason) = checkpoint.architecture, compute_dtype(checkpoint, device)
+    blocks, head = architecture.blocks, 0
+    working = {b: _working(b, settings, length, dtype, fast) for b in dict.fromkeys(blocks)}
+    if find(settings.metric).logits:  # a CPU multiplies with FP32 logits in FP32
+        itemsize = dtype.itemsize if device.type == "cuda" else FP32_BYTES
+        head = architecture.vocab_size * architecture.hidden * itemsize
+    load = ScoringLoad(
+        weights=tuple(block_bytes(block, dtype) for block in blocks),
+        working=tuple(working[block] for block in blocks),
+        variants=tuple(len(variants(architecture, i, settings.curves)) for i in range(len(blocks))),
+        samples=samples,
+        shared=shared,
+        row=length * architecture.hidden * dtype.itemsize,
+        batch=settings.batch,
+        head=head,
+        keeps_end=settings.iterative > 1,
+        piece=PIECE_BYTES,
+        chunk=FP32_BYTES * CHUNK_VALUES,
+    )
+    if device.type == "cpu":
+        peak = on_cpu(load, resident_bytes())
+        return ScoringPeak(device=peak, host=None, home=device, dtype=dtype, reason=reason)
+    peak, host, fits = on_gpu(load, resident_bytes(), free_gpu_bytes(device))
+    home = device if fits else torch.device("cpu")
+    return ScoringPeak(device=peak, host=host, home=home, dtype=dtype, reason=reason)
+
+
+def check_peak(peak: ScoringPeak, device: torch.device) -> None:
+    """Raises: UserError where the device or the CPU's memory is too small for the peak."""
+    cpu = available_bytes() + resident_bytes()
+    needs = [("CPU", peak.device, cpu)]
+    if peak.host is not None:
+        needs = [("GPU", peak.device, free_gpu_bytes(device)), ("CPU", peak.host, cpu)]
+    for where, need, free in needs:
+        if need.total > free:
+            raise UserError(
+                f"Scoring does not fit into the {where}'s memory.",
+                got=str(need),
+                allowed=bytes_(free),
+                next=(
+                    "Lower --block-samples, --samples or --batch, shorten --length, or leave the "
+                    "damage curves out with --no-curves."
+                ),
+            )
+
+
+def _working(
+    block: Block, settings: ScoreSettings, length: int, dtype: torch.dtype, fast: bool
+) -> int:
+    def masked(module: ResidualBlock) -> None:
+        channels = module.output.in_features
+        module.kept = torch.ones(channels, dtype=torch.bool, device="meta")
+
+    watches = [footprint_hooks(block, settings.estimator), *([masked] if settings.curves else [])]
+    return max(
+        forward_bytes(
+            block, batch=settings.batch, length=length, dtype=dtype, fast=fast, watch=watch
+        )
+        for watch in watches
+    )

@@ -50,12 +50,15 @@ def candidates_table(search: dict[str, Any]) -> RenderableType:
     """The best candidates of a search, and the layer patterns of those that go on under their
     parent's.
     """
-    table = Table(title=_funnel(search), title_justify="left", box=box.SIMPLE_HEAD)
+    # Headings in two lines and columns close together: 132 characters hold every number whole.
+    table = Table(
+        title=_funnel(search), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1)
+    )
     rows = search["candidates"]
     shape = shape_columns(search["bounds"], [row["shape"] for row in rows])
     measured = ("damage", "next token", "agreement", "loss", "KL")
-    for column in ("rank", "name", *shape, "parameters", "memory", *measured):
-        table.add_column(column, justify="right", no_wrap=True)
+    for column in ("rank", "name", *shape, "params", "memory", *measured):
+        table.add_column(column.replace(" ", "\n"), justify="right", no_wrap=True)
     for row in rows[:SHOWN]:
         table.add_row(
             str(row["rank"]),

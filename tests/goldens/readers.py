@@ -163,7 +163,9 @@ def taylor(
     job = mp.load(
         checkpoint, run=run, data=mp.Data(calibration=str(text), length=length), device="cpu"
     )
-    found = taylor_scores(job.load(job.parent), job.text("calibration"), samples, batch=2)
+    with contextlib.redirect_stderr(io.StringIO()):
+        blocks = job.text("calibration")
+    found = taylor_scores(job.load(job.parent), blocks, samples, batch=2)
     found.save(run / "scores.safetensors")
     yield from scores(prefix, run)
 

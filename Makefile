@@ -1,4 +1,5 @@
 # make demo: set up and run the whole pipeline on the embedded teacher.  make test: set up and run every check.
+# make demo-check: run the whole demo and compare it with the README (minutes).
 # make studies-test: check the studies' own arithmetic.  make docs: build the docs site into build/site.
 # A GPU machine leaves the constraints out:  make demo CONSTRAINTS=
 VENV ?= .venv
@@ -14,7 +15,10 @@ test: $(VENV)/dev
 	$(BIN)/ruff format --check -q .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	MINIPUZZLE_TIME_LIMIT=60 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+demo-check: $(VENV)/dev
+	$(BIN)/python tests/demo_record.py --check
 
 studies-test: $(VENV)/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest studies/tests
@@ -32,4 +36,4 @@ $(VENV)/dev: pyproject.toml constraints-cpu.txt
 	$(BIN)/pip install -q $(CONSTRAINTS) -e ".[dev]"
 	touch $@ $(VENV)/core
 
-.PHONY: demo test studies-test docs
+.PHONY: demo demo-check test studies-test docs

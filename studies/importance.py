@@ -123,7 +123,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--tokens", type=int, default=0, help="of distillation for each modification (0: none)"
     )
-    parser.add_argument("--heal-cuts", action="store_true", help="distil the cuts of part 2 too")
+    parser.add_argument("--recover-cuts", action="store_true", help="distil the cuts of part 2 too")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--length", type=int, default=512)
@@ -156,7 +156,7 @@ def run(options: argparse.Namespace, setting: Setting, started: float) -> None:
                     "share": share,
                     "estimator": name.split()[0],
                     "selection": selection,
-                    "tokens": options.tokens if options.heal_cuts else 0,
+                    "tokens": options.tokens if options.recover_cuts else 0,
                 }
             )
     whole = Selection.everything(parent)
@@ -368,7 +368,7 @@ def work_on(task: Task) -> dict[str, Any]:
         return {
             "number": task.number,
             "before": before,
-            "after": heal(task) if task.tokens else None,
+            "after": recover(task) if task.tokens else None,
         }
     except (
         Exception
@@ -376,7 +376,7 @@ def work_on(task: Task) -> dict[str, Any]:
         return {"number": task.number, "error": f"{type(error).__name__}: {error}"}
 
 
-def heal(task: Task) -> float:
+def recover(task: Task) -> float:
     """The loss of the cut model after distillation from the parent."""
     setting: Setting = _loaded["setting"]
     with tempfile.TemporaryDirectory() as folder:

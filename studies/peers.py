@@ -175,7 +175,9 @@ def work(setting: Setting, pool: ThreadPoolExecutor, add: Callable[[dict[str, An
             for seed in range(setting.seeds if name == "ours" else 1):
                 waiting.append(
                     pool.submit(
-                        lambda s=student, n=name, b=budget, k=seed: add(heal(setting, n, b, s, k))
+                        lambda s=student, n=name, b=budget, k=seed: add(
+                            recover(setting, n, b, s, k)
+                        )
                     )
                 )
         if name == "ours" and "checkpoint" in students["83%"]:
@@ -235,7 +237,7 @@ def prune(setting: Setting, name: str) -> dict[str, dict[str, Any]]:
     return students
 
 
-def heal(
+def recover(
     setting: Setting, name: str, budget: str, student: dict[str, Any], seed: int
 ) -> dict[str, Any]:
     """A pruner's row: its student measured, reloaded by transformers and distilled by our
@@ -328,7 +330,7 @@ def measured(
         "rate": setting.rate,
         "batch": BATCH,
         "seed": seed,
-        "out": str(work / f"healed-{tag}"),
+        "out": str(work / f"recovered-{tag}"),
         "probe": str(work / "probe.npy"),
         "logits": str(work / f"ours-{tag}.npy"),
     }

@@ -1,4 +1,4 @@
-r"""What pruning the embedded teacher costs, by what is cut and how it is healed. Table:
+r"""What pruning the embedded teacher costs, by what is cut and how it is recovered. Table:
 docs/results/embedded.md.
 
     python studies/quality_embedded.py --text .carry/corpus --device cuda --workers 6 \
@@ -57,7 +57,7 @@ SPACES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One training run: the student in ``path`` (or its shape with fresh weights), healed by
+    """One training run: the student in ``path`` (or its shape with fresh weights), recovered by
     ``objective``.
     """
 

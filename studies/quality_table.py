@@ -36,7 +36,7 @@ def main() -> None:
     teacher = data["teacher"]["loss"]
     lines = [
         (
-            "| budget | what is cut, how it is healed | parameters | tokens | loss before | loss"
+            "| budget | what is cut, how it is recovered | parameters | tokens | loss before | loss"
             " after (3 seeds) | against the parent | KL | agreement |"
         ),
         "|---|---|---|---|---|---|---|---|---|",

@@ -1,5 +1,5 @@
-r"""Which cheap first run tells which candidate will heal best? Decides the heat of minipuzzle
-distill. docs/results/screening.md.
+r"""Which cheap first run tells which candidate will recover best? Decides the screening runs of
+minipuzzle distill. docs/results/screening.md.
 
     python studies/screening.py --text .carry/text --teacher LARGER --budgets 90% 70% \
         --device cuda --workers 18 --out screening.json
@@ -7,9 +7,9 @@ distill. docs/results/screening.md.
 
 For each budget the first twelve of ``--method solver``'s short list are trained in every way below,
 and for 300,000 tokens with another seed, which is the truth (on the other half of the held-out
-text). The report plays each rule on those numbers: so many candidates, the best of a heat, the
-winner of a short run; its regret is the winner's loss above the best of all twelve. Rules cost what
-they train. The text's halves, rates and sizes are those of search_quality.py.
+text). The report plays each rule on those numbers: so many candidates, the best of a screening
+run, the winner of a short run; its regret is the winner's loss above the best of all twelve. Rules
+cost what they train. The text's halves, rates and sizes are those of search_quality.py.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ WAYS = {  # name -> (the way that it goes on from, tokens, batch)
     "67k small + 133k": ("67k small", 133_333, 16),
     "200k": ("", 200_000, 16),
 }
-HEATS = ("kl", "67k", "67k small")
+SCREENINGS = ("kl", "67k", "67k small")
 SHORTS = ("67k + 133k", "67k small + 133k", "200k")
-SEATS: dict[str, Callable[[dict[str, Any]], bool]] = {  # who goes on whatever the heat says
+SEATS: dict[str, Callable[[dict[str, Any]], bool]] = {  # who goes on whatever the screening says
     "none": lambda row: False,
     "the solver's optimum": lambda row: bool(row["optimum"]),
     "first two": lambda row: row["place"] < 2,
@@ -189,12 +189,12 @@ def measure(task: quality.Task, folder: str, known: dict[str, Any]) -> dict[str,
 
 
 class Rule(NamedTuple):
-    """So many of the short list run a heat; these seats and the best of it go on to the short run,
-    whose winner is taken.
+    """So many of the short list have a screening run; these seats and the best of it go on to the
+    short run, whose winner is taken.
     """
 
     pool: int
-    heat: str
+    screening: str
     seats: str
     on: int
     short: str
@@ -203,7 +203,8 @@ class Rule(NamedTuple):
         """The candidates of a budget that go on."""
         entered = sorted(group, key=lambda row: row["place"])[: self.pool]
         order = sorted(
-            entered, key=lambda row: row["kl"] if self.heat == "kl" else row["ways"][self.heat]
+            entered,
+            key=lambda row: row["kl"] if self.screening == "kl" else row["ways"][self.screening],
         )
         seated = [row for row in entered if SEATS[self.seats](row)]
         return (seated + [row for row in order if row not in seated])[: self.on]
@@ -214,14 +215,18 @@ class Rule(NamedTuple):
 
     @property
     def cost(self) -> float:
-        """1,000 tokens of training: a short run that begins with the heat's own tokens does not
+        """1,000 tokens of training: a short run after a screening run with the same tokens does not
         train them twice.
         """
         before, tokens, _ = WAYS[self.short]
-        if before and before != self.heat:
+        if before and before != self.screening:
             tokens += WAYS[before][1]
-        heats = 0 if self.heat == "kl" or self.on >= self.pool else self.pool * WAYS[self.heat][1]
-        return (heats + self.on * tokens) / 1000
+        screened = (
+            0
+            if self.screening == "kl" or self.on >= self.pool
+            else self.pool * WAYS[self.screening][1]
+        )
+        return (screened + self.on * tokens) / 1000
 
 
 BEFORE, NOW = (
@@ -237,7 +242,7 @@ SHOWN = (
     NOW._replace(short="67k + 133k"),
     NOW._replace(short="200k"),
     BEFORE._replace(short="67k small + 133k"),
-    NOW._replace(pool=6, heat="kl", on=5),
+    NOW._replace(pool=6, screening="kl", on=5),
 )
 """What the page compares with the cheapest: the rule of minipuzzle distill, that of before, and one
 thing changed.
@@ -247,13 +252,13 @@ thing changed.
 def rules() -> list[Rule]:
     """All that make sense, cheapest first."""
     found = [
-        Rule(pool, heat, seats, on, short)
+        Rule(pool, screening, seats, on, short)
         for pool in (6, 9, 12)
-        for heat in HEATS
+        for screening in SCREENINGS
         for seats in SEATS
         for on in (2, 3, 4, 5)
         for short in SHORTS
-        if heat != "kl" or pool == 6
+        if screening != "kl" or pool == 6
     ]
     return sorted(found, key=lambda rule: rule.cost)
 
@@ -276,7 +281,7 @@ def report(rows: list[dict[str, Any]]) -> str:
         groups.setdefault((row["teacher"], row["budget"]), []).append(row)
     head = (
         "candidates",
-        "heat",
+        "screening",
         "seats",
         "go on",
         "short run",

@@ -9,7 +9,7 @@ nothing realised), the solver with reality check (realised, ranked by KL, local 
 uniform shapes (the ten largest of the grid, best loss, as NVIDIA's mcore_minitron does), greedy
 (cheapest step down until it fits) and random (scores without information, same walk). The grid and
 the reality check end with the three best distilled for --short-tokens, the lowest loss winning, as
-both papers do; the reality check picks its three by a heat of nine, as minipuzzle distill does.
+both papers do; the reality check picks its three by screening nine, as minipuzzle distill does.
 Half of the validation text chooses, the other half reports.
 
     python studies/search_quality.py --text TEXT --latency t1.json t2.json \

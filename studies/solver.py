@@ -5,7 +5,7 @@ docs/results/solver.md.
 
 Instances resemble a search: each block has sizes from whole to gone, damage grows as it shrinks
 (steeper the less is left), and parameters, memory and time fall, the last two not in proportion.
-``ladder`` has even steps, as FFN widths have; ``small`` is the same with damages 1000 times
+``steps`` has even steps, as FFN widths have; ``small`` is the same with damages 1000 times
 smaller, as a KL or an MSE may be; ``noise`` draws every number by itself, which no model gives but
 which is hard. Limits lie at 0.5 to 0.9 of the whole. Choices are priced again here: an objective
 counts only if every limit holds. Both get the same time and run one after the other, at most
@@ -60,7 +60,7 @@ def main() -> None:
     """Solve everything with both and write JSON and a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--envs", type=Path, default=Path("/tmp/venvs"))
-    parser.add_argument("--kinds", nargs="+", default=["ladder", "noise", "small"])
+    parser.add_argument("--kinds", nargs="+", default=["steps", "noise", "small"])
     parser.add_argument(
         "--seconds", type=float, default=120.0, help="most for one instance, both solvers"
     )

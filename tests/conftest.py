@@ -22,6 +22,7 @@ from minipuzzle.kinds import Attention, FeedForward, Mamba2
 from minipuzzle.model import init_model
 
 VOCAB = 4096
+BEGAN = pytest.StashKey[float]()
 settings.register_profile(
     "derived", derandomize=True
 )  # examples follow from the test's own text, in every run the same
@@ -97,10 +98,7 @@ def save(model, path: Path, tokenizer=True):
 
 
 def pytest_collection_modifyitems(items):
-    """GPU tests are skipped where there is no CUDA device, with that reason. The README's demo, the
-    longest, goes first.
-    """
-    items.sort(key=lambda item: item.path.name != "test_readme.py")
+    """GPU tests are skipped where there is no CUDA device, with that reason."""
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(
@@ -108,6 +106,26 @@ def pytest_collection_modifyitems(items):
             )  # torch's compiler and the built kernels warn, not we
             if not torch.cuda.is_available():
                 item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """A test that takes more processor seconds than MINIPUZZLE_TIME_LIMIT fails, its fixtures and
+    the processes that it started included. Waiting does not count: a busy machine fails no test.
+    """
+    item.stash[BEGAN] = sum(os.times()[:4])
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    limit = float(os.environ.get("MINIPUZZLE_TIME_LIMIT", "inf"))
+    seconds = sum(os.times()[:4]) - item.stash[BEGAN]
+    if report.when == "call" and report.passed and seconds > limit:
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} took {seconds:.0f} s of a processor, over {limit:g}"
+    return report
 
 
 @pytest.fixture

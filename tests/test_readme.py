@@ -1,9 +1,9 @@
-"""Every command of the README and of the docs is run; what the README shows of output is what is
-printed (speeds aside).
+"""Every command of the README and of the docs is run; what pages show of output is what is printed
+(speeds aside).
 
-Commands that show output (console blocks with $) in the README are run as they stand. All others
-are run one after another in one folder with a tiny checkpoint, made small by SMALL and NAMES; what
-cannot be run here is in ELSEWHERE, with the reason.
+Commands that show output (console blocks with $) in the pages of SHOWING are run as they stand. All
+others are run one after another in one folder with a tiny checkpoint, made small by SMALL and
+NAMES; what cannot be run here is in ELSEWHERE, with the reason.
 """
 
 import re
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import save, shaken, tiny
 from helpers import FAST, TEXT, run
+from shown import missing, shown
 
 ROOT = Path(__file__).parent.parent
 SMALL = {
@@ -36,8 +37,7 @@ NAMES = {
 """Words that stand for something that a reader has: what they are replaced by."""
 ELSEWHERE = {
     "make ": (
-        "make demo is test_command_prints_what_the_readme_shows, make test is this run, make docs"
-        " is test_docs"
+        "make demo is test_demo and make demo-check, make test is this run, make docs is test_docs"
     ),
     "pip install": "an installation",
     "git clone": "the address is the reader's",
@@ -50,67 +50,36 @@ ELSEWHERE = {
     "pretrain recipes/embedded-teacher": (
         "needs an H100 for 337 s; test_cli pretrains a small model"
     ),
-    "run recipes/": "minutes; test_command_prints_what_the_readme_shows runs the demo's recipe",
+    "run recipes/": "minutes; test_demo computes parts of the demo's recipe",
     "eval --tasks": "the tasks are the reader's; test_tasks runs small ones",
     "minipuzzle adapt": "models of the reader's; test_adapt runs small ones",
     "minipuzzle merge": "models of the reader's; test_adapt runs small ones",
-    "minipuzzle demo": "test_command_prints_what_the_readme_shows",
+    "minipuzzle demo": "minutes; test_demo computes parts, make demo-check all of it",
 }
 COMMAND = re.compile(
     r"^(\$ )?((?:minipuzzle|torchrun|make|pip|python -m|git clone) .*?)(?:\s{2,}#.*)?$",
     re.MULTILINE,
 )
-SPEED = re.compile(r"[\d,]+ \d+\.\d\dx\s*$|report: .*|, on CPU, \d+ threads")
-
-
-def shown():
-    """[(command, the lines under it)] of every console block."""
-    found = []
-    for block in re.findall(r"```console\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL):
-        for part in block.split("$ ")[1:]:
-            command, *lines = part.rstrip("\n").split("\n")
-            found.append((command, lines))
-    return found
-
-
-def plain(lines):
-    return [" ".join(SPEED.sub("", line).split()) for line in lines if line.strip(" ─")]
-
-
-def same(shown_line, printed_line):
-    """The same words; numbers may differ by 3 %, as another processor adds in another order, and
-    changes (+1.61 %) by 0.2.
-    """
-    words, others = shown_line.split(), printed_line.split()
-    return len(words) == len(others) and all(map(close, words, others))
-
-
-def close(word, other):
-    if word == other:
-        return True
-    try:
-        numbers = [float(w.replace(",", "").rstrip("%")) for w in (word, other)]
-    except ValueError:
-        return False
-    return abs(numbers[0] - numbers[1]) <= (
-        0.2 if word[0] in "+-" and other[0] in "+-" else 0.03 * abs(numbers[0])
-    )
+SHOWING = ("README.md", "docs/index.md", "docs/families.md")
+"""Pages whose console blocks show output of commands that run as they stand."""
+RUN_AS_SHOWN = [
+    (command, lines)
+    for page in SHOWING
+    for command, lines in shown(ROOT / page)
+    if command != "minipuzzle demo"
+]
 
 
 @pytest.mark.parametrize(
-    ("command", "lines"), shown(), ids=lambda value: value[:24] if isinstance(value, str) else ""
+    ("command", "lines"),
+    RUN_AS_SHOWN,
+    ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
-def test_command_prints_what_the_readme_shows(command, lines, capsys, tmp_path, monkeypatch):
-    words = shlex.split(command)[1:]
-    if words[0] == "demo":
-        words += ["--run", str(tmp_path / "minipuzzle-demo"), "--device", "cpu"]
+def test_command_prints_what_a_page_shows(command, lines, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    run(*words)
-    printed = plain(capsys.readouterr().out.splitlines())
-    for line in plain(lines):
-        assert any(same(line, other) for other in printed), (
-            f"{line!r} is not in the output:\n" + "\n".join(printed)
-        )
+    run(*shlex.split(command)[1:])
+    printed = capsys.readouterr().out.splitlines()
+    assert not missing(lines, printed), "not in the output:\n" + "\n".join(printed)
 
 
 def test_the_box_at_the_top_is_the_demos_output():
@@ -120,7 +89,7 @@ def test_the_box_at_the_top_is_the_demos_output():
     text = (ROOT / "README.md").read_text()
     rows = {
         words[0]: words
-        for line in dict(shown())["minipuzzle demo"]
+        for line in dict(shown(ROOT / "README.md"))["minipuzzle demo"]
         if len(words := line.split()) > 3
     }
     teacher, student = rows["teacher"], rows["student"]
@@ -149,8 +118,8 @@ def test_the_box_at_the_top_is_the_demos_output():
 
 
 def commands():
-    """[(page, command)] of every fenced block, in reading order, without the README's console
-    blocks.
+    """[(page, command)] of every fenced block, in reading order, without the console blocks of
+    SHOWING.
     """
     found = []
     for page in [
@@ -162,7 +131,7 @@ def commands():
             r"^```(\w*)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE
         ):
             if language in ("", "sh", "console") and not (
-                page.name == "README.md" and language == "console"
+                str(page.relative_to(ROOT)) in SHOWING and language == "console"
             ):
                 found += [(page.name, match[2]) for match in COMMAND.finditer(block)]
     return found

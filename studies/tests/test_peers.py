@@ -11,7 +11,7 @@ import numpy as np
 import peer_environments
 import pytest
 from peer_environments import call, environment, last_line
-from peers import Setting, heal, in_our_order, relative
+from peers import Setting, in_our_order, recover, relative
 from peers_table import pruners, trainers
 from solver import VERDICTS, make_case, priced, summarise, verdict
 
@@ -21,7 +21,7 @@ from minipuzzle.nas.solve import solve
 from minipuzzle.settings import Training
 
 
-@pytest.mark.parametrize("kind", ["ladder", "noise", "small"])
+@pytest.mark.parametrize("kind", ["steps", "noise", "small"])
 def test_instances_bind_and_can_be_met(kind):
     case = make_case(kind, 7, 4, 2, seed=3)
     found = solve(case.instance)
@@ -36,7 +36,7 @@ def test_instances_bind_and_can_be_met(kind):
 
 
 def row(ours, theirs, excess=0.0, seconds=(1.0, 3.0)):
-    common = {"kind": "ladder", "blocks": 7, "choices": 4, "budgets": 1, "seed": 0}
+    common = {"kind": "steps", "blocks": 7, "choices": 4, "budgets": 1, "seed": 0}
     mine, other = ({"seconds": s, "cpu_seconds": s / 2, "gap": 0.0, "excess": 0.0} for s in seconds)
     return {
         **common,
@@ -105,7 +105,9 @@ def test_a_peer_that_failed_is_a_row(tmp_path):
         seeds=1,
         seconds=1.0,
     )
-    assert heal(setting, "Torch-Pruning", "60%", {"error": "FFN alone"}, 0)["error"] == "FFN alone"
+    assert (
+        recover(setting, "Torch-Pruning", "60%", {"error": "FFN alone"}, 0)["error"] == "FFN alone"
+    )
     assert relative(np.array([1.0, 2.0]), np.array([1.0, 4.0])) == 0.5
 
 

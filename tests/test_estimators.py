@@ -99,6 +99,10 @@ def expected(estimator, block, got):
         scores = y.reshape(-1, y.shape[-1]).var(0, ddof=1) * norms**2
         if isinstance(block, Attention):
             return scores.reshape(block.q_heads, -1).sum(1)
+    elif estimator == "wanda":
+        scores = np.abs(got["weight"]).mean(0) * np.sqrt((y**2).mean((0, 1)))
+        if isinstance(block, Attention):
+            return scores.reshape(block.q_heads, -1).sum(1)
     else:
         scores = np.abs(y).mean((0, 1)) * norms
         if isinstance(block, Attention):
@@ -115,7 +119,7 @@ def expected(estimator, block, got):
     return scores.reshape(block.heads, block.head_dim) if isinstance(block, Mamba2) else scores
 
 
-@pytest.mark.parametrize("estimator", ["minitron", "minitron-pre", "flap", "contribution"])
+@pytest.mark.parametrize("estimator", ["minitron", "minitron-pre", "flap", "contribution", "wanda"])
 def test_collectors_equal_numpy_whatever_the_batches(estimator):
     model = shaken(tiny("M-*M", vocab=VOCAB))
     x = tokens(texts())

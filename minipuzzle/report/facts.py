@@ -12,7 +12,9 @@ from typing import Any
 from minipuzzle import __version__
 from minipuzzle.checked import is_plain_name
 from minipuzzle.errors import UserError
+from minipuzzle.kinds import KINDS
 from minipuzzle.records import Distilled, EvalResult, RunRecord
+from minipuzzle.report.pattern import UNKNOWN
 from minipuzzle.report.removed import Removal, hidden_change, misfit, removals
 from minipuzzle.run_files import load_commands, load_log, load_search, named_candidate
 from minipuzzle.scores import Scores
@@ -125,14 +127,17 @@ class Facts:
 
     @cached_property
     def pattern(self) -> str:
-        """The parent's blocks, one letter each."""
+        """The parent's blocks, one letter each; before a search, UNKNOWN for a block without scores
+        of channels or heads.
+        """
         if self.search is not None:
             return str(self.search["parent"]["pattern"])
         scores = self.scores
         if scores is None:
             return ""
+        letters = {width.score: kind.letter for kind in KINDS.values() for width in kind.widths}
         return "".join(
-            "-" if "intermediate" in (of := scores.of(i)) else "M" if "head_channels" in of else "*"
+            next((letters[name] for name in scores.of(i)), UNKNOWN)
             for i in range(len(scores.blocks))
         )
 

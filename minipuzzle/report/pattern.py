@@ -11,7 +11,7 @@ from rich.text import Text
 
 from minipuzzle.kinds import KINDS
 
-BLUE, GREEN, ORANGE = "#4c78c8", "#4f9d69", "#d9822b"
+BLUE, GREEN, ORANGE, GREY = "#4c78c8", "#4f9d69", "#d9822b", "#8a8f98"
 PALETTE = {
     ORANGE: "bold yellow",
     GREEN: "green",
@@ -21,17 +21,18 @@ PALETTE = {
     "#c25b5b": "red",
 }
 """Colours of the kinds, in the order in which kinds are declared, and the terminal's for each."""
-DROPPED = "."
+DROPPED, UNKNOWN = ".", "?"
 
 
 def labels() -> dict[str, str]:
     """What people call the kind of each letter."""
-    return {block.letter: block.label for block in KINDS.values()}
+    return {UNKNOWN: "other"} | {block.letter: block.label for block in KINDS.values()}
 
 
 def colors() -> dict[str, str]:
     """The colour of each letter."""
-    return dict(zip((block.letter for block in KINDS.values()), cycle(PALETTE)))
+    letters = (block.letter for block in KINDS.values())
+    return {UNKNOWN: GREY} | dict(zip(letters, cycle(PALETTE)))
 
 
 def legend(pattern: str) -> str:
@@ -42,20 +43,20 @@ def legend(pattern: str) -> str:
 
 def color_key(pattern: str) -> list[dict[str, str]]:
     """The kinds of a pattern for a page: "kind", "label" and "color" of each."""
-    found = {block.letter: block for block in KINDS.values()}
-    color = colors()
+    names, color, kinds = labels(), colors(), _kinds()
     return [
-        {"kind": found[c].kind, "label": found[c].label, "color": color[c]}
-        for c in dict.fromkeys(pattern)
+        {"kind": kinds[letter], "label": names[letter], "color": color[letter]}
+        for letter in dict.fromkeys(pattern)
     ]
 
 
 def pattern_text(pattern: str) -> Text:
     """The pattern in colours; "." is a dropped block."""
-    styles = {letter: PALETTE[color] for letter, color in colors().items()}
+    styles = {letter: PALETTE.get(color, "white") for letter, color in colors().items()}
+    styles[DROPPED] = "dim red"
     text = Text(no_wrap=False, overflow="fold")
     for letter in pattern:
-        text.append(letter, style="dim red" if letter == DROPPED else styles[letter])
+        text.append(letter, style=styles[letter])
     return text
 
 
@@ -73,7 +74,7 @@ def pattern_html(
     size changed (before, after) its share is the lower boxes' width; ``titles`` are shown on
     hovering.
     """
-    kinds = {block.letter: block.kind for block in KINDS.values()}
+    kinds = _kinds()
     width = (
         ""
         if hidden is None
@@ -88,3 +89,7 @@ def pattern_html(
             f' title="{escape(title)}"><i></i>{lower}<small>{i}</small></span>'
         )
     return "".join(boxes)
+
+
+def _kinds() -> dict[str, str]:
+    return {UNKNOWN: "other"} | {block.letter: block.kind for block in KINDS.values()}

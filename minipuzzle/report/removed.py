@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from minipuzzle.scores import Scores
+from minipuzzle.kinds import KINDS, Block, Width
+from minipuzzle.scores import Scores, declared
 
-KIND_NAMES = {"*": "attention", "-": "FFN", "M": "Mamba-2"}
-CHANNELS = {"intermediate": "FFN channels", "heads": "Mamba heads", "q_heads": "attention heads"}
 Values = NDArray[np.float64]
 
 
@@ -46,9 +45,10 @@ def removals(pattern: str, scores: Scores, selection: dict[str, Any]) -> list[Re
     search.json.
     """
     blocks = selection["blocks"]
-    rows = [_of_kind(kind, pattern, scores, blocks) for kind in KIND_NAMES if kind in pattern]
-    for axis, name in CHANNELS.items():
-        row = _of_axis(axis, name, scores, blocks)
+    kinds = [kind for kind in KINDS.values() if kind.letter in pattern]
+    rows = [_of_kind(kind, pattern, scores, blocks) for kind in kinds]
+    for width in (width for kind in kinds for width in kind.widths if width.searched):
+        row = _of_axis(width.of[0], _ranked(width), scores, blocks)
         if row is not None:
             rows.append(row)
     return rows + ([] if selection["hidden"] is None else [_of_stream(scores, selection["hidden"])])
@@ -58,10 +58,9 @@ def misfit(pattern: str, scores: Scores, selection: dict[str, Any]) -> str:
     """Where scores and a selection are of different models, in words; empty where they fit."""
     if len(scores.blocks) != len(pattern):
         return f"scores of {len(scores.blocks)} blocks, a search of {len(pattern)}"
+    wanted = {kind.letter: {width.score for width in kind.widths} for kind in KINDS.values()}
     for i, (letter, kept) in enumerate(zip(pattern, selection["blocks"], strict=True)):
-        of = scores.of(i)
-        kinds = {"-": "intermediate" in of, "M": "head_channels" in of}
-        if any(there != (kind == letter) for kind, there in kinds.items()):
+        if set(scores.of(i)) != wanted[letter]:
             return f"scores of another kind of block {i}"
         found = channel_scores(scores, i)
         if kept and found is not None and kept.get(found[0], [0])[-1:] >= [len(found[1])]:
@@ -73,15 +72,14 @@ def misfit(pattern: str, scores: Scores, selection: dict[str, Any]) -> str:
 
 
 def channel_scores(scores: Scores, block: int) -> tuple[str, Values] | None:
-    """(axis, score of each channel or head [size]) of a block; a Mamba head's is the L2 norm over
-    its channels.
+    """(axis, score of each channel or head [size]) of a block: the first axis that its scores rank;
+    a head's is the L2 norm over its channels. None for a block without scores.
     """
-    of = scores.of(block)
-    if "intermediate" in of:
-        return "intermediate", of["intermediate"]
-    if "head_channels" in of:
-        return "heads", np.sqrt(np.square(of["head_channels"]).sum(axis=1))
-    return ("q_heads", of["q_heads"]) if "q_heads" in of else None
+    for name, values in scores.of(block).items():
+        rest = tuple(range(1, values.ndim))
+        norms = np.sqrt(np.square(values).sum(axis=rest)) if rest else values  # [size]
+        return declared()[name].of[0], norms
+    return None
 
 
 def kept_share(scores: Scores, block: int, kept: dict[str, Any] | None) -> float:
@@ -96,15 +94,20 @@ def kept_share(scores: Scores, block: int, kept: dict[str, Any] | None) -> float
     return len(kept[found[0]]) / len(found[1])
 
 
+def _ranked(width: Width) -> str:
+    """What people call that which the scores of a width rank: query heads for KV heads."""
+    return width.label if width.axis == width.of[0] else width.coupled[0]
+
+
 def _of_kind(
-    kind: str, pattern: str, scores: Scores, blocks: list[dict[str, Any] | None]
+    kind: type[Block], pattern: str, scores: Scores, blocks: list[dict[str, Any] | None]
 ) -> Removal:
-    all_of_kind = [i for i, letter in enumerate(pattern) if letter == kind]
+    all_of_kind = [i for i, letter in enumerate(pattern) if letter == kind.letter]
     dropped = [i for i in all_of_kind if blocks[i] is None]
     kept = [i for i in all_of_kind if blocks[i] is not None]
     where = ", ".join(map(str, dropped))
     return Removal(
-        what=f"{KIND_NAMES[kind]} blocks",
+        what=f"{kind.label} blocks",
         removed=scores.blocks[dropped],
         kept=scores.blocks[kept],
         lost=None,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from minipuzzle.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from minipuzzle.api import distill, evaluate, load, prune, score, search
@@ -28,6 +28,7 @@ __all__ = [
     "SearchSettings",
     "Training",
     "UserError",
+    "__version__",
     "distill",
     "evaluate",
     "load",

@@ -17,6 +17,8 @@ from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import disk_error
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
+from minipuzzle.export import gguf_llama, gguf_nemotron_h
+from minipuzzle.export.gguf_tensor import GgufTensor
 from minipuzzle.temporary import temporary_beside
 
 if TYPE_CHECKING:
@@ -28,21 +30,6 @@ OF_CHECKPOINT = {"F64": "f32", "F32": "f32", "F16": "f16"}
 FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
 Q8_BLOCK = 32
 LATER = "Take transformers; minipuzzle export CHECKPOINT lists the engines."
-
-
-@dataclass(frozen=True, kw_only=True)
-class GgufTensor:
-    """One tensor of the file: its name there, the canonical tensor it is made of, how, and whether
-    it is a matrix.
-
-    Only matrices are stored in fewer bits than FP32: llama.cpp wants its vectors and convolutions
-    in FP32.
-    """
-
-    name: str
-    source: str
-    convert: Callable[[Tensor], Tensor] = lambda tensor: tensor
-    matrix: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +104,6 @@ def layout_of(model_type: str, architecture: Architecture) -> tuple[ModuleType, 
 
     Raises: UserError for a family without one, or shapes that llama.cpp has no place for.
     """
-    from minipuzzle.export import gguf_llama, gguf_nemotron_h
 
     layouts: tuple[ModuleType, ...] = (gguf_nemotron_h, gguf_llama)
     found = next((layout for layout in layouts if model_type in layout.MODEL_TYPES), None)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from minipuzzle.arch import Architecture
-from minipuzzle.export.gguf import GgufTensor
+from minipuzzle.export.gguf_tensor import GgufTensor
 from minipuzzle.kinds import Attention, Block, FeedForward, Rope, rope_speeds
 
 if TYPE_CHECKING:

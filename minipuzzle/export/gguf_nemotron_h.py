@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from minipuzzle.arch import Architecture
-from minipuzzle.export.gguf import GgufTensor
+from minipuzzle.export.gguf_tensor import GgufTensor
 from minipuzzle.kinds import Attention, FeedForward, Mamba2
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from minipuzzle import __version__
 from minipuzzle.checked import is_plain_name
 from minipuzzle.errors import UserError
 from minipuzzle.kinds import KINDS
@@ -18,6 +17,7 @@ from minipuzzle.report.pattern import UNKNOWN
 from minipuzzle.report.removed import Removal, hidden_change, misfit, removals
 from minipuzzle.run_files import load_commands, load_log, load_search, named_candidate
 from minipuzzle.scores import Scores
+from minipuzzle.version import VERSION
 
 SOURCES = (
     ("2504.03624", "Nemotron-H and MiniPuzzle: block scores, search under a budget, distillation"),
@@ -160,4 +160,4 @@ def versions() -> str:
     """What this page was made with."""
     names = ("torch", "numpy", "safetensors", "tokenizers")
     others = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
-    return f"minipuzzle {__version__}, Python {platform.python_version()}, {others}"
+    return f"minipuzzle {VERSION}, Python {platform.python_version()}, {others}"

@@ -193,6 +193,15 @@ def test_what_is_done_to_matrices_is_done_to_its_own():
 
 def test_what_is_not_declared_raises_by_name():
     @dataclass(frozen=True, kw_only=True)
+    class Bare(Block):
+        kind: ClassVar[str] = "bare"
+
+    for member in ("letter", "label", "output", "widths", "estimator", "sizes", "projections"):
+        missing = "weights" if member == "projections" else member
+        with pytest.raises(NotImplementedError, match=f"'bare' does not declare {missing}"):
+            getattr(Bare(hidden=32), member)
+
+    @dataclass(frozen=True, kw_only=True)
     class Bare(Fading):
         kind: ClassVar[str] = "bare"
 

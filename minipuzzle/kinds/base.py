@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from minipuzzle.identity import Plain, changed
 from minipuzzle.kinds.axes import Kept, Rows, Weight, weight
@@ -86,6 +86,14 @@ class Block:
         super().__init_subclass__(**options)
         if "kind" in cls.__dict__:
             KINDS[cls.kind] = cls
+
+    if not TYPE_CHECKING:  # which would take every name for an attribute then
+
+        def __getattr__(self, member: str) -> Any:
+            """Of what is only annotated above: the kind has not said it."""
+            if member != "kind" and member in Block.__annotations__:
+                raise self._undeclared(member)
+            raise AttributeError(f"{type(self).__name__} has no {member!r}")
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -4,40 +4,19 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import Any
+from functools import partial
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from typer.core import TyperGroup
 
-from minipuzzle.commands import (
-    adapt,
-    bench,
-    distill,
-    evaluate,
-    export,
-    generate,
-    inspect,
-    merge,
-    pretrain,
-    profile,
-    prune,
-    report,
-    run,
-    score,
-    search,
-)
+import minipuzzle
 from minipuzzle.commands._faults import EXIT, tell_fault
+from minipuzzle.commands._line import add_commands
 from minipuzzle.errors import InternalError, UserError, explained
-from minipuzzle.registry import DIVERGENCES, ESTIMATORS, LOSSES, METRICS, Registry
+from minipuzzle.settings.verbs import COMMANDS, in_words_of
 
 STOPPED = 130
-
-
-def listed(*registries: Registry) -> str:
-    """The end of a command's help: what may be named, as it is found; "\b" keeps its lines."""
-    return "\n\n".join(f"\b\n{registry.listing()}" for registry in registries)
 
 
 class Commands(TyperGroup):
@@ -47,7 +26,7 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was named. Raises: UserError also in place of errors of files,
-        memory and texts.
+        memory and texts, with settings as that command calls them.
         """
         try:
             return super().invoke(ctx)
@@ -57,9 +36,11 @@ class Commands(TyperGroup):
             print("stopped; the same command goes on from the last saved state", file=sys.stderr)
             sys.exit(STOPPED)
         except Exception as error:
-            if (said := explained(error)) is None:
-                raise
-            raise said from error
+            if (said := explained(error)) is not None:
+                raise said from error
+            if isinstance(error, UserError) and ctx.invoked_subcommand in COMMANDS:
+                error.reword(partial(in_words_of, ctx.invoked_subcommand))
+            raise
 
 
 app = typer.Typer(
@@ -69,23 +50,29 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Compress hybrid Mamba-Transformer language models: score, search, prune, distil.",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(inspect.inspect)
-app.command(epilog=listed(ESTIMATORS, METRICS))(score.score)
-app.command()(search.search)
-app.command()(profile.profile)
-app.command()(prune.prune)
-app.command(epilog=listed(DIVERGENCES, LOSSES))(distill.distill)
-app.command()(adapt.adapt)
-app.command()(merge.merge)
-app.command(name="eval")(evaluate.evaluate)
-app.command()(generate.generate)
-app.command()(bench.bench)
-app.command()(report.report)
-app.command()(export.export)
-app.command()(pretrain.pretrain)
-app.command(name="run")(run.run_recipe)
-app.command()(run.demo)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"minipuzzle {minipuzzle.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _about(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_show_version, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+add_commands(app)
 
 
 def main() -> None:
@@ -104,6 +91,9 @@ def main() -> None:
     except UserError as error:
         if debug:
             raise
+        from rich.console import Console
+        from rich.markup import escape
+
         Console(stderr=True, highlight=False, soft_wrap=True).print(
             f"[bold red]error:[/] {escape(str(error))}"
         )

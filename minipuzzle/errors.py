@@ -8,6 +8,7 @@ Python's own ``ValueError``: the caller of the Python API is wrong.
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +28,12 @@ class UserError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:  # a process of a pool sends its error home
         return partial(UserError, got=self.got, allowed=self.allowed, next=self.next), (self.what,)
+
+    def reword(self, said: Callable[[str], str]) -> None:
+        """Say its parts in other words: on the command line a setting has a flag."""
+        self.what, self.got, self.allowed, self.next = map(
+            said, (self.what, self.got, self.allowed, self.next)
+        )
 
     def __str__(self) -> str:
         return (
@@ -65,7 +72,8 @@ def explained(error: BaseException) -> UserError | None:
             "There is not enough memory.",
             got=str(error).split("\n")[0] or "an allocation failed",
             allowed="what this machine and its control group have free",
-            next="Lower --batch or --length, stop other programs, or take a larger machine.",
+            next="Lower the batch or the length of blocks, stop other programs, or take a larger"
+            " machine.",
         )
     if isinstance(error, RecursionError):
         return UserError(

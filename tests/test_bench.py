@@ -249,7 +249,7 @@ def refused(capsys, *words):
 
 def test_what_bench_and_generate_refuse(checkpoint, tmp_path, monkeypatch, capsys):
     assert "batch" in refused(capsys, "bench", checkpoint, "--batch", "many")
-    assert "held" in refused(capsys, "bench", checkpoint, "--weights", "fp4")
+    assert "--weights" in refused(capsys, "bench", checkpoint, "--weights", "fp4")
     assert "multiplied in FP8" in refused(
         capsys, "bench", checkpoint, "--weights", "fp8", "--prompt", 8, "--device", "cpu"
     )

@@ -137,7 +137,8 @@ def test_every_setting_that_decides_is_in_the_identity(settings):
     """Each field, changed alone, changes what a finished run is compared by."""
     free = {"save_every", "tensorboard"}
     other = {
-        "metric": "kl", "context": "4096", "prompt": "7", "output": "9", "min_keep": ("width=75%",),
+        "estimator": "flap", "metric": "kl", "context": 4096, "prompt": 7, "output": 9,
+        "min_keep": ("width=75%",),
         "budget": ("83%",), "method": "solver", "precision": "fp8", "warmup": 0.5,
         "activation_checkpointing": "on", "winner": "tasks", "loss": "cosine",
         "teacher_precision": "fp8", "teacher_logits": "x", "rates": (1e-3, 2e-3),

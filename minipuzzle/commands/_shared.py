@@ -1,4 +1,4 @@
-"""What commands share: options, printing, and the record of what was run."""
+"""What commands share: printing, and the record of what was run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -26,11 +26,6 @@ if TYPE_CHECKING:
 FIRST = os.environ.get("RANK", "0") == "0"  # of the processes of a torchrun only the first prints
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 132, quiet=not FIRST)
 
-Run = Annotated[Path, typer.Option("--run", help="Run directory that all commands share.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Length = Annotated[int, typer.Option(help="Tokens in a block of text.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-RUN = Path("minipuzzle-run")
 CTRL_C = 130
 """The exit code of who was stopped so: 128 and the signal's number, as shells have it."""
 

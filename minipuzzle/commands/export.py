@@ -5,32 +5,20 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from minipuzzle.commands._shared import RUN, Json, Run, command, out, print_json, student
+from minipuzzle.commands._shared import command, out, print_json, student
+from minipuzzle.settings.export import ExportCommand
 from minipuzzle.units import bytes_
 
 
-def export(
-    checkpoint: Annotated[
-        Path | None, typer.Argument(help="Checkpoint (default: the run's student).")
-    ] = None,
-    run: Run = RUN,
-    gguf: Annotated[Path | None, typer.Option(help="Write this GGUF file for llama.cpp.")] = None,
-    dtype: Annotated[
-        str, typer.Option(help="Of its matrices: auto (the checkpoint's), f32, f16, bf16, q8_0.")
-    ] = "auto",
-    as_json: Json = False,
-) -> None:
-    """Say which engines load a checkpoint and why not, or write it as GGUF."""
-    path = checkpoint or student(run)
-    with nullcontext() if checkpoint else command(run):
-        if gguf is None:
-            _engines(path, as_json)
+def run(line: ExportCommand) -> None:
+    """Print a row an engine, or write the GGUF file."""
+    path = line.checkpoint or student(line.run)
+    with nullcontext() if line.checkpoint else command(line.run):
+        if line.gguf is None:
+            _engines(path, line.as_json)
         else:
-            _gguf(path, gguf, dtype, as_json)
+            _gguf(path, line.gguf, line.dtype, line.as_json)
 
 
 def _gguf(path: Path, target: Path, dtype: str, as_json: bool) -> None:

@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from minipuzzle.commands._shared import Json, out, print_json
-from minipuzzle.settings import SearchSettings
-
-OURS = SearchSettings()
+from minipuzzle.commands._shared import out, print_json
+from minipuzzle.settings.inspect import InspectCommand
 
 
-def inspect(
-    path: Annotated[Path, typer.Argument(help="Checkpoint, or a folder with a config.json.")],
-    context: str = OURS.context,
-    batch: int = OURS.batch,
-    weights: str = OURS.weights,
-    kv: str = OURS.kv,
-    state: str = OURS.state,
-    as_json: Json = False,
-) -> None:
-    """Show a model's strip, parameters and memory, from its config.json alone."""
+def run(line: InspectCommand) -> None:
+    """Print the layer pattern, the parameters and the memory."""
     from minipuzzle.checkpoint.config import read_config
     from minipuzzle.memory import Workload
     from minipuzzle.report.inspect import inspect_json, inspect_view
-    from minipuzzle.settings import parse_count
 
-    _, architecture = read_config(path)
+    _, architecture = read_config(line.path)
+    asked = line.workload
     workload = Workload(
-        context=parse_count(context), batch=batch, weights=weights, kv=kv, state=state
+        context=asked.context,
+        batch=asked.batch,
+        weights=asked.weights,
+        kv=asked.kv,
+        state=asked.state,
     )
-    if as_json:
+    if line.as_json:
         print_json(inspect_json(architecture, workload))
     else:
-        out.print(inspect_view(str(path), architecture, workload))
+        out.print(inspect_view(str(line.path), architecture, workload))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from minipuzzle.commands._shared import RUN, Run, out
+from minipuzzle.commands._shared import out
 from minipuzzle.rundir import RunDir
+from minipuzzle.settings.report import ReportCommand
 
 
-def report(run: Run = RUN) -> None:
-    """Write report.html: one file with the strips, scores, candidates, loss curves and numbers."""
+def run(line: ReportCommand) -> None:
+    """Write the page."""
     from minipuzzle.report.page import build_report
 
-    with RunDir(run).locked():
-        page = build_report(run)
+    with RunDir(line.run).locked():
+        page = build_report(line.run)
     out.print(f"report: {page}", soft_wrap=True)

@@ -4,51 +4,10 @@ tail.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from minipuzzle.errors import UserError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """``temperature`` divides the logits, 0 takes the likeliest token. Of the rest only the
-    likeliest tokens that together have at least ``top_p`` of the probability may be drawn (nucleus
-    sampling, arXiv:1904.09751).
-
-    Raises: UserError for a temperature below 0, a ``top_p`` outside of (0, 1] or a seed outside of
-    [0, 2^63).
-    """
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise UserError(
-                "This temperature has no meaning.",
-                got=self.temperature,
-                allowed="0 (greedy) or above",
-                next="Change --temperature.",
-            )
-        if not 0 < self.top_p <= 1:
-            raise UserError(
-                "This top-p has no meaning.",
-                got=self.top_p,
-                allowed="above 0, at most 1",
-                next="Change --top-p.",
-            )
-        if not 0 <= self.seed < 1 << 63:
-            raise UserError(
-                "This seed has no meaning.",
-                got=self.seed,
-                allowed="0 to 2^63 - 1",
-                next="Change --seed.",
-            )
-
+from minipuzzle.settings import Sampling
 
 GREEDY = Sampling()
 COLDEST = 1e-30

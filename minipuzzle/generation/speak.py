@@ -9,11 +9,12 @@ from torch import Tensor
 
 from minipuzzle.errors import UserError
 from minipuzzle.generation.runtime import Runtime
-from minipuzzle.generation.sampling import GREEDY, Picker, Sampling
+from minipuzzle.generation.sampling import GREEDY, Picker
 from minipuzzle.generation.step import TOKENS_AT_ONCE, Decoder, grows, prefill
 from minipuzzle.machine import available_bytes, free_gpu_bytes
 from minipuzzle.memory.inference import cache_bytes
 from minipuzzle.model import HybridLM
+from minipuzzle.settings import Sampling
 
 
 @torch.no_grad()

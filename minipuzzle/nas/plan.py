@@ -19,15 +19,7 @@ from minipuzzle.memory import Workload, resident
 from minipuzzle.nas.enumerate import Feasible, costs, enumerate_shapes, grid, maximal, times
 from minipuzzle.nas.select import Candidate, candidates, largest
 from minipuzzle.scores import Scores
-from minipuzzle.settings import (
-    Budget,
-    Generation,
-    Limits,
-    Phase,
-    SearchSettings,
-    parse_budget,
-    parse_count,
-)
+from minipuzzle.settings import Budget, Generation, Limits, Phase, SearchSettings, parse_budget
 from minipuzzle.space import Bounds, Level, bounds, check_asked, check_uniform, levels
 
 GIB = 2**30
@@ -147,7 +139,7 @@ def make_plan(parent: Architecture, settings: SearchSettings, timing: Timing | N
     check_uniform(parent)
     check_asked(parent, settings)
     workload = Workload(
-        context=parse_count(settings.context),
+        context=settings.context,
         batch=settings.batch,
         weights=settings.weights,
         kv=settings.kv,

@@ -4,12 +4,12 @@ run/adapter/.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from minipuzzle.adapters.saved import NAME
 from minipuzzle.data import TokenBlocks, has_answers, load_instructions
-from minipuzzle.identity import Plain, changed, fingerprint
+from minipuzzle.identity import fingerprint
 from minipuzzle.interrupt import legs
 from minipuzzle.model import HybridLM
 from minipuzzle.ranks import Ranks, ranks
@@ -20,25 +20,9 @@ from minipuzzle.runs.disk import check_disk, training_needs
 from minipuzzle.runs.distill import train_in
 from minipuzzle.runs.job import Job, open_checkpoint, say
 from minipuzzle.runs.training_folder import TrainingFolder
-from minipuzzle.settings import ADAPT_RATE, AdapterSettings, Training
+from minipuzzle.settings import ADAPT_RATE, AdaptSettings
 from minipuzzle.training import answers_only, check_vocabularies, distillation, next_token
 from minipuzzle.training.objectives import Objective
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdaptSettings:
-    """An adapter and how it is trained."""
-
-    adapter: AdapterSettings
-    training: Training = field(default_factory=Training)
-
-    def fixed(self) -> dict[str, Plain]:
-        """As ``Training.fixed``."""
-        return {**changed(self, without=("training",)), "training": self.training.fixed()}
-
-    def decisive(self) -> dict[str, Plain]:
-        """As ``Training.decisive``."""
-        return {**changed(self, without=("training",)), "training": self.training.decisive()}
 
 
 def run_adapt(job: Job, settings: AdaptSettings, teacher_path: Path | None) -> tuple[Path, Adapted]:

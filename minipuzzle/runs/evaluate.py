@@ -20,7 +20,7 @@ from minipuzzle.run_files import load_search
 from minipuzzle.runs.costs import cost_checks
 from minipuzzle.runs.device import device_name
 from minipuzzle.runs.job import Job, open_checkpoint
-from minipuzzle.settings import SearchSettings, parse_count
+from minipuzzle.settings import SearchSettings
 from minipuzzle.training import check_vocabularies
 
 FILE = "eval.json"
@@ -110,7 +110,7 @@ def workload(job: Job) -> Workload:
         return Workload(**load_search(file)["budget"]["workload"])
     default = SearchSettings()
     return Workload(
-        context=parse_count(default.context),
+        context=default.context,
         batch=default.batch,
         weights=default.weights,
         kv=default.kv,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import ClassVar
 
-from minipuzzle.errors import UserError
+from minipuzzle.settings.bounds import settle
+from minipuzzle.settings.declare import setting
 
 LARGEST_RANK = 1 << 16
 """Beyond every width of a model; more than a matrix has ranks adds nothing."""
@@ -18,26 +19,28 @@ class AdapterSettings:
     accepts a target under 10 % of the blocks.
     """
 
-    kind: str = ""
-    rank: int = 8
-    alpha: float = 0.0
-    target: str = "all"
-    few: bool = False
+    SECTION: ClassVar[str] = "adapter"
+    PANEL: ClassVar[str] = "Adapter"
+
+    kind: str = setting(
+        "",
+        "Train only an adapter: lora, tl5, tl6, vera, or a mask such as tied:A,u,v or"
+        " layer:A,B,u,v.",
+        unit="adapter",
+        flag="adapter",
+        shown="none: all weights",
+        common=True,
+    )
+    rank: int = setting(8, "LoRA rank.", within=(1, LARGEST_RANK), common=True)
+    alpha: float = setting(
+        0.0, "Scale of the adapter: alpha / rank.", shown="the rank", within=(0.0, 1e30)
+    )
+    target: str = setting(
+        "all",
+        "Projections with an adapter: in, out, up, down, q, k, v, o, qkv, a kind of block, or all.",
+        common=True,
+    )
+    few: bool = setting(False, "Accept a target that is in under 10 % of the blocks.")
 
     def __post_init__(self) -> None:
-        whole = type(self.rank) is int and 1 <= self.rank <= LARGEST_RANK
-        alpha = self.alpha if type(self.alpha) in (int, float) else math.nan
-        if not whole or not 0 <= alpha < math.inf:  # not for nan either
-            raise UserError(
-                "This adapter cannot be made.",
-                got=f"rank {self.rank}, alpha {self.alpha}",
-                allowed=f"a rank from 1 to {LARGEST_RANK:,}, a finite alpha of at least 0",
-                next="Change --rank or --alpha.",
-            )
-        if not isinstance(self.kind, str) or not isinstance(self.target, str):
-            raise UserError(
-                "This adapter cannot be made.",
-                got=f"{self.kind!r} on {self.target!r}",
-                allowed="the names of an adapter and of a target",
-                next="tl6 on all is the one to start with.",
-            )
+        settle(self)

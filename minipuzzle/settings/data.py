@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from minipuzzle.settings.bounds import SEEDS, within
+from minipuzzle.settings.bounds import SEEDS, settle
+from minipuzzle.settings.declare import setting
 
 EMBEDDED = "embedded"
 
@@ -18,11 +20,16 @@ class Data:
     text can be guessed.
     """
 
-    train: str = ""
-    calibration: str = ""
-    validation: str = ""
-    length: int = 512
-    seed: int = 0
+    SECTION: ClassVar[str] = "data"
+    PANEL: ClassVar[str] = "Texts"
+
+    train: str = setting("", "Training text: a file, a folder, or embedded.", common=True)
+    calibration: str = setting("", "Calibration text: a file, a folder, or embedded.", common=True)
+    validation: str = setting("", "Validation text: a file, a folder, or embedded.", common=True)
+    length: int = setting(
+        512, "Tokens in a block of text.", unit="tokens", within=(2, 2**24), common=True
+    )
+    seed: int = setting(0, "Seed of the order of the documents.", within=SEEDS)
 
     def __post_init__(self) -> None:
-        within(self, length=(2, 2**24), seed=SEEDS)
+        settle(self)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import typing
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Literal
 
+from minipuzzle.errors import UserError
 from minipuzzle.identity import Plain, changed
+from minipuzzle.registry import DIVERGENCES, LOSSES, Registry
+from minipuzzle.settings import job
 from minipuzzle.settings.adapter import AdapterSettings
-from minipuzzle.settings.bounds import FASTEST, TOKENS, check, require, within
+from minipuzzle.settings.bounds import FASTEST, TOKENS, settle
+from minipuzzle.settings.counts import parse_count
+from minipuzzle.settings.data import Data
+from minipuzzle.settings.declare import group, setting
 from minipuzzle.settings.losses import DEFAULT_LOSS, loss_terms
-from minipuzzle.settings.training import Precision, Training, require_precision
+from minipuzzle.settings.training import Precision, Training
 
 Winner = Literal["loss", "tasks"]
 
@@ -19,6 +25,25 @@ RATES, ADAPTER_RATES = (5e-5, 1.5e-4, 5e-4, 1.5e-3), (4e-3, 1.6e-2, 6.4e-2)
 student that begins close to its teacher wants a low one (docs/results/headline.md), LoRA and VeRA a
 hundred times more (docs/results/tied_lora.md).
 """
+TEACHER = "Teacher"
+
+
+def parse_rates(text: str) -> tuple[float, ...]:
+    """The rates of "5e-5,5e-4": none for "auto". Raises: UserError for what is no rate."""
+    if text == "auto":
+        return ()
+    try:
+        rates = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        rates = ()
+    if not rates or not all(0 < rate <= FASTEST for rate in rates):
+        raise UserError(
+            "distill.rates is not a learning rate.",
+            got=text,
+            allowed="auto, a rate, or several: 5e-5,1.5e-4,5e-4",
+            next="Leave it out to try several.",
+        )
+    return rates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,31 +55,68 @@ class DistillSettings:
     ``tasks`` (``cloze``). Of several ``rates`` the training takes the best after short runs of the
     first candidate. Where neither rates nor the training's own rate are named, RATES are tried,
     ADAPTER_RATES for an adapter. With a folder ``teacher_logits`` the teacher is asked once, before
-    training; ``teacher_keep`` of its words at each token ("top-64", "sampled-50") are stored there.
+    training; ``teacher_keep`` of its tokens at each position ("top-64", "sampled-50") are stored
+    there.
     """
 
-    short_tokens: int = 200_000
-    winner: Winner = "loss"
-    loss: str = DEFAULT_LOSS
-    teacher_precision: Precision = "bf16"
-    teacher_logits: str = ""
-    teacher_keep: str = "top-64"
-    rates: tuple[float, ...] = ()
-    adapter: AdapterSettings = field(default_factory=AdapterSettings)
-    training: Training = field(default_factory=Training)
+    SECTION: ClassVar[str] = "distill"
+    PANEL: ClassVar[str] = "Distillation"
+
+    short_tokens: int = setting(
+        200_000,
+        "Tokens of the short run of each candidate.",
+        unit="tokens",
+        parse=parse_count,
+        within=TOKENS,
+        common=True,
+    )
+    winner: Winner = setting(
+        "loss", "What chooses the candidate of the long run: its validation loss, or tasks."
+    )
+    loss: str = setting(
+        DEFAULT_LOSS,
+        "A divergence, a loss, or a sum with weights: forward-kl+0.1*cosine.",
+        choices=lambda: (*DIVERGENCES.names(), *LOSSES.names()),
+        common=True,
+    )
+    teacher_precision: Precision = setting("bf16", "GEMM precision of the teacher.", panel=TEACHER)
+    teacher_logits: str = setting(
+        "",
+        "Folder for logits: ask the teacher once, and train from what is stored.",
+        unit="folder",
+        shown="ask at each step",
+        panel=TEACHER,
+    )
+    teacher_keep: str = setting(
+        "top-64",
+        "What is stored of each position: the K likeliest tokens (top-K), or K drawn ones"
+        " (sampled-K).",
+        panel=TEACHER,
+    )
+    rates: tuple[float, ...] = setting(
+        (),
+        "Peak learning rate, or several to try in short runs of the first candidate: 5e-5,5e-4.",
+        unit="rate",
+        flag="learning-rate",
+        shown="auto: several",
+        parse=parse_rates,
+        within=(1e-30, FASTEST),
+        panel="Training",
+        common=True,
+    )
+    training: Training = group(Training(), omit=("learning_rate",))
+    adapter: AdapterSettings = group(AdapterSettings())
 
     def __post_init__(self) -> None:
+        settle(self)
         loss_terms(self.loss)
-        require_precision(self.teacher_precision)
-        require(self.winner in typing.get_args(Winner), f"winner {self.winner!r}", "loss or tasks")
-        within(self, short_tokens=TOKENS)
-        for rate in self.rates:
-            check("rates", rate, 1e-30, FASTEST)
-        require(
-            not self.teacher_logits or self.loss == DEFAULT_LOSS,
-            f"teacher_logits with loss {self.loss}",
-            f"{DEFAULT_LOSS}, which is what stored words are enough for",
-        )
+        if self.teacher_logits and self.loss != DEFAULT_LOSS:
+            raise UserError(
+                "Stored logits serve one loss.",
+                got=f"distill.teacher_logits with distill.loss {self.loss}",
+                allowed=f"{DEFAULT_LOSS}, for which the stored tokens are enough",
+                next="Leave one of both out.",
+            )
 
     def resolved(self) -> DistillSettings:
         """The same with its rates spelt out: ``rates`` to try (two or more, or none) and the
@@ -79,3 +141,34 @@ class DistillSettings:
     def decisive(self) -> dict[str, Plain]:
         """As ``Training.decisive``."""
         return {**changed(self, without=("training",)), "training": self.training.decisive()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillCommand:
+    """Prune if needed, distil the candidates briefly, then the winner for long."""
+
+    SECTION: ClassVar[str] = "distill"
+    PANEL: ClassVar[str] = "Plan without weights"
+    LISTS: ClassVar[tuple[Registry, ...]] = (DIVERGENCES, LOSSES)
+
+    teacher: Path | None = setting(
+        None, "Teacher.", unit="checkpoint", shown="the parent", panel=TEACHER, common=True
+    )
+    data: Data = group(
+        Data(),
+        only=("train", "validation", "length", "seed"),
+        flags={"train": "data", "seed": "data-seed"},
+    )
+    settings: DistillSettings = group(DistillSettings())
+    plan: bool = setting(False, "Only print what it takes. Configs are enough.", common=True)
+    student: Path | None = setting(
+        None, "Folder with the config.json of the student.", unit="folder"
+    )
+    mfu: float = setting(0.35, "Share of the peak of the GPUs that is reached.", unit="share")
+    gpu: str = setting("h100", "GPU: h100, h200 or a100.")
+    run: Path = job.run_directory()
+    device: str = job.device()
+    as_json: bool = job.as_json()
+
+    def __post_init__(self) -> None:
+        settle(self)

@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
+from minipuzzle.settings import job
 from minipuzzle.settings.data import Data
+from minipuzzle.settings.declare import group, needed, setting
 from minipuzzle.settings.distill import DistillSettings
 from minipuzzle.settings.score import ScoreSettings
 from minipuzzle.settings.search import SearchSettings
@@ -20,13 +23,15 @@ class Recipe:
     teacher) to a report.
     """
 
-    checkpoint: str
-    run: str = "minipuzzle-run"
-    device: str = "auto"
-    data: Data = field(default_factory=Data)
-    score: ScoreSettings = field(default_factory=ScoreSettings)
-    search: SearchSettings = field(default_factory=SearchSettings)
-    distill: DistillSettings = field(default_factory=DistillSettings)
+    SECTION: ClassVar[str] = "job"
+
+    checkpoint: str = needed("Checkpoint folder, or embedded for the teacher of the demo.")
+    run: str = setting(str(job.RUN), "Run directory.")
+    device: str = setting("auto", "Where to compute: auto, cpu or cuda.")
+    data: Data = group(Data())
+    score: ScoreSettings = group(ScoreSettings())
+    search: SearchSettings = group(SearchSettings())
+    distill: DistillSettings = group(DistillSettings())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +40,55 @@ class PretrainRecipe:
     them. ``tokenizer`` is a folder with a tokenizer.json, or "embedded".
     """
 
-    model: dict[str, Any]
-    tokenizer: str
-    run: str = "minipuzzle-run"
-    device: str = "auto"
-    data: Data = field(default_factory=Data)
-    training: Training = field(default_factory=Training)
+    SECTION: ClassVar[str] = "job"
+
+    model: dict[str, Any] = needed("Fields of the config.json of the model.")
+    tokenizer: str = needed("Folder with a tokenizer.json, or embedded.")
+    run: str = setting(str(job.RUN), "Run directory.")
+    device: str = setting("auto", "Where to compute: auto, cpu or cuda.")
+    data: Data = group(Data())
+    training: Training = group(Training())
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCommand:
+    """Run a whole recipe: score, search, prune, distil, eval, report."""
+
+    recipe: Path = needed("YAML recipe.", argument=True, name="job.recipe")
+    run: Path | None = setting(
+        None,
+        "Run directory.",
+        short="r",
+        shown="the recipe's",
+        panel=job.PANEL,
+        common=True,
+        name="job.run",
+    )
+    as_json: bool = job.as_json()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainCommand:
+    """Train a hybrid from nothing with a recipe; run/model is an ordinary checkpoint."""
+
+    recipe: Path = needed("YAML recipe.", argument=True, name="job.recipe")
+    run: Path | None = setting(
+        None,
+        "Run directory.",
+        short="r",
+        shown="the recipe's",
+        panel=job.PANEL,
+        common=True,
+        name="job.run",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoCommand:
+    """Compress the embedded teacher to 83 % of its parameters: the whole pipeline in a few minutes
+    on two cores.
+    """
+
+    run: Path = job.run_directory(Path("minipuzzle-demo"))
+    device: str = job.device()
+    as_json: bool = job.as_json()

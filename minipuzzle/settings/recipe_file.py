@@ -81,10 +81,15 @@ def build(kind: type[T], values: Any, where: str) -> T:
                 allowed=", ".join(known),
                 next=f"Did you mean {near!r}?",
             )
+    parsed = _parsed(kind)
+    made = {
+        key: value
+        if isinstance(value, str) and key in parsed
+        else _convert(hints[key], value, f"{where}: {key}")
+        for key, value in values.items()
+    }
     try:
-        return kind(
-            **{key: _convert(hints[key], value, f"{where}: {key}") for key, value in values.items()}
-        )
+        return kind(**made)
     except TypeError as error:
         raise UserError(
             f"{where} is incomplete.",
@@ -92,6 +97,12 @@ def build(kind: type[T], values: Any, where: str) -> T:
             allowed=", ".join(known),
             next="Add the missing key.",
         ) from error
+
+
+def _parsed(kind: Any) -> set[str]:
+    # Their texts ("128k", "63B") the settings make numbers of themselves.
+    said = {f.name: f.metadata.get("setting") for f in fields(kind)}
+    return {name for name, setting in said.items() if setting is not None and setting.parse}
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

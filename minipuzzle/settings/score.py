@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
 from minipuzzle.identity import Plain, changed
-from minipuzzle.registry import ESTIMATORS, METRICS
-from minipuzzle.settings.bounds import BATCHES, SEEDS, within
+from minipuzzle.registry import ESTIMATORS, METRICS, Registry
+from minipuzzle.settings import job
+from minipuzzle.settings.bounds import BATCHES, SEEDS, settle
+from minipuzzle.settings.data import Data
+from minipuzzle.settings.declare import group, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,27 +25,64 @@ class ScoreSettings:
     again after each (0: all scores from the whole model).
     """
 
-    samples: int = 1024
-    block_samples: int = 128
-    batch: int = 8
-    estimator: str = "mixed"
-    metric: str = "mse"
-    curves: bool = True
-    iterative: int = 0
-    seed: int = 0
+    SECTION: ClassVar[str] = "score"
+    PANEL: ClassVar[str] = "Scores"
+
+    samples: int = setting(
+        1024,
+        "Blocks of text that score FFN channels and heads.",
+        unit="blocks",
+        within=(1, 10**9),
+        common=True,
+    )
+    block_samples: int = setting(
+        128,
+        "Blocks of text on which each block is removed.",
+        unit="blocks",
+        within=(1, 10**9),
+        common=True,
+    )
+    batch: int = setting(8, "Blocks of text at once.", unit="blocks", within=BATCHES)
+    estimator: str = setting(
+        "mixed", "How channels and heads are scored.", choices=ESTIMATORS.names, common=True
+    )
+    metric: str = setting(
+        "mse", "How the damage of removing a block is measured.", choices=METRICS.names
+    )
+    curves: bool = setting(True, "Also narrow each block to some sizes: its damage curve.")
+    iterative: int = setting(
+        0,
+        "Remove this many blocks one after the other, and score again after each.",
+        unit="blocks",
+        within=(0, 10**6),
+    )
+    seed: int = setting(0, "Seed of what estimators draw.", within=SEEDS)
 
     def __post_init__(self) -> None:
-        within(
-            self,
-            samples=(1, 10**9),
-            block_samples=(1, 10**9),
-            batch=BATCHES,
-            iterative=(0, 10**6),
-            seed=SEEDS,
-        )
+        settle(self)
         ESTIMATORS.check(self.estimator)
         METRICS.check(self.metric)
 
     def identity(self) -> dict[str, Plain]:
         """What finished scores are compared by."""
         return changed(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreCommand:
+    """Score every block, FFN channel and head on calibration text, with one block in memory at a
+    time.
+    """
+
+    LISTS: ClassVar[tuple[Registry, ...]] = (ESTIMATORS, METRICS)
+
+    checkpoint: Path | None = job.checkpoint()
+    data: Data = group(
+        Data(),
+        only=("calibration", "length", "seed"),
+        flags={"calibration": "data", "seed": "data-seed"},
+    )
+    settings: ScoreSettings = group(ScoreSettings())
+    run: Path = job.run_directory()
+    device: str = job.device()
+    as_json: bool = job.as_json()

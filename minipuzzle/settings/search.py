@@ -3,34 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import ClassVar, Literal
 
 from minipuzzle.identity import Plain, changed
-from minipuzzle.settings.bounds import within
+from minipuzzle.settings import job
+from minipuzzle.settings.bounds import settle
 from minipuzzle.settings.budget import parse_budget
-from minipuzzle.settings.counts import parse_count
+from minipuzzle.settings.counts import MOST, parse_count
+from minipuzzle.settings.data import Data
+from minipuzzle.settings.declare import group, setting
 from minipuzzle.settings.workload import Generation
 
 Method = Literal["minipuzzle", "solver"]
 Ranking = Literal["agreement", "kl"]
+MEMORY, TIME, SPACE, SOLVER = (
+    "Memory budgets: the workload",
+    "Time budgets: the workload and its times",
+    "Space of candidates",
+    "Solver",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSettings:
-    """What must fit, at which workload, and how many candidates are realised.
+    """What must fit, at which workload, and how many candidates are evaluated.
 
     ``min_keep`` bounds the space: "attention=50%", "others=83%" (Mamba and FFN blocks), "width=75%"
     (FFN width and heads), "hidden=75%", each the least share of the parent to keep; what is not
     given is chosen to reach the budget. Times come from ``latency``, a table of minipuzzle profile
     (default: the run's), or a ``roofline`` estimate; ``target_device`` and ``target_dtype`` refuse
     a table of another one. They are times of ``batch`` requests of ``prompt`` tokens read and
-    ``output`` said, by default the workload that profile times, unless a budget names its own:
+    ``output`` generated, by default the workload that profile times, unless a budget names its own:
     "1.2x@b8,p8k,o1k".
 
     ``method`` "minipuzzle" is the paper's grid of global widths, ranked by accuracy and agreement;
     "solver" adds the best choices block by block, ranks by KL and goes on from the best by
     ``refine`` measured moves. There FFN widths differ from block to block unless ``uniform``, Mamba
-    heads (where ``mamba_heads`` narrows them) only with ``per_block_heads``, and KV heads may go
+    heads (where ``mamba_heads`` prunes them) only with ``per_block_heads``, and KV heads may go
     with ``kv_heads``.
 
     ``by_tasks`` of the best ranked are ranked again by the average of tasks made of the calibration
@@ -41,44 +51,112 @@ class SearchSettings:
     (docs/results/search.md).
     """
 
-    budget: tuple[str, ...] = ()
-    context: str = "8192"
-    prompt: str = str(Generation().prompt)
-    output: str = str(Generation().output)
-    latency: str = ""
-    roofline: str = ""
-    target_device: str = ""
-    target_dtype: str = ""
-    batch: int = 1
-    weights: str = "bf16"
-    kv: str = "bf16"
-    state: str = "bf16"
-    candidates: int = 400
-    validation_blocks: int = 128
-    by_tasks: int = 0
-    top: int = 0
-    multiple: int = 64
-    mamba_heads: bool = False
-    hidden_size: bool = False
-    min_keep: tuple[str, ...] = ()
-    method: Method = "minipuzzle"
-    uniform: bool = False
-    per_block_heads: bool = False
-    kv_heads: bool = False
-    refine: int = 100
+    SECTION: ClassVar[str] = "search"
+    PANEL: ClassVar[str] = "Budget and candidates"
+
+    budget: tuple[str, ...] = setting(
+        (),
+        "What must fit: parameters (47B, 83%), memory (31.7GiB) or time (1.2x, decode=1.3x). Repeat"
+        " it for more.",
+        unit="budget",
+        short="b",
+        common=True,
+    )
+    context: int = setting(
+        8192,
+        "Tokens in the cache of a sequence.",
+        unit="tokens",
+        parse=parse_count,
+        within=(1, MOST),
+        panel=MEMORY,
+        common=True,
+    )
+    prompt: int = setting(
+        Generation().prompt,
+        "Tokens read.",
+        unit="tokens",
+        parse=parse_count,
+        within=(1, MOST),
+        panel=TIME,
+    )
+    output: int = setting(
+        Generation().output,
+        "Tokens generated after them.",
+        unit="tokens",
+        parse=parse_count,
+        within=(1, MOST),
+        panel=TIME,
+    )
+    latency: str = setting(
+        "", "Table of minipuzzle profile.", unit="file", shown="the run's", panel=TIME
+    )
+    roofline: str = setting(
+        "",
+        "Estimate times for this GPU in place of a table: h100, h200, a100 or rtx5090.",
+        unit="gpu",
+        panel=TIME,
+    )
+    target_device: str = setting("", "Refuse a table of another device.", unit="device", panel=TIME)
+    target_dtype: str = setting("", "Refuse a table of another dtype.", unit="dtype", panel=TIME)
+    batch: int = setting(
+        1,
+        "Sequences at once, for memory and for time.",
+        unit="sequences",
+        within=(1, 10**6),
+        panel=MEMORY,
+        common=True,
+    )
+    weights: str = setting("bf16", "Dtype of the weights.", unit="dtype", panel=MEMORY)
+    kv: str = setting("bf16", "Dtype of keys and values.", unit="dtype", panel=MEMORY)
+    state: str = setting("bf16", "Dtype of the SSM states.", unit="dtype", panel=MEMORY)
+    candidates: int = setting(
+        400,
+        "Candidates of the least predicted damage, which are evaluated with masks.",
+        within=(1, 10**6),
+        common=True,
+    )
+    validation_blocks: int = setting(
+        128, "Blocks of validation text for each candidate.", unit="blocks", within=(1, 10**9)
+    )
+    by_tasks: int = setting(
+        0,
+        "Rank this many of the best again by tasks made of the calibration text.",
+        within=(0, 10**6),
+    )
+    top: int = setting(
+        0,
+        "Candidates that go on to distill.",
+        shown="3, and 9 with the solver",
+        within=(0, 10**4),
+        common=True,
+    )
+    multiple: int = setting(64, "FFN widths are multiples of this.", within=(1, 10**6), panel=SPACE)
+    mamba_heads: bool = setting(False, "Also prune Mamba heads.", panel=SPACE, common=True)
+    hidden_size: bool = setting(False, "Also prune the hidden size.", panel=SPACE, common=True)
+    min_keep: tuple[str, ...] = setting(
+        (),
+        "Least share of the parent to keep: attention=50%, others=83% (Mamba and FFN blocks),"
+        " width=75%, hidden=75%. Repeat it for more.",
+        unit="share",
+        panel=SPACE,
+    )
+    method: Method = setting(
+        "minipuzzle",
+        "The paper's grid of global widths, or that and a solver that chooses block by block.",
+        panel=SOLVER,
+        common=True,
+    )
+    uniform: bool = setting(False, "Give all blocks the same FFN width.", panel=SOLVER)
+    per_block_heads: bool = setting(
+        False, "Prune Mamba heads block by block (with search.mamba_heads).", panel=SOLVER
+    )
+    kv_heads: bool = setting(False, "Also drop KV heads with their queries.", panel=SOLVER)
+    refine: int = setting(
+        100, "Moves that local search evaluates.", within=(0, 10**6), panel=SOLVER
+    )
 
     def __post_init__(self) -> None:
-        within(
-            self,
-            batch=(1, 10**6),
-            candidates=(1, 10**6),
-            validation_blocks=(1, 10**9),
-            top=(0, 10**4),
-            by_tasks=(0, 10**6),
-            multiple=(1, 10**6),
-            refine=(0, 10**6),
-        )
-        parse_count(self.context)
+        settle(self)
         if self.budget:  # none is told by ``check_budget``, when one is needed
             parse_budget(self.budget, self.work)
 
@@ -89,9 +167,7 @@ class SearchSettings:
     @property
     def work(self) -> Generation:
         """What a budget of time is about where it does not say so itself."""
-        return Generation(
-            batch=self.batch, prompt=parse_count(self.prompt), output=parse_count(self.output)
-        )
+        return Generation(batch=self.batch, prompt=self.prompt, output=self.output)
 
     def check_budget(self) -> None:
         """Raises: UserError where there is none."""
@@ -101,3 +177,21 @@ class SearchSettings:
     def finalists(self) -> int:
         """How many candidates go on to the short runs."""
         return self.top or (9 if self.method == "solver" else 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchCommand:
+    """Find the architectures that fit the budget, evaluate them with masks and keep the best."""
+
+    checkpoint: Path | None = job.checkpoint(
+        "Checkpoint, or a folder with only a config.json (default: the run's checkpoint)."
+    )
+    settings: SearchSettings = group(SearchSettings())
+    data: Data = group(
+        Data(),
+        only=("validation", "calibration", "length", "seed"),
+        flags={"validation": "data", "seed": "data-seed"},
+    )
+    run: Path = job.run_directory()
+    device: str = job.device()
+    as_json: bool = job.as_json()

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import typing
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Literal
+from typing import ClassVar, Literal
 
 from minipuzzle.identity import Plain, changed
-from minipuzzle.settings.bounds import BATCHES, FASTEST, SEEDS, TOKENS, require, within
+from minipuzzle.settings.bounds import BATCHES, FASTEST, SEEDS, TOKENS, settle
+from minipuzzle.settings.counts import parse_count
+from minipuzzle.settings.declare import setting
 
 Precision = Literal["bf16", "fp8", "fp8-emulated"]
 Checkpointing = Literal["auto", "on", "off"]
 
 RATE, ADAPT_RATE = 5e-4, 4e-3
 """Of a training and of an adapter's where no learning rate is named and none is tried."""
+SCHEDULE, MEMORY, SAVES = (
+    "Optimiser and schedule",
+    "Precision, memory and processes",
+    "Saves and logs",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,52 +35,90 @@ class Training:
 
     ``micro_batch`` blocks go through a process's model at once (0: its whole share of the batch).
     Under torchrun the model is sharded over all processes, or over each of ``replicas`` groups of
-    them (HSDP). ``precision`` is that of the blocks' products: FP8 for all but ``bf16_ends`` blocks
+    them (HSDP). ``precision`` is that of the blocks' GEMMs: FP8 for all but ``bf16_ends`` blocks
     at either end. The state is saved ``save_every`` seconds after the last save was on disk, or
     later where saves would take more than a tenth of the time (``training.pace``), and at the end.
     ``activation_checkpointing`` "auto" recomputes blocks in the backward pass where a GPU's memory
     would not hold them.
     """
 
-    tokens: int = 2_000_000
-    learning_rate: float = 0.0
-    batch: int = 8
-    warmup: float = 0.05
-    final_ratio: float = 0.1
-    weight_decay: float = 0.1
-    clip: float = 1.0
-    seed: int = 0
-    save_every: float = 30.0
-    isolate_documents: bool = False
-    micro_batch: int = 0
-    replicas: int = 1
-    tensorboard: bool = False
-    precision: Precision = "bf16"
-    bf16_ends: int = 4
-    activation_checkpointing: Checkpointing = "auto"
+    SECTION: ClassVar[str] = "training"
+    PANEL: ClassVar[str] = "Training"
+
+    tokens: int = setting(
+        2_000_000,
+        "Tokens to train on: 2000000, 3M, 63B.",
+        unit="tokens",
+        parse=parse_count,
+        within=TOKENS,
+        common=True,
+    )
+    learning_rate: float = setting(
+        0.0, "Peak learning rate.", unit="rate", shown="auto", within=(0.0, FASTEST), common=True
+    )
+    batch: int = setting(8, "Blocks of text in a step.", unit="blocks", within=BATCHES, common=True)
+    warmup: float = setting(
+        0.05,
+        "Share of the steps in which the learning rate rises.",
+        unit="share",
+        within=(0.0, 0.999),
+        panel=SCHEDULE,
+    )
+    final_ratio: float = setting(
+        0.1,
+        "Learning rate at the end of the cosine, as a share of its peak.",
+        unit="share",
+        within=(0.0, 1.0),
+        panel=SCHEDULE,
+    )
+    weight_decay: float = setting(
+        0.1, "Weight decay of AdamW, on matrices.", within=(0.0, 10.0), panel=SCHEDULE
+    )
+    clip: float = setting(
+        1.0, "Largest norm of the gradient.", unit="norm", within=(1e-9, 1e9), panel=SCHEDULE
+    )
+    seed: int = setting(0, "Seed of the training.", within=SEEDS, panel=SCHEDULE)
+    save_every: float = setting(
+        30.0,
+        "Fewest seconds between two training checkpoints.",
+        unit="seconds",
+        within=(0.0, 1e9),
+        panel=SAVES,
+    )
+    isolate_documents: bool = setting(
+        False, "Let no token see another document of its block.", panel=SCHEDULE
+    )
+    micro_batch: int = setting(
+        0,
+        "Blocks that go through the model of a process at once.",
+        unit="blocks",
+        shown="its share of the batch",
+        within=(0, BATCHES[1]),
+        panel=MEMORY,
+    )
+    replicas: int = setting(
+        1,
+        "Whole copies of the model under torchrun, each sharded over its processes (HSDP).",
+        within=(1, 65_536),
+        panel=MEMORY,
+    )
+    tensorboard: bool = setting(False, "Write TensorBoard scalars.", panel=SAVES)
+    precision: Precision = setting("bf16", "GEMM precision.", panel=MEMORY, common=True)
+    bf16_ends: int = setting(
+        4,
+        "Blocks at either end that FP8 leaves in BF16.",
+        unit="blocks",
+        within=(0, 10_000),
+        panel=MEMORY,
+    )
+    activation_checkpointing: Checkpointing = setting(
+        "auto",
+        "Keep only the input of each block, and recompute the rest in the backward pass.",
+        panel=MEMORY,
+    )
 
     def __post_init__(self) -> None:
-        within(
-            self,
-            tokens=TOKENS,
-            batch=BATCHES,
-            micro_batch=(0, BATCHES[1]),
-            learning_rate=(0.0, FASTEST),
-            seed=SEEDS,
-            warmup=(0.0, 0.999),
-            final_ratio=(0.0, 1.0),
-            weight_decay=(0.0, 10.0),
-            clip=(1e-9, 1e9),
-            save_every=(0.0, 1e9),
-            replicas=(1, 65_536),
-            bf16_ends=(0, 10_000),
-        )
-        require_precision(self.precision)
-        require(
-            self.activation_checkpointing in typing.get_args(Checkpointing),
-            f"activation_checkpointing {self.activation_checkpointing!r}",
-            "auto, on or off",
-        )
+        settle(self)
 
     def steps(self, length: int) -> int:
         """The number of optimiser steps that use up the tokens (rounded up)."""
@@ -110,8 +154,3 @@ CHANGEABLE = (
 """A run counts tokens, so that it can go on with another batch, or with a lower rate after a loss
 that rose.
 """
-
-
-def require_precision(precision: str) -> None:
-    known = typing.get_args(Precision)
-    require(precision in known, f"precision {precision!r}", " or ".join(map(repr, known)))

@@ -17,10 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.records import EvalResult
+from minipuzzle.records import EvalResult, SearchResult
 from minipuzzle.rundir import RunDir
 from minipuzzle.runs.distill import run_distill
 from minipuzzle.runs.evaluate import run_eval
@@ -72,14 +71,14 @@ def score(job: Job, settings: ScoreSettings | None = None) -> Scores:
     return run_score(job, settings or ScoreSettings())
 
 
-def search(job: Job, settings: SearchSettings) -> dict[str, Any]:
+def search(job: Job, settings: SearchSettings) -> SearchResult:
     """The architectures that fit ``settings.budget``, realised as masks on validation text and
     ranked; run/search.json.
 
-    "candidates" holds a row each, best first: "parameters", "bytes" at the workload, "damage"
-    (predicted), "loss" and "kl" (nats a token, measured before training), "agreement" and
-    "next_token_accuracy" (shares), "strip" (the parent's pattern with "." for dropped blocks).
-    "top" names those that go on, "selections" says which indices they keep.
+    ``candidates`` has a row each, best first: ``parameters``, ``bytes`` at the workload, ``damage``
+    (predicted), ``loss`` and ``kl`` (nats a token, measured before training), ``agreement`` and
+    ``next_token_accuracy`` (shares), ``strip`` (the parent's pattern with "." for dropped blocks).
+    ``top`` names those that go on, ``selections`` says which indices they keep.
 
     Raises: UserError where nothing was scored, or for a budget that is malformed, met already, or
     out of reach. Source: arXiv:2504.03624 (conditional NAS); method "solver": arXiv:2411.19146

@@ -1,9 +1,9 @@
 """What a file that is read back must hold: values against shapes, names that become paths. No
 torch.
 
-A shape is a type: int, float, str, bool, None, ``X | Y``, list[X], dict[str, X], tuple[X, Y],
-tuple[X, ...], a dataclass or a TypedDict (keys that it does not name are let through), Any, or
-``Annotated[X, Must(...)]``. Numbers are finite and whole ones fit 64 bits.
+A shape is a type: int, float, str, bool, None, ``X | Y``, list[X], dict[str, X] or Mapping[str, X],
+tuple[X, Y], tuple[X, ...], a dataclass or a TypedDict (keys that it does not name are let through),
+Any, or ``Annotated[X, Must(...)]``. Numbers are finite and whole ones fit 64 bits.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import lru_cache
 from typing import Annotated, Any
@@ -100,7 +100,7 @@ def fault(value: Any, shape: Any, where: str = "") -> tuple[str, str, str] | Non
             where,
             lambda: ((f"{where}[{i}]", v, arguments[0]) for i, v in enumerate(value)),
         )
-    if origin is dict:
+    if origin in (dict, Mapping):
         return _first(
             value,
             dict,
@@ -180,7 +180,7 @@ def make(shape: Any, value: Any) -> Any:
         return tuple(make(arguments[0], each) for each in value)
     if origin is tuple:
         return tuple(make(s, each) for s, each in zip(arguments, value, strict=True))
-    if origin is dict:
+    if origin in (dict, Mapping):
         return {key: make(arguments[1], each) for key, each in value.items()}
     return float(value) if shape is float else value
 

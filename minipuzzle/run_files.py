@@ -14,16 +14,8 @@ from typing import Any
 from minipuzzle.artifacts import plain_json, read_json, read_text
 from minipuzzle.checked import require
 from minipuzzle.errors import UserError
-from minipuzzle.run_shapes import (
-    CommandsFile,
-    LegFile,
-    PartialPrune,
-    PartialSearch,
-    SearchFile,
-    TrainingFile,
-)
+from minipuzzle.run_shapes import CommandsFile, LegFile, PartialPrune, PartialSearch, TrainingFile
 
-SEARCH_SCHEMA = 2
 COMMANDS_SCHEMA = 1
 PARTIAL_PRUNE_SCHEMA = 1
 TRAINING_SCHEMA = 1
@@ -43,50 +35,6 @@ def load_commands(path: Path) -> list[dict[str, Any]]:
         "commands"
     ]
     return rows
-
-
-def load_search(path: Path) -> dict[str, Any]:
-    """search.json. Raises: UserError where it is missing, damaged, of another schema or contradicts
-    itself.
-    """
-    again = "Run minipuzzle search again; delete the file first if it is kept."
-    found = _load(path, SearchFile, SEARCH_SCHEMA, again)
-    blocks = len(found["parent"]["pattern"])
-    known = {row["name"] for row in found["candidates"]} & set(found["selections"])
-    faults = [f"{name!r} in top is no candidate" for name in found["top"] if name not in known]
-    faults += [
-        f"{name!r} selects {len(selection['blocks'])} of {blocks} blocks"
-        for name, selection in found["selections"].items()
-        if len(selection["blocks"]) != blocks
-    ]
-    faults += [
-        f"{row['name']!r} has a strip of another length"
-        for row in found["candidates"]
-        if len(row["strip"]) != blocks
-    ]
-    if faults:
-        raise UserError(
-            f"{path} contradicts itself.",
-            got=faults[0],
-            allowed="what minipuzzle search wrote",
-            next=again,
-        )
-    return found
-
-
-def named_candidate(search: dict[str, Any], name: str) -> dict[str, Any]:
-    """The row of a candidate of search.json. Raises: UserError where it is none of its
-    selections.
-    """
-    row = next((row for row in search["candidates"] if row["name"] == name), None)
-    if row is None or name not in search["selections"]:
-        raise UserError(
-            "The search does not know this candidate.",
-            got=name,
-            allowed=", ".join(search["selections"]),
-            next="Run minipuzzle distill again: search.json is not the one that it went by.",
-        )
-    return row
 
 
 def load_partial_search(path: Path) -> dict[str, Any]:

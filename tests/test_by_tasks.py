@@ -96,15 +96,15 @@ def test_a_run_chooses_by_tasks(tmp_path, monkeypatch):
     for stage in ("parent", "distill"):
         monkeypatch.setattr(f"minipuzzle.runs.{stage}.average", average)
     settings = mp.SearchSettings(budget=("97%",), candidates=6, validation_blocks=4, multiple=8)
-    first = [row["name"] for row in mp.search(job, settings)["candidates"]]
+    first = [row.name for row in mp.search(job, settings).candidates]
     asked = mp.SearchSettings(
         budget=("97%",), candidates=6, validation_blocks=4, multiple=8, by_tasks=4, top=2
     )
     found = mp.search(job, asked)
-    assert [row["name"] for row in found["candidates"]] == [*reversed(first[:4]), *first[4:]]
-    assert [row.get("tasks") for row in found["candidates"]][:5] == [0.04, 0.03, 0.02, 0.01, None]
-    assert found["top"] == [first[3], first[2]]
-    assert [step["left"] for step in found["funnel"] if "tasks" in step["stage"]] == [4]
+    assert [row.name for row in found.candidates] == [*reversed(first[:4]), *first[4:]]
+    assert [row.tasks for row in found.candidates][:5] == [0.04, 0.03, 0.02, 0.01, None]
+    assert found.top == (first[3], first[2])
+    assert [step.left for step in found.funnel if "tasks" in step.stage] == [4]
     assert len(set(seen)) > 1, "the candidates' masks"
     assert job.parent_model._dropped == frozenset()
     training = mp.Training(tokens=512, batch=4, learning_rate=1e-4)

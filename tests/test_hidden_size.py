@@ -59,7 +59,7 @@ def test_the_released_shape_is_in_the_recipes_space_with_its_exact_cost(name, pa
     assert plan.feasible.bytes[at] == resident(released, plan.prices.workload).total
     if name == "nemotron-h-4b":
         assert plan.is_maximal[at]
-        assert plan.maximal()[0]["parameters"] == released.parameters
+        assert plan.maximal()[0].parameters == released.parameters
 
 
 def test_minitron_ssms_grid_of_sizes():
@@ -163,7 +163,7 @@ def test_the_solver_takes_the_best_of_all_hidden_sizes(seed):
         for c in p.candidates(lambda a: 0, first)
     ]
     assert names == ["s001", "s002", "s003"]
-    points = [(*row["cost"], row["damage"]) for row in front(each)]
+    points = [(*row.cost, row.damage) for row in front(each)]
     assert not any(
         a != b and all(x <= y for x, y in zip(a, b, strict=True)) and a[-1] < b[-1]
         for a in points

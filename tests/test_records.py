@@ -1,17 +1,24 @@
 """What the dataclasses of a run directory's files write, they read, the same."""
 
+import copy
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
+from test_run_files import GOOD as GOOD_FILES
 
+from minipuzzle.arch import Selection
 from minipuzzle.checked import fault, make, table
 from minipuzzle.errors import UserError
-from minipuzzle.records import Distilled, Record, RunRecord, Scored
+from minipuzzle.kinds import KINDS
+from minipuzzle.memory import Workload
+from minipuzzle.records import Distilled, Record, RunRecord, Scored, SearchResult
 from minipuzzle.records.run_record import ParentPath, Stages
 from minipuzzle.rundir import RunDir
+from minipuzzle.settings import Generation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,3 +149,47 @@ def test_a_mark_replaces_the_last_one_of_its_stage():
     assert record.stages.having(Scored(key="2")).score.key == "2"
     assert record.stages.having(distilled()).score.key == "1"
     assert record.stages.lacking("score") == Stages()
+
+
+def test_a_search_is_read_as_it_was_written(tmp_path):
+    found = SearchResult.read(GOOD_FILES["search.json"][1], tmp_path / "search.json")
+    kept = found.selections["c001"]
+    assert kept == Selection(blocks=({"heads": (0, 2)}, None), hidden=(0, 1))
+    assert found.budget.workload == Workload(context=8)
+    assert found.budget.asked == [(Generation(batch=1, prompt=8, output=1), "decode")]
+    assert found.hidden_sizes == (8,)
+    assert found.candidate("c001") is found.candidates[0]
+    whole = replace(found, selections={"c001": replace(kept, hidden=None)})
+    whole.save(tmp_path / "search.json")
+    assert SearchResult.load(tmp_path / "search.json") == whole
+    stored = json.loads((tmp_path / "search.json").read_text())
+    assert stored["selections"] == {"c001": {"blocks": [{"heads": [0, 2]}, None], "hidden": None}}
+    assert "tasks" not in stored["candidates"][0]
+    assert stored["budget"]["bytes"] is None
+    grid = replace(found, solver=None, front=None).json()
+    assert not {"solver", "front"} & set(grid)
+
+
+@pytest.mark.parametrize("indices", [[1, 1], [2, 1], [-1, 2]])
+def test_kept_indices_ascend_from_0(indices, tmp_path):
+    stored = copy.deepcopy(GOOD_FILES["search.json"][1])
+    for place in (stored["selections"]["c001"]["blocks"][0], stored["selections"]["c001"]):
+        name, before = next((n, v) for n, v in place.items() if n in ("heads", "hidden"))
+        place[name] = indices
+        with pytest.raises(UserError, match=r"at selections.'c001'") as caught:
+            SearchResult.read(stored, tmp_path)
+        assert caught.value.allowed == "ascending indices from 0"
+        place[name] = before
+    assert SearchResult.read(stored, tmp_path)
+
+
+def test_the_letters_of_a_pattern_are_those_of_the_kinds(tmp_path, monkeypatch):
+    stored = copy.deepcopy(GOOD_FILES["search.json"][1])
+    stored["candidates"][0].update(pattern="Q", strip="Q.")
+    with pytest.raises(UserError, match="pattern"):
+        SearchResult.read(stored, tmp_path)
+    monkeypatch.setitem(KINDS, "toy", SimpleNamespace(letter="Q"))
+    assert SearchResult.read(stored, tmp_path).candidates[0].strip == "Q."
+    stored["candidates"][0].update(pattern="Q.")
+    with pytest.raises(UserError, match="pattern"):
+        SearchResult.read(stored, tmp_path)

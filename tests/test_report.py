@@ -220,6 +220,7 @@ def test_a_solver_run_of_many_blocks_with_drops(tmp_path):
         {
             **row,
             "name": f"s{i:03}",
+            "origin": "solver",
             "rank": i + 1,
             "kl": 0.1 + i / 100,
             "parameters": row["parameters"] - i * 10**7,
@@ -244,15 +245,21 @@ def test_a_solver_run_of_many_blocks_with_drops(tmp_path):
             "parameters": None,
             "times": {},
             "timing": None,
+            "margin": None,
             "workload": workload,
         },
+        "not_pruned": [],
+        "parent_cost": {"parameters": 5_000_000_000, "bytes": 2**34, "times": {}},
         "candidates": rows,
         "top": ["s000"],
         "selections": {"s000": {"blocks": blocks, "hidden": list(range(1, 49))}},
         "bounds": {"hidden": [48, 64]},
         "front": {
             "names": ["memory"],
-            "points": [{"cost": [2**33], "damage": 0.4}, {"cost": [2**34], "damage": 0.1}],
+            "points": [
+                {"limit": [2**33], "cost": [2**33], "damage": 0.4, "gap": 0.0},
+                {"limit": [2**34], "cost": [2**34], "damage": 0.1, "gap": 0.0},
+            ],
         },
         "funnel": [
             {"stage": "points of the grid that fit", "entered": 10**6, "left": 0, "seconds": 0.1}

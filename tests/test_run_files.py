@@ -16,8 +16,8 @@ from minipuzzle.artifacts import read_arrays, read_json, write_atomic, write_jso
 from minipuzzle.checked import fault, is_plain_name
 from minipuzzle.cost.latency import LatencyTable
 from minipuzzle.errors import UserError
-from minipuzzle.records import EvalResult, RunRecord, TasksResult
-from minipuzzle.run_files import load_commands, load_partial_search, load_search, named_candidate
+from minipuzzle.records import EvalResult, RunRecord, SearchResult, TasksResult
+from minipuzzle.run_files import load_commands, load_partial_search
 from minipuzzle.rundir import RunDir
 from minipuzzle.scores import Scores
 
@@ -90,7 +90,7 @@ GOOD = {
         {"schema": 1, "commands": [{"command": "minipuzzle score", "seconds": 1.5, "date": "d"}]},
     ),
     "search.json": (
-        load_search,
+        SearchResult.load,
         {
             "schema": 2,
             "method": "solver",
@@ -101,6 +101,7 @@ GOOD = {
                 "bytes": None,
                 "times": {"decode ms @b1,p8,o1": 1.5},
                 "timing": "t",
+                "margin": None,
                 "workload": {
                     "context": 8,
                     "batch": 1,
@@ -109,14 +110,19 @@ GOOD = {
                     "state": "bf16",
                 },
             },
-            "bounds": {"hidden": [8]},
+            "bounds": {"hidden": [8], "paired": False},
+            "not_pruned": [],
+            "parent_cost": {"parameters": 10, "bytes": 20, "times": {}},
             "points": 2,
             "feasible": 1,
             "candidates": [CANDIDATE],
             "top": ["c001"],
             "funnel": [{"stage": "s", "entered": 2, "left": 1, "seconds": 0.1}],
             "selections": {"c001": {"blocks": [{"heads": [0, 2]}, None], "hidden": [0, 1]}},
-            "front": {"names": ["parameters"], "points": [{"cost": [1.0], "damage": 0.1}]},
+            "front": {
+                "names": ["parameters"],
+                "points": [{"limit": [1.0], "cost": [1.0], "damage": 0.1, "gap": 0.0}],
+            },
         },
     ),
     "search.partial.json": (
@@ -307,7 +313,7 @@ def test_a_name_from_a_file_never_becomes_a_path_elsewhere(evil, tmp_path):
     ):
         (tmp_path / "search.json").write_text(json.dumps({**good, **changed}))
         with pytest.raises(UserError, match="does not hold what it should at"):
-            load_search(tmp_path / "search.json")
+            SearchResult.load(tmp_path / "search.json")
     _, good = GOOD["run.json"]
     stages = {"distill": {**good["stages"]["distill"], "winner": evil}}
     (tmp_path / "run.json").write_text(json.dumps({**good, "stages": stages}))
@@ -325,14 +331,14 @@ def test_contradictions_inside_search_json(tmp_path):
     for changed, words in (
         ({"top": ["c002"]}, "'c002' in top"),
         ({"selections": {"c001": {"blocks": [{}], "hidden": None}}}, "1 of 2 blocks"),
-        ({"candidates": [{**CANDIDATE, "strip": "M"}]}, "strip"),
+        ({"candidates": [{**CANDIDATE, "strip": "M"}]}, "pattern of another length"),
     ):
         file.write_text(json.dumps({**good, **changed}))
         with pytest.raises(UserError) as caught:
-            load_search(file)
+            SearchResult.load(file)
         four(caught, "contradicts itself", words)
     with pytest.raises(UserError) as caught:
-        named_candidate(good, "c009")
+        SearchResult.read(good, file).candidate("c009")
     four(caught, "c009", "minipuzzle distill again")
 
 

@@ -2,13 +2,13 @@
 their end.
 """
 
-import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import tiny
 
+from minipuzzle.arch import Selection
 from minipuzzle.nas.fit import misfit
 from minipuzzle.report import removed
 from minipuzzle.scores import Scores
@@ -60,26 +60,25 @@ def test_scores_that_do_not_fit(name):
         assert misfit(other(name, swapped), MODEL)
 
 
-SELECTION = {"blocks": [{"heads": [0, 7]}, {"intermediate": [0, 63]}, None], "hidden": [0, 31]}
+SELECTION = Selection(blocks=({"heads": (0, 7)}, {"intermediate": (0, 63)}, None), hidden=(0, 31))
 
 
 @pytest.mark.parametrize(
-    ("place", "value"),
-    [(("blocks", 0, "heads"), [0, 8]), (("blocks", 1, "intermediate"), [64]), (("hidden",), [32])],
+    "beyond",
+    [
+        replace(SELECTION, blocks=({"heads": (0, 8)}, *SELECTION.blocks[1:])),
+        replace(SELECTION, blocks=(SELECTION.blocks[0], {"intermediate": (64,)}, None)),
+        replace(SELECTION, hidden=(32,)),
+    ],
 )
-def test_a_selection_beyond_the_scores(place, value):
+def test_a_selection_beyond_the_scores(beyond):
     assert removed.misfit("M-*", FITS, SELECTION) == ""
-    changed = copy.deepcopy(SELECTION)
-    inside = changed
-    for key in place[:-1]:
-        inside = inside[key]
-    inside[place[-1]] = value
-    assert removed.misfit("M-*", FITS, changed)
+    assert removed.misfit("M-*", FITS, beyond)
 
 
 def test_a_selection_of_other_scores():
-    assert removed.misfit("M-*-", FITS, {**SELECTION, "blocks": [{}] * 4})
-    assert removed.misfit("-M*", FITS, {**SELECTION, "blocks": [{}] * 3})
+    assert removed.misfit("M-*-", FITS, replace(SELECTION, blocks=({},) * 4))
+    assert removed.misfit("-M*", FITS, replace(SELECTION, blocks=({},) * 3))
     assert removed.misfit("M-*", replace(FITS, hidden=None), SELECTION)
 
 

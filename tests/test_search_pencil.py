@@ -67,19 +67,19 @@ def test_the_front_is_the_least_damage_at_each_limit():
     rows = front(each)
     assert 4 <= len(rows) <= 12
     for row in rows:
-        fits = (costs <= np.array(row["limit"]) + 1e-6).all(axis=1)
-        assert row["damage"] == pytest.approx(harms[fits].min(), abs=1e-4 * harms.max())
-        at = np.flatnonzero(np.isclose(costs, row["cost"]).all(axis=1))
-        assert np.isclose(harms[at], row["damage"]).any()
+        fits = (costs <= np.array(row.limit) + 1e-6).all(axis=1)
+        assert row.damage == pytest.approx(harms[fits].min(), abs=1e-4 * harms.max())
+        at = np.flatnonzero(np.isclose(costs, row.cost).all(axis=1))
+        assert np.isclose(harms[at], row.damage).any()
         student = choices.selection(states[at[0]]).student(parent)
-        assert row["cost"] == pytest.approx([student.parameters, resident(student, WORK).total])
+        assert row.cost == pytest.approx([student.parameters, resident(student, WORK).total])
     for a, b in itertools.permutations(rows, 2):
-        cheaper = all(x <= y for x, y in zip(a["cost"], b["cost"], strict=True))
-        assert not (cheaper and a["damage"] < b["damage"])
-    assert rows[-1]["damage"] == 0
+        cheaper = all(x <= y for x, y in zip(a.cost, b.cost, strict=True))
+        assert not (cheaper and a.damage < b.damage)
+    assert rows[-1].damage == 0
     all_of_it = [parent.parameters, resident(parent, WORK).total]
-    assert rows[-1]["cost"] == pytest.approx(all_of_it)
-    limits = np.array([row["limit"] for row in rows])
+    assert rows[-1].cost == pytest.approx(all_of_it)
+    limits = np.array([row.limit for row in rows])
     empty = np.array([costs[:, k].min() for k in range(2)])
     assert limits[-1].tolist() == pytest.approx(all_of_it)
     assert (limits[0] >= empty + 0.29 * (np.array(all_of_it) - empty)).all()
@@ -93,11 +93,7 @@ def test_the_front_over_hidden_sizes_keeps_the_best_of_all():
     alone = [row for proposals in each for row in front([proposals])]
     assert len(rows) < len(alone)
     for row in rows:
-        better = [
-            o
-            for o in alone
-            if o["damage"] < row["damage"] and all(np.array(o["cost"]) <= row["cost"])
-        ]
+        better = [o for o in alone if o.damage < row.damage and all(np.array(o.cost) <= row.cost)]
         assert not better
 
 

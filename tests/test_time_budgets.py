@@ -209,10 +209,10 @@ def test_a_plan_of_a_time_budget_says_what_it_costs():
     }
     total = whole["prefill"] + 4 * whole["decode"]
     said = plan.summary()
-    assert said["budget"]["times"] == {"total ms @b2,p10,o4": pytest.approx(total / 1.2)}
-    assert said["parent_cost"]["times"] == {"total ms @b2,p10,o4": pytest.approx(total)}
+    assert said.budget.times == {"total ms @b2,p10,o4": pytest.approx(total / 1.2)}
+    assert said.parent_cost.times == {"total ms @b2,p10,o4": pytest.approx(total)}
     for row in plan.maximal():
-        assert row["ms"]["total ms @b2,p10,o4"] <= total / 1.2
+        assert row.ms["total ms @b2,p10,o4"] <= total / 1.2
     with pytest.raises(UserError, match="meets this budget already"):
         make_plan(parent, replace(settings, budget=("0.9x",)), Clock())
     with pytest.raises(UserError, match="needs times"):

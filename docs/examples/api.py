@@ -7,11 +7,8 @@ scores = mp.score(job, mp.ScoreSettings(samples=16, block_samples=4))
 print("least important block:", int(scores.blocks.argmin()))
 
 found = mp.search(job, mp.SearchSettings(budget=("90%",), candidates=6, validation_blocks=8))
-best = found["candidates"][0]
-print(
-    f"{best['strip']}  {best['parameters']:,} parameters, {best['loss']:.3f} nats a token before"
-    " training"
-)
+best = found.candidates[0]
+print(f"{best.strip}  {best.parameters:,} parameters, {best.loss:.3f} nats a token before training")
 
 student = mp.distill(
     job,

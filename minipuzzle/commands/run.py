@@ -20,14 +20,14 @@ def compress_run(recipe: Recipe, run: Path | None, as_json: bool) -> None:
     where = run or Path(recipe.run)
     with command(where):
         from minipuzzle.pipeline import compress
+        from minipuzzle.records import SearchResult
         from minipuzzle.report.evaluated import eval_table
         from minipuzzle.report.tables import candidates_table
-        from minipuzzle.run_files import load_search
 
         measured, page = compress(recipe, where)
         if as_json:
             print_json({**measured.json(), "report": str(page)})
             return
-        out.print(candidates_table(load_search(where / "search.json")))
+        out.print(candidates_table(SearchResult.load(where / "search.json")))
         out.print(eval_table(measured))
         out.print(f"report: {page}", soft_wrap=True)

@@ -21,10 +21,10 @@ def run(line: SearchCommand) -> None:
         job = make_job(line.run, line.checkpoint, line.data, line.device)
         result = run_search(job, line.settings)
         if line.as_json:
-            print_json(result)
+            print_json(result.json())
             return
         out.print(candidates_table(result))
-        if "front" in result:
+        if result.front:
             from minipuzzle.report.plots import draw_front
             from minipuzzle.report.svg import save_png
 
@@ -42,7 +42,8 @@ def _plan(line: SearchCommand, folder: Path) -> None:
     timing = load_timing(line.settings, line.run / "latency.json")
     plan = make_plan(read_config(folder)[1], line.settings, timing)
     if line.as_json:
-        print_json({**plan.summary(), "maximal": plan.maximal()})
+        maximal = [row.json() for row in plan.maximal()]
+        print_json({**plan.summary().json(), "maximal": maximal})
         return
     for sentence in plan.sentences():
         out.print(sentence)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from minipuzzle.errors import UserError
 from minipuzzle.memory import Workload, resident
 from minipuzzle.nas.enumerate import Feasible, costs, enumerate_shapes, grid, maximal, times
 from minipuzzle.nas.select import Candidate, candidates, largest
+from minipuzzle.records import Fitting, ParentCost, SearchBudget, SearchSpace
 from minipuzzle.scores import Scores
 from minipuzzle.settings import Budget, Generation, Limits, Phase, SearchSettings, parse_budget
 from minipuzzle.space import Bounds, Level, bounds, check_asked, check_uniform, levels
@@ -78,55 +78,49 @@ class Plan:
         """The ``count`` candidates with the most parameters."""
         return largest(self.parent, scores, self.feasible, count)
 
-    def maximal(self) -> list[dict[str, Any]]:
+    def maximal(self) -> list[Fitting]:
         """The maximal shapes, largest first, with their costs."""
+        names = self.prices.names[-len(self.limits.times) :] if self.limits.times else ()
         rows = [
-            {
-                **asdict(self.feasible.shape(int(i))),
-                "parameters": int(self.feasible.parameters[i]),
-                "bytes": int(self.feasible.bytes[i]),
-                "ms": (
-                    dict(
-                        zip(
-                            self.prices.names[-len(self.limits.times) :],
-                            self.feasible.times[i].tolist(),
-                            strict=True,
-                        )
-                    )
-                    if self.limits.times
-                    else {}
-                ),
-            }
+            Fitting(
+                shape=asdict(self.feasible.shape(int(i))),
+                parameters=int(self.feasible.parameters[i]),
+                bytes=int(self.feasible.bytes[i]),
+                ms=dict(zip(names, self.feasible.times[i].tolist(), strict=True)) if names else {},
+            )
             for i in np.flatnonzero(self.is_maximal)
         ]
-        return sorted(rows, key=lambda row: -row["parameters"])
+        return sorted(rows, key=lambda row: -row.parameters)
 
-    def summary(self) -> dict[str, Any]:
-        """Budget, bounds and counts, for search.json."""
-        return {
-            "budget": {
-                "text": list(self.budget.text),
-                "parameters": self.limits.parameters,
-                "bytes": self.limits.bytes,
-                "workload": asdict(self.prices.workload),
-                "times": {t.name: t.ms for t in self.limits.times},
-                "timing": None if self.prices.timing is None else self.prices.timing.source,
-                "margin": None if self.prices.timing is None else self.prices.timing.margin,
+    def summary(self) -> SearchSpace:
+        """Budget, bounds and counts."""
+        timing = self.prices.timing
+        budget = SearchBudget(
+            text=tuple(self.budget.text),
+            parameters=self.limits.parameters,
+            bytes=self.limits.bytes,
+            workload=self.prices.workload,
+            times={t.name: t.ms for t in self.limits.times},
+            timing=None if timing is None else timing.source,
+            margin=None if timing is None else timing.margin,
+        )
+        cost = ParentCost(
+            parameters=self.parent.parameters,
+            bytes=self.bytes(self.parent),
+            times={
+                t.name: model_ms(timing, self.parent, t.phase, t.work)
+                for t in self.limits.times
+                if timing is not None
             },
-            "not_pruned": self.parent.rules.sentences(),
-            "bounds": self.bounds.plain(),
-            "points": self.points,
-            "feasible": self.feasible.count,
-            "parent_cost": {
-                "parameters": self.parent.parameters,
-                "bytes": self.bytes(self.parent),
-                "times": {
-                    t.name: model_ms(self.prices.timing, self.parent, t.phase, t.work)
-                    for t in self.limits.times
-                    if self.prices.timing is not None
-                },
-            },
-        }
+        )
+        return SearchSpace(
+            budget=budget,
+            not_pruned=tuple(self.parent.rules.sentences()),
+            bounds=self.bounds.plain(),
+            points=self.points,
+            feasible=self.feasible.count,
+            parent_cost=cost,
+        )
 
 
 def make_plan(parent: Architecture, settings: SearchSettings, timing: Timing | None = None) -> Plan:

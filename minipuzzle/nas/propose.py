@@ -4,9 +4,8 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from minipuzzle.cost.pricing import Pricing
 from minipuzzle.nas.choices import Choices, State, make_choices
 from minipuzzle.nas.select import Candidate
 from minipuzzle.nas.solve import Infeasible, Instance, Solution, diverse, sweep
+from minipuzzle.records import FrontPoint
 from minipuzzle.scores import Scores
 from minipuzzle.settings import SearchSettings
 from minipuzzle.space import Bounds
@@ -24,6 +24,10 @@ OVERLAP = 0.9
 block (arXiv:2411.19146).
 """
 FRONT_POINTS = 12
+
+
+BytesOf = Callable[[Architecture], int]
+"""An architecture's memory at the workload."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +42,7 @@ class Proposals:
     seconds: float
     gap: float
 
-    def candidates(self, bytes_of: Any, first: int = 1) -> list[Candidate]:
+    def candidates(self, bytes_of: BytesOf, first: int = 1) -> list[Candidate]:
         """The states as candidates s001, s002, ..., or from another number on."""
         return [
             candidate(self.choices, s, f"s{n:03}", "solver", bytes_of)
@@ -109,22 +113,22 @@ def propose(
     )
 
 
-def front(each: Sequence[Proposals]) -> list[dict[str, Any]]:
+def front(each: Sequence[Proposals]) -> tuple[FrontPoint, ...]:
     """The predicted Pareto front: least damage at limits from the smallest reachable to the
     parent's own cost, the best of all hidden sizes.
 
     All limits are scaled together, from those of an almost empty model to those of the whole one.
     """
     rows = [row for proposals in each for row in _front(proposals.choices, proposals.prices)]
-    return [row for row in rows if not any(_beats(other, row) for other in rows)]
+    return tuple(row for row in rows if not any(_beats(other, row) for other in rows))
 
 
-def _beats(other: dict[str, Any], row: dict[str, Any]) -> bool:
-    cheaper = all(a <= b for a, b in zip(other["cost"], row["cost"], strict=True))
-    return cheaper and bool(other["damage"] < row["damage"])
+def _beats(other: FrontPoint, row: FrontPoint) -> bool:
+    cheaper = all(a <= b for a, b in zip(other.cost, row.cost, strict=True))
+    return cheaper and other.damage < row.damage
 
 
-def _front(choices: Choices, prices: Pricing) -> list[dict[str, Any]]:
+def _front(choices: Choices, prices: Pricing) -> list[FrontPoint]:
     cheapest = sum(c.min(axis=0) for c in choices.costs)
     dearest = sum(c[0] for c in choices.costs)
     shares = np.linspace(0.3, 1.0, FRONT_POINTS)
@@ -133,17 +137,19 @@ def _front(choices: Choices, prices: Pricing) -> list[dict[str, Any]]:
     for limit, solution in zip(limits, sweep(instance(choices), limits), strict=True):
         cost = choices.cost(state_of(choices, solution)) + prices.base
         rows.append(
-            {
-                "limit": (limit + prices.base).tolist(),
-                "cost": cost.tolist(),
-                "damage": solution.damage + choices.narrower,
-                "gap": solution.gap,
-            }
+            FrontPoint(
+                limit=tuple((limit + prices.base).tolist()),
+                cost=tuple(cost.tolist()),
+                damage=float(solution.damage + choices.narrower),
+                gap=float(solution.gap),
+            )
         )
     return rows
 
 
-def candidate(choices: Choices, state: State, name: str, origin: str, bytes_of: Any) -> Candidate:
+def candidate(
+    choices: Choices, state: State, name: str, origin: str, bytes_of: BytesOf
+) -> Candidate:
     """A state as a candidate; ``bytes_of`` prices an architecture's memory at the workload."""
     selection = choices.selection(state)
     student = selection.student(choices.parent)

@@ -9,13 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from minipuzzle.arch import Selection
 from minipuzzle.checked import is_plain_name
 from minipuzzle.errors import UserError
-from minipuzzle.kinds import KINDS
-from minipuzzle.records import Distilled, EvalResult, RunRecord
+from minipuzzle.kinds import KINDS, Kept
+from minipuzzle.records import CandidateRow, Distilled, EvalResult, RunRecord, SearchResult
 from minipuzzle.report.pattern import UNKNOWN
 from minipuzzle.report.removed import Removal, hidden_change, misfit, removals
-from minipuzzle.run_files import load_commands, load_log, load_search, named_candidate
+from minipuzzle.run_files import load_commands, load_log
 from minipuzzle.scores import Scores
 from minipuzzle.version import VERSION
 
@@ -52,9 +53,9 @@ class Facts:
         return Path(self.record.parent.path)
 
     @cached_property
-    def search(self) -> dict[str, Any] | None:
+    def search(self) -> SearchResult | None:
         """search.json."""
-        return load_search(path) if (path := self.run / "search.json").exists() else None
+        return SearchResult.load(path) if (path := self.run / "search.json").exists() else None
 
     @cached_property
     def measured(self) -> EvalResult | None:
@@ -75,15 +76,14 @@ class Facts:
         """scores.safetensors."""
         path = self.run / "scores.safetensors"
         scores = Scores.load(path) if path.exists() else None
-        if scores is not None and self.search is not None and self.winner is not None:
-            selection = self.search["selections"][self.winner["name"]]
-            if wrong := misfit(self.pattern, scores, selection):
-                raise UserError(
-                    "The scores and the search are of different models.",
-                    got=wrong,
-                    allowed="scores.safetensors and search.json of one run",
-                    next="Run minipuzzle search again.",
-                )
+        kept = self.selection
+        if scores and kept and (wrong := misfit(self.pattern, scores, kept)):
+            raise UserError(
+                "The scores and the search are of different models.",
+                got=wrong,
+                allowed="scores.safetensors and search.json of one run",
+                next="Run minipuzzle search again.",
+            )
         return scores
 
     @cached_property
@@ -95,30 +95,32 @@ class Facts:
         return found if found and search and found.search == search.key else None
 
     @cached_property
-    def winner(self) -> dict[str, Any] | None:
+    def winner(self) -> CandidateRow | None:
         """The candidate that was distilled, or is first so far, as search.json has it."""
         if self.search is None:
             return None
-        name = self.distilled.winner if self.distilled else self.search["top"][0]
-        return named_candidate(self.search, name)
+        name = self.distilled.winner if self.distilled else self.search.top[0]
+        return self.search.candidate(name)
 
     @cached_property
-    def blocks(self) -> list[dict[str, Any] | None]:
-        """What the winner keeps of each block; empty before a search."""
+    def selection(self) -> Selection | None:
+        """What the winner keeps of the parent."""
         if self.search is None or self.winner is None:
-            return []
-        found: list[dict[str, Any] | None] = self.search["selections"][self.winner["name"]][
-            "blocks"
-        ]
-        return found
+            return None
+        return self.search.selections[self.winner.name]
+
+    @property
+    def blocks(self) -> tuple[Kept | None, ...]:
+        """What the winner keeps of each block; empty before a search."""
+        return () if self.selection is None else self.selection.blocks
 
     @cached_property
     def hidden(self) -> tuple[int, int] | None:
         """The hidden sizes of parent and winner; None where it stayed."""
-        if self.search is None or self.winner is None:
+        kept = None if self.selection is None else self.selection.hidden
+        if self.search is None or kept is None:
             return None
-        kept = self.search["selections"][self.winner["name"]]["hidden"]
-        return None if kept is None else (self.search["bounds"]["hidden"][-1], len(kept))
+        return self.search.hidden_sizes[-1], len(kept)
 
     @property
     def hidden_change(self) -> str:
@@ -131,7 +133,7 @@ class Facts:
         of channels or heads.
         """
         if self.search is not None:
-            return str(self.search["parent"]["pattern"])
+            return self.search.parent.pattern
         scores = self.scores
         if scores is None:
             return ""
@@ -144,9 +146,9 @@ class Facts:
     @cached_property
     def removed(self) -> list[Removal]:
         """What the winner lost, by kind of block and by axis."""
-        if self.scores is None or self.search is None or self.winner is None:
+        if self.scores is None or self.selection is None:
             return []
-        return removals(self.pattern, self.scores, self.search["selections"][self.winner["name"]])
+        return removals(self.pattern, self.scores, self.selection)
 
     @cached_property
     def logs(self) -> dict[str, list[dict[str, float]]]:

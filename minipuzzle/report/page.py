@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from minipuzzle.artifacts import write_atomic
-from minipuzzle.records import EvalResult, TasksResult
+from minipuzzle.records import CandidateRow, EvalResult, SearchResult, TasksResult
 from minipuzzle.report import plots
 from minipuzzle.report.evaluated import (
     by_task,
@@ -98,51 +98,51 @@ def _score_values(facts: Facts) -> dict[str, Any]:
     }
 
 
-def _search_values(facts: Facts, search: dict[str, Any]) -> dict[str, Any]:
+def _search_values(facts: Facts, search: SearchResult) -> dict[str, Any]:
     winner = facts.winner
     assert winner is not None
     shares, titles = block_titles(facts)
-    shape = shape_columns(search["bounds"], [c["shape"] for c in search["candidates"]])
-    front = {"front": plots.front_picture(search, winner["name"])} if "front" in search else {}
+    shape = shape_columns(search, [c.shape for c in search.candidates])
+    front = {"front": plots.front_picture(search, winner.name)} if search.front else {}
     return {
         **front,
-        "patterns": pattern_html(facts.pattern, winner["strip"], shares, titles, facts.hidden),
+        "patterns": pattern_html(facts.pattern, winner.strip, shares, titles, facts.hidden),
         "why": why(facts),
         "removed": removed_rows(facts),
         "funnel": _funnel(search),
-        "pareto": plots.pareto(search, winner["name"]),
+        "pareto": plots.pareto(search, winner.name),
         "columns": list(shape),
         "candidates": [
-            _candidate(c, winner["name"], shape.values()) for c in search["candidates"][:SHOWN]
+            _candidate(c, winner.name, shape.values()) for c in search.candidates[:SHOWN]
         ],
-        "more": max(0, len(search["candidates"]) - SHOWN),
-        "before": search["parent"]["pattern"],
-        "after": winner["strip"],
+        "more": max(0, len(search.candidates) - SHOWN),
+        "before": search.parent.pattern,
+        "after": winner.strip,
         "hidden": facts.hidden_change,
     }
 
 
-def _funnel(search: dict[str, Any]) -> list[dict[str, Any]]:
+def _funnel(search: SearchResult) -> list[dict[str, Any]]:
     """The steps, with a bar for what is left, on a log scale."""
-    largest = np.log1p(max(max(step["entered"], step["left"]) for step in search["funnel"]))
+    largest = np.log1p(max(max(step.entered, step.left) for step in search.funnel))
     return [
-        {**step, "bar": round(100 * np.log1p(step["left"]) / largest)} for step in search["funnel"]
+        {**vars(step), "bar": round(100 * np.log1p(step.left) / largest)} for step in search.funnel
     ]
 
 
-def _candidate(c: dict[str, Any], winner: str, shape: Iterable[str]) -> dict[str, Any]:
+def _candidate(c: CandidateRow, winner: str, shape: Iterable[str]) -> dict[str, Any]:
     return {
-        "shape": [c["shape"][field] for field in shape],
-        "best": c["name"] == winner,
-        "rank": c["rank"],
-        "name": c["name"],
-        "parameters": count(c["parameters"]),
-        "memory": bytes_(c["bytes"]),
-        "damage": f"{c['damage']:.3g}",
-        "accuracy": percent(c["next_token_accuracy"], 1),
-        "agreement": percent(c["agreement"], 1),
-        "loss": f"{c['loss']:.4f}",
-        "kl": f"{c['kl']:.4f}",
+        "shape": [c.shape[field] for field in shape],
+        "best": c.name == winner,
+        "rank": c.rank,
+        "name": c.name,
+        "parameters": count(c.parameters),
+        "memory": bytes_(c.bytes),
+        "damage": f"{c.damage:.3g}",
+        "accuracy": percent(c.next_token_accuracy, 1),
+        "agreement": percent(c.agreement, 1),
+        "loss": f"{c.loss:.4f}",
+        "kl": f"{c.kl:.4f}",
     }
 
 

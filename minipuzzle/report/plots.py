@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from minipuzzle.kinds import Kept
+from minipuzzle.records import SearchResult
 from minipuzzle.report.pattern import BLUE, ORANGE, colors
 from minipuzzle.report.removed import channel_scores, kept_share
 from minipuzzle.report.svg import GREY, plain_log, svg
@@ -16,7 +19,7 @@ MANY_BLOCKS = 40
 FEW_ROWS = 5
 
 
-def block_scores(pattern: str, scores: Scores, blocks: list[dict[str, Any] | None]) -> str:
+def block_scores(pattern: str, scores: Scores, blocks: Sequence[Kept | None]) -> str:
     """A bar a block in its kind's colour, hatched and pale where it was dropped; log scale."""
     color = colors()
 
@@ -33,7 +36,7 @@ def block_scores(pattern: str, scores: Scores, blocks: list[dict[str, Any] | Non
     return svg(draw, "blocks")
 
 
-def heat_map(pattern: str, scores: Scores, blocks: list[dict[str, Any] | None]) -> str:
+def heat_map(pattern: str, scores: Scores, blocks: Sequence[Kept | None]) -> str:
     """A row a block: left its own score, right its channels or heads, best first, each relative to
     the best.
 
@@ -89,15 +92,15 @@ def heat_map(pattern: str, scores: Scores, blocks: list[dict[str, Any] | None]) 
     return svg(draw, "heat", height=min(9.0, max(3.0, 0.19 * len(pattern) + 0.9)))
 
 
-def pareto(search: dict[str, Any], winner: str) -> str:
+def pareto(search: SearchResult, winner: str) -> str:
     """Each evaluated candidate: cost against measured KL before training; the front as steps, the
     chosen one named.
     """
     field, unit, label = cost_axis(search)
 
     def draw(axes: Any) -> None:
-        rows = search["candidates"]
-        points = [(r[field] / unit, r["kl"]) for r in rows]
+        rows = search.candidates
+        points = [(getattr(r, field) / unit, r.kl) for r in rows]
         front = sorted(
             p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)
         )
@@ -111,10 +114,10 @@ def pareto(search: dict[str, Any], winner: str) -> str:
         )
         axes.scatter(*zip(*points, strict=True), color=BLUE, alpha=0.55, s=18)
         for row, point in zip(rows, points, strict=True):
-            if row["name"] in search["top"]:
-                chosen = row["name"] == winner
+            if row.name in search.top:
+                chosen = row.name == winner
                 axes.scatter(*point, color=ORANGE, s=60 if chosen else 24, zorder=3)
-                text = f"{row['name']}, chosen" if chosen else row["name"]
+                text = f"{row.name}, chosen" if chosen else row.name
                 axes.annotate(
                     text,
                     point,
@@ -128,50 +131,45 @@ def pareto(search: dict[str, Any], winner: str) -> str:
     return svg(draw, "pareto")
 
 
-def front_picture(search: dict[str, Any], winner: str) -> str:
+def front_picture(search: SearchResult, winner: str) -> str:
     """The solver's predicted Pareto front over the first budget."""
     return svg(lambda axes: draw_front(axes, search, winner), "front")
 
 
-def draw_front(axes: Any, search: dict[str, Any], winner: str | None = None) -> None:
+def draw_front(axes: Any, search: SearchResult, winner: str | None = None) -> None:
     """Least predicted damage against cost as a line; evaluated candidates as points, the chosen one
     (or best) marked.
     """
-    names, points = search["front"]["names"], search["front"]["points"]
     field, unit, label = cost_axis(search)
     column = {"parameters": "parameters", "bytes": "memory"}[field]
-    if column in names:
-        at = names.index(column)
+    if search.front is not None and column in search.front.names:
+        at, points = search.front.names.index(column), search.front.points
         axes.plot(
-            [p["cost"][at] / unit for p in points],
-            [p["damage"] for p in points],
-            color=GREY,
-            marker=".",
+            [p.cost[at] / unit for p in points], [p.damage for p in points], color=GREY, marker="."
         )
-    rows = search["candidates"]
-    axes.scatter(
-        [r[field] / unit for r in rows], [r["damage"] for r in rows], color=BLUE, alpha=0.5, s=14
-    )
-    chosen = next(r for r in rows if r["name"] == (winner or search["top"][0]))
-    axes.scatter(chosen[field] / unit, chosen["damage"], color=ORANGE, zorder=3)
+    rows = search.candidates
+    costs, damage = [getattr(r, field) / unit for r in rows], [r.damage for r in rows]
+    axes.scatter(costs, damage, color=BLUE, alpha=0.5, s=14)
+    chosen = next(r for r in rows if r.name == (winner or search.top[0]))
+    axes.scatter(getattr(chosen, field) / unit, chosen.damage, color=ORANGE, zorder=3)
     axes.annotate(
-        chosen["name"],
-        (chosen[field] / unit, chosen["damage"]),
+        chosen.name,
+        (getattr(chosen, field) / unit, chosen.damage),
         textcoords="offset points",
         xytext=(6, 4),
     )
     axes.set(xlabel=label, ylabel="predicted damage")
 
 
-def cost_axis(search: dict[str, Any]) -> tuple[str, float, str]:
+def cost_axis(search: SearchResult) -> tuple[str, float, str]:
     """(field of a candidate, its unit, label): memory where only memory is bounded, parameters
     otherwise.
     """
-    budget = search["budget"]
-    if budget["bytes"] is not None and budget["parameters"] is None:
-        unit, name = (2**30, "GiB") if budget["bytes"] >= 2**30 else (2**20, "MiB")
+    budget = search.budget
+    if budget.bytes is not None and budget.parameters is None:
+        unit, name = (2**30, "GiB") if budget.bytes >= 2**30 else (2**20, "MiB")
         return "bytes", unit, f"memory ({name})"
-    size, name = (1e9, "billions") if search["parent"]["parameters"] >= 1e9 else (1e6, "millions")
+    size, name = (1e9, "billions") if search.parent.parameters >= 1e9 else (1e6, "millions")
     return "parameters", size, f"parameters ({name})"
 
 

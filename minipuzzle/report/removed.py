@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from minipuzzle.kinds import KINDS, Block, Width
+from minipuzzle.arch import Selection
+from minipuzzle.kinds import KINDS, Block, Kept, Width
 from minipuzzle.scores import Scores, declared
 
 Values = NDArray[np.float64]
@@ -40,33 +41,33 @@ class Removal:
         return len(self.removed) + len(self.kept)
 
 
-def removals(pattern: str, scores: Scores, selection: dict[str, Any]) -> list[Removal]:
-    """A row for each kind of block and each axis of the parent; ``selection`` is one of
-    search.json.
+def removals(pattern: str, scores: Scores, selection: Selection) -> list[Removal]:
+    """A row for each kind of block and each axis of the parent; ``selection`` is
+    what the student keeps.
     """
-    blocks = selection["blocks"]
+    blocks = selection.blocks
     kinds = [kind for kind in KINDS.values() if kind.letter in pattern]
     rows = [_of_kind(kind, pattern, scores, blocks) for kind in kinds]
     for width in (width for kind in kinds for width in kind.widths if width.searched):
         row = _of_axis(width.of[0], _ranked(width), scores, blocks)
         if row is not None:
             rows.append(row)
-    return rows + ([] if selection["hidden"] is None else [_of_stream(scores, selection["hidden"])])
+    return rows + ([] if selection.hidden is None else [_of_stream(scores, selection.hidden)])
 
 
-def misfit(pattern: str, scores: Scores, selection: dict[str, Any]) -> str:
+def misfit(pattern: str, scores: Scores, selection: Selection) -> str:
     """Where scores and a selection are of different models, in words; empty where they fit."""
     if len(scores.blocks) != len(pattern):
         return f"scores of {len(scores.blocks)} blocks, a search of {len(pattern)}"
     wanted = {kind.letter: {width.score for width in kind.widths} for kind in KINDS.values()}
-    for i, (letter, kept) in enumerate(zip(pattern, selection["blocks"], strict=True)):
+    for i, (letter, kept) in enumerate(zip(pattern, selection.blocks, strict=True)):
         if set(scores.of(i)) != wanted[letter]:
             return f"scores of another kind of block {i}"
         found = channel_scores(scores, i)
-        if kept and found is not None and kept.get(found[0], [0])[-1:] >= [len(found[1])]:
+        if kept and found is not None and kept.get(found[0], (0,))[-1:] >= (len(found[1]),):
             return f"{found[0]} {kept[found[0]][-1]} of block {i}, which has {len(found[1])}"
-    hidden = selection["hidden"]
-    if hidden is not None and (scores.hidden is None or hidden[-1:] >= [len(scores.hidden)]):
+    hidden = selection.hidden
+    if hidden is not None and (scores.hidden is None or hidden[-1:] >= (len(scores.hidden),)):
         return f"hidden channel {hidden[-1]}" if hidden else "no hidden channel"
     return ""
 
@@ -82,7 +83,7 @@ def channel_scores(scores: Scores, block: int) -> tuple[str, Values] | None:
     return None
 
 
-def kept_share(scores: Scores, block: int, kept: dict[str, Any] | None) -> float:
+def kept_share(scores: Scores, block: int, kept: Kept | None) -> float:
     """The share of a block's channels or heads that stays: 0 where it is dropped, 1 where it is
     whole.
     """
@@ -100,7 +101,7 @@ def _ranked(width: Width) -> str:
 
 
 def _of_kind(
-    kind: type[Block], pattern: str, scores: Scores, blocks: list[dict[str, Any] | None]
+    kind: type[Block], pattern: str, scores: Scores, blocks: Sequence[Kept | None]
 ) -> Removal:
     all_of_kind = [i for i, letter in enumerate(pattern) if letter == kind.letter]
     dropped = [i for i in all_of_kind if blocks[i] is None]
@@ -115,9 +116,7 @@ def _of_kind(
     )
 
 
-def _of_axis(
-    axis: str, name: str, scores: Scores, blocks: list[dict[str, Any] | None]
-) -> Removal | None:
+def _of_axis(axis: str, name: str, scores: Scores, blocks: Sequence[Kept | None]) -> Removal | None:
     """Channels of kept blocks only: those of a dropped block went with it."""
     removed, kept, sizes = [], [], []
     for i, choice in enumerate(blocks):
@@ -128,7 +127,7 @@ def _of_axis(
         stays = np.ones(len(values), dtype=bool)
         if axis in choice:
             stays[:] = False
-            stays[choice[axis]] = True
+            stays[list(choice[axis])] = True
         largest = values.max() or 1.0
         kept.append(values[stays] / largest)
         removed.append(values[~stays] / largest)
@@ -143,12 +142,12 @@ def _of_axis(
     )
 
 
-def _of_stream(scores: Scores, hidden: list[int]) -> Removal:
+def _of_stream(scores: Scores, hidden: Sequence[int]) -> Removal:
     """Hidden channels are the whole model's; their scores too are divided by the largest."""
     assert scores.hidden is not None
     values = scores.hidden / (scores.hidden.max() or 1.0)
     stays = np.zeros(len(values), dtype=bool)
-    stays[hidden] = True
+    stays[list(hidden)] = True
     squares = np.square(values)
     lost = float(squares[~stays].sum() / (squares.sum() or 1.0))
     return Removal(

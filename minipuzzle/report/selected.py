@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from minipuzzle.report.facts import Facts
 from minipuzzle.report.pattern import labels
-from minipuzzle.report.removed import channel_scores, kept_share
+from minipuzzle.report.removed import Values, channel_scores, kept_share
 from minipuzzle.units import percent
 
 
@@ -30,19 +28,18 @@ def why(facts: Facts) -> str:
     search, winner = facts.search, facts.winner
     if search is None or winner is None:
         return ""
-    text = f"Budget: {' and '.join(search['budget']['text'])}. "
+    text = f"Budget: {' and '.join(search.budget.text)}. "
     text += (
-        f"{winner['name']} was chosen of {len(search['candidates'])} evaluated candidates:"
+        f"{winner.name} was chosen of {len(search.candidates)} evaluated candidates:"
         " predicted damage "
     )
-    text += f"{winner['damage']:.3g}, {winner['loss']:.4f} nats a token before training. "
-    drops = "." in winner["strip"]
-    other = next((c for c in search["candidates"] if ("." in c["strip"]) != drops), None)
+    text += f"{winner.damage:.3g}, {winner.loss:.4f} nats a token before training. "
+    drops = "." in winner.strip
+    other = next((c for c in search.candidates if ("." in c.strip) != drops), None)
     if other is not None:
         sort = "keeps all blocks" if drops else "drops a block"
         text += (
-            f"The best one that {sort} ({other['name']}) had {other['damage']:.3g} and"
-            f" {other['loss']:.4f}."
+            f"The best one that {sort} ({other.name}) had {other.damage:.3g} and {other.loss:.4f}."
         )
     return text
 
@@ -94,7 +91,7 @@ def block_titles(facts: Facts) -> tuple[list[float], list[str]]:
     return shares, words
 
 
-def _range(values: Any) -> str:
+def _range(values: Values) -> str:
     if not len(values):
         return ""
     low, high = float(values.min()), float(values.max())

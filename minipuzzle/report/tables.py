@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from rich import box
@@ -12,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from minipuzzle.kinds import KINDS
+from minipuzzle.records import Fitting, SearchResult, SearchSpace
 from minipuzzle.report.pattern import pattern_text
 from minipuzzle.report.removed import channel_scores
 from minipuzzle.scores import Scores
@@ -46,7 +46,7 @@ def scores_table(pattern: str, scores: Scores) -> RenderableType:
     return table
 
 
-def candidates_table(search: dict[str, Any]) -> RenderableType:
+def candidates_table(search: SearchResult) -> RenderableType:
     """The best candidates of a search, and the layer patterns of those that go on under their
     parent's.
     """
@@ -54,73 +54,72 @@ def candidates_table(search: dict[str, Any]) -> RenderableType:
     table = Table(
         title=_funnel(search), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1)
     )
-    rows = search["candidates"]
-    shape = shape_columns(search["bounds"], [row["shape"] for row in rows])
+    rows = search.candidates
+    shape = shape_columns(search, [row.shape for row in rows])
     measured = ("damage", "next token", "agreement", "loss", "KL")
     for column in ("rank", "name", *shape, "params", "memory", *measured):
         table.add_column(column.replace(" ", "\n"), justify="right", no_wrap=True)
     for row in rows[:SHOWN]:
         table.add_row(
-            str(row["rank"]),
-            row["name"],
-            *(str(row["shape"][field]) for field in shape.values()),
-            count(row["parameters"]),
-            bytes_(row["bytes"]),
-            f"{row['damage']:.3g}",
-            percent(row["next_token_accuracy"], 1),
-            percent(row["agreement"], 1),
-            f"{row['loss']:.4f}",
-            f"{row['kl']:.4f}",
-            style="bold" if row["name"] in search["top"] else "",
+            str(row.rank),
+            row.name,
+            *(str(row.shape[field]) for field in shape.values()),
+            count(row.parameters),
+            bytes_(row.bytes),
+            f"{row.damage:.3g}",
+            percent(row.next_token_accuracy, 1),
+            percent(row.agreement, 1),
+            f"{row.loss:.4f}",
+            f"{row.kl:.4f}",
+            style="bold" if row.name in search.top else "",
         )
-    parent = search["parent"]
+    parent = search.parent
     patterns = Text.assemble(
-        "parent  ", pattern_text(parent["pattern"]), f"  {count(parent['parameters'])}\n"
+        "parent  ", pattern_text(parent.pattern), f"  {count(parent.parameters)}\n"
     )
-    for row in [row for row in rows if row["name"] in search["top"]]:
-        hidden = f", hidden size {row['shape']['hidden']}" if "hidden" in shape.values() else ""
-        size = f"  {count(row['parameters'])}{hidden}"
-        patterns.append_text(
-            Text.assemble(f"{row['name']:<7} ", pattern_text(row["strip"]), f"{size}\n")
-        )
+    for row in [row for row in rows if row.name in search.top]:
+        hidden = f", hidden size {row.shape['hidden']}" if "hidden" in shape.values() else ""
+        size = f"  {count(row.parameters)}{hidden}"
+        patterns.append_text(Text.assemble(f"{row.name:<7} ", pattern_text(row.strip), f"{size}\n"))
     return Group(table, patterns)
 
 
-def plan_view(summary: dict[str, Any], maximal: list[dict[str, Any]]) -> RenderableType:
+def plan_view(space: SearchSpace, maximal: list[Fitting]) -> RenderableType:
     """What fits a budget, from a config.json alone."""
-    bounds = summary["bounds"]
     title = (
-        f"{summary['feasible']:,} of {summary['points']:,} architectures fit"
-        f" {' and '.join(summary['budget']['text'])}; {len(maximal)} are maximal"
+        f"{space.feasible:,} of {space.points:,} architectures fit"
+        f" {' and '.join(space.budget.text)}; {len(maximal)} are maximal"
     )
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    shape = shape_columns(bounds)
+    shape = shape_columns(space)
     for column in (*shape, "parameters", "memory"):
         table.add_column(column, justify="right")
     for row in maximal[:SHOWN]:
         table.add_row(
-            *(str(row[field]) for field in shape.values()),
-            count(row["parameters"]),
-            bytes_(row["bytes"]),
+            *(str(row.shape[field]) for field in shape.values()),
+            count(row.parameters),
+            bytes_(row.bytes),
         )
-    ranges = ", ".join(_range(label, bounds[field]) for label, field in shape.items())
-    said = "".join(f"\nnot pruned: {sentence}" for sentence in summary["not_pruned"])
+    ranges = ", ".join(_range(label, space.sizes(field)) for label, field in shape.items())
+    said = "".join(f"\nnot pruned: {sentence}" for sentence in space.not_pruned)
     return Group(
         table, Text(f"space: {ranges}; scores and weights are needed to go on{said}", style="dim")
     )
 
 
-def shape_columns(bounds: dict[str, Any], shapes: Sequence[dict[str, Any]] = ()) -> dict[str, str]:
+def shape_columns(
+    space: SearchSpace, shapes: Sequence[Mapping[str, int | str]] = ()
+) -> dict[str, str]:
     """Headings for the fields of a shape: how many blocks of each kind, and the sizes that a search
-    within ``bounds`` could choose, or that differ among ``shapes``.
+    of this ``space`` could choose, or that differ among ``shapes``.
     """
-    counts = {block.label: kind for kind, block in KINDS.items() if kind in bounds}
+    counts = {block.label: kind for kind, block in KINDS.items() if kind in space.bounds}
     widths = [width for block in KINDS.values() for width in block.widths]
     sizes = {width.label: width.axis for width in widths} | {"hidden size": "hidden"}
     chosen = {
         label: axis
         for label, axis in sizes.items()
-        if len(bounds.get(axis, ())) > 1 or len({shape.get(axis) for shape in shapes}) > 1
+        if len(space.sizes(axis)) > 1 or len({shape.get(axis) for shape in shapes}) > 1
     }
     return counts | chosen
 
@@ -131,10 +130,10 @@ def _range(label: str, values: Sequence[int]) -> str:
     return f"{label} {low}" if low == high else f"{label} {low}..{high}"
 
 
-def _funnel(search: dict[str, Any]) -> str:
+def _funnel(search: SearchResult) -> str:
     steps = [
-        f"{search['points']:,} points",
-        f"{search['feasible']:,} fit {' and '.join(search['budget']['text'])}",
+        f"{search.points:,} points",
+        f"{search.feasible:,} fit {' and '.join(search.budget.text)}",
     ]
-    steps += [f"{len(search['candidates'])} evaluated", f"{len(search['top'])} kept"]
+    steps += [f"{len(search.candidates)} evaluated", f"{len(search.top)} kept"]
     return " -> ".join(steps)

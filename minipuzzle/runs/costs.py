@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from minipuzzle.arch import Architecture
@@ -12,10 +10,8 @@ from minipuzzle.cost.latency import LatencyTable, model_ms
 from minipuzzle.memory import Workload, resident
 from minipuzzle.model import HybridLM, mixed_precision
 from minipuzzle.model.cache import Cache
-from minipuzzle.records import CostRow, Distilled
-from minipuzzle.run_files import load_search, named_candidate
+from minipuzzle.records import CostRow, Distilled, SearchResult
 from minipuzzle.runs.job import Job
-from minipuzzle.settings import parse_work
 from minipuzzle.timing import Machine, step_ms, time_in_turns
 
 DTYPES = {"BF16": "bf16", "F16": "fp16", "F32": "fp32"}
@@ -32,10 +28,10 @@ def cost_checks(
     latency table that the search used against the student running on this machine; left out where
     the budget names no time or the table is of another machine.
     """
-    search = load_search(job.run / "search.json")
+    search = SearchResult.load(job.run / "search.json")
     winner = job.run.stage(Distilled).winner
-    planned = named_candidate(search, winner)
-    rows = [_row("parameters", "", planned["parameters"], student.parameters)]
+    planned = search.candidate(winner)
+    rows = [_row("parameters", "", planned.parameters, student.parameters)]
     if student.dtype in DTYPES:
         weights = resident(
             student.architecture, Workload(context=1, weights=DTYPES[student.dtype])
@@ -67,20 +63,17 @@ def _cache_bytes(model: HybridLM, tokens: torch.Tensor) -> tuple[int, int]:
     return sum(s.nbytes("kv") for s in slots), sum(s.nbytes("state") for s in slots)
 
 
-def _times(job: Job, search: dict[str, Any], student: Architecture) -> list[CostRow]:
+def _times(job: Job, search: SearchResult, student: Architecture) -> list[CostRow]:
     file = job.run / "latency.json"
-    if not search["budget"]["times"] or not file.exists():
+    if not search.budget.times or not file.exists():
         return []
     table = LatencyTable.load(file)
     machine = Machine(
         device=job.device, dtype=getattr(torch, table.meta["dtype"]), kernels=job.kernels
     )
-    if table.source != search["budget"]["timing"] or table.meta["device"] != machine.name:
+    if table.source != search.budget.timing or table.meta["device"] != machine.name:
         return []
-    asked = [
-        (parse_work(text), phase)
-        for phase, text in (name.split(" ms @") for name in search["budget"]["times"])
-    ]
+    asked = search.budget.asked
     models = {"teacher": job.parent.architecture, "student": student}
     taken = time_in_turns(
         list(models.values()), list(dict.fromkeys(work for work, _ in asked)), machine

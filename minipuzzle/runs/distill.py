@@ -24,9 +24,8 @@ from minipuzzle.metrics import measure
 from minipuzzle.model import HybridLM, set_precision
 from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import Ranks, ranks
-from minipuzzle.records import Distilled
+from minipuzzle.records import Distilled, SearchResult
 from minipuzzle.report.card import write_card
-from minipuzzle.run_files import load_search
 from minipuzzle.rundir import RunDir
 from minipuzzle.runs.adapters import adapted, keep_adapter, plan_for
 from minipuzzle.runs.checks import DistillInputs, open_cache, open_distill
@@ -35,7 +34,6 @@ from minipuzzle.runs.job import Job, say
 from minipuzzle.runs.meter import Meter
 from minipuzzle.runs.prune import run_prune
 from minipuzzle.runs.race import Leg, Outcome, race
-from minipuzzle.runs.search import load_selection
 from minipuzzle.runs.training_folder import TrainingFolder
 from minipuzzle.settings import DistillSettings, Training
 from minipuzzle.training import distillation, load_parameters, train
@@ -112,8 +110,8 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
 
 def students(job: Job) -> list[Architecture]:
     """The candidates as search.json has them, before they are cut."""
-    search = load_search(job.run / "search.json")
-    return [load_selection(search, name).student(job.parent.architecture) for name in search["top"]]
+    search = SearchResult.load(job.run / "search.json")
+    return [search.selections[name].student(job.parent.architecture) for name in search.top]
 
 
 def disk_needs(job: Job, settings: DistillSettings, inputs: DistillInputs) -> list[Need]:

@@ -14,9 +14,8 @@ from minipuzzle.metrics import Metrics, measure, tokens_per_second
 from minipuzzle.model import HybridLM
 from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import Ranks, ranks
-from minipuzzle.records import CostRow, Distilled, EvalResult, EvalRow, TextNumbers
+from minipuzzle.records import CostRow, Distilled, EvalResult, EvalRow, SearchResult, TextNumbers
 from minipuzzle.report.card import write_card
-from minipuzzle.run_files import load_search
 from minipuzzle.runs.costs import cost_checks
 from minipuzzle.runs.device import device_name
 from minipuzzle.runs.job import Job, open_checkpoint
@@ -107,7 +106,7 @@ def workload(job: Job) -> Workload:
     """The workload of the run's search, or the default one."""
     file = job.run / "search.json"
     if file.exists():
-        return Workload(**load_search(file)["budget"]["workload"])
+        return SearchResult.load(file).budget.workload
     default = SearchSettings()
     return Workload(
         context=default.context,
@@ -125,7 +124,7 @@ def _of_run(job: Job) -> dict[str, Checkpoint]:
         found["pruned"] = Checkpoint.open(job.run / "candidates" / winner)
         found["student"] = Checkpoint.open(job.run / "student")
     elif (job.run / FILE.replace("eval", "search")).exists():
-        top = load_search(job.run / "search.json")["top"]
+        top = SearchResult.load(job.run / "search.json").top
         found = {
             f"pruned {n}": Checkpoint.open(job.run / "candidates" / n)
             for n in top

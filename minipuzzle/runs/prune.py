@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from minipuzzle.artifacts import write_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.identity import fingerprint
-from minipuzzle.records import Pruned
-from minipuzzle.run_files import PARTIAL_PRUNE_SCHEMA, load_partial_prune, load_search
+from minipuzzle.records import Pruned, SearchResult
+from minipuzzle.run_files import PARTIAL_PRUNE_SCHEMA, load_partial_prune
 from minipuzzle.runs.job import Job, say
-from minipuzzle.runs.search import load_selection
 from minipuzzle.surgery import cut, verify_logits
 
 PROBE_TOKENS = 64
@@ -27,10 +25,11 @@ def run_prune(job: Job) -> dict[str, Checkpoint]:
     Those that a killed command had cut and checked are kept.
     """
     with job.run.locked():
-        search = load_search(job.run / "search.json")
+        search = SearchResult.load(job.run / "search.json")
         # what is cut, and not how long the search took: the same search again gives the same key
-        key = fingerprint(job.run.key("search"), search["top"], search["selections"])
-        paths = {name: job.run / "candidates" / name for name in search["top"]}
+        kept = {name: selection.identity() for name, selection in search.selections.items()}
+        key = fingerprint(job.run.key("search"), search.top, kept)
+        paths = {name: job.run / "candidates" / name for name in search.top}
         partial = job.run / PARTIAL
         if job.run.is_done("prune", key) and all(
             (p / "config.json").exists() for p in paths.values()
@@ -55,8 +54,8 @@ def run_prune(job: Job) -> dict[str, Checkpoint]:
     return cuts
 
 
-def _cut(job: Job, search: dict[str, Any], name: str, path: Path) -> tuple[Checkpoint, float]:
-    selection = load_selection(search, name)
+def _cut(job: Job, search: SearchResult, name: str, path: Path) -> tuple[Checkpoint, float]:
+    selection = search.selections[name]
     made = cut(job.parent, selection, path)
     tokens = np.random.default_rng(0).integers(
         0, job.parent.architecture.vocab_size, (2, PROBE_TOKENS)

@@ -5,26 +5,25 @@ from __future__ import annotations
 import hashlib
 import time
 from contextlib import suppress
-from typing import Any
 
-from minipuzzle.arch import Selection
 from minipuzzle.artifacts import write_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks
 from minipuzzle.errors import UserError
 from minipuzzle.identity import fingerprint
+from minipuzzle.nas.choices import State
 from minipuzzle.nas.fit import misfit
 from minipuzzle.nas.plan import Plan, make_plan
 from minipuzzle.nas.propose import Proposals, candidate, front, propose_each
 from minipuzzle.nas.rank import Realised, Reality, by_tasks, realise, reranked
 from minipuzzle.nas.refine import Refined, refine
-from minipuzzle.nas.result import Step, search_result
+from minipuzzle.nas.result import search_result
 from minipuzzle.nas.timing import load_timing
 from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import ranks
-from minipuzzle.records import Searched
-from minipuzzle.run_files import check_measured, load_partial_search, load_search
-from minipuzzle.run_shapes import MEASURED, SearchFile
+from minipuzzle.records import Front, Searched, SearchResult, SolverFacts, Step
+from minipuzzle.run_files import check_measured, load_partial_search
+from minipuzzle.run_shapes import MEASURED
 from minipuzzle.runs.job import Job, say
 from minipuzzle.runs.parent import MaskedParent
 from minipuzzle.scores import Scores
@@ -35,7 +34,7 @@ LATENCY = "latency.json"
 LARGEST = 10
 
 
-def run_search(job: Job, settings: SearchSettings) -> dict[str, Any]:
+def run_search(job: Job, settings: SearchSettings) -> SearchResult:
     """Enumerate what fits (and solve, block by block), realise and rank the candidates, keep the
     top ones.
 
@@ -49,21 +48,23 @@ def run_search(job: Job, settings: SearchSettings) -> dict[str, Any]:
         blocks = blocks.take(min(settings.validation_blocks, len(blocks)), seed=0)
         parent = MaskedParent(job, blocks, group)
 
-        def work() -> dict[str, Any]:
+        def work() -> SearchResult | None:
             if group.rank > 0:
                 parent.serve()
-                return {}
+                return None
             try:
                 return _search(job, settings, blocks, parent)
             finally:
                 parent.let_go()
 
-        return group.together(work)[0]
+        found = group.together(work)[0]
+        assert found is not None  # the first process's
+        return found
 
 
 def _search(
     job: Job, settings: SearchSettings, blocks: TokenBlocks, parent: MaskedParent
-) -> dict[str, Any]:
+) -> SearchResult:
     file = job.run / "scores.safetensors"
     scores = Scores.load(file)
     check_scores(scores, job.parent)
@@ -76,7 +77,7 @@ def _search(
     if job.run.is_done("search", key) and (job.run / FILE).exists():
         say(f"search: nothing changed, kept {job.run / FILE}")
         Known(job, key).forget()
-        return load_search(job.run / FILE)
+        return SearchResult.load(job.run / FILE)
     plan = make_plan(job.parent.architecture, settings, timing)
     for sentence in plan.parent.rules.sentences():
         say(f"search: {job.parent.config['model_type']}: {sentence}")
@@ -84,9 +85,9 @@ def _search(
         say(f"search: {sentence}")
     known = Known(job, key)
     search = Search(plan, scores, settings, known)
-    result = search_result(job.parent, plan, settings, *search.run(parent))
+    result = search_result(job.parent, plan, settings, *search.run(parent)).checked()
     job.run.unmark("search")
-    write_json(job.run / FILE, check_measured(result, SearchFile))
+    result.save(job.run / FILE)
     job.run.mark(Searched(key=key, file=FILE))
     known.forget()
     return result
@@ -133,8 +134,10 @@ class Search:
         self.plan, self.scores, self.settings, self.known = plan, scores, settings, known
         self.steps: list[Step] = []
 
-    def run(self, one: Any) -> tuple[list[Realised], list[Step], dict[str, Any]]:
-        """(all realised candidates, best first; the funnel; facts of the solver)."""
+    def run(
+        self, one: MaskedParent
+    ) -> tuple[list[Realised], list[Step], tuple[SolverFacts, Front] | None]:
+        """(all realised candidates, best first; the funnel; what the solver found)."""
         started = time.monotonic()
         solver = self.settings.method == "solver"
         found = self.plan.candidates(self.scores, self.settings.candidates)
@@ -145,7 +148,7 @@ class Search:
             len(found),
             time.monotonic() - started,
         )
-        facts: dict[str, Any] = {}
+        solved: tuple[SolverFacts, Front] | None = None
         each: list[Proposals] = []
         if solver:
             each = propose_each(
@@ -156,14 +159,14 @@ class Search:
                 self.plan.prices,
                 self.settings.candidates,
             )
-            facts, count = self._facts(each), 0
+            solved, count = self._solved(each), 0
             for proposals in each:
                 found += proposals.candidates(self.plan.bytes, count + 1)
                 count += len(proposals.states)
             largest = self.plan.largest(self.scores, LARGEST)
             found += largest
             self._step("with the most parameters", self.plan.feasible.count, len(largest), 0.0)
-            self._step("proposed by the solver", count, count, facts["solver"]["seconds"])
+            self._step("proposed by the solver", count, count, solved[0].seconds)
         started = time.monotonic()
         with progress_bar("search: candidates", len(found), "candidates") as bar:
 
@@ -184,9 +187,9 @@ class Search:
         self._step(
             "kept for distillation", len(ranked), min(self.settings.finalists, len(ranked)), 0.0
         )
-        return ranked, self.steps, facts
+        return ranked, self.steps, solved
 
-    def _by_tasks(self, ranked: list[Realised], one: Any) -> list[Realised]:
+    def _by_tasks(self, ranked: list[Realised], one: MaskedParent) -> list[Realised]:
         started, count = time.monotonic(), min(self.settings.by_tasks, len(ranked))
         averages = []
         with progress_bar("search: tasks", count, "candidates") as bar:
@@ -196,7 +199,9 @@ class Search:
         self._step("ranked again by tasks", len(ranked), count, time.monotonic() - started)
         return by_tasks(ranked, averages)
 
-    def _refined(self, ranked: list[Realised], each: list[Proposals], one: Any) -> list[Realised]:
+    def _refined(
+        self, ranked: list[Realised], each: list[Proposals], one: MaskedParent
+    ) -> list[Realised]:
         started, best = time.monotonic(), ranked[0].candidate.selection
         choices = next(
             (p.choices for p in each if p.choices.hidden == best.hidden), each[-1].choices
@@ -210,7 +215,7 @@ class Search:
             return ranked
         with progress_bar("search: local search on KL", self.settings.refine, "moves") as bar:
 
-            def kl(state: Any) -> float:
+            def kl(state: State) -> float:
                 name = f"move {state}"
                 if name not in self.known.results:
                     self.known.add(name, one(choices.selection(state)))
@@ -229,15 +234,13 @@ class Search:
             "kl",
         )
 
-    def _facts(self, each: list[Proposals]) -> dict[str, Any]:
-        return {
-            "solver": {
-                "proposals": sum(len(p.states) for p in each),
-                "seconds": sum(p.seconds for p in each),
-                "gap": max(p.gap for p in each),
-            },
-            "front": {"names": list(self.plan.prices.names), "points": front(each)},
-        }
+    def _solved(self, each: list[Proposals]) -> tuple[SolverFacts, Front]:
+        facts = SolverFacts(
+            proposals=sum(len(p.states) for p in each),
+            seconds=sum(p.seconds for p in each),
+            gap=max(p.gap for p in each),
+        )
+        return facts, Front(names=tuple(self.plan.prices.names), points=front(each))
 
     def _step(self, stage: str, entered: int, left: int, seconds: float) -> None:
         self.steps.append(Step(stage=stage, entered=entered, left=left, seconds=seconds))
@@ -267,15 +270,3 @@ def check_scores(scores: Scores, parent: Checkpoint) -> None:
             allowed=f"those of {parent.architecture.pattern}, each block's size",
             next="Run minipuzzle score again; delete scores.safetensors first.",
         )
-
-
-def load_selection(search: dict[str, Any], name: str) -> Selection:
-    """The selection of a candidate of search.json."""
-    stored = search["selections"][name]
-    blocks = [
-        None if b is None else {axis: tuple(kept) for axis, kept in b.items()}
-        for b in stored["blocks"]
-    ]
-    return Selection(
-        blocks=tuple(blocks), hidden=None if stored["hidden"] is None else tuple(stored["hidden"])
-    )

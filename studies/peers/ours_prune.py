@@ -34,5 +34,5 @@ for name, budget in asked["budgets"].items():
         job, SearchSettings(budget=(str(budget),), method="solver", top=1, **asked["search"])
     )
     (best,) = run_prune(job).values()
-    students[name] = {"checkpoint": str(best.path), "candidate": result["top"][0]}
+    students[name] = {"checkpoint": str(best.path), "candidate": result.top[0]}
 answer(("minipuzzle", "torch"), students=students)

@@ -2,8 +2,10 @@
 family. A new file there is tested by being there.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 from pydoc import locate
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from minipuzzle.importance import Collector, check_streamed, score, streamed
 from minipuzzle.importance.collect import footprint_hooks
 from minipuzzle.importance.estimators import find
 from minipuzzle.importance.estimators.base import WholeModel
-from minipuzzle.kinds import KINDS
+from minipuzzle.kinds import KINDS, Block, FeedForward, Width
 from minipuzzle.model import HybridLM
 from minipuzzle.registry import ESTIMATORS
 from minipuzzle.settings import ScoreSettings
@@ -208,3 +210,42 @@ def test_an_unknown_name_is_refused_with_the_nearest():
             refuse("mixd")
         assert "'mixed'" in caught.value.next
         assert all(name in caught.value.allowed for name in ESTIMATORS.names())
+
+
+def test_what_a_kind_does_not_say_is_asked_for_by_name():
+    @dataclass(frozen=True, kw_only=True)
+    class Silent(Block):
+        kind: ClassVar[str] = "silent"
+
+    try:
+        block = Silent(hidden=4)
+        members = {
+            "widths": lambda: Collector(block, torch.nn.Module(), "flap"),
+            "estimator": lambda: find("mixed").begin(block, torch.nn.Module(), 0),
+            "makers": lambda: block.makers,
+            "points": lambda: find("flap").begin(block, torch.nn.Module(), 0),
+        }
+        for member, call in members.items():
+            with pytest.raises(NotImplementedError, match=f"'silent' does not declare {member}"):
+                call()
+    finally:
+        KINDS.pop("silent")
+
+
+def test_a_kind_that_never_gets_narrower_has_no_scores_and_one_of_two_arrays_is_refused():
+    @dataclass(frozen=True, kw_only=True)
+    class Whole(FeedForward):
+        widths: ClassVar[tuple[Width, ...]] = ()
+
+    @dataclass(frozen=True, kw_only=True)
+    class Double(FeedForward):
+        widths: ClassVar[tuple[Width, ...]] = (
+            *FeedForward.widths,
+            Width(axis="hidden", score="other", of=("hidden",), label="others"),
+        )
+
+    for name in STREAMED:
+        with Collector(Whole(hidden=4, intermediate=8), torch.nn.Module(), name) as collector:
+            assert collector.scores() == {}
+        with pytest.raises(NotImplementedError, match="several scores of the kind 'mlp'"):
+            Collector(Double(hidden=4, intermediate=8), torch.nn.Module(), name)

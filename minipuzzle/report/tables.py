@@ -23,7 +23,7 @@ SHOWN = 10
 def scores_table(pattern: str, scores: Scores) -> RenderableType:
     """Each block's score, its rank among all, and how unevenly its channels matter."""
     table = Table(
-        title="importance (MSE before the head when the block is removed)",
+        title=f"importance ({scores.meta['metric']} at the model's end when the block is removed)",
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )

@@ -43,19 +43,27 @@ def recorded(folder: Path, printed: list[str]) -> dict[str, Any]:
     """What is kept of a demo's run directory: the winner's selection and what was measured."""
     search, measured = (json.loads((folder / f"{n}.json").read_text()) for n in ("search", "eval"))
     winner = json.loads((folder / "run.json").read_text())["stages"]["distill"]["winner"]
+    first = next(i for i, line in enumerate(printed) if line.startswith("parent "))
     with (folder / "distill" / f"{winner}-short" / "log.csv").open() as log:
         step = next(row for row in csv.DictReader(log) if row["step"] == str(STEP))
     return {
-        "machine": files.machine(),
-        "printed": plain(printed),
+        "machine": machine(),
+        "printed": plain(printed[first:]),
         "winner": winner,
         "selection": packed(search["selections"][winner]),
         "tensors": dict(files.all_tensors("cut", folder / "candidates" / winner))["cut"],
         f"step {STEP} of the short run": {
             name: float(step[name]) for name in ("loss", "teacher_entropy", "grad_norm")
         },
-        "domains": {row["name"]: row["domains"] for row in measured["rows"]},
+        "eval": {**measured, "rows": [{**row, "path": row["name"]} for row in measured["rows"]]},
     }
+
+
+def machine() -> str:
+    """What decides over the last bits of a sum, the number of threads included."""
+    import torch
+
+    return f"{files.machine()}, {torch.get_num_threads()} threads"
 
 
 def packed(selection: dict[str, Any]) -> dict[str, Any]:

@@ -77,6 +77,17 @@ FORMS = {
         "plain": {**LAYERS, "head_dim": 16},
         "bias": {**LAYERS, "head_dim": 8, "attention_bias": True},
     },
+    "olmo2": {
+        "plain": LAYERS | SPECIAL,
+        "bias, own head_dim, yarn, tied": {
+            **LAYERS,
+            **SPECIAL,
+            "attention_bias": True,
+            "head_dim": 16,
+            "rope_parameters": YARN,
+            "tie_word_embeddings": True,
+        },
+    },
     "smollm3": {
         "plain": LAYERS | SPECIAL,
         "own list": {**LAYERS, **SPECIAL, "no_rope_layers": [0, 1, 0], "mlp_bias": True},

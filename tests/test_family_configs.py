@@ -55,7 +55,7 @@ def test_round_trip(name, form):
 
 @settings(max_examples=25, deadline=None)
 @given(
-    name=st.sampled_from(["llama", "mistral", "qwen2", "qwen3", "smollm3"]),
+    name=st.sampled_from(["llama", "mistral", "olmo2", "qwen2", "qwen3", "smollm3"]),
     layers=st.integers(1, 5),
     kv=st.integers(1, 3),
     queries=st.integers(1, 3),
@@ -99,6 +99,7 @@ PUBLISHED = {  # the parameters that the checkpoints on the hub have
     "Mistral 7B v0.2": ("mistral", 7_241_732_096, (32000, 4096, 14336, 32, 32, 8, False)),
     "Qwen 2.5 0.5B": ("qwen2", 494_032_768, (151936, 896, 4864, 24, 14, 2, True)),
     "Qwen 3 0.6B": ("qwen3", 596_049_920, (151936, 1024, 3072, 28, 16, 8, True)),
+    "OLMo 2 7B": ("olmo2", 7_298_617_344, (100352, 4096, 11008, 32, 32, 32, False)),
     "SmolLM 3 3B": ("smollm3", 3_075_098_624, (128256, 2048, 11008, 36, 16, 4, True)),
 }
 NAMES = (

@@ -64,7 +64,9 @@ def test_masked_sliced_and_theirs_agree(name, form, tmp_path):
     theirs_of(name, FORMS[name][form]).save_pretrained(tmp_path / "parent")
     parent = Checkpoint.open(tmp_path / "parent")
     selection = most(parent.architecture)
-    assert (selection.hidden is not None) == (name in ("nemotron_h", "llama", "mistral", "qwen3"))
+    assert (selection.hidden is not None) == (
+        name in ("nemotron_h", "llama", "mistral", "olmo2", "qwen3")
+    )
     tokens = torch.randint(0, 119, (2, 40), generator=torch.Generator().manual_seed(2))
     student = cut(parent, selection, tmp_path / "student")
     assert student.parameters < parent.parameters

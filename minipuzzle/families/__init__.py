@@ -17,7 +17,7 @@ from minipuzzle.errors import UserError
 
 BLOCKS = "blocks are Mamba-2, full attention and dense feed-forward"
 NEW = "a new family is one file in minipuzzle/families"
-OTHERS = ("jamba", "llava", "mamba", "mixtral", "mllama", "nemotron", "zamba", "zamba2")
+OTHERS = ("jamba", "llava", "mamba", "mixtral", "mllama", "molmo2", "nemotron", "zamba", "zamba2")
 """transformers' types that are a letter away from one of ours: other models, not slips."""
 
 

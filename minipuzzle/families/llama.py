@@ -99,6 +99,7 @@ def read(
     out_bias: bool = False,
     mlp_bias: bool = False,
     qk_norm: bool = False,
+    qk_norm_over: str = "head",
     rules: Rules = RULES,
 ) -> Architecture:
     """The architecture of a family's own fields, Llama's among them."""
@@ -112,6 +113,7 @@ def read(
         bias=bias,
         out_bias=out_bias,
         qk_norm=qk_norm,
+        qk_norm_over=qk_norm_over,
         rope=read_rope(fields, head_dim),
     )
     layer = (attention, feed_forward(fields, hidden, bias=mlp_bias))

@@ -15,9 +15,9 @@ from minipuzzle.kinds.width import Width
 class Attention(Block):
     """Query head h reads KV head h // (q_heads / kv_heads).
 
-    ``rope`` None is attention without position embedding; ``qk_norm`` an RMS norm of each query's
-    and key's head before it; ``scale`` what scores are multiplied with, None for
-    attn_head_dim^-1/2; ``bias`` that of q, k and v.
+    ``rope`` None is attention without position embedding; ``qk_norm`` an RMS norm of queries and
+    of keys before it, over each "head" or, by ``qk_norm_over``, over "all" heads at once; ``scale``
+    what scores are multiplied with, None for attn_head_dim^-1/2; ``bias`` that of q, k and v.
     """
 
     kind: ClassVar[str] = "attention"
@@ -45,6 +45,7 @@ class Attention(Block):
     out_bias: bool = False
     rope: Rope | None = None
     qk_norm: bool = False
+    qk_norm_over: str = "head"
     scale: float | None = None
 
     @property
@@ -70,8 +71,9 @@ class Attention(Block):
         if self.out_bias:
             tensors.append(weight("o_proj.bias", "hidden"))
         if self.qk_norm:
-            tensors.append(weight("q_norm.weight", "attn_head_dim"))
-            tensors.append(weight("k_norm.weight", "attn_head_dim"))
+            whole = self.qk_norm_over == "all"
+            tensors.append(weight("q_norm.weight", q if whole else "attn_head_dim"))
+            tensors.append(weight("k_norm.weight", kv if whole else "attn_head_dim"))
         return tuple(tensors)
 
     @property

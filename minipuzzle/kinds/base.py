@@ -56,7 +56,8 @@ class Flops:
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """One norm, one mixer, one residual add: h + multiplier x mixer(norm(h)).
+    """One norm, one mixer, one residual add: h + multiplier x mixer(norm(h)), or with
+    ``norm_after`` h + multiplier x norm(mixer(h)).
 
     A kind declares its class attributes, its sizes, its weights and what it costs. What it does not
     declare raises NotImplementedError with the kind's and the member's name: nothing is guessed.
@@ -81,6 +82,7 @@ class Block:
 
     hidden: int
     residual_multiplier: float = 1.0
+    norm_after: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

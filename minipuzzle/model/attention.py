@@ -44,7 +44,9 @@ class AttentionBlock(ResidualBlock):
         self.v_proj = nn.Linear(d, block.kv_heads * hd, bias=block.bias)
         self.o_proj = nn.Linear(block.q_heads * hd, d, bias=block.out_bias)
         if block.qk_norm:
-            self.q_norm, self.k_norm = RMSNorm(hd, eps), RMSNorm(hd, eps)
+            whole = block.qk_norm_over == "all"
+            self.q_norm = RMSNorm(block.q_heads * hd if whole else hd, eps)
+            self.k_norm = RMSNorm(block.kv_heads * hd if whole else hd, eps)
 
     @classmethod
     def new_slot(
@@ -68,11 +70,13 @@ class AttentionBlock(ResidualBlock):
         batch, length, _ = x.shape
         hd, past = self.block.attn_head_dim, context.past
         slot = cast("AttentionSlot | None", context.slot)
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)  # each [b, s, heads * hd]
+        over = self.block.qk_norm_over if self.block.qk_norm else ""
+        if over == "all":
+            q, k = self.q_norm(q), self.k_norm(k)
         # q [b, s, q_heads, hd]; k, v [b, s, kv_heads, hd]
-        q, k, v = (
-            proj(x).view(batch, length, -1, hd) for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        if self.block.qk_norm:
+        q, k, v = (t.view(batch, length, -1, hd) for t in (q, k, v))
+        if over == "head":
             q, k = self.q_norm(q), self.k_norm(k)
         rows = None if slot is None else slot.rows
         if self.block.rope is not None:

@@ -84,14 +84,20 @@ class ResidualBlock(nn.Module):
         return h + context.masked(self.branch(h, context))
 
     def branch(self, h: Tensor, context: Context) -> Tensor:
-        """What the block adds to h [b, s, hidden]: multiplier x mixer(norm(h))."""
-        x = self.norm(h)
-        added = self.mixer(self.branch_input(x), context)
+        """What the block adds to h [b, s, hidden]: multiplier x mixer(norm(h)), or multiplier x
+        norm(mixer(h)) where the norm comes after.
+        """
+        if self.block.norm_after:
+            # no norm masks what the mixer reads: hidden channels that are cut count as 0
+            x = h if self.norm.kept is None else h * self.norm.kept
+            added = self.norm(self.mixer(self.branch_input(x), context))
+        else:
+            added = self.mixer(self.branch_input(self.norm(h)), context)
         multiplier = self.block.residual_multiplier
         return added if multiplier == 1 else added * multiplier
 
     def mixer(self, x: Tensor, context: Context) -> Tensor:
-        """[b, s, hidden] from the normed stream x [b, s, hidden], output projection included."""
+        """[b, s, hidden] from ``branch_input`` [b, s, hidden], output projection included."""
         raise self._undeclared("mixer")
 
     @classmethod

@@ -12,13 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from minipuzzle.artifacts import write_json
 from minipuzzle.errors import UserError
 from minipuzzle.lock import hold
 from minipuzzle.progress import console
-from minipuzzle.records import RunRecord, Stage
+from minipuzzle.records import CommandLog, CommandRow, RunRecord, Stage
 from minipuzzle.records.run_record import ParentPath, Stages
-from minipuzzle.run_files import COMMANDS_SCHEMA, load_commands
 from minipuzzle.temporary import sweep_run
 
 S = TypeVar("S", bound=Stage)
@@ -142,11 +140,8 @@ class RunDir:
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         with self.locked():
             shown = command.encode(errors="backslashreplace").decode()  # names need not be UTF-8
-            rows = [
-                *load_commands(file),
-                {"command": shown, "seconds": round(seconds, 1), "date": now},
-            ]
-            write_json(file, {"schema": COMMANDS_SCHEMA, "commands": rows})
+            row = CommandRow(command=shown, seconds=round(seconds, 1), date=now)
+            CommandLog.load(file).with_row(row).save(file)
 
     def _read(self) -> None:
         if self._file.exists():

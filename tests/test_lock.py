@@ -15,8 +15,7 @@ from helpers import FAST, TEXT, forked, run
 from minipuzzle.artifacts import write_json
 from minipuzzle.errors import UserError
 from minipuzzle.lock import hold
-from minipuzzle.records import Scored, Searched
-from minipuzzle.run_files import load_commands
+from minipuzzle.records import CommandLog, Scored, Searched
 from minipuzzle.rundir import RunDir
 
 RECIPE = "checkpoint: {}\ndistill: {{training: {{tokens: 1000}}}}\nsearch: {{budget: 90%}}\n"
@@ -84,9 +83,9 @@ def test_a_dead_process_holds_nothing(held, checkpoint, capsys):
     )  # a zombie, as its parent has not asked for it
     run(*score)
     assert not (folder / ".lock").exists()
-    assert [row["command"].split()[1] for row in load_commands(folder / "commands.json")] == [
-        "score"
-    ]
+    assert [
+        row.command.split()[1] for row in CommandLog.load(folder / "commands.json").commands
+    ] == ["score"]
 
 
 def test_the_lock_lies_within_itself_but_not_in_another_thread(tmp_path):

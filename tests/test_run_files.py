@@ -16,8 +16,17 @@ from minipuzzle.artifacts import read_arrays, read_json, write_atomic, write_jso
 from minipuzzle.checked import fault, is_plain_name
 from minipuzzle.cost.latency import LatencyTable
 from minipuzzle.errors import UserError
-from minipuzzle.records import EvalResult, RunRecord, SearchResult, TasksResult
-from minipuzzle.run_files import load_commands, load_partial_search
+from minipuzzle.records import (
+    CommandLog,
+    EvalResult,
+    LegRecord,
+    PartialPrune,
+    PartialSearch,
+    RunRecord,
+    SearchResult,
+    TasksResult,
+    TrainingRecord,
+)
 from minipuzzle.rundir import RunDir
 from minipuzzle.scores import Scores
 
@@ -86,7 +95,7 @@ GOOD = {
         },
     ),
     "commands.json": (
-        load_commands,
+        CommandLog.load,
         {"schema": 1, "commands": [{"command": "minipuzzle score", "seconds": 1.5, "date": "d"}]},
     ),
     "search.json": (
@@ -126,9 +135,15 @@ GOOD = {
         },
     ),
     "search.partial.json": (
-        load_partial_search,
+        PartialSearch.load,
         {"key": "k", "results": {"c001": [0.1, 0.2, 3.0, 0.1]}},
     ),
+    "prune.partial.json": (PartialPrune.load, {"schema": 1, "key": "k", "errors": {"c001": 1e-6}}),
+    "identity.json": (
+        TrainingRecord.load,
+        {"schema": 1, "identity": "i", "key": "k", "finished": True, "replaced": False},
+    ),
+    "result.json": (LegRecord.load, {"schema": 1, "validation_loss": 3.0, "tasks": 0.5}),
     "eval.json": (
         EvalResult.load,
         {
@@ -236,6 +251,7 @@ def test_a_good_file_is_read_and_one_of_another_kind_refused(name, tmp_path):
             "Run" in caught.value.next
             or "elete" in caught.value.next
             or "Restore" in caught.value.next
+            or "Move" in caught.value.next
         ), what
     file.unlink()
     file.mkdir()
@@ -345,8 +361,9 @@ def test_contradictions_inside_search_json(tmp_path):
 def test_commands_of_before_the_schema_are_read(tmp_path):
     _, good = GOOD["commands.json"]
     (tmp_path / "commands.json").write_text(json.dumps(good["commands"]))
-    assert load_commands(tmp_path / "commands.json") == good["commands"]
-    assert load_commands(tmp_path / "none.json") == []
+    found = CommandLog.load(tmp_path / "commands.json")
+    assert found.json() == good
+    assert CommandLog.load(tmp_path / "none.json").commands == ()
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
@@ -465,6 +482,7 @@ def test_a_name_that_is_not_utf8_is_said_once_and_locks_nobody_out(tmp_path):
     four(caught, "Rename")
     assert not (tmp_path / "run.json").exists()
     RunDir(tmp_path).record_command("minipuzzle score /a/\udcff", 1.0)
-    assert load_commands(tmp_path / "commands.json")[0]["command"] == "minipuzzle score /a/\\udcff"
+    (kept,) = CommandLog.load(tmp_path / "commands.json").commands
+    assert kept.command == "minipuzzle score /a/\\udcff"
     write_json(tmp_path / "x.json", "\U0001f600 \u00e9")
     assert read_json(tmp_path / "x.json") == "\U0001f600 \u00e9"

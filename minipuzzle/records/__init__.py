@@ -5,7 +5,9 @@ Names in them become paths (candidates/NAME), so they are checked to be plain; n
 """
 
 from minipuzzle.records.base import Record
+from minipuzzle.records.command_log import CommandLog, CommandRow
 from minipuzzle.records.eval_result import CostRow, EvalResult, EvalRow, TextNumbers
+from minipuzzle.records.partial import PartialPrune, PartialSearch
 from minipuzzle.records.run_record import (
     Adapted,
     Distilled,
@@ -30,10 +32,13 @@ from minipuzzle.records.search_result import (
     Step,
 )
 from minipuzzle.records.tasks_result import TaskRow, TasksResult
+from minipuzzle.records.training_record import LegRecord, TrainingRecord, load_log
 
 __all__ = [
     "Adapted",
     "CandidateRow",
+    "CommandLog",
+    "CommandRow",
     "CostRow",
     "Distilled",
     "EvalResult",
@@ -41,8 +46,11 @@ __all__ = [
     "Fitting",
     "Front",
     "FrontPoint",
+    "LegRecord",
     "ParentCost",
     "ParentModel",
+    "PartialPrune",
+    "PartialSearch",
     "Pretrained",
     "Pruned",
     "Record",
@@ -58,4 +66,6 @@ __all__ = [
     "TaskRow",
     "TasksResult",
     "TextNumbers",
+    "TrainingRecord",
+    "load_log",
 ]

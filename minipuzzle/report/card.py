@@ -65,7 +65,7 @@ def write_card(run: Path) -> Path:
         hidden=facts.hidden_change,
         distilled=facts.distilled,
         remote="auto_map" in config,
-        commands=[line for row in facts.commands if (line := published(row["command"]))],
+        commands=[line for row in facts.commands if (line := published(row.command))],
         sources=SOURCES,
         **markdown(_said(facts)),
     )

@@ -7,16 +7,23 @@ import platform
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from minipuzzle.arch import Selection
 from minipuzzle.checked import is_plain_name
 from minipuzzle.errors import UserError
 from minipuzzle.kinds import KINDS, Kept
-from minipuzzle.records import CandidateRow, Distilled, EvalResult, RunRecord, SearchResult
+from minipuzzle.records import (
+    CandidateRow,
+    CommandLog,
+    CommandRow,
+    Distilled,
+    EvalResult,
+    RunRecord,
+    SearchResult,
+    load_log,
+)
 from minipuzzle.report.pattern import UNKNOWN
 from minipuzzle.report.removed import Removal, hidden_change, misfit, removals
-from minipuzzle.run_files import load_commands, load_log
 from minipuzzle.scores import Scores
 from minipuzzle.version import VERSION
 
@@ -67,9 +74,9 @@ class Facts:
         return found
 
     @cached_property
-    def commands(self) -> list[dict[str, Any]]:
+    def commands(self) -> tuple[CommandRow, ...]:
         """The commands that were run, with seconds and date."""
-        return load_commands(self.run / "commands.json")
+        return CommandLog.load(self.run / "commands.json").commands
 
     @cached_property
     def scores(self) -> Scores | None:

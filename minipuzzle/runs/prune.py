@@ -6,11 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from minipuzzle.artifacts import write_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.identity import fingerprint
-from minipuzzle.records import Pruned, SearchResult
-from minipuzzle.run_files import PARTIAL_PRUNE_SCHEMA, load_partial_prune
+from minipuzzle.records import PartialPrune, Pruned, SearchResult
 from minipuzzle.runs.job import Job, say
 from minipuzzle.surgery import cut, verify_logits
 
@@ -37,8 +35,8 @@ def run_prune(job: Job) -> dict[str, Checkpoint]:
             say("prune: nothing changed, kept " + ", ".join(str(p) for p in paths.values()))
             _forget(job, partial)
             return {name: Checkpoint.open(path) for name, path in paths.items()}
-        stored = load_partial_prune(partial) if partial.exists() else {}
-        errors: dict[str, float] = stored["errors"] if stored.get("key") == key else {}
+        stored = PartialPrune.load(partial) if partial.exists() else None
+        errors = dict(stored.errors) if stored is not None and stored.key == key else {}
         cuts = {}
         job.run.unmark("prune")
         for name, path in paths.items():
@@ -48,7 +46,7 @@ def run_prune(job: Job) -> dict[str, Checkpoint]:
                 continue
             cuts[name], errors[name] = _cut(job, search, name, path)
             if job.run.writes:
-                write_json(partial, {"schema": PARTIAL_PRUNE_SCHEMA, "key": key, "errors": errors})
+                PartialPrune(key=key, errors=errors).save(partial)
         job.run.mark(Pruned(key=key, logit_error=errors))
         _forget(job, partial)
     return cuts

@@ -6,7 +6,6 @@ import hashlib
 import time
 from contextlib import suppress
 
-from minipuzzle.artifacts import write_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks
 from minipuzzle.errors import UserError
@@ -21,9 +20,7 @@ from minipuzzle.nas.result import search_result
 from minipuzzle.nas.timing import load_timing
 from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import ranks
-from minipuzzle.records import Front, Searched, SearchResult, SolverFacts, Step
-from minipuzzle.run_files import check_measured, load_partial_search
-from minipuzzle.run_shapes import MEASURED
+from minipuzzle.records import Front, PartialSearch, Searched, SearchResult, SolverFacts, Step
 from minipuzzle.runs.job import Job, say
 from minipuzzle.runs.parent import MaskedParent
 from minipuzzle.scores import Scores
@@ -104,18 +101,19 @@ class Known:
         self.key = fingerprint(key, "bf16" if job.device.type == "cuda" else "fp32")
         self.file = job.run / "search.partial" / f"{self.key}.json"
         self.results: dict[str, Reality] = {}
-        stored = load_partial_search(self.file) if self.file.exists() else {}
-        if stored.get("key") == self.key:
-            self.results = {name: Reality(*values) for name, values in stored["results"].items()}
+        stored = PartialSearch.load(self.file) if self.file.exists() else None
+        if stored is not None and stored.key == self.key:
+            self.results = {name: Reality(*values) for name, values in stored.results.items()}
         self._on_disk = set(self.results)
 
     def add(self, name: str, reality: Reality) -> None:
         """Remember, on disk too. Raises: UserError for a number that is not finite."""
-        self.results[name] = Reality(*check_measured(list(reality), MEASURED))
+        PartialSearch(key=self.key, results={name: reality}).checked()
+        self.results[name] = reality
         if (
             name not in self._on_disk
         ):  # ``results`` alone may hold it already: who measures puts it there
-            write_json(self.file, {"key": self.key, "results": self.results})
+            PartialSearch(key=self.key, results=dict(self.results)).save(self.file)
             self._on_disk.add(name)
 
     def forget(self) -> None:

@@ -13,11 +13,10 @@ import datetime
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from minipuzzle.artifacts import read_json, write_json
-from minipuzzle.run_files import LEG_SCHEMA, TRAINING_SCHEMA, load_leg, load_training
+from minipuzzle.records import LegRecord, TrainingRecord
 from minipuzzle.rundir import RunDir
 from minipuzzle.training.checkpointing import list_states
 from minipuzzle.training.loop import STATES
@@ -63,14 +62,14 @@ class TrainingFolder:
                 aside.rename(self.path)
                 about = _about(self.path)
                 self.say(f"{self.stage}: goes on with what was set aside as {aside}")
-        if about is None or about["key"] != self.key:
-            self._note(key=self.key, finished=False, replaced=False)
+        if about is None or about.key != self.key:
+            self._save(replace(self._known(), key=self.key, finished=False, replaced=False))
 
     def replace(self, *targets: Path) -> None:
         """Make room for what this training makes: an older one's ``targets`` are set aside,
         once.
         """
-        if _about(self.path)["replaced"]:
+        if self._known().replaced:
             return
         self.run.unmark(self.stage)
         for target in targets:
@@ -80,36 +79,37 @@ class TrainingFolder:
                     f"{self.stage}: {target.name} of other settings is kept as"
                     f" {aside}{_size(aside)}"
                 )
-        self._note(replaced=True)
+        self._save(replace(self._known(), replaced=True))
 
     def finish(self) -> None:
         """The result is marked as done: states and the legs' results go, the logs stay. Doing it
         again does nothing.
         """
         about = _about(self.path)
-        if about is None or about["finished"]:
+        if about is None or about.finished:
             return
         for path in [*self.path.glob(f"*/{STATES}"), self.path / STATES]:
             shutil.rmtree(path, ignore_errors=True)
         for path in self.path.glob(f"*/{RESULT}"):
             path.unlink()
-        self._note(finished=True)
+        self._save(replace(self._known(), finished=True))
 
-    def _is_ours(self, about: dict[str, Any] | None) -> bool:
+    def _is_ours(self, about: TrainingRecord | None) -> bool:
         return (
-            about is not None
-            and about["identity"] == self.identity
-            and not self._is_finished(about)
+            about is not None and about.identity == self.identity and not self._is_finished(about)
         )
 
-    def _is_finished(self, about: dict[str, Any] | None) -> bool:
-        return about is not None and (
-            about["finished"] or self.run.is_done(self.stage, about["key"])
-        )
+    def _is_finished(self, about: TrainingRecord | None) -> bool:
+        return about is not None and (about.finished or self.run.is_done(self.stage, about.key))
 
-    def _note(self, **facts: Any) -> None:
-        known = _about(self.path) or {"schema": TRAINING_SCHEMA, "identity": self.identity}
-        write_json(self.path / ABOUT, {**known, **facts})
+    def _save(self, about: TrainingRecord) -> None:
+        about.save(self.path / ABOUT)
+
+    def _known(self) -> TrainingRecord:
+        """What lies there, or this training at its beginning."""
+        return _about(self.path) or TrainingRecord(
+            identity=self.identity, key=self.key, finished=False, replaced=False
+        )
 
 
 class Leg:
@@ -125,22 +125,22 @@ class Leg:
         file = self.path / RESULT
         if not file.exists():
             return None
-        found = load_leg(file)
+        found = LegRecord.load(file).validation_loss
         return math.nan if found is None else found
 
     def tasks(self) -> float:
         """The average of tasks of a leg that has ended with one."""
-        load_leg(self.path / RESULT)
-        return float(read_json(self.path / RESULT)["tasks"])
+        found = LegRecord.load(self.path / RESULT).tasks
+        if found is None:
+            raise ValueError(f"{self.path} has ended without tasks")
+        return found
 
     def ended(self, loss: float, tasks: float | None = None) -> None:
         """Keep its validation loss, the average of tasks where they were asked, and of its states
         only the last one.
         """
-        found = {"validation_loss": loss if math.isfinite(loss) else None} | (
-            {} if tasks is None else {"tasks": tasks}
-        )
-        write_json(self.path / RESULT, {"schema": LEG_SCHEMA, **found})
+        found = loss if math.isfinite(loss) else None
+        LegRecord(validation_loss=found, tasks=tasks).save(self.path / RESULT)
         for state in list_states(self.path / STATES)[1:]:
             shutil.rmtree(state)
 
@@ -149,9 +149,9 @@ class Leg:
         shutil.rmtree(self.path / STATES, ignore_errors=True)
 
 
-def _about(folder: Path) -> Any:
+def _about(folder: Path) -> TrainingRecord | None:
     file = folder / ABOUT
-    return load_training(file) if file.exists() else None
+    return TrainingRecord.load(file) if file.exists() else None
 
 
 def _set_aside(path: Path) -> Path:

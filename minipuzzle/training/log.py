@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 
 from minipuzzle.artifacts import write_atomic
-from minipuzzle.run_files import load_log
+from minipuzzle.records import load_log
 
 FIELDS = (
     "step",

@@ -188,9 +188,8 @@ def faster(
 def published(machine: Machine) -> dict[str, Any]:
     """56B against 47B by their blocks."""
     parent = read_config(EXAMPLES / "nemotron-h-56b")[1]
-    small = shape_architecture(
-        parent, Shape(attention=5, mlp=48, mamba=45, intermediate=30720, heads=256, hidden=8192)
-    )
+    counts = {"attention": 5, "mlp": 48, "mamba": 45}
+    small = shape_architecture(parent, Shape.of(counts, {"intermediate": 30720}, hidden=8192))
     table = LatencyTable(meta={"device": machine.name, "dtype": str(machine.dtype), "date": ""})
     narrow = tuple(
         replace(b, intermediate=30720) if isinstance(b, FeedForward) else b for b in parent.blocks

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from minipuzzle.arch import Architecture
+from minipuzzle.arch.narrow import resized
 from minipuzzle.cost.latency import LatencyTable, describe, model_ms, surroundings
 from minipuzzle.kinds import Block
 from minipuzzle.machine import memory_of
@@ -23,8 +24,8 @@ from minipuzzle.settings import Generation, Phase
 from minipuzzle.timing import PHASES, Machine, time_in_turns
 
 MEMORY_SHARE = 0.6
-MULTIPLE, SMALL_MULTIPLE = 64, 8
-"""Of which sizes of a free axis are multiples; the small one where an eighth would be below 64."""
+SMALLEST = 0.125
+"""The share of its width at which a block is timed last."""
 
 
 def profile(
@@ -120,20 +121,11 @@ def chain(parent: Architecture, shrink: float, machine: Machine) -> Architecture
 
 
 def _shrunk(block: Block, shrink: float) -> Block:
-    """The block with the first width that a search chooses ``shrink`` of the way down to an eighth,
-    at a size that its coupling allows.
+    """The block with the first width that a search chooses ``shrink`` of the way down to an
+    eighth: the one between whose sizes a latency table interpolates.
     """
-    width = next((width for width in block.widths if width.searched), None)
-    if width is None:
+    if not block.searched:
         return block
-    whole, keep = block.sizes[width.axis], 1 - 0.875 * shrink
-    if width.within is not None:  # equally many in each group
-        groups = width.step(block)
-        size = max(1, round(whole // groups * keep)) * groups
-    elif width.follows is not None:  # equal shares of what follows: a divisor
-        divisors = [n for n in range(1, whole + 1) if whole % n == 0]
-        size = min(divisors, key=lambda n: abs(n - whole * keep))
-    else:
-        step = MULTIPLE if whole >= 8 * MULTIPLE else SMALL_MULTIPLE
-        size = max(step, round(whole * keep / step) * step)
-    return block.resized(**width.sizes(block, size))
+    width = block.searched[0]
+    size = width.nearest(block, 1 - (1 - SMALLEST) * shrink, SMALLEST)
+    return resized(block, {width.axis: size})

@@ -50,14 +50,8 @@ def main() -> None:
     whole = parent.architecture
     print(f"| FFN width of 896 | {' | '.join(scores)} |\n|---|{'---|' * len(scores)}")
     for width in WIDTHS:
-        shape = Shape(
-            attention=whole.count("attention"),
-            mlp=whole.count("mlp"),
-            mamba=whole.count("mamba"),
-            intermediate=width,
-            heads=16,
-            hidden=whole.hidden,
-        )
+        counts = {kind: whole.count(kind) for kind in whole.kinds}
+        shape = Shape.of(counts, {"intermediate": width}, whole.hidden)
         losses = []
         for each in scores.values():
             with model.masked(select(whole, each, shape)):

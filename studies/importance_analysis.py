@@ -10,6 +10,7 @@ predicts the number of parameters removed: no estimator at all.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata, spearmanr
 
 from minipuzzle.arch import Architecture, Selection
-from minipuzzle.kinds import Attention, FeedForward, Mamba2
-from minipuzzle.kinds.ranking import top_channels, top_heads
+from minipuzzle.kinds import Attention, Block, FeedForward, Mamba2, Width
 from minipuzzle.scores import Scores
 
 Array = NDArray[np.float64]
@@ -84,6 +84,13 @@ def _some(rng: np.random.Generator, size: int, count: int) -> tuple[int, ...]:
     return tuple(int(i) for i in np.sort(rng.choice(size, count, replace=False)))
 
 
+def _kept(
+    width: Width, block: Block, values: Array, each: int, count: int
+) -> dict[str, tuple[int, ...]]:
+    """The ``count`` best of each of ``each`` groups."""
+    return width.keep(block, values, count * each)
+
+
 def best_cuts(parent: Architecture, scores: Scores, share: float) -> dict[str, Selection]:
     """Every block of a kind cut to ``share`` of one axis, keeping what ``scores`` ranks first.
 
@@ -109,17 +116,13 @@ def best_cuts(parent: Architecture, scores: Scores, share: float) -> dict[str, S
             )
         elif isinstance(block, Mamba2):
             channels, g = scores.widths["head_channels"][i], block.groups
-            put(
-                "Mamba heads",
-                i,
-                block.heads // g,
-                lambda n, c=channels, g=g: {"heads": top_heads(c, n * g, g)},
-            )
+            of_heads, of_channels = block.widths
+            put("Mamba heads", i, block.heads // g, partial(_kept, of_heads, block, channels, g))
             put(
                 "Mamba head channels",
                 i,
                 block.head_dim,
-                lambda n, c=channels: {"head_dim": top_channels(c, n)},
+                partial(_kept, of_channels, block, channels, 1),
             )
         else:
             rows = scores.widths["q_heads"][i].reshape(block.kv_heads, -1)

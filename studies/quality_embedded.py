@@ -212,13 +212,13 @@ def prepare(options: argparse.Namespace, work: Path) -> tuple[dict[str, str], di
     with mixed_precision(device):
         said = answers(model, choice)
         students: dict[str, str] = {}
-        shapes: dict[str, Any] = {}
+        shapes: dict[str, Shape] = {}
         for budget in ("83%", "60%"):
             for space, least in SPACES.items():
                 shape, selection = search(model, ours, budget, least, choice, said)
                 students[f"{budget} {space}"] = keep(parent, selection, work / f"{budget} {space}")
-                shapes[f"{budget} {space}"] = asdict(shape)
-            same = Shape(**shapes[f"{budget} ours"])
+                shapes[f"{budget} {space}"] = shape
+            same = shapes[f"{budget} ours"]
             for name, scores in (
                 ("magnitude", magnitude_scores(model)),
                 ("random", random_scores(parent.architecture, 0)),
@@ -236,7 +236,7 @@ def prepare(options: argparse.Namespace, work: Path) -> tuple[dict[str, str], di
         "torch": torch.__version__,
         "options": {k: str(v) for k, v in vars(options).items()},
         "teacher": {"parameters": parent.parameters, **teacher[1]},
-        "shapes": shapes,
+        "shapes": {name: shape.plain() for name, shape in shapes.items()},
         "block_scores": ours.blocks.tolist(),
         "students": {
             n: {
@@ -273,15 +273,14 @@ def search(
 
 def shape_of(student: Architecture) -> Shape:
     """The grid point of a student whose blocks of a kind are alike."""
-    first = {block.kind: block.sizes for block in student.blocks}
-    return Shape(
-        attention=student.count("attention"),
-        mlp=student.count("mlp"),
-        mamba=student.count("mamba"),
-        intermediate=first.get("mlp", {}).get("intermediate", 0),
-        heads=first.get("mamba", {}).get("heads", 0),
-        hidden=student.hidden,
-    )
+    sizes = {
+        width.axis: block.sizes[width.axis]
+        for block in student.blocks
+        for width in block.searched
+        if width.in_grid
+    }
+    counts = {kind: student.count(kind) for kind in ("attention", "mlp", "mamba")}
+    return Shape.of(counts, sizes, student.hidden)
 
 
 def keep(parent: Checkpoint, selection: Selection, path: Path) -> str:

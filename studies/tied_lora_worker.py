@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 LENGTH = 512
 SHAPES = {
-    "83%": Shape(attention=2, mlp=6, mamba=5, intermediate=576, heads=16, hidden=192),
-    "60%": Shape(attention=1, mlp=3, mamba=4, intermediate=448, heads=16, hidden=192),
+    "83%": Shape.of({"attention": 2, "mlp": 6, "mamba": 5}, {"intermediate": 576}, hidden=192),
+    "60%": Shape.of({"attention": 1, "mlp": 3, "mamba": 4}, {"intermediate": 448}, hidden=192),
 }
 """The students of docs/results/embedded.md."""
 PROJECTIONS = [

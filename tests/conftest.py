@@ -20,6 +20,7 @@ from minipuzzle.checkpoint import write_checkpoint
 from minipuzzle.families import nemotron_h
 from minipuzzle.kinds import Attention, FeedForward, Mamba2
 from minipuzzle.model import init_model
+from minipuzzle.space import Bounds, Level, Shape
 
 VOCAB = 4096
 BEGAN = pytest.StashKey[float]()
@@ -147,3 +148,23 @@ def small_disk(tmp_path, request):
         pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.decode().strip()}")
     yield disk
     subprocess.run(["umount", disk], check=True)
+
+
+def shape_of(*, attention, mlp, mamba, intermediate, heads, hidden):
+    """A shape of the three kinds, by their names and those of their axes."""
+    counts = {"attention": attention, "mlp": mlp, "mamba": mamba}
+    return Shape.of(counts, {"intermediate": intermediate, "heads": heads}, hidden)
+
+
+def space_of(*, attention, mlp, mamba, intermediate, heads, hidden):
+    """The bounds of a grid of the three kinds."""
+    counts = {"attention": attention, "mlp": mlp, "mamba": mamba}
+    return Bounds(
+        counts=counts, sizes={"intermediate": intermediate, "heads": heads}, hidden=hidden
+    )
+
+
+def level_of(*, attention, others, width, hidden):
+    """A level of the three kinds."""
+    blocks = {"attention": attention, "mlp": others, "mamba": others}
+    return Level(blocks=blocks, width=width, hidden=hidden)

@@ -7,13 +7,14 @@ import subprocess
 import sys
 
 import pytest
+from conftest import shape_of, space_of
 
 from minipuzzle.families.nemotron_h import architecture, config
 from minipuzzle.memory import Workload, resident
 from minipuzzle.nas.enumerate import enumerate_shapes
 from minipuzzle.nas.plan import make_plan
 from minipuzzle.settings import SearchSettings
-from minipuzzle.space import Bounds, Shape, shape_architecture
+from minipuzzle.space import shape_architecture
 
 P8 = "M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M-"
 P56 = "M-M-M-M*-" + "M-M-M-M-M*-" * 9 + "M-M-M-M-M-"
@@ -81,7 +82,7 @@ def test_memory_at_the_papers_workload(name, gib):
 
 
 def test_memory_of_the_other_reading_of_the_paper_does_not_fit():
-    shape = Shape(attention=5, mlp=49, mamba=44, intermediate=30720, heads=256, hidden=8192)
+    shape = shape_of(attention=5, mlp=49, mamba=44, intermediate=30720, heads=256, hidden=8192)
     other = shape_architecture(architecture(fields("56B")), shape)
     assert resident(other, Workload(**PAPER)).total / GIB == pytest.approx(31.705, abs=0.0005)
     assert resident(other, Workload(**PAPER)).total > 31.7 * GIB
@@ -95,7 +96,7 @@ def test_memory_of_nano_9b():
 
 def test_the_whole_grid():
     plan = paper_plan()
-    whole = Bounds(
+    whole = space_of(
         attention=(0, 10),
         mlp=(0, 54),
         mamba=(0, 54),
@@ -119,11 +120,13 @@ def test_the_whole_grid():
 def test_the_released_47b_is_feasible_and_maximal_and_six_attention_layers_are_not():
     plan = paper_plan()
     shapes = [plan.feasible.shape(i) for i in range(plan.feasible.count)]
-    released = Shape(attention=5, mlp=48, mamba=45, intermediate=30720, heads=256, hidden=8192)
+    released = shape_of(attention=5, mlp=48, mamba=45, intermediate=30720, heads=256, hidden=8192)
     assert released in shapes
     assert plan.is_maximal[shapes.index(released)]
-    assert not any(s.attention == 6 and s.intermediate == 30720 for s in shapes)
-    assert plan.bounds.intermediate == tuple(range(24576, 32769, 1024))
+    assert not any(
+        s.plain()["attention"] == 6 and s.plain()["intermediate"] == 30720 for s in shapes
+    )
+    assert plan.bounds.sizes["intermediate"] == tuple(range(24576, 32769, 1024))
     assert (
         plan.feasible.count == 356
     )  # docs/decisions/bounds-of-the-grid.md, next to the paper's "about 400"

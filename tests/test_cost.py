@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import tiny
+from conftest import shape_of, tiny
 from test_architectures import GIB, MODELS, PAPER, fields
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -17,7 +17,7 @@ from minipuzzle.errors import UserError
 from minipuzzle.families.nemotron_h import architecture
 from minipuzzle.memory import BYTES, Workload, resident
 from minipuzzle.model import init_model
-from minipuzzle.space import Shape, shape_architecture
+from minipuzzle.space import shape_architecture
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_other_readings_of_the_47b(changed, gib):
     ],
 )
 def test_every_step_up_from_the_released_47b_is_over_the_budget(attention, mlp, mamba, width, gib):
-    shape = Shape(
+    shape = shape_of(
         attention=attention, mlp=mlp, mamba=mamba, intermediate=width, heads=256, hidden=8192
     )
     used = resident(shape_architecture(architecture(fields("56B")), shape), Workload(**PAPER)).total

@@ -15,7 +15,8 @@ from minipuzzle.arch import Rules, Selection
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import InternalError, UserError
 from minipuzzle.families._rules import WHOLE_HEADS
-from minipuzzle.space import LEVELS, bounds
+from minipuzzle.settings import SearchSettings
+from minipuzzle.space import bounds, levels
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ def test_whole_heads_keep_the_hidden_size_a_multiple_of_the_query_heads():
     )
     assert WHOLE_HEADS in llama.rules.multiples
     heads = next(b.q_heads for b in llama.blocks if b.kind == "attention")
-    sizes = bounds(llama, LEVELS[2], multiple=8, mamba_heads=False, hidden_size=True).hidden
+    sizes = bounds(llama, levels([])[2], SearchSettings(multiple=8, hidden_size=True)).hidden
     assert all(size % heads == 0 for size in sizes)
     free = [size for size in range(8, llama.hidden, 8) if Rules().allows_hidden(llama.blocks, size)]
     held = [

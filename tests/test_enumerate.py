@@ -2,11 +2,11 @@
 
 import importlib
 import itertools
-from dataclasses import astuple, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import tiny
+from conftest import shape_of, space_of, tiny
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_architectures import paper_plan
@@ -15,16 +15,15 @@ from minipuzzle.arch import Selection
 from minipuzzle.cost.pricing import pricing
 from minipuzzle.errors import UserError
 from minipuzzle.kinds import FeedForward, Mamba2
-from minipuzzle.kinds.ranking import top_channels, top_heads
 from minipuzzle.memory import BYTES, Workload, resident
 from minipuzzle.nas.enumerate import enumerate_shapes, maximal
 from minipuzzle.nas.plan import make_plan
 from minipuzzle.nas.select import candidates, damage, select
 from minipuzzle.scores import Scores
 from minipuzzle.settings import Limits, SearchSettings
-from minipuzzle.space import Bounds, Shape, shape_architecture
+from minipuzzle.space import shape_architecture
 
-SPACE = Bounds(
+SPACE = space_of(
     attention=(0, 1),
     mlp=(1, 3),
     mamba=(1, 3),
@@ -68,13 +67,16 @@ def scored(parent, seed=0, ties=False):
 
 
 def every_shape(space):
-    counts = [range(low, high + 1) for low, high in (space.attention, space.mlp, space.mamba)]
+    counts = [range(low, high + 1) for low, high in space.counts.values()]
     return {
-        Shape(attention=a, mlp=f, mamba=m, intermediate=w, heads=h, hidden=d)
-        for a, f, m, w, h, d in itertools.product(
-            *counts, space.intermediate, space.heads, space.hidden
-        )
+        shape_of(attention=a, mlp=f, mamba=m, intermediate=w, heads=h, hidden=d)
+        for a, f, m, w, h, d in itertools.product(*counts, *space.sizes.values(), space.hidden)
     }
+
+
+def at_least(other, shape):
+    """Whether a shape is in no way smaller than another."""
+    return all(size >= shape.plain()[name] for name, size in other.plain().items())
 
 
 def fitting(parent, limits, workload):
@@ -110,18 +112,13 @@ def test_what_fits_and_what_is_maximal_is_what_brute_force_finds(workload, share
     assert found == expected
     best = maximal(feasible, SPACE, pricing(parent, limits, workload))
     for index, shape in enumerate(found):
-        larger = [
-            other
-            for other in expected
-            if other != shape
-            and all(a >= b for a, b in zip(astuple(other), astuple(shape), strict=True))
-        ]
+        larger = [other for other in expected if other != shape and at_least(other, shape)]
         assert best[index] == (not larger)
 
 
 def test_a_limit_is_inclusive():
     parent, workload = tiny("M-*", vocab=48), Workload(context=4)
-    space = Bounds(
+    space = space_of(
         attention=(1, 1), mlp=(1, 1), mamba=(1, 1), intermediate=(64,), heads=(8,), hidden=(32,)
     )
     exact = Limits(parameters=parent.parameters, bytes=resident(parent, workload).total)
@@ -153,7 +150,7 @@ def test_the_whole_grid_of_the_56b_is_priced_block_by_block(monkeypatch):
     selected.
     """
     plan = paper_plan()
-    whole = Bounds(
+    whole = space_of(
         attention=(0, 10),
         mlp=(0, 54),
         mamba=(0, 54),
@@ -167,11 +164,9 @@ def test_the_whole_grid_of_the_56b_is_priced_block_by_block(monkeypatch):
     assert len(priced) == 1 + 1 + 9 + 1  # no block, attention, nine FFN widths, Mamba
     best = maximal(feasible, whole, pricing(plan.parent, plan.limits, plan.prices.workload))
     assert len(priced) <= 7 * 12  # a step up in each of six directions
-    shapes = [astuple(feasible.shape(i)) for i in np.flatnonzero(best)]
-    assert (5, 48, 45, 30720, 256, 8192) in shapes
-    assert not (
-        feasible.shapes[(feasible.shapes[:, 1:4] >= (47, 44, 30720)).all(axis=1), 0] >= 6
-    ).any()
+    points = feasible.grid.points
+    assert (5, 48, 45, 30720, 256, 8192) in {tuple(row) for row in points[best].tolist()}
+    assert not (points[(points[:, 1:4] >= (47, 44, 30720)).all(axis=1), 0] >= 6).any()
     selected = counted(monkeypatch, "minipuzzle.nas.select.select")
     assert (
         len(candidates(plan.parent, scored(plan.parent), feasible, best, 5)) == len(selected) == 5
@@ -192,7 +187,7 @@ def test_what_is_kept_sums_to_the_most(seed, ties, shape):
     assert student == shape_architecture(
         replace(parent, blocks=tuple(parent.blocks[i] for i in chosen.kept_blocks)), shape
     )
-    for kind, count in (("attention", shape.attention), ("mlp", shape.mlp), ("mamba", shape.mamba)):
+    for kind, count in shape.counts:
         best = max(
             sum(scores.blocks[list(c)]) for c in itertools.combinations(parent.indices(kind), count)
         )
@@ -206,7 +201,7 @@ def test_what_is_kept_sums_to_the_most(seed, ties, shape):
         if "intermediate" in (kept_axes := chosen.blocks[i]):
             channels = scores.widths["intermediate"][i]
             assert sum(channels[list(kept_axes["intermediate"])]) == pytest.approx(
-                sum(sorted(channels)[-shape.intermediate :])
+                sum(sorted(channels)[-dict(shape.sizes)["intermediate"] :])
             )
 
 
@@ -214,11 +209,13 @@ def test_what_is_kept_sums_to_the_most(seed, ties, shape):
 @given(seed=st.integers(0, 10**6), per_group=st.integers(1, 4), width=st.integers(1, 5))
 def test_heads_by_group_and_channels_for_all_heads(seed, per_group, width):
     groups, heads, dim = 2, 8, 5
+    block = Mamba2(hidden=8, heads=heads, head_dim=dim, groups=groups, state=4)
+    of_heads, of_channels = block.widths
     channels = np.random.default_rng(seed).random((heads, dim))
-    kept = top_channels(channels, width)
+    kept = of_channels.keep(block, channels, width)["head_dim"]
     norms = [float(np.linalg.norm(channels[:, d])) for d in range(dim)]
     assert sorted(norms[d] for d in kept) == sorted(norms)[-width:]
-    chosen = top_heads(channels, per_group * groups, groups, width)
+    chosen = of_heads.keep(block, channels[:, list(kept)], per_group * groups)["heads"]
     strength = [float(np.linalg.norm(channels[h, list(kept)])) for h in range(heads)]
     for first in (0, 4):
         mine = [h for h in chosen if first <= h < first + 4]
@@ -282,7 +279,7 @@ def test_a_block_whose_channels_all_score_zero_is_narrowed_for_nothing():
     parent = tiny("M-")
     scores = scored(parent)
     scores.widths["intermediate"][1][:] = 0
-    shape = Shape(attention=0, mlp=1, mamba=1, intermediate=8, heads=8, hidden=32)
+    shape = shape_of(attention=0, mlp=1, mamba=1, intermediate=8, heads=8, hidden=32)
     assert damage(parent, scores, select(parent, scores, shape)) == 0
 
 
@@ -293,7 +290,7 @@ def test_what_cannot_be_met_says_the_smallest_and_what_is_met_already_says_so():
     # The widest space: a quarter of the Mamba and FFN blocks, a quarter of the width, no attention,
     # whole heads.
     smallest = shape_architecture(
-        parent, Shape(attention=0, mlp=1, mamba=1, intermediate=16, heads=8, hidden=32)
+        parent, shape_of(attention=0, mlp=1, mamba=1, intermediate=16, heads=8, hidden=32)
     )
     assert f"{smallest.parameters:,} parameters" in caught.value.allowed
     assert (

@@ -23,7 +23,6 @@ from minipuzzle.importance import (
 )
 from minipuzzle.importance.collect import footprint_hooks
 from minipuzzle.kinds import Attention, FeedForward, Mamba2
-from minipuzzle.kinds.ranking import top_heads
 from minipuzzle.model import HybridLM
 from minipuzzle.registry import ESTIMATORS
 
@@ -201,8 +200,8 @@ def test_flap_ignores_what_never_changes_and_contribution_does_not():
 
 
 def test_heads_and_groups_keep_their_order():
-    """Channel 24 h + c of the projection is channel c of head h, so the group rule of top_heads
-    sees true groups.
+    """Channel 24 h + c of the projection is channel c of head h, so the groups of Width.keep
+    are true groups.
     """
     model = shaken(tiny("M", vocab=VOCAB))
     block, module = model.architecture.blocks[0], model.blocks[0]
@@ -218,7 +217,7 @@ def test_heads_and_groups_keep_their_order():
         channels = collector.scores()["head_channels"]
         assert channels.shape == (8, 8)
         assert np.square(channels).sum(1).argmax() == 5
-        kept = top_heads(channels, 4, block.groups)
+        kept = block.searched[0].keep(block, channels, 4)["heads"]
         assert 5 in kept
         assert [h // 4 for h in kept] == [0, 0, 1, 1]
         Selection(blocks=({"heads": kept},)).student(model.architecture)

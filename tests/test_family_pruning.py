@@ -17,7 +17,6 @@ from minipuzzle.cost.flops import flops_per_token
 from minipuzzle.errors import UserError
 from minipuzzle.importance import Collector, HiddenCollector
 from minipuzzle.kinds import Attention, FeedForward, Mamba2
-from minipuzzle.kinds.ranking import top_kv_heads
 from minipuzzle.model import load_model
 from minipuzzle.model.base import Context
 from minipuzzle.surgery import cut, verify_logits
@@ -38,7 +37,7 @@ def most(architecture, seed=0):
         if isinstance(block, FeedForward):
             kept = {"intermediate": tuple(channels)}
         elif isinstance(block, Attention) and "kv_heads" not in rules.fixed:
-            kept = top_kv_heads(kv[: block.q_heads], block.kv_heads // 2, block.kv_heads)
+            kept = block.searched[0].keep(block, kv[: block.q_heads], block.kv_heads // 2)
         elif isinstance(block, Mamba2) and rules.allows(block.resized(heads=block.heads // 2)):
             per = block.heads // block.groups
             kept = {"heads": tuple(h for h in range(block.heads) if (h % per) % 2 == heads[0])}

@@ -5,9 +5,10 @@ model runs everywhere.
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from conftest import VOCAB, tiny
+from conftest import VOCAB, level_of, shape_of, tiny
 from helpers import FAST, TEXT, run
 from transformers import AutoModelForCausalLM
 
@@ -22,24 +23,25 @@ from minipuzzle.importance import random_scores
 from minipuzzle.memory import Workload, resident
 from minipuzzle.model import load_model
 from minipuzzle.nas.choices import combinations
-from minipuzzle.nas.enumerate import enumerate_shapes, grid, times
+from minipuzzle.nas.enumerate import enumerate_shapes, times
+from minipuzzle.nas.grid import grid
 from minipuzzle.nas.plan import make_plan
 from minipuzzle.nas.propose import front, propose_each
 from minipuzzle.nas.select import damage, select
 from minipuzzle.settings import Generation, Limits, Recipe, SearchSettings, TimeLimit
 from minipuzzle.settings.recipe_file import load_recipe
-from minipuzzle.space import LEVELS, Level, Shape, bounds, shape_architecture
+from minipuzzle.space import bounds, levels, shape_architecture
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "docs" / "examples"
 RELEASED = {
     "nemotron-h-4b": (
         "nemotron-h-8b",
-        Shape(attention=4, mlp=24, mamba=24, intermediate=12288, heads=112, hidden=3072),
+        shape_of(attention=4, mlp=24, mamba=24, intermediate=12288, heads=112, hidden=3072),
     ),
     "nemotron-nano-9b": (
         "nemotron-nano-12b-v2",
-        Shape(attention=4, mlp=25, mamba=27, intermediate=15680, heads=128, hidden=4480),
+        shape_of(attention=4, mlp=25, mamba=27, intermediate=15680, heads=128, hidden=4480),
     ),
 }
 
@@ -67,12 +69,12 @@ def test_minitron_ssms_grid_of_sizes():
     768), heads 64-128.
     """
     parent = read_config(EXAMPLES / "nemotron-h-8b")[1]
-    level = Level(attention=1, others=1, width=0.46, hidden=0.75)
-    space = bounds(parent, level, multiple=768, mamba_heads=True, hidden_size=True)
+    level = level_of(attention=1, others=1, width=0.46, hidden=0.75)
+    space = bounds(parent, level, SearchSettings(multiple=768, mamba_heads=True, hidden_size=True))
     assert space.hidden == (3072, 3328, 3584, 3840, 4096)
-    assert space.heads == tuple(range(64, 129, 8))
-    assert space.intermediate == tuple(range(9984, 21505, 768))
-    assert bounds(parent, level, multiple=768, mamba_heads=True).hidden == (4096,)
+    assert space.sizes["heads"] == tuple(range(64, 129, 8))
+    assert space.sizes["intermediate"] == tuple(range(9984, 21505, 768))
+    assert bounds(parent, level, SearchSettings(multiple=768, mamba_heads=True)).hidden == (4096,)
     settings = SearchSettings(
         budget=("4.5B",),
         multiple=768,
@@ -81,7 +83,7 @@ def test_minitron_ssms_grid_of_sizes():
         min_keep=("attention=100%", "others=100%", "width=46%", "hidden=75%"),
     )
     feasible = make_plan(parent, settings).feasible
-    fit = {tuple(row) for row in feasible.shapes[:, 3:].tolist()}
+    fit = {tuple(row) for row in feasible.grid.points[:, 3:].tolist()}
     assert {
         (12288, 112, 3072),
         (10752, 128, 3072),
@@ -101,12 +103,12 @@ def test_times_of_a_narrower_model_are_those_of_its_architecture():
         )
     )
     prices = pricing(parent, asked, Workload(context=4096), Roofline(device="h100"))
-    space = bounds(parent, LEVELS[0], multiple=1024, mamba_heads=False, hidden_size=True)
-    shapes = grid(space)[::301]
-    assert len(set(shapes[:, -1].tolist())) == len(space.hidden)
-    for row, took in zip(shapes, times(shapes, prices), strict=True):
-        names = ("attention", "mlp", "mamba", "intermediate", "heads", "hidden")
-        made = shape_architecture(parent, Shape(**dict(zip(names, map(int, row), strict=True))))
+    space = bounds(parent, levels([])[0], SearchSettings(multiple=1024, hidden_size=True))
+    whole = grid(space)
+    shapes = whole.where(np.arange(0, len(whole), 301))
+    assert len(set(shapes.column("hidden").tolist())) == len(space.hidden)
+    for index, took in enumerate(times(shapes, prices)):
+        made = shape_architecture(parent, shapes.shape(index))
         expected = [model_ms(prices.timing, made, t.phase, work) for t in asked.times]
         assert took.tolist() == pytest.approx(expected, rel=1e-9)
     assert enumerate_shapes(space, prices).count == space.points
@@ -115,7 +117,7 @@ def test_times_of_a_narrower_model_are_those_of_its_architecture():
 def test_damage_of_a_narrower_model_is_the_share_of_the_scores_that_goes():
     parent = tiny("M-M*-M-")
     scores = random_scores(parent, 0)
-    shape = Shape(attention=1, mlp=3, mamba=3, intermediate=64, heads=8, hidden=24)
+    shape = shape_of(attention=1, mlp=3, mamba=3, intermediate=64, heads=8, hidden=24)
     selection = select(parent, scores, shape)
     gone = sorted(set(range(32)) - set(selection.hidden))
     share = (scores.hidden[gone] ** 2).sum() / (scores.hidden**2).sum()
@@ -135,8 +137,10 @@ def test_the_solver_takes_the_best_of_all_hidden_sizes(seed):
         pricing(parent, limits, workload),
         SearchSettings(multiple=16, mamba_heads=True),
     )
-    level = Level(attention=0, others=0, width=0.5, hidden=0.5)
-    space = bounds(parent, level, multiple=32, mamba_heads=True, hidden_size=True)
+    level = level_of(attention=0, others=0, width=0.5, hidden=0.5)
+    space = bounds(
+        parent, level, SearchSettings(multiple=32, mamba_heads=True, hidden_size=True), grid=False
+    )
     each = propose_each(parent, scores, space, settings, prices, 3)
     assert [len(p.choices.hidden or range(32)) for p in each] == [16, 24, 32]
     best = {}
@@ -154,7 +158,7 @@ def test_the_solver_takes_the_best_of_all_hidden_sizes(seed):
                 best[student.hidden] = min(
                     best.get(student.hidden, 1e9), damage(parent, scores, selection)
                 )
-    assert [p.choices.harm(p.states[0]) for p in each] == pytest.approx(
+    assert [p.choices.predicted(p.states[0]) for p in each] == pytest.approx(
         [best[h] for h in (16, 24, 32)]
     )
     names = [
@@ -188,13 +192,15 @@ def test_what_cannot_choose_or_price_a_hidden_size_says_so():
     scores = type(scores)(blocks=scores.blocks, meta={}, widths=scores.widths)
     with pytest.raises(UserError, match="none for hidden channels"):
         select(
-            parent, scores, Shape(attention=1, mlp=3, mamba=3, intermediate=64, heads=8, hidden=16)
+            parent,
+            scores,
+            shape_of(attention=1, mlp=3, mamba=3, intermediate=64, heads=8, hidden=16),
         )
     with pytest.raises(UserError, match="No architecture") as caught:
         make_plan(parent, SearchSettings(budget=("2%",), multiple=8))
     assert "add --mamba-heads or --hidden-size" in caught.value.next
     smallest = shape_architecture(
-        parent, Shape(attention=0, mlp=1, mamba=1, intermediate=16, heads=8, hidden=8)
+        parent, shape_of(attention=0, mlp=1, mamba=1, intermediate=16, heads=8, hidden=8)
     )
     assert f"{smallest.parameters:,} parameters" in refusal({"budget": ("2%",)})
 

@@ -4,17 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import shaken, tiny
+from conftest import shaken, shape_of, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minipuzzle.arch import Selection
 from minipuzzle.errors import UserError
 from minipuzzle.importance import magnitude_scores, random_scores
-from minipuzzle.kinds.ranking import top_channels, top_heads, top_kv_heads
+from minipuzzle.kinds import Mamba2
 from minipuzzle.nas.select import damage, select
 from minipuzzle.scores import Scores
-from minipuzzle.space import Shape
 
 VOCAB = 61
 
@@ -41,16 +40,19 @@ def test_scores_round_trip(tmp_path):
 
 
 def test_kv_heads_go_with_their_query_heads():
-    kept = top_kv_heads(np.array([1.0, 1, 3, 0, 0, 2, 0.5, 0.5]), 2, 4)
+    block = tiny("*", q_heads=8, kv_heads=4).blocks[0]
+    kept = block.widths[0].keep(block, np.array([1.0, 1, 3, 0, 0, 2, 0.5, 0.5]), 2)
     assert kept == {"kv_heads": (1, 2), "q_heads": (2, 3, 4, 5)}
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(0, 99))
 def test_heads_stay_equal_in_each_group_and_are_the_best(groups, per_group, width, seed):
+    block = Mamba2(hidden=8, heads=groups * per_group, head_dim=width, groups=groups, state=4)
+    of_heads, of_channels = block.widths
     channels = np.random.default_rng(seed).random((groups * per_group, width))
     for count in range(groups, groups * per_group + 1, groups):
-        kept = top_heads(channels, count, groups)
+        kept = of_heads.keep(block, channels, count)["heads"]
         strength = np.sqrt((channels**2).sum(1))
         for g in range(groups):
             mine = [h for h in kept if h // per_group == g]
@@ -58,7 +60,7 @@ def test_heads_stay_equal_in_each_group_and_are_the_best(groups, per_group, widt
                 : count // groups
             ]
             assert sorted(best) == mine
-    assert len(top_channels(channels, 1)) == 1
+    assert len(of_channels.keep(block, channels, 1)["head_dim"]) == 1
 
 
 @settings(max_examples=30, deadline=None)
@@ -66,7 +68,7 @@ def test_heads_stay_equal_in_each_group_and_are_the_best(groups, per_group, widt
 def test_select_keeps_the_best_of_each_kind(seed, data):
     parent = tiny("M-M*-M-*", vocab=VOCAB)
     scores = random_scores(parent, seed)
-    shape = Shape(
+    shape = shape_of(
         attention=data.draw(st.integers(0, 2)),
         mlp=data.draw(st.integers(0, 3)),
         mamba=data.draw(st.integers(0, 3)),
@@ -77,9 +79,7 @@ def test_select_keeps_the_best_of_each_kind(seed, data):
     selection = select(parent, scores, shape)
     student = selection.student(parent)
     assert [student.count(k) for k in ("attention", "mlp", "mamba")] == [
-        shape.attention,
-        shape.mlp,
-        shape.mamba,
+        shape.plain()[kind] for kind in ("attention", "mlp", "mamba")
     ]
     for kind in ("attention", "mlp", "mamba"):
         mine = [scores.blocks[i] for i in parent.indices(kind) if i in selection.kept_blocks]
@@ -88,7 +88,7 @@ def test_select_keeps_the_best_of_each_kind(seed, data):
     for i, kept in enumerate(selection.blocks):
         if kept and "intermediate" in kept:
             values = scores.widths["intermediate"][i]
-            brute = sorted(np.argsort(-values, kind="stable")[: shape.intermediate])
+            brute = sorted(np.argsort(-values, kind="stable")[: shape.plain()["intermediate"]])
             assert list(kept["intermediate"]) == brute
     whole = damage(parent, scores, Selection.everything(parent))
     assert whole == 0

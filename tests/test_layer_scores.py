@@ -13,7 +13,7 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.importance import score, work
 from minipuzzle.model import load_model
 from minipuzzle.nas.damage import drop_damage
-from minipuzzle.nas.select import damage, ranked_units
+from minipuzzle.nas.select import damage, ranked_layers
 from minipuzzle.scores import Scores
 from minipuzzle.settings import ScoreSettings
 
@@ -46,12 +46,12 @@ def test_a_layers_score_equals_masking_both_blocks(parent, tmp_path):
     assert damage(parent.architecture, loaded, kept) == pytest.approx(scores.layers[[1, 3]].sum())
     best = [
         unit[0] // 2
-        for units in ranked_units(parent.architecture, loaded).values()
+        for units in ranked_layers(parent.architecture, loaded).values()
         for unit in units
     ]
     assert sorted(best) == [0, 1, 2, 3]
     assert (
-        len(ranked_units(parent.architecture, loaded)) > 1
+        len(ranked_layers(parent.architecture, loaded)) > 1
         or best == np.argsort(-scores.layers).tolist()
     )
 

@@ -3,10 +3,11 @@ it, and lose nothing.
 """
 
 import itertools
-from dataclasses import astuple, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import level_of, shape_of
 from family_models import FORMS
 
 from minipuzzle import families
@@ -20,12 +21,12 @@ from minipuzzle.nas.enumerate import enumerate_shapes, maximal
 from minipuzzle.nas.plan import make_plan
 from minipuzzle.nas.propose import instance, propose, state_of
 from minipuzzle.nas.refine import neighbours
-from minipuzzle.nas.select import candidates, damage, ranked_units, select
+from minipuzzle.nas.select import candidates, damage, ranked_layers, select
 from minipuzzle.nas.solve import solve
 from minipuzzle.settings import Limits, SearchSettings
-from minipuzzle.space import LEVELS, Level, Shape, bounds, shape_architecture
+from minipuzzle.space import Shape, bounds, levels, shape_architecture
 
-LEVEL = Level(attention=0, others=0, width=0.5, hidden=0.5)
+LEVEL = level_of(attention=0, others=0, width=0.5, hidden=0.5)
 WORKLOAD = Workload(context=64)
 
 
@@ -39,12 +40,13 @@ def brute(parent, space, limits):
     """{shape: costs} of all shapes whose feed-forwards are as many as their mixers, priced one at a
     time.
     """
-    counts = [range(low, high + 1) for low, high in (space.attention, space.mlp, space.mamba)]
+    ranges = [range(low, high + 1) for low, high in space.counts.values()]
     found = {}
-    for a, f, m, w, h, d in itertools.product(
-        *counts, space.intermediate, space.heads, space.hidden
-    ):
-        shape = Shape(attention=a, mlp=f, mamba=m, intermediate=w, heads=h, hidden=d)
+    for *numbers, hidden in itertools.product(*ranges, *space.sizes.values(), space.hidden):
+        counts = dict(zip(space.counts, numbers, strict=False))
+        sizes = dict(zip(space.sizes, numbers[len(counts) :], strict=True))
+        a, f, m = (counts.get(kind, 0) for kind in ("attention", "mlp", "mamba"))
+        shape = Shape.of(counts, sizes, hidden)
         made = shape_architecture(parent, shape)
         size = resident(made, WORKLOAD).total
         if f == a + m and made.parameters <= limits.parameters and size <= limits.bytes:
@@ -59,7 +61,7 @@ def test_the_grid_has_whole_layers_and_is_what_brute_force_finds(name):
         if name != "granitemoehybrid"
         else families.find(name).architecture(FORMS[name]["multipliers"])
     )
-    space = bounds(parent, LEVEL, multiple=8, mamba_heads=True, hidden_size=True)
+    space = bounds(parent, LEVEL, SearchSettings(multiple=8, mamba_heads=True, hidden_size=True))
     limits = Limits(
         parameters=int(0.8 * parent.parameters), bytes=int(0.9 * resident(parent, WORKLOAD).total)
     )
@@ -75,7 +77,7 @@ def test_the_grid_has_whole_layers_and_is_what_brute_force_finds(name):
         larger = [
             s
             for s in expected
-            if s != shape and all(a >= b for a, b in zip(astuple(s), astuple(shape), strict=True))
+            if s != shape and all(n >= shape.plain()[name] for name, n in s.plain().items())
         ]
         assert alone == (not larger)
     scores = random_scores(parent, 0)
@@ -95,14 +97,14 @@ def test_the_best_layers_stay():
     scores = replace(
         random_scores(parent, 0), blocks=np.array([9.0, 0.0, 1.0, 1.0, 0.0, 8.0, 3.0, 3.0])
     )
-    assert ranked_units(parent, scores) == {"attention": [(0, 1), (4, 5), (6, 7), (2, 3)]}
-    shape = Shape(attention=2, mlp=2, mamba=0, intermediate=48, heads=0, hidden=parent.hidden)
+    assert ranked_layers(parent, scores) == {"attention": [(0, 1), (4, 5), (6, 7), (2, 3)]}
+    shape = shape_of(attention=2, mlp=2, mamba=0, intermediate=48, heads=0, hidden=parent.hidden)
     assert select(parent, scores, shape).kept_blocks == [0, 1, 4, 5]
 
 
 def made(parent, seed=0, **settings):
     options = SearchSettings(budget=("75%",), multiple=16, **settings)
-    space = bounds(parent, LEVEL, multiple=16, mamba_heads=options.mamba_heads)
+    space = bounds(parent, LEVEL, options, grid=False)
     prices = pricing(parent, Limits(parameters=int(0.75 * parent.parameters)), WORKLOAD)
     scores = random_scores(parent, seed)
     choices = make_choices(
@@ -118,9 +120,9 @@ def test_the_solver_is_brute_force_over_whole_layers(name, seed):
     scores, options, space, prices, choices = made(
         parent, seed, mamba_heads=name == "bamba", kv_heads=name == "llama"
     )
-    best = min(choices.harm(s) for s in combinations(choices) if choices.fits(s))
+    best = min(choices.predicted(s) for s in combinations(choices) if choices.fits(s))
     found = state_of(choices, solve(instance(choices)))
-    assert choices.harm(found) == pytest.approx(best)
+    assert choices.predicted(found) == pytest.approx(best)
     assert coupled(choices, found)
     around = [
         found,
@@ -143,10 +145,10 @@ def test_more_is_possible_without_rules():
 
 def test_mamba_heads_go_only_as_whole_expansions():
     parent = parent_of("mamba2")
-    assert bounds(parent, LEVELS[1], multiple=8, mamba_heads=True).heads == (4, 8)
-    assert bounds(
-        replace(parent, rules=Rules()), LEVELS[1], multiple=8, mamba_heads=True
-    ).heads == (4, 6, 8)
+    level, options = levels([])[1], SearchSettings(multiple=8, mamba_heads=True)
+    assert bounds(parent, level, options).sizes["heads"] == (4, 8)
+    free = replace(parent, rules=Rules())
+    assert bounds(free, level, options).sizes["heads"] == (4, 6, 8)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import tiny
+from conftest import level_of, tiny
 
 from minipuzzle.cost.pricing import pricing
 from minipuzzle.importance import random_scores
@@ -17,15 +17,15 @@ from minipuzzle.nas.propose import OVERLAP, instance, propose, state_of
 from minipuzzle.nas.refine import neighbours, refine, repair
 from minipuzzle.nas.solve import Instance, diverse, solve
 from minipuzzle.settings import Limits, SearchSettings
-from minipuzzle.space import Level, bounds
+from minipuzzle.space import bounds
 
-LEVEL = Level(attention=0, others=0, width=0.25, hidden=0.25)
+LEVEL = level_of(attention=0, others=0, width=0.25, hidden=0.25)
 
 
 def made(share=0.8, pattern="M-M*-", seed=0, **settings):
     parent = tiny(pattern, vocab=64)
     options = SearchSettings(budget=("80%",), multiple=16, mamba_heads=True, **settings)
-    space = bounds(parent, LEVEL, multiple=16, mamba_heads=True)
+    space = bounds(parent, LEVEL, options, grid=False)
     prices = pricing(
         parent, Limits(parameters=int(share * parent.parameters)), Workload(context=100)
     )
@@ -53,13 +53,13 @@ def one_step_up(choices, state, touched):
             state[i] is not None and other[i] is not None and other[i] == state[i] - 1
             for i in differing
         )
-        group = {choices.unit[i] for i in differing}
+        group = {choices.couplings[i] for i in differing}
         whole_group = len(group) == 1 and all(
             i in differing
             for i, rung in enumerate(state)
-            if rung is not None and choices.unit[i] in group
+            if rung is not None and choices.couplings[i] in group
         )
-        mates = any(r is not None and choices.unit[i] in group for i, r in enumerate(state))
+        mates = any(r is not None and choices.couplings[i] in group for i, r in enumerate(state))
         restored = (
             len(differing) == 1
             and state[differing[0]] is None
@@ -85,7 +85,7 @@ def test_what_is_repaired_fits_keeps_what_was_touched_and_cannot_grow(seed):
             assert coupled(choices, fixed)
             assert all(fixed[i] == state[i] for i in touched)
             left = [s for s in one_step_up(choices, fixed, touched) if choices.fits(s)]
-            assert not [s for s in left if choices.harm(s) < choices.harm(fixed)]
+            assert not [s for s in left if choices.predicted(s) < choices.predicted(fixed)]
 
 
 def test_repair_without_drops_changes_sizes_only():
@@ -113,7 +113,7 @@ def test_moves_are_tried_in_the_order_of_predicted_damage_and_the_first_that_hel
     *_, choices = made(share=0.85, pattern="-M-*-")
     start = state_of(choices, solve(instance(choices)))
     around = neighbours(choices, start)
-    predicted = [choices.harm(s) for s in around]
+    predicted = [choices.predicted(s) for s in around]
     assert predicted == sorted(predicted)
     assert len(set(predicted)) > 5
     tried, helps = [], around[4]
@@ -175,7 +175,7 @@ def test_proposals_agree_on_nine_tenths_of_the_blocks_at_most():
     ]
     assert max(alike) <= most
     assert len(proposals.states) == 6
-    harms = [proposals.choices.harm(s) for s in proposals.states]
+    harms = [proposals.choices.predicted(s) for s in proposals.states]
     assert harms == pytest.approx(sorted(harms))
 
 

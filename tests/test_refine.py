@@ -6,29 +6,29 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import tiny
+from conftest import level_of, tiny
 
 from minipuzzle.cost.pricing import pricing
 from minipuzzle.importance import random_scores
 from minipuzzle.memory import Workload
 from minipuzzle.nas.choices import combinations, coupled, make_choices, whole
-from minipuzzle.nas.damage import size_damage
+from minipuzzle.nas.damage import block_damage
 from minipuzzle.nas.propose import candidate, instance, propose, state_of
 from minipuzzle.nas.rank import Realised, Reality, shortlist
 from minipuzzle.nas.refine import neighbours, refine
 from minipuzzle.nas.solve import solve
 from minipuzzle.scores import Scores
 from minipuzzle.settings import Limits, SearchSettings
-from minipuzzle.space import Level, bounds
+from minipuzzle.space import bounds
 
-LEVEL = Level(attention=0, others=0, width=0.25, hidden=0.25)
+LEVEL = level_of(attention=0, others=0, width=0.25, hidden=0.25)
 
 
 def made(share=0.8, pattern="M-M*-", seed=0, **settings):
     parent = tiny(pattern, vocab=64)
     scores = random_scores(parent, seed)
     options = SearchSettings(budget=("80%",), multiple=16, **settings)
-    space = bounds(parent, LEVEL, multiple=16, mamba_heads=options.mamba_heads)
+    space = bounds(parent, LEVEL, options, grid=False)
     workload = Workload(context=100)
     prices = pricing(
         parent, Limits(parameters=int(share * parent.parameters), bytes=10**7), workload
@@ -44,16 +44,16 @@ def test_prices_of_blocks_add_up_to_the_student():
     for state in combinations(choices)[::37]:
         student = choices.selection(state).student(parent)
         assert (choices.cost(state) + prices.base)[0] == student.parameters
-    assert choices.harm(whole(choices)) == 0
+    assert choices.predicted(whole(choices)) == 0
 
 
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("uniform", [False, True])
 def test_the_solver_is_brute_force(seed, uniform):
     *_, choices = made(seed=seed, uniform=uniform, mamba_heads=True, pattern="M-*M-")
-    best = min(choices.harm(s) for s in combinations(choices) if choices.fits(s))
+    best = min(choices.predicted(s) for s in combinations(choices) if choices.fits(s))
     found = state_of(choices, solve(instance(choices)))
-    assert choices.harm(found) == pytest.approx(best)
+    assert choices.predicted(found) == pytest.approx(best)
     assert choices.fits(found)
     assert coupled(choices, found)
 
@@ -75,7 +75,7 @@ def test_local_search_finds_what_the_sum_of_scores_cannot_see():
     start = state_of(choices, solve(instance(choices)))
 
     def real(state):
-        return choices.harm(state) + 5.0 * sum(rung is None for rung in state) ** 2
+        return choices.predicted(state) + 5.0 * sum(rung is None for rung in state) ** 2
 
     end = refine(choices, start, real(start), real, tries=1000)
     assert end.settled
@@ -103,10 +103,8 @@ def test_curves_are_read_between_measured_sizes():
         meta={},
         curves={1: {"intermediate": curve}},
     )
-    assert [size_damage(parent, scores, 1, s) for s in (16, 32, 48, 64)] == pytest.approx(
-        [0.5, 0.2, 0.05, 0.0]
-    )
-    values = [size_damage(parent, scores, 1, s) for s in range(1, 65)]
+    values = [block_damage(parent, scores, 1, {"intermediate": s}) for s in range(1, 65)]
+    assert values[15::16] == pytest.approx([0.5, 0.2, 0.05, 0.0])
     assert values == sorted(values, reverse=True)
 
 

@@ -10,26 +10,27 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import shaken, tiny
+from conftest import level_of, shaken, tiny
 from family_models import FORMS
 
 from minipuzzle import families
 from minipuzzle.arch import Selection
+from minipuzzle.arch.narrow import kept
 from minipuzzle.cost.pricing import pricing
 from minipuzzle.errors import UserError
 from minipuzzle.importance import random_scores
 from minipuzzle.memory import Workload, resident
 from minipuzzle.nas.choices import combinations, make_choices, whole
-from minipuzzle.nas.damage import drop_damage, hidden_damage, lost_curve, size_damage
+from minipuzzle.nas.damage import block_damage, drop_damage, hidden_damage
 from minipuzzle.nas.enumerate import enumerate_shapes, maximal
 from minipuzzle.nas.plan import make_plan
 from minipuzzle.nas.propose import candidate, front, propose, propose_each
 from minipuzzle.nas.refine import repair
-from minipuzzle.nas.select import kept_hidden, narrowed
+from minipuzzle.nas.select import kept_hidden
 from minipuzzle.nas.solve import Infeasible, Instance, solve
 from minipuzzle.scores import Scores
 from minipuzzle.settings import MOST, Limits, SearchSettings, parse_budget, parse_count
-from minipuzzle.space import Level, bounds, levels
+from minipuzzle.space import bounds, levels
 from minipuzzle.training.objectives import (
     Objective,
     answers_only,
@@ -38,7 +39,7 @@ from minipuzzle.training.objectives import (
     next_token,
 )
 
-LEVEL = Level(attention=0, others=0, width=0.5, hidden=0.5)
+LEVEL = level_of(attention=0, others=0, width=0.5, hidden=0.5)
 WORK = Workload(context=100)
 
 
@@ -47,7 +48,7 @@ def problem(pattern="M-*-", share=0.8, seed=0, hidden=False, parent=None, **sett
     options = SearchSettings(
         budget=("80%",), multiple=16, mamba_heads=True, hidden_size=hidden, **settings
     )
-    space = bounds(parent, LEVEL, multiple=16, mamba_heads=True, hidden_size=hidden)
+    space = bounds(parent, LEVEL, options, grid=False)
     limits = Limits(
         parameters=int(share * parent.parameters), bytes=int(resident(parent, WORK).total)
     )
@@ -63,7 +64,7 @@ def test_the_front_is_the_least_damage_at_each_limit():
     choices = each[0].choices
     states = combinations(choices)
     costs = np.array([choices.cost(s) + prices.base for s in states])
-    harms = np.array([choices.harm(s) for s in states])
+    harms = np.array([choices.predicted(s) for s in states])
     rows = front(each)
     assert 4 <= len(rows) <= 12
     for row in rows:
@@ -106,7 +107,7 @@ def test_proposals_are_named_in_order_and_priced():
     for made, state in zip(found, proposals.states, strict=True):
         student = made.selection.student(parent)
         assert (made.parameters, made.bytes) == (student.parameters, resident(student, WORK).total)
-        assert made.damage == pytest.approx(proposals.choices.harm(state))
+        assert made.damage == pytest.approx(proposals.choices.predicted(state))
     one = candidate(proposals.choices, proposals.states[0], "x", "test", lambda made: 7)
     assert (one.name, one.origin, one.bytes) == ("x", "test", 7)
 
@@ -161,29 +162,34 @@ def test_what_is_lost_with_the_smaller_scores():
         },
         meta={},
     )
-    assert lost_curve(parent, scores, 0).tolist() == pytest.approx([1, 14 / 30, 5 / 30, 1 / 30, 0])
-    assert lost_curve(parent, scores, 2).tolist() == pytest.approx(
-        [1, 5 / 30, 0]
-    )  # KV heads with norms 5 and sqrt(5)
-    heads = (scores.widths["head_channels"][1] ** 2).sum(1).reshape(2, 4)
-    kept = -np.sort(-heads, axis=1)
-    lost = lost_curve(parent, scores, 1)
-    for size in (2, 4, 6):  # a head of each of the two groups at a time
-        assert lost[size] == pytest.approx(1 - kept[:, : size // 2].sum() / heads.sum())
-    assert (lost[0], lost[8]) == (1, 0)
-    assert size_damage(parent, scores, 0, 2) == pytest.approx(5 / 30)
-    assert size_damage(parent, scores, 0, 4) == 0
-    assert narrowed(parent, scores, 0, 2) == {"intermediate": (1, 3)}
-    assert narrowed(parent, scores, 2, 1) == {"kv_heads": (0,), "q_heads": (0, 1)}
-    uncut = [
-        narrowed(parent, scores, i, size)
-        for i, size in ((0, 4), (0, None), (1, 8), (1, None), (2, 2), (2, None))
+    lost_of = [
+        block.searched[0].lost(block, scores.of(i)[block.searched[0].score])
+        for i, block in enumerate(parent.blocks)
     ]
+    assert lost_of[0].tolist() == pytest.approx([1, 14 / 30, 5 / 30, 1 / 30, 0])
+    assert lost_of[2].tolist() == pytest.approx([1, 5 / 30, 0])  # KV heads with norms 5 and sqrt(5)
+    heads = (scores.widths["head_channels"][1] ** 2).sum(1).reshape(2, 4)
+    best = -np.sort(-heads, axis=1)
+    lost = lost_of[1]
+    for size in (2, 4, 6):  # a head of each of the two groups at a time
+        assert lost[size] == pytest.approx(1 - best[:, : size // 2].sum() / heads.sum())
+    assert (lost[0], lost[8]) == (1, 0)
+    assert block_damage(parent, scores, 0, {"intermediate": 2}) == pytest.approx(5 / 30)
+    assert block_damage(parent, scores, 0, {"intermediate": 4}) == 0
+
+    def narrowed(scores, i, **sizes):
+        return kept(parent.blocks[i], scores.of(i), sizes)
+
+    assert narrowed(scores, 0, intermediate=2) == {"intermediate": (1, 3)}
+    assert narrowed(scores, 2, kv_heads=1) == {"kv_heads": (0,), "q_heads": (0, 1)}
+    uncut = [narrowed(scores, 0, intermediate=4), narrowed(scores, 0)]
+    uncut += [narrowed(scores, 1, heads=8), narrowed(scores, 1)]
+    uncut += [narrowed(scores, 2, kv_heads=2), narrowed(scores, 2)]
     assert uncut == [{}] * 6
     without = replace(scores, widths={**scores.widths, "q_heads": {}})
-    assert lost_curve(parent, without, 2).tolist() == [0]
-    with pytest.raises(UserError, match="attention heads"):
-        narrowed(parent, without, 2, 1)
+    for ask in (narrowed, lambda s, i, **sizes: block_damage(parent, s, i, sizes)):
+        with pytest.raises(UserError, match="none for KV heads"):
+            ask(without, 2, kv_heads=1)
     assert kept_hidden(parent, scores, 32) is None
     with pytest.raises(UserError, match="hidden channels"):
         kept_hidden(parent, scores, 16)
@@ -191,11 +197,11 @@ def test_what_is_lost_with_the_smaller_scores():
 
 def test_hidden_sizes_are_sixteenths_in_multiples():
     """1024 and more in multiples of 64, smaller ones of 8."""
-    level = Level(attention=0, others=0, width=0.5, hidden=0.75)
+    level = level_of(attention=0, others=0, width=0.5, hidden=0.75)
 
     def sizes(hidden):
         model = tiny("-", hidden=hidden)
-        return bounds(model, level, multiple=8, mamba_heads=False, hidden_size=True).hidden
+        return bounds(model, level, SearchSettings(multiple=8, hidden_size=True)).hidden
 
     assert sizes(1024) == (768, 832, 896, 960, 1024)
     assert sizes(1016) == (824, 888, 952, 1016)  # 12 sixteenths are 762, which 760 falls short of
@@ -255,26 +261,25 @@ def test_blocks_that_share_a_size_share_it_in_what_the_solver_finds(pattern):
             )
             <= 1
         )
-        assert choices.harm(state) == pytest.approx(
-            min(choices.harm(s) for s in combinations(choices) if choices.fits(s))
+        assert choices.predicted(state) == pytest.approx(
+            min(choices.predicted(s) for s in combinations(choices) if choices.fits(s))
         )
 
 
 def test_what_fits_is_maximal_where_sizes_follow_one_another():
     """One group: heads 1, 2, 3, ...; a step up is one head."""
     parent = tiny("M-", heads=4, groups=1, vocab=64)
-    space = bounds(parent, LEVEL, multiple=1, mamba_heads=True)
-    assert space.heads == (2, 3, 4)
+    space = bounds(parent, LEVEL, SearchSettings(multiple=1, mamba_heads=True))
+    assert space.sizes["heads"] == (2, 3, 4)
     prices = pricing(parent, Limits(parameters=int(0.8 * parent.parameters)), WORK)
     feasible = enumerate_shapes(space, prices)
     best = maximal(feasible, space, prices)
     shapes = [feasible.shape(i) for i in range(feasible.count)]
     for shape, alone in zip(shapes, best, strict=True):
-        fields = ("attention", "mlp", "mamba", "intermediate", "heads")
         larger = [
             o
             for o in shapes
-            if o != shape and all(getattr(o, f) >= getattr(shape, f) for f in fields)
+            if o != shape and all(n >= shape.plain()[name] for name, n in o.plain().items())
         ]
         assert alone == (not larger)
 
@@ -300,18 +305,20 @@ def test_the_first_step_of_a_repair_has_the_least_damage_for_what_it_frees(seed)
     options_of = {}
     for other in combinations(choices):
         changed = [i for i, (a, b) in enumerate(zip(start, other, strict=True)) if a != b]
-        one_size = {choices.unit[i] for i in changed}
+        one_size = {choices.couplings[i] for i in changed}
         down = all(other[i] == 1 for i in changed) and len(one_size) == 1
-        down = down and sum(u in one_size for u in choices.unit) == len(changed)
+        down = down and sum(u in one_size for u in choices.couplings) == len(changed)
         if down or (len(changed) == 1 and other[changed[0]] is None):
             left = max(0.0, float((choices.cost(other) - choices.limits)[0]))
-            options_of[other] = (choices.harm(other) - choices.harm(start)) / (over - left)
+            options_of[other] = (choices.predicted(other) - choices.predicted(start)) / (
+                over - left
+            )
     best = min(options_of, key=options_of.__getitem__)
     assert choices.fits(best)  # so that the repair shrinks once
     found = repair(choices, start, frozenset(), drops=True)
     grown = [i for i, (a, b) in enumerate(zip(best, found, strict=True)) if a != b]
     assert all(best[i] is not None and found[i] < best[i] for i in grown) or found == best
-    assert choices.harm(found) <= choices.harm(best)
+    assert choices.predicted(found) <= choices.predicted(best)
 
 
 def test_a_repair_pays_the_least_damage_for_what_it_frees():
@@ -360,7 +367,11 @@ def test_a_solver_out_of_time_is_given_more_and_then_says_so(monkeypatch):
 
 
 def test_the_levels_are_those_of_the_decisions_page():
-    found = [(level.attention, level.others, level.width, level.hidden) for level in levels([])]
+    found = [
+        (level.blocks["attention"], level.blocks["mamba"], level.width, level.hidden)
+        for level in levels([])
+    ]
+    assert [level.blocks["mlp"] for level in levels([])] == [others for _, others, *_ in found]
     assert found == [(0.5, 0.83, 0.75, 0.75), (0.5, 0.5, 0.5, 0.5), (0.0, 0.25, 0.25, 0.25)]
 
 
@@ -421,15 +432,15 @@ def test_a_selection_names_the_hidden_size_and_states_come_back():
     narrow = prices.at_hidden(24)
     of, left = lambda block: narrow.of(replace(block, hidden=24)), narrow.limits - narrow.base
     choices = make_choices(parent, scores, space, options, of, left, narrow.names, 24)
-    assert choices.narrower == pytest.approx(hidden_damage(scores, 24))
-    assert len(set(choices.unit[:2])) == 2
+    assert choices.hidden_damage == pytest.approx(hidden_damage(scores, 24))
+    assert len(set(choices.couplings[:2])) == 2
     for state in combinations(choices)[::7]:
         selection = choices.selection(state)
         assert len(selection.hidden) == 24
         assert choices.state(selection) == state
         assert (choices.cost(state) + narrow.base)[0] == selection.student(parent).parameters
     assert choices.state(replace(selection, hidden=None)) is None
-    assert choices.sizes[2] == (2, 1)  # KV heads that divide those of the parent
+    assert choices.options[2] == ((2,), (1,))  # KV heads that divide those of the parent
     assert (
         choices.state(Selection(blocks=({}, {"intermediate": (0,)}, {}), hidden=choices.hidden))
         is None

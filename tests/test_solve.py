@@ -15,13 +15,16 @@ def random_instance(seed):
     budgets = int(rng.integers(1, 4))
     costs = tuple(rng.integers(0, 10, (k, budgets)) * 1e9 for k in sizes)
     coupled = bool(rng.integers(0, 2))
+    columns = [int(c) for c in rng.integers(0, 3, len(sizes))]  # no, one or two couplings a block
     return Instance(
         damage=tuple(rng.integers(0, 6, k) * 0.37 for k in sizes),
         costs=costs,
         limits=np.sum([c.mean(axis=0) for c in costs], axis=0) * rng.uniform(0.3, 1.1),
         names=("a", "b", "c")[:budgets],
-        tags=tuple(rng.integers(-1, 2, k) for k in sizes) if coupled else (),
-        classes=tuple(int(c) for c in rng.integers(0, 2, len(sizes))) if coupled else (),
+        tags=tuple(rng.integers(-1, 2, shape) for shape in zip(sizes, columns, strict=True))
+        if coupled
+        else (),
+        classes=tuple(tuple(rng.integers(0, 3, c).tolist()) for c in columns) if coupled else (),
     )
 
 
@@ -30,7 +33,9 @@ def legal(instance, choices):
     seen = {}
     coupled = zip(instance.classes, instance.tags, choices, strict=True) if instance.tags else ()
     return (cost <= instance.limits).all() and all(
-        t[j] < 0 or seen.setdefault(c, t[j]) == t[j] for c, t, j in coupled
+        tag < 0 or seen.setdefault(c, tag) == tag
+        for classes, tags, j in coupled
+        for c, tag in zip(classes, tags[j], strict=True)
     )
 
 

@@ -20,7 +20,6 @@ from minipuzzle.importance import peak as peak_module
 from minipuzzle.importance import score, work
 from minipuzzle.importance.curves import narrowings
 from minipuzzle.importance.peak import block_bytes, check_peak, plan_peak
-from minipuzzle.kinds.ranking import top, top_heads, top_kv_heads
 from minipuzzle.model import load_model
 from minipuzzle.model.base import Context
 from minipuzzle.model.footprint import forward_bytes
@@ -106,15 +105,8 @@ def test_curves_equal_masking_the_narrow_block(parent, tmp_path, metric):
         ((axis, (sizes, errors)),) = scores.curves[i].items()
         assert [(axis, n) for n in sizes] == narrowings(block)
         for size, error in zip(sizes, errors, strict=True):
-            chosen = {
-                "intermediate": lambda n, i=i: {
-                    "intermediate": top(scores.widths["intermediate"][i], n)
-                },
-                "heads": lambda n, i=i: {
-                    "heads": top_heads(scores.widths["head_channels"][i], n, 2)
-                },
-                "kv_heads": lambda n, i=i: top_kv_heads(scores.widths["q_heads"][i], n, 2),
-            }[axis](int(size))
+            width = next(width for width in block.searched if width.axis == axis)
+            chosen = width.keep(block, scores.widths[width.score][i], int(size))
             narrow = without(model)
             narrow[i] = chosen
             assert error == pytest.approx(

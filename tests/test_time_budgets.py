@@ -5,7 +5,7 @@ oracle.
 from dataclasses import replace
 
 import pytest
-from conftest import tiny
+from conftest import space_of, tiny
 
 from minipuzzle.cost.latency import LatencyTable, describe, model_ms, surroundings
 from minipuzzle.cost.pricing import pricing
@@ -21,7 +21,7 @@ from minipuzzle.settings import (
     parse_budget,
     parse_work,
 )
-from minipuzzle.space import Bounds, shape_architecture
+from minipuzzle.space import shape_architecture
 
 ASKED = Generation(batch=2, prompt=10, output=4)
 PREFILL = {"mlp": 3.0, "mamba": 5.0, "attention": 7.0}
@@ -141,7 +141,7 @@ def test_memory_is_the_tighter_of_two_and_times_are_all_kept():
     assert [(t.phase, t.ms) for t in both.times] == [("prefill", 12.0), ("decode", 15.0)]
 
 
-SPACE = Bounds(
+SPACE = space_of(
     attention=(0, 1), mlp=(1, 3), mamba=(1, 3), intermediate=(32, 64), heads=(4, 8), hidden=(32,)
 )
 
@@ -149,8 +149,9 @@ SPACE = Bounds(
 def by_pencil(shape, phase):
     kinds = {"prefill": PREFILL, "decode": DECODE}[phase]
     around = {"prefill": 11.0, "decode": 1.0}[phase]
-    sizes = {"mlp": shape.intermediate / 64, "mamba": shape.heads / 8, "attention": 1}
-    return around + sum(getattr(shape, kind) * kinds[kind] * sizes[kind] for kind in kinds)
+    of = shape.plain()
+    sizes = {"mlp": of["intermediate"] / 64, "mamba": of["heads"] / 8, "attention": 1}
+    return around + sum(of[kind] * kinds[kind] * sizes[kind] for kind in kinds)
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.25])
@@ -189,12 +190,11 @@ def test_the_grid_keeps_every_limit_of_time(limits, margin):
         assert prices.total(shape_architecture(parent, shape)).tolist() == pytest.approx(
             row.tolist()
         )
-    fields = ("attention", "mlp", "mamba", "intermediate", "heads")
     for shape, best in zip(found, maximal(feasible, SPACE, prices), strict=True):
         larger = [
             o
             for o in found
-            if o != shape and all(getattr(o, f) >= getattr(shape, f) for f in fields)
+            if o != shape and all(n >= shape.plain()[name] for name, n in o.plain().items())
         ]
         assert best == (not larger)
 

@@ -11,12 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minipuzzle.arch import Architecture
-from minipuzzle.kinds import Attention, Block, FeedForward, Mamba2
-from minipuzzle.kinds.ranking import top, top_heads, top_kv_heads
-
-FFN_SHARES = (0.25, 0.5, 0.75)
-HEAD_SHARES = (0.5, 0.75)
-MULTIPLE, SMALL_MULTIPLE = 64, 8
+from minipuzzle.kinds import Block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,18 +27,10 @@ class Variant:
 
 
 def narrowings(block: Block) -> list[tuple[str, int]]:
-    """(axis, size) of each narrower form of a block that is measured, sizes ascending.
-
-    FFN widths are multiples of 64 where a quarter of the width is one or more, else of 8; Mamba
-    heads are equal in each group. A size that rounds to nothing or to the whole is left out.
+    """(axis, size) of each narrower form of a block that is measured, sizes of an axis
+    ascending.
     """
-    if isinstance(block, FeedForward):
-        multiple = MULTIPLE if block.intermediate >= 4 * MULTIPLE else SMALL_MULTIPLE
-        return [("intermediate", n) for n in _sizes(block.intermediate, FFN_SHARES, multiple)]
-    if isinstance(block, Mamba2):
-        return [("heads", n) for n in _sizes(block.heads, HEAD_SHARES, block.groups)]
-    assert isinstance(block, Attention)
-    return [("kv_heads", n) for n in _sizes(block.kv_heads, (0.5,), 1)]
+    return [(width.axis, n) for width in block.searched for n in width.measured_sizes(block)]
 
 
 def variants(architecture: Architecture, index: int, curves: bool) -> list[Variant]:
@@ -69,15 +56,7 @@ def kept(
     """The best indices of a narrower block by its own ``widths`` scores; None where these do not
     rank its axis.
     """
-    if isinstance(block, FeedForward) and "intermediate" in widths:
-        return {"intermediate": top(widths["intermediate"], variant.size)}
-    if isinstance(block, Mamba2) and "head_channels" in widths:
-        return {"heads": top_heads(widths["head_channels"], variant.size, block.groups)}
-    if isinstance(block, Attention) and "q_heads" in widths:
-        return top_kv_heads(widths["q_heads"], variant.size, block.kv_heads)
-    return None
-
-
-def _sizes(whole: int, shares: tuple[float, ...], multiple: int) -> list[int]:
-    found = {int(whole * share / multiple + 0.5) * multiple for share in shares}
-    return sorted(size for size in found if 0 < size < whole)
+    width = next(width for width in block.searched if width.axis == variant.axis)
+    if width.score not in widths:
+        return None
+    return width.keep(block, widths[width.score], variant.size)

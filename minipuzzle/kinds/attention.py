@@ -26,6 +26,7 @@ class Attention(Block):
     output: ClassVar[str] = "o_proj"
     estimator: ClassVar[str] = "contribution"
     fused: ClassVar[dict[str, tuple[str, ...]]] = {"qkv": ("q_proj", "k_proj", "v_proj")}
+    min_keep: ClassVar[tuple[float, float, float]] = (0.5, 0.5, 0.0)
     widths: ClassVar[tuple[Width, ...]] = (
         Width(
             axis="kv_heads",
@@ -35,6 +36,9 @@ class Attention(Block):
             follows="q_heads",
             coupled=("query heads", "kept KV head"),
             shares=(0.5,),
+            candidates="divisors",
+            switch="kv_heads",
+            in_grid=False,
         ),
     )
 

@@ -16,6 +16,10 @@ from minipuzzle.kinds.axes import Kept, Rows, Weight, weight
 from minipuzzle.kinds.width import Width
 
 NORM = weight("norm.weight", "hidden")
+OTHERS = (0.83, 0.5, 0.25)
+"""``Block.min_keep`` of kinds that have none of their own: the first level is for cuts such as 56B
+to 47B (docs/decisions/).
+"""
 KINDS: dict[str, type[Block]] = {}
 """Every kind by its name; ``Block.__init_subclass__`` fills it."""
 
@@ -75,6 +79,10 @@ class Block:
     """The ways in which it gets narrower."""
     estimator: ClassVar[str]
     """The estimator that "mixed" takes: it ranked best (docs/results/importance.md)."""
+    min_keep: ClassVar[tuple[float, float, float]] = OTHERS
+    """The least share of its blocks that a search keeps at each level of its space, the widest
+    last. Kinds that leave it are bounded together, as "others".
+    """
     filters: ClassVar[tuple[str, ...]] = ()
     """Weights of three dimensions that are no projections: a convolution's."""
     fused: ClassVar[dict[str, tuple[str, ...]]] = {}
@@ -86,8 +94,15 @@ class Block:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if "kind" in cls.__dict__:
-            KINDS[cls.kind] = cls
+        if "kind" not in cls.__dict__:
+            return
+        others = [other for kind, other in KINDS.items() if kind != cls.kind]
+        taken = {name for other in others for name in _names(other)}
+        if clash := ({"hidden", "."} | taken) & set(_names(cls)):
+            raise TypeError(
+                f"the kind {cls.kind!r} has names that are taken: {', '.join(sorted(clash))}"
+            )
+        KINDS[cls.kind] = cls
 
     if not TYPE_CHECKING:  # which would take every name for an attribute then
 
@@ -183,6 +198,11 @@ class Block:
         return tuple(axis for w in self.widths for axis in w.axes)
 
     @property
+    def searched(self) -> tuple[Width, ...]:
+        """The widths whose sizes a search chooses."""
+        return tuple(width for width in self.widths if width.searched)
+
+    @property
     def score_shapes(self) -> dict[str, tuple[int, ...]]:
         """The arrays of scores that rank its widths, by name, and their shapes."""
         return {width.score: width.score_shape(self) for width in self.widths}
@@ -220,3 +240,11 @@ class Block:
 
     def _undeclared(self, member: str) -> NotImplementedError:
         return NotImplementedError(f"the kind {self.kind!r} does not declare {member}")
+
+
+def _names(kind: type[Block]) -> list[str]:
+    """What patterns, shapes and files call a kind and the axes that a search sizes: no two may be
+    the same, since a point of the grid has one number for each.
+    """
+    axes = [width.axis for width in getattr(kind, "widths", ()) if width.searched]
+    return [kind.kind, getattr(kind, "letter", kind.kind), *axes]

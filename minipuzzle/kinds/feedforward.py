@@ -33,6 +33,8 @@ class FeedForward(Block):
             of=("intermediate",),
             label="FFN channels",
             shares=(0.25, 0.5, 0.75),
+            candidates="rounded",
+            per_block=("uniform", False),
         ),
     )
 

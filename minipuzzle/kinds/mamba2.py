@@ -31,6 +31,8 @@ class Mamba2(Block):
             within="groups",
             coupled=("Mamba heads", "group"),
             shares=(0.5, 0.75),
+            switch="mamba_heads",
+            per_block=("per_block_heads", True),
         ),
         Width(
             axis="head_dim",

@@ -5,12 +5,12 @@ and checks read. Imports no torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from minipuzzle.kinds.ranking import top
+from minipuzzle.kinds.rounding import MULTIPLE, SMALL_MULTIPLE, least_count, rounded_sizes
 
 Array = NDArray[np.float64]
 
@@ -32,7 +32,13 @@ class Width:
     whose indices keeps equally many. ``follows``: an axis of which each kept index takes its whole
     share along. ``label`` is what people call the axis, ``coupled`` what must be equal in number
     and in each of what. ``shares`` of the whole are the sizes that damage curves measure.
-    ``searched``: the search chooses its size; otherwise only a selection names it.
+
+    ``searched``: the search chooses its size; otherwise only a selection names it. ``candidates``
+    are the sizes it chooses from: "every" multiple of ``step``, sizes "rounded" to the multiple
+    that the settings name, or "divisors" of the whole. ``switch`` names the search setting without
+    which it stays whole ("": it needs none). ``in_grid``: the grid of sizes that all blocks share
+    varies it; otherwise only the solver does. ``per_block`` is (setting, value): with that value
+    the solver gives each block its own size; None: all blocks of the kind share one.
     """
 
     axis: str
@@ -44,6 +50,10 @@ class Width:
     coupled: tuple[str, str] = ("", "")
     shares: tuple[float, ...] = ()
     searched: bool = True
+    candidates: Literal["every", "rounded", "divisors"] = "every"
+    switch: str = ""
+    in_grid: bool = True
+    per_block: tuple[str, bool] | None = None
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -67,6 +77,48 @@ class Width:
         """Sizes of the axis are multiples of it."""
         return 1 if self.within is None else block.sizes[self.within]
 
+    def candidate_sizes(self, block: Sized, share: float, multiple: int) -> tuple[int, ...]:
+        """The sizes that a search may choose from ``share`` of the whole on, ascending; the whole
+        is the last. ``share`` bounds no divisors.
+        """
+        whole, step = block.sizes[self.axis], self.step(block)
+        if self.candidates == "divisors":
+            return tuple(size for size in range(1, whole + 1) if whole % size == 0)
+        if self.candidates == "rounded":
+            return rounded_sizes(whole, share, multiple)
+        parts = whole // step
+        return tuple(k * step for k in range(max(1, least_count(parts, share)), parts + 1))
+
+    def nearest(self, block: Sized, share: float, smallest: float) -> int:
+        """The candidate size that is nearest to ``share`` of the whole, where ``smallest`` is the
+        least share that is asked for.
+        """
+        whole, multiple = block.sizes[self.axis], self._multiple(block, smallest)
+        if self.candidates == "divisors":
+            sizes = self.candidate_sizes(block, 0.0, multiple)
+            return min(sizes, key=lambda size: abs(size - whole * share))
+        return min(whole, max(multiple, round(whole * share / multiple) * multiple))
+
+    def measured_sizes(self, block: Sized) -> tuple[int, ...]:
+        """The sizes that damage curves measure, ascending: ``shares`` of the whole, rounded; none
+        that rounds to nothing or to the whole.
+        """
+        whole, multiple = (
+            block.sizes[self.axis],
+            self._multiple(block, min(self.shares, default=1.0)),
+        )
+        found = {int(whole * share / multiple + 0.5) * multiple for share in self.shares}
+        return tuple(sorted(size for size in found if 0 < size < whole))
+
+    def _multiple(self, block: Sized, smallest: float) -> int:
+        """Of this are sizes that are measured: ``step``, or of "rounded" ones 64 where the
+        ``smallest`` share of the whole is 64 or more, else 8.
+        """
+        if self.candidates != "rounded":
+            return self.step(block)
+        whole = block.sizes[self.axis]
+        return MULTIPLE if whole * smallest >= MULTIPLE else SMALL_MULTIPLE
+
     def strength(self, block: Sized, values: Array) -> Array:
         """[size of the axis] float64: what each index is worth by ``values`` [of]."""
         if self.axis in self.of:
@@ -89,9 +141,28 @@ class Width:
         follows = tuple(index * share + i for index in best for i in range(share))
         return {self.axis: best, self.follows: follows}
 
+    def lost(self, block: Sized, values: Array) -> Array:
+        """[size of the axis + 1] float64: the share of the squared scores ``values`` [of] that is
+        lost when the best 0, 1, ... indices are kept.
+        """
+        groups = self.step(block)
+        ranked = self.strength(block, values).reshape(groups, -1)  # [groups, indices in each]
+        squares = np.square(-np.sort(-ranked, axis=1))
+        whole = squares.sum()
+        kept = np.concatenate([[0.0], np.cumsum(squares.sum(axis=0))])  # [indices in each + 1]
+        lost = 1 - kept / whole if whole > 0 else np.zeros(len(kept))
+        lost[-1] = 0.0  # rounding apart
+        return np.repeat(lost, groups)
+
     def sizes(self, block: Sized, size: int) -> dict[str, int]:
         """The sizes of ``axes`` where this one has ``size``."""
         if self.follows is None:
             return {self.axis: size}
         share = block.sizes[self.follows] // block.sizes[self.axis]
         return {self.axis: size, self.follows: size * share}
+
+
+def top(values: Array, count: int) -> tuple[int, ...]:
+    """The positions of the ``count`` largest values, ascending; of equal values the first ones."""
+    order = np.argsort(-values, kind="stable")[:count]
+    return tuple(np.sort(order).tolist())

@@ -1,101 +1,122 @@
-"""What may become of each block: kept at one of several sizes, or dropped; with the damage and the
-cost of each.
+"""What may become of each block: kept at one of several sizes, or dropped; with the predicted
+damage and the cost of each.
 
-A block's sizes are a ladder, the whole block first. Blocks of one ``unit`` change size together:
-all Mamba blocks where heads are to be the same everywhere, because no engine serves other; one
-block alone where its size is its own. Blocks of one layer are dropped together where the parent's
-family writes only whole layers. Source: Puzzle's space of one choice a block (arXiv:2411.19146),
-without its replacement blocks.
+An option of a block is a size for each axis that its kind lets the search choose, the whole block
+first. Axes with one ``coupling`` have one size in all blocks: the heads of all Mamba blocks,
+because most engines serve no other; an axis alone in its coupling differs from block to block.
+Blocks of one layer are dropped together where the parent's family writes only whole layers. Source:
+Puzzle's space of one choice a block (arXiv:2411.19146), without its replacement blocks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minipuzzle.arch import Architecture, Selection
-from minipuzzle.kinds import Attention, Block, FeedForward, Mamba2
-from minipuzzle.nas.damage import AXES, drop_damage, hidden_damage, size_damage
-from minipuzzle.nas.select import kept_hidden, narrowed
+from minipuzzle.arch.narrow import kept, kept_sizes, resized
+from minipuzzle.kinds import Block
+from minipuzzle.nas.damage import block_damage, drop_damage, hidden_damage
+from minipuzzle.nas.select import kept_hidden
 from minipuzzle.scores import Scores
 from minipuzzle.settings import SearchSettings
 from minipuzzle.space import Bounds
 
 State = tuple[int | None, ...]
-"""For each block the rung of its ladder, 0 the whole block, or None where it is dropped."""
+"""For each block the number of its option, 0 the whole block, or None where it is dropped."""
+Option = tuple[int, ...]
+"""A size for each searched axis of a block, in the order in which its kind declares them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """``sizes[i]`` descending, ``damage[i]`` [rungs + 1] and ``costs[i]`` [rungs + 1, m]: the last
-    entry drops the block.
+    """``options[i]`` of block i, ``damage[i]`` [options + 1] and ``costs[i]`` [options + 1, m]: the
+    last entry drops the block.
 
-    ``unit[i]`` is the block's unit. ``limits`` [m] are what is left for blocks. ``hidden`` are the
-    hidden channels that all states keep, None for all of them, and ``narrower`` what that is
-    predicted to harm.
+    ``couplings[i]`` has the coupling of each of the block's axes. ``limits`` [m] are what is left
+    for blocks. ``hidden`` are the hidden channels that all states keep, None for all of them, and
+    ``hidden_damage`` what that is predicted to do.
     """
 
     parent: Architecture
     scores: Scores
-    sizes: tuple[tuple[int, ...], ...]
+    options: tuple[tuple[Option, ...], ...]
     damage: tuple[NDArray[np.float64], ...]
     costs: tuple[NDArray[np.float64], ...]
-    unit: tuple[int, ...]
+    couplings: tuple[tuple[int, ...], ...]
     limits: NDArray[np.float64]
     names: tuple[str, ...]
     hidden: tuple[int, ...] | None = None
-    narrower: float = 0.0
+    hidden_damage: float = 0.0
 
     def cost(self, state: State) -> NDArray[np.float64]:
         """[m] of a state's blocks."""
         total: NDArray[np.float64] = sum(
-            (self.costs[i][self.column(i, r)] for i, r in enumerate(state)), self.limits * 0
+            (self.costs[i][self.column(i, n)] for i, n in enumerate(state)), self.limits * 0
         )
         return total
 
-    def harm(self, state: State) -> float:
+    def predicted(self, state: State) -> float:
         """The predicted damage of a state: the sum over its blocks, and that of the hidden size."""
-        return float(
-            self.narrower + sum(self.damage[i][self.column(i, r)] for i, r in enumerate(state))
-        )
+        blocks = sum(self.damage[i][self.column(i, n)] for i, n in enumerate(state))
+        return float(self.hidden_damage + blocks)
 
     def fits(self, state: State) -> bool:
         """Whether a state keeps every limit."""
         return bool((self.cost(state) <= self.limits).all())
 
-    def column(self, block: int, rung: int | None) -> int:
-        """Where a rung, or dropping the block, stands in ``damage`` and ``costs``."""
-        return len(self.sizes[block]) if rung is None else rung
+    def column(self, block: int, option: int | None) -> int:
+        """Where an option, or dropping the block, stands in ``damage`` and ``costs``."""
+        return len(self.options[block]) if option is None else option
+
+    @cached_property
+    def candidate_sizes(self) -> tuple[tuple[list[int], ...], ...]:
+        """For each block, and each of its searched axes, the sizes that it may have, descending."""
+        return tuple(
+            tuple(sorted(set(sizes), reverse=True) for sizes in zip(*options, strict=True))
+            for options in self.options
+        )
+
+    @cached_property
+    def numbers(self) -> tuple[dict[Option, int], ...]:
+        """For each block the number of each of its options."""
+        return tuple({option: n for n, option in enumerate(found)} for found in self.options)
 
     def selection(self, state: State) -> Selection:
         """The blocks, heads and channels that a state keeps, by the scores."""
-        kept = [
-            None if rung is None else narrowed(self.parent, self.scores, i, self.sizes[i][rung])
-            for i, rung in enumerate(state)
+        found = [
+            None if number is None else kept(block, self.scores.of(i), self._sizes(i, number))
+            for i, (block, number) in enumerate(zip(self.parent.blocks, state, strict=True))
         ]
-        return Selection(blocks=tuple(kept), hidden=self.hidden)
+        return Selection(blocks=tuple(found), hidden=self.hidden)
 
     def state(self, selection: Selection) -> State | None:
-        """The state of a selection; None where it has a size that is on no ladder, or another
-        hidden size.
+        """The state of a selection; None where a block has sizes that are no option, or the hidden
+        size is another.
         """
         if selection.hidden != self.hidden:
             return None
         found: list[int | None] = []
-        for i, kept in enumerate(selection.blocks):
-            if kept is None:
+        for i, stays in enumerate(selection.blocks):
+            if stays is None:
                 found.append(None)
                 continue
-            block, axis = self.parent.blocks[i], AXES[self.parent.blocks[i].kind]
-            size = len(kept[axis]) if axis in kept else block.sizes[axis]
-            if size not in self.sizes[i] or set(kept) - {axis, "q_heads"}:
+            block = self.parent.blocks[i]
+            option = tuple(kept_sizes(block, stays).values())
+            searched = {axis for width in block.searched for axis in width.axes}
+            if option not in self.numbers[i] or set(stays) - searched:
                 return None
-            found.append(self.sizes[i].index(size))
+            found.append(self.numbers[i][option])
         return tuple(found)
+
+    def _sizes(self, block: int, option: int) -> dict[str, int]:
+        axes = (width.axis for width in self.parent.blocks[block].searched)
+        return dict(zip(axes, self.options[block][option], strict=True))
 
 
 def make_choices(
@@ -112,75 +133,102 @@ def make_choices(
     that size, ``left`` [m] is the budget without embedding, head and norm.
     """
     hidden = hidden or parent.hidden
-    own = {
-        "mlp": parent.rules.per_block_sizes and not settings.uniform,
-        "mamba": settings.per_block_heads,
-        "attention": False,
-    }
-    sizes, damage, costs, unit, drops = [], [], [], [], drop_damage(scores)
+    options, damage, costs, drops = [], [], [], drop_damage(scores)
     priced: dict[Block, NDArray[np.float64]] = {}
     for i, block in enumerate(parent.blocks):
-        ladder = _ladder(block, space, settings)
-        sizes.append(ladder)
-        damage.append(
-            np.array([*(size_damage(parent, scores, i, size) for size in ladder), drops[i]])
-        )
-        rungs = [resized(block, size) for size in ladder]
-        for rung in rungs:
-            if rung not in priced:
-                priced[rung] = of(rung)
-        costs.append(np.array([*(priced[rung] for rung in rungs), left * 0]))
-        unit.append(i if own[block.kind] else -1 - list(AXES).index(block.kind))
+        found = _options(parent, block, space)
+        blocks = [resized(block, sizes) for sizes in found]
+        for made in blocks:
+            if made not in priced:
+                priced[made] = of(made)
+        options.append(tuple(tuple(sizes.values()) for sizes in found))
+        predicted = [block_damage(parent, scores, i, sizes) for sizes in found]
+        damage.append(np.array([*predicted, drops[i]]))
+        costs.append(np.array([*(priced[made] for made in blocks), left * 0]))
     return Choices(
         parent=parent,
         scores=scores,
-        sizes=tuple(sizes),
+        options=tuple(options),
         damage=tuple(damage),
         costs=tuple(costs),
-        unit=tuple(unit),
+        couplings=_couplings(parent, settings),
         limits=left,
         names=names,
         hidden=kept_hidden(parent, scores, hidden),
-        narrower=hidden_damage(scores, hidden),
+        hidden_damage=hidden_damage(scores, hidden),
     )
-
-
-def resized(block: Block, size: int) -> Block:
-    """A block at another size of its axis; an attention block keeps its query heads per KV head."""
-    return block.resized(**block.widths[0].sizes(block, size))
 
 
 def whole(choices: Choices) -> State:
     """The state that keeps everything."""
-    return tuple(0 for _ in choices.sizes)
+    return tuple(0 for _ in choices.options)
 
 
 def combinations(choices: Choices) -> list[State]:
-    """Every state that keeps units together: for brute force in tests."""
-    ranges = [[*range(len(s)), None] for s in choices.sizes]
+    """Every state that keeps what is coupled together: for brute force in tests."""
+    ranges = [[*range(len(options)), None] for options in choices.options]
     return [state for state in product(*ranges) if coupled(choices, state)]
 
 
 def coupled(choices: Choices, state: State) -> bool:
-    """Whether the kept blocks of each unit have one size, and no layer is torn."""
+    """Whether axes of one coupling have one size in all kept blocks, and no layer is torn."""
     seen: dict[int, int] = {}
     whole_layers = all(
         len({state[i] is None for i in layer}) == 1 for layer in choices.parent.units
     )
     return whole_layers and all(
-        rung is None or seen.setdefault(choices.unit[i], rung) == rung
-        for i, rung in enumerate(state)
+        seen.setdefault(coupling, size) == size
+        for i, number in enumerate(state)
+        if number is not None
+        for coupling, size in zip(choices.couplings[i], choices.options[i][number], strict=True)
     )
 
 
-def _ladder(block: Block, space: Bounds, settings: SearchSettings) -> tuple[int, ...]:
-    if isinstance(block, FeedForward):
-        return tuple(
-            sorted((s for s in space.intermediate if s <= block.intermediate), reverse=True)
-        )
-    if isinstance(block, Mamba2):
-        return tuple(sorted((s for s in space.heads if s <= block.heads), reverse=True))
-    assert isinstance(block, Attention)
-    if settings.kv_heads:
-        return tuple(s for s in range(block.kv_heads, 0, -1) if block.kv_heads % s == 0)
-    return (block.kv_heads,)
+def _options(parent: Architecture, block: Block, space: Bounds) -> list[dict[str, int]]:
+    """Every combination of sizes of a block that its family's files can say, the whole block first;
+    an axis that the space does not name stays whole.
+    """
+    axes = {width.axis: block.sizes[width.axis] for width in block.searched}
+    sizes = [
+        sorted((n for n in space.sizes.get(axis, (size,)) if n <= size), reverse=True)
+        for axis, size in axes.items()
+    ]
+    found = [dict(zip(axes, values, strict=True)) for values in product(*sizes)]
+    return [one for one in found if parent.rules.allows(resized(block, one))]
+
+
+def _couplings(parent: Architecture, settings: SearchSettings) -> tuple[tuple[int, ...], ...]:
+    """Numbers below 0 for axes that have one size in all blocks of a kind, others for axes whose
+    size may differ from block to block.
+    """
+    shared = sorted(
+        {
+            (block.kind, width.axis)
+            for block in parent.blocks
+            for width in block.searched
+            if not _differs(parent, width.per_block, settings)
+        }
+    )
+    found: list[tuple[int, ...]] = []
+    own = 0
+    for block in parent.blocks:
+        numbers = []
+        for width in block.searched:
+            key = (block.kind, width.axis)
+            if key in shared:
+                numbers.append(shared.index(key) - len(shared))
+            else:
+                numbers.append(own)
+                own += 1
+        found.append(tuple(numbers))
+    return tuple(found)
+
+
+def _differs(
+    parent: Architecture, per_block: tuple[str, bool] | None, settings: SearchSettings
+) -> bool:
+    """Whether the settings and the family let blocks differ on an axis."""
+    if per_block is None or not parent.rules.per_block_sizes:
+        return False
+    name, value = per_block
+    return bool(getattr(settings, name)) == value

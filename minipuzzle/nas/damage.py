@@ -6,34 +6,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minipuzzle.arch import Architecture
-from minipuzzle.kinds import Attention, FeedForward, Mamba2
+from minipuzzle.arch.narrow import Sizes, values_of
+from minipuzzle.kinds import Width
 from minipuzzle.scores import Scores
 
-AXES = {"mlp": "intermediate", "mamba": "heads", "attention": "kv_heads"}
+
+def block_damage(parent: Architecture, scores: Scores, index: int, sizes: Sizes) -> float:
+    """Predicted damage of block ``index`` at ``sizes`` of its axes: the sum over its widths.
+
+    Raises: UserError where the scores have none for an axis that is to shrink.
+    """
+    block = parent.blocks[index]
+    return sum(
+        size_damage(parent, scores, index, width, sizes[width.axis])
+        for width in block.searched
+        if width.axis in sizes
+    )
 
 
-def size_damage(parent: Architecture, scores: Scores, index: int, size: int) -> float:
-    """Predicted damage of block ``index`` at ``size`` of its axis: 0 when whole, its block score
+def size_damage(parent: Architecture, scores: Scores, index: int, width: Width, size: int) -> float:
+    """Predicted damage of block ``index`` at ``size`` of one axis: 0 when whole, its block score
     when gone.
 
-    Where scores hold a curve (the error measured at some sizes) it is read off between them by a
+    Where scores hold a curve (the loss increase at some sizes) it is read off between them by a
     monotone cubic; otherwise the block score is shared out by the squared channel scores that are
     cut off.
     """
     block = parent.blocks[index]
-    axis = AXES[block.kind]
-    full = block.sizes[axis]
-    if size == full:
+    whole = block.sizes[width.axis]
+    if size == whole:
         return 0.0
     gone = float(scores.blocks[index])
-    if axis in scores.curves.get(index, {}):
+    if width.axis in scores.curves.get(index, {}):
         from scipy.interpolate import PchipInterpolator
 
-        sizes, errors = scores.curves[index][axis]
-        x = np.concatenate([[0.0], sizes, [full]])
+        sizes, errors = scores.curves[index][width.axis]
+        x = np.concatenate([[0.0], sizes, [whole]])
         y = np.concatenate([[gone], errors, [0.0]])
         return max(0.0, float(PchipInterpolator(x, y)(size)))
-    return gone * float(lost_curve(parent, scores, index)[size])
+    return gone * float(width.lost(block, values_of(width, scores.of(index)))[size])
 
 
 def hidden_damage(scores: Scores, size: int) -> float:
@@ -62,28 +73,3 @@ def drop_damage(scores: Scores) -> NDArray[np.float64]:
     together = (scores.layers - alone.sum(1)) / alone.shape[1]
     shares: NDArray[np.float64] = (alone + together[:, None]).ravel()
     return shares
-
-
-def lost_curve(parent: Architecture, scores: Scores, index: int) -> NDArray[np.float64]:
-    """[size + 1] float64: the share of squared scores lost when a block keeps 0, 1, ... of its
-    channels or heads.
-    """
-    block = parent.blocks[index]
-    if isinstance(block, FeedForward):
-        values = scores.widths["intermediate"][index][None]
-    elif isinstance(block, Mamba2):
-        values = np.sqrt(np.square(scores.widths["head_channels"][index]).sum(axis=1)).reshape(
-            block.groups, -1
-        )
-    elif isinstance(block, Attention) and "q_heads" in scores.of(index):
-        values = np.sqrt(
-            np.square(scores.widths["q_heads"][index].reshape(block.kv_heads, -1)).sum(axis=1)
-        )[None]
-    else:
-        return np.zeros(1)
-    squares = np.square(-np.sort(-values, axis=1))
-    whole = squares.sum()
-    kept = np.concatenate([[0.0], np.cumsum(squares.sum(axis=0))])
-    lost = 1 - kept / whole if whole > 0 else np.zeros(len(kept))
-    lost[-1] = 0.0
-    return np.repeat(lost, len(values))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,105 +11,72 @@ from minipuzzle.arch import Architecture
 from minipuzzle.cost.pricing import Pricing
 from minipuzzle.memory import Workload
 from minipuzzle.memory.footprint import part_bytes, values
-from minipuzzle.space import Bounds, Shape, shape_architecture
+from minipuzzle.nas.grid import Grid, Ints, Mask, grid
+from minipuzzle.space import Bounds, Shape
 
-FIELDS = ("attention", "mlp", "mamba", "intermediate", "heads", "hidden")
-HIDDEN = FIELDS.index("hidden")
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Feasible:
-    """The grid points within the limits: ``shapes`` [n, 6] int64 in the order of FIELDS, and their
-    costs [n], times [n, t].
-    """
+    """The points of the grid within the limits, and their costs [n], times [n, t]."""
 
-    shapes: NDArray[np.int64]
-    parameters: NDArray[np.int64]
-    bytes: NDArray[np.float64]
-    times: NDArray[np.float64]
+    grid: Grid
+    parameters: Ints
+    bytes: Floats
+    times: Floats
 
     @property
     def count(self) -> int:
         """How many fit."""
-        return len(self.shapes)
+        return len(self.grid)
 
     def shape(self, index: int) -> Shape:
         """One of them."""
-        return Shape(
-            **{name: int(value) for name, value in zip(FIELDS, self.shapes[index], strict=True)}
-        )
+        return self.grid.shape(index)
 
 
-def grid(bounds: Bounds) -> NDArray[np.int64]:
-    """All points [n, 6]."""
-    counts = [
-        np.arange(low, high + 1) for low, high in (bounds.attention, bounds.mlp, bounds.mamba)
-    ]
-    sizes = [np.asarray(values) for values in (bounds.intermediate, bounds.heads, bounds.hidden)]
-    axes = np.meshgrid(*counts, *sizes, indexing="ij")
-    points = np.stack([axis.reshape(-1) for axis in axes], axis=1).astype(np.int64)
-    return points[points[:, 1] == points[:, 0] + points[:, 2]] if bounds.paired else points
-
-
-def costs(
-    parent: Architecture, shapes: NDArray[np.int64], workload: Workload
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def costs(parent: Architecture, points: Grid, workload: Workload) -> tuple[Ints, Floats]:
     """(parameters [n], memory in bytes [n]) of grid points.
 
     Values are those of the model without blocks plus, for each kind, count x one block's: so each
-    distinct (width, heads, hidden size) is counted once, through the functions that price any
-    architecture, and the bytes equal ``memory``'s exactly.
+    distinct form of a block is counted once, through the functions that price any architecture, and
+    the bytes equal ``memory``'s exactly.
     """
-    total = np.zeros((len(shapes), 4), dtype=np.int64)
-    for hidden in np.unique(shapes[:, HIDDEN]):
-        here = shapes[:, HIDDEN] == hidden
-        total[here] = _values(parent.at_hidden(int(hidden)), shapes[here])
+    total = np.zeros((len(points), 4), dtype=np.int64)
+    for hidden, here in points.by_hidden():
+        total[here] = _values(parent.at_hidden(hidden), points.where(here))
     return total[:, 0], part_bytes(total, workload).sum(axis=1)
 
 
-def _values(parent: Architecture, shapes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[n, 4]: ``memory.values`` of shapes that all have the parent's hidden size."""
-    empty = Shape(attention=0, mlp=0, mamba=0, intermediate=1, heads=1, hidden=parent.hidden)
-    base = np.asarray(values(shape_architecture(parent, empty)))
-    total = np.tile(base, (len(shapes), 1))
-    for column, kind in enumerate(("attention", "mlp", "mamba")):
-        if parent.count(kind) == 0:
-            continue
-        size = {"attention": None, "mlp": "intermediate", "mamba": "heads"}[kind]
-        settings = shapes[:, FIELDS.index(size)] if size else np.zeros(len(shapes), dtype=np.int64)
-        for value in np.unique(settings):
-            one = replace(empty, **{kind: 1, **({size: int(value)} if size else {})})
-            added = np.asarray(values(shape_architecture(parent, one))) - base
-            here = settings == value
-            total[here] += shapes[here, column, None] * added
+def _values(parent: Architecture, points: Grid) -> Ints:
+    """[n, 4]: ``memory.values`` of points that all have the parent's hidden size."""
+    base = np.asarray(values(replace(parent, blocks=())))
+    total = np.tile(base, (len(points), 1))
+    for kind in points.kinds:
+        for block, here in points.forms(parent, kind):
+            added = np.asarray(values(replace(parent, blocks=(block,)))) - base
+            total[here] += points.column(kind)[here, None] * added
     return total
 
 
-def times(shapes: NDArray[np.int64], prices: Pricing) -> NDArray[np.float64]:
+def times(points: Grid, prices: Pricing) -> Floats:
     """[n, t] milliseconds under each time limit: count x one block's, as ``costs`` does for
     parameters.
     """
-    total = np.zeros((len(shapes), len(prices.asked.times)))
-    for hidden in np.unique(shapes[:, HIDDEN]) if prices.asked.times else ():
-        here = shapes[:, HIDDEN] == hidden
-        total[here] = _times(shapes[here], prices.at_hidden(int(hidden)))
+    total = np.zeros((len(points), len(prices.asked.times)))
+    for hidden, here in points.by_hidden() if prices.asked.times else ():
+        total[here] = _times(points.where(here), prices.at_hidden(hidden))
     return total
 
 
-def _times(shapes: NDArray[np.int64], prices: Pricing) -> NDArray[np.float64]:
-    """As ``times``, for shapes that all have the hidden size of the prices' parent."""
+def _times(points: Grid, prices: Pricing) -> Floats:
+    """As ``times``, for points that all have the hidden size of the prices' parent."""
     count = len(prices.asked.times)
-    total = np.tile(prices.base[len(prices.base) - count :], (len(shapes), 1))
-    for column, kind in enumerate(("attention", "mlp", "mamba")):
-        block = next((b for b in prices.parent.blocks if b.kind == kind), None)
-        if block is None:
-            continue
-        size = {"mlp": "intermediate", "mamba": "heads"}.get(kind)
-        settings = shapes[:, FIELDS.index(size)] if size else np.zeros(len(shapes), dtype=np.int64)
-        for value in np.unique(settings):
-            change: Any = {size: int(value)} if size else {}
-            here = settings == value
-            total[here] += shapes[here, column, None] * prices.of(replace(block, **change))[-count:]
+    total = np.tile(prices.base[len(prices.base) - count :], (len(points), 1))
+    for kind in points.kinds:
+        for block, here in points.forms(prices.parent, kind):
+            total[here] += points.column(kind)[here, None] * prices.of(block)[-count:]
     return total
 
 
@@ -118,31 +84,37 @@ def enumerate_shapes(bounds: Bounds, prices: Pricing) -> Feasible:
     """The grid points that keep every limit, one hidden size after the other: a grid of millions is
     never whole in memory.
     """
-    parts = [_feasible(replace(bounds, hidden=(hidden,)), prices) for hidden in bounds.hidden]
+    parts = [_feasible(grid(replace(bounds, hidden=(hidden,))), prices) for hidden in bounds.hidden]
     return Feasible(
-        shapes=np.concatenate([p.shapes for p in parts]),
+        grid=replace(parts[0].grid, points=np.concatenate([p.grid.points for p in parts])),
         parameters=np.concatenate([p.parameters for p in parts]),
         bytes=np.concatenate([p.bytes for p in parts]),
         times=np.concatenate([p.times for p in parts]),
     )
 
 
-def _feasible(bounds: Bounds, prices: Pricing) -> Feasible:
-    shapes = grid(bounds)
-    parameters, size = costs(prices.parent, shapes, prices.workload)
-    took = times(shapes, prices)
+def _feasible(points: Grid, prices: Pricing) -> Feasible:
+    points = points.where(_allowed(points, prices.parent))
+    parameters, size = costs(prices.parent, points, prices.workload)
+    took = times(points, prices)
     fits = within(parameters, size, took, prices)
     return Feasible(
-        shapes=shapes[fits], parameters=parameters[fits], bytes=size[fits], times=took[fits]
+        grid=points.where(fits), parameters=parameters[fits], bytes=size[fits], times=took[fits]
     )
 
 
-def within(
-    parameters: NDArray[np.int64],
-    size: NDArray[np.float64],
-    took: NDArray[np.float64],
-    prices: Pricing,
-) -> NDArray[np.bool_]:
+def _allowed(points: Grid, parent: Architecture) -> Mask:
+    """[n] bool: the points whose blocks have sizes that the family's files can say. Sizes that no
+    file can say are not offered, but two axes of one block may do together what neither does alone.
+    """
+    allowed = np.ones(len(points), dtype=bool)
+    for kind in points.kinds:
+        for block, here in points.forms(parent, kind):
+            allowed[here] &= parent.rules.allows(block)
+    return allowed
+
+
+def within(parameters: Ints, size: Floats, took: Floats, prices: Pricing) -> Mask:
     """[n] bool: which keep every limit."""
     limits = prices.asked
     fits = np.ones(len(parameters), dtype=bool)
@@ -155,31 +127,32 @@ def within(
     return fits
 
 
-def maximal(feasible: Feasible, bounds: Bounds, prices: Pricing) -> NDArray[np.bool_]:
+def maximal(feasible: Feasible, bounds: Bounds, prices: Pricing) -> Mask:
     """[n] bool: the feasible points from which no single step up (one block or layer, one size of
     an axis) fits.
     """
+    points = feasible.grid
     result = np.ones(feasible.count, dtype=bool)
-    tops = np.array([bounds.attention[1], bounds.mlp[1], bounds.mamba[1]])
-    for columns in [(0, 1), (2, 1)] if bounds.paired else [(0,), (1,), (2,)]:
-        stepped = feasible.shapes.copy()
-        stepped[:, columns] += 1
-        possible = np.asarray((stepped[:, columns] <= tops[list(columns)]).all(axis=1))
+    for kinds in bounds.layers or [(kind,) for kind in points.kinds]:
+        stepped = points.changed(**{kind: points.column(kind) + 1 for kind in kinds})
+        possible = np.ones(len(points), dtype=bool)
+        for kind in kinds:
+            possible &= stepped.column(kind) <= bounds.counts[kind][1]
         result &= ~_fit(stepped, possible, prices)
-    for column, sizes in ((3, bounds.intermediate), (4, bounds.heads), (HIDDEN, bounds.hidden)):
-        stepped, values = feasible.shapes.copy(), np.asarray(sizes)
-        position = np.searchsorted(values, stepped[:, column] + 1)
-        stepped[:, column] = values[np.minimum(position, len(values) - 1)]
+    for axis, sizes in (*bounds.sizes.items(), ("hidden", bounds.hidden)):
+        values = np.asarray(sizes)
+        position = np.searchsorted(values, points.column(axis) + 1)
+        larger = values[np.minimum(position, len(values) - 1)]
+        stepped = points.changed(**{axis: larger})
         result &= ~_fit(stepped, position < len(values), prices)
     return result
 
 
-def _fit(
-    shapes: NDArray[np.int64], possible: NDArray[np.bool_], prices: Pricing
-) -> NDArray[np.bool_]:
-    """[n] bool: which of the ``possible`` shapes keep every limit."""
-    fits = np.zeros(len(shapes), dtype=bool)
-    here = shapes[possible]
+def _fit(points: Grid, possible: Mask, prices: Pricing) -> Mask:
+    """[n] bool: which of the ``possible`` points keep every limit."""
+    places = np.flatnonzero(possible & _allowed(points, prices.parent))
+    here = points.where(places)
     parameters, size = costs(prices.parent, here, prices.workload)
-    fits[possible] = within(parameters, size, times(here, prices), prices)
+    fits = np.zeros(len(points), dtype=bool)
+    fits[places] = within(parameters, size, times(here, prices), prices)
     return fits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from minipuzzle.arch import Architecture
-from minipuzzle.nas.damage import AXES
+from minipuzzle.kinds import Block
 from minipuzzle.scores import Scores
 
 
@@ -17,15 +17,27 @@ def misfit(scores: Scores, parent: Architecture) -> str:
     if scores.hidden is not None and len(scores.hidden) != parent.hidden:
         return f"scores of {len(scores.hidden)} hidden channels"
     for i, block in enumerate(parent.blocks):
-        wanted, found = block.score_shapes, scores.of(i)
-        for name in {**wanted, **found}:
-            shape = found[name].shape if name in found else None
-            # A score of old has none of attention heads.
-            if shape != wanted.get(name) and not (shape is None and name == "q_heads"):
-                return f"scores {name} of block {i}: {shape or 'none'}"
-        axis, curves = AXES[block.kind], scores.curves.get(i, {})
-        if set(curves) - {axis} or any(
-            sizes[-1] >= block.sizes[axis] for sizes, _ in curves.values()
-        ):
-            return f"a curve of block {i}: {', '.join(curves)}"
+        if fault := _misfit_of_block(scores, i, block):
+            return fault
     return ""
+
+
+def _misfit_of_block(scores: Scores, index: int, block: Block) -> str:
+    wanted, found, axes = block.score_shapes, scores.of(index), {}
+    for width in block.searched:
+        axes[width.axis] = block.sizes[width.axis]
+    for name in {**wanted, **found}:
+        shape = found[name].shape if name in found else None
+        if shape is None and name in spare(block):
+            continue
+        if shape != wanted.get(name):
+            return f"scores {name} of block {index}: {shape or 'none'}"
+    curves = scores.curves.get(index, {})
+    if any(axis not in axes or sizes[-1] >= axes[axis] for axis, (sizes, _) in curves.items()):
+        return f"a curve of block {index}: {', '.join(curves)}"
+    return ""
+
+
+def spare(block: Block) -> set[str]:
+    """The names of scores that older files may lack: of axes that the grid leaves whole."""
+    return {width.score for width in block.searched if not width.in_grid}

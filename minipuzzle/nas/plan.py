@@ -4,7 +4,7 @@ enough.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,13 +14,15 @@ from minipuzzle.arch import Architecture
 from minipuzzle.cost.latency import LatencyTable, Timing, model_ms
 from minipuzzle.cost.pricing import Pricing, pricing
 from minipuzzle.errors import UserError
+from minipuzzle.kinds import KINDS
 from minipuzzle.memory import Workload, resident
-from minipuzzle.nas.enumerate import Feasible, costs, enumerate_shapes, grid, maximal, times
+from minipuzzle.nas.enumerate import Feasible, costs, enumerate_shapes, maximal, times
+from minipuzzle.nas.grid import grid
 from minipuzzle.nas.select import Candidate, candidates, largest
 from minipuzzle.records import Fitting, ParentCost, SearchBudget, SearchSpace
 from minipuzzle.scores import Scores
 from minipuzzle.settings import Budget, Generation, Limits, Phase, SearchSettings, parse_budget
-from minipuzzle.space import Bounds, Level, bounds, check_asked, check_uniform, levels
+from minipuzzle.space import Bounds, bounds, check_asked, check_uniform, levels, switched
 
 GIB = 2**30
 
@@ -63,7 +65,7 @@ class Plan:
         """The sizes that the solver may choose from: those of the last level, since it does not
         enumerate them.
         """
-        return _bounds(self.parent, levels(settings.min_keep)[-1], settings)
+        return bounds(self.parent, levels(settings.min_keep)[-1], settings, grid=False)
 
     @cached_property
     def is_maximal(self) -> NDArray[np.bool_]:
@@ -83,7 +85,7 @@ class Plan:
         names = self.prices.names[-len(self.limits.times) :] if self.limits.times else ()
         rows = [
             Fitting(
-                shape=asdict(self.feasible.shape(int(i))),
+                shape=self.feasible.shape(int(i)).plain(),
                 parameters=int(self.feasible.parameters[i]),
                 bytes=int(self.feasible.bytes[i]),
                 ms=dict(zip(names, self.feasible.times[i].tolist(), strict=True)) if names else {},
@@ -164,23 +166,13 @@ def make_plan(parent: Architecture, settings: SearchSettings, timing: Timing | N
     prices = pricing(parent, limits, workload, timing if budget.times else None)
     _check_needed(prices, settings)
     for level in levels(settings.min_keep):
-        space = _bounds(parent, level, settings)
+        space = bounds(parent, level, settings)
         feasible = enumerate_shapes(space, prices)
         if feasible.count:
             return Plan(
                 parent=parent, budget=budget, prices=prices, bounds=space, feasible=feasible
             )
     raise _unreachable(space, prices, settings)
-
-
-def _bounds(parent: Architecture, level: Level, settings: SearchSettings) -> Bounds:
-    return bounds(
-        parent,
-        level,
-        multiple=settings.multiple,
-        mamba_heads=settings.mamba_heads,
-        hidden_size=settings.hidden_size,
-    )
 
 
 def _check_needed(prices: Pricing, settings: SearchSettings) -> None:
@@ -203,9 +195,8 @@ def _check_needed(prices: Pricing, settings: SearchSettings) -> None:
 
 
 def _unreachable(space: Bounds, prices: Pricing, settings: SearchSettings) -> UserError:
-    shapes = grid(
-        replace(space, hidden=space.hidden[:1])
-    )  # the narrowest: every cost grows with the hidden size
+    # The smallest hidden size: every cost grows with it.
+    shapes = grid(replace(space, hidden=space.hidden[:1]))
     parameters, size = costs(prices.parent, shapes, prices.workload)
     took = times(shapes, prices)
     smallest = []
@@ -217,11 +208,11 @@ def _unreachable(space: Bounds, prices: Pricing, settings: SearchSettings) -> Us
     smallest += [
         f"{took[:, k].min() * free:.3f} {limit.name}" for k, limit in enumerate(prices.asked.times)
     ]
-    unused = [
-        f"--{name}"
-        for name in ("mamba-heads", "hidden-size")
-        if not getattr(settings, name.replace("-", "_"))
-    ]
+    widths = [w for kind in prices.parent.kinds for w in KINDS[kind].widths if w.searched]
+    switches = [w.switch for w in widths if w.in_grid and not switched(w, settings)]
+    if not settings.hidden_size:
+        switches.append("hidden_size")
+    unused = [f"--{name.replace('_', '-')}" for name in dict.fromkeys(switches)]
     more = f", or add {' or '.join(unused)} to narrow those too" if unused else ""
     return UserError(
         "No architecture in the search space meets this budget.",

@@ -4,6 +4,7 @@ them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -140,7 +141,7 @@ def _front(choices: Choices, prices: Pricing) -> list[FrontPoint]:
             FrontPoint(
                 limit=tuple((limit + prices.base).tolist()),
                 cost=tuple(cost.tolist()),
-                damage=float(solution.damage + choices.narrower),
+                damage=float(solution.damage + choices.hidden_damage),
                 gap=float(solution.gap),
             )
         )
@@ -157,31 +158,40 @@ def candidate(
         name=name,
         origin=origin,
         selection=selection,
-        damage=choices.harm(state),
+        damage=choices.predicted(state),
         parameters=student.parameters,
         bytes=bytes_of(student),
     )
 
 
 def instance(choices: Choices) -> Instance:
-    """The choices as a problem for the solver: uniform sizes are tags that all kept blocks of a
-    unit share.
+    """The choices as a problem for the solver: sizes are tags that all kept blocks of a coupling
+    share.
     """
+    blocks = Counter(coupling for couplings in choices.couplings for coupling in couplings)
     tags = []
-    for i, sizes in enumerate(choices.sizes):
-        shared = sum(unit == choices.unit[i] for unit in choices.unit) > 1
-        tags.append(np.array([*(range(len(sizes)) if shared else [-1] * len(sizes)), -1]))
+    for candidates, couplings, options in zip(
+        choices.candidate_sizes, choices.couplings, choices.options, strict=True
+    ):
+        found = np.full((len(options) + 1, len(couplings)), -1, dtype=np.int64)
+        for axis, coupling in enumerate(couplings):
+            if blocks[coupling] > 1:
+                found[:-1, axis] = [candidates[axis].index(option[axis]) for option in options]
+        tags.append(found)
     return Instance(
         damage=choices.damage,
         costs=choices.costs,
         limits=choices.limits,
         names=choices.names,
         tags=tuple(tags),
-        classes=choices.unit,
+        classes=choices.couplings,
         together=tuple(unit for unit in choices.parent.units if len(unit) > 1),
     )
 
 
 def state_of(choices: Choices, solution: Solution) -> State:
-    """A solution's choices as rungs."""
-    return tuple(None if c == len(choices.sizes[i]) else c for i, c in enumerate(solution.choices))
+    """A solution's choices as options."""
+    return tuple(
+        None if chosen == len(options) else chosen
+        for chosen, options in zip(solution.choices, choices.options, strict=True)
+    )

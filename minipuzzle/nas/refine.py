@@ -73,13 +73,13 @@ def neighbours(choices: Choices, state: State) -> list[State]:
         for drops in (True, False):
             repaired = repair(choices, moved, touched, drops)
             if repaired is not None and repaired != state:
-                found[repaired] = choices.harm(repaired)
+                found[repaired] = choices.predicted(repaired)
     return sorted(found, key=lambda s: (found[s], [-1 if r is None else r for r in s]))
 
 
 def repair(choices: Choices, state: State, touched: frozenset[int], drops: bool) -> State | None:
-    """Shrink what harms least until the state fits, then grow what helps most while it does; None
-    where nothing fits.
+    """Shrink where the predicted damage grows least until the state fits, then grow where it falls
+    most while it does; None where nothing fits.
 
     Blocks in ``touched`` stay as the move left them; without ``drops`` blocks are narrowed or
     widened, none goes or comes.
@@ -94,7 +94,7 @@ def repair(choices: Choices, state: State, touched: frozenset[int], drops: bool)
                 choices.limits, 1e-12
             )
             if gain.sum() > 0:
-                price = (choices.harm(smaller) - choices.harm(state)) / gain.sum()
+                price = (choices.predicted(smaller) - choices.predicted(state)) / gain.sum()
                 best = (
                     min(best, (price, smaller), key=lambda pair: pair[0])
                     if best
@@ -105,63 +105,96 @@ def repair(choices: Choices, state: State, touched: frozenset[int], drops: bool)
         state = best[1]
     while True:
         larger = [s for s in _steps(choices, state, touched, -1, drops) if choices.fits(s)]
-        harm = choices.harm(state)
-        larger = [s for s in larger if choices.harm(s) < harm]
+        now = choices.predicted(state)
+        larger = [s for s in larger if choices.predicted(s) < now]
         if not larger:
             return state
-        state = min(larger, key=choices.harm)
+        state = min(larger, key=choices.predicted)
 
 
 def _moves(choices: Choices, state: State) -> Iterator[tuple[State, frozenset[int]]]:
-    layers = choices.parent.units
+    """(a state one move away, the blocks that the move is about)."""
+    layers, blocks = choices.parent.units, choices.parent.blocks
     dropped = [layer for layer in layers if state[layer[0]] is None]
     kept = [layer for layer in layers if state[layer[0]] is not None]
     for layer in kept:
-        yield _without(state, layer), frozenset(layer)
+        yield _with(state, dict.fromkeys(layer)), frozenset(layer)
     for layer in dropped:
-        back = _restored(choices, state, layer)
+        changed = _restored(choices, state, layer)
+        if changed is None:
+            continue
+        back = _with(state, changed)
         yield back, frozenset(layer)
         for other in kept:
-            if choices.parent.blocks[other[0]].kind == choices.parent.blocks[layer[0]].kind:
-                yield _without(back, other), frozenset({*layer, *other})
+            if blocks[other[0]].kind == blocks[layer[0]].kind:
+                yield _with(back, dict.fromkeys(other)), frozenset({*layer, *other})
     for direction in (+1, -1):
         for step in _steps(choices, state, frozenset(), direction, drops=False):
-            yield step, frozenset(i for i, rung in enumerate(step) if rung != state[i])
+            yield step, frozenset(i for i, option in enumerate(step) if option != state[i])
 
 
 def _steps(
     choices: Choices, state: State, touched: frozenset[int], direction: int, drops: bool = True
 ) -> Iterator[State]:
-    """One rung down (+1) or up (-1) for each unit, and one block (or layer) dropped or restored."""
-    units: dict[int, list[int]] = {}
-    for i, rung in enumerate(state):
-        if rung is not None:
-            units.setdefault(choices.unit[i], []).append(i)
-    for members in units.values():
-        if touched.isdisjoint(members):
-            rung = (state[members[0]] or 0) + direction
-            if 0 <= rung < len(choices.sizes[members[0]]):
-                yield _with(state, dict.fromkeys(members, rung))
+    """Each coupling one candidate size down (+1) or up (-1), and one block (or layer) dropped or
+    restored.
+    """
+    members: dict[int, list[tuple[int, int]]] = {}  # coupling -> (block, its axis)
+    for i, option in enumerate(state):
+        if option is not None:
+            for axis, coupling in enumerate(choices.couplings[i]):
+                members.setdefault(coupling, []).append((i, axis))
+    changed: dict[int, int | None] | None
+    for axes in members.values():
+        if touched.isdisjoint(i for i, _ in axes):
+            changed = {i: _stepped(choices, state, i, axis, direction) for i, axis in axes}
+            if None not in changed.values():
+                yield _with(state, changed)
     for layer in choices.parent.units if drops else ():
         gone = state[layer[0]] is None
         if touched.isdisjoint(layer) and gone == (direction < 0):
-            yield _restored(choices, state, layer) if gone else _without(state, layer)
+            changed = _restored(choices, state, layer) if gone else dict.fromkeys(layer)
+            if changed is not None:
+                yield _with(state, changed)
 
 
-def _restored(choices: Choices, state: State, layer: tuple[int, ...]) -> State:
-    return _with(state, {i: _rung_of_unit(choices, state, i) for i in layer})
+def _stepped(choices: Choices, state: State, block: int, axis: int, direction: int) -> int | None:
+    """The option of a block with the next candidate size of one axis; None where there is none."""
+    number = state[block]
+    assert number is not None
+    sizes = list(choices.options[block][number])
+    candidates = choices.candidate_sizes[block][axis]
+    place = candidates.index(sizes[axis]) + direction
+    if not 0 <= place < len(candidates):
+        return None
+    sizes[axis] = candidates[place]
+    return choices.numbers[block].get(tuple(sizes))
 
 
-def _without(state: State, layer: tuple[int, ...]) -> State:
-    return _with(state, dict.fromkeys(layer))
+def _restored(
+    choices: Choices, state: State, layer: tuple[int, ...]
+) -> dict[int, int | None] | None:
+    """The options with which the blocks of a layer come back; None where one has none that suits
+    the kept blocks.
+    """
+    changed = {i: _option_beside(choices, state, i) for i in layer}
+    return None if None in changed.values() else changed
 
 
-def _rung_of_unit(choices: Choices, state: State, block: int) -> int:
-    mates = [
-        r for i, r in enumerate(state) if r is not None and choices.unit[i] == choices.unit[block]
-    ]
-    return mates[0] if mates else 0
+def _option_beside(choices: Choices, state: State, block: int) -> int | None:
+    """The first option of a dropped block whose coupled axes have the sizes of kept blocks."""
+    sizes = {
+        coupling: size
+        for i, number in enumerate(state)
+        if number is not None
+        for coupling, size in zip(choices.couplings[i], choices.options[i][number], strict=True)
+    }
+    wanted = [sizes.get(coupling) for coupling in choices.couplings[block]]
+    for number, option in enumerate(choices.options[block]):
+        if all(want in (None, size) for want, size in zip(wanted, option, strict=True)):
+            return number
+    return None
 
 
 def _with(state: State, changes: dict[int, int | None]) -> State:
-    return tuple(changes.get(i, rung) for i, rung in enumerate(state))
+    return tuple(changes.get(i, option) for i, option in enumerate(state))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.nas.damage import AXES
+from minipuzzle.kinds import KINDS
 from minipuzzle.nas.plan import Plan
 from minipuzzle.nas.rank import Realised, shortlist
 from minipuzzle.records import CandidateRow, Front, ParentModel, SearchResult, SolverFacts, Step
@@ -50,7 +50,7 @@ def _row(parent: Architecture, realised: Realised) -> CandidateRow:
     return CandidateRow(
         name=candidate.name,
         origin=candidate.origin,
-        shape=_shape(student),
+        shape=_shape(parent, student),
         pattern=student.pattern,
         strip="".join(letter if i in kept else DROPPED for i, letter in enumerate(parent.pattern)),
         parameters=candidate.parameters,
@@ -62,15 +62,15 @@ def _row(parent: Architecture, realised: Realised) -> CandidateRow:
     )
 
 
-def _shape(student: Architecture) -> dict[str, int | str]:
-    """Counts by kind, and each axis's size: a number where all blocks have it, a range where they
-    differ.
+def _shape(parent: Architecture, student: Architecture) -> dict[str, int | str]:
+    """Counts of the parent's kinds, and the size of each axis: a number where all blocks have it, a
+    range where they differ.
     """
-    shape: dict[str, int | str] = {
-        **{kind: student.count(kind) for kind in AXES},
-        "hidden": student.hidden,
-    }
-    for kind, axis in AXES.items():
-        sizes = sorted({block.sizes[axis] for block in student.blocks if block.kind == kind})
-        shape[axis] = (sizes[0] if len(sizes) == 1 else f"{sizes[0]}-{sizes[-1]}") if sizes else 0
+    shape: dict[str, int | str] = {"hidden": student.hidden}
+    for kind in parent.kinds:
+        blocks = [block for block in student.blocks if block.kind == kind]
+        shape[kind] = len(blocks)
+        for axis in (width.axis for width in KINDS[kind].widths if width.searched):
+            sizes = sorted({block.sizes[axis] for block in blocks}) or [0]
+            shape[axis] = sizes[0] if len(sizes) == 1 else f"{sizes[0]}-{sizes[-1]}"
     return shape

@@ -5,22 +5,19 @@ candidates.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minipuzzle.arch import Architecture, Selection
+from minipuzzle.arch.narrow import kept, kept_sizes
 from minipuzzle.errors import UserError
-from minipuzzle.kinds import Attention, FeedForward, Mamba2
-from minipuzzle.kinds.ranking import top, top_heads, top_kv_heads
-from minipuzzle.nas.damage import AXES, drop_damage, hidden_damage, size_damage
-from minipuzzle.nas.enumerate import HIDDEN, Feasible
+from minipuzzle.kinds.width import top
+from minipuzzle.nas.damage import block_damage, drop_damage, hidden_damage
+from minipuzzle.nas.enumerate import Feasible
+from minipuzzle.nas.grid import Grid, combinations
 from minipuzzle.scores import Scores
 from minipuzzle.space import Shape
-
-SIZES = {"mlp": 3, "mamba": 4}
-"""The column of a grid point that has the size of a kind's blocks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,22 +35,20 @@ class Candidate:
 
 
 def select(parent: Architecture, scores: Scores, shape: Shape) -> Selection:
-    """The top-n blocks of each kind, the top channels of each FFN, the top heads of each Mamba
-    group.
+    """The top-n blocks of each kind, and in each its best channels and heads.
 
     Where blocks stay or go as layers, the measured score of a layer counts. Source:
     arXiv:2504.03624 (conditional NAS: each point keeps what importance ranks first).
     """
-    wanted = {"attention": shape.attention, "mlp": shape.mlp, "mamba": shape.mamba}
-    kept = {
+    counts, sizes = dict(shape.counts), dict(shape.sizes)
+    stay = {
         i
-        for kind, units in ranked_units(parent, scores).items()
-        for unit in units[: wanted[kind]]
-        for i in unit
+        for kind, groups in ranked_layers(parent, scores).items()
+        for group in groups[: counts[kind]]
+        for i in group
     }
-    sizes = {"mlp": shape.intermediate, "mamba": shape.heads}
     blocks = [
-        narrowed(parent, scores, i, sizes.get(block.kind)) if i in kept else None
+        kept(block, scores.of(i), sizes) if i in stay else None
         for i, block in enumerate(parent.blocks)
     ]
     return Selection(blocks=tuple(blocks), hidden=kept_hidden(parent, scores, shape.hidden))
@@ -76,57 +71,31 @@ def kept_hidden(parent: Architecture, scores: Scores, size: int) -> tuple[int, .
     return top(scores.hidden, size)
 
 
-def ranked_units(parent: Architecture, scores: Scores) -> dict[str, list[tuple[int, ...]]]:
+def ranked_layers(parent: Architecture, scores: Scores) -> dict[str, list[tuple[int, ...]]]:
     """The blocks that stay or go together, by the kind of the first of them, best first; of equal
     ones the first.
     """
     found: dict[str, list[tuple[int, ...]]] = {}
     drops = drop_damage(scores)
-    for unit in sorted(parent.units, key=lambda unit: (-float(drops[list(unit)].sum()), unit)):
-        found.setdefault(parent.blocks[unit[0]].kind, []).append(unit)
+    for group in sorted(parent.units, key=lambda group: (-float(drops[list(group)].sum()), group)):
+        found.setdefault(parent.blocks[group[0]].kind, []).append(group)
     return found
 
 
-def narrowed(
-    parent: Architecture, scores: Scores, index: int, size: int | None
-) -> dict[str, tuple[int, ...]]:
-    """What block ``index`` keeps at a size of its axis (FFN channels, Mamba heads, KV heads):
-    nothing named when whole.
-
-    Raises: UserError where the scores have none for query heads.
-    """
-    block = parent.blocks[index]
-    if isinstance(block, FeedForward) and size is not None and size < block.intermediate:
-        return {"intermediate": top(scores.widths["intermediate"][index], size)}
-    if isinstance(block, Mamba2) and size is not None and size < block.heads:
-        return {"heads": top_heads(scores.widths["head_channels"][index], size, block.groups)}
-    if isinstance(block, Attention) and size is not None and size < block.kv_heads:
-        if "q_heads" not in scores.of(index):
-            raise UserError(
-                "The scores have none for attention heads.",
-                got=f"an estimator without them in block {index}",
-                allowed="scores with q_heads",
-                next="Run minipuzzle score again, or leave KV heads whole.",
-            )
-        return top_kv_heads(scores.widths["q_heads"][index], size, block.kv_heads)
-    return {}
-
-
 def damage(parent: Architecture, scores: Scores, selection: Selection) -> float:
-    """Predicted harm: the scores of dropped blocks, and of narrowed ones and of the hidden size
+    """Predicted damage: the scores of dropped blocks, and of narrowed ones and of the hidden size
     what curves or cut-off channels say.
 
-    Sums of one-block errors: they only order candidates before these are realised, which is what
+    Sums of one-block errors: they only order candidates before these are evaluated, which is what
     decides.
     """
     drops = drop_damage(scores)
     total = 0.0 if selection.hidden is None else hidden_damage(scores, len(selection.hidden))
-    for i, kept in enumerate(selection.blocks):
-        axis = AXES[parent.blocks[i].kind]
-        if kept is None:
+    for i, stays in enumerate(selection.blocks):
+        if stays is None:
             total += float(drops[i])
-        elif axis in kept:
-            total += size_damage(parent, scores, i, len(kept[axis]))
+        else:
+            total += block_damage(parent, scores, i, kept_sizes(parent.blocks[i], stays))
     return total
 
 
@@ -139,25 +108,24 @@ def candidates(
     Damage is read off tables for all shapes, so hundreds of thousands are ordered in well under a
     second; only the ``limit`` chosen are selected.
     """
-    harm_of = _damages(parent, scores, feasible.shapes)
+    predicted = _damages(parent, scores, feasible.grid)
     found = []
-    for index in [int(i) for i in np.lexsort((harm_of, ~maximal))[:limit]]:
-        shape = feasible.shape(index)
-        selection = select(parent, scores, shape)
-        found.append(
-            (not maximal[index], damage(parent, scores, selection), shape, selection, index)
-        )
+    for index in [int(i) for i in np.lexsort((predicted, ~maximal))[:limit]]:
+        selection = select(parent, scores, feasible.shape(index))
+        amount = damage(parent, scores, selection)
+        point = tuple(feasible.grid.points[index].tolist())
+        found.append((not maximal[index], amount, point, selection, index))
     found.sort(key=lambda entry: entry[:3])
     return [
         Candidate(
             name=f"c{number:03}",
             origin="grid",
             selection=selection,
-            damage=harm,
+            damage=amount,
             parameters=int(feasible.parameters[index]),
             bytes=int(feasible.bytes[index]),
         )
-        for number, (_, harm, shape, selection, index) in enumerate(found, start=1)
+        for number, (_, amount, _, selection, index) in enumerate(found, start=1)
     ]
 
 
@@ -187,34 +155,28 @@ def largest(
     return found
 
 
-def _damages(
-    parent: Architecture, scores: Scores, shapes: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """[n] float64: ``damage`` of ``select`` for shapes [n, 6], from one table [kept units] for each
-    kind and size.
+def _damages(parent: Architecture, scores: Scores, points: Grid) -> NDArray[np.float64]:
+    """[n] float64: ``damage`` of ``select`` for points [n], from one table [kept layers + 1] for
+    each kind and combination of sizes.
     """
-    sizes, of_size = np.unique(shapes[:, HIDDEN], return_inverse=True)
-    total = np.array(
-        [0.0 if size == parent.hidden else hidden_damage(scores, int(size)) for size in sizes]
-    )[of_size]
-    columns, drops = {"attention": 0, "mlp": 1, "mamba": 2}, drop_damage(scores)
-    for kind, ranked in ranked_units(parent, scores).items():
-        harms = np.array([drops[list(unit)].sum() for unit in ranked])
-        dropped = harms.sum() - np.concatenate([[0.0], np.cumsum(harms)])
-        sized = [SIZES[parent.blocks[i].kind] for i in ranked[0] if parent.blocks[i].kind in SIZES]
-        for values in product(*(np.unique(shapes[:, column]) for column in sized)):
-            size = {column: int(value) for column, value in zip(sized, values, strict=True)}
+    total = np.zeros(len(points))
+    for size, here in points.by_hidden():
+        total[here] = 0.0 if size == parent.hidden else hidden_damage(scores, size)
+    drops = drop_damage(scores)
+    for kind, ranked in ranked_layers(parent, scores).items():
+        each = np.array([drops[list(group)].sum() for group in ranked])
+        dropped = each.sum() - np.concatenate([[0.0], np.cumsum(each)])
+        widths = [width for i in ranked[0] for width in parent.blocks[i].searched]
+        axes = [axis for axis in dict.fromkeys(w.axis for w in widths) if axis in points.axes]
+        columns = [points.column(axis) for axis in axes]
+        for values in combinations(columns):
+            sizes = dict(zip(axes, values, strict=True))
             narrow = [
-                sum(
-                    size_damage(parent, scores, i, size[SIZES[parent.blocks[i].kind]])
-                    for i in unit
-                    if parent.blocks[i].kind in SIZES
-                )
-                for unit in ranked
+                sum(block_damage(parent, scores, i, sizes) for i in group) for group in ranked
             ]
             table = dropped + np.concatenate([[0.0], np.cumsum(narrow)])
-            here = np.ones(len(shapes), dtype=bool)
-            for column, value in size.items():
-                here &= shapes[:, column] == value
-            total[here] += table[shapes[here, columns[kind]]]
+            here = np.ones(len(points), dtype=bool)
+            for column, value in zip(columns, values, strict=True):
+                here &= column == value
+            total[here] += table[points.column(kind)[here]]
     return total

@@ -40,9 +40,9 @@ class Instance:
     """``damage[i]`` [k_i] and ``costs[i]`` [k_i, m] of each block's choices, ``limits`` [m] and the
     budgets' ``names``.
 
-    ``tags[i]`` [k_i] int64 couple blocks: chosen tags of at least 0 must be the same in all blocks
-    of one ``classes[i]``; -1 is free. Empty tags couple nothing. Blocks in one tuple of
-    ``together`` take their last choice together or not at all.
+    ``tags[i]`` [k_i, c_i] int64 couple blocks: in each column, chosen tags of at least 0 must be
+    the same in all columns of one class, ``classes[i]`` [c_i]; -1 is free. Empty tags couple
+    nothing. Blocks in one tuple of ``together`` take their last choice together or not at all.
     """
 
     damage: tuple[Array, ...]
@@ -50,7 +50,7 @@ class Instance:
     limits: Array
     names: tuple[str, ...]
     tags: tuple[NDArray[np.int64], ...] = ()
-    classes: tuple[int, ...] = ()
+    classes: tuple[tuple[int, ...], ...] = ()
     together: tuple[tuple[int, ...], ...] = ()
 
 
@@ -165,8 +165,9 @@ def _program(instance: Instance) -> _Program:
     shared = sorted(
         {
             (c, int(t))
-            for c, tags in zip(instance.classes, instance.tags, strict=True)
-            for t in tags
+            for classes, tags in zip(instance.classes, instance.tags, strict=True)
+            for row in tags
+            for c, t in zip(classes, row, strict=True)
             if t >= 0
         }
     )
@@ -196,12 +197,13 @@ def _couplings(
     position = {key: choices + k for k, key in enumerate(shared)}
     rows, columns, values, count = [], [], [], 0
     for i, tags in enumerate(instance.tags):
-        for j, tag in enumerate(tags):
-            if tag >= 0:
-                rows += [count, count]
-                columns += [int(offsets[i]) + j, position[instance.classes[i], int(tag)]]
-                values += [1.0, -1.0]
-                count += 1
+        for j, row in enumerate(tags):
+            for coupling, tag in zip(instance.classes[i], row, strict=True):
+                if tag >= 0:
+                    rows += [count, count]
+                    columns += [int(offsets[i]) + j, position[coupling, int(tag)]]
+                    values += [1.0, -1.0]
+                    count += 1
     below = csr_array((values, (rows, columns)), shape=(count, choices + len(shared)))
     kinds = sorted({c for c, _ in shared})
     one = csr_array(

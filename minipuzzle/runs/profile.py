@@ -16,8 +16,8 @@ from minipuzzle.profile import profile
 from minipuzzle.progress import progress_bar
 from minipuzzle.runs.device import pick_device, pick_dtype
 from minipuzzle.runs.job import say
-from minipuzzle.settings import Generation
-from minipuzzle.space import LEVELS, Shape, bounds, shape_architecture
+from minipuzzle.settings import Generation, SearchSettings
+from minipuzzle.space import Shape, bounds, levels, shape_architecture
 from minipuzzle.timing import Machine
 
 CHECKED = 4
@@ -55,17 +55,13 @@ def run_profile(
 
 def some_students(parent: Architecture, count: int, seed: int) -> list[Architecture]:
     """The parent and random legal students of it with global widths."""
-    space = bounds(parent, LEVELS[1], multiple=8, mamba_heads=True)
+    space = bounds(parent, levels([])[1], SearchSettings(multiple=8, mamba_heads=True))
     rng = np.random.default_rng(seed)
     found = [parent]
     while len(found) < count:
-        shape = Shape(
-            attention=int(rng.integers(space.attention[0], space.attention[1] + 1)),
-            mlp=int(rng.integers(space.mlp[0], space.mlp[1] + 1)),
-            mamba=int(rng.integers(space.mamba[0], space.mamba[1] + 1)),
-            intermediate=int(rng.choice(space.intermediate)),
-            heads=int(rng.choice(space.heads)),
-            hidden=parent.hidden,
-        )
-        found.append(shape_architecture(parent, shape))
+        counts = {
+            kind: int(rng.integers(low, high + 1)) for kind, (low, high) in space.counts.items()
+        }
+        sizes = {axis: int(rng.choice(sizes)) for axis, sizes in space.sizes.items()}
+        found.append(shape_architecture(parent, Shape.of(counts, sizes, parent.hidden)))
     return found

@@ -33,7 +33,7 @@ class Commands(TyperGroup):
         except BrokenPipeError:
             raise  # who read us has gone: typer ends quietly
         except KeyboardInterrupt:
-            print("stopped; the same command goes on from the last saved state", file=sys.stderr)
+            print("stopped; the same command continues from what was saved last", file=sys.stderr)
             sys.exit(STOPPED)
         except Exception as error:
             if (said := explained(error)) is not None:

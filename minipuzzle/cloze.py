@@ -84,7 +84,7 @@ def counted(model: HybridLM, tasks: dict[str, list[Item]]) -> dict[str, list[Ite
         }
     if not found:
         raise UserError(
-            "No task tells candidates apart.",
+            "No task distinguishes the candidates.",
             got=f"the model is at chance in {', '.join(tasks) or 'none'}",
             allowed="a calibration text that the model knows something of",
             next="Give more or other text, or rank by the text alone: by_tasks 0, winner loss.",

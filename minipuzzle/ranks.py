@@ -182,6 +182,6 @@ def lost_process(got: str) -> UserError:
         allowed="all processes that torchrun started, until the command is done",
         next=(
             "Look for that process's own error above (out of memory is common). The same command"
-            " goes on from the last saved state."
+            " continues from the last training checkpoint."
         ),
     )

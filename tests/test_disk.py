@@ -30,7 +30,7 @@ def test_a_distillation_of_8b_to_4b(tmp_path, count, states):
     found = distill_needs(tmp_path, parent, [4_050_000_000] * count, [4_050_000_000] * count)
     assert {need.what: need.bytes for need in found} == {
         "candidates": 8_100_000_000 * count,
-        "training states": states * 48_600_000_000,
+        "training checkpoints": states * 48_600_000_000,
         "student": 8_100_000_000,
     }
 
@@ -43,11 +43,11 @@ def test_what_lies_there_already_is_not_needed_again(tmp_path, monkeypatch, caps
     assert Need("none", 10, tmp_path / "not there").missing() == 10
     free(monkeypatch, 1800)
     check_disk("adapt", needs, CPU)
-    assert "of disk are needed (training states" in capsys.readouterr().err
+    assert "of disk are needed (training checkpoints" in capsys.readouterr().err
     free(monkeypatch, 1799)
     with pytest.raises(UserError, match="no room for what adapt writes") as error:
         check_disk("adapt", needs, CPU)
-    assert "training states" in error.value.allowed
+    assert "training checkpoints" in error.value.allowed
 
 
 def size(folder):

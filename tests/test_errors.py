@@ -123,7 +123,7 @@ def test_ctrl_c_is_no_error(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("minipuzzle.checkpoint.config.read_config", read_config)
     run("inspect", tmp_path, code=130)
     assert (
-        capsys.readouterr().err == "stopped; the same command goes on from the last saved state\n"
+        capsys.readouterr().err == "stopped; the same command continues from what was saved last\n"
     )
 
 

@@ -95,7 +95,7 @@ def test_scoring_on_a_cpu_by_pencil():
     end = on_cpu(replace(LOAD, head=90, chunk=11, keeps_end=True), process=0)
     assert end.terms == {
         "this process": 0,
-        "parent's last states": 2 * 3,
+        "parent's last hidden states": 2 * 3,
         "activations": 60,
         "metric buffers": 66,
         "I/O buffers": 3,

@@ -195,7 +195,7 @@ def test_other_options_set_training_states_aside_and_the_same_ones_go_on(
             run("distill", "--run", folder, *SHORT, "--seed", 1)
     (aside,) = folder.glob("distill.before-*")
     assert (
-        f"the logs and training states of other settings are kept in {aside}"
+        f"the logs and training checkpoints of other settings are kept in {aside}"
         in capsys.readouterr().err
     )
     assert contents(aside) == kept

@@ -243,7 +243,7 @@ def test_where_three_states_have_no_room_the_older_one_goes_first(whole, small_d
     )
     assert said == [
         f"going on after {STEP * 13:,} tokens",
-        f"the disk is nearly full: {older} makes room for the next state",
+        f"the disk is nearly full: {older} makes room for the next checkpoint",
     ]
     assert list_states(small_disk / "state")[1:] == [newest]
     assert torch.equal(values(trained), whole[0])

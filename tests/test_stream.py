@@ -276,7 +276,7 @@ def test_a_damaged_state_is_refused(data, parent, tmp_path, monkeypatch):
     assert saved
     for file in saved:
         file.write_bytes(data)
-    with pytest.raises(UserError, match="no state of a scoring") as caught:
+    with pytest.raises(UserError, match="no saved scoring") as caught:
         run(parent, tmp_path)
     assert "Delete it" in caught.value.next
 

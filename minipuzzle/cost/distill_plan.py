@@ -84,7 +84,7 @@ class DistillPlan:
         student = self.student.parameters
         return {
             "candidate": BF16 * student,
-            "training states": STATES_AT_ONCE * state_bytes(student),
+            "training checkpoints": STATES_AT_ONCE * state_bytes(student),
             "student": BF16 * student,
         }
 

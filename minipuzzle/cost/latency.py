@@ -208,7 +208,7 @@ class LatencyTable:
         for name, asked in (("device", device), ("dtype", dtype)):
             if asked and asked.lower() not in str(stored[name]).lower():
                 raise UserError(
-                    f"The latency table is of another {name} than asked.",
+                    f"The latency table is of another {name} than requested.",
                     got=stored[name],
                     allowed=asked,
                     next=(

@@ -199,5 +199,5 @@ def windowless(fields: Mapping[str, Any], window: Any) -> None:
 def error(what: str, *, got: object, allowed: object) -> UserError:
     """A fault of config.json."""
     return UserError(
-        what, got=got, allowed=allowed, next="Mend config.json, or take another checkpoint."
+        what, got=got, allowed=allowed, next="Fix config.json, or take another checkpoint."
     )

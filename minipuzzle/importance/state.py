@@ -168,7 +168,7 @@ def _about(path: Path) -> dict[str, Any]:
         return parse_json(text, _About, what=f"The header of {path}", next=again)
     except UserError as error:
         raise UserError(
-            f"{path} is no state of a scoring.",
+            f"{path} is no saved scoring.",
             got=error.got,
             allowed="what minipuzzle score wrote",
             next=again,

@@ -65,7 +65,7 @@ def choose(device: torch.device, requested: str = "auto") -> Kernels:
             ),
         )
     if requested == "reference" or why_not:
-        return _bundle(reference, "reference", why_not or "asked for")
+        return _bundle(reference, "reference", why_not or "requested")
     from minipuzzle.kernels import cuda
 
     version = importlib.metadata.version("mamba_ssm")

@@ -35,7 +35,8 @@ class ScoringLoad:
     At each block: its ``weights``, the ``working`` set of its forward, and how many ``variants``
     begin there. ``row`` is the hidden states of a sample: of ``samples`` for the parent, of
     ``shared`` for each variant, ``batch`` at once. ``head`` is that of a metric on logits, 0 for
-    one on hidden states; ``keeps_end`` where the parent's last states are kept for later rounds.
+    one on hidden states; ``keeps_end`` where the parent's last hidden states are kept for later
+    rounds.
     ``piece`` is read from disk at once, ``chunk`` is compared at once.
     """
 
@@ -59,7 +60,7 @@ class ScoringLoad:
     @property
     def kept(self) -> dict[str, int]:
         """What lies there from the first round on."""
-        return {"parent's last states": self.shared * self.row} if self.keeps_end else {}
+        return {"parent's last hidden states": self.shared * self.row} if self.keeps_end else {}
 
     @property
     def activations(self) -> list[int]:

@@ -98,7 +98,7 @@ def require_engine(device: torch.device) -> None:
     if device.type != "cuda":
         reason = "no CUDA device"
     elif torch.cuda.get_device_capability(device) < (8, 9):
-        reason = f"{torch.cuda.get_device_name(device)} has no FP8 units"
+        reason = f"{torch.cuda.get_device_name(device)} does not multiply in FP8"
     elif importlib.util.find_spec("transformer_engine") is None:
         reason = "transformer-engine is not installed"
     if reason:

@@ -21,7 +21,7 @@ class TrainingRecord(Record):
 
     schema: ClassVar[int] = 1
     again: ClassVar[str] = (
-        "Move that folder away: its states are of no known training; the command then starts anew."
+        "Move that folder away: no known training wrote it; the command then starts anew."
     )
     identity: str
     key: str

@@ -54,7 +54,7 @@ def distill_needs(
     states = (kept + STATES_AT_ONCE) * state_bytes(max(trained))
     return [
         Need("candidates", round(each * sum(students)), run / "candidates"),
-        Need("training states", states, run / "distill"),
+        Need("training checkpoints", states, run / "distill"),
         Need("student", round(each * max(students)), run / "student", anew=True),
     ]
 
@@ -63,7 +63,7 @@ def training_needs(folder: Path, trained: int, result: Path, result_bytes: int) 
     """Of one training of ``trained`` parameters in ``folder``, and of what is made in the end."""
     states = STATES_AT_ONCE * state_bytes(trained)
     return [
-        Need("training states", states, folder),
+        Need("training checkpoints", states, folder),
         Need(result.name, result_bytes, result, anew=True),
     ]
 

@@ -176,7 +176,7 @@ class Search:
                 found, one, self.known.results, "kl" if solver else "agreement", finished
             )
         self._step(
-            "realised on validation text", len(found), len(ranked), time.monotonic() - started
+            "evaluated on validation text", len(found), len(ranked), time.monotonic() - started
         )
         if each and self.settings.refine:
             ranked = self._refined(ranked, each, one)

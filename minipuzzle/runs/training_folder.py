@@ -53,7 +53,7 @@ class TrainingFolder:
             if any(self.path.iterdir()):
                 aside = _set_aside(self.path)
                 self.say(
-                    f"{self.stage}: the logs and training states of other settings are kept in"
+                    f"{self.stage}: the logs and training checkpoints of other settings are kept in"
                     f" {aside}{_size(aside)}"
                 )
             about = None

@@ -43,7 +43,7 @@ def load_recipe(path: Path, kind: type[T]) -> T:
             allowed=f"a YAML file ({shipped})",
             next="Check the path.",
         )
-    again = "Mend the line it names."
+    again = "Fix the line it names."
     text = read_text(path, next="Name a recipe, or write it anew.")
     try:
         values = yaml.safe_load(text)

@@ -79,7 +79,7 @@ class States:
             return progress
         if found:
             raise UserError(
-                f"No saved state in {self.folder} can be read.",
+                f"No training checkpoint in {self.folder} can be read.",
                 got=f"{len(found)} damaged",
                 allowed="one that is whole",
                 next="Restore that folder from a copy, or delete it to start anew.",
@@ -171,7 +171,9 @@ class States:
             temporary.mkdir(parents=True)
             states = list_states(self.folder)
             if len(states) == KEPT and _size(states[0]) > shutil.disk_usage(self.folder).free:
-                self.say(f"the disk is nearly full: {states[-1]} makes room for the next state")
+                self.say(
+                    f"the disk is nearly full: {states[-1]} makes room for the next checkpoint"
+                )
                 shutil.rmtree(states[-1])
 
     def _verify(self, temporary: Path, sums: dict[str, str]) -> None:
@@ -181,7 +183,7 @@ class States:
                 f"{temporary / wrong[0]} does not hold what was written.",
                 got=f"{len(wrong)} of {len(sums)} files differ",
                 allowed="what is in memory",
-                next="Check that disk; the newest state saved before is untouched.",
+                next="Check that disk; the newest checkpoint saved before is untouched.",
             )
 
     def _finish(self, temporary: Path, path: Path, about: dict[str, Any]) -> None:
@@ -198,7 +200,7 @@ class States:
         about = _about(path)
         if about is not None and about["identity"] != self.identity:
             raise UserError(
-                f"{self.folder} holds the training state of another run.",
+                f"{self.folder} holds the training checkpoint of another run.",
                 got=f"identity {about['identity']}",
                 allowed=f"identity {self.identity} (same model, teacher, data and settings)",
                 next="Repeat the command with the settings it was started with, or delete that "
@@ -208,7 +210,7 @@ class States:
         if self.ranks.least(-len(damaged)) == 0:
             return about
         which = ", ".join(damaged) or "on another process"
-        self.say(f"the saved state {path} is damaged ({which}): trying the one before")
+        self.say(f"the training checkpoint {path} is damaged ({which}): trying the one before")
         if self.ranks.rank == 0:
             aside = path.with_suffix(".damaged")  # which does not count among those that are kept
             shutil.rmtree(aside, ignore_errors=True)
@@ -234,7 +236,7 @@ def load_parameters(folder: Path, model: nn.Module, ranks: Ranks) -> None:
     found = ranks.together(lambda: _damaged(path, _about(path), ranks))
     if damaged := [name for names in found for name in names]:
         raise UserError(
-            f"The saved state {path} is damaged.",
+            f"The training checkpoint {path} is damaged.",
             got=f"other bytes in {', '.join(damaged)}",
             allowed="what was written there",
             next=f"Restore it from a copy, or delete {folder}: its training is repeated.",
@@ -283,7 +285,7 @@ def _about(path: Path) -> dict[str, Any] | None:
         return None
     if about.get("schema") != SCHEMA:
         raise UserError(
-            f"Another version of minipuzzle saved the state {path}.",
+            f"Another version of minipuzzle saved the training checkpoint {path}.",
             got=f"schema {about.get('schema')}",
             allowed=f"schema {SCHEMA}",
             next=f"Delete {path.parent} to train anew, or end that run with its version.",

@@ -92,7 +92,7 @@ def read(folder: Path, tensors: dict[str, Tensor]) -> None:
     ]
     if lacking:
         raise UserError(
-            f"The saved state {folder} is not this model's.",
+            f"The training checkpoint {folder} is not this model's.",
             got=f"{len(lacking)} tensors like {lacking[0]} not whole",
             allowed="every number that is trained",
             next="Delete that folder, or take the model that it was saved of.",

@@ -1,4 +1,4 @@
-"""minipuzzle: compress hybrid Mamba-Transformer language models. See README.md for the rooms.
+"""minipuzzle: compress hybrid Mamba-Transformer language models. See CONTRIBUTING.md for the rooms.
 
 ``import minipuzzle as mp`` gives the functions of ``minipuzzle.api`` and the dataclasses of
 ``minipuzzle.settings``, imported when they are first used: importing this package needs no torch

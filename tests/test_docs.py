@@ -100,6 +100,18 @@ def test_every_decision_is_in_the_index_and_short():
         assert len(text) < 2500, name
 
 
+def test_contributing_names_every_room_and_files_that_are_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rooms = {
+        folder.name
+        for folder in (ROOT / "minipuzzle").iterdir()
+        if folder.is_dir() and folder.name != "__pycache__"
+    }
+    assert rooms <= set(re.findall(r"`(\w+)/`", text.split("## The rooms")[1]))
+    for file in re.findall(r"\b(?:tests|docs|benchmarks)/[\w/]+\.(?:py|md)\b", text):
+        assert (ROOT / file).exists() or file.endswith(("/NAME.py", "/NAME.md")), file
+
+
 def test_every_command_has_a_section():
     words = re.findall(r"^## (.+)$", (ROOT / "docs" / "commands.md").read_text(), re.MULTILINE)
     described = {name for heading in words for name in re.split(r"[^a-z]+", heading)}

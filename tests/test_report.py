@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from helpers import FAST, TEXT, run
 from huggingface_hub import ModelCard
+from words import found, visible
 
 from minipuzzle.artifacts import read_json
 from minipuzzle.errors import UserError
@@ -77,6 +78,7 @@ def check(page):
     assert set(SECTIONS) <= set(checker.ids)
     assert not {"script", "link", "iframe", "object", "embed", "base"} & set(checker.seen)
     assert not re.search(r"url\((?!#)|@import", text)
+    assert found(visible(text)) == []
     outside = re.findall(r"https?://[^\s\"'<)]+", text)
     assert set(outside) <= {
         "http://www.w3.org/2000/svg",
@@ -151,6 +153,7 @@ def two_domains(folder):
 def check_card(folder):
     """Read by huggingface_hub: the metadata, and the numbers of eval.json."""
     card = ModelCard.load(folder / "student" / "README.md")
+    assert found(card.text) == []
     assert (card.data.base_model, card.data.library_name) == ("ckpt56b", "transformers")
     student = read_json(folder / "eval.json")["rows"][-1]
     measured = {result.metric_type: result.metric_value for result in card.data.eval_results}

@@ -144,7 +144,7 @@ def _place(file: Path) -> Path:
     changes.
     """
     folder = _cache()
-    assert folder is not None, "asked for without a home"
+    assert folder is not None, "there is no cache folder"
     return folder / f"{hashlib.sha256(os.fsencode(file.resolve())).hexdigest()[:32]}.json"
 
 

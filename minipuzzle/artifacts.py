@@ -51,7 +51,7 @@ def disk_error(path: Path, error: OSError) -> UserError:
         got=error.strerror or str(error),
         allowed="a writable folder with enough space",
         next=(
-            "Free space or name another run directory with --run; what was written before is"
+            "Free space or name another run directory with job.run; what was written before is"
             " untouched."
         ),
     )

@@ -150,7 +150,7 @@ class HarnessLM(TemplateLM):
                     "A continuation of this task cannot be scored.",
                     allowed=f"1 to {self.max_length:,}, the context",
                     got=f"{about!r:.80}: {len(continuation)} tokens",
-                    next="Leave the task out of --tasks.",
+                    next="Leave the task out of eval.tasks.",
                 )
             context = context or [self.prefix_token_id]  # white space may have no tokens
             shared[tuple((context + continuation)[-(self.max_length + 1) :][:-1])].append(i)
@@ -251,7 +251,7 @@ def generation(options: dict[str, Any], max_length: int) -> tuple[list[str], int
             "This task samples, and we generate greedily.",
             got=options,
             allowed="do_sample: false",
-            next="Leave the task out of --tasks.",
+            next="Leave the task out of eval.tasks.",
         )
     count = int(plain["max_gen_toks"])
     if count >= max_length:
@@ -259,6 +259,6 @@ def generation(options: dict[str, Any], max_length: int) -> tuple[list[str], int
             "This task generates more than the model's context holds.",
             got=f"max_gen_toks {count}",
             allowed=f"below {max_length}",
-            next="Leave the task out of --tasks.",
+            next="Leave the task out of eval.tasks.",
         )
     return list(plain["until"]), count

@@ -139,7 +139,7 @@ def _taken(folder: Path, holder: str) -> UserError:
         f"Another command is at work in the run directory {folder}.",
         got=holder,
         allowed="one command at a time",
-        next="Wait until it has ended, or name another run directory with --run.",
+        next="Wait until it has ended, or name another run directory with job.run.",
     )
 
 

@@ -90,7 +90,7 @@ class RunDir:
                 f"The run directory {self.path} belongs to another checkpoint{why}.",
                 got=f"{path} (fingerprint {fingerprint})",
                 allowed=f"{known.path} (fingerprint {known.fingerprint})",
-                next="Name another run directory with --run, or delete this one.",
+                next="Name another run directory with job.run, or delete this one.",
             )
 
     def is_done(self, stage: str, key: str) -> bool:

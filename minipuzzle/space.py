@@ -199,7 +199,7 @@ def check_asked(parent: Architecture, settings: SearchSettings) -> None:
     if settings.hidden_size and len(hidden_sizes(parent, 0.0)) == 1:
         refused.append("hidden_size")
     for name in refused:
-        option = f"--{name.replace('_', '-')}"
+        option = f"search.{name}"
         raise UserError(
             f"{option} asks for what a checkpoint of this family can't say.",
             got=option,
@@ -259,7 +259,7 @@ def _share(text: str) -> tuple[str, float]:
                 f"{'=S%, '.join(own)}=S% and others=S% (blocks), {'=S%, '.join(together)}=S%"
                 " (blocks of one kind of the others), width=S% (channels and heads), hidden=S%"
             ),
-            next="Write for example --min-keep width=50%.",
+            next="Write for example width=50% for search.min_keep.",
         )
     return match[1], float(match[2]) / 100
 

@@ -198,7 +198,7 @@ def test_what_cannot_choose_or_price_a_hidden_size_says_so():
         )
     with pytest.raises(UserError, match="No architecture") as caught:
         make_plan(parent, SearchSettings(budget=("2%",), multiple=8))
-    assert "add --mamba-heads or --hidden-size" in caught.value.next
+    assert "add search.mamba_heads or search.hidden_size" in caught.value.next
     smallest = shape_architecture(
         parent, shape_of(attention=0, mlp=1, mamba=1, intermediate=16, heads=8, hidden=8)
     )

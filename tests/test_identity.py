@@ -233,7 +233,7 @@ def test_a_run_of_an_older_minipuzzle_is_refused_with_what_to_do(schema, tmp_pat
     with pytest.raises(UserError, match="An older minipuzzle wrote") as caught:
         RunDir(tmp_path)
     assert caught.value.got == f"schema {schema or 1}"
-    assert caught.value.next.startswith("Start a new run directory with --run")
+    assert caught.value.next.startswith("Start a new run directory with job.run")
 
 
 @pytest.mark.parametrize("value", [datetime.date(2026, 1, 1), {1: 2}, [b"x"]])

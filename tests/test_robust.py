@@ -196,7 +196,7 @@ def test_training_that_breaks_down_stops_with_advice(tmp_path):
         broken.final_norm.weight.fill_(float("nan"))
     with pytest.raises(UserError, match="10 steps in a row") as error:
         train(broken, next_token, text_blocks(), SETTINGS, tmp_path, identity="x")
-    assert "--learning-rate" in error.value.next
+    assert "with a lower training.learning_rate" in error.value.next
 
 
 def test_spikes():

@@ -404,7 +404,7 @@ def test_what_does_not_fit_is_refused_before_it_is_read(parent, tmp_path, monkey
     monkeypatch.setattr(BlockReader, "blocks", lambda *a: pytest.fail("read"))
     with pytest.raises(UserError, match="does not fit") as error:
         run(parent, tmp_path)
-    assert "--block-samples" in error.value.next
+    assert "score.block_samples" in error.value.next
     assert "activations" in error.value.got
     monkeypatch.undo()
     assert peak_module.available_bytes() > 1 << 20

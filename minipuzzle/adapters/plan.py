@@ -248,7 +248,7 @@ def _check_coverage(architecture: Architecture, blocks: set[int], target: str, f
             got=f"{len(blocks)} of {len(architecture.blocks)} blocks ({share:.1%})",
             allowed=f"at least {LEAST_SHARE:.0%} of the blocks",
             next=(
-                f"Add {' or '.join(sorted(unreached))} to --target, or say --few where so few"
-                " blocks are meant."
+                f"Add {' or '.join(sorted(unreached))} to adapter.target, or set adapter.few where"
+                " so few blocks are meant."
             ),
         )

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
+from minipuzzle.registry import Registry
 from minipuzzle.settings.declare import Option, assemble, options
 from minipuzzle.settings.verbs import COMMANDS, in_words_of
 
@@ -29,7 +30,7 @@ class VerbCommand(TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments and options, a section a panel."""
         self._sections(ctx, formatter, [*options(COMMANDS[str(self.name)])])
-        for registry in getattr(COMMANDS[str(self.name)], "LISTS", ()):
+        for registry in _registries(str(self.name)):
             formatter.write(f"\n{registry.listing()}\n")
         with formatter.section("Help"):
             formatter.write_dl([("-h", "Show the options that most people need."), _HELP])
@@ -43,8 +44,8 @@ class VerbCommand(TyperCommand):
         self.format_help_text(ctx, formatter)
         self._sections(ctx, formatter, few)
         more = f"{ctx.command_path} --help shows all {len(everything)} options."
-        if lists := getattr(COMMANDS[str(self.name)], "LISTS", ()):
-            more += f" It also lists every {' and '.join(each.what for each in lists)}."
+        if found := _registries(str(self.name)):
+            more += f" It also lists every {' and '.join(each.what for each in found)}."
         with formatter.section("Help"):
             formatter.write_text(more if len(few) < len(everything) else "These are all options.")
         return str(formatter.getvalue()).rstrip()
@@ -60,6 +61,10 @@ class VerbCommand(TyperCommand):
         for panel, records in panels.items():
             with formatter.section(panel):
                 formatter.write_dl(records)
+
+
+def _registries(verb: str) -> list[Registry]:
+    return [each for option in options(COMMANDS[verb]) for each in option.setting.names]
 
 
 _HELP = ("--help", "Show all options.")

@@ -213,7 +213,7 @@ class LatencyTable:
                     allowed=asked,
                     next=(
                         f"Run minipuzzle profile on {asked}, or ask for the table's with"
-                        f" --target-{name}."
+                        f" search.target_{name}."
                     ),
                 )
         entries = {
@@ -258,5 +258,6 @@ def _unmeasured(got: str, allowed: str, work: Generation) -> UserError:
         "The latency table has no such time.",
         got=got,
         allowed=f"what was measured: {allowed}",
-        next=f"Run minipuzzle profile --workload {work}, with more --widths if a size is missing.",
+        next=f"Run minipuzzle profile with profile.workload {work}, and more profile.widths if a"
+        " size is missing.",
     )

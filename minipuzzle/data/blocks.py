@@ -165,7 +165,7 @@ def pack(
             "The text is shorter than a block.",
             got=f"{total:,} tokens",
             allowed=f"at least {block_length:,}",
-            next="Give more text, or lower --length.",
+            next="Give more text, or lower data.length.",
         )
     order = np.random.default_rng(seed).permutation(len(lists))
     joined = np.concatenate([lists[i] for i in order])[: count * block_length].reshape(

@@ -145,5 +145,5 @@ def _check_lengths(examples: list[Example], block_length: int) -> None:
             f"{longer:,} of {len(examples):,} examples are longer than a block.",
             got=f"up to {max(lengths):,} tokens",
             allowed=f"at most {block_length:,}",
-            next=f"Give --length {max(lengths)}, or shorten them.",
+            next=f"Raise data.length to {max(lengths)}, or shorten them.",
         )

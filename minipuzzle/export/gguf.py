@@ -198,7 +198,7 @@ def _stored(library: ModuleType, tensor: GgufTensor, value: Tensor, kind: Any) -
             f"FP16 cannot hold {tensor.source}.",
             got=f"a weight of {value.abs().max():.4g}",
             allowed="at most 65,504",
-            next="Take --dtype bf16 or f32.",
+            next="Change export.dtype to bf16 or f32.",
         )
     return stored
 
@@ -211,7 +211,7 @@ def _dtype(checkpoint: Checkpoint, dtype: str) -> str:
             "Unknown dtype of a GGUF file.",
             got=dtype,
             allowed=", ".join(("auto", *DTYPES)),
-            next="Leave --dtype out for the checkpoint's own.",
+            next="Leave export.dtype out for the dtype of the checkpoint.",
         )
     return dtype
 

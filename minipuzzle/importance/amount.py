@@ -20,7 +20,7 @@ def check_settings(settings: ScoreSettings, architecture: Architecture) -> None:
             "Iterative scoring must leave a block.",
             got=f"{settings.iterative} removals of {count} blocks or layers",
             allowed=f"at most {count - 1}",
-            next="Lower --iterative.",
+            next="Lower score.iterative.",
         )
 
 

@@ -130,8 +130,8 @@ def check_peak(peak: ScoringPeak, device: torch.device) -> None:
                 got=str(need),
                 allowed=bytes_(free),
                 next=(
-                    "Lower --block-samples, --samples or --batch, shorten --length, or leave the "
-                    "damage curves out with --no-curves."
+                    "Lower score.block_samples, score.samples, score.batch or data.length, or turn"
+                    " the damage curves off (score.curves)."
                 ),
             )
 

@@ -47,7 +47,7 @@ class Workload:
                     f"Unknown dtype {name!r}.",
                     got=name,
                     allowed=", ".join(BYTES),
-                    next="Choose one of those for --weights, --kv or --state.",
+                    next="Choose one of those for search.weights, search.kv or search.state.",
                 )
         check_tokens(self.batch, self.context, f"batch {self.batch}, context {self.context}")
 

@@ -51,7 +51,7 @@ def set_precision(model: HybridLM, precision: str, bf16_ends: int) -> list[str]:
             "No block would multiply in FP8.",
             got=f"{len(model.blocks)} blocks, of which {bf16_ends} at either end stay BF16",
             allowed=f"at most {(len(model.blocks) - 1) // 2} at either end",
-            next="Lower --bf16-ends.",
+            next="Lower training.bf16_ends.",
         )
     check_sizes(blocks)
     try:
@@ -88,7 +88,7 @@ def check_sizes(modules: dict[int, ResidualBlock]) -> None:
             "These weights cannot be multiplied in FP8.",
             got=", ".join(wrong[:3]) + more,
             allowed=f"sizes that are multiples of {MULTIPLE} ({'; '.join(sorted(why))})",
-            next=f"Prune to multiples of {MULTIPLE}, or train with --precision bf16.",
+            next=f"Prune to multiples of {MULTIPLE}, or leave training.precision at bf16.",
         )
 
 
@@ -107,7 +107,8 @@ def require_engine(device: torch.device) -> None:
             got=reason,
             allowed=(
                 "transformer-engine on a Hopper or newer GPU; "
-                "--precision fp8-emulated makes the same casts anywhere, slowly"
+                "training.precision fp8-emulated makes the same casts anywhere, slowly"
             ),
-            next="pip install minipuzzle[gpu] on such a machine, or leave --precision at bf16.",
+            next="pip install minipuzzle[gpu] on such a machine, or leave"
+            " training.precision at bf16.",
         )

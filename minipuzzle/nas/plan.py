@@ -146,16 +146,16 @@ def make_plan(parent: Architecture, settings: SearchSettings, timing: Timing | N
         raise UserError(
             "A budget of time needs times.",
             got=" and ".join(settings.budget) + " without a latency table",
-            allowed="run/latency.json, --latency FILE, or --roofline DEVICE for an estimate",
-            next=f"Run minipuzzle profile --workload {budget.times[0].work} first.",
+            allowed="run/latency.json, a search.latency table, or an estimate by search.roofline",
+            next=f"Run minipuzzle profile with profile.workload {budget.times[0].work} first.",
         )
     if budget.times and settings.hidden_size and isinstance(timing, LatencyTable):
         raise UserError(
             "A latency table holds times at the model's own hidden size, and none of narrower"
             " ones.",
-            got=f"--hidden-size with {' and '.join(settings.budget)}",
-            allowed="--roofline DEVICE (an estimate), or another budget",
-            next="Leave --hidden-size out, or give --roofline.",
+            got=f"search.hidden_size with {' and '.join(settings.budget)}",
+            allowed="an estimate (search.roofline), or another budget",
+            next="Leave search.hidden_size out, or name a GPU with search.roofline.",
         )
 
     def parent_ms(phase: Phase, at: Generation) -> float:
@@ -212,14 +212,14 @@ def _unreachable(space: Bounds, prices: Pricing, settings: SearchSettings) -> Us
     switches = [w.switch for w in widths if w.in_grid and not switched(w, settings)]
     if not settings.hidden_size:
         switches.append("hidden_size")
-    unused = [f"--{name.replace('_', '-')}" for name in dict.fromkeys(switches)]
+    unused = [f"search.{name}" for name in dict.fromkeys(switches)]
     more = f", or add {' or '.join(unused)} to narrow those too" if unused else ""
     return UserError(
         "No architecture in the search space meets this budget.",
         got=" and ".join(settings.budget),
         allowed=f"at least {' and '.join(smallest)} (the smallest reachable)",
         next=(
-            f"Raise the budget{more}, or lower --min-keep; for memory, a shorter --context or"
-            " smaller dtypes."
+            f"Raise the budget{more}, or lower search.min_keep; for memory, a shorter"
+            " search.context or smaller dtypes."
         ),
     )

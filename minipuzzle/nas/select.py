@@ -66,7 +66,7 @@ def kept_hidden(parent: Architecture, scores: Scores, size: int) -> tuple[int, .
             "The scores have none for hidden channels.",
             got=f"estimator {scores.meta.get('estimator')}",
             allowed="scores with hidden",
-            next="Run minipuzzle score again, or leave --hidden-size out.",
+            next="Run minipuzzle score again, or leave search.hidden_size out.",
         )
     return top(scores.hidden, size)
 

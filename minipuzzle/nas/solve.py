@@ -271,7 +271,7 @@ def _solve(
                     "The solver found nothing in its time.",
                     got=f"{seconds:.0f} s",
                     allowed="more time",
-                    next="Search with fewer widths (a larger --multiple) or a looser budget.",
+                    next="Search with fewer widths (a larger search.multiple) or a looser budget.",
                 )
             return None
         if attempt == 0:
@@ -337,7 +337,7 @@ def _infeasible(instance: Instance) -> Infeasible:
         ),
         allowed="at least " + ", ".join(smallest) + " (the smallest reachable)",
         next=(
-            f"Raise {' and '.join(binding) or 'one of them: together they leave nothing'}, or widen"
-            " --min-keep."
+            f"Raise {' and '.join(binding) or 'one of them: together they leave nothing'}, or lower"
+            " search.min_keep."
         ),
     )

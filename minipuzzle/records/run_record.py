@@ -139,7 +139,7 @@ class RunRecord(Record):
     """
 
     schema: ClassVar[int] = 3
-    again: ClassVar[str] = "Restore it, or name another run directory with --run."
+    again: ClassVar[str] = "Restore it, or name another run directory with job.run."
     parent: ParentPath | None
     stages: Stages
 
@@ -154,7 +154,7 @@ class RunRecord(Record):
                 got=f"schema {found.get('schema', 1)}",
                 allowed=f"schema {cls.schema}",
                 next=(
-                    "Start a new run directory with --run, or end this run with the minipuzzle"
+                    "Start a new run directory with job.run, or end this run with the minipuzzle"
                     " that began it. Its checkpoints can be used as they are."
                 ),
             )

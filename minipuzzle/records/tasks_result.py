@@ -30,7 +30,7 @@ class TasksResult(Record):
     """
 
     schema: ClassVar[int] = 1
-    again: ClassVar[str] = "Run minipuzzle eval --tasks again."
+    again: ClassVar[str] = "Run minipuzzle eval with eval.tasks again."
     device: str
     limit: int | None
     include: str | None

@@ -33,7 +33,7 @@ def adapted(
     if projection:
         say(
             f"{projection} is adapted: merge and vLLM take it, PEFT does not (leave it out for"
-            f" PEFT: --target {_without(checkpoint.architecture, projection)})"
+            f" PEFT: adapter.target {_without(checkpoint.architecture, projection)})"
         )
     model = job.load_frozen(checkpoint, group, training.replicas)
     attach(model, plan, seed=training.seed)

@@ -166,7 +166,7 @@ def _measure(
             f"{name} did not fit the device.",
             got=f"predicted {bytes_(peak.total)}; {str(error).split('. ')[0]}",
             allowed="what its memory holds",
-            next="Lower --batch or --prompt.",
+            next="Lower bench.batch or bench.prompt.",
         ) from error
 
 
@@ -176,7 +176,7 @@ def _check_fits(name: str, work: Generation, peak: Peak, free: int) -> None:
             f"{name} does not fit the device at {work}.",
             got=str(peak),
             allowed=f"{bytes_(free)}, of which auto leaves {HEADROOM:.0%} free",
-            next="Lower --batch, --prompt or --output.",
+            next="Lower bench.batch, bench.prompt or bench.output.",
         )
 
 

@@ -19,7 +19,7 @@ def pick_device(name: str) -> torch.device:
         "This device cannot be used.",
         got=name,
         allowed="auto, cpu" + (", cuda" if torch.cuda.is_available() else ""),
-        next="Leave --device out to take the best one here.",
+        next="Leave job.device out to take the best one here.",
     )
 
 
@@ -36,7 +36,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
             "This dtype is not computed in.",
             got=name,
             allowed="auto, fp32, bf16",
-            next="Change --dtype.",
+            next="Change job.dtype.",
         )
     return DTYPES[name]
 

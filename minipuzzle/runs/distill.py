@@ -292,7 +292,7 @@ class _Distillation:
         if not after < before:
             say(
                 "distill: the long run made the student worse. Distil again with a lower"
-                " --learning-rate or more --tokens."
+                " learning rate or more tokens."
             )
         return model, final, (before, after)
 

@@ -34,7 +34,7 @@ def run_generate(
             "There is nothing to generate.",
             got=f"{tokens} tokens",
             allowed="at least 1",
-            next="Change --tokens.",
+            next="Change generate.tokens.",
         )
     checkpoint = open_checkpoint(path)
     words = Tokenizer.load(path)

@@ -91,7 +91,7 @@ class Job:
                 "The validation text is too short.",
                 got=f"{len(whole)} block of {self.data.length} tokens",
                 allowed="at least 2 blocks, one to choose on and one to report",
-                next="Give more text, or lower --length.",
+                next="Give more text, or lower data.length.",
             )
         return whole.every_other(0 if part == "search" else 1)
 
@@ -180,7 +180,7 @@ def choose_checkpoint(named: Path | None, run: RunDir) -> Path:
             or f"none named, none in {folder}, none in {run.path}",
             allowed="one of them" if found else "a folder with a config.json and safetensors",
             next=(
-                "Name it: minipuzzle score CHECKPOINT (eval: --parent CHECKPOINT). To try a small"
+                "Name it: minipuzzle score CHECKPOINT (for eval: job.parent). To try a small"
                 f" one that is in the package: minipuzzle demo, or the name {EMBEDDED}."
             ),
         )

@@ -118,9 +118,9 @@ def check_tasks(named: str, include: Path | None, limit: int | None) -> list[str
     if limit is not None and limit < 1:
         raise UserError(
             "There is nothing to measure.",
-            got=f"--limit {limit}",
+            got=f"eval.limit {limit}",
             allowed="at least 1",
-            next="Change --limit.",
+            next="Change eval.limit.",
         )
     found = importlib.util.find_spec("lm_eval")
     if found is None or not found.submodule_search_locations:
@@ -130,7 +130,7 @@ def check_tasks(named: str, include: Path | None, limit: int | None) -> list[str
             "The folder of task files is not there.",
             got=include,
             allowed="a folder with YAML task files",
-            next="Name another with --include.",
+            next="Name another with eval.include.",
         )
     own = Path(found.submodule_search_locations[0]) / "tasks"
     unknown = set(tasks)
@@ -178,7 +178,7 @@ def _manager(tasks: list[str], include: Path | None) -> tuple[Any, list[Any]]:
                     "a task whose packages are installed, with data that is here or can be"
                     " downloaded"
                 ),
-                next="Run it once where there is a network, or leave it out of --tasks.",
+                next="Run it once where there is a network, or leave it out of eval.tasks.",
             ) from error
     return manager, loaded
 
@@ -193,7 +193,7 @@ def _unknown(task: str, names: list[str]) -> UserError:
         "lm-eval knows no such task.",
         got=task,
         allowed=", ".join(near),
-        next="Run lm_eval ls tasks for all, or name a folder of task files with --include.",
+        next="Run lm_eval ls tasks for all, or name a folder of task files with eval.include.",
     )
 
 
@@ -210,7 +210,7 @@ def _context(checkpoint: Checkpoint) -> int:
 
 def _not_installed(got: object) -> UserError:
     return UserError(
-        "lm-eval, whose tasks --tasks runs, is not installed.",
+        "lm-eval, which runs eval.tasks, is not installed.",
         got=got,
         allowed="lm-eval 0.4.9 or later",
         next='pip install "minipuzzle[hf]"',

@@ -50,11 +50,7 @@ def text_path(which: str, named: str, tokenizer: Tokenizer) -> Path:
                 " teacher"
             ),
             allowed="a file or folder of text that the model should be good at",
-            next=(
-                f"Name it with --data (distill's validation text: --validation), {which} under data"
-                f" in a recipe, Data({which}=...) in Python; or put it into this folder as"
-                f" data/{which}."
-            ),
+            next=(f"Name it with data.{which}, or put it into this folder as data/{which}."),
         )
     if (
         named == EMBEDDED
@@ -64,7 +60,7 @@ def text_path(which: str, named: str, tokenizer: Tokenizer) -> Path:
             f"The demo's {which} text is for models with the demo's tokenizer.",
             got=f"the tokenizer in {tokenizer.folder}",
             allowed="a file or folder of text that this model should be good at",
-            next=f"Name one with --data, or {which} under data in a recipe.",
+            next=f"Name one with data.{which}.",
         )
     path = embedded.text_path(which) if named == EMBEDDED else Path(named)
     say(f"{which} text: {path}" + (" (the demo's)" if named == EMBEDDED else ""))
@@ -85,6 +81,6 @@ def _in_this_folder(which: str) -> str:
             f"Which {which} text?",
             got=", ".join(map(str, found)),
             allowed=f"one file or folder data/{which}",
-            next="Name one of them with --data, or take the others away.",
+            next=f"Name one of them with data.{which}, or take the others away.",
         )
     return str(found[0]) if found else ""

@@ -114,7 +114,10 @@ def parse_budget(texts: Sequence[str], work: Generation | None = None) -> Budget
     """
     if not texts:
         raise UserError(
-            "There is no budget.", got="no --budget", allowed=FORMS, next="Add one: --budget 83%."
+            "There is no budget.",
+            got="no search.budget",
+            allowed=FORMS,
+            next="Name one with search.budget: 83%.",
         )
     work = work or Generation()
     parameters: list[int] = []

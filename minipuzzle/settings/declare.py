@@ -13,6 +13,8 @@ from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, 
 from functools import cache
 from typing import Any, Literal, TypeVar
 
+from minipuzzle.registry import Registry
+
 T = TypeVar("T")
 
 
@@ -21,8 +23,8 @@ class Setting:
     """What is said of a setting beside its type and its default.
 
     ``within`` are the least and the greatest number, both allowed, of whole numbers where both are
-    ``int``. ``choices`` are the names there are, where the type does not say them. ``parse`` makes
-    the value of a text. ``shown`` says the default where its value would say nothing ("auto").
+    ``int``. ``names`` list what may be named, where files of a folder say it. ``parse`` makes the
+    value of a text. ``shown`` says the default where its value would say nothing ("auto").
     On the command line: the long ``flag`` (by default the field's name) and the ``short`` one, the
     ``panel`` of the help that lists it, and whether the short help has it too (``common``). An
     ``argument`` has no flag. ``name`` is the setting's name where it is not the section's.
@@ -31,7 +33,7 @@ class Setting:
     help: str
     unit: str = ""
     within: tuple[float, float] | None = None
-    choices: Callable[[], Sequence[str]] | None = None
+    names: tuple[Registry, ...] = ()
     parse: Callable[[str], Any] | None = None
     shown: str = ""
     flag: str = ""
@@ -51,6 +53,10 @@ class Group:
     only: tuple[str, ...] | None = None
     omit: tuple[str, ...] = ()
     flags: Mapping[str, str] = field(default_factory=dict)
+
+    def has(self, name: str) -> bool:
+        """Whether the command takes this field."""
+        return name not in self.omit and (self.only is None or name in self.only)
 
 
 def setting(default: T, help: str, **more: Any) -> T:
@@ -90,29 +96,36 @@ class Option:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The names it may have; none where it is not a matter of names."""
-        return choices(self.kind, self.setting)
+        """The values it may have, where its type says them."""
+        return typing.get_args(self.kind) if typing.get_origin(self.kind) is Literal else ()
 
 
 @cache
 def options(command: type) -> tuple[Option, ...]:
-    """Every setting of a dataclass and of the groups in it, in their order."""
+    """The settings of a command's dataclass and of the groups in it, in their order."""
     return tuple(_walk(command, None, (), Group()))
 
 
-def _walk(kind: Any, instance: Any, path: tuple[str, ...], chosen: Group) -> list[Option]:
+@cache
+def keys(recipe: type) -> tuple[Option, ...]:
+    """Every setting of a recipe, those without an option included."""
+    return tuple(_walk(recipe, None, (), None))
+
+
+def _walk(kind: Any, instance: Any, path: tuple[str, ...], chosen: Group | None) -> list[Option]:
     found = []
     hints = hints_of(kind)
     for each in fields(kind):
-        if each.name in chosen.omit or (chosen.only is not None and each.name not in chosen.only):
+        if chosen is not None and not chosen.has(each.name):
             continue
         default = default_of(each) if instance is None else getattr(instance, each.name)
         here = (*path, each.name)
         if (inner := each.metadata.get("group")) is not None:
-            found += _walk(type(default), default, here, inner)
+            found += _walk(type(default), default, here, inner if chosen is not None else None)
         elif (said := each.metadata.get("setting")) is not None:
             said = replace(said, panel=said.panel or getattr(kind, "PANEL", ""))
-            flag = chosen.flags.get(each.name) or said.flag or each.name.replace("_", "-")
+            given = chosen.flags.get(each.name) if chosen is not None else None
+            flag = given or said.flag or each.name.replace("_", "-")
             found.append(
                 Option(
                     path=here,
@@ -152,13 +165,6 @@ def default_of(each: Field[Any]) -> Any:
     if each.default_factory is not MISSING:
         return each.default_factory()
     return each.default
-
-
-def choices(kind: Any, said: Setting) -> tuple[str, ...]:
-    """The names that a setting of this type may have."""
-    if said.choices is not None:
-        return tuple(said.choices())
-    return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
 
 
 @cache

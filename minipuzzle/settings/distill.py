@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from minipuzzle.errors import UserError
 from minipuzzle.identity import Plain, changed
-from minipuzzle.registry import DIVERGENCES, LOSSES, Registry
+from minipuzzle.registry import DIVERGENCES, LOSSES
 from minipuzzle.settings import job
 from minipuzzle.settings.adapter import AdapterSettings
 from minipuzzle.settings.bounds import FASTEST, TOKENS, settle
@@ -76,7 +76,7 @@ class DistillSettings:
     loss: str = setting(
         DEFAULT_LOSS,
         "A divergence, a loss, or a sum with weights: forward-kl+0.1*cosine.",
-        choices=lambda: (*DIVERGENCES.names(), *LOSSES.names()),
+        names=(DIVERGENCES, LOSSES),
         common=True,
     )
     teacher_precision: Precision = setting("bf16", "GEMM precision of the teacher.", panel=TEACHER)
@@ -149,7 +149,6 @@ class DistillCommand:
 
     SECTION: ClassVar[str] = "distill"
     PANEL: ClassVar[str] = "Plan without weights"
-    LISTS: ClassVar[tuple[Registry, ...]] = (DIVERGENCES, LOSSES)
 
     teacher: Path | None = setting(
         None, "Teacher.", unit="checkpoint", shown="the parent", panel=TEACHER, common=True

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from minipuzzle.identity import Plain, changed
-from minipuzzle.registry import ESTIMATORS, METRICS, Registry
+from minipuzzle.registry import ESTIMATORS, METRICS
 from minipuzzle.settings import job
 from minipuzzle.settings.bounds import BATCHES, SEEDS, settle
 from minipuzzle.settings.data import Data
@@ -44,10 +44,10 @@ class ScoreSettings:
     )
     batch: int = setting(8, "Blocks of text at once.", unit="blocks", within=BATCHES)
     estimator: str = setting(
-        "mixed", "How channels and heads are scored.", choices=ESTIMATORS.names, common=True
+        "mixed", "How channels and heads are scored.", names=(ESTIMATORS,), common=True
     )
     metric: str = setting(
-        "mse", "How the damage of removing a block is measured.", choices=METRICS.names
+        "mse", "How the damage of removing a block is measured.", names=(METRICS,)
     )
     curves: bool = setting(True, "Also narrow each block to some sizes: its damage curve.")
     iterative: int = setting(
@@ -73,8 +73,6 @@ class ScoreCommand:
     """Score every block, FFN channel and head on calibration text, with one block in memory at a
     time.
     """
-
-    LISTS: ClassVar[tuple[Registry, ...]] = (ESTIMATORS, METRICS)
 
     checkpoint: Path | None = job.checkpoint()
     data: Data = group(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
 from minipuzzle.settings.adapt import AdaptCommand
 from minipuzzle.settings.bench import BenchCommand
-from minipuzzle.settings.declare import options
+from minipuzzle.settings.declare import keys, options
 from minipuzzle.settings.distill import DistillCommand
 from minipuzzle.settings.evaluate import EvalCommand
 from minipuzzle.settings.export import ExportCommand
@@ -56,12 +57,23 @@ def words_of(verb: str) -> dict[str, str]:
     """
     found = {}
     if verb in RECIPES:
-        found = {option.name: ".".join(option.path) for option in options(RECIPES[verb])}
+        found = {option.name: ".".join(option.path) for option in keys(RECIPES[verb])}
     own = options(COMMANDS[verb])
     return {**found, **{o.name: o.flag for o in own if not o.setting.argument}}
 
 
 def in_words_of(verb: str, text: str) -> str:
-    """The text with every setting as the command calls it. What the command does not know stays."""
-    known = words_of(verb)
+    """The text with every setting as the command calls it, or else by the flag of another."""
+    known = {**_flags(), **words_of(verb)}
     return NAME.sub(lambda found: known.get(found[0], found[0]), text)
+
+
+@cache
+def _flags() -> dict[str, str]:
+    # Of the first command that has the setting: for advice to run another command.
+    found: dict[str, str] = {}
+    for command in COMMANDS.values():
+        for option in options(command):
+            if not option.setting.argument:
+                found.setdefault(option.name, option.flag)
+    return found

@@ -31,7 +31,7 @@ def require_board() -> None:
     if importlib.util.find_spec("tensorboard") is None:
         raise UserError(
             "TensorBoard is not installed.",
-            got="--tensorboard",
+            got="training.tensorboard",
             allowed="the package tensorboard",
             next='pip install "minipuzzle[tensorboard]", or leave it out: log.csv has the numbers.',
         )

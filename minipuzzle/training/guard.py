@@ -46,9 +46,9 @@ class Guard:
                 got=reason,
                 allowed="a finite loss near the recent ones",
                 next=(
-                    "Give the command again with a lower --learning-rate: it continues from the"
-                    " last training checkpoint, which is from before these steps. If that fails"
-                    " too, check the data and the teacher."
+                    "Give the command again with a lower training.learning_rate: it continues from"
+                    " the last training checkpoint, which is from before these steps. If that"
+                    " fails too, check the data and the teacher."
                 ),
             )
         return reason

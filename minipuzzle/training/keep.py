@@ -28,7 +28,7 @@ class Keep:
                 "What to keep of the teacher's logits?",
                 got=text,
                 allowed="top-K or sampled-K",
-                next="For example --teacher-keep top-64.",
+                next="For example top-64 for distill.teacher_keep.",
             )
         return Keep(count=int(found[2]), sample=found[1] == "sampled")
 

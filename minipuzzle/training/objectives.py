@@ -145,5 +145,5 @@ def check_vocabularies(student: int, teacher: int) -> None:
             "Student and teacher have different vocabularies.",
             got=f"student {student:,}, teacher {teacher:,}",
             allowed="the same tokenizer and the same padded vocabulary size",
-            next="Name the checkpoint that the student was pruned from with --teacher.",
+            next="Name the checkpoint that the student was pruned from with distill.teacher.",
         )

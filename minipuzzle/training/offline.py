@@ -55,7 +55,7 @@ class TeacherCache:
                 "The teacher's vocabulary is smaller than that.",
                 got=f"{keep.count:,}",
                 allowed=f"at most {vocabulary:,}",
-                next="Lower --teacher-keep.",
+                next="Lower distill.teacher_keep.",
             )
         self.folder, self.blocks, self.keep, self.seed, self.isolate = (
             folder,
@@ -138,7 +138,8 @@ class TeacherCache:
                     "A block of text is not in the cache of teacher logits.",
                     got=f"{self.folder}",
                     allowed="the blocks of the text that it was made for",
-                    next="Give the command again without --tokens changed, or delete that folder.",
+                    next="Give the command again with training.tokens as before, or delete that"
+                    " folder.",
                 )
             file, at = self._where[key]
             parts.append({name: part[at] for name, part in _slices(file).items()})
@@ -162,7 +163,7 @@ class TeacherCache:
                 f"The teacher logits in {self.folder} are not those of this run.",
                 got=", ".join(f"{name} {found.get(name)}" for name in other),
                 allowed=", ".join(f"{name} {self.about[name]}" for name in other),
-                next="Name another folder with --teacher-logits; it is filled first.",
+                next="Name another folder with distill.teacher_logits; it is filled first.",
             )
 
     @torch.no_grad()

@@ -60,7 +60,7 @@ def check_replicas(ranks: Ranks, replicas: int) -> None:
             "The processes cannot be divided into replicas.",
             got=f"{ranks.world} processes, {replicas} replicas",
             allowed=f"a divisor of {ranks.world}",
-            next="Change --replicas.",
+            next="Change training.replicas.",
         )
 
 

@@ -50,8 +50,8 @@ def prepare(
         )
         if missing > free:
             parts.append(
-                "it may run out: lower --micro-batch, --batch or --length, or use more GPUs with"
-                " torchrun"
+                "it may run out: lower the micro batch, the batch or the length of blocks, or use"
+                " more GPUs with torchrun"
             )
     if model.activation_checkpointing:
         parts.append(f"activation checkpointing ({wanted})")

@@ -113,7 +113,7 @@ def check_batch(batch: int, ranks: Ranks) -> None:
             "The batch cannot be shared equally among the processes.",
             got=f"{batch} blocks, {ranks.world} processes",
             allowed=f"a multiple of {ranks.world}",
-            next="Change --batch, or start another number of processes.",
+            next="Change training.batch, or start another number of processes.",
         )
 
 

@@ -72,5 +72,5 @@ class WholeModel(Estimator):
             f"The estimator {name!r} needs {self.needs}.",
             got=name,
             allowed=", ".join(streamed),
-            next=f"Call {self.call} on a loaded model, or choose another --estimator.",
+            next=f"Call {self.call} on a loaded model, or choose another score.estimator.",
         )

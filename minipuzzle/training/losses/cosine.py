@@ -19,7 +19,7 @@ def _value(student: Tensor, teacher: Tensor) -> Tensor:
             "The cosine loss compares hidden states of one size.",
             got=f"student {student.shape[-1]}, teacher {teacher.shape[-1]} channels",
             allowed="equal hidden sizes",
-            next="Leave cosine out of --loss.",
+            next="Leave cosine out of distill.loss.",
         )
     cosine = F.cosine_similarity(student.float(), teacher.float(), dim=-1)  # [n]
     return (1 - cosine).double().sum()

@@ -46,6 +46,7 @@ from minipuzzle.importance import score, work
 from minipuzzle.importance.curves import variants
 from minipuzzle.importance.peak import ScoringPeak, plan_peak
 from minipuzzle.kinds import Block
+from minipuzzle.messages import print_messages
 from minipuzzle.model import load_model
 from minipuzzle.model.prefetch import BlockReader
 from minipuzzle.scores import Scores
@@ -58,6 +59,7 @@ PEAK_SIZE = 8192
 
 def main() -> None:
     """Run the comparison, or with --config the large slice; print, and write JSON to --out."""
+    print_messages()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -220,9 +222,7 @@ def measured(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     started = time.perf_counter()
-    scores = score(
-        parent, text, settings, device=device, partial=state, say=lambda t: print(t, flush=True)
-    )
+    scores = score(parent, text, settings, device=device, partial=state)
     seconds = time.perf_counter() - started
     check(scores, parent.architecture, settings)
     result = {

@@ -14,6 +14,7 @@ import minipuzzle
 from minipuzzle.commands._faults import EXIT, tell_fault
 from minipuzzle.commands._line import add_commands
 from minipuzzle.errors import InternalError, UserError, explained
+from minipuzzle.messages import print_messages
 from minipuzzle.settings.verbs import COMMANDS, in_words_of
 
 STOPPED = 130
@@ -84,6 +85,7 @@ def main() -> None:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # a path that is not UTF-8 is shown all the same
         sys.stdout.reconfigure(errors="backslashreplace")
+    print_messages()
     debug = "--debug" in sys.argv
     sys.argv = [a for a in sys.argv if a != "--debug"]
     try:

@@ -5,6 +5,7 @@ torch.
 from __future__ import annotations
 
 import datetime
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +15,11 @@ from typing import TypeVar
 
 from minipuzzle.errors import UserError
 from minipuzzle.lock import hold
-from minipuzzle.progress import console
 from minipuzzle.records import CommandLog, CommandRow, RunRecord, Stage
 from minipuzzle.records.run_record import ParentPath, Stages
 from minipuzzle.temporary import sweep_run
+
+log = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=Stage)
 WORTH_SAYING = 100_000_000
@@ -53,12 +55,12 @@ class RunDir:
         with hold(self.path) as lock:
             if lock.missing:
                 if lock.first:
-                    _say(
+                    log.warning(
                         f"{self.path}: its file system has no locks ({lock.missing}), so that"
                         " nothing keeps a second command out: start only one at a time"
                     )
             elif lock.first and (freed := sweep_run(self.path)) >= WORTH_SAYING:
-                _say(
+                log.info(
                     f"{self.path}: removed {freed / 1e9:,.1f} GB that a killed command had left"
                     " half written"
                 )
@@ -151,7 +153,3 @@ class RunDir:
         self.record = record
         if self.writes:
             record.save(self._file)
-
-
-def _say(text: str) -> None:
-    console.print(text, highlight=False, soft_wrap=True)

@@ -130,6 +130,15 @@ def pytest_runtest_makereport(item, call):
 
 
 @pytest.fixture
+def said():
+    """What minipuzzle logs in the test, message by message."""
+    from helpers import heard
+
+    with heard() as messages:
+        yield messages
+
+
+@pytest.fixture
 def checkpoint(tmp_path):
     """A tiny checkpoint on disk with the embedded tokenizer."""
     return save(shaken(tiny()), tmp_path / "ckpt56b")

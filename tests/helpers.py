@@ -1,6 +1,7 @@
 """Running the command line inside the test process."""
 
 import bz2
+import logging
 import os
 import signal
 import sys
@@ -108,3 +109,26 @@ def forked(work):
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         os.close(read)
+
+
+@contextmanager
+def heard():
+    """What minipuzzle logs meanwhile, message by message."""
+    kept, logger = _Kept(), logging.getLogger("minipuzzle")
+    before = logger.level
+    logger.addHandler(kept)
+    logger.setLevel(logging.INFO)
+    try:
+        yield kept.messages
+    finally:
+        logger.removeHandler(kept)
+        logger.setLevel(before)
+
+
+class _Kept(logging.Handler):
+    def __init__(self):
+        super().__init__()
+        self.messages = []
+
+    def emit(self, record):
+        self.messages.append(record.getMessage())

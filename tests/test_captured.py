@@ -8,10 +8,10 @@ from minipuzzle.training.captured import EAGER, Backward
 from minipuzzle.training.objectives import next_token
 
 
-def test_a_capture_that_fails_is_said_and_changes_nothing():
-    said, model = [], init_model(tiny(), 0)
-    backward = Backward(model, next_token, captures=True, say=said.append)
-    plain = Backward(model, next_token, captures=False, say=said.append)
+def test_a_capture_that_fails_is_said_and_changes_nothing(said):
+    model = init_model(tiny(), 0)
+    backward = Backward(model, next_token, captures=True)
+    plain = Backward(model, next_token, captures=False)
     tokens = torch.randint(
         0, model.architecture.vocab_size, (2, 16), generator=torch.Generator().manual_seed(0)
     )

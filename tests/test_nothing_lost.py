@@ -206,24 +206,21 @@ def test_other_options_set_training_states_aside_and_the_same_ones_go_on(
     same(folder, whole)
 
 
-def test_a_finished_models_place_is_taken_by_another_only_with_a_word(folder, monkeypatch, capsys):
+def test_a_finished_models_place_is_taken_by_another_only_with_a_word(folder, said):
     for name in ("log.csv", "state/000000000000512/state.json"):
         (folder / "pretrain/long" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "pretrain/long" / name).write_text("{}")
     (folder / "model").mkdir()
     (folder / "model/config.json").write_text("{}")
     run_dir = RunDir(folder)
-    said = []
-    one = TrainingFolder(run_dir, "pretrain", "one", "one-key", said.append)
+    one = TrainingFolder(run_dir, "pretrain", "one", "one-key")
     one.claim()
     assert "pretrain.before-" in said[0], "of an older version, which did not say whose it is"
     (folder / "pretrain/long/state").mkdir(parents=True)
     (folder / "pretrain/long/log.csv").write_text("log")
     (folder / "pretrain/long/result.json").write_text('{"schema": 1, "validation_loss": 1.0}')
     run_dir.mark(Pretrained(key="one-key"))
-    two = TrainingFolder(
-        run_dir, "pretrain", "one", "another-rate", said.append
-    )  # died before finish
+    two = TrainingFolder(run_dir, "pretrain", "one", "another-rate")  # died before finish
     two.claim()
     assert [path.name for path in two.path.iterdir()] == ["identity.json"]
     assert sorted(
@@ -245,7 +242,7 @@ def test_a_finished_models_place_is_taken_by_another_only_with_a_word(folder, mo
 
 
 def test_a_legs_result_is_its_number_bit_for_bit(tmp_path):
-    leg = TrainingFolder(RunDir(tmp_path), "distill", "x", "y", print).leg("long")
+    leg = TrainingFolder(RunDir(tmp_path), "distill", "x", "y").leg("long")
     assert leg.loss() is None
     for loss in (3.0000000000000004, 0.1 + 0.2):
         leg.ended(loss)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import save, shaken, tiny
-from helpers import FAST, TEXT, run
+from helpers import FAST, TEXT, heard, run
 from safetensors.torch import load_file
 from world import CPU, FP8, STEP, distil
 
@@ -111,8 +111,8 @@ def test_two_then_one_then_three_processes(world):
     (state,) = list_states(world / "moved/state")
     assert state.name == f"{3 * STEP:015}"
     assert len(list(state.glob("*.safetensors"))) == 2
-    said = []
-    distil(world, alone(CPU), "moved", stop_after=2, said=said)
+    with heard() as said:
+        distil(world, alone(CPU), "moved", stop_after=2)
     assert said[0] == f"going on after {3 * STEP:,} tokens"
     assert len(list(list_states(world / "moved/state")[0].glob("*.safetensors"))) == 1
     done = torchrun(3, Path(__file__).with_name("world.py"), world, "three")

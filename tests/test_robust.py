@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import shaken, tiny
+from helpers import heard
 from test_distill import text_blocks
 
 from minipuzzle.errors import UserError
@@ -76,8 +77,9 @@ def test_sigterm_saves_exits_with_0_and_goes_on_bit_for_bit(whole, tmp_path):
     stopped_at(STEP * 13, tmp_path, replace(SETTINGS, save_every=1e9))
     assert signal.getsignal(signal.SIGTERM) is before
     assert [p.name for p in list_states(tmp_path / "state")] == [f"{STEP * 13:015}"]
-    trained, said = model(), []
-    train(trained, noisy, text_blocks(), SETTINGS, tmp_path, identity="x", say=said.append)
+    trained = model()
+    with heard() as said:
+        train(trained, noisy, text_blocks(), SETTINGS, tmp_path, identity="x")
     assert said == [f"going on after {STEP * 13:,} tokens"]
     assert torch.equal(values(trained), whole[0])
     assert rows(tmp_path) == whole[1]
@@ -90,8 +92,9 @@ def test_a_damaged_newest_state_gives_way_to_the_one_before(whole, tmp_path):
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
     shard.write_bytes(data)
-    trained, said = model(), []
-    train(trained, noisy, text_blocks(), SETTINGS, tmp_path, identity="x", say=said.append)
+    trained = model()
+    with heard() as said:
+        train(trained, noisy, text_blocks(), SETTINGS, tmp_path, identity="x")
     assert "is damaged" in said[0]
     assert shard.name in said[0]
     assert said[1] == f"going on after {int(older.name):,} tokens"
@@ -128,14 +131,15 @@ def test_what_was_written_is_compared_with_memory(tmp_path, monkeypatch, changed
 
 def test_another_batch_goes_on_at_the_same_token(tmp_path):
     stopped_at(STEP * 8, tmp_path)
-    seen, said = [], []
+    seen = []
 
     def watched(model, tokens, documents):
         seen.append(tokens)
         return next_token(model, tokens, documents)
 
     half = replace(SETTINGS, batch=2, micro_batch=1, learning_rate=5e-4)
-    train(model(), watched, text_blocks(), half, tmp_path, identity="x", say=said.append)
+    with heard() as said:
+        train(model(), watched, text_blocks(), half, tmp_path, identity="x")
     assert said == [
         f"going on after {STEP * 8:,} tokens, with batch 4 -> 2, learning rate 0.001 -> 0.0005"
     ]
@@ -176,7 +180,7 @@ def test_only_what_is_trained_is_saved(tmp_path):
 
 
 def test_a_step_without_a_number_is_skipped_and_reported(tmp_path):
-    steps, said, trained = 0, [], model()
+    steps, trained = 0, model()
 
     def broken_once(model, tokens, documents):
         nonlocal steps
@@ -184,7 +188,8 @@ def test_a_step_without_a_number_is_skipped_and_reported(tmp_path):
         batch = next_token(model, tokens, documents)
         return replace(batch, total=batch.total * (float("nan") if steps == 5 else 1.0))
 
-    train(trained, broken_once, text_blocks(), SETTINGS, tmp_path, identity="x", say=said.append)
+    with heard() as said:
+        train(trained, broken_once, text_blocks(), SETTINGS, tmp_path, identity="x")
     assert said == ["step 5 skipped: loss nan is no longer a number"]
     assert torch.isfinite(values(trained)).all()
     assert (tmp_path / "log.csv").read_text().splitlines()[1].endswith(",1")
@@ -231,16 +236,16 @@ def test_where_three_states_have_no_room_the_older_one_goes_first(whole, small_d
     stopped_at(STEP * 13, small_disk)
     newest, older = list_states(small_disk / "state")
     (small_disk / "ballast").write_bytes(bytes(shutil.disk_usage(small_disk).free - 30_000))
-    trained, said = model(), []
-    train(
-        trained,
-        noisy,
-        text_blocks(),
-        replace(SETTINGS, save_every=1e9),
-        small_disk,
-        identity="x",
-        say=said.append,
-    )
+    trained = model()
+    with heard() as said:
+        train(
+            trained,
+            noisy,
+            text_blocks(),
+            replace(SETTINGS, save_every=1e9),
+            small_disk,
+            identity="x",
+        )
     assert said == [
         f"going on after {STEP * 13:,} tokens",
         f"the disk is nearly full: {older} makes room for the next checkpoint",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import shaken, tiny
+from helpers import heard
 from safetensors.torch import load_file
 from test_distill import text_blocks
 from test_robust import SETTINGS, STEP, model, stopped_at
@@ -214,8 +215,8 @@ def test_a_changed_number_of_a_state_is_damage(tmp_path):
     newest, older = list_states(tmp_path / "state")
     progress = json.loads((newest / "state.json").read_text())["progress"]
     changed(newest, progress={**progress, "tokens": 5 * STEP})
-    said = []
-    train(model(), next_token, text_blocks(), SETTINGS, tmp_path, identity="x", say=said.append)
+    with heard() as said:
+        train(model(), next_token, text_blocks(), SETTINGS, tmp_path, identity="x")
     assert "damaged" in said[0]
     assert said[1] == f"going on after {int(older.name):,} tokens"
 

@@ -3,7 +3,7 @@
 import csv
 
 import pytest
-from helpers import FAST, run
+from helpers import FAST, heard, run
 
 from minipuzzle.artifacts import read_json
 from minipuzzle.commands import distill as commands
@@ -152,14 +152,15 @@ def test_how_many_go_on_by_default():
 
 
 def test_a_race_says_who_goes_on_and_spares_one_alone():
-    said, ran = [], []
+    ran = []
 
     def run(name, leg):
         ran.append((name, leg))
         return {"a": 5.0, "b": 1.0, "c": 4.0, "d": 2.0}[name] - leg.before * (name == "d")
 
-    found = race("abcd", 30, run, said.append)
-    assert said == ["b, d, c go on to the short run"]
+    with heard() as said:
+        found = race("abcd", 30, run)
+    assert said == ["distill: b, d, c go on to the short run"]
     assert (found.winner, list(found.screening), list(found.short)) == (
         "d",
         list("abcd"),

@@ -59,7 +59,6 @@ def distil(
     stop_after: int = 0,
     kill=False,
     replicas: int = 1,
-    said=None,
     adapter: str = "",
     teacher_precision: str = "bf16",
     **settings,
@@ -83,7 +82,6 @@ def distil(
             os.kill(os.getpid(), signal.SIGTERM)
         return objective(*args)
 
-    say = (lambda text: None) if said is None else said.append
     with nullcontext() if not stop_after else pytest.raises(SystemExit, match=r"^0$"):
         train(
             student,
@@ -93,7 +91,6 @@ def distil(
             folder / run,
             identity="x",
             ranks=group,
-            say=say,
         )
     if stop_after:
         return

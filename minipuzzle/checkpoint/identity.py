@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -22,7 +23,9 @@ from minipuzzle.artifacts import read_json, unreadable, write_atomic
 from minipuzzle.checkpoint.doors import RESTORE
 from minipuzzle.checkpoint.header import Entry
 from minipuzzle.errors import UserError
-from minipuzzle.progress import Bar, console, progress_bar
+from minipuzzle.progress import Bar, progress_bar
+
+log = logging.getLogger(__name__)
 
 PIECE = 1 << 26
 """Bytes hashed at once by a thread; a tensor's digest is that of its pieces' digests, so that large
@@ -198,7 +201,7 @@ def _alone(files: set[Path]) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            console.print("waiting: another process reads the same weights", highlight=False)
+            log.info("waiting: another process reads the same weights")
             fcntl.flock(handle, fcntl.LOCK_EX)
     except OSError:  # nothing can be kept here, so there is nothing to wait for
         pass

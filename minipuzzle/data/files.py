@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import logging
 import lzma
 import os
 import re
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import IO, cast
 
 from minipuzzle.errors import UserError
-from minipuzzle.progress import console
+
+log = logging.getLogger(__name__)
 
 OPENERS: dict[str, Callable[[Path], IO[bytes]]] = {
     ".xz": lambda path: cast(IO[bytes], lzma.open(path)),  # noqa: SIM115
@@ -80,7 +82,7 @@ def say_left_out(path: Path) -> None:
         if others:
             line = f"text of {path}: {len(taken)} of {len(taken) + len(others)} entries; "
             line += f"not read: {excerpt(', '.join(others), 200)}"
-            console.print(line, highlight=False, soft_wrap=True, markup=False)
+            log.info(line)
 
 
 def file_format(path: Path) -> str:

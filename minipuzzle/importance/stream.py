@@ -13,6 +13,7 @@ the removal of the first.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -42,6 +43,8 @@ from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.scores import Scores
 from minipuzzle.settings import ScoreSettings
 
+log = logging.getLogger(__name__)
+
 Array = NDArray[np.float64]
 
 
@@ -52,7 +55,6 @@ def score(
     *,
     device: torch.device,
     partial: Path,
-    say: Callable[[str], None] = lambda text: None,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> Scores:
     """Score every block, every width and the damage curves of a checkpoint on calibration text.
@@ -67,7 +69,7 @@ def score(
     with ranks(device) as group, interrupt(group) as stop, torch.no_grad():
         run = _Run(checkpoint, blocks, settings, group, partial, stop, advance)
         check_peak(run.peak, device)
-        say(str(run.peak))
+        log.info(str(run.peak))
         return run.scores()
 
 

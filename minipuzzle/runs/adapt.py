@@ -4,6 +4,7 @@ run/adapter/.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +19,13 @@ from minipuzzle.runs.adapters import adapted, keep_adapter, plan_for
 from minipuzzle.runs.checks import check_training
 from minipuzzle.runs.disk import check_disk, training_needs
 from minipuzzle.runs.distill import train_in
-from minipuzzle.runs.job import Job, open_checkpoint, say
+from minipuzzle.runs.job import Job, open_checkpoint
 from minipuzzle.runs.training_folder import TrainingFolder
 from minipuzzle.settings import ADAPT_RATE, AdaptSettings
 from minipuzzle.training import answers_only, check_vocabularies, distillation, next_token
 from minipuzzle.training.objectives import Objective
+
+log = logging.getLogger(__name__)
 
 
 def run_adapt(job: Job, settings: AdaptSettings, teacher_path: Path | None) -> tuple[Path, Adapted]:
@@ -56,12 +59,9 @@ def _adapt(
         fingerprint(*inputs, settings.decisive()),
         fingerprint(*inputs, settings.fixed()),
     )
-    target, folder = (
-        job.run / "adapter" / NAME,
-        TrainingFolder(job.run, "adapt", identity, key, say),
-    )
+    target, folder = (job.run / "adapter" / NAME, TrainingFolder(job.run, "adapt", identity, key))
     if job.run.is_done("adapt", key) and target.exists():
-        say(f"adapt: nothing changed, kept {target}")
+        log.info(f"adapt: nothing changed, kept {target}")
         group.by_first(folder.finish)
         return target, job.run.stage(Adapted)
     trained = plan_for(job.parent.architecture, settings.adapter).trainable

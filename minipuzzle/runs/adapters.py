@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from rich.table import Table
 
 from minipuzzle.adapters import AdapterPlan, Adapters, SavedAdapter, attach, make_plan
@@ -10,28 +12,30 @@ from minipuzzle.adapters.saved import NAME
 from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.model import HybridLM
-from minipuzzle.progress import console
 from minipuzzle.ranks import Ranks
-from minipuzzle.runs.job import Job, say
+from minipuzzle.report.text import as_text
+from minipuzzle.runs.job import Job
 from minipuzzle.settings import AdapterSettings, Training
+
+log = logging.getLogger(__name__)
 
 
 def adapted(
     job: Job, checkpoint: Checkpoint, settings: AdapterSettings, training: Training, group: Ranks
 ) -> HybridLM:
-    """A checkpoint's model with frozen weights and fresh adapters; prints what is trained, against
+    """A checkpoint's model with frozen weights and fresh adapters; tells what is trained, against
     ordinary LoRA.
 
     Over several processes the weights are in shards, and each process has all of the adapters.
     Raises: UserError for an unknown adapter or a target that matches nothing or next to nothing.
     """
     plan = plan_for(checkpoint.architecture, settings)
-    console.print(plan_table(plan))
+    log.info(as_text(plan_table(plan)))
     if plan.lonely:
-        say(f"alone in their group, so tied to nothing: {', '.join(plan.lonely)}")
+        log.info(f"alone in their group, so tied to nothing: {', '.join(plan.lonely)}")
     projection = refused(plan, checkpoint)
     if projection:
-        say(
+        log.info(
             f"{projection} is adapted: merge and vLLM take it, PEFT does not (leave it out for"
             f" PEFT: adapter.target {_without(checkpoint.architecture, projection)})"
         )

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,9 +27,10 @@ from minipuzzle.memory.inference import HEADROOM, inference_peak, largest_batch
 from minipuzzle.model import HybridLM, fp8_model, load_model
 from minipuzzle.progress import progress_bar
 from minipuzzle.runs.device import DTYPES, device_name, pick_device, pick_dtype
-from minipuzzle.runs.job import say
 from minipuzzle.settings import Generation
 from minipuzzle.units import bytes_
+
+log = logging.getLogger(__name__)
 
 
 def run_bench(
@@ -51,7 +53,7 @@ def run_bench(
     where = pick_device(device)
     kernels = choose(where)
     runtime = _runtime(dtype, state, where, fast=kernels.name != "reference", fp8=fp8_weights)
-    say(f"kernels: {kernels.name} ({kernels.reason})")
+    log.info(f"kernels: {kernels.name} ({kernels.reason})")
     architectures = [read_config(path)[1] for path in paths]
     rows = []
     for path, name, architecture in zip(paths, names(paths), architectures, strict=True):
@@ -64,7 +66,7 @@ def run_bench(
         asked = replace(asked, batch=max(1, batch))
         peak = inference_peak(architecture, asked, runtime)
         _check_fits(name, asked, peak, free)
-        say(
+        log.info(
             f"{name}: batch {asked.batch}, predicted peak {bytes_(peak.total)} of {bytes_(free)}"
             " free"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +13,11 @@ import torch
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
 from minipuzzle.memory.training import STATES_AT_ONCE, state_bytes
-from minipuzzle.runs.job import say
 from minipuzzle.runs.race import FINALISTS
 from minipuzzle.training.shards import memory_bytes
 from minipuzzle.units import bytes_
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -85,5 +87,5 @@ def check_disk(stage: str, needs: Sequence[Need], device: torch.device) -> None:
                 allowed=f"at least {bytes_(total)}: {parts}",
                 next="Free space, or name a folder on a larger disk.",
             )
-        say(f"{stage}: {bytes_(total)} of disk are needed ({parts}), {bytes_(free)} are free")
-    say(f"{stage}: a save takes {bytes_(memory_bytes(device))} of CPU memory beyond the model")
+        log.info(f"{stage}: {bytes_(total)} of disk are needed ({parts}), {bytes_(free)} are free")
+    log.info(f"{stage}: a save takes {bytes_(memory_bytes(device))} of CPU memory beyond the model")

@@ -4,6 +4,7 @@ run/student/.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,7 +31,7 @@ from minipuzzle.rundir import RunDir
 from minipuzzle.runs.adapters import adapted, keep_adapter, plan_for
 from minipuzzle.runs.checks import DistillInputs, open_cache, open_distill
 from minipuzzle.runs.disk import Need, check_disk, distill_needs
-from minipuzzle.runs.job import Job, say
+from minipuzzle.runs.job import Job
 from minipuzzle.runs.meter import Meter
 from minipuzzle.runs.prune import run_prune
 from minipuzzle.runs.race import Leg, Outcome, race
@@ -41,6 +42,8 @@ from minipuzzle.training.guard import BrokenDown
 from minipuzzle.training.loop import STATES
 from minipuzzle.training.objectives import Objective
 from minipuzzle.training.parallel import write_gathered
+
+log = logging.getLogger(__name__)
 
 RATE_SHARE = 5
 """A fifth of a long run told which rate suits it: docs/decisions/learning-rate.md."""
@@ -68,9 +71,9 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
             fingerprint(*known, settings.decisive()),
             fingerprint(*known, settings.fixed()),
         )
-        folder = TrainingFolder(job.run, "distill", identity, key, say)
+        folder = TrainingFolder(job.run, "distill", identity, key)
         if job.run.is_done("distill", key) and target.exists():
-            say(f"distill: nothing changed, kept {target}")
+            log.info(f"distill: nothing changed, kept {target}")
             group.by_first(lambda: _finish(job, folder))
             return Checkpoint.open(target)
         if target.exists():
@@ -80,7 +83,7 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
         tried = run.try_rates(cuts)
         found = run.short_runs(cuts)
         winner = found.winner
-        say(f"distill: {winner} goes on to the long run")
+        log.info(f"distill: {winner} goes on to the long run")
         model, final, validation = run.long_run(cuts[winner], winner, found.short.get(winner))
         if settings.adapter.kind:
             group.by_first(lambda: folder.replace(target, job.run / "adapter" / ADAPTER))
@@ -163,7 +166,9 @@ def _merge(job: Job, model: HybridLM, base: Checkpoint, target: Path) -> None:
     """
     if job.run.writes:
         lost = merge(base, keep_adapter(job, model, base), target)
-        say(f"distill: adapter merged; {lost:.2%} of Delta W was lost to rounding to {base.dtype}")
+        log.info(
+            f"distill: adapter merged; {lost:.2%} of Delta W was lost to rounding to {base.dtype}"
+        )
 
 
 class _Distillation:
@@ -212,11 +217,11 @@ class _Distillation:
             if math.isfinite(loss):
                 found[rate] = loss
             else:
-                say(f"distill: training breaks down at a learning rate of {rate:g}")
+                log.warning(f"distill: training breaks down at a learning rate of {rate:g}")
         if found:
             best = min(found, key=found.__getitem__)
             self.training = replace(self.training, learning_rate=best)
-            say(f"distill: learning rate {best:g} is the best of {len(rates)}")
+            log.info(f"distill: learning rate {best:g} is the best of {len(rates)}")
         return {f"{rate:g}": loss for rate, loss in found.items()}
 
     def short_runs(self, cuts: dict[str, Checkpoint]) -> Outcome:
@@ -229,13 +234,7 @@ class _Distillation:
             losses[name] = self._short(cuts[name], name, leg, self.training)
             return 1 - self.tasks[name] if name in self.tasks else losses[name]
 
-        found = race(
-            list(cuts),
-            self.settings.short_tokens,
-            run,
-            lambda text: say(f"distill: {text}"),
-            self._drop,
-        )
+        found = race(list(cuts), self.settings.short_tokens, run, self._drop)
         return replace(found, short={name: losses[name] for name in found.short})
 
     def _drop(self, name: str, label: str) -> None:
@@ -264,13 +263,13 @@ class _Distillation:
             f"{name}, {leg.label}",
         )
         loss = measure(model, self.inputs.validation).loss
-        say(
+        log.info(
             f"distill: {name} after {leg.before + leg.tokens:,} tokens: validation loss {loss:.4f}"
             " nats/token"
         )
         if by_tasks:
             self.tasks[name] = average(model, self._asked)
-            say(f"distill: {name}: average of {len(self._asked)} tasks {self.tasks[name]:.4f}")
+            log.info(f"distill: {name}: average of {len(self._asked)} tasks {self.tasks[name]:.4f}")
         self.group.by_first(lambda: place.ended(loss, self.tasks.get(name)))
         self.stop.check(self.group)
         return loss
@@ -285,12 +284,12 @@ class _Distillation:
         before = measure(model, self.inputs.validation).loss if short is None else short
         final = self._train(model, self.training, "long", name, "long run")
         after = measure(model, self.inputs.validation).loss
-        say(
+        log.info(
             f"distill: validation loss {before:.4f} nats/token before the long run, {after:.4f}"
             " after it"
         )
         if not after < before:
-            say(
+            log.warning(
                 "distill: the long run made the student worse. Distil again with a lower"
                 " learning rate or more tokens."
             )
@@ -341,7 +340,7 @@ class _Distillation:
         length = self.inputs.blocks.block_length
         tokens = max(training.tokens, settings.short_tokens)
         missing = cache.missing(training.batch * -(-tokens // (training.batch * length)))
-        say(
+        log.info(
             f"distill: teacher logits in {cache.folder}: {cache.size(tokens)}; {len(missing)}"
             " shards are missing"
         )
@@ -396,7 +395,6 @@ def train_in(
             folder,
             identity=identity,
             advance=advance,
-            say=say,
             ranks=group,
             teacher=teacher,
         )

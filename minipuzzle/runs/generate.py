@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,9 @@ from minipuzzle.generation import Sampling, stream
 from minipuzzle.kernels import choose
 from minipuzzle.model import load_model
 from minipuzzle.runs.device import pick_device, pick_dtype
-from minipuzzle.runs.job import check_tokenizer, open_checkpoint, say
+from minipuzzle.runs.job import check_tokenizer, open_checkpoint
+
+log = logging.getLogger(__name__)
 
 KEPT = 64
 """Tokens that a new one is decoded with."""
@@ -52,7 +55,7 @@ def run_generate(
             yield text.add(token)
     yield text.rest() + "\n"
     rate = (count - 1) / max(time.perf_counter() - started - first, 1e-9)
-    say(
+    log.info(
         f"{len(begun)} tokens read, {count} generated: the first after {first:.2f} s, then"
         f" {rate:,.1f} tokens/s"
     )

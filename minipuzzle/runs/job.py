@@ -4,6 +4,7 @@ and the device.
 
 from __future__ import annotations
 
+import logging
 from functools import cached_property
 from pathlib import Path
 
@@ -20,9 +21,10 @@ from minipuzzle.ranks import Ranks
 from minipuzzle.rundir import RunDir
 from minipuzzle.runs.device import pick_device
 from minipuzzle.runs.texts import own_texts, text_path
-from minipuzzle.runs.texts import say as say
 from minipuzzle.settings import EMBEDDED, Data
 from minipuzzle.training.parallel import load_sharded
+
+log = logging.getLogger(__name__)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -31,7 +33,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     checkpoint = Checkpoint.open(path)
     for note in checkpoint.notes:
-        say(f"note: {note}")
+        log.warning(f"note: {note}")
     return checkpoint
 
 
@@ -130,7 +132,7 @@ class Job:
     @cached_property
     def parent_model(self) -> HybridLM:
         """The parent, loaded once, as ``load_frozen`` does."""
-        say(f"kernels: {self.kernels.name} ({self.kernels.reason})")
+        log.info(f"kernels: {self.kernels.name} ({self.kernels.reason})")
         return self.load_frozen(self.parent)
 
     def frozen_parent(self, group: Ranks) -> HybridLM:
@@ -184,5 +186,5 @@ def choose_checkpoint(named: Path | None, run: RunDir) -> Path:
                 f" one that is in the package: minipuzzle demo, or the name {EMBEDDED}."
             ),
         )
-    say(f"checkpoint: {found[0]}")
+    log.info(f"checkpoint: {found[0]}")
     return found[0]

@@ -5,6 +5,7 @@ checkpoint.
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -30,11 +31,13 @@ from minipuzzle.runs.checks import check_training
 from minipuzzle.runs.device import device_name, pick_device
 from minipuzzle.runs.disk import check_disk, training_needs
 from minipuzzle.runs.meter import Meter
-from minipuzzle.runs.texts import say, text_path
+from minipuzzle.runs.texts import text_path
 from minipuzzle.runs.training_folder import TrainingFolder
 from minipuzzle.settings import EMBEDDED, PretrainRecipe
 from minipuzzle.training import next_token, train
 from minipuzzle.training.parallel import shard, write_gathered
+
+log = logging.getLogger(__name__)
 
 
 def run_pretrain(recipe: PretrainRecipe, run: RunDir) -> Checkpoint:
@@ -74,16 +77,16 @@ def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
         *texts,
         [text.fingerprint for text in held_out.values()],
     )
-    target, folder = run / "model", TrainingFolder(run, "pretrain", identity, key, say)
+    target, folder = run / "model", TrainingFolder(run, "pretrain", identity, key)
     if run.is_done("pretrain", key) and target.exists():
-        say(f"pretrain: nothing changed, kept {target}")
+        log.info(f"pretrain: nothing changed, kept {target}")
         group.by_first(folder.finish)
         return Checkpoint.open(target)
     needs = training_needs(
         folder.path, architecture.parameters, target, 2 * architecture.parameters
     )
     group.by_first(lambda: check_disk("pretrain", needs, device))
-    say(
+    log.info(
         f"pretrain: {architecture.parameters:,} parameters, {blocks.tokens.size:,} tokens of text; "
         f"kernels: {kernels.name} ({kernels.reason})"
     )
@@ -108,7 +111,6 @@ def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
             folder.path,
             identity=identity,
             advance=advance,
-            say=say,
             ranks=group,
         )
     validation = _measured(model, held_out)
@@ -178,7 +180,7 @@ def _measured(model: HybridLM, texts: dict[str, TokenBlocks]) -> dict[str, float
         metrics = measure(model, blocks)
         result[name] = metrics.loss
         per_byte = metrics.bits_per_byte(blocks.text_bytes / blocks.tokens.size)
-        say(f"pretrain: {name}: {metrics.loss:.4f} nats/token, {per_byte:.4f} bits/byte")
+        log.info(f"pretrain: {name}: {metrics.loss:.4f} nats/token, {per_byte:.4f} bits/byte")
         result[f"{name} bits per byte"] = per_byte
     return result
 

@@ -4,6 +4,7 @@ they add up.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,10 +16,11 @@ from minipuzzle.kernels import choose
 from minipuzzle.profile import profile
 from minipuzzle.progress import progress_bar
 from minipuzzle.runs.device import pick_device, pick_dtype
-from minipuzzle.runs.job import say
 from minipuzzle.settings import Generation, SearchSettings
 from minipuzzle.space import Shape, bounds, levels, shape_architecture
 from minipuzzle.timing import Machine
+
+log = logging.getLogger(__name__)
 
 CHECKED = 4
 LARGEST_CHECKED = 4e9
@@ -41,7 +43,7 @@ def run_profile(
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
     machine = Machine(device=where, dtype=kind, kernels=choose(where))
-    say(f"kernels: {machine.kernels.name} ({machine.kernels.reason})")
+    log.info(f"kernels: {machine.kernels.name} ({machine.kernels.reason})")
     checked = (
         some_students(parent, CHECKED, seed=0)
         if parent.parameters * kind.itemsize < LARGEST_CHECKED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ import numpy as np
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.identity import fingerprint
 from minipuzzle.records import PartialPrune, Pruned, SearchResult
-from minipuzzle.runs.job import Job, say
+from minipuzzle.runs.job import Job
 from minipuzzle.surgery import cut, verify_logits
+
+log = logging.getLogger(__name__)
 
 PROBE_TOKENS = 64
 PARTIAL = "prune.partial.json"
@@ -32,7 +35,7 @@ def run_prune(job: Job) -> dict[str, Checkpoint]:
         if job.run.is_done("prune", key) and all(
             (p / "config.json").exists() for p in paths.values()
         ):
-            say("prune: nothing changed, kept " + ", ".join(str(p) for p in paths.values()))
+            log.info("prune: nothing changed, kept " + ", ".join(str(p) for p in paths.values()))
             _forget(job, partial)
             return {name: Checkpoint.open(path) for name, path in paths.items()}
         stored = PartialPrune.load(partial) if partial.exists() else None
@@ -41,7 +44,7 @@ def run_prune(job: Job) -> dict[str, Checkpoint]:
         job.run.unmark("prune")
         for name, path in paths.items():
             if name in errors and (path / "config.json").exists():
-                say(f"prune: kept {path}")
+                log.info(f"prune: kept {path}")
                 cuts[name] = Checkpoint.open(path)
                 continue
             cuts[name], errors[name] = _cut(job, search, name, path)
@@ -59,7 +62,7 @@ def _cut(job: Job, search: SearchResult, name: str, path: Path) -> tuple[Checkpo
         0, job.parent.architecture.vocab_size, (2, PROBE_TOKENS)
     )
     error = verify_logits(job.parent, made, selection, tokens, job.device)
-    say(
+    log.info(
         f"prune: {path}  {made.parameters:,} parameters, {made.bytes:,} bytes as planned; "
         f"masked parent and file differ by {error:.1e} of the largest logit"
     )

@@ -6,9 +6,12 @@ The numbers are what docs/results/screening.md measured.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+log = logging.getLogger(__name__)
 
 FINALISTS = 3
 SCREENING_SHARE = 3
@@ -42,13 +45,12 @@ def race(
     names: Sequence[str],
     tokens: int,
     run: Callable[[str, Leg], float],
-    say: Callable[[str], None] = lambda text: None,
     drop: Callable[[str, str], None] = lambda name, label: None,
 ) -> Outcome:
     """Run candidates, in the order of the short list, for ``tokens`` each; ``run`` trains a leg and
     returns its loss.
 
-    ``say`` is told who goes on after the screening runs. ``drop(name, label)`` is told, perhaps
+    ``drop(name, label)`` is told, perhaps
     more than once, of legs that nothing goes on from: at most FINALISTS screening runs and
     one short run are needed at a time. One candidate alone is not run.
     """
@@ -63,7 +65,7 @@ def race(
             for slower in _ranked(screening)[FINALISTS:]:
                 drop(slower, "screening")
         on = _ranked(screening)[:FINALISTS]
-        say(f"{', '.join(on)} go on to the short run")
+        log.info(f"distill: {', '.join(on)} go on to the short run")
     leg = Leg("short", tokens - first, before=first) if screening else Leg("short", tokens)
     short: dict[str, float] = {}
     for name in on:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from contextlib import suppress
 
@@ -11,9 +12,11 @@ from minipuzzle.interrupt import interrupt
 from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import ranks
 from minipuzzle.records import Scored
-from minipuzzle.runs.job import Job, say
+from minipuzzle.runs.job import Job
 from minipuzzle.scores import Scores
 from minipuzzle.settings import ScoreSettings
+
+log = logging.getLogger(__name__)
 
 FILE = "scores.safetensors"
 PARTIAL = "scores.partial"
@@ -32,12 +35,12 @@ def run_score(job: Job, settings: ScoreSettings) -> Scores:
         key = fingerprint(job.parent.fingerprint, settings.identity(), blocks.fingerprint)
         path = job.run / FILE
         if job.run.is_done("score", key) and path.exists():
-            say(f"score: nothing changed, kept {path}")
+            log.info(f"score: nothing changed, kept {path}")
             _forget(job, key)
             return Scores.load(path)
-        say(f"kernels: {job.kernels.name} ({job.kernels.reason})")
+        log.info(f"kernels: {job.kernels.name} ({job.kernels.reason})")
         if others := sorted(p for p in (job.run / PARTIAL).glob("*") if p.name != key):
-            say(
+            log.info(
                 f"score: {len(others)} unfinished with other settings stay in {job.run / PARTIAL};"
                 " delete them, or go on with those settings"
             )
@@ -49,7 +52,6 @@ def run_score(job: Job, settings: ScoreSettings) -> Scores:
                 settings,
                 device=job.device,
                 partial=job.run / PARTIAL / key,
-                say=say,
                 advance=bar.advance,
             )
             scores.meta["parent"] = job.parent.fingerprint

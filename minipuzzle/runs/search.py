@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from contextlib import suppress
 
@@ -21,10 +22,12 @@ from minipuzzle.nas.timing import load_timing
 from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import ranks
 from minipuzzle.records import Front, PartialSearch, Searched, SearchResult, SolverFacts, Step
-from minipuzzle.runs.job import Job, say
+from minipuzzle.runs.job import Job
 from minipuzzle.runs.parent import MaskedParent
 from minipuzzle.scores import Scores
 from minipuzzle.settings import SearchSettings
+
+log = logging.getLogger(__name__)
 
 FILE = "search.json"
 LATENCY = "latency.json"
@@ -72,14 +75,14 @@ def _search(
         job.run.key("score"), known_by, settings.identity(), blocks.fingerprint, len(blocks), times
     )
     if job.run.is_done("search", key) and (job.run / FILE).exists():
-        say(f"search: nothing changed, kept {job.run / FILE}")
+        log.info(f"search: nothing changed, kept {job.run / FILE}")
         Known(job, key).forget()
         return SearchResult.load(job.run / FILE)
     plan = make_plan(job.parent.architecture, settings, timing)
     for sentence in plan.parent.rules.sentences():
-        say(f"search: {job.parent.config['model_type']}: {sentence}")
+        log.info(f"search: {job.parent.config['model_type']}: {sentence}")
     for sentence in plan.sentences():
-        say(f"search: {sentence}")
+        log.info(f"search: {sentence}")
     known = Known(job, key)
     search = Search(plan, scores, settings, known)
     result = search_result(job.parent, plan, settings, *search.run(parent)).checked()
@@ -206,7 +209,7 @@ class Search:
         )
         start = choices.state(best)
         if start is None or not choices.fits(start):
-            say(
+            log.info(
                 "search: the best candidate has sizes that the solver's space has not; no local"
                 " search"
             )
@@ -246,7 +249,7 @@ class Search:
     @staticmethod
     def _say(end: Refined, first: Realised) -> None:
         state = "no further move helps" if end.settled else "the moves given are used up"
-        say(
+        log.info(
             f"search: local search tried {end.tried} models, took {end.accepted} moves, KL"
             f" {first.reality.kl:.4f} -> {end.value:.4f} nats/token; {state}"
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import json
+import logging
 import os
 import re
 from pathlib import Path
@@ -18,8 +19,10 @@ from minipuzzle.errors import UserError
 from minipuzzle.records import TaskRow, TasksResult
 from minipuzzle.runs.device import device_name
 from minipuzzle.runs.evaluate import named_checkpoints
-from minipuzzle.runs.job import Job, say
+from minipuzzle.runs.job import Job
 from minipuzzle.training import check_vocabularies, mixed_precision
+
+log = logging.getLogger(__name__)
 
 FILE = "tasks.json"
 _NAME = re.compile(
@@ -58,7 +61,7 @@ def run_tasks(
                 checkpoint.architecture.vocab_size, job.parent.architecture.vocab_size
             )
             model = job.parent_model if checkpoint is job.parent else job.load_frozen(checkpoint)
-            say(f"tasks: {name}")
+            log.info(f"tasks: {name}")
             lm = HarnessLM(
                 model, job.tokenizer, name=str(checkpoint.path), max_length=_context(checkpoint)
             )
@@ -159,7 +162,7 @@ def _manager(tasks: list[str], include: Path | None) -> tuple[Any, list[Any]]:
     ):  # reading lm-eval's own 14,000 tasks takes seconds: not where the folder has all
         manager = TaskManager(include_path=str(include), include_defaults=False)
     if manager is None or not set(tasks) <= set(manager.all_tasks):
-        say("reading lm-eval's list of tasks ...")
+        log.info("reading lm-eval's list of tasks ...")
         manager = TaskManager(include_path=None if include is None else str(include))
     for task in tasks:
         if task not in manager.all_tasks:

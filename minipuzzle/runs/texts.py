@@ -4,6 +4,7 @@ this folder, or the demo's own for the demo's own teacher. Nobody else's is gues
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,9 @@ from minipuzzle import embedded
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import Tokenizer
 from minipuzzle.errors import UserError
-from minipuzzle.progress import console
 from minipuzzle.settings import EMBEDDED, Data
 
-
-def say(text: str) -> None:
-    """A line for the person who watches, on standard error."""
-    console.print(text, highlight=False, soft_wrap=True)
+log = logging.getLogger(__name__)
 
 
 def own_texts(data: Data, parent: Checkpoint) -> Data:
@@ -63,7 +60,7 @@ def text_path(which: str, named: str, tokenizer: Tokenizer) -> Path:
             next=f"Name one with data.{which}.",
         )
     path = embedded.text_path(which) if named == EMBEDDED else Path(named)
-    say(f"{which} text: {path}" + (" (the demo's)" if named == EMBEDDED else ""))
+    log.info(f"{which} text: {path}" + (" (the demo's)" if named == EMBEDDED else ""))
     return path
 
 

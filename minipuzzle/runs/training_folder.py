@@ -10,9 +10,9 @@ command takes it.
 from __future__ import annotations
 
 import datetime
+import logging
 import math
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from minipuzzle.rundir import RunDir
 from minipuzzle.training.checkpointing import list_states
 from minipuzzle.training.loop import STATES
 
+log = logging.getLogger(__name__)
+
 ABOUT, RESULT = "identity.json", "result.json"
 
 
@@ -28,14 +30,11 @@ class TrainingFolder:
     """``run/<stage>/`` of the training ``identity`` (what its states fit to), as part of the
     stage's inputs ``key``.
 
-    Only the first process of a torchrun calls ``claim``, ``replace`` and ``finish``. ``say`` is
-    told what was moved.
+    Only the first process of a torchrun calls ``claim``, ``replace`` and ``finish``.
     """
 
-    def __init__(
-        self, run: RunDir, stage: str, identity: str, key: str, say: Callable[[str], None]
-    ) -> None:
-        self.run, self.stage, self.identity, self.key, self.say = run, stage, identity, key, say
+    def __init__(self, run: RunDir, stage: str, identity: str, key: str) -> None:
+        self.run, self.stage, self.identity, self.key = run, stage, identity, key
         self.path = run / stage
 
     def leg(self, name: str) -> Leg:
@@ -52,7 +51,7 @@ class TrainingFolder:
                 self.finish()
             if any(self.path.iterdir()):
                 aside = _set_aside(self.path)
-                self.say(
+                log.info(
                     f"{self.stage}: the logs and training checkpoints of other settings are kept in"
                     f" {aside}{_size(aside)}"
                 )
@@ -61,7 +60,7 @@ class TrainingFolder:
             if not self.path.exists() and self._is_ours(_about(aside)):
                 aside.rename(self.path)
                 about = _about(self.path)
-                self.say(f"{self.stage}: goes on with what was set aside as {aside}")
+                log.info(f"{self.stage}: goes on with what was set aside as {aside}")
         if about is None or about.key != self.key:
             self._save(replace(self._known(), key=self.key, finished=False, replaced=False))
 
@@ -75,7 +74,7 @@ class TrainingFolder:
         for target in targets:
             if target.exists():
                 aside = _set_aside(target)
-                self.say(
+                log.info(
                     f"{self.stage}: {target.name} of other settings is kept as"
                     f" {aside}{_size(aside)}"
                 )

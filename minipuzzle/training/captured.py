@@ -4,7 +4,8 @@ kernels wait for Python.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
@@ -14,6 +15,8 @@ from torch import Tensor
 from minipuzzle.model import HybridLM, mixed_precision
 from minipuzzle.training.objectives import BatchLoss, Objective
 from minipuzzle.training.update import no_gradient
+
+log = logging.getLogger(__name__)
 
 EAGER = 3
 """Batches before the capture, which compile and tune the kernels: neither can be captured."""
@@ -27,10 +30,8 @@ class Backward:
     the next call.
     """
 
-    def __init__(
-        self, model: HybridLM, objective: Objective, *, captures: bool, say: Callable[[str], None]
-    ) -> None:
-        self.model, self.objective, self.captures, self.say = model, objective, captures, say
+    def __init__(self, model: HybridLM, objective: Objective, *, captures: bool) -> None:
+        self.model, self.objective, self.captures = model, objective, captures
         self.tokens = torch.empty(0, dtype=torch.int64)
         self.seen = 0
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -69,7 +70,7 @@ class Backward:
                 self.loss = self._run(self.tokens, None)
         except RuntimeError as error:
             self.captures = False
-            self.say(
+            log.warning(
                 "training steps are launched kernel by kernel, not as a CUDA graph:"
                 f" {str(error).splitlines()[0]}"
             )

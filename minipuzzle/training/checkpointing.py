@@ -9,6 +9,7 @@ number of processes goes on from what any other number wrote.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -26,6 +27,8 @@ from minipuzzle.identity import fingerprint
 from minipuzzle.ranks import Ranks
 from minipuzzle.training import shards
 
+log = logging.getLogger(__name__)
+
 ABOUT = "state.json"
 SCHEMA = 3
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -33,18 +36,10 @@ KEPT = 2
 
 
 class States:
-    """The saved states of one run in ``folder``. ``identity`` says of which run; ``say`` tells
-    people what happened.
-    """
+    """The saved states of one run in ``folder``. ``identity`` says of which run."""
 
-    def __init__(
-        self,
-        folder: Path,
-        identity: str,
-        ranks: Ranks,
-        say: Callable[[str], None] = lambda text: None,
-    ) -> None:
-        self.folder, self.identity, self.say = folder, identity, say
+    def __init__(self, folder: Path, identity: str, ranks: Ranks) -> None:
+        self.folder, self.identity = folder, identity
         self.device, self.ranks = ranks.device, ranks.aside()
         self._thread = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
@@ -171,7 +166,7 @@ class States:
             temporary.mkdir(parents=True)
             states = list_states(self.folder)
             if len(states) == KEPT and _size(states[0]) > shutil.disk_usage(self.folder).free:
-                self.say(
+                log.warning(
                     f"the disk is nearly full: {states[-1]} makes room for the next checkpoint"
                 )
                 shutil.rmtree(states[-1])
@@ -210,7 +205,7 @@ class States:
         if self.ranks.least(-len(damaged)) == 0:
             return about
         which = ", ".join(damaged) or "on another process"
-        self.say(f"the training checkpoint {path} is damaged ({which}): trying the one before")
+        log.warning(f"the training checkpoint {path} is damaged ({which}): trying the one before")
         if self.ranks.rank == 0:
             aside = path.with_suffix(".damaged")  # which does not count among those that are kept
             shutil.rmtree(aside, ignore_errors=True)

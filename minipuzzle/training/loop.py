@@ -4,6 +4,7 @@ that they pass in.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -32,6 +33,8 @@ from minipuzzle.training.pace import Pace
 from minipuzzle.training.prepare import prepare, unprepare
 from minipuzzle.training.schedule import learning_rate
 from minipuzzle.training.update import Update, check_batch, make_optimizer, micro_batches, update
+
+log = logging.getLogger(__name__)
 
 LOG_EVERY_STEPS = 10
 FINAL_ROWS = 3
@@ -65,7 +68,6 @@ def train(
     *,
     identity: str,
     advance: Callable[[int, float], None] = lambda tokens, loss: None,
-    say: Callable[[str], None] = lambda text: None,
     ranks: Ranks | None = None,
     teacher: Architecture | None = None,
 ) -> float:
@@ -75,7 +77,7 @@ def train(
     ``log.csv``; when they are there already, from the same ``identity`` and settings, training goes
     on after the last saved state, and the result equals an uninterrupted run's bit for bit on a
     CPU. Batch and learning rate may differ from before. ``advance(tokens, loss)`` is called as
-    tokens are used up, ``say`` with what a person should know. FP32 master weights; on CUDA the
+    tokens are used up. FP32 master weights; on CUDA the
     products run in BF16, or in FP8 as ``settings.precision`` says; the trained model is a BF16 one
     again. With ``ranks`` of several processes the model is sharded (``parallel.shard``; adapters
     are not, and each process holds all of them) and each takes its share of every batch.
@@ -89,14 +91,14 @@ def train(
     identity = fingerprint(
         identity, settings.fixed(), blocks.fingerprint, model.architecture.identity()
     )
-    states = States(folder / STATES, identity, ranks, say)
+    states = States(folder / STATES, identity, ranks)
     with interrupt(ranks) as stop:
         at_once = (settings.micro_batch or settings.batch // ranks.world) * blocks.block_length
         try:
             if chosen := prepare(model.train(), settings, at_once, ranks.world, teacher):
-                say(chosen)
+                log.info(chosen)
             losses = _Run(
-                model, objective, blocks, settings, folder, ranks, states, stop, advance, say
+                model, objective, blocks, settings, folder, ranks, states, stop, advance
             ).finish()
         except UserError:
             if ranks.world == 1:  # among several a writer may wait for one that is gone
@@ -121,16 +123,9 @@ class _Run:
         states: States,
         stop: Interrupt,
         advance: Callable[[int, float], None],
-        say: Callable[[str], None],
     ) -> None:
         self.model, self.blocks, self.settings = model, blocks, settings
-        self.ranks, self.states, self.stop, self.advance, self.say = (
-            ranks,
-            states,
-            stop,
-            advance,
-            say,
-        )
+        self.ranks, self.states, self.stop, self.advance = (ranks, states, stop, advance)
         self.device, self.ahead = next(model.parameters()).device, Ahead(blocks)
         self.optimizer = make_optimizer(model, settings)
         whole = (
@@ -139,7 +134,7 @@ class _Run:
             and not model.activation_checkpointing
         )
         captures = whole and self.device.type == "cuda" and objective.capturable
-        self.backward = Backward(model, objective, captures=captures, say=say)
+        self.backward = Backward(model, objective, captures=captures)
         saved = states.load(model, self.optimizer)
         self.at = Progress(**(saved or {}))
         self.guard = Guard(**self.at.guard)
@@ -168,7 +163,7 @@ class _Run:
                 self._save()
             if stopping and not last:
                 self.states.wait()
-                self.say(
+                log.info(
                     f"stopped by {self.stop.asked or 'SIGTERM'} after {self.at.tokens:,} tokens;"
                     f" {GOES_ON}"
                 )
@@ -204,7 +199,7 @@ class _Run:
         at.batch, at.learning_rate = settings.batch, settings.learning_rate
         at.window = [*at.window, (done.loss, done.entropy, done.norm)]
         if done.skipped:
-            self.say(f"step {at.step} skipped: {done.skipped}")
+            log.warning(f"step {at.step} skipped: {done.skipped}")
         return done
 
     def _write_row(self) -> None:
@@ -242,7 +237,7 @@ class _Run:
             )
             if before != now
         ]
-        self.say(
+        log.info(
             f"going on after {at.tokens:,} tokens"
             + (f", with {', '.join(changed)}" if changed else "")
         )

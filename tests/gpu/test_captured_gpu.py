@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from helpers import heard
 
 from minipuzzle.adapters import attach, make_plan
 from minipuzzle.arch import Architecture
@@ -44,13 +45,14 @@ def trained(folder, precision, objective, eager, monkeypatch, adapter=None):
     model = init_model(architecture(), 0, device="cuda")
     if adapter:
         attach(model, make_plan(model.architecture, adapter, rank=4))
-    said, moments = [], []
+    moments = []
 
     def advance(tokens, loss):
         torch.cuda.synchronize()
         moments.append(time.perf_counter())
 
-    train(model, objective, blocks, settings, folder, identity="", advance=advance, say=said.append)
+    with heard() as said:
+        train(model, objective, blocks, settings, folder, identity="", advance=advance)
     lines = (folder / "log.csv").read_text().splitlines()
     place = lines[0].split(",").index("loss")
     return (

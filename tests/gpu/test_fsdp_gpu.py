@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import save, shaken, tiny
-from helpers import TEXT
+from helpers import TEXT, heard
 from safetensors.torch import load_file
 from test_parallel import RECIPE
 
@@ -139,8 +139,8 @@ def test_resume_and_one_process_after_two(world):
     print(f"resumed: parameters within {off:.1e} of the uninterrupted run's")
     assert off < 1e-3
     assert len(list(list_states(world / "moved/state")[0].glob("*.safetensors"))) == 2
-    said = []
-    distil(world, alone(torch.device("cuda")), "moved", said=said)
+    with heard() as said:
+        distil(world, alone(torch.device("cuda")), "moved")
     assert any(line.startswith("going on after") for line in said)
 
 

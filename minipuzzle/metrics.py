@@ -13,6 +13,7 @@ from torch import Tensor
 from minipuzzle.data import TokenBlocks
 from minipuzzle.model import HybridLM, mixed_precision
 from minipuzzle.model.head import matmul_fp32
+from minipuzzle.shapes import Float, Int
 
 CHUNK_TOKENS = 1024
 
@@ -44,12 +45,10 @@ class Metrics:
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """A teacher's hidden states before its head at all positions but the last of each block,
-    [blocks, s - 1, hidden].
-    """
+    """A teacher's hidden states before its head at all positions but the last of each block."""
 
-    hidden: Tensor
-    head_weight: Tensor
+    hidden: Float[Tensor, "blocks s d"]
+    head_weight: Float[Tensor, "v d"]
 
 
 @torch.no_grad()
@@ -151,8 +150,8 @@ def answers(model: HybridLM, blocks: TokenBlocks, batch: int = 8) -> Answers:
 
 
 @torch.no_grad()
-def tokens_per_second(model: HybridLM, tokens: Tensor, repeats: int = 5) -> float:
-    """Median speed of a forward pass over tokens [b, s] up to the head's input, after one
+def tokens_per_second(model: HybridLM, tokens: Int[Tensor, "b s"], repeats: int = 5) -> float:
+    """Median speed of a forward pass over ``tokens`` up to the head's input, after one
     warm-up.
     """
     seconds = []

@@ -11,8 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shape_checks
 import torch
 from hypothesis import settings
+
+if not torch.cuda.is_available():
+    shape_checks.install()
 
 from minipuzzle import embedded
 from minipuzzle.arch import Architecture

@@ -12,6 +12,7 @@ from torch import Tensor
 from minipuzzle.kernels.pointwise import replayed
 from minipuzzle.model import Cache, HybridLM
 from minipuzzle.model.head import matmul_fp32
+from minipuzzle.shapes import Float32, Int
 
 TOKENS_AT_ONCE = 16384
 """Of prompts in one forward: enough for full matrix products, and a bound of the activations
@@ -22,8 +23,8 @@ WARM_UPS = 3
 
 def prefill(
     model: HybridLM, cache: Cache, prompts: Sequence[Sequence[int]] | Tensor, tokens_at_once: int
-) -> Tensor:
-    """Logits [b, vocab] float32 after each prompt; the cache then holds all of them.
+) -> Float32[Tensor, "b v"]:
+    """Logits after each prompt; the cache then holds all of them.
 
     Rows next to each other go together where they are equally long, so there is no padding that a
     state would have to forget; the others go one after the other.
@@ -83,8 +84,8 @@ class Decoder:
         if self._graph is None:
             self.cache.length = max(lengths)
 
-    def step(self, tokens: Tensor) -> Tensor:
-        """Logits [b, vocab] float32 after one more token a row, [b] int64. The next step overwrites
+    def step(self, tokens: Int[Tensor, " b"]) -> Float32[Tensor, "b v"]:
+        """Logits after one more token a row. The next step overwrites
         them.
         """
         self.tokens.copy_(tokens[:, None])

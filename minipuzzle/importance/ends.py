@@ -15,6 +15,7 @@ from minipuzzle.importance.streams import Streams
 from minipuzzle.model.head import matmul_fp32
 from minipuzzle.model.norm import RMSNorm
 from minipuzzle.ranks import Ranks
+from minipuzzle.shapes import Float, Int
 
 CHUNK_VALUES = 1 << 22
 """FP32 values of hidden states or logits compared at once: 16 MiB, of which a comparison holds a
@@ -25,18 +26,17 @@ few.
 @torch.no_grad()
 def variant_errors(
     streams: Streams,
-    reference: Tensor,
+    reference: Float[Tensor, "shared s d"],
     norm: RMSNorm,
-    head: Tensor | None,
-    tokens: Tensor,
+    head: Float[Tensor, "v d"] | None,
+    tokens: Int[Tensor, "shared s"],
     metric: str,
     ranks: Ranks,
 ) -> NDArray[np.float64]:
-    """[variants] float64: the metric of each variant against ``reference`` [shared, s, hidden],
-    before the final norm.
+    """[variants] float64: the metric of each variant against ``reference``, before the final norm.
 
-    ``head`` [vocab, hidden] is given where the metric compares logits; ``tokens`` [shared, s] int64
-    are the text. Sums run in float64, over the samples of all ranks.
+    ``head`` is given where the metric compares logits; ``tokens`` are the text. Sums run in
+    float64, over the samples of all ranks.
     """
     measure = find(metric)
     width = reference.shape[-1]

@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from minipuzzle.shapes import Float, Float64
+
 Array = NDArray[np.float64]
 
 
@@ -24,16 +26,16 @@ class Reading:
 
     sums: dict[str, Array]
 
-    def reduce(self, x: Tensor) -> dict[str, Tensor]:
-        """What an activation [b, s, c] adds to each of ``sums``: float64, on its device."""
+    def reduce(self, x: Float[Tensor, "b s c"]) -> dict[str, Float64[Tensor, ...]]:
+        """What an activation adds to each of ``sums``, on its device."""
         raise NotImplementedError
 
     def scores(self) -> Array:
         """[number of scores] float64, higher is kept."""
         raise NotImplementedError
 
-    def add(self, x: Tensor) -> None:
-        """Count an activation [b, s, c]."""
+    def add(self, x: Float[Tensor, "b s c"]) -> None:
+        """Count an activation."""
         for name, value in self.reduce(x.detach()).items():
             self.sums[name] += value.cpu().numpy()
 
@@ -57,19 +59,19 @@ class MeanAbsolute(Reading):
     def __init__(self, channels: int) -> None:
         self.sums = {"squares": np.zeros(channels)}
 
-    def reduce(self, x: Tensor) -> dict[str, Tensor]:
+    def reduce(self, x: Float[Tensor, "b s c"]) -> dict[str, Float64[Tensor, ...]]:
         return {"squares": x.float().abs().mean(dim=1).double().square().sum(dim=0)}
 
     def scores(self) -> Array:
         return np.sqrt(self.sums["squares"])
 
 
-def tokens_of(x: Tensor) -> Tensor:
-    """The number of tokens of an activation [b, s, c], float64."""
+def tokens_of(x: Float[Tensor, "b s c"]) -> Float64[Tensor, ""]:
+    """The number of tokens of an activation."""
     return torch.tensor(float(x.shape[0] * x.shape[1]), dtype=torch.float64)
 
 
-def column_norms(weight: Tensor) -> Array:
-    """[c] float64: L2 norms of the columns of ``weight`` [hidden, c]."""
+def column_norms(weight: Float[Tensor, "d c"]) -> Array:
+    """[c] float64: L2 norms of the columns of ``weight``."""
     norms = torch.linalg.vector_norm(weight.detach(), dim=0, dtype=torch.float32)
     return norms.double().cpu().numpy()

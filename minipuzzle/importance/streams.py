@@ -11,6 +11,7 @@ from torch import Tensor
 
 from minipuzzle.importance.curves import Variant
 from minipuzzle.model.base import Context, ResidualBlock
+from minipuzzle.shapes import Float
 
 
 class Streams:
@@ -50,8 +51,8 @@ class Streams:
         """Rows in use: the parent's and those of variants begun."""
         return self.samples + len(self.variants) * self.shared
 
-    def variant(self, number: int) -> Tensor:
-        """[shared, s, hidden] of a variant."""
+    def variant(self, number: int) -> Float[Tensor, "shared s d"]:
+        """The rows of a variant."""
         start = self.samples + number * self.shared
         return self.hidden[start : start + self.shared]
 

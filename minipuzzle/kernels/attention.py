@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minipuzzle.shapes import Float
+
 # The widest heads that PyTorch's flash attention and cuDNN's take.
 FLASH_HEAD_DIM = 256
 CUDNN_HEAD_DIM = 128
@@ -54,10 +56,14 @@ class Rows:
         self.lengths.add_(1)
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, past: int, scale: float | None) -> Tensor:
-    """Query i sees keys 0..past + i. q [b, s, h, d], k and v [b, past + s, kv, d] -> [b, s, h,
-    d].
-    """
+def causal_attention(
+    q: Float[Tensor, "b s h p"],
+    k: Float[Tensor, "b t kv p"],
+    v: Float[Tensor, "b t kv p"],
+    past: int,
+    scale: float | None,
+) -> Float[Tensor, "b s h p"]:
+    """Query i sees keys 0..past + i; t = past + s."""
     length, mask = q.shape[1], None
     # One query sees all keys; without a past the plain causal mask is right.
     if past and length > 1:
@@ -112,11 +118,14 @@ def _joined(q: Tensor, k: Tensor, v: Tensor, past: int, scale: float | None) -> 
 
 
 def row_attention(
-    q: Tensor, keys: Tensor, values: Tensor, rows: Rows, most: int, scale: float | None
-) -> Tensor:
-    """One query a row over its first ``rows.lengths`` keys, none over ``most``. q [b, 1, h, d],
-    keys [b, c, kv, d].
-    """
+    q: Float[Tensor, "b 1 h p"],
+    keys: Float[Tensor, "b t kv p"],
+    values: Float[Tensor, "b t kv p"],
+    rows: Rows,
+    most: int,
+    scale: float | None,
+) -> Float[Tensor, "b 1 h p"]:
+    """One query a row over its first ``rows.lengths`` keys, none over ``most``."""
     if _flash(q, keys):
         # SDPA has no lengths; a mask would cost flash attention, with its split of long keys over
         # the whole GPU. The cache laid end to end [b * c, kv, d] is b sequences of unequal lengths.

@@ -15,6 +15,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from minipuzzle.shapes import Float
+
 T = TypeVar("T")
 # Sizes, dtypes and gradient modes that a function is compiled for; PyTorch's limit of 8 is below a
 # pruned model's.
@@ -45,7 +47,9 @@ def product_dtype(x: Tensor) -> torch.dtype:
     )
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def rms_norm(
+    x: Float[Tensor, "*rest d"], weight: Float[Tensor, " d"], eps: float
+) -> Float[Tensor, "*rest d"]:
     """x / sqrt(mean(x^2) + eps) * weight over the last axis, inside in FP32; in x's dtype, or that
     of autocast on CUDA.
     """
@@ -75,10 +79,10 @@ def silu_product(gate: Tensor, up: Tensor) -> Tensor:
     return compiled(_silu_product)(gate, up)
 
 
-def turn(x: Tensor, angles: Tensor, factor: float) -> Tensor:
-    """x [b, s, heads, d] with its pairs (k, k + n) turned by angles [b or 1, s, n], times
-    ``factor``; the rest as it is.
-    """
+def turn(
+    x: Float[Tensor, "b s h p"], angles: Float[Tensor, "#b s pairs"], factor: float
+) -> Float[Tensor, "b s h p"]:
+    """x with its pairs (k, k + pairs) turned by ``angles``, times ``factor``; the rest as it is."""
     if not _compiles(x[:, :, 0]) or torch.is_grad_enabled():
         return _turn(x, angles, factor)
     return compiled(_turn)(x, angles, factor)

@@ -11,11 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minipuzzle.shapes import Bool, Float, Float32, Int
 
-def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, documents: Tensor | None) -> Tensor:
-    """silu of the causal depthwise convolution. x [b, s, c], weight [c, k] -> [b, s, c].
 
-    With ``documents`` [b, s] no tap reaches into another document.
+def causal_conv(
+    x: Float[Tensor, "b s c"],
+    weight: Float[Tensor, "c k"],
+    bias: Float[Tensor, " c"] | None,
+    documents: Int[Tensor, "b s"] | None,
+) -> Float[Tensor, "b s c"]:
+    """silu of the causal depthwise convolution.
+
+    With ``documents`` no tap reaches into another document.
     """
     width = weight.shape[1]
     if documents is None:
@@ -37,8 +44,13 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, documents: Tenso
     return F.silu(total.to(x.dtype))
 
 
-def causal_conv_step(x: Tensor, window: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """One token of ``causal_conv``: x [b, c]; ``window`` [b, c, k] holds the last k inputs and is
+def causal_conv_step(
+    x: Float[Tensor, "b c"],
+    window: Float[Tensor, "b c k"],
+    weight: Float[Tensor, "c k"],
+    bias: Float[Tensor, " c"] | None,
+) -> Float[Tensor, "b c"]:
+    """One token of ``causal_conv``; ``window`` holds the last k inputs and is
     updated in place.
     """
     window.copy_(torch.roll(window, -1, dims=-1))
@@ -48,17 +60,17 @@ def causal_conv_step(x: Tensor, window: Tensor, weight: Tensor, bias: Tensor | N
 
 
 def scan(
-    x: Tensor,
-    dt: Tensor,
-    a: Tensor,
-    b: Tensor,
-    c: Tensor,
-    d: Tensor,
+    x: Float[Tensor, "b s h p"],
+    dt: Float[Tensor, "b s h"],
+    a: Float[Tensor, " h"],
+    b: Float[Tensor, "b s g z"],
+    c: Float[Tensor, "b s g z"],
+    d: Float[Tensor, " h"],
     *,
     chunk_size: int,
-    documents: Tensor | None = None,
-    initial_state: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+    documents: Int[Tensor, "b s"] | None = None,
+    initial_state: Float[Tensor, "b h p z"] | None = None,
+) -> tuple[Float[Tensor, "b s h p"], Float32[Tensor, "b h p z"]]:
     """(y [b, s, h, p] in x's dtype, the last state [b, h, p, n] float32) of the selective
     state-space recurrence.
 
@@ -125,8 +137,14 @@ def scan(
 
 
 def scan_step(
-    x: Tensor, state: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor
-) -> Tensor:
+    x: Float[Tensor, "b h p"],
+    state: Float[Tensor, "b h p z"],
+    dt: Float[Tensor, "b h"],
+    a: Float[Tensor, " h"],
+    b: Float[Tensor, "b g z"],
+    c: Float[Tensor, "b g z"],
+    d: Float[Tensor, " h"],
+) -> Float[Tensor, "b h p"]:
     """One token of ``scan``: x [b, h, p], dt [b, h], b and c [b, g, n] -> [b, h, p]; ``state`` is
     updated in place.
     """
@@ -143,8 +161,13 @@ def scan_step(
 
 
 def gated_norm(
-    y: Tensor, z: Tensor, weight: Tensor, groups: int, eps: float, kept: Tensor | None = None
-) -> Tensor:
+    y: Float[Tensor, "*rest c"],
+    z: Float[Tensor, "*rest c"],
+    weight: Float[Tensor, " c"],
+    groups: int,
+    eps: float,
+    kept: Bool[Tensor, " c"] | None = None,
+) -> Float[Tensor, "*rest c"]:
     """RMS norm of y * silu(z), a group at a time. y, z [..., c]; weight [c] -> [..., c] in y's
     dtype.
 

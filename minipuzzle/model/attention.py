@@ -18,6 +18,7 @@ from minipuzzle.model.base import Context, ResidualBlock
 from minipuzzle.model.cache import Slot
 from minipuzzle.model.norm import RMSNorm
 from minipuzzle.model.rope import rotate
+from minipuzzle.shapes import Float, Int
 
 
 @dataclass(kw_only=True)
@@ -65,7 +66,7 @@ class AttentionBlock(ResidualBlock):
         keys = torch.zeros(shape, device=device, dtype=kv_dtype)
         return AttentionSlot(keys=keys, values=torch.zeros_like(keys))
 
-    def mixer(self, x: Tensor, context: Context) -> Tensor:
+    def mixer(self, x: Float[Tensor, "b s d"], context: Context) -> Float[Tensor, "b s d"]:
         """softmax(scale q k^T) v, over the cache where there is one."""
         batch, length, _ = x.shape
         hd, past = self.block.attn_head_dim, context.past
@@ -105,8 +106,14 @@ class AttentionBlock(ResidualBlock):
             y = y * self.kept
         return self.o_proj(y)
 
-    def _within_documents(self, q: Tensor, k: Tensor, v: Tensor, documents: Tensor) -> Tensor:
-        """Queries see the keys before them of their own document. q [b, s, q_heads, hd] -> same."""
+    def _within_documents(
+        self,
+        q: Float[Tensor, "b s h p"],
+        k: Float[Tensor, "b s kv p"],
+        v: Float[Tensor, "b s kv p"],
+        documents: Int[Tensor, "b s"],
+    ) -> Float[Tensor, "b s h p"]:
+        """Queries see the keys before them of their own document."""
         length = q.shape[1]
         same = documents[:, :, None] == documents[:, None, :]  # [b, s, s]
         causal = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()

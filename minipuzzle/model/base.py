@@ -33,6 +33,7 @@ from minipuzzle.kinds import Block, Kept
 from minipuzzle.model.cache import Slot
 from minipuzzle.model.masks import index_mask, meanwhile
 from minipuzzle.model.norm import RMSNorm
+from minipuzzle.shapes import Float
 
 MODULES: dict[str, type[ResidualBlock]] = {}
 """The module of every kind by its name; ``ResidualBlock.__init_subclass__`` fills it."""
@@ -52,7 +53,7 @@ class Context:
     past: int = 0
     hidden_mask: Tensor | None = None
 
-    def masked(self, added: Tensor) -> Tensor:
+    def masked(self, added: Float[Tensor, "b s d"]) -> Float[Tensor, "b s d"]:
         """``added`` [b, s, hidden], 0 in hidden channels that are cut."""
         return added if self.hidden_mask is None else added * self.hidden_mask
 
@@ -80,11 +81,11 @@ class ResidualBlock(nn.Module):
         self.norm = RMSNorm(block.hidden, eps)
         self.branch_input = nn.Identity()
 
-    def forward(self, h: Tensor, context: Context) -> Tensor:
+    def forward(self, h: Float[Tensor, "b s d"], context: Context) -> Float[Tensor, "b s d"]:
         return h + context.masked(self.branch(h, context))
 
-    def branch(self, h: Tensor, context: Context) -> Tensor:
-        """What the block adds to h [b, s, hidden]: multiplier x mixer(norm(h)), or multiplier x
+    def branch(self, h: Float[Tensor, "b s d"], context: Context) -> Float[Tensor, "b s d"]:
+        """What the block adds to h: multiplier x mixer(norm(h)), or multiplier x
         norm(mixer(h)) where the norm comes after.
         """
         if self.block.norm_after:
@@ -96,8 +97,8 @@ class ResidualBlock(nn.Module):
         multiplier = self.block.residual_multiplier
         return added if multiplier == 1 else added * multiplier
 
-    def mixer(self, x: Tensor, context: Context) -> Tensor:
-        """[b, s, hidden] from ``branch_input`` [b, s, hidden], output projection included."""
+    def mixer(self, x: Float[Tensor, "b s d"], context: Context) -> Float[Tensor, "b s d"]:
+        """What ``branch`` adds, from ``branch_input``; output projection included."""
         raise self._undeclared("mixer")
 
     @classmethod

@@ -12,6 +12,7 @@ from minipuzzle.kernels import Kernels
 from minipuzzle.kernels.pointwise import relu_squared, silu_product
 from minipuzzle.kinds import Block, FeedForward
 from minipuzzle.model.base import Context, ResidualBlock
+from minipuzzle.shapes import Float
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu2": relu_squared, "silu": F.silu}
 
@@ -46,7 +47,7 @@ class FeedForwardBlock(ResidualBlock):
         """Nothing: a token does not see the others."""
         return None
 
-    def mixer(self, x: Tensor, context: Context) -> Tensor:
+    def mixer(self, x: Float[Tensor, "b s d"], context: Context) -> Float[Tensor, "b s d"]:
         """down of the channels [b, s, intermediate]."""
         activation = ACTIVATIONS[self.block.activation]
         y = self._gated(x, activation) if self.block.gated else activation(self.up_proj(x))

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from minipuzzle.kernels.pointwise import compiled, product_dtype
+from minipuzzle.shapes import Float, Float32
 
 __all__ = ["add_matmul_fp32", "compiled", "matmul_fp32", "product_dtype"]
 
 
-def matmul_fp32(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b with an FP32 result, never rounded to BF16 on the way. [n, k] x [k, m] -> [n, m]
-    float32.
+def matmul_fp32(a: Float[Tensor, "n r"], b: Float[Tensor, "r v"]) -> Float32[Tensor, "n v"]:
+    """a @ b with an FP32 result, never rounded to BF16 on the way.
 
     Under autocast on CUDA the inputs are rounded to BF16, as those of every product there, and only
     they.
@@ -28,7 +28,9 @@ def matmul_fp32(a: Tensor, b: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def add_matmul_fp32(total: Tensor, a: Tensor, b: Tensor) -> None:
+def add_matmul_fp32(
+    total: Float32[Tensor, "n v"], a: Float[Tensor, "n r"], b: Float[Tensor, "r v"]
+) -> None:
     """total += a @ b for an FP32 ``total``, the product never rounded and on CUDA never stored on
     its own.
     """

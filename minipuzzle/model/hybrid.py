@@ -18,6 +18,7 @@ from minipuzzle.model.cache import Cache
 from minipuzzle.model.head import matmul_fp32
 from minipuzzle.model.masks import index_mask, meanwhile
 from minipuzzle.model.norm import final_norm
+from minipuzzle.shapes import Float, Float32, Int
 
 
 class HybridLM(nn.Module):
@@ -56,12 +57,12 @@ class HybridLM(nn.Module):
                 self.head = nn.Linear(architecture.hidden, architecture.vocab_size, bias=False)
 
     @property
-    def head_weight(self) -> Tensor:
-        """[vocab, hidden]; the embedding where the head is tied to it."""
+    def head_weight(self) -> Float[Tensor, "v d"]:
+        """The head's matrix; the embedding where the head is tied to it."""
         return self.embeddings.weight if self.architecture.tied_head else self.head.weight
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        """[b, s, hidden]: the input of the first block."""
+    def embed(self, tokens: Int[Tensor, "b s"]) -> Float[Tensor, "b s d"]:
+        """The input of the first block."""
         h: Tensor = self.embeddings(tokens)
         # under autocast the residual stream is BF16, as in NVIDIA's model, not the masters' FP32
         h = h.to(product_dtype(h))
@@ -70,9 +71,14 @@ class HybridLM(nn.Module):
         return h if self._hidden_mask is None else h * self._hidden_mask
 
     def run_blocks(
-        self, h: Tensor, documents: Tensor | None, start: int, stop: int, cache: Cache | None = None
-    ) -> Tensor:
-        """[b, s, hidden] after blocks start..stop-1; dropped blocks of a mask are skipped."""
+        self,
+        h: Float[Tensor, "b s d"],
+        documents: Int[Tensor, "b s"] | None,
+        start: int,
+        stop: int,
+        cache: Cache | None = None,
+    ) -> Float[Tensor, "b s d"]:
+        """The stream after blocks start..stop-1; dropped blocks of a mask are skipped."""
         for i in range(start, stop):
             if i in self._dropped:
                 continue
@@ -84,9 +90,12 @@ class HybridLM(nn.Module):
         return h
 
     def hidden_states(
-        self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None
-    ) -> Tensor:
-        """[b, s, hidden] after the final norm, just before the head (divided by the logits'
+        self,
+        tokens: Int[Tensor, "b s"],
+        documents: Int[Tensor, "b s"] | None = None,
+        cache: Cache | None = None,
+    ) -> Float[Tensor, "b s d"]:
+        """The stream after the final norm, just before the head (divided by the logits'
         divisor).
 
         With a ``cache`` the tokens follow those it has seen, of which it takes note.
@@ -98,9 +107,12 @@ class HybridLM(nn.Module):
         return result
 
     def forward(
-        self, tokens: Tensor, documents: Tensor | None = None, cache: Cache | None = None
-    ) -> Tensor:
-        """Logits [b, s, vocab] float32."""
+        self,
+        tokens: Int[Tensor, "b s"],
+        documents: Int[Tensor, "b s"] | None = None,
+        cache: Cache | None = None,
+    ) -> Float32[Tensor, "b s v"]:
+        """Logits."""
         h = self.hidden_states(tokens, documents, cache)
         return matmul_fp32(h.flatten(0, 1), self.head_weight.to(h.dtype).t()).unflatten(
             0, h.shape[:2]

@@ -16,6 +16,7 @@ from minipuzzle.kernels import Kernels
 from minipuzzle.kinds import Block, Mamba2
 from minipuzzle.model.base import Context, ResidualBlock
 from minipuzzle.model.cache import Slot
+from minipuzzle.shapes import Float
 
 
 @dataclass(kw_only=True)
@@ -86,7 +87,7 @@ class Mamba2Block(ResidualBlock):
         dt = dt.uniform_(math.log(1e-3), math.log(0.1), generator=generator).exp()
         self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus(dt_bias) == dt
 
-    def mixer(self, x: Tensor, context: Context) -> Tensor:
+    def mixer(self, x: Float[Tensor, "b s d"], context: Context) -> Float[Tensor, "b s d"]:
         """One step of the recurrence where a token follows in a cache, else the scan."""
         b, slot, past = self.block, cast("MambaSlot | None", context.slot), context.past
         projected = self.in_proj(x)  # [b, s, z|x|B|C|dt]
@@ -128,14 +129,14 @@ class Mamba2Block(ResidualBlock):
 
     def _scan(
         self,
-        convolved: Tensor,
-        dt: Tensor,
-        a: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
+        convolved: Float[Tensor, "b s c"],
+        dt: Float[Tensor, "b s h"],
+        a: Float[Tensor, " h"],
+        weight: Float[Tensor, "c k"],
+        bias: Float[Tensor, " c"] | None,
         context: Context,
-    ) -> Tensor:
-        """[b, s, heads, head_dim] of many tokens: convolved [b, s, x|B|C], dt [b, s, heads]."""
+    ) -> Float[Tensor, "b s h p"]:
+        """Of many tokens; convolved is x|B|C."""
         b, slot = self.block, cast("MambaSlot | None", context.slot)
         before = b.conv_kernel - 1 if slot is not None and context.past else 0
         if slot is not None:
@@ -166,14 +167,14 @@ class Mamba2Block(ResidualBlock):
 
     def _step(
         self,
-        convolved: Tensor,
-        dt: Tensor,
-        a: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
+        convolved: Float[Tensor, "b c"],
+        dt: Float[Tensor, "b h"],
+        a: Float[Tensor, " h"],
+        weight: Float[Tensor, "c k"],
+        bias: Float[Tensor, " c"] | None,
         slot: MambaSlot,
-    ) -> Tensor:
-        """[b, heads, head_dim] of one token a row: convolved [b, x|B|C], dt [b, heads]."""
+    ) -> Float[Tensor, "b h p"]:
+        """Of one token a row; convolved is x|B|C."""
         xs, bs, cs = self._parts(
             self.kernels.causal_conv_step(convolved, slot.window, weight, bias)
         )

@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from minipuzzle.shapes import Bool
+
 
 @contextmanager
 def meanwhile(values: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
@@ -29,8 +31,8 @@ def meanwhile(values: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
 
 def index_mask(
     size: int, kept: NDArray[np.int64] | Sequence[int] | None, device: torch.device
-) -> Tensor | None:
-    """[size] bool, true at the kept indices; None where all are kept."""
+) -> Bool[Tensor, " {size}"] | None:
+    """True at the kept indices; None where all are kept."""
     if kept is None:
         return None
     result = torch.zeros(size, dtype=torch.bool, device=device)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from minipuzzle.arch import Architecture
 from minipuzzle.kernels.pointwise import rms_norm
+from minipuzzle.shapes import Float
 
 
 class RMSNorm(nn.Module):
@@ -23,7 +24,7 @@ class RMSNorm(nn.Module):
         self.divisor = divisor
         self.kept = None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "*rest d"]) -> Float[Tensor, "*rest d"]:
         weight = self.weight.float() if self.divisor == 1 else self.weight.float() / self.divisor
         if self.kept is None:
             return rms_norm(x, weight, self.eps)

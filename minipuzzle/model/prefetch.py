@@ -15,6 +15,7 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.kernels import choose
 from minipuzzle.model.base import ResidualBlock, make_block
 from minipuzzle.model.norm import RMSNorm, final_norm
+from minipuzzle.shapes import Float
 
 
 class BlockReader:
@@ -106,8 +107,10 @@ class BlockReader:
 
 
 @torch.no_grad()
-def embed_into(target: Tensor, checkpoint: Checkpoint, tokens: NDArray[np.integer]) -> None:
-    """Make ``target`` [b, s, hidden], on any device, the input of the first block for tokens [b,
+def embed_into(
+    target: Float[Tensor, "b s d"], checkpoint: Checkpoint, tokens: NDArray[np.integer]
+) -> None:
+    """Make ``target``, on any device, the input of the first block for tokens [b,
     s].
 
     The table is read once, in pieces. Raises: UserError for NaN or infinite weights.

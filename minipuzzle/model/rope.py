@@ -9,10 +9,13 @@ from torch import Tensor
 
 from minipuzzle.kernels.pointwise import turn
 from minipuzzle.kinds import Rope, rope_speeds
+from minipuzzle.shapes import Float, Int
 
 
-def rotate(x: Tensor, rope: Rope, positions: Tensor, longest: int) -> Tensor:
-    """x [b, s, heads, head_dim] turned by its ``positions`` [b or 1, s], in FP32 and back to its
+def rotate(
+    x: Float[Tensor, "b s h p"], rope: Rope, positions: Int[Tensor, "#b s"], longest: int
+) -> Float[Tensor, "b s h p"]:
+    """x turned by its ``positions``, in FP32 and back to its
     dtype.
 
     ``longest`` is the length of the sequence so far, which "dynamic" reads. Channel k is paired

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from minipuzzle.model.head import add_matmul_fp32, matmul_fp32, product_dtype
+from minipuzzle.shapes import Float, Float64, Int
 from minipuzzle.training.divergences import find
 from minipuzzle.training.divergences.base import Divergence
 from minipuzzle.training.loss_tiles import (
@@ -44,19 +45,19 @@ FORWARD_KL = find("forward-kl")
 
 @dataclass(frozen=True, kw_only=True)
 class LossResult:
-    """Sums over tokens, in nats, float64: the loss, which has a gradient, and the teacher's entropy
+    """Sums over tokens, in nats: the loss, which has a gradient, and the teacher's entropy
     (0 without one).
     """
 
-    total: Tensor
-    entropy: Tensor
+    total: Float64[Tensor, ""]
+    entropy: Float64[Tensor, ""]
 
 
 def linear_loss(
-    hidden: Tensor,
-    head: Tensor,
-    teacher: tuple[Tensor, Tensor] | None = None,
-    targets: Tensor | None = None,
+    hidden: Float[Tensor, "n d"],
+    head: Float[Tensor, "v d"],
+    teacher: tuple[Float[Tensor, "n d_teacher"], Float[Tensor, "v d_teacher"]] | None = None,
+    targets: Int[Tensor, " n"] | None = None,
     *,
     divergence: Divergence = FORWARD_KL,
     weight: float = 1.0,
@@ -65,8 +66,8 @@ def linear_loss(
     """``weight`` x divergence from the teacher + ``target_weight`` x cross-entropy of ``targets``,
     at temperature 1.
 
-    ``hidden`` [n, d] and ``head`` [vocab, d] of the student get gradients, ``teacher`` = (hidden
-    [n, d_teacher], head [vocab, d_teacher]) none; ``targets`` [n] int64. Products take BF16 under
+    ``hidden`` and ``head`` of the student get gradients, ``teacher`` = (hidden, head) none.
+    Products take BF16 under
     autocast, else the dtype of ``hidden``.
     """
     dtype = product_dtype(hidden)
@@ -85,7 +86,11 @@ def linear_loss(
     return LossResult(total=total, entropy=entropy)
 
 
-def makes_logits_once(head: Tensor, teacher_head: Tensor | None, dtype: torch.dtype) -> bool:
+def makes_logits_once(
+    head: Float[Tensor, "v d"],
+    teacher_head: Float[Tensor, "v d_teacher"] | None,
+    dtype: torch.dtype,
+) -> bool:
     """Whether FP32 sums of the head's gradient and copies of the heads in ``dtype`` cost no memory
     worth saving.
     """

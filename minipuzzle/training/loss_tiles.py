@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from minipuzzle.model.head import add_matmul_fp32, compiled, matmul_fp32
+from minipuzzle.shapes import Float, Float32, Float64, Int
 from minipuzzle.training.divergences.base import TOP_K, Divergence
 
 TILE_BYTES = 896 << 20
@@ -97,8 +98,10 @@ def tile_sizes(tokens: int, vocab: int, width: int, teacher_width: int) -> tuple
     return rows, vocab if vocab <= fit else 1 << fit.bit_length() - 1
 
 
-def first_pass(logits: Tiles, targets: Tensor | None, plan: Plan) -> tuple[Tensor, Tensor]:
-    """(the loss, the teacher's entropy), summed, float64; leaves what the second pass needs in
+def first_pass(
+    logits: Tiles, targets: Int[Tensor, " n"] | None, plan: Plan
+) -> tuple[Float64[Tensor, ""], Float64[Tensor, ""]]:
+    """(the loss, the teacher's entropy), summed; leaves what the second pass needs in
     ``plan``.
     """
     n, device = logits.hidden.shape[0], logits.hidden.device
@@ -153,8 +156,12 @@ def _sums(logits: Tiles, plan: Plan) -> Tensor:
 
 
 def second_pass(
-    logits: Tiles, targets: Tensor | None, plan: Plan, scale: Tensor, needed: tuple[bool, bool]
-) -> tuple[Tensor | None, Tensor | None]:
+    logits: Tiles,
+    targets: Int[Tensor, " n"] | None,
+    plan: Plan,
+    scale: Float32[Tensor, ""],
+    needed: tuple[bool, bool],
+) -> tuple[Float[Tensor, "n d"] | None, Float[Tensor, "v d"] | None]:
     """Gradients of ``hidden`` and ``head`` times ``scale``, each summed in FP32 and rounded
     once.
     """
@@ -183,16 +190,16 @@ def second_pass(
 
 def gradient_tile(
     logits: Tiles,
-    targets: Tensor | None,
+    targets: Int[Tensor, " all"] | None,
     plan: Plan,
-    scale: Tensor,
+    scale: Float32[Tensor, ""],
     rows: slice,
     entries: slice,
-    student: Tensor,
-    teacher: Tensor,
-    out: Tensor | None = None,
-) -> Tensor:
-    """d loss / d student logits [n, v] times ``scale``, rounded to the dtype of the products;
+    student: Float32[Tensor, "n v"],
+    teacher: Float32[Tensor, "n v"],
+    out: Float[Tensor, "n v"] | None = None,
+) -> Float[Tensor, "n v"]:
+    """d loss / d student logits times ``scale``, rounded to the dtype of the products;
     written to ``out``.
     """
     out = torch.empty_like(student, dtype=logits.hidden.dtype) if out is None else out
@@ -265,7 +272,7 @@ def _logit_gradient(
     return out.copy_(result * scale)
 
 
-def fused(function: Callable[..., Tensor], tile: Tensor) -> Callable[..., Tensor]:
+def fused(function: Callable[..., Tensor], tile: Float32[Tensor, "n v"]) -> Callable[..., Tensor]:
     """The function as one kernel on CUDA: a dozen passes over a tile of logits would cost more than
     its products.
     """

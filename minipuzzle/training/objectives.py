@@ -12,6 +12,7 @@ from minipuzzle.errors import UserError
 from minipuzzle.model import HybridLM
 from minipuzzle.registry import DIVERGENCES
 from minipuzzle.settings import DEFAULT_LOSS, loss_terms
+from minipuzzle.shapes import Float64, Int
 from minipuzzle.training import divergences, losses
 from minipuzzle.training.head_loss import FORWARD_KL, linear_loss
 from minipuzzle.training.losses.base import StateLoss, TargetLoss
@@ -23,8 +24,8 @@ class BatchLoss:
     entropy (0 without one).
     """
 
-    total: Tensor
-    entropy: Tensor
+    total: Float64[Tensor, ""]
+    entropy: Float64[Tensor, ""]
     tokens: int
 
 
@@ -39,14 +40,18 @@ class Objective(ABC):
     """
 
     @abstractmethod
-    def __call__(self, model: HybridLM, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
-        """The loss on ``tokens`` [b, s] int64; ``documents`` [b, s] keep packed ones apart."""
+    def __call__(
+        self, model: HybridLM, tokens: Int[Tensor, "b s"], documents: Int[Tensor, "b s"] | None
+    ) -> BatchLoss:
+        """The loss on ``tokens``; ``documents`` keep packed ones apart."""
 
 
 class _NextToken(Objective):
     capturable = True
 
-    def __call__(self, model: HybridLM, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
+    def __call__(
+        self, model: HybridLM, tokens: Int[Tensor, "b s"], documents: Int[Tensor, "b s"] | None
+    ) -> BatchLoss:
         hidden = model.hidden_states(tokens, documents)[:, :-1]
         targets = tokens[:, 1:].reshape(-1)
         loss = linear_loss(hidden.reshape(-1, hidden.shape[-1]), model.head_weight, targets=targets)
@@ -63,7 +68,9 @@ class _AnswersOnly(Objective):
     def __init__(self, teacher: HybridLM | None) -> None:
         self.teacher = teacher
 
-    def __call__(self, model: HybridLM, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
+    def __call__(
+        self, model: HybridLM, tokens: Int[Tensor, "b s"], documents: Int[Tensor, "b s"] | None
+    ) -> BatchLoss:
         if documents is None:
             raise ValueError("answers_only needs the segments: set isolate_documents")
         examples, wanted = documents // 2, documents[:, 1:] % 2 == 1  # wanted [b, s - 1]
@@ -107,7 +114,9 @@ class _Distillation(Objective):
                 case found:
                     raise TypeError(f"nothing computes {found}")
 
-    def __call__(self, model: HybridLM, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
+    def __call__(
+        self, model: HybridLM, tokens: Int[Tensor, "b s"], documents: Int[Tensor, "b s"] | None
+    ) -> BatchLoss:
         # Not inference mode: its tensors cannot be saved for the student's backward pass.
         with torch.no_grad():
             target = self.teacher.hidden_states(tokens, documents)  # [b, s, d_teacher]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from minipuzzle.model.head import matmul_fp32
+from minipuzzle.shapes import Float, Float32, Float64, Int
 
 CHUNK_VALUES = 1 << 26
 """FP32 logits at once: 512 tokens of 131,072 entries."""
@@ -19,25 +20,25 @@ CHUNK_VALUES = 1 << 26
 
 @dataclass(frozen=True, kw_only=True)
 class Entries:
-    """The teacher at n tokens: ``ids`` [n, k] int64, their log probabilities ``log_p`` [n, k] FP32,
-    and ``log_rest`` [n] FP32, the logarithm of all other entries' mass together; None for a sample
+    """The teacher at n tokens: ``ids``, their log probabilities ``log_p``, and ``log_rest``, the
+    logarithm of all other entries' mass together; None for a sample
     drawn from the teacher, with repetitions.
     """
 
-    ids: Tensor
-    log_p: Tensor
-    log_rest: Tensor | None
+    ids: Int[Tensor, "n k"]
+    log_p: Float32[Tensor, "n k"]
+    log_rest: Float32[Tensor, " n"] | None
 
-    def weight(self) -> Tensor:
-        """[n, k]: what each of the entries counts."""
+    def weight(self) -> Float32[Tensor, "n k"]:
+        """What each of the entries counts."""
         return (
             self.log_p.exp()
             if self.log_rest is not None
             else torch.full_like(self.log_p, 1 / self.log_p.shape[1])
         )
 
-    def entropy(self) -> Tensor:
-        """Sum over tokens, nats, float64. Of a sample: an unbiased estimate. With the rest as a
+    def entropy(self) -> Float64[Tensor, ""]:
+        """Sum over tokens, nats. Of a sample: an unbiased estimate. With the rest as a
         bucket: a lower bound.
         """
         total = -(self.weight() * self.log_p).double().sum()
@@ -51,10 +52,13 @@ class Entries:
 
 @torch.no_grad()
 def teacher_entries(
-    hidden: Tensor, head: Tensor, count: int, generator: torch.Generator | None = None
+    hidden: Float[Tensor, "n d"],
+    head: Float[Tensor, "v d"],
+    count: int,
+    generator: torch.Generator | None = None,
 ) -> Entries:
     """The ``count`` most likely entries, or with a ``generator`` as many random ones, of states
-    ``hidden`` [n, d].
+    ``hidden``.
     """
     ids, log_p, rest = [], [], []
     for part in _chunks(hidden, head):
@@ -72,9 +76,11 @@ def teacher_entries(
     )
 
 
-def sparse_kl(hidden: Tensor, head: Tensor, entries: Entries) -> Tensor:
-    """Sum over tokens of KL(teacher || student) in nats, float64, from states ``hidden`` [n, d] and
-    ``head`` [vocab, d].
+def sparse_kl(
+    hidden: Float[Tensor, "n d"], head: Float[Tensor, "v d"], entries: Entries
+) -> Float64[Tensor, ""]:
+    """Sum over tokens of KL(teacher || student) in nats, from the states and the head of the
+    student.
 
     With a rest bucket: KL between the distributions in which all other entries are one, which is
     the whole KL where k is the vocabulary and below it otherwise. Of a sample: mean of log p - log

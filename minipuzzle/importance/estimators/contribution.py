@@ -13,6 +13,7 @@ from torch import Tensor
 
 from minipuzzle.importance.estimators.base import Activations
 from minipuzzle.importance.readings import Array, Reading, column_norms, tokens_of
+from minipuzzle.shapes import Float, Float64
 
 
 class Contribution(Reading):
@@ -22,7 +23,7 @@ class Contribution(Reading):
         self.weight = weight
         self.sums = {"count": np.zeros(()), "absolutes": np.zeros(weight.shape[1])}
 
-    def reduce(self, x: Tensor) -> dict[str, Tensor]:
+    def reduce(self, x: Float[Tensor, "b s c"]) -> dict[str, Float64[Tensor, ...]]:
         absolutes = x.float().abs().mean(dim=1).double().sum(dim=0) * x.shape[1]
         return {"count": tokens_of(x), "absolutes": absolutes}
 
@@ -39,7 +40,7 @@ class HeadContribution(Reading):
         self.weight = weight
         self.sums = {"count": np.zeros(()), "norms": np.zeros(heads)}
 
-    def reduce(self, x: Tensor) -> dict[str, Tensor]:
+    def reduce(self, x: Float[Tensor, "b s c"]) -> dict[str, Float64[Tensor, ...]]:
         heads = len(self.sums["norms"])
         # ||W_h x||^2 = x^T (W_h^T W_h) x: a small matrix a head instead of what it adds to each
         # hidden channel.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from minipuzzle.importance.estimators.base import Activations
 from minipuzzle.importance.readings import Array, Reading, column_norms, tokens_of
+from minipuzzle.shapes import Float, Float64
 
 
 class Fluctuation(Reading):
@@ -27,7 +28,7 @@ class Fluctuation(Reading):
             "squares": np.zeros(channels),
         }
 
-    def reduce(self, x: Tensor) -> dict[str, Tensor]:
+    def reduce(self, x: Float[Tensor, "b s c"]) -> dict[str, Float64[Tensor, ...]]:
         total = x.new_zeros(x.shape[-1], dtype=torch.float64)
         squares = torch.zeros_like(total)
         for row in x:  # float64 of one sample at a time

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from minipuzzle.importance.estimators.base import Activations
 from minipuzzle.importance.readings import MeanAbsolute, Reading
+from minipuzzle.shapes import Float, Float64
 
 
 class HeadNorm(MeanAbsolute):
     """The L2 norm of each head's channels in place of |x|."""
 
-    def reduce(self, x: Tensor) -> dict[str, Tensor]:
+    def reduce(self, x: Float[Tensor, "b s c"]) -> dict[str, Float64[Tensor, ...]]:
         heads = len(self.sums["squares"])
         return super().reduce(x.float().unflatten(-1, (heads, -1)).norm(dim=-1))
 

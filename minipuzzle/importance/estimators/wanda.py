@@ -13,6 +13,7 @@ from torch import Tensor
 
 from minipuzzle.importance.estimators.base import Activations
 from minipuzzle.importance.readings import Array, Reading, tokens_of
+from minipuzzle.shapes import Float, Float64
 
 
 class WeightTimesNorm(Reading):
@@ -22,7 +23,7 @@ class WeightTimesNorm(Reading):
         self.weight, self.count = weight, count
         self.sums = {"count": np.zeros(()), "squares": np.zeros(weight.shape[1])}
 
-    def reduce(self, x: Tensor) -> dict[str, Tensor]:
+    def reduce(self, x: Float[Tensor, "b s c"]) -> dict[str, Float64[Tensor, ...]]:
         squares = x.float().square().sum(dim=1).double().sum(dim=0)  # [c]
         return {"count": tokens_of(x), "squares": squares}
 

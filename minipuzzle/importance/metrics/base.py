@@ -13,11 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from minipuzzle.shapes import Float, Float64, Int
+
 NO_TARGET = -100
 """The target of a token that nothing follows: torch's ``ignore_index``."""
 
 
-def as_it_is(end: Tensor, targets: Tensor) -> Tensor:
+def as_it_is(end: Float[Tensor, "n c"], targets: Int[Tensor, " n"]) -> Float[Tensor, "n c"]:
     """The parent's end itself."""
     return end
 
@@ -39,6 +41,8 @@ class Metric:
     prepare: Callable[[Tensor, Tensor], Tensor] = as_it_is
 
 
-def squared_difference(known: Tensor, changed: Tensor, targets: Tensor) -> Tensor:
-    """Sum over tokens and channels, float64."""
+def squared_difference(
+    known: Float[Tensor, "n c"], changed: Float[Tensor, "n c"], targets: Int[Tensor, " n"]
+) -> Float64[Tensor, ""]:
+    """Sum over tokens and channels."""
     return (changed - known).square_().sum(dtype=torch.float64)

@@ -13,7 +13,6 @@ are for. A result is printed for each and, with a number and the survivors, at t
 from __future__ import annotations
 
 import argparse
-import ast
 import importlib
 import importlib.abc
 import importlib.util
@@ -25,19 +24,21 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from mutations import ROOT, Mutant, mutants
+
 SEARCH = (
     "test_search_pencil",
+    "test_coupled_blocks",
+    "test_repair",
     "test_local_search",
     "test_refine",
     "test_solve",
     "test_layers_search",
 )
 FILES = {
-    "budget": ("test_time_budgets", "test_budget"),
+    "settings/budget": ("test_time_budgets", "test_budget"),
     "space": (
         "test_space",
         "test_search_pencil",
@@ -50,22 +51,28 @@ FILES = {
     "cost/pricing": ("test_time_budgets", "test_refine"),
     "cost/roofline": ("test_roofline",),
     "cost/training": ("test_training_cost", "test_distill_plan"),
-    "arch/ranking": ("test_search_pencil", "test_refine", "test_enumerate"),
+    "kinds/width": ("test_widths", "test_search_of_new_kinds", "test_kept"),
     "arch/rules": ("test_cut_checks", "test_layers_search"),
-    "arch/selection": ("test_cut_checks", "test_surgery"),
+    "arch/selection": ("test_cut_checks", "test_selection", "test_surgery"),
     "nas/choices": SEARCH,
-    "nas/damage": ("test_search_pencil", "test_refine", "test_enumerate", "test_layer_scores"),
+    "nas/damage": ("test_search_pencil", "test_refine", "test_kept", "test_layer_scores"),
     "nas/enumerate": ("test_time_budgets", "test_layers_search", "test_enumerate"),
-    "nas/propose": ("test_search_pencil", "test_local_search", "test_refine", "test_hidden_size"),
+    "nas/propose": (
+        "test_search_pencil",
+        "test_coupled_blocks",
+        "test_local_search",
+        "test_refine",
+        "test_hidden_size",
+    ),
     "nas/rank": ("test_ranking", "test_refine"),
     "nas/refine": SEARCH,
-    "nas/select": ("test_search_pencil", "test_layers_search", "test_enumerate"),
-    "nas/solve": ("test_search_pencil", "test_local_search", "test_solve"),
+    "nas/select": ("test_search_pencil", "test_layers_search", "test_enumerate", "test_kept"),
+    "nas/solve": ("test_search_pencil", "test_coupled_blocks", "test_local_search", "test_solve"),
     "training/divergences/jsd": ("test_losses", "test_loss_suite"),
     "training/divergences/reverse_kl": ("test_losses", "test_loss_suite"),
     "training/divergences/top_k": ("test_losses", "test_loss_suite"),
     "training/guard": ("test_training_oracles",),
-    "training/objectives": ("test_training_oracles", "test_search_pencil", "test_losses"),
+    "training/objectives": ("test_training_oracles", "test_objectives", "test_losses"),
     "training/schedule": ("test_training_oracles",),
     "training/update": ("test_training_oracles",),
     "memory/footprint": ("test_cost",),
@@ -73,36 +80,6 @@ FILES = {
     "memory/inference": ("test_bench", "test_generation"),
     "memory/scoring": ("test_memory",),
     "surgery": ("test_cut_checks", "test_surgery"),
-}
-COMPARE = {
-    ast.Lt: "<=",
-    ast.LtE: "<",
-    ast.Gt: ">=",
-    ast.GtE: ">",
-    ast.Eq: "!=",
-    ast.NotEq: "==",
-    ast.In: "not in",
-    ast.NotIn: "in",
-    ast.Is: "is not",
-    ast.IsNot: "is",
-}
-OPERATE = {
-    ast.Add: "-",
-    ast.Sub: "+",
-    ast.Mult: "/",
-    ast.Div: "*",
-    ast.FloorDiv: "*",
-    ast.Mod: "*",
-    ast.Pow: "*",
-}
-NAMES = {
-    "min": "max",
-    "max": "min",
-    "any": "all",
-    "all": "any",
-    "ceil": "int",
-    "argmin": "argmax",
-    "argmax": "argmin",
 }
 SECONDS = 240
 PYTEST = (
@@ -119,120 +96,6 @@ TESTS_FAILED = (1, 2)
 """pytest's codes for a failed test, and for one that could not be collected because the change
 broke an import.
 """
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """``new`` in place of the characters ``start`` to ``stop`` of a module's source."""
-
-    module: str
-    line: int
-    old: str
-    new: str
-    start: int
-    stop: int
-
-
-def mutants(module: str) -> list[Mutant]:
-    """Every place of a module that can be changed, in the order of its text."""
-    text = (ROOT / "minipuzzle" / f"{module}.py").read_text()
-    starts = [0]
-    for line in text.splitlines(keepends=True):
-        starts.append(starts[-1] + len(line.encode()))
-    source = text.encode()
-    found: list[Mutant] = []
-
-    def change(node: ast.expr, new: str) -> None:
-        start = starts[node.lineno - 1] + node.col_offset
-        stop = starts[(node.end_lineno or 0) - 1] + (node.end_col_offset or 0)
-        old = source[start:stop].decode()
-        found.append(
-            Mutant(
-                module,
-                node.lineno,
-                old,
-                f"({new})" if node_is_operation(node) else new,
-                start,
-                stop,
-            )
-        )
-
-    for node in changeable(ast.parse(text)):
-        match node:
-            case ast.Compare(ops=[operation], left=left, comparators=[right]) if (
-                type(operation) in COMPARE
-            ):
-                change(
-                    node, f"({ast.unparse(left)}) {COMPARE[type(operation)]} ({ast.unparse(right)})"
-                )
-            case ast.BinOp(op=operation) if type(operation) in OPERATE:
-                change(
-                    node,
-                    f"({ast.unparse(node.left)}) {OPERATE[type(operation)]}"
-                    f" ({ast.unparse(node.right)})",
-                )
-            case ast.BoolOp():
-                joint = " or " if isinstance(node.op, ast.And) else " and "
-                change(node, joint.join(f"({ast.unparse(value)})" for value in node.values))
-            case ast.UnaryOp(op=ast.Not() | ast.USub()):
-                change(node, f"({ast.unparse(node.operand)})")
-            case ast.Constant(value=bool()):
-                change(node, str(not node.value))
-            case ast.Constant(value=int()):
-                change(node, repr(node.value + 1))
-            case ast.Constant(value=float()):
-                change(node, repr(1.5 * node.value + (node.value == 0)))
-            case ast.Name(id=name) if name in NAMES:
-                change(node, NAMES[name])
-            case ast.IfExp():
-                change(
-                    node,
-                    f"({ast.unparse(node.orelse)}) if {ast.unparse(node.test)} else"
-                    f" ({ast.unparse(node.body)})",
-                )
-    return found
-
-
-def node_is_operation(node: ast.expr) -> bool:
-    """Whether the new text needs parentheses to stay one operand."""
-    return isinstance(node, ast.Compare | ast.BinOp | ast.BoolOp | ast.UnaryOp | ast.IfExp)
-
-
-def changeable(tree: ast.AST) -> list[ast.AST]:
-    """All nodes but those of errors, types, imports, properties of dataclass fields and text."""
-    found = []
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.Raise | ast.Import | ast.ImportFrom | ast.JoinedStr | ast.Assert):
-            continue
-        if isinstance(node, ast.keyword) and node.arg == "strict":
-            continue  # of zip: it finds our own faults, of which there are none to find
-        if (
-            isinstance(node, ast.Constant)
-            and isinstance(node.value, float)
-            and 0 < node.value < 1e-6
-        ):
-            continue  # keeps a quotient from dividing by 0, whatever its size
-        if isinstance(tree, ast.ClassDef) and node in tree.decorator_list:
-            continue
-        if isinstance(node, ast.Call) and ast.unparse(node.func).lstrip("_") in (
-            "UserError",
-            "refused",
-            "error",
-            "TypeVar",
-        ):
-            continue
-        if isinstance(node, ast.AnnAssign) and isinstance(tree, ast.ClassDef):
-            continue
-        if isinstance(node, ast.arguments):
-            continue
-        if isinstance(node, ast.AnnAssign):
-            found += changeable(node.value) if node.value is not None else []
-            continue
-        if isinstance(node, ast.FunctionDef):
-            found += [n for part in node.body for n in (part, *changeable(part))]
-            continue
-        found += [node, *changeable(node)]
-    return found
 
 
 class Changed(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):

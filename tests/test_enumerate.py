@@ -1,7 +1,6 @@
-"""Enumeration and selection against brute force, and the paper's grid in time."""
+"""Enumeration against brute force, and the paper's grid in time."""
 
 import importlib
-import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -9,28 +8,18 @@ import pytest
 from conftest import shape_of, space_of, tiny
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scored_parents import SPACE, every_shape, scored
 from test_architectures import paper_plan
 
-from minipuzzle.arch import Selection
 from minipuzzle.cost.pricing import pricing
 from minipuzzle.errors import UserError
-from minipuzzle.kinds import FeedForward, Mamba2
 from minipuzzle.memory import BYTES, Workload, resident
 from minipuzzle.nas.enumerate import enumerate_shapes, maximal
 from minipuzzle.nas.plan import make_plan
 from minipuzzle.nas.select import candidates, damage, select
-from minipuzzle.scores import Scores
 from minipuzzle.settings import Limits, SearchSettings
 from minipuzzle.space import shape_architecture
 
-SPACE = space_of(
-    attention=(0, 1),
-    mlp=(1, 3),
-    mamba=(1, 3),
-    intermediate=(24, 64),
-    heads=(4, 6, 8),
-    hidden=(16, 24, 32),
-)
 WORKLOADS = st.builds(
     Workload,
     context=st.integers(1, 300),
@@ -39,39 +28,6 @@ WORKLOADS = st.builds(
     kv=st.sampled_from(list(BYTES)),
     state=st.sampled_from(list(BYTES)),
 )
-
-
-def scored(parent, seed=0, ties=False):
-    rng = np.random.default_rng(seed)
-
-    def draw(*shape):
-        return rng.integers(0, 3, shape).astype(float) if ties else rng.random(shape)
-
-    return Scores(
-        blocks=draw(len(parent.blocks)),
-        hidden=draw(parent.hidden),
-        meta={},
-        widths={
-            "intermediate": {
-                i: draw(b.intermediate)
-                for i, b in enumerate(parent.blocks)
-                if isinstance(b, FeedForward)
-            },
-            "head_channels": {
-                i: draw(b.heads, b.head_dim)
-                for i, b in enumerate(parent.blocks)
-                if isinstance(b, Mamba2)
-            },
-        },
-    )
-
-
-def every_shape(space):
-    counts = [range(low, high + 1) for low, high in space.counts.values()]
-    return {
-        shape_of(attention=a, mlp=f, mamba=m, intermediate=w, heads=h, hidden=d)
-        for a, f, m, w, h, d in itertools.product(*counts, *space.sizes.values(), space.hidden)
-    }
 
 
 def at_least(other, shape):
@@ -173,60 +129,6 @@ def test_the_whole_grid_of_the_56b_is_priced_block_by_block(monkeypatch):
     )
 
 
-@settings(deadline=None, max_examples=30)
-@given(
-    seed=st.integers(0, 10**6),
-    ties=st.booleans(),
-    shape=st.sampled_from(sorted(every_shape(SPACE))),
-)
-def test_what_is_kept_sums_to_the_most(seed, ties, shape):
-    parent = tiny("M-M*-M-", vocab=48, heads=8, intermediate=64)
-    scores = scored(parent, seed, ties)
-    chosen = select(parent, scores, shape)
-    student = chosen.student(parent)  # raises where groups are uneven
-    assert student == shape_architecture(
-        replace(parent, blocks=tuple(parent.blocks[i] for i in chosen.kept_blocks)), shape
-    )
-    for kind, count in shape.counts:
-        best = max(
-            sum(scores.blocks[list(c)]) for c in itertools.combinations(parent.indices(kind), count)
-        )
-        kept = [i for i in chosen.kept_blocks if parent.blocks[i].kind == kind]
-        assert sum(scores.blocks[kept]) == pytest.approx(best)
-    if shape.hidden < parent.hidden:
-        assert sum(scores.hidden[list(chosen.hidden)]) == pytest.approx(
-            sum(sorted(scores.hidden)[-shape.hidden :])
-        )
-    for i in chosen.kept_blocks:
-        if "intermediate" in (kept_axes := chosen.blocks[i]):
-            channels = scores.widths["intermediate"][i]
-            assert sum(channels[list(kept_axes["intermediate"])]) == pytest.approx(
-                sum(sorted(channels)[-dict(shape.sizes)["intermediate"] :])
-            )
-
-
-@settings(deadline=None, max_examples=30)
-@given(seed=st.integers(0, 10**6), per_group=st.integers(1, 4), width=st.integers(1, 5))
-def test_heads_by_group_and_channels_for_all_heads(seed, per_group, width):
-    groups, heads, dim = 2, 8, 5
-    block = Mamba2(hidden=8, heads=heads, head_dim=dim, groups=groups, state=4)
-    of_heads, of_channels = block.widths
-    channels = np.random.default_rng(seed).random((heads, dim))
-    kept = of_channels.keep(block, channels, width)["head_dim"]
-    norms = [float(np.linalg.norm(channels[:, d])) for d in range(dim)]
-    assert sorted(norms[d] for d in kept) == sorted(norms)[-width:]
-    chosen = of_heads.keep(block, channels[:, list(kept)], per_group * groups)["heads"]
-    strength = [float(np.linalg.norm(channels[h, list(kept)])) for h in range(heads)]
-    for first in (0, 4):
-        mine = [h for h in chosen if first <= h < first + 4]
-        options = itertools.combinations(range(first, first + 4), per_group)
-        assert sum(strength[h] for h in mine) == pytest.approx(
-            max(sum(strength[h] for h in o) for o in options)
-        )
-        assert len(mine) == per_group
-    assert list(chosen) == sorted(chosen)
-
-
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 10**6), share=st.floats(0.55, 0.95), limit=st.integers(1, 60))
 def test_candidates_are_the_maximal_then_the_rest_by_least_damage(seed, share, limit):
@@ -262,25 +164,6 @@ def test_the_largest_are_those_with_the_most_parameters():
         :10
     ]
     assert all(c.selection.student(parent).parameters == c.parameters for c in found)
-
-
-def test_damage_adds_up_what_is_dropped_and_cut():
-    parent = tiny("M-M*-M-")
-    scores = scored(parent)
-    assert damage(parent, scores, Selection.everything(parent)) == 0
-    squares = scores.widths["intermediate"][1] ** 2
-    best = np.argsort(-squares)[:16]
-    kept = ({}, {"intermediate": tuple(sorted(best.tolist()))}, None, {}, {}, {}, {})
-    expected = scores.blocks[2] + scores.blocks[1] * (1 - squares[best].sum() / squares.sum())
-    assert damage(parent, scores, Selection(blocks=kept)) == pytest.approx(expected)
-
-
-def test_a_block_whose_channels_all_score_zero_is_narrowed_for_nothing():
-    parent = tiny("M-")
-    scores = scored(parent)
-    scores.widths["intermediate"][1][:] = 0
-    shape = shape_of(attention=0, mlp=1, mamba=1, intermediate=8, heads=8, hidden=32)
-    assert damage(parent, scores, select(parent, scores, shape)) == 0
 
 
 def test_what_cannot_be_met_says_the_smallest_and_what_is_met_already_says_so():

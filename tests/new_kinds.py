@@ -1,0 +1,91 @@
+"""Kinds with two widths and with none, which no file of minipuzzle knows. The test that searches
+over them registers them.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from minipuzzle.kinds import KINDS, Block, Width, weight
+from minipuzzle.kinds.base import NORM, Cache, Flops
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lanes(Block):
+    """``lanes`` in ``banks``, each of ``depth`` channels: two axes that the search sizes."""
+
+    kind: ClassVar[str] = "twofold"
+    letter: ClassVar[str] = "T"
+    label: ClassVar[str] = "twofold"
+    output: ClassVar[str] = "down"
+    widths: ClassVar[tuple[Width, ...]] = (
+        Width(
+            axis="lanes",
+            score="lanes",
+            of=("lanes",),
+            label="lanes",
+            within="banks",
+            coupled=("lanes", "bank"),
+        ),
+        Width(
+            axis="depth",
+            score="depths",
+            of=("lanes", "depth"),
+            label="depths",
+            candidates="rounded",
+            per_block=("uniform", False),
+        ),
+    )
+
+    lanes: int = 6
+    banks: int = 2
+    depth: int = 8
+
+    @property
+    def sizes(self):
+        return {
+            "hidden": self.hidden,
+            "lanes": self.lanes,
+            "banks": self.banks,
+            "depth": self.depth,
+        }
+
+    @property
+    def weights(self):
+        up, down = weight("up.weight", "lanes*depth", "hidden"), weight("gate", "lanes")
+        return (NORM, up, down, weight("down.weight", "hidden", "lanes*depth"))
+
+    def cache(self, context):
+        return Cache()
+
+    def flops(self, context):
+        return Flops(matmul=self.product_flops())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Still(Block):
+    """Nothing gets narrower: kept whole or dropped."""
+
+    kind: ClassVar[str] = "still"
+    letter: ClassVar[str] = "S"
+    label: ClassVar[str] = "still"
+    output: ClassVar[str] = "mix"
+    min_keep: ClassVar[tuple[float, float, float]] = (0.0, 0.0, 0.0)
+    widths: ClassVar[tuple[Width, ...]] = ()
+
+    @property
+    def sizes(self):
+        return {"hidden": self.hidden}
+
+    @property
+    def weights(self):
+        return (NORM, weight("mix.weight", "hidden", "hidden"))
+
+    def cache(self, context):
+        return Cache()
+
+    def flops(self, context):
+        return Flops(matmul=self.product_flops())
+
+
+for _kind in (Lanes, Still):
+    KINDS.pop(_kind.kind)

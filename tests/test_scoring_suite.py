@@ -1,0 +1,261 @@
+"""What must hold for the scores of every form of every family: streamed block by block they are
+those of the whole model, of its masks, of the model that is cut, and of transformers' model. A new
+family is tested by being in FORMS.
+"""
+
+from functools import partial
+from itertools import groupby
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from family_models import FORMS, every_form, theirs_of
+from test_estimators import expected, minitron
+
+from minipuzzle.arch import Selection
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.data import pack
+from minipuzzle.importance import score, taylor_scores
+from minipuzzle.model import HybridLM, load_model
+from minipuzzle.model.base import Context
+from minipuzzle.settings import ScoreSettings
+
+VOCAB, LENGTH, SAMPLES, SHARED = 120, 20, 5, 3
+CPU = torch.device("cpu")
+
+
+def text():
+    random = np.random.default_rng(3)
+    # neither the first nor the last token, which may be padding
+    tokens = random.integers(1, VOCAB - 1, SAMPLES * LENGTH).astype("uint32")
+    return pack(
+        [tokens], block_length=LENGTH, vocab_size=VOCAB, seed=0, fingerprint="t", text_bytes=1
+    )
+
+
+def tokens_of(count):
+    """The samples that a scoring takes, [count, length]."""
+    return torch.from_numpy(text().take(SAMPLES, seed=0).tokens[:count].astype(np.int64))
+
+
+def scored(checkpoint, folder, **options):
+    settings = {
+        "samples": SAMPLES,
+        "block_samples": SHARED,
+        "batch": 2,
+        "metric": "logit-mse",
+        **options,
+    }
+    return score(checkpoint, text(), ScoreSettings(**settings), device=CPU, partial=folder / "part")
+
+
+@pytest.fixture(scope="module", params=every_form(), ids=lambda param: ": ".join(param))
+def case(request, tmp_path_factory):
+    """transformers' model of a form, ours of the same file, and the scores of it."""
+    family, form = request.param
+    folder = tmp_path_factory.mktemp("parent")
+    theirs = theirs_of(family, FORMS[family][form])
+    theirs.save_pretrained(folder)
+    checkpoint = Checkpoint.open(folder)
+    return SimpleNamespace(
+        theirs=theirs.requires_grad_(False),
+        checkpoint=checkpoint,
+        architecture=checkpoint.architecture,
+        model=load_model(checkpoint).eval(),
+        scores=scored(checkpoint, folder),
+        folder=folder,
+    )
+
+
+def error(full, changed):
+    """The metric "logit-mse" of logits [b, s, vocab]."""
+    full, changed = full.double(), changed.double()
+    return ((full - changed).square().sum() / full.square().sum()).item()
+
+
+def near(value):
+    return pytest.approx(value, rel=1e-3, abs=0)
+
+
+def their_modules(case, index, name):
+    """transformers' module that holds a projection of ours."""
+    accepted = case.checkpoint.family.names(case.architecture)[f"blocks.{index}.{name}.weight"]
+    known = dict(case.theirs.named_parameters())
+    found = next(n for n in accepted if n in known)
+    return case.theirs.get_submodule(found.removesuffix(".weight"))
+
+
+@torch.no_grad()
+def their_logits(case, *removed):
+    """transformers' logits [b, s, vocab] where blocks add nothing: what writes for them is 0."""
+    writers = [their_modules(case, i, case.architecture.blocks[i].output) for i in removed]
+    before = [[p.clone() for p in writer.parameters()] for writer in writers]
+    for writer in writers:
+        for parameter in writer.parameters():
+            parameter.zero_()
+    logits = case.theirs(tokens_of(SHARED), use_cache=False).logits
+    for writer, values in zip(writers, before, strict=True):
+        for parameter, value in zip(writer.parameters(), values, strict=True):
+            parameter.copy_(value)
+    return logits
+
+
+@torch.no_grad()
+def masked_logits(case, blocks):
+    """Logits [b, s, vocab] of our model under a mask that keeps what ``blocks`` says."""
+    with case.model.masked(Selection(blocks=tuple(blocks))):
+        return case.model(tokens_of(SHARED))
+
+
+def test_a_blocks_score_is_what_removing_it_does(case):
+    whole, units = list(range(len(case.architecture.blocks))), case.architecture.units
+    removed = [(i,) for i in whole] + [unit for unit in units if len(unit) > 1]
+    layers = [] if case.scores.layers is None else case.scores.layers.tolist()
+    found = [*case.scores.blocks.tolist(), *layers]
+    full = their_logits(case)
+    masked = [[None if i in gone else {} for i in whole] for gone in removed]
+    assert error(full, masked_logits(case, [{} for _ in whole])) < 1e-10
+    assert found == [near(error(full, their_logits(case, *gone))) for gone in removed]
+    assert found == [near(error(full, masked_logits(case, blocks))) for blocks in masked]
+    assert min(found) > 0
+
+
+@torch.no_grad()
+def cut_model(case, selection):
+    """The model that a selection of the parent's blocks cuts out, made of sliced weights."""
+    small = HybridLM(selection.student(case.architecture)).eval()
+    values = case.model.state_dict()
+    for tensor in case.architecture.tensors():
+        kept = {"hidden": selection.hidden} if selection.hidden else {}
+        kept = kept if tensor.block is None else selection.axes(tensor.block)
+        for dim, places in enumerate(tensor.weight.indices(tensor.sizes, kept)):
+            if places is not None:
+                part = values[tensor.name].index_select(dim, torch.from_numpy(places))
+                values[tensor.name] = part
+    small.load_state_dict(values)
+    return small
+
+
+@torch.no_grad()
+def cut_logits(case, blocks):
+    """Logits [b, s, vocab] of the model that ``blocks`` cuts out."""
+    return cut_model(case, Selection(blocks=tuple(blocks)))(tokens_of(SHARED))
+
+
+def test_a_curve_is_what_masking_and_cutting_the_block_do(case):
+    full = masked_logits(case, [{} for _ in case.architecture.blocks])
+    assert sorted(case.scores.curves) == list(range(len(case.architecture.blocks)))
+    for i, block in enumerate(case.architecture.blocks):
+        widths = {width.axis: width for width in block.widths}
+        for axis, (sizes, found) in case.scores.curves[i].items():
+            for size, value in zip(sizes.tolist(), found, strict=True):
+                width = widths[axis]
+                blocks = [{} for _ in case.architecture.blocks]
+                blocks[i] = width.keep(block, case.scores.widths[width.score][i], size)
+                assert len(blocks[i][axis]) == size < block.sizes[axis]
+                assert value == near(error(full, masked_logits(case, blocks)))
+                assert value == near(error(full, cut_logits(case, blocks)))
+
+
+@torch.no_grad()
+def test_a_block_alone_is_masked_as_it_is_cut(case):
+    """Half of the hidden size and of each width, of any stream: hidden channels that are cut count
+    for nothing, whatever they hold.
+    """
+    random = np.random.default_rng(0)
+    hidden = case.architecture.hidden
+    kept = tuple(sorted(random.permutation(hidden)[: hidden // 2].tolist()))
+    blocks = []
+    for block in case.architecture.blocks:
+        chosen = {}
+        for width in block.widths:
+            if width.searched:
+                values = random.random(width.score_shape(block))
+                chosen |= width.keep(block, values, block.sizes[width.axis] // 2)
+        blocks.append(chosen)
+    selection = Selection(blocks=tuple(blocks), hidden=kept)
+    small = cut_model(case, selection)
+    stream = torch.randn(2, LENGTH, hidden, generator=torch.Generator().manual_seed(4))
+    for i, module in enumerate(case.model.blocks):
+        with module.masked(selection.axes(i)):
+            masked = module.branch(stream, Context())[..., kept]
+        cut = small.blocks[i].branch(stream[..., kept], Context())
+        assert (masked - cut).abs().max() <= 1e-5 * cut.abs().max()
+
+
+@torch.no_grad()
+def their_activations(case, index):
+    """What goes through transformers' projections of a block, float64: "first" leaves the first,
+    "last" enters the one that writes into the stream, whose weight is "weight"; "input" [b, s,
+    hidden] enters the first.
+    """
+    block, got = case.architecture.blocks[index], {}
+    first, last = next(iter(block.projections)), block.output
+    handles = [
+        their_modules(case, index, first).register_forward_hook(
+            lambda m, i, o: got.update(input=i[0].double().numpy(), first=o.double().numpy())
+        ),
+        their_modules(case, index, last).register_forward_pre_hook(
+            lambda m, i: got.update(last=i[0].double().numpy())
+        ),
+    ]
+    case.theirs(tokens_of(SAMPLES), use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return {**got, "weight": their_modules(case, index, last).weight.double().numpy()}
+
+
+def test_widths_are_their_formulas_of_transformers_activations(case):
+    other = scored(case.checkpoint, case.folder, estimator="minitron", curves=False)
+    hidden = 0
+    for i, block in enumerate(case.architecture.blocks):
+        got = their_activations(case, i)
+        hidden = hidden + minitron(got["input"])
+        for scores, estimator in ((case.scores, block.estimator), (other, "minitron")):
+            want = expected(estimator, block, got)
+            assert np.allclose(scores.widths[block.widths[0].score][i], want, rtol=1e-3)
+    assert np.allclose(case.scores.hidden, hidden, rtol=1e-4)
+    assert (case.scores.hidden == other.hidden).all()
+
+
+def test_taylor_is_the_derivative_of_gates(case):
+    """Gates of 1 on what each block and the embedding add, each hidden channel of it, and what each
+    output projection reads; their derivatives from autograd, a sample at a time.
+    """
+    model = load_model(case.checkpoint).double().eval()
+    found = taylor_scores(model, text(), samples=SAMPLES, batch=2)
+    blocks = torch.ones(len(model.blocks), dtype=torch.float64, requires_grad=True)
+    hidden = torch.ones(case.architecture.hidden, dtype=torch.float64, requires_grad=True)
+    parts = []
+    model.embeddings.register_forward_hook(lambda m, i, output: output * hidden)
+    for i, module in enumerate(model.blocks):
+        width = module.block.widths[0]
+        shape = width.score_shape(module.block)
+        gate = torch.ones(shape, dtype=torch.float64, requires_grad=True)
+        parts.append(gate)
+        usual = module.branch
+        module.branch = partial(
+            lambda h, context, i, usual: usual(h, context) * blocks[i] * hidden, i=i, usual=usual
+        )
+        module.output.register_forward_pre_hook(
+            lambda m, inputs, gate=gate: (
+                (inputs[0].unflatten(-1, (gate.numel(), -1)) * gate.reshape(-1, 1)).flatten(-2),
+            )
+        )
+    gates = [blocks, hidden, *parts]
+    squares = [torch.zeros_like(gate) for gate in gates]
+    for sample in tokens_of(SAMPLES).split(1):
+        logits = model(sample)[:, :-1].double()
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), sample[:, 1:].flatten())
+        for total, part in zip(squares, torch.autograd.grad(loss, gates), strict=True):
+            total += part.square()
+    want = [(total / SAMPLES).sqrt().numpy() for total in squares]
+    assert np.allclose(found.blocks, want[0], rtol=1e-3)
+    assert np.allclose(found.hidden, want[1], rtol=1e-3)
+    for i, block in enumerate(case.architecture.blocks):
+        assert np.allclose(found.widths[block.widths[0].score][i], want[2 + i], rtol=1e-3)
+
+
+def test_the_families_are_all_here():
+    assert [family for family, _ in groupby(every_form(), key=lambda pair: pair[0])] == list(FORMS)

@@ -154,22 +154,30 @@ def test_mamba_heads_go_only_as_whole_expansions():
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
-        ("qwen2", {"kv_heads": True}, ["--kv-heads", "q_heads, kv_heads, hidden keep their size"]),
+        (
+            "qwen2",
+            {"kv_heads": True},
+            ["search.kv_heads", "q_heads, kv_heads, hidden keep their size"],
+        ),
         (
             "qwen2",
             {"hidden_size": True},
-            ["--hidden-size", "q_heads, kv_heads, hidden keep their size"],
+            ["search.hidden_size", "q_heads, kv_heads, hidden keep their size"],
         ),
-        ("mamba2", {"hidden_size": True}, ["--hidden-size", "whole multiple of the hidden size"]),
+        (
+            "mamba2",
+            {"hidden_size": True},
+            ["search.hidden_size", "whole multiple of the hidden size"],
+        ),
         (
             "mamba2",
             {"per_block_heads": True, "mamba_heads": True},
-            ["--per-block-heads", "one size"],
+            ["search.per_block_heads", "one size"],
         ),
         (
             "granitemoehybrid",
             {"mamba_heads": True},
-            ["--mamba-heads", "whole multiple of the hidden size"],
+            ["search.mamba_heads", "whole multiple of the hidden size"],
         ),
     ],
 )

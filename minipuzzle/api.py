@@ -72,7 +72,7 @@ def score(job: Job, settings: ScoreSettings | None = None) -> Scores:
 
 
 def search(job: Job, settings: SearchSettings) -> SearchResult:
-    """The architectures that fit ``settings.budget``, realised as masks on validation text and
+    """The architectures that fit ``settings.budget``, evaluated as masks on validation text and
     ranked; run/search.json.
 
     ``candidates`` has a row each, best first: ``parameters``, ``bytes`` at the workload, ``damage``

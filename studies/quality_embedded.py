@@ -34,9 +34,9 @@ from minipuzzle.importance import magnitude_scores, random_scores, score
 from minipuzzle.metrics import Answers, answers, measure
 from minipuzzle.model import HybridLM, init_model, load_model
 from minipuzzle.nas.plan import make_plan
-from minipuzzle.nas.rank import Reality, realise
+from minipuzzle.nas.rank import Quality, evaluate
 from minipuzzle.nas.select import select
-from minipuzzle.runs.parent import masked_reality
+from minipuzzle.runs.parent import masked_quality
 from minipuzzle.scores import Scores
 from minipuzzle.settings import ScoreSettings, SearchSettings, Training
 from minipuzzle.space import Shape
@@ -257,17 +257,17 @@ def search(
     choice: TokenBlocks,
     said: Answers,
 ) -> tuple[Shape, Selection]:
-    """The winner before training: enumerate, realise 24 candidates, mean rank of accuracy and
+    """The winner before training: enumerate, evaluate 24 candidates, mean rank of accuracy and
     agreement.
     """
     plan = make_plan(
         model.architecture, SearchSettings(budget=(budget,), min_keep=least, mamba_heads=True)
     )
 
-    def one(selection: Selection) -> Reality:
-        return masked_reality(model, selection, choice, said, batch=32)
+    def one(name: str, selection: Selection) -> Quality:
+        return masked_quality(model, selection, choice, said, batch=32)
 
-    winner = realise(plan.candidates(scores, 24), one, {}, "agreement")[0].candidate
+    winner = evaluate(plan.candidates(scores, 24), one, "agreement")[0].candidate
     return shape_of(winner.selection.student(model.architecture)), winner.selection
 
 

@@ -33,7 +33,7 @@ from minipuzzle import embedded
 from minipuzzle.artifacts import write_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.model import load_model
-from minipuzzle.nas.rank import Realised, optimum, shortlist
+from minipuzzle.nas.rank import Evaluated, optimum, shortlist
 from minipuzzle.surgery import cut
 from minipuzzle.training import mixed_precision
 
@@ -128,8 +128,8 @@ def find(task: quality.Task, work: Path) -> list[tuple[quality.Task, str, dict[s
     text = quality.texts(options["text"], cache, "val").every_other(0).take(quality.CHOICE_BLOCKS)
     settings, scores, plan = quality.set_up(task, model)
     with mixed_precision(device):
-        ranked, _ = quality.realised(
-            plan, scores, settings, quality.realiser(model, text), options["moves"]
+        ranked, _ = quality.evaluated(
+            plan, scores, settings, quality.evaluator(model, text), options["moves"]
         )
     solved = optimum(ranked).candidate.name
     result = []
@@ -140,13 +140,13 @@ def find(task: quality.Task, work: Path) -> list[tuple[quality.Task, str, dict[s
     return result
 
 
-def facts(one: Realised, place: int, solved: str) -> dict[str, Any]:
+def facts(one: Evaluated, place: int, solved: str) -> dict[str, Any]:
     """What is known of a candidate before any training."""
     return {
         "name": one.candidate.name,
         "place": place,
         "optimum": one.candidate.name == solved,
-        "kl": one.reality.kl,
+        "kl": one.quality.kl,
         "damage": one.candidate.damage,
     }
 

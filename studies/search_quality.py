@@ -5,8 +5,8 @@ each. docs/results/search.md.
         --out docs/results/search.json
 
 Methods: MiniPuzzle's grid (rank by accuracy and agreement), the solver alone (least summed damage,
-nothing realised), the solver with reality check (realised, ranked by KL, local search), Minitron's
-uniform shapes (the ten largest of the grid, best loss, as NVIDIA's mcore_minitron does), greedy
+nothing evaluated), the solver with reality check (evaluated, ranked by KL, local search),
+Minitron's uniform shapes (the ten largest of the grid, best loss, as mcore_minitron does), greedy
 (cheapest step down until it fits) and random (scores without information, same walk). The grid and
 the reality check end with the three best distilled for --short-tokens, the lowest loss winning, as
 both papers do; the reality check picks its three by screening nine, as minipuzzle distill does.
@@ -45,11 +45,11 @@ from minipuzzle.model import HybridLM, load_model
 from minipuzzle.nas.choices import make_choices, whole
 from minipuzzle.nas.plan import Plan, make_plan
 from minipuzzle.nas.propose import candidate, instance, propose_each, state_of
-from minipuzzle.nas.rank import Realised, Reality, realise, reranked, shortlist
+from minipuzzle.nas.rank import Evaluated, Quality, evaluate, reranked, shortlist
 from minipuzzle.nas.refine import refine, repair
 from minipuzzle.nas.solve import solve
 from minipuzzle.nas.timing import load_timing
-from minipuzzle.runs.parent import masked_reality
+from minipuzzle.runs.parent import masked_quality
 from minipuzzle.runs.race import FINALISTS, Leg, race
 from minipuzzle.runs.search import LARGEST
 from minipuzzle.scores import Scores
@@ -307,19 +307,19 @@ def trained(
 def search(
     task: Task, model: HybridLM, choice: TokenBlocks, moves: int
 ) -> tuple[list[Selection], int]:
-    """The selections that a method proposes, best first, and how many models it realised for
+    """The selections that a method proposes, best first, and how many models it evaluated for
     them.
     """
     settings, scores, plan = set_up(task, model)
-    one = realiser(model, choice)
+    one = evaluator(model, choice)
     if task.method == "grid":
-        ranked = realise(plan.candidates(scores, 48), one, {}, "agreement")
+        ranked = evaluate(plan.candidates(scores, 48), lambda name, kept: one(kept), "agreement")
         return [r.candidate.selection for r in ranked[:FINALISTS]], len(ranked)
     if task.method == "minitron":
         selections = [c.selection for c in plan.largest(scores, LARGEST)]
         return [min(selections, key=lambda selection: one(selection).loss)], len(selections)
     if task.method == "solver + reality":
-        ranked, tried = realised(plan, scores, settings, one, moves)
+        ranked, tried = evaluated(plan, scores, settings, one, moves)
         return [r.candidate.selection for r in shortlist(ranked, settings.finalists, "kl")], tried
     prices = plan.prices
     choices = make_choices(
@@ -369,27 +369,27 @@ def set_up(task: Task, model: HybridLM) -> tuple[SearchSettings, Scores, Plan]:
     )
 
 
-def realiser(model: HybridLM, choice: TokenBlocks) -> Callable[[Selection], Reality]:
+def evaluator(model: HybridLM, choice: TokenBlocks) -> Callable[[Selection], Quality]:
     """What a selection does on the text, with the parent's own answers made once."""
     said = answers(model, choice, batch=16)
-    return lambda selection: masked_reality(model, selection, choice, said, batch=16)
+    return lambda selection: masked_quality(model, selection, choice, said, batch=16)
 
 
-def realised(
+def evaluated(
     plan: Plan,
     scores: Scores,
     settings: SearchSettings,
-    one: Callable[[Selection], Reality],
+    one: Callable[[Selection], Quality],
     moves: int,
-) -> tuple[list[Realised], int]:
-    """(what ``minipuzzle search --method solver`` realises, best KL first, how many models that
+) -> tuple[list[Evaluated], int]:
+    """(what ``minipuzzle search --method solver`` evaluates, best KL first, how many models that
     took).
     """
     each = propose_each(plan.parent, scores, plan.widest(settings), settings, plan.prices, 24)
     found = plan.candidates(scores, 24) + plan.largest(scores, LARGEST)
     for proposals in each:
         found += proposals.candidates(plan.bytes, 1 + sum(r.origin == "solver" for r in found))
-    ranked = realise(found, one, {}, "kl")
+    ranked = evaluate(found, lambda name, kept: one(kept), "kl")
     starts = (
         (p.choices, p.choices.state(r.candidate.selection), r)
         for r in ranked
@@ -398,12 +398,12 @@ def realised(
     )
     choices, start, first = next(begin for begin in starts if begin[1] is not None)
     end = refine(
-        choices, start, first.reality.kl, lambda state: one(choices.selection(state)).kl, moves
+        choices, start, first.quality.kl, lambda state: one(choices.selection(state)).kl, moves
     )
-    if end.value < first.reality.kl:
+    if end.value < first.quality.kl:
         better = candidate(choices, end.state, "r001", "local search", plan.bytes)
         ranked = reranked(
-            [*ranked, Realised(candidate=better, reality=one(better.selection))], "kl"
+            [*ranked, Evaluated(candidate=better, quality=one(better.selection))], "kl"
         )
     return ranked, len(ranked) + end.tried
 

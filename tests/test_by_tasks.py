@@ -15,7 +15,7 @@ import minipuzzle as mp
 from minipuzzle import cloze, embedded
 from minipuzzle.artifacts import read_json
 from minipuzzle.data import Tokenizer
-from minipuzzle.nas.rank import Realised, by_tasks
+from minipuzzle.nas.rank import Evaluated, by_tasks
 from minipuzzle.settings import Recipe
 from minipuzzle.settings.recipe_file import load_recipe
 
@@ -31,7 +31,7 @@ class Named:
 
 def test_the_first_ones_are_ranked_again():
     ranked = [
-        Realised(candidate=Named(name), reality=None, rank=i)
+        Evaluated(candidate=Named(name), quality=None, rank=i)
         for i, name in enumerate("abcde", start=1)
     ]
     again = by_tasks(ranked, [0.25, 0.5, 0.25])
@@ -49,7 +49,7 @@ def test_a_model_at_chance_has_no_tasks():
     tasks = cloze.tasks_of(TEXT, words, count=8)
     assert {"copy", "recall", "next sentence"} <= set(tasks)
     assert all(len(items) <= 8 for items in tasks.values())
-    with pytest.raises(mp.UserError, match="No task tells candidates apart"):
+    with pytest.raises(mp.UserError, match="No task distinguishes the candidates"):
         cloze.counted(shaken(tiny()), {"copy": tasks["copy"]})
 
 

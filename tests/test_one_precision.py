@@ -14,11 +14,11 @@ import minipuzzle as mp
 from minipuzzle.arch import Selection
 from minipuzzle.metrics import answers, measure, tokens_per_second
 from minipuzzle.model import HybridLM, frozen_model, mixed_precision
-from minipuzzle.nas.rank import Reality
+from minipuzzle.nas.rank import Quality
 from minipuzzle.ranks import Ranks
 from minipuzzle.rundir import RunDir
-from minipuzzle.runs.parent import masked_reality
-from minipuzzle.runs.search import Known
+from minipuzzle.runs.evaluations import Evaluations
+from minipuzzle.runs.parent import masked_quality
 from minipuzzle.training.parallel import shard
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -64,7 +64,7 @@ def test_parent_and_candidates_are_measured_alike():
         assert (itself.agreement, itself.loss) == (1.0, found.loss)
         assert abs(itself.kl) < 1e-6
     everything = Selection.everything(model.architecture)
-    masked = masked_reality(model, everything, text, said, batch=2)
+    masked = masked_quality(model, everything, text, said, batch=2)
     assert masked.loss == pytest.approx(found.loss, rel=1e-6)
 
 
@@ -128,8 +128,13 @@ def test_a_frozen_model_is_gathered_as_it_is_held(trained, monkeypatch):
 
 def test_a_search_does_not_go_on_in_another_precision(tmp_path):
     where = {device: SimpleNamespace(run=RunDir(tmp_path), device=device) for device in (CPU, CUDA)}
-    known = Known(where[CPU], "key")
-    known.add("c001", Reality(0.5, 0.5, 1.0, 0.25))
-    assert Known(where[CPU], "key").results == known.results
-    assert Known(where[CUDA], "key").results == {}
-    assert Known(where[CPU], "another").results == {}
+    measured = Quality(0.5, 0.5, 1.0, 0.25)
+    assert Evaluations(where[CPU], "key", lambda selection: measured)("c001", None) == measured
+
+    def of(device, key):
+        return Evaluations(where[device], key, lambda selection: pytest.fail("measured again"))
+
+    assert of(CPU, "key")("c001", None) == measured
+    assert of(CPU, "key").found == {"c001": measured}
+    assert of(CUDA, "key").found == {}
+    assert of(CPU, "another").found == {}

@@ -1,12 +1,17 @@
 """Ranks of evaluated candidates by hand: accuracy and agreement, ties, KL."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from minipuzzle.nas.rank import Realised, Reality, optimum, realise, reranked, shortlist
+from minipuzzle.errors import UserError
+from minipuzzle.nas.rank import Evaluated, Quality, evaluate, optimum, reranked, shortlist
+from minipuzzle.rundir import RunDir
+from minipuzzle.runs.evaluations import Evaluations
 
 
 def ranked(ranking, *values):
-    made = [Realised(candidate=i, reality=Reality(*v)) for i, v in enumerate(values)]
+    made = [Evaluated(candidate=i, quality=Quality(*v)) for i, v in enumerate(values)]
     return reranked(made, ranking)
 
 
@@ -44,7 +49,7 @@ class Named:
 
 def made(*candidates):
     return [
-        Realised(candidate=c, reality=Reality(0, 0, 0, i), rank=i + 1)
+        Evaluated(candidate=c, quality=Quality(0, 0, 0, i), rank=i + 1)
         for i, c in enumerate(candidates)
     ]
 
@@ -63,20 +68,28 @@ def test_the_solvers_own_optimum_goes_second_by_kl():
     assert shortlist([], 3, "kl") == []
 
 
-def test_each_candidate_is_measured_once_and_told():
+def test_each_candidate_is_measured_once_and_told(tmp_path):
+    """What a search that was killed had measured is not measured again, and all is on disk."""
+    job = SimpleNamespace(run=RunDir(tmp_path), device=SimpleNamespace(type="cpu"))
     measured, told = [], []
 
     def measure(selection):
         measured.append(selection)
-        return Reality(0.5, 0.5, 1.0, 0.1)
+        return Quality(0.5, 0.5, 1.0, 0.1)
 
-    known = {"b": Reality(0.9, 0.9, 0.5, 0.0)}
     candidates = [Named("a"), Named("b"), Named("c")]
-    rows = realise(
-        candidates, measure, known, "agreement", lambda name, result: told.append((name, result))
-    )
+    Evaluations(job, "key", lambda selection: Quality(0.9, 0.9, 0.5, 0.0))("b", None)
+    evaluations = Evaluations(job, "key", measure)
+    rows = evaluate(candidates, evaluations, "agreement", told.append)
     assert measured == [candidates[0].selection, candidates[2].selection]
-    assert [name for name, _ in told] == ["a", "b", "c"]
+    assert told == [1, 1, 1]
     assert [r.candidate.name for r in rows] == ["b", "a", "c"]
-    assert known.keys() == {"a", "b", "c"}
-    assert rows[0].reality == pytest.approx(told[1][1])
+    assert rows[0].quality == Quality(0.9, 0.9, 0.5, 0.0)
+    assert Evaluations(job, "key", measure).found.keys() == {"a", "b", "c"}
+    assert evaluate(candidates, evaluations, "agreement") == rows
+    assert len(measured) == 2
+    evaluations.forget()
+    assert not evaluations.file.parent.exists()
+    with pytest.raises(UserError):
+        Evaluations(job, "key", lambda selection: Quality(0.5, 0.5, float("nan"), 0.1))("d", None)
+    assert not evaluations.file.exists()

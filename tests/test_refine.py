@@ -14,7 +14,7 @@ from minipuzzle.memory import Workload
 from minipuzzle.nas.choices import combinations, coupled, make_choices, whole
 from minipuzzle.nas.damage import block_damage
 from minipuzzle.nas.propose import candidate, instance, propose, state_of
-from minipuzzle.nas.rank import Realised, Reality, shortlist
+from minipuzzle.nas.rank import Evaluated, Quality, shortlist
 from minipuzzle.nas.refine import neighbours, refine
 from minipuzzle.nas.solve import solve
 from minipuzzle.scores import Scores
@@ -112,9 +112,9 @@ def test_the_short_list_by_kl_holds_different_blocks_first():
     *_, choices = made(mamba_heads=True)
     states = [s for s in combinations(choices) if choices.fits(s)][::5]
     by_kl = [
-        Realised(
+        Evaluated(
             candidate=candidate(choices, s, f"x{i}", "test", lambda a: 0),
-            reality=Reality(0, 0, 0, i),
+            quality=Quality(0, 0, 0, i),
         )
         for i, s in enumerate(states)
     ]

@@ -1,1 +1,1 @@
-"""Room 5: enumerate what fits, keep what importance ranks first, realise and rank."""
+"""Which model to cut: enumerate what fits, keep what importance ranks first, evaluate and rank."""

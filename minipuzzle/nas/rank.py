@@ -1,4 +1,4 @@
-"""Realise candidates and rank them by what they really do, before any training.
+"""Evaluate candidates and rank them by what they do, before any training.
 
 Each candidate is the parent under masks, so it costs one forward over the validation text and no
 copy. MiniPuzzle ranks by next-token accuracy and by agreement with the parent's greedy token
@@ -18,7 +18,7 @@ from minipuzzle.nas.select import Candidate
 from minipuzzle.settings import Ranking
 
 
-class Reality(NamedTuple):
+class Quality(NamedTuple):
     """What a model does on a text: shares of tokens, and nats a token; ``kl`` is KL(parent ||
     candidate).
     """
@@ -30,48 +30,39 @@ class Reality(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Realised:
+class Evaluated:
     """A candidate and what it does on the validation text; ``rank`` 1 is best, ``tasks`` the
-    average of the tasks where they were asked.
+    average of the tasks where these were measured.
     """
 
     candidate: Candidate
-    reality: Reality
+    quality: Quality
     rank: int = 0
     tasks: float | None = None
 
 
-Measure = Callable[[Selection], Reality]
-
-
-def realise(
+def evaluate(
     candidates: Sequence[Candidate],
-    measure: Measure,
-    known: dict[str, Reality],
+    measure: Callable[[str, Selection], Quality],
     ranking: Ranking,
-    finished: Callable[[str, Reality], None] = lambda name, result: None,
-) -> list[Realised]:
-    """Measure every candidate that is not in ``known`` yet, and return all of them, best rank
-    first.
-    """
+    advance: Callable[[int], None] = lambda candidates: None,
+) -> list[Evaluated]:
+    """Every candidate with what ``measure`` says of its name and selection, best rank first."""
     results = []
     for candidate in candidates:
-        if candidate.name not in known:
-            known[candidate.name] = measure(candidate.selection)
-        finished(candidate.name, known[candidate.name])
-        results.append((candidate, known[candidate.name]))
-    return reranked(
-        [Realised(candidate=candidate, reality=reality) for candidate, reality in results], ranking
-    )
+        quality = measure(candidate.name, candidate.selection)
+        results.append(Evaluated(candidate=candidate, quality=quality))
+        advance(1)
+    return reranked(results, ranking)
 
 
-def reranked(results: Sequence[Realised], ranking: Ranking) -> list[Realised]:
+def reranked(results: Sequence[Evaluated], ranking: Ranking) -> list[Evaluated]:
     """The same, best first, with their ranks."""
-    order = _order([r.reality for r in results], ranking)
+    order = _order([r.quality for r in results], ranking)
     return [replace(results[i], rank=place) for place, i in enumerate(order, start=1)]
 
 
-def by_tasks(results: Sequence[Realised], averages: Sequence[float]) -> list[Realised]:
+def by_tasks(results: Sequence[Evaluated], averages: Sequence[float]) -> list[Evaluated]:
     """The first ones anew by their ``averages``, best first (equal ones as they were), then the
     others as they were.
     """
@@ -83,7 +74,7 @@ def by_tasks(results: Sequence[Realised], averages: Sequence[float]) -> list[Rea
     return [replace(result, rank=place) for place, result in enumerate(again, start=1)]
 
 
-def shortlist(ranked: Sequence[Realised], count: int, ranking: Ranking) -> list[Realised]:
+def shortlist(ranked: Sequence[Evaluated], count: int, ranking: Ranking) -> list[Evaluated]:
     """The ``count`` that go on to a short distillation.
 
     By agreement they are the first ones, as in the paper, but the best of each hidden size before a
@@ -101,34 +92,34 @@ def shortlist(ranked: Sequence[Realised], count: int, ranking: Ranking) -> list[
         best = optimum(ranked)
         chosen[best.candidate.name] = best
     seen = {_sort(r, ranking) for r in chosen.values()}
-    for realised in ranked:
-        sort = _sort(realised, ranking)
+    for evaluated in ranked:
+        sort = _sort(evaluated, ranking)
         if sort not in seen:
             seen.add(sort)
-            chosen.setdefault(realised.candidate.name, realised)
-    for realised in ranked:
-        chosen.setdefault(realised.candidate.name, realised)
+            chosen.setdefault(evaluated.candidate.name, evaluated)
+    for evaluated in ranked:
+        chosen.setdefault(evaluated.candidate.name, evaluated)
     return list(chosen.values())[:count]
 
 
-def optimum(ranked: Sequence[Realised]) -> Realised:
+def optimum(ranked: Sequence[Evaluated]) -> Evaluated:
     """The solver's own best, by least summed damage; the first of all where it proposed none."""
     solved = (r for r in ranked if r.candidate.origin == "solver")
     return min(solved, key=lambda r: r.candidate.damage, default=ranked[0])
 
 
-def _sort(realised: Realised, ranking: Ranking) -> tuple[object, ...]:
-    selection = realised.candidate.selection
+def _sort(evaluated: Evaluated, ranking: Ranking) -> tuple[object, ...]:
+    selection = evaluated.candidate.selection
     return selection.hidden, tuple(selection.kept_blocks) if ranking == "kl" else None
 
 
-def _order(realities: list[Reality], ranking: Ranking) -> list[int]:
+def _order(qualities: list[Quality], ranking: Ranking) -> list[int]:
     if ranking == "kl":
-        return sorted(range(len(realities)), key=lambda i: realities[i].kl)
-    by_accuracy = _ranks([r.next_token_accuracy for r in realities])
-    by_agreement = _ranks([r.agreement for r in realities])
+        return sorted(range(len(qualities)), key=lambda i: qualities[i].kl)
+    by_accuracy = _ranks([r.next_token_accuracy for r in qualities])
+    by_agreement = _ranks([r.agreement for r in qualities])
     return sorted(
-        range(len(realities)), key=lambda i: (by_accuracy[i] + by_agreement[i], realities[i].loss)
+        range(len(qualities)), key=lambda i: (by_accuracy[i] + by_agreement[i], qualities[i].loss)
     )
 
 

@@ -6,7 +6,7 @@ from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.kinds import KINDS
 from minipuzzle.nas.plan import Plan
-from minipuzzle.nas.rank import Realised, shortlist
+from minipuzzle.nas.rank import Evaluated, shortlist
 from minipuzzle.records import CandidateRow, Front, ParentModel, SearchResult, SolverFacts, Step
 from minipuzzle.records.search_result import DROPPED
 from minipuzzle.settings import SearchSettings
@@ -16,7 +16,7 @@ def search_result(
     parent: Checkpoint,
     plan: Plan,
     settings: SearchSettings,
-    ranked: list[Realised],
+    ranked: list[Evaluated],
     steps: list[Step],
     solved: tuple[SolverFacts, Front] | None,
 ) -> SearchResult:
@@ -43,8 +43,8 @@ def search_result(
     )
 
 
-def _row(parent: Architecture, realised: Realised) -> CandidateRow:
-    candidate = realised.candidate
+def _row(parent: Architecture, evaluated: Evaluated) -> CandidateRow:
+    candidate = evaluated.candidate
     kept = set(candidate.selection.kept_blocks)
     student = candidate.selection.student(parent)
     return CandidateRow(
@@ -56,9 +56,9 @@ def _row(parent: Architecture, realised: Realised) -> CandidateRow:
         parameters=candidate.parameters,
         bytes=candidate.bytes,
         damage=candidate.damage,
-        **realised.reality._asdict(),
-        rank=realised.rank,
-        tasks=realised.tasks,
+        **evaluated.quality._asdict(),
+        rank=evaluated.rank,
+        tasks=evaluated.tasks,
     )
 
 

@@ -13,7 +13,7 @@ from minipuzzle.cloze import Item, average, counted
 from minipuzzle.data import TokenBlocks
 from minipuzzle.metrics import Answers, answers, measure
 from minipuzzle.model import HybridLM
-from minipuzzle.nas.rank import Reality
+from minipuzzle.nas.rank import Quality
 from minipuzzle.ranks import Ranks
 from minipuzzle.runs.job import Job
 
@@ -31,7 +31,7 @@ class MaskedParent:
         self.blocks = blocks.share(group.rank, group.world)
         self._loaded: tuple[HybridLM, Answers] | None = None
 
-    def __call__(self, selection: Selection) -> Reality:
+    def __call__(self, selection: Selection) -> Quality:
         """What the parent does under a selection's masks, over all processes; for the first one to
         ask.
         """
@@ -42,11 +42,11 @@ class MaskedParent:
         return self._measured(*self.group.said_by_first((selection, True)))  # type: ignore[return-value]
 
     def serve(self) -> None:
-        """Compute what the first process asks for, until it lets go."""
+        """Compute what the first process asks for, until it stops."""
         while (asked := self.group.said_by_first(None)) is not None:
             self._measured(*asked)
 
-    def let_go(self) -> None:
+    def stop(self) -> None:
         """End ``serve`` in the others."""
         self.group.said_by_first(None)
 
@@ -57,7 +57,7 @@ class MaskedParent:
             self.job.tasks(),
         )
 
-    def _measured(self, selection: Selection, by_tasks: bool) -> Reality | float:
+    def _measured(self, selection: Selection, by_tasks: bool) -> Quality | float:
         if self._loaded is None:
             model = self.job.frozen_parent(self.group)
             self._loaded = model, answers(model, self.blocks)
@@ -66,16 +66,16 @@ class MaskedParent:
             tasks = self._tasks
             with model.masked(selection):
                 return average(model, tasks)
-        mine = np.array(masked_reality(model, selection, self.blocks, said))
-        return Reality(*(self.group.sum(mine) / self.group.world).tolist())
+        mine = np.array(masked_quality(model, selection, self.blocks, said))
+        return Quality(*(self.group.sum(mine) / self.group.world).tolist())
 
 
-def masked_reality(
+def masked_quality(
     model: HybridLM, selection: Selection, blocks: TokenBlocks, said: Answers, *, batch: int = 8
-) -> Reality:
+) -> Quality:
     """What a parent does on ``blocks`` under a selection's masks, beside what it ``said`` to them
     whole.
     """
     with model.masked(selection):
         m = measure(model, blocks, batch=batch, teacher=said)
-    return Reality(m.next_token_accuracy, m.agreement or 0.0, m.loss, m.kl or 0.0)
+    return Quality(m.next_token_accuracy, m.agreement or 0.0, m.loss, m.kl or 0.0)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from contextlib import suppress
+from collections.abc import Callable
 
+from minipuzzle.arch import Selection
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks
 from minipuzzle.errors import UserError
@@ -15,17 +16,18 @@ from minipuzzle.nas.choices import State
 from minipuzzle.nas.fit import misfit
 from minipuzzle.nas.plan import Plan, make_plan
 from minipuzzle.nas.propose import Proposals, candidate, front, propose_each
-from minipuzzle.nas.rank import Realised, Reality, by_tasks, realise, reranked
+from minipuzzle.nas.rank import Evaluated, Quality, by_tasks, evaluate, reranked
 from minipuzzle.nas.refine import Refined, refine
 from minipuzzle.nas.result import search_result
 from minipuzzle.nas.timing import load_timing
 from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import ranks
-from minipuzzle.records import Front, PartialSearch, Searched, SearchResult, SolverFacts, Step
+from minipuzzle.records import Front, Searched, SearchResult, SolverFacts, Step
+from minipuzzle.runs.evaluations import Evaluations
 from minipuzzle.runs.job import Job
 from minipuzzle.runs.parent import MaskedParent
 from minipuzzle.scores import Scores
-from minipuzzle.settings import SearchSettings
+from minipuzzle.settings import Ranking, SearchSettings
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ LARGEST = 10
 
 
 def run_search(job: Job, settings: SearchSettings) -> SearchResult:
-    """Enumerate what fits (and solve, block by block), realise and rank the candidates, keep the
+    """Enumerate what fits (and solve, block by block), evaluate and rank the candidates, keep the
     top ones.
 
     Under torchrun the parent is in shards over all processes; the first one searches, the others
@@ -55,7 +57,7 @@ def run_search(job: Job, settings: SearchSettings) -> SearchResult:
             try:
                 return _search(job, settings, blocks, parent)
             finally:
-                parent.let_go()
+                parent.stop()
 
         found = group.together(work)[0]
         assert found is not None  # the first process's
@@ -74,71 +76,45 @@ def _search(
     key = fingerprint(
         job.run.key("score"), known_by, settings.identity(), blocks.fingerprint, len(blocks), times
     )
+    evaluations = Evaluations(job, key, parent)
     if job.run.is_done("search", key) and (job.run / FILE).exists():
         log.info(f"search: nothing changed, kept {job.run / FILE}")
-        Known(job, key).forget()
+        evaluations.forget()
         return SearchResult.load(job.run / FILE)
     plan = make_plan(job.parent.architecture, settings, timing)
     for sentence in plan.parent.rules.sentences():
         log.info(f"search: {job.parent.config['model_type']}: {sentence}")
     for sentence in plan.sentences():
         log.info(f"search: {sentence}")
-    known = Known(job, key)
-    search = Search(plan, scores, settings, known)
-    result = search_result(job.parent, plan, settings, *search.run(parent)).checked()
+    search = Search(plan, scores, settings, evaluations, parent.tasks)
+    result = search_result(job.parent, plan, settings, *search.run()).checked()
     job.run.unmark("search")
     result.save(job.run / FILE)
     job.run.mark(Searched(key=key, file=FILE))
-    known.forget()
+    evaluations.forget()
     return result
 
 
-class Known:
-    """What was measured already, kept on disk: a search that dies goes on where it was, in the
-    precision that it began in.
-
-    Other settings have files of their own.
-    """
-
-    def __init__(self, job: Job, key: str) -> None:
-        self.key = fingerprint(key, "bf16" if job.device.type == "cuda" else "fp32")
-        self.file = job.run / "search.partial" / f"{self.key}.json"
-        self.results: dict[str, Reality] = {}
-        stored = PartialSearch.load(self.file) if self.file.exists() else None
-        if stored is not None and stored.key == self.key:
-            self.results = {name: Reality(*values) for name, values in stored.results.items()}
-        self._on_disk = set(self.results)
-
-    def add(self, name: str, reality: Reality) -> None:
-        """Remember, on disk too. Raises: UserError for a number that is not finite."""
-        PartialSearch(key=self.key, results={name: reality}).checked()
-        self.results[name] = reality
-        if (
-            name not in self._on_disk
-        ):  # ``results`` alone may hold it already: who measures puts it there
-            PartialSearch(key=self.key, results=dict(self.results)).save(self.file)
-            self._on_disk.add(name)
-
-    def forget(self) -> None:
-        """The search is done."""
-        self.file.unlink(missing_ok=True)
-        with suppress(OSError):  # not there, or with other settings' in it
-            self.file.parent.rmdir()
-
-
 class Search:
-    """The funnel: what fits, what is realised, what local search makes of the best, what is
-    kept.
+    """The funnel: what fits, what is evaluated, what local search makes of the best, what is kept.
+
+    ``evaluations`` measure a candidate's quality, ``tasks`` the average of the tasks.
     """
 
-    def __init__(self, plan: Plan, scores: Scores, settings: SearchSettings, known: Known) -> None:
-        self.plan, self.scores, self.settings, self.known = plan, scores, settings, known
+    def __init__(
+        self,
+        plan: Plan,
+        scores: Scores,
+        settings: SearchSettings,
+        evaluations: Evaluations,
+        tasks: Callable[[Selection], float],
+    ) -> None:
+        self.plan, self.scores, self.settings = plan, scores, settings
+        self.evaluations, self.tasks = evaluations, tasks
         self.steps: list[Step] = []
 
-    def run(
-        self, one: MaskedParent
-    ) -> tuple[list[Realised], list[Step], tuple[SolverFacts, Front] | None]:
-        """(all realised candidates, best first; the funnel; what the solver found)."""
+    def run(self) -> tuple[list[Evaluated], list[Step], tuple[SolverFacts, Front] | None]:
+        """(all evaluated candidates, best first; the funnel; what the solver found)."""
         started = time.monotonic()
         solver = self.settings.method == "solver"
         found = self.plan.candidates(self.scores, self.settings.candidates)
@@ -169,40 +145,32 @@ class Search:
             self._step("with the most parameters", self.plan.feasible.count, len(largest), 0.0)
             self._step("proposed by the solver", count, count, solved[0].seconds)
         started = time.monotonic()
+        ranking: Ranking = "kl" if solver else "agreement"
         with progress_bar("search: candidates", len(found), "candidates") as bar:
-
-            def finished(name: str, reality: Reality) -> None:
-                self.known.add(name, reality)
-                bar.advance(1)
-
-            ranked = realise(
-                found, one, self.known.results, "kl" if solver else "agreement", finished
-            )
+            ranked = evaluate(found, self.evaluations, ranking, bar.advance)
         self._step(
             "evaluated on validation text", len(found), len(ranked), time.monotonic() - started
         )
         if each and self.settings.refine:
-            ranked = self._refined(ranked, each, one)
+            ranked = self._refined(ranked, each)
         if self.settings.by_tasks:
-            ranked = self._by_tasks(ranked, one)
+            ranked = self._by_tasks(ranked)
         self._step(
             "kept for distillation", len(ranked), min(self.settings.finalists, len(ranked)), 0.0
         )
         return ranked, self.steps, solved
 
-    def _by_tasks(self, ranked: list[Realised], one: MaskedParent) -> list[Realised]:
+    def _by_tasks(self, ranked: list[Evaluated]) -> list[Evaluated]:
         started, count = time.monotonic(), min(self.settings.by_tasks, len(ranked))
         averages = []
         with progress_bar("search: tasks", count, "candidates") as bar:
-            for realised in ranked[:count]:
-                averages.append(one.tasks(realised.candidate.selection))
+            for evaluated in ranked[:count]:
+                averages.append(self.tasks(evaluated.candidate.selection))
                 bar.advance(1)
         self._step("ranked again by tasks", len(ranked), count, time.monotonic() - started)
         return by_tasks(ranked, averages)
 
-    def _refined(
-        self, ranked: list[Realised], each: list[Proposals], one: MaskedParent
-    ) -> list[Realised]:
+    def _refined(self, ranked: list[Evaluated], each: list[Proposals]) -> list[Evaluated]:
         started, best = time.monotonic(), ranked[0].candidate.selection
         choices = next(
             (p.choices for p in each if p.choices.hidden == best.hidden), each[-1].choices
@@ -216,24 +184,23 @@ class Search:
             return ranked
         with progress_bar("search: local search on KL", self.settings.refine, "moves") as bar:
 
-            def kl(state: State) -> float:
-                name = f"move {state}"
-                if name not in self.known.results:
-                    self.known.add(name, one(choices.selection(state)))
-                return self.known.results[name].kl
+            def quality(state: State) -> Quality:
+                return self.evaluations(f"move {state}", choices.selection(state))
 
             end = refine(
-                choices, start, ranked[0].reality.kl, kl, self.settings.refine, bar.advance
+                choices,
+                start,
+                ranked[0].quality.kl,
+                lambda state: quality(state).kl,
+                self.settings.refine,
+                bar.advance,
             )
         self._say(end, ranked[0])
         self._step("moves tried from the best", end.tried, end.accepted, time.monotonic() - started)
         if end.state == start:
             return ranked
         better = candidate(choices, end.state, "r001", "local search", self.plan.bytes)
-        return reranked(
-            [*ranked, Realised(candidate=better, reality=self.known.results[f"move {end.state}"])],
-            "kl",
-        )
+        return reranked([*ranked, Evaluated(candidate=better, quality=quality(end.state))], "kl")
 
     def _solved(self, each: list[Proposals]) -> tuple[SolverFacts, Front]:
         facts = SolverFacts(
@@ -247,11 +214,11 @@ class Search:
         self.steps.append(Step(stage=stage, entered=entered, left=left, seconds=seconds))
 
     @staticmethod
-    def _say(end: Refined, first: Realised) -> None:
+    def _say(end: Refined, first: Evaluated) -> None:
         state = "no further move helps" if end.settled else "the moves given are used up"
         log.info(
             f"search: local search tried {end.tried} models, took {end.accepted} moves, KL"
-            f" {first.reality.kl:.4f} -> {end.value:.4f} nats/token; {state}"
+            f" {first.quality.kl:.4f} -> {end.value:.4f} nats/token; {state}"
         )
 
 

@@ -41,7 +41,7 @@ def test_the_first_step_of_a_repair_has_the_least_damage_for_what_it_frees(seed)
     parent, scores, space, options, prices = problem("M-M-*-", share=0.985, seed=seed)
     prices = replace(
         prices,
-        asked=Limits(parameters=prices.asked.parameters),
+        requested=Limits(parameters=prices.requested.parameters),
         names=prices.names[:1],
         limits=prices.limits[:1],
         base=prices.base[:1],

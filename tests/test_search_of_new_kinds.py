@@ -76,7 +76,7 @@ def test_the_grid_of_two_widths_and_of_none_is_what_brute_force_finds():
     for i in range(every.count):
         made = shape_architecture(parent, every.shape(i))
         assert every.parameters[i] == made.parameters
-        if made.parameters <= prices.asked.parameters:
+        if made.parameters <= prices.requested.parameters:
             fitting.append(every.shape(i))
     assert [feasible.shape(i) for i in range(feasible.count)] == fitting
     peaks = maximal(feasible, space, prices)

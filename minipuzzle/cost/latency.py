@@ -188,7 +188,7 @@ class LatencyTable:
     @staticmethod
     def load(path: Path, *, device: str = "", dtype: str = "") -> LatencyTable:
         """Read a table. Raises: UserError where it is missing, or of another device or dtype than
-        asked ("" for any).
+        requested ("" for any).
         """
         again = "Run minipuzzle profile again."
         stored = read_json(path, next=again)
@@ -205,14 +205,14 @@ class LatencyTable:
                 next="Run minipuzzle profile.",
             )
         require(stored, _Stored, what=str(path), next=again)
-        for name, asked in (("device", device), ("dtype", dtype)):
-            if asked and asked.lower() not in str(stored[name]).lower():
+        for name, requested in (("device", device), ("dtype", dtype)):
+            if requested and requested.lower() not in str(stored[name]).lower():
                 raise UserError(
                     f"The latency table is of another {name} than requested.",
                     got=stored[name],
-                    allowed=asked,
+                    allowed=requested,
                     next=(
-                        f"Run minipuzzle profile on {asked}, or ask for the table's with"
+                        f"Run minipuzzle profile on {requested}, or ask for the table's with"
                         f" search.target_{name}."
                     ),
                 )

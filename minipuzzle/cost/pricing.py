@@ -25,24 +25,24 @@ class Pricing:
     parent: Architecture
     workload: Workload
     timing: Timing | None
-    asked: Limits
+    requested: Limits
     names: tuple[str, ...]
     limits: NDArray[np.float64]
     base: NDArray[np.float64]
 
     def of(self, block: Block) -> NDArray[np.float64]:
         """[m]: what the block adds to each limited cost."""
-        sizes = _sizes(replace(self.parent, blocks=(block,)), self.asked, self.workload)
+        sizes = _sizes(replace(self.parent, blocks=(block,)), self.requested, self.workload)
         times = (
             []
             if self.timing is None
-            else [self.timing.ms(block, t.phase, t.work, self.parent) for t in self.asked.times]
+            else [self.timing.ms(block, t.phase, t.work, self.parent) for t in self.requested.times]
         )
         return np.concatenate([sizes - self.base[: len(sizes)], times])
 
     def at_hidden(self, hidden: int) -> Pricing:
         """The prices under the same limits where the parent has another hidden size."""
-        return pricing(self.parent.at_hidden(hidden), self.asked, self.workload, self.timing)
+        return pricing(self.parent.at_hidden(hidden), self.requested, self.workload, self.timing)
 
     def total(self, architecture: Architecture) -> NDArray[np.float64]:
         """[m]: an architecture's cost under each limit."""
@@ -70,7 +70,7 @@ def pricing(
         parent=parent,
         workload=workload,
         timing=timing,
-        asked=limits,
+        requested=limits,
         names=(*names, *(t.name for t in limits.times)),
         limits=np.array(bounds),
         base=np.concatenate([base, times]),

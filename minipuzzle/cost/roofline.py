@@ -1,5 +1,5 @@
 """Times without a device: the larger of arithmetic at its peak and bytes at theirs. An estimate,
-and said to be one.
+and named one.
 """
 
 from __future__ import annotations

@@ -37,5 +37,5 @@ PLANNED = {CARDS[name].size: CARDS[name] for name in ("h100", "h200")}
 
 def card_of(device_name: str) -> Card | None:
     """The card of a CUDA name ("NVIDIA H100 80GB HBM3"); None where it is not in the table."""
-    words = device_name.lower().replace("rtx ", "rtx").replace("-", " ").split()
-    return next((card for name, card in CARDS.items() if name in words), None)
+    parts = device_name.lower().replace("rtx ", "rtx").replace("-", " ").split()
+    return next((card for name, card in CARDS.items() if name in parts), None)

@@ -64,15 +64,15 @@ def times(points: Grid, prices: Pricing) -> Floats:
     """[n, t] milliseconds under each time limit: count x one block's, as ``costs`` does for
     parameters.
     """
-    total = np.zeros((len(points), len(prices.asked.times)))
-    for hidden, here in points.by_hidden() if prices.asked.times else ():
+    total = np.zeros((len(points), len(prices.requested.times)))
+    for hidden, here in points.by_hidden() if prices.requested.times else ():
         total[here] = _times(points.where(here), prices.at_hidden(hidden))
     return total
 
 
 def _times(points: Grid, prices: Pricing) -> Floats:
     """As ``times``, for points that all have the hidden size of the prices' parent."""
-    count = len(prices.asked.times)
+    count = len(prices.requested.times)
     total = np.tile(prices.base[len(prices.base) - count :], (len(points), 1))
     for kind in points.kinds:
         for block, here in points.forms(prices.parent, kind):
@@ -116,7 +116,7 @@ def _allowed(points: Grid, parent: Architecture) -> Mask:
 
 def within(parameters: Ints, size: Floats, took: Floats, prices: Pricing) -> Mask:
     """[n] bool: which keep every limit."""
-    limits = prices.asked
+    limits = prices.requested
     fits = np.ones(len(parameters), dtype=bool)
     if limits.parameters is not None:
         fits &= parameters <= limits.parameters

@@ -45,7 +45,7 @@ class Plan:
     @property
     def limits(self) -> Limits:
         """The budget in numbers."""
-        return self.prices.asked
+        return self.prices.requested
 
     def sentences(self) -> list[str]:
         """What budgets of time mean here: the phase, the limit and the workload that it is
@@ -176,7 +176,7 @@ def make_plan(parent: Architecture, settings: SearchSettings, timing: Timing | N
 
 
 def _check_needed(prices: Pricing, settings: SearchSettings) -> None:
-    parent, limits = prices.parent, prices.asked
+    parent, limits = prices.parent, prices.requested
     size = resident(parent, prices.workload).total
     small = limits.parameters is None or parent.parameters <= limits.parameters
     quick = not limits.times or bool(
@@ -200,13 +200,14 @@ def _unreachable(space: Bounds, prices: Pricing, settings: SearchSettings) -> Us
     parameters, size = costs(prices.parent, shapes, prices.workload)
     took = times(shapes, prices)
     smallest = []
-    if prices.asked.parameters is not None:
+    if prices.requested.parameters is not None:
         smallest.append(f"{parameters.min():,} parameters")
-    if prices.asked.bytes is not None:
+    if prices.requested.bytes is not None:
         smallest.append(f"{size.min() / GIB:.3f} GiB")
     free = 1.0 if prices.timing is None else 1 + prices.timing.margin
     smallest += [
-        f"{took[:, k].min() * free:.3f} {limit.name}" for k, limit in enumerate(prices.asked.times)
+        f"{took[:, k].min() * free:.3f} {limit.name}"
+        for k, limit in enumerate(prices.requested.times)
     ]
     widths = [w for kind in prices.parent.kinds for w in KINDS[kind].widths if w.searched]
     switches = [w.switch for w in widths if w.in_grid and not switched(w, settings)]

@@ -1,1 +1,1 @@
-"""Room 9: results as tables, pictures and one page."""
+"""Results as tables, pictures and one page."""

@@ -61,17 +61,17 @@ def run_bench(
         if where.type == "cuda":
             torch.cuda.empty_cache()
         free = free_gpu_bytes(where) if where.type == "cuda" else available_bytes()
-        asked = work or Generation(prompt=prompt, output=output, batch=1)
-        batch = asked.batch if work else largest_batch(architecture, asked, runtime, free)
-        asked = replace(asked, batch=max(1, batch))
-        peak = inference_peak(architecture, asked, runtime)
-        _check_fits(name, asked, peak, free)
+        load = work or Generation(prompt=prompt, output=output, batch=1)
+        batch = load.batch if work else largest_batch(architecture, load, runtime, free)
+        load = replace(load, batch=max(1, batch))
+        peak = inference_peak(architecture, load, runtime)
+        _check_fits(name, load, peak, free)
         log.info(
-            f"{name}: batch {asked.batch}, predicted peak {bytes_(peak.total)} of {bytes_(free)}"
+            f"{name}: batch {load.batch}, predicted peak {bytes_(peak.total)} of {bytes_(free)}"
             " free"
         )
-        speed = _measure(path, name, architecture, asked, runtime, where, kernels, seconds, peak)
-        rows.append({"name": name, "path": str(path), **_row(architecture, asked, peak, speed)})
+        speed = _measure(path, name, architecture, load, runtime, where, kernels, seconds, peak)
+        rows.append({"name": name, "path": str(path), **_row(architecture, load, peak, speed)})
     return {
         "device": device_name(where),
         "dtype": str(runtime.dtype).removeprefix("torch."),
@@ -98,9 +98,9 @@ def plan_bench(
         architecture = read_config(path)[1]
         for fp8 in (False, True):
             runtime = _runtime(dtype, state, cuda, fast=True, fp8=fp8)
-            asked = Generation(batch=1, prompt=prompt, output=output)
+            load = Generation(batch=1, prompt=prompt, output=output)
             batches = {
-                size: largest_batch(architecture, asked, runtime, card.memory)
+                size: largest_batch(architecture, load, runtime, card.memory)
                 for size, card in PLANNED.items()
             }
             held = next(short for short, kind in DTYPES.items() if kind == runtime.dtype)
@@ -108,7 +108,7 @@ def plan_bench(
                 {
                     "name": name,
                     "weights": "fp8" if fp8 else held,
-                    "peak": inference_peak(architecture, asked, runtime).terms,
+                    "peak": inference_peak(architecture, load, runtime).terms,
                     "batches": batches,
                 }
             )

@@ -1,4 +1,4 @@
-"""What the search said the student would cost, beside what it does cost: rows of eval.json."""
+"""What the search predicted that the student costs, beside what it costs: rows of eval.json."""
 
 from __future__ import annotations
 

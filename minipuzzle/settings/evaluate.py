@@ -59,5 +59,5 @@ class EvalCommand:
                 "eval.include and eval.limit are about tasks, and none was named.",
                 got=self.include or self.limit,
                 allowed="them together with eval.tasks",
-                next="Name tasks with eval.tasks.",
+                next="Add eval.tasks NAME.",
             )

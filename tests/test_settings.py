@@ -3,16 +3,19 @@ only the command line knows flags.
 """
 
 import ast
+import logging
 import re
 import subprocess
 import sys
 from dataclasses import MISSING, fields, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from helpers import run
 
 import minipuzzle as mp
+from minipuzzle.messages import print_messages
 from minipuzzle.settings import AdapterSettings, AdaptSettings, PretrainRecipe, Recipe
 from minipuzzle.settings.declare import assemble, keys, options
 from minipuzzle.settings.recipe_file import build
@@ -249,6 +252,13 @@ def test_the_command_line_says_flags_and_a_recipe_keys(tmp_path, capsys):
     assert in_words_of("eval", "data.validation") == "--data"
     assert in_words_of("distill", "data.validation, search.json") == "--validation, search.json"
     assert in_words_of("search", "profile.workload") == "--workload"
+
+
+def test_messages_say_flags_too(capsys):
+    print_messages(partial(in_words_of, "distill"))
+    logging.getLogger("minipuzzle").warning("lower training.batch or data.length of x.json")
+    assert capsys.readouterr().err == "lower --batch or --length of x.json\n"
+    print_messages()
 
 
 def test_library_code_names_no_flag():

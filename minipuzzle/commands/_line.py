@@ -8,6 +8,7 @@ import inspect
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +16,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
+from minipuzzle.messages import print_messages
 from minipuzzle.registry import Registry
 from minipuzzle.settings.declare import Option, assemble, options
 from minipuzzle.settings.verbs import COMMANDS, in_words_of
@@ -82,6 +84,7 @@ def _made(verb: str, command: Any) -> Callable[..., None]:
     known = {_name(option): option for option in options(command)}
 
     def call(**values: Any) -> None:
+        print_messages(partial(in_words_of, verb))
         run = import_module(f"minipuzzle.commands.{verb}").run
         run(assemble(command, dict(_given(known, values))))
 

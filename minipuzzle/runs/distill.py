@@ -291,7 +291,7 @@ class _Distillation:
         if not after < before:
             log.warning(
                 "distill: the long run made the student worse. Distil again with a lower"
-                " learning rate or more tokens."
+                " training.learning_rate or more training.tokens."
             )
         return model, final, (before, after)
 

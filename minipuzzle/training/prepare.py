@@ -50,7 +50,7 @@ def prepare(
         )
         if missing > free:
             parts.append(
-                "it may run out: lower the micro batch, the batch or the length of blocks, or use"
+                "it may run out: lower training.micro_batch, training.batch or data.length, or use"
                 " more GPUs with torchrun"
             )
     if model.activation_checkpointing:

@@ -13,9 +13,10 @@ from minipuzzle.cost.pricing import pricing
 from minipuzzle.importance import random_scores
 from minipuzzle.memory import Workload
 from minipuzzle.nas.choices import combinations, coupled, make_choices, whole
+from minipuzzle.nas.program import Instance
 from minipuzzle.nas.propose import OVERLAP, instance, propose, state_of
 from minipuzzle.nas.refine import neighbours, refine, repair
-from minipuzzle.nas.solve import Instance, diverse, solve
+from minipuzzle.nas.solve import diverse, solve
 from minipuzzle.settings import Limits, SearchSettings
 from minipuzzle.space import bounds
 

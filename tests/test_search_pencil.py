@@ -20,9 +20,10 @@ from minipuzzle.memory import resident
 from minipuzzle.nas.choices import combinations
 from minipuzzle.nas.damage import block_damage, drop_damage, hidden_damage
 from minipuzzle.nas.plan import make_plan
+from minipuzzle.nas.program import Instance
 from minipuzzle.nas.propose import candidate, front, propose, propose_each
 from minipuzzle.nas.select import kept_hidden
-from minipuzzle.nas.solve import Infeasible, Instance, solve
+from minipuzzle.nas.solve import Infeasible, solve
 from minipuzzle.scores import Scores
 from minipuzzle.settings import MOST, Limits, SearchSettings, parse_budget, parse_count
 from minipuzzle.space import bounds, levels

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from minipuzzle.errors import UserError
-from minipuzzle.nas.solve import Instance, diverse, solve, sweep
+from minipuzzle.nas.program import Instance
+from minipuzzle.nas.solve import diverse, solve, sweep
 
 
 def random_instance(seed):

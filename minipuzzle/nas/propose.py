@@ -13,8 +13,9 @@ import numpy as np
 from minipuzzle.arch import Architecture
 from minipuzzle.cost.pricing import Pricing
 from minipuzzle.nas.choices import Choices, State, make_choices
+from minipuzzle.nas.program import Instance
 from minipuzzle.nas.select import Candidate
-from minipuzzle.nas.solve import Infeasible, Instance, Solution, diverse, sweep
+from minipuzzle.nas.solve import Infeasible, Solution, diverse, sweep
 from minipuzzle.records import FrontPoint
 from minipuzzle.scores import Scores
 from minipuzzle.settings import SearchSettings

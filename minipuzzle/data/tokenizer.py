@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minipuzzle.data.files import encodable
-from minipuzzle.data.tokenizer_files import TokenizerFiles, read_tokenizer, reported
+from minipuzzle.data.tokenizer_files import TokenizerFiles, read_tokenizer
+from minipuzzle.data.tokenizer_json import reported
 from minipuzzle.errors import UserError
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")

@@ -10,25 +10,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minipuzzle.data.files import encodable
+from minipuzzle.data.added_tokens import (
+    SPECIAL,
+    add_tokens,
+    check_ends,
+    listed_tokens,
+    special_tokens,
+)
 from minipuzzle.data.tokenizer_classes import REBUILT, REFUSED, rebuild
+from minipuzzle.data.tokenizer_json import (
+    meaningless,
+    read_object,
+    read_optional,
+    reported,
+    token_text,
+)
 from minipuzzle.errors import UserError
 
-SPECIAL = (
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-)
 ALWAYS_PLAIN = ("granitemoehybrid", "mistral")
 """Model types whose tokenizer.json transformers takes as it is, whatever class is named."""
 
@@ -71,8 +73,8 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
                 " transformers."
             ),
         )
-    data, config = _object(file), _config(folder)
-    model_config = _optional(folder / "config.json")
+    data, config = read_object(file), _config(folder)
+    model_config = read_optional(folder / "config.json")
     with reported(file):
         made = tokenizers.Tokenizer.from_file(str(file))
     if (data.get("model") or {}).get("dropout"):
@@ -83,17 +85,17 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
             next="Set its dropout to null.",
         )
     name = _class_name(config, model_config, data)
-    listed = _listed(folder, config, data)
+    listed = listed_tokens(folder, config, data)
     applied: list[Any] = []
     if name in REBUILT:
         with reported(file):
             made = rebuild(name, data, made, config)
         applied.append([name, config.get("add_prefix_space"), config.get("legacy")])
         config = REBUILT[name] | config
-    special = _special(folder, config)
-    _check_ends(folder, made, listed, config)
+    special = special_tokens(folder, config)
+    check_ends(folder, made, listed, config)
     with reported(folder / "tokenizer_config.json"):
-        added = _add(made, listed, special)
+        added = add_tokens(made, listed, special)
     if added != sorted((t["id"], t["content"]) for t in data.get("added_tokens") or []):
         applied.append(added)
     if config.get("split_special_tokens"):
@@ -106,70 +108,25 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
     digest.update(json.dumps(applied).encode() if applied else b"")
     return TokenizerFiles(
         tokenizer=made,
-        names={key: text for key in SPECIAL if (text := _text(config.get(key))) is not None},
+        names={key: text for key in SPECIAL if (text := token_text(config.get(key))) is not None},
         ends=_ends(folder, model_config),
         cleans=bool(config.get("clean_up_tokenization_spaces")) and data["model"]["type"] != "BPE",
         fingerprint=digest.hexdigest()[:16],
     )
 
 
-@contextmanager
-def reported(file: Path) -> Iterator[None]:
-    """Where ``tokenizers`` works, whose errors have no type: they become a UserError about
-    ``file``.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise UserError(
-            f"{file} cannot be read.",
-            got=error,
-            allowed="a tokenizer of Hugging Face tokenizers",
-            next="Copy the tokenizer's files again from the model.",
-        ) from error
-
-
-def _object(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_bytes().decode())
-    except (OSError, ValueError, RecursionError) as error:
-        raise _unreadable(file, error) from error
-    if not isinstance(value, dict):
-        raise _unreadable(file, f"{type(value).__name__}: {str(value)[:60]}")
-    return value
-
-
-def _unreadable(file: Path, got: object) -> UserError:
-    return UserError(
-        f"{file} cannot be read.",
-        got=got,
-        allowed="a JSON object",
-        next="Copy it again from the model.",
-    )
-
-
-def _optional(file: Path) -> dict[str, Any]:
-    return _object(file) if file.is_file() else {}
-
-
 def _config(folder: Path) -> dict[str, Any]:
     """tokenizer_config.json, under special_tokens_map.json where it lists no added tokens."""
-    config = _optional(folder / "tokenizer_config.json")
+    config = read_optional(folder / "tokenizer_config.json")
     if "added_tokens_decoder" not in config:
-        config |= _optional(folder / "special_tokens_map.json")
+        config |= read_optional(folder / "special_tokens_map.json")
     return config
 
 
 def _class_name(config: dict[str, Any], model: dict[str, Any], data: dict[str, Any]) -> str:
     """The class that AutoTokenizer takes, without "Fast". Raises: UserError for one not applied."""
-    kind, named = (
-        model.get("model_type"),
-        config.get("tokenizer_class") or model.get("tokenizer_class"),
-    )
+    kind = model.get("model_type")
+    named = config.get("tokenizer_class") or model.get("tokenizer_class")
     name = str(named or CLASS_OF_TYPE.get(str(kind), "")).removesuffix("Fast")
     if kind in ALWAYS_PLAIN:
         return ""
@@ -198,130 +155,11 @@ def _byte_level(data: dict[str, Any]) -> bool:
     return any(step.get("type") == "ByteLevel" for step in inner)
 
 
-def _listed(folder: Path, config: dict[str, Any], data: dict[str, Any]) -> list[dict[str, Any]]:
-    """Tokens to add, by number: of tokenizer_config.json, else of the older file and
-    tokenizer.json.
-    """
-    if "added_tokens_decoder" in config:
-        listed = config["added_tokens_decoder"]
-        good = isinstance(listed, dict) and all(
-            number.isdecimal() and isinstance(token, dict) and _text(token) is not None
-            for number, token in listed.items()
-        )
-        if not good:
-            raise _wrong(folder, "added_tokens_decoder", listed, 'numbers with {"content": "..."}')
-        return [
-            dict(token, id=int(number)) for number, token in sorted(listed.items(), key=_number)
-        ]
-    special = {_text(config.get(key)) for key in SPECIAL}
-    older = _optional(folder / "added_tokens.json")
-    if not all(type(number) is int for number in older.values()):
-        raise _wrong(folder, "added_tokens.json", older, '{"token": number}')
-    tokens = [
-        {
-            "id": number,
-            "content": text,
-            "normalized": text not in special,
-            "special": text in special,
-        }
-        for text, number in older.items()
-    ]
-    numbered = {t["id"]: t for t in tokens} | {t["id"]: t for t in data.get("added_tokens") or []}
-    return [numbered[number] for number in sorted(numbered)]
-
-
-def _special(folder: Path, config: dict[str, Any]) -> list[Any]:
-    """The special tokens that are named: strings, or objects with a "content"."""
-    extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
-    own = [
-        value
-        for key, value in config.items()
-        if key.endswith("_token")
-        and key not in SPECIAL
-        and (isinstance(value, str) or (isinstance(value, dict) and "__type" in value))
-    ]
-    if not isinstance(extra, dict | list):
-        raise _wrong(folder, "extra_special_tokens", extra, "a list of tokens")
-    named = {key: config[key] for key in SPECIAL if config.get(key) is not None}
-    listed = list(extra.values() if isinstance(extra, dict) else extra)
-    for key, value in [*named.items(), *(("extra_special_tokens", v) for v in listed + own)]:
-        if _text(value) is None:
-            raise _wrong(folder, key, value, 'a string, or {"content": "..."}')
-    return [*named.values(), *own, *listed]
-
-
-def _check_ends(
-    folder: Path, made: Any, listed: list[dict[str, Any]], config: dict[str, Any]
-) -> None:
-    """Raises: UserError where a text would begin or end with a token that the model never saw."""
-    known = {token["content"] for token in listed}
-    for key in ("bos_token", "eos_token"):
-        text = _text(config.get(key))
-        if text is not None and made.token_to_id(text) is None and text not in known:
-            raise UserError(
-                f"tokenizer.json does not have the token that is named {key}.",
-                got=f"{folder}: {text}",
-                allowed="a token of its vocabulary",
-                next=f"Correct {key} in tokenizer_config.json.",
-            )
-
-
-def _number(item: tuple[str, Any]) -> int:
-    return int(item[0])
-
-
-def _add(made: Any, listed: list[dict[str, Any]], named: list[Any]) -> list[tuple[int, str]]:
-    """Add the listed and the named tokens as transformers does; returns all added ones by
-    number.
-    """
-    import tokenizers
-
-    known = {token.content for token in made.get_added_tokens_decoder().values()}
-    tokens = [
-        tokenizers.AddedToken(**{k: v for k, v in token.items() if k not in ("id", "__type")})
-        for token in listed
-    ]
-    known |= {token.content for token in tokens}
-    for value in named:
-        text = _text(value)
-        if text is not None and text not in known:
-            known.add(text)
-            fields = value if isinstance(value, dict) else {"content": text}
-            fields = {k: v for k, v in fields.items() if k != "__type"} | {"special": True}
-            tokens.append(tokenizers.AddedToken(**fields))
-    made.add_tokens(tokens)
-    for token in listed:
-        if made.token_to_id(token["content"]) != token["id"]:
-            raise UserError(
-                f"tokenizer_config.json and tokenizer.json number {token['content']} differently.",
-                got=f"{token['id']} and {made.token_to_id(token['content'])}",
-                allowed="one number",
-                next="Copy both files again from the model.",
-            )
-    return [
-        (number, token.content) for number, token in sorted(made.get_added_tokens_decoder().items())
-    ]
-
-
 def _ends(folder: Path, model: dict[str, Any]) -> tuple[int, ...]:
     """eos_token_id of generation_config.json, else of config.json: a number or several."""
-    given = _optional(folder / "generation_config.json").get("eos_token_id")
+    given = read_optional(folder / "generation_config.json").get("eos_token_id")
     given = model.get("eos_token_id") if given is None else given
     numbers = given if isinstance(given, list) else [] if given is None else [given]
     if not all(type(n) is int and n >= 0 for n in numbers):
-        raise _wrong(folder, "eos_token_id", given, "a token's number, or a list of them")
+        raise meaningless(folder, "eos_token_id", given, "a token's number, or a list of them")
     return tuple(numbers)
-
-
-def _text(value: Any) -> str | None:
-    text = value.get("content") if isinstance(value, dict) else value
-    return text if isinstance(text, str) and encodable(text) else None
-
-
-def _wrong(folder: Path, key: str, value: Any, allowed: str) -> UserError:
-    return UserError(
-        f"{key} in the tokenizer's files has no meaning.",
-        got=f"{folder}: {json.dumps(value)[:60]}",
-        allowed=allowed,
-        next="Copy the tokenizer's files again from the model.",
-    )

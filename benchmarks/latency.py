@@ -154,8 +154,8 @@ def faster(
         method="solver",
         mamba_heads=True,
         batch=work.batch,
-        prompt=str(work.prompt),
-        output=str(work.output),
+        prompt=work.prompt,
+        output=work.output,
         min_keep=("width=25%",),
     )
     plan = make_plan(parent, settings, table)

@@ -29,7 +29,7 @@ from minipuzzle.embedded import teacher_path
 from minipuzzle.model import HybridLM
 from minipuzzle.settings import Training
 from minipuzzle.training import train
-from minipuzzle.training.objectives import BatchLoss
+from minipuzzle.training.objectives import BatchLoss, Objective
 
 ARMS = {"without saves": 1e9, "--save-every 30": 30.0}
 LENGTH = 16
@@ -82,21 +82,7 @@ def arm(options: argparse.Namespace, save_every: float) -> dict:
     blocks = TokenBlocks(
         tokens=rows, documents=np.zeros(rows.shape, np.int32), fingerprint="zeros", text_bytes=1
     )
-    last = [0.0]
-
-    def objective(
-        model: HybridLM, tokens: torch.Tensor, documents: torch.Tensor | None
-    ) -> BatchLoss:
-        first, count = last[0] == 0, tokens[:, 1:].numel()
-        time.sleep(max(0.0, last[0] + options.step_seconds - time.monotonic()))
-        last[0] = time.monotonic()
-        norm = model.final_norm.weight
-        # the first step makes every moment, the others change the last norm alone
-        total = norm.sum() + (
-            sum(p.reshape(-1)[:1].sum() for p in model.parameters()) if first else 0
-        )
-        return BatchLoss(total=total, tokens=count, entropy=torch.zeros(()))
-
+    objective = PacedNorm(options.step_seconds)
     watch = Watch()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         settings = Training(tokens=options.steps * LENGTH, batch=1, save_every=save_every, clip=1e9)
@@ -104,6 +90,26 @@ def arm(options: argparse.Namespace, save_every: float) -> dict:
         newest = max(Path(folder, "state").iterdir())
         state = sum(file.stat().st_size for file in newest.iterdir())
     return {**watch.report(), "state": state}
+
+
+class PacedNorm(Objective):
+    """Steps of at least ``seconds``, whose loss is a sum of the last norm's weights."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.last = seconds, 0.0
+
+    def __call__(
+        self, model: HybridLM, tokens: torch.Tensor, documents: torch.Tensor | None
+    ) -> BatchLoss:
+        """The first step sums a value of every parameter, the others the last norm alone."""
+        first, count = self.last == 0, tokens[:, 1:].numel()
+        time.sleep(max(0.0, self.last + self.seconds - time.monotonic()))
+        self.last = time.monotonic()
+        total = model.final_norm.weight.sum()
+        # the first step makes every moment, the others change the last norm alone
+        if first:
+            total = total + sum(p.reshape(-1)[:1].sum() for p in model.parameters())
+        return BatchLoss(total=total, tokens=count, entropy=torch.zeros(()))
 
 
 def big_model(parameters: int) -> HybridLM:

@@ -36,6 +36,7 @@ from minipuzzle.artifacts import write_json
 from minipuzzle.cost.training import peak_flops, training_flops
 from minipuzzle.data import TokenBlocks
 from minipuzzle.kinds import Attention, Block, FeedForward, Mamba2
+from minipuzzle.progress import Silent
 from minipuzzle.settings import Training
 
 ROWS = ("ours-bf16", "ours-fp8", "ours-fp8-both", "plain", "plain-ours", "trl", "modelopt")
@@ -243,11 +244,12 @@ def ours(
     set_precision(teacher, precision if "both" in row else "bf16", settings.bf16_ends)
     done = [0]
 
-    def advance(used: int, loss: float) -> None:
-        step = used // (options.batch * options.length)
-        if step > done[0]:
-            steps, done[0] = step - done[0], step
-            clock.tick(loss, steps)
+    class Clock(Silent):
+        def update(self, completed: float, **numbers: float) -> None:
+            step = int(completed) // (options.batch * options.length)
+            if step > done[0]:
+                steps, done[0] = step - done[0], step
+                clock.tick(numbers["loss"], steps)
 
     with tempfile.TemporaryDirectory() as folder:
         return train(
@@ -257,7 +259,7 @@ def ours(
             settings,
             Path(folder),
             identity="speed",
-            advance=advance,
+            progress=Clock(),
         )
 
 

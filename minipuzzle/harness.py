@@ -18,12 +18,12 @@ from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_tex
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 
+from minipuzzle.bars import progress_bar
 from minipuzzle.data import Tokenizer
 from minipuzzle.errors import UserError
 from minipuzzle.generation import stream
 from minipuzzle.model import HybridLM
 from minipuzzle.model.head import matmul_fp32
-from minipuzzle.progress import progress_bar
 
 MOST_NEW_TOKENS = 256
 Pair = tuple[Any, list[int], list[int]]

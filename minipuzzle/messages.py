@@ -23,9 +23,7 @@ class Printer(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print it."""
-        from minipuzzle.progress import (
-            console,  # takes time to import, and most have nothing to say
-        )
+        from minipuzzle.bars import console  # takes time to import, and most have nothing to say
 
         try:
             text = self.words(record.getMessage())

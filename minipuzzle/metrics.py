@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from minipuzzle.data import TokenBlocks
 from minipuzzle.model import HybridLM, mixed_precision
 from minipuzzle.model.head import matmul_fp32
+from minipuzzle.progress import SILENT, Progress
 from minipuzzle.shapes import Float, Int
 
 CHUNK_TOKENS = 1024
@@ -58,9 +58,9 @@ def measure(
     *,
     batch: int = 8,
     teacher: HybridLM | Answers | None = None,
-    advance: Callable[[int], None] = lambda blocks: None,
+    progress: Progress = SILENT,
 ) -> Metrics:
-    """Evaluate on every block of a text.
+    """Evaluate on every block of a text; ``progress`` is told of blocks.
 
     With ``teacher`` KL(teacher || model) and the agreement are measured too; its ``Answers`` to
     this text in its place spare its forward for each of many candidates. Products are BF16's on
@@ -74,7 +74,7 @@ def measure(
     before = 0
     with mixed_precision(next(model.parameters()).device):
         for _, part in parts:
-            sums.append(_summed(model, part, batch, teacher, before, advance))
+            sums.append(_summed(model, part, batch, teacher, before, progress))
             counts.append(part.tokens[:, 1:].size)
             before += len(part)
     alone = teacher is None
@@ -94,7 +94,7 @@ def _summed(
     batch: int,
     teacher: HybridLM | Answers | None,
     before: int,
-    advance: Callable[[int], None],
+    progress: Progress,
 ) -> Tensor:
     """[4] float64, sums over predictions: loss, right, agreeing, KL. A teacher's ``Answers`` to
     these blocks begin at block ``before``.
@@ -120,7 +120,7 @@ def _summed(
                 )
                 totals[2] += (best == log_t.argmax(-1)).sum()
                 totals[3] += (log_t.exp() * (log_t - log_p)).double().sum()
-        advance(len(tokens))
+        progress.advance(len(tokens))
     return totals
 
 

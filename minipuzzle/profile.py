@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from minipuzzle.arch.narrow import resized
 from minipuzzle.cost.latency import LatencyTable, describe, model_ms, surroundings
 from minipuzzle.kinds import Block
 from minipuzzle.machine import memory_of
+from minipuzzle.progress import SILENT, Progress
 from minipuzzle.settings import Generation, Phase
 from minipuzzle.timing import PHASES, Machine, time_in_turns
 
@@ -36,7 +37,7 @@ def profile(
     widths: int,
     phases: Sequence[Phase] = PHASES,
     checked: Sequence[Architecture] = (),
-    advance: Callable[[int], None] = lambda models: None,
+    progress: Progress = SILENT,
 ) -> LatencyTable:
     """A table of every distinct block of ``parent`` at ``widths`` sizes from whole to an eighth,
     for each workload.
@@ -46,7 +47,7 @@ def profile(
     """
     chains = [chain(parent, size / max(1, widths - 1), machine) for size in range(widths)]
     times = time_in_turns(
-        [*chains, *checked], works, machine, marked=widths, phases=phases, advance=advance
+        [*chains, *checked], works, machine, marked=widths, phases=phases, progress=progress
     )
     seen: dict[tuple[str, int, int, str], list[float]] = {}
     for architecture, phased in zip(chains, times, strict=False):

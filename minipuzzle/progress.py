@@ -1,79 +1,48 @@
-"""Progress bars on standard error: rate, time left and a note. Rooms only call back; this is where
-people look.
+"""How far a piece of work is: rooms tell a ``Progress``, and do not know who watches.
+
+``bars`` shows it in a terminal.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
-
-console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
-"""Quiet in all processes of a torchrun but the first."""
+from typing import Protocol
 
 
-class Bar:
-    """One bar. ``advance`` adds work done, ``update`` sets it; ``note`` shows a few words beside
-    it.
-    """
-
-    def __init__(self, progress: Progress, total: float, label: str) -> None:
-        self._progress = progress
-        self._task = progress.add_task(label, total=total, note="")
+class Progress(Protocol):
+    """Told of one piece of work, in the unit that the function says which takes it."""
 
     def advance(self, amount: float = 1) -> None:
         """Add finished work."""
-        self._progress.advance(self._task, amount)
 
-    def update(self, completed: float, note: str = "") -> None:
-        """Set the finished work and the note."""
-        self._progress.update(self._task, completed=completed, note=note)
+    def update(self, completed: float, **numbers: float) -> None:
+        """Set the finished work; the numbers are shown beside it: loss=2.5."""
 
 
-class _Rate(ProgressColumn):
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self.unit = unit
+class Silent:
+    """Nobody watches."""
 
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(
-            ""
-            if not speed
-            else f"{speed:,.0f} {self.unit}/s"
-            if speed >= 10
-            else f"{speed:.2f} {self.unit}/s"
-        )
+    def advance(self, amount: float = 1) -> None:
+        """Nothing."""
+
+    def update(self, completed: float, **numbers: float) -> None:
+        """Nothing."""
 
 
-@contextmanager
-def progress_bar(label: str, total: float, unit: str) -> Iterator[Bar]:
-    """A bar that goes away when done; without a terminal only the label is printed, once."""
-    columns = [
-        TextColumn("{task.description:<24}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        _Rate(unit),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    ]
-    if not console.is_terminal:
-        console.print(f"{label} ...", highlight=False)
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        yield Bar(progress, total, label)
+SILENT: Progress = Silent()
+
+
+class Counting:
+    """Passes all on to another one, and keeps in ``done`` how much was added."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.done = progress, 0.0
+
+    def advance(self, amount: float = 1) -> None:
+        """Add finished work."""
+        self.done += amount
+        self.progress.advance(amount)
+
+    def update(self, completed: float, **numbers: float) -> None:
+        """Set the finished work."""
+        self.done = completed
+        self.progress.update(completed, **numbers)

@@ -26,6 +26,7 @@ from minipuzzle.kernels.pointwise import replayed
 from minipuzzle.machine import memory_of
 from minipuzzle.model import HybridLM
 from minipuzzle.model.cache import Cache
+from minipuzzle.progress import SILENT, Progress
 from minipuzzle.settings import Generation, Phase
 
 PHASES: tuple[Phase, ...] = ("prefill", "decode")
@@ -80,12 +81,13 @@ def time_in_turns(
     *,
     marked: int = 0,
     phases: Sequence[Phase] = PHASES,
-    advance: Callable[[int], None] = lambda models: None,
+    progress: Progress = SILENT,
 ) -> list[dict[tuple[Generation, Phase], list[float]]]:
     """Median ms of a prefill and of a decoding step (where the workload has output) of each model.
 
     The first ``marked`` models are timed from block to block: [up to the first block, each block,
     from the last one on]. The others are timed whole, nothing measured in between: [ms].
+    ``progress`` is told of models.
 
     Raises: UserError for a workload that does not fit the device.
     """
@@ -99,7 +101,7 @@ def time_in_turns(
                         _turn(model, phase, work, number < marked)
                     )
             del model
-            advance(1)
+            progress.advance()
     return [{key: _medians(rows) for key, rows in times.items()} for times in taken]
 
 

@@ -45,6 +45,7 @@ from minipuzzle.data import TokenBlocks
 from minipuzzle.kernels import choose
 from minipuzzle.kinds import Attention, Block, FeedForward, Mamba2
 from minipuzzle.model import HybridLM, init_model
+from minipuzzle.progress import Silent
 from minipuzzle.settings import Training
 from minipuzzle.training import mixed_precision, next_token, train
 from minipuzzle.training.schedule import learning_rate
@@ -287,20 +288,27 @@ def run(options: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     table = Table(folder / "curve.csv", options.out / f"{options.arm}.csv" if options.out else None)
 
-    def advance(used: int, loss: float) -> None:
-        if table.due(used, options.tokens):
-            rate = learning_rate(settings, used / (options.batch * length), settings.steps(length))
-            table.add(
-                used,
-                loss,
-                validation_loss(model, held, options.batch),
-                rate,
-                time.monotonic() - started,
-            )
+    class Curve(Silent):
+        def update(self, completed: float, **numbers: float) -> None:
+            if table.due(used := int(completed), options.tokens):
+                done = used / (options.batch * length)
+                table.add(
+                    used,
+                    numbers["loss"],
+                    validation_loss(model, held, options.batch),
+                    learning_rate(settings, done, settings.steps(length)),
+                    time.monotonic() - started,
+                )
 
     try:
         train(
-            model, next_token, text, settings, folder / "run", identity=options.arm, advance=advance
+            model,
+            next_token,
+            text,
+            settings,
+            folder / "run",
+            identity=options.arm,
+            progress=Curve(),
         )
     except SystemExit:
         print(

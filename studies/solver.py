@@ -32,10 +32,10 @@ from rich.console import Console
 from rich.table import Table
 
 from minipuzzle.artifacts import write_json
+from minipuzzle.bars import progress_bar
 from minipuzzle.errors import UserError
 from minipuzzle.nas.program import Instance
 from minipuzzle.nas.solve import solve
-from minipuzzle.progress import progress_bar
 
 SIZES = ((7, 4, 1, 5), (52, 7, 1, 5), (118, 17, 3, 3), (118, 20, 3, 3), (118, 200, 3, 2))
 """(blocks, choices, budgets, seeds); the last ones take minutes each."""

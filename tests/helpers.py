@@ -132,3 +132,16 @@ class _Kept(logging.Handler):
 
     def emit(self, record):
         self.messages.append(record.getMessage())
+
+
+class Watched:
+    """A ``Progress`` that calls a function with what it is told."""
+
+    def __init__(self, call):
+        self.call = call
+
+    def advance(self, amount=1):
+        self.call(amount)
+
+    def update(self, completed, **numbers):
+        self.call(completed, **numbers)

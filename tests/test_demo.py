@@ -13,6 +13,7 @@ import pytest
 import torch
 from demo_record import COMMAND, README, RECORD, STEP, machine, packed, unpacked
 from goldens import files
+from helpers import Watched
 from rich.console import Console
 from shown import plain, shown
 
@@ -121,7 +122,7 @@ def test_the_first_steps_of_distillation_are_as_they_were(job, recipe, cut, tmp_
             replace(settings.training, tokens=settings.short_tokens),
             tmp_path / "short",
             identity="",
-            advance=advance,
+            progress=Watched(advance),
         )
     names, row = (
         line.split(",") for line in (tmp_path / "short" / "log.csv").read_text().splitlines()[:2]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import shaken, tiny
+from helpers import Watched
 
 from minipuzzle.data import TokenBlocks, pack
 from minipuzzle.errors import UserError
@@ -42,7 +43,7 @@ def test_distillation_recovers_and_never_touches_the_teacher(tmp_path):
         settings,
         tmp_path,
         identity="x",
-        advance=lambda _, loss: losses.append(loss),
+        progress=Watched(lambda _, loss: losses.append(loss)),
     )
     assert final < 0.5 * losses[1]
     assert all(torch.equal(a, b) for a, b in zip(before, teacher.parameters(), strict=True))

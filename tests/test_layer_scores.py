@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from family_models import FORMS, theirs_of
+from helpers import Watched
 from test_stream import CPU, distance, ends, run, samples, text, without
 
 from minipuzzle.arch import Selection
@@ -74,7 +75,7 @@ def test_iterative_removal_takes_whole_layers(parent, tmp_path):
 @pytest.mark.parametrize("options", [{}, {"curves": False, "iterative": 3}])
 def test_work_is_what_is_advanced(parent, tmp_path, options):
     rows, settings = [], ScoreSettings(samples=6, block_samples=3, batch=2, **options)
-    score(parent, text(), settings, device=CPU, partial=tmp_path, advance=rows.append)
+    score(parent, text(), settings, device=CPU, partial=tmp_path, progress=Watched(rows.append))
     assert sum(rows) == work(settings, parent.architecture, 8)
 
 

@@ -72,7 +72,7 @@ def job(tmp_path):
 def test_a_search_that_is_interrupted_leaves_the_parent_whole(failure, job, monkeypatch):
     """The next evaluate takes it as teacher, whose loss went from 3.1762 to 3.8528."""
     mp.score(job, mp.ScoreSettings(samples=4, block_samples=2, curves=False))
-    before, whole = state(job.parent_model), mp.evaluate(job)["rows"][0]
+    before, whole = state(job.parent_model), mp.evaluate(job).rows[0]
     calls = []
 
     def fails(*words, **options):
@@ -89,7 +89,7 @@ def test_a_search_that_is_interrupted_leaves_the_parent_whole(failure, job, monk
         )
     assert len(calls) == 2
     assert state(job.parent_model) == before
-    assert mp.evaluate(job)["rows"][0]["loss"] == whole["loss"]
+    assert mp.evaluate(job).rows[0].loss == whole.loss
 
 
 @torch.no_grad()

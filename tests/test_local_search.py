@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import level_of, tiny
+from helpers import Watched
 
 from minipuzzle.cost.pricing import pricing
 from minipuzzle.importance import random_scores
@@ -124,7 +125,7 @@ def test_moves_are_tried_in_the_order_of_predicted_damage_and_the_first_that_hel
         return 0.5 if state == helps else 2.0
 
     seen = []
-    end = refine(choices, start, 1.0, measure, tries=7, advance=seen.append)
+    end = refine(choices, start, 1.0, measure, tries=7, progress=Watched(seen.append))
     assert tried[:5] == around[:5]
     assert tried[5:] == [s for s in neighbours(choices, helps) if s not in {start, *tried[:5]}][:2]
     assert (end.state, end.value, end.tried, end.accepted, end.settled) == (helps, 0.5, 7, 1, False)

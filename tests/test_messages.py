@@ -10,7 +10,7 @@ import minipuzzle
 from minipuzzle import messages
 
 ROOM = Path(minipuzzle.__file__).parent
-PRINTERS = ("cli.py", "messages.py", "progress.py", "interrupt.py", "commands", "embedded")
+PRINTERS = ("cli.py", "messages.py", "bars.py", "interrupt.py", "commands", "embedded")
 """Where something is written to a terminal; interrupt.py from a signal's handler."""
 
 
@@ -41,7 +41,7 @@ def test_a_message_that_cannot_be_printed_ends_nothing(monkeypatch, capsys):
         raise ValueError("closed")
 
     messages.print_messages()
-    monkeypatch.setattr("minipuzzle.progress.console.print", broken)
+    monkeypatch.setattr("minipuzzle.bars.console.print", broken)
     logging.getLogger("minipuzzle").warning("lost")
     assert "ValueError: closed" in capsys.readouterr().err
 

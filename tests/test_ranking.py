@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from helpers import Watched
 
 from minipuzzle.errors import UserError
 from minipuzzle.nas.rank import Evaluated, Quality, evaluate, optimum, reranked, shortlist
@@ -80,7 +81,7 @@ def test_each_candidate_is_measured_once_and_told(tmp_path):
     candidates = [Named("a"), Named("b"), Named("c")]
     Evaluations(job, "key", lambda selection: Quality(0.9, 0.9, 0.5, 0.0))("b", None)
     evaluations = Evaluations(job, "key", measure)
-    rows = evaluate(candidates, evaluations, "agreement", told.append)
+    rows = evaluate(candidates, evaluations, "agreement", Watched(told.append))
     assert measured == [candidates[0].selection, candidates[2].selection]
     assert told == [1, 1, 1]
     assert [r.candidate.name for r in rows] == ["b", "a", "c"]

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import shaken, tiny
-from helpers import heard
+from helpers import Watched, heard
 from test_distill import text_blocks
 
 from minipuzzle.errors import UserError
@@ -263,7 +263,15 @@ def test_a_run_that_stops_lets_its_writer_end(tmp_path, monkeypatch):
             raise UserError("The log is full.", got="", allowed="", next="")
 
     with pytest.raises(UserError, match="The log"):
-        train(model(), noisy, text_blocks(), SETTINGS, tmp_path, identity="x", advance=advance)
+        train(
+            model(),
+            noisy,
+            text_blocks(),
+            SETTINGS,
+            tmp_path,
+            identity="x",
+            progress=Watched(advance),
+        )
     assert not list(state.glob(".*"))
     assert list_states(state)
 

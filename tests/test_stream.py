@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import save, shaken, tiny
-from helpers import TEXT
+from helpers import TEXT, Watched
 
 from minipuzzle.arch import Selection
 from minipuzzle.checkpoint import Checkpoint
@@ -194,7 +194,7 @@ def test_work_is_what_is_advanced_and_each_weight_is_read_once(
     )
     settings = ScoreSettings(**{"samples": 6, "block_samples": 3, "batch": 2, **options})
     rows = []
-    score(parent, text(), settings, device=CPU, partial=tmp_path, advance=rows.append)
+    score(parent, text(), settings, device=CPU, partial=tmp_path, progress=Watched(rows.append))
     assert sum(rows) == work(settings, parent.architecture, 8)
     if not settings.iterative:
         assert read == list(range(8))

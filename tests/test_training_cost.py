@@ -1,6 +1,7 @@
 """What a training step costs, by pencil."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -82,12 +83,19 @@ def test_meter(monkeypatch):
     now = iter((0.0, 2.0, 4.0))
     monkeypatch.setattr("minipuzzle.runs.meter.time.monotonic", lambda: next(now))
     architecture = tiny()
-    meter = Meter("KL", architecture, 63, torch.device("cpu"))
+    shown = []
+    bar = SimpleNamespace(show=lambda *said: shown.append(said))
+    meter = Meter(bar, 4000, architecture, 63, torch.device("cpu"))
     meter.peak = 1000.0 * meter.flops
-    assert meter.note(0, math.nan) == ""
-    assert meter.note(500, 0.5) == "KL 0.5000  250 tokens/s  MFU 25.0%"
+    meter.update(0, KL=math.nan)
+    meter.update(500, KL=0.5)
     meter.peak = None
-    assert meter.note(4500, 0.25) == "KL 0.2500  2,000 tokens/s"
+    meter.update(4500, KL=0.25)
+    assert shown == [
+        (0, ""),
+        (500, "KL 0.5000  250 tokens/s  MFU 25.0%"),
+        (4000, "KL 0.2500  2,000 tokens/s"),
+    ]
 
 
 @pytest.mark.parametrize("checkpointing", ["auto", "on", "off"])

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from minipuzzle.artifacts import read_json, unreadable, write_atomic
+from minipuzzle.bars import progress_bar
 from minipuzzle.checkpoint.doors import RESTORE
 from minipuzzle.checkpoint.header import Entry
 from minipuzzle.errors import UserError
-from minipuzzle.progress import Bar, progress_bar
+from minipuzzle.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ def digests(entries: dict[str, Entry]) -> dict[str, str]:
     return result | new
 
 
-def _hashed(entries: dict[str, Entry], bar: Bar | None) -> dict[str, str]:
+def _hashed(entries: dict[str, Entry], bar: Progress | None) -> dict[str, str]:
     pieces = [
         (name, e.file, e.start + at, min(PIECE, e.nbytes - at))
         for name, e in entries.items()

@@ -22,13 +22,13 @@ def run(line: ExportCommand) -> None:
 
 
 def _gguf(path: Path, target: Path, dtype: str, as_json: bool) -> None:
+    from minipuzzle.bars import progress_bar
     from minipuzzle.checkpoint import Checkpoint
     from minipuzzle.export.gguf import export_gguf
-    from minipuzzle.progress import progress_bar
 
     opened = Checkpoint.open(path)
     with progress_bar("export", opened.parameters, "weights") as bar:
-        written = export_gguf(opened, target, dtype, advance=bar.advance)
+        written = export_gguf(opened, target, dtype, progress=bar)
     if as_json:
         print_json(asdict(written))
         return

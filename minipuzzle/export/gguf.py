@@ -7,7 +7,6 @@ merges are in ``gguf_tokenizer``. The file itself is written by llama.cpp's own 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +18,7 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
 from minipuzzle.export import gguf_llama, gguf_nemotron_h
 from minipuzzle.export.gguf_tensor import GgufTensor
+from minipuzzle.progress import SILENT, Progress
 from minipuzzle.temporary import temporary_beside
 
 if TYPE_CHECKING:
@@ -45,13 +45,10 @@ class Exported:
 
 
 def export_gguf(
-    checkpoint: Checkpoint,
-    target: Path,
-    dtype: str = "auto",
-    advance: Callable[[int], None] = lambda elements: None,
+    checkpoint: Checkpoint, target: Path, dtype: str = "auto", progress: Progress = SILENT
 ) -> Exported:
     """Write ``checkpoint`` as one GGUF file, whole or not at all; ``dtype`` "auto" is the
-    checkpoint's own.
+    checkpoint's own, ``progress`` is told of weights.
 
     Raises: UserError where the ``gguf`` package is missing, where llama.cpp has no place for the
     family, its shapes or its tokenizer, where FP16 cannot hold a weight, and where something else
@@ -64,7 +61,7 @@ def export_gguf(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_beside(target)
-        count, notes = _write(library, checkpoint, temporary, dtype, advance)
+        count, notes = _write(library, checkpoint, temporary, dtype, progress)
         temporary.chmod(0o644)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
@@ -126,11 +123,7 @@ def layout_of(model_type: str, architecture: Architecture) -> tuple[ModuleType, 
 
 
 def _write(
-    library: ModuleType,
-    checkpoint: Checkpoint,
-    path: Path,
-    dtype: str,
-    advance: Callable[[int], None],
+    library: ModuleType, checkpoint: Checkpoint, path: Path, dtype: str, progress: Progress
 ) -> tuple[int, list[str]]:
     from minipuzzle.export.gguf_tokenizer import add_tokenizer
 
@@ -162,7 +155,7 @@ def _write(
     for tensor, kind in zip(listed, types, strict=True):
         value = tensor.convert(checkpoint.tensor(tensor.source).float()).contiguous()
         writer.write_tensor_data(_stored(library, tensor, value, kind))
-        advance(value.numel())
+        progress.advance(value.numel())
     writer.close()
     return len(listed), notes
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from minipuzzle.generation.step import Decoder, prefill
 from minipuzzle.model import Cache, HybridLM
+from minipuzzle.progress import SILENT, Progress
 from minipuzzle.settings import Generation
 
 
@@ -40,13 +40,13 @@ def measure(
     state_dtype: torch.dtype,
     tokens_at_once: int,
     seconds: float = float("inf"),
-    advance: Callable[[int], None] = lambda tokens: None,
+    progress: Progress = SILENT,
 ) -> Speed:
     """Read ``work.batch`` random prompts and continue them greedily, each phase for at most about
     ``seconds``.
 
     Not timed, as in a server: capturing the CUDA graph, and a first piece of a prompt that compiles
-    and tunes kernels. ``advance`` gets the tokens done. Raises: torch.cuda.OutOfMemoryError.
+    and tunes kernels. ``progress`` is told of tokens. Raises: torch.cuda.OutOfMemoryError.
     """
     device = model.embeddings.weight.device
     if device.type == "cuda":
@@ -63,11 +63,11 @@ def measure(
         tokens_at_once,
     )
     tokens, first_token_s, read = _read(
-        model, cache, prompts, rows, tokens_at_once, seconds, advance
+        model, cache, prompts, rows, tokens_at_once, seconds, progress
     )
     decode_s, steps = 0.0, 0
     if decoder is not None:
-        decode_s, steps = _decode(decoder, tokens, work, seconds, advance)
+        decode_s, steps = _decode(decoder, tokens, work, seconds, progress)
     peak = reserved = None
     if device.type == "cuda":
         peak, reserved = (
@@ -91,7 +91,7 @@ def _read(
     rows: int,
     tokens_at_once: int,
     seconds: float,
-    advance: Callable[[int], None],
+    progress: Progress,
 ) -> tuple[Tensor, float, int]:
     """(the first token of each row, seconds for all rows, rows read)."""
     batch, read = len(prompts), 0
@@ -102,18 +102,14 @@ def _read(
         logits[read:stop] = prefill(
             model, cache.part(read, stop), prompts[read:stop], tokens_at_once
         )
-        advance((stop - read) * prompts.shape[1])
+        progress.advance((stop - read) * prompts.shape[1])
         read = stop
     tokens = logits.argmax(-1)
     return tokens, (_now(prompts.device) - started) * batch / read, read
 
 
 def _decode(
-    decoder: Decoder,
-    tokens: Tensor,
-    work: Generation,
-    seconds: float,
-    advance: Callable[[int], None],
+    decoder: Decoder, tokens: Tensor, work: Generation, seconds: float, progress: Progress
 ) -> tuple[float, int]:
     """(seconds for all steps, steps taken, the first of them)."""
     steps, often = work.output - 1, 16
@@ -123,7 +119,7 @@ def _decode(
         for _ in range(min(often, steps - taken)):
             tokens = decoder.step(tokens).argmax(-1)
             taken += 1
-        advance(often * work.batch)
+        progress.advance(often * work.batch)
     return (_now(tokens.device) - started) * steps / taken, taken
 
 

@@ -14,7 +14,6 @@ the removal of the first.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ from minipuzzle.importance.streams import Streams
 from minipuzzle.interrupt import Interrupt, interrupt
 from minipuzzle.model.base import ResidualBlock
 from minipuzzle.model.prefetch import BlockReader, embed_into
+from minipuzzle.progress import SILENT, Counting, Progress
 from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.scores import Scores
 from minipuzzle.settings import ScoreSettings
@@ -55,19 +55,19 @@ def score(
     *,
     device: torch.device,
     partial: Path,
-    advance: Callable[[int], None] = lambda rows: None,
+    progress: Progress = SILENT,
 ) -> Scores:
     """Score every block, every width and the damage curves of a checkpoint on calibration text.
 
     Samples are blocks of text chosen by seed; fewer than requested are used when the text has
     fewer, and ``meta`` says how many. ``partial`` is a folder for what a killed run goes on from;
-    ``advance`` is told of samples that passed a block. Under torchrun the samples are split over
+    ``progress`` is told of samples that passed a block. Under torchrun the samples are split over
     the processes, and every one returns the same scores. Raises: UserError for settings that cannot
     run, and where it would not fit into memory (before anything is read).
     """
     check_settings(settings, checkpoint.architecture)
     with ranks(device) as group, interrupt(group) as stop, torch.no_grad():
-        run = _Run(checkpoint, blocks, settings, group, partial, stop, advance)
+        run = _Run(checkpoint, blocks, settings, group, partial, stop, progress)
         check_peak(run.peak, device)
         log.info(str(run.peak))
         return run.scores()
@@ -86,10 +86,10 @@ class _Run:
         group: Ranks,
         partial: Path,
         stop: Interrupt,
-        advance: Callable[[int], None],
+        progress: Progress,
     ) -> None:
         self.checkpoint, self.settings, self.group = checkpoint, settings, group
-        self.tell, self.passed = advance, 0
+        self.progress = Counting(progress)
         self.architecture = checkpoint.architecture
         self.step = len(self.architecture.units[0])
         self.width_samples = min(settings.samples, len(blocks))
@@ -241,12 +241,8 @@ class _Run:
             dtype=self.peak.dtype,
             device=self.group.device,
             home=self.peak.home,
-            advance=self._advance,
+            progress=self.progress,
         )
-
-    def _advance(self, rows: int) -> None:
-        self.passed += rows
-        self.tell(rows)
 
     def _left(self) -> list[int]:
         return [i for i in range(len(self.architecture.blocks)) if i not in self.removed]
@@ -262,14 +258,14 @@ class _Run:
         about = {
             "removed": self.removed,
             "place": place,
-            "passed": self.passed,
+            "passed": self.progress.done,
             "arrays": [f"found.{name}" for name in self.found.arrays],
             "variants": [asdict(variant) for variant in streams.variants],
         }
         self.state.save(position, about, tensors)
 
     def _restore(self, streams: Streams, about: dict[str, Any], tensors: SavedTensors) -> int:
-        self._advance(about["passed"])
+        self.progress.advance(about["passed"])
         streams.variants = [Variant(**variant) for variant in about["variants"]]
         tensors.read_into("hidden", streams.hidden)
         if "reference" in tensors.entries:

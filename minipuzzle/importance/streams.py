@@ -4,13 +4,12 @@ variant begun so far.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from minipuzzle.importance.curves import Variant
 from minipuzzle.model.base import Context, ResidualBlock
+from minipuzzle.progress import Progress
 from minipuzzle.shapes import Float
 
 
@@ -35,10 +34,10 @@ class Streams:
         dtype: torch.dtype,
         device: torch.device,
         home: torch.device,
-        advance: Callable[[int], None],
+        progress: Progress,
     ) -> None:
         self.samples, self.shared, self.batch = samples, shared, batch
-        self.device, self.advance = device, advance
+        self.device, self.progress = device, progress
         self.away = home != device
         rows = samples + capacity * shared
         self.hidden = torch.empty(
@@ -74,7 +73,7 @@ class Streams:
                 to.copy_(part.add_(added), non_blocking=True)
             else:
                 torch.add(part, added, out=to)
-            self.advance(high - low)
+            self.progress.advance(high - low)
 
     def begin(self, variant: Variant) -> int:
         """A place for a new variant; its first row."""

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from minipuzzle.arch import Selection
 from minipuzzle.nas.select import Candidate
+from minipuzzle.progress import SILENT, Progress
 from minipuzzle.settings import Ranking
 
 
@@ -45,14 +46,16 @@ def evaluate(
     candidates: Sequence[Candidate],
     measure: Callable[[str, Selection], Quality],
     ranking: Ranking,
-    advance: Callable[[int], None] = lambda candidates: None,
+    progress: Progress = SILENT,
 ) -> list[Evaluated]:
-    """Every candidate with what ``measure`` says of its name and selection, best rank first."""
+    """Every candidate with what ``measure`` says of its name and selection, best rank first;
+    ``progress`` is told of candidates.
+    """
     results = []
     for candidate in candidates:
         quality = measure(candidate.name, candidate.selection)
         results.append(Evaluated(candidate=candidate, quality=quality))
-        advance(1)
+        progress.advance()
     return reranked(results, ranking)
 
 

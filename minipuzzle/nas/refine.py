@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minipuzzle.nas.choices import Choices, State
+from minipuzzle.progress import SILENT, Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +36,13 @@ def refine(
     value: float,
     measure: Callable[[State], float],
     tries: int,
-    advance: Callable[[int], None] = lambda tried: None,
+    progress: Progress = SILENT,
 ) -> Refined:
     """Move from ``start`` (whose measure is ``value``) to better states until no move helps or
     ``tries`` are spent.
 
     Lower is better. Moves are tried in the order of their predicted damage; the first that helps is
-    taken.
+    taken. ``progress`` is told of moves tried.
     """
     seen = {start}
     tried = accepted = 0
@@ -58,7 +59,7 @@ def refine(
             seen.add(state)
             found = measure(state)
             tried += 1
-            advance(1)
+            progress.advance()
             if found < value:
                 start, value, better = state, found, True
                 accepted += 1

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from minipuzzle.arch import Architecture
+from minipuzzle.bars import progress_bar
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.checkpoint.config import read_config
 from minipuzzle.errors import UserError
@@ -25,7 +26,6 @@ from minipuzzle.memory import Peak
 from minipuzzle.memory.cards import PLANNED
 from minipuzzle.memory.inference import HEADROOM, inference_peak, largest_batch
 from minipuzzle.model import HybridLM, fp8_model, load_model
-from minipuzzle.progress import progress_bar
 from minipuzzle.runs.device import DTYPES, device_name, pick_device, pick_dtype
 from minipuzzle.settings import Generation
 from minipuzzle.units import bytes_
@@ -161,7 +161,7 @@ def _measure(
                 state_dtype=runtime.state_dtype,
                 tokens_at_once=runtime.tokens_at_once,
                 seconds=seconds,
-                advance=bar.advance,
+                progress=bar,
             )
     except torch.cuda.OutOfMemoryError as error:
         raise UserError(

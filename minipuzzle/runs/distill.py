@@ -16,6 +16,7 @@ import torch
 from minipuzzle.adapters import merge
 from minipuzzle.adapters.saved import NAME as ADAPTER
 from minipuzzle.arch import Architecture
+from minipuzzle.bars import progress_bar
 from minipuzzle.checkpoint import Checkpoint, write_checkpoint
 from minipuzzle.cloze import Item, average, counted
 from minipuzzle.data import TokenBlocks
@@ -23,7 +24,6 @@ from minipuzzle.identity import fingerprint
 from minipuzzle.interrupt import Interrupt, legs
 from minipuzzle.metrics import measure
 from minipuzzle.model import HybridLM, set_precision
-from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.records import Distilled, SearchResult
 from minipuzzle.report.card import write_card
@@ -350,11 +350,7 @@ class _Distillation:
                 "distill: teacher", len(missing) * cache.rows * length, "tokens"
             ) as bar:
                 cache.fill(
-                    teacher,
-                    missing,
-                    self.group,
-                    max(1, training.batch // self.group.world),
-                    bar.advance,
+                    teacher, missing, self.group, max(1, training.batch // self.group.world), bar
                 )
         return cache.objective()
 
@@ -373,20 +369,17 @@ def train_in(
     teacher: Architecture | None,
 ) -> float:
     """``train`` in a folder of the run, with a progress bar."""
-    meter = Meter(
-        "loss",
-        model.architecture,
-        blocks.block_length,
-        job.device,
-        teacher=teacher,
-        ranks=group.world,
-        frozen=hasattr(model, "adapters"),
-    )
     with progress_bar(label, settings.tokens, "tokens") as bar:
-
-        def advance(tokens: int, loss: float) -> None:
-            bar.update(min(tokens, settings.tokens), meter.note(tokens, loss))
-
+        meter = Meter(
+            bar,
+            settings.tokens,
+            model.architecture,
+            blocks.block_length,
+            job.device,
+            teacher=teacher,
+            ranks=group.world,
+            frozen=hasattr(model, "adapters"),
+        )
         return train(
             model,
             objective,
@@ -394,7 +387,7 @@ def train_in(
             settings,
             folder,
             identity=identity,
-            advance=advance,
+            progress=meter,
             ranks=group,
             teacher=teacher,
         )

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
+from minipuzzle.bars import progress_bar
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks
 from minipuzzle.memory import Workload, resident
 from minipuzzle.metrics import Metrics, measure, tokens_per_second
 from minipuzzle.model import HybridLM
-from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.records import CostRow, Distilled, EvalResult, EvalRow, SearchResult, TextNumbers
 from minipuzzle.report.card import write_card
@@ -48,7 +48,7 @@ def _eval(job: Job, others: list[Path], group: Ranks) -> EvalResult:
                 checkpoint.architecture.vocab_size, job.parent.architecture.vocab_size
             )
             model = teacher if checkpoint is job.parent else job.load_frozen(checkpoint, group)
-            metrics = measure(model, blocks, teacher=teacher, advance=bar.advance)
+            metrics = measure(model, blocks, teacher=teacher, progress=bar)
             rows.append(
                 EvalRow(
                     name=name,

@@ -10,15 +10,19 @@ import time
 import torch
 
 from minipuzzle.arch import Architecture
+from minipuzzle.bars import Shown
 from minipuzzle.cost.training import peak_flops, training_flops
 
 
 class Meter:
-    """Speeds of a run on ``ranks`` devices like ``device``, since its last note."""
+    """A training's ``Progress``: passes tokens on to a bar of ``total``, with the loss and the
+    speeds on ``ranks`` devices like ``device`` since the last time as its note.
+    """
 
     def __init__(
         self,
-        name: str,
+        bar: Shown,
+        total: int,
         student: Architecture,
         length: int,
         device: torch.device,
@@ -27,23 +31,29 @@ class Meter:
         ranks: int = 1,
         frozen: bool = False,
     ) -> None:
-        self.name = name
+        self.bar, self.total = bar, total
         self.flops = training_flops(student, length, teacher, frozen)
         one = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
         self.peak = None if one is None else one * ranks
-        self._last: tuple[int, float] | None = None
+        self._last: tuple[float, float] | None = None
 
-    def note(self, tokens: int, loss: float) -> str:
-        """Words for ``tokens`` used up so far at a mean ``loss``; empty before the first one is
-        known.
-        """
+    def advance(self, amount: float = 1) -> None:
+        """Add finished tokens."""
+        self.bar.advance(amount)
+
+    def update(self, completed: float, **numbers: float) -> None:
+        """Set the finished tokens; a number that is not known yet (NaN) leaves the note empty."""
+        words = self._speeds(completed)
+        known = [f"{name} {value:.4f}" for name, value in numbers.items()]
+        note = "" if any(map(math.isnan, numbers.values())) else "  ".join([*known, *words])
+        self.bar.show(min(completed, self.total), note)
+
+    def _speeds(self, tokens: float) -> list[str]:
         before, self._last = self._last, (tokens, time.monotonic())
-        if math.isnan(loss):
-            return ""
-        words = [f"{self.name} {loss:.4f}"]
-        if before is not None and self._last[1] > before[1]:
-            speed = (tokens - before[0]) / (self._last[1] - before[1])
-            words.append(f"{speed:,.0f} tokens/s")
-            if self.peak is not None:
-                words.append(f"MFU {speed * self.flops / self.peak:.1%}")
-        return "  ".join(words)
+        if before is None or self._last[1] <= before[1]:
+            return []
+        speed = (tokens - before[0]) / (self._last[1] - before[1])
+        words = [f"{speed:,.0f} tokens/s"]
+        if self.peak is not None:
+            words.append(f"MFU {speed * self.flops / self.peak:.1%}")
+        return words

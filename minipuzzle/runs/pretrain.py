@@ -15,6 +15,7 @@ import torch
 from minipuzzle import embedded, families
 from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import write_json
+from minipuzzle.bars import progress_bar
 from minipuzzle.checkpoint import Checkpoint, write_checkpoint
 from minipuzzle.data import TokenBlocks, Tokenizer, load_blocks
 from minipuzzle.errors import UserError
@@ -23,7 +24,6 @@ from minipuzzle.interrupt import legs
 from minipuzzle.kernels import choose
 from minipuzzle.metrics import measure
 from minipuzzle.model import HybridLM, init_model
-from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.records import Pretrained
 from minipuzzle.rundir import RunDir
@@ -97,12 +97,9 @@ def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
     model = init_model(architecture, seed=recipe.training.seed, device=where, kernels=kernels)
     if group.world > 1:
         shard(model, group, recipe.training.replicas)
-    meter = Meter("loss", architecture, recipe.data.length, device, ranks=group.world)
-    with progress_bar("pretrain", recipe.training.tokens, "tokens") as bar:
-
-        def advance(tokens: int, loss: float) -> None:
-            bar.update(min(tokens, recipe.training.tokens), meter.note(tokens, loss))
-
+    tokens = recipe.training.tokens
+    with progress_bar("pretrain", tokens, "tokens") as bar:
+        meter = Meter(bar, tokens, architecture, recipe.data.length, device, ranks=group.world)
         final = train(
             model,
             next_token,
@@ -110,7 +107,7 @@ def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
             recipe.training,
             folder.path,
             identity=identity,
-            advance=advance,
+            progress=meter,
             ranks=group,
         )
     validation = _measured(model, held_out)

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from minipuzzle.arch import Architecture
+from minipuzzle.bars import progress_bar
 from minipuzzle.cost.latency import LatencyTable
 from minipuzzle.kernels import choose
 from minipuzzle.profile import profile
-from minipuzzle.progress import progress_bar
 from minipuzzle.runs.device import pick_device, pick_dtype
 from minipuzzle.settings import Generation, SearchSettings
 from minipuzzle.space import Shape, bounds, levels, shape_architecture
@@ -50,7 +50,7 @@ def run_profile(
         else []
     )
     with progress_bar("profile", (widths + len(checked)) * machine.turns, "turns") as bar:
-        table = profile(parent, works, machine, widths=widths, checked=checked, advance=bar.advance)
+        table = profile(parent, works, machine, widths=widths, checked=checked, progress=bar)
     table.save(target)
     return table
 

@@ -6,10 +6,10 @@ import logging
 import shutil
 from contextlib import suppress
 
+from minipuzzle.bars import progress_bar
 from minipuzzle.identity import fingerprint
 from minipuzzle.importance import score, work
 from minipuzzle.interrupt import interrupt
-from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import ranks
 from minipuzzle.records import Scored
 from minipuzzle.runs.job import Job
@@ -52,7 +52,7 @@ def run_score(job: Job, settings: ScoreSettings) -> Scores:
                 settings,
                 device=job.device,
                 partial=job.run / PARTIAL / key,
-                advance=bar.advance,
+                progress=bar,
             )
             scores.meta["parent"] = job.parent.fingerprint
             if job.run.writes:

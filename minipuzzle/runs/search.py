@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from minipuzzle.arch import Selection
+from minipuzzle.bars import progress_bar
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks
 from minipuzzle.errors import UserError
@@ -20,7 +21,6 @@ from minipuzzle.nas.rank import Evaluated, Quality, by_tasks, evaluate, reranked
 from minipuzzle.nas.refine import Refined, refine
 from minipuzzle.nas.result import search_result
 from minipuzzle.nas.timing import load_timing
-from minipuzzle.progress import progress_bar
 from minipuzzle.ranks import ranks
 from minipuzzle.records import Front, Searched, SearchResult, SolverFacts, Step
 from minipuzzle.runs.evaluations import Evaluations
@@ -147,7 +147,7 @@ class Search:
         started = time.monotonic()
         ranking: Ranking = "kl" if solver else "agreement"
         with progress_bar("search: candidates", len(found), "candidates") as bar:
-            ranked = evaluate(found, self.evaluations, ranking, bar.advance)
+            ranked = evaluate(found, self.evaluations, ranking, bar)
         self._step(
             "evaluated on validation text", len(found), len(ranked), time.monotonic() - started
         )
@@ -166,7 +166,7 @@ class Search:
         with progress_bar("search: tasks", count, "candidates") as bar:
             for evaluated in ranked[:count]:
                 averages.append(self.tasks(evaluated.candidate.selection))
-                bar.advance(1)
+                bar.advance()
         self._step("ranked again by tasks", len(ranked), count, time.monotonic() - started)
         return by_tasks(ranked, averages)
 
@@ -193,7 +193,7 @@ class Search:
                 ranked[0].quality.kl,
                 lambda state: quality(state).kl,
                 self.settings.refine,
-                bar.advance,
+                bar,
             )
         self._say(end, ranked[0])
         self._step("moves tried from the best", end.tried, end.accepted, time.monotonic() - started)

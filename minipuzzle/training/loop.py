@@ -7,7 +7,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from minipuzzle.errors import UserError
 from minipuzzle.identity import fingerprint
 from minipuzzle.interrupt import GOES_ON, Interrupt, interrupt
 from minipuzzle.model import HybridLM
+from minipuzzle.progress import SILENT, Progress
 from minipuzzle.ranks import Ranks, alone
 from minipuzzle.settings import RATE, Training
 from minipuzzle.training.board import open_board, write_row
@@ -42,7 +42,7 @@ STATES = "state"
 
 
 @dataclass(kw_only=True)
-class Progress:
+class Position:
     """Where a run stands, kept in each saved state. ``tokens`` of the data stream are used up
     (skipped steps count), in ``step`` batches, ``updates`` of which changed the model; ``window``
     holds what the log has not yet written, and ``losses`` the last ones that it has, unrounded.
@@ -67,7 +67,7 @@ def train(
     folder: Path,
     *,
     identity: str,
-    advance: Callable[[int, float], None] = lambda tokens, loss: None,
+    progress: Progress = SILENT,
     ranks: Ranks | None = None,
     teacher: Architecture | None = None,
 ) -> float:
@@ -76,8 +76,8 @@ def train(
     Only parameters that require gradients are trained and saved. ``folder`` receives ``state/`` and
     ``log.csv``; when they are there already, from the same ``identity`` and settings, training goes
     on after the last saved state, and the result equals an uninterrupted run's bit for bit on a
-    CPU. Batch and learning rate may differ from before. ``advance(tokens, loss)`` is called as
-    tokens are used up. FP32 master weights; on CUDA the
+    CPU. Batch and learning rate may differ from before. ``progress`` is told of tokens
+    and of their mean ``loss``. FP32 master weights; on CUDA the
     products run in BF16, or in FP8 as ``settings.precision`` says; the trained model is a BF16 one
     again. With ``ranks`` of several processes the model is sharded (``parallel.shard``; adapters
     are not, and each process holds all of them) and each takes its share of every batch.
@@ -98,7 +98,7 @@ def train(
             if chosen := prepare(model.train(), settings, at_once, ranks.world, teacher):
                 log.info(chosen)
             losses = _Run(
-                model, objective, blocks, settings, folder, ranks, states, stop, advance
+                model, objective, blocks, settings, folder, ranks, states, stop, progress
             ).finish()
         except UserError:
             if ranks.world == 1:  # among several a writer may wait for one that is gone
@@ -122,10 +122,10 @@ class _Run:
         ranks: Ranks,
         states: States,
         stop: Interrupt,
-        advance: Callable[[int, float], None],
+        progress: Progress,
     ) -> None:
         self.model, self.blocks, self.settings = model, blocks, settings
-        self.ranks, self.states, self.stop, self.advance = (ranks, states, stop, advance)
+        self.ranks, self.states, self.stop, self.progress = (ranks, states, stop, progress)
         self.device, self.ahead = next(model.parameters()).device, Ahead(blocks)
         self.optimizer = make_optimizer(model, settings)
         whole = (
@@ -136,7 +136,7 @@ class _Run:
         captures = whole and self.device.type == "cuda" and objective.capturable
         self.backward = Backward(model, objective, captures=captures)
         saved = states.load(model, self.optimizer)
-        self.at = Progress(**(saved or {}))
+        self.at = Position(**(saved or {}))
         self.guard = Guard(**self.at.guard)
         self.log = TrainingLog.resume(folder / "log.csv", step=self.at.step)
         wanted = settings.tensorboard and ranks.rank == 0
@@ -148,7 +148,7 @@ class _Run:
 
     def finish(self) -> list[float]:
         """Step until the tokens are used up; the last losses that were logged."""
-        self.advance(self.at.tokens, math.nan)
+        self.progress.update(self.at.tokens, loss=math.nan)
         while self.at.tokens < self.settings.tokens:
             began, writing = time.monotonic(), self.states.writing
             done = self._step(not writing and self.pace.due(began))
@@ -217,7 +217,7 @@ class _Run:
         )
         if self.board is not None:
             write_row(self.board, self.log.rows[-1])
-        self.advance(self.at.tokens, loss)
+        self.progress.update(self.at.tokens, loss=loss)
 
     def _save(self) -> None:
         began = time.monotonic()

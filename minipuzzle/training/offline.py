@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from minipuzzle.data import TokenBlocks
 from minipuzzle.errors import UserError
 from minipuzzle.identity import Plain, fingerprint
 from minipuzzle.model import HybridLM, mixed_precision
+from minipuzzle.progress import SILENT, Progress
 from minipuzzle.ranks import Ranks
 from minipuzzle.training.keep import Keep, id_dtype
 from minipuzzle.training.objectives import BatchLoss, Objective
@@ -101,10 +101,10 @@ class TeacherCache:
         missing: list[int],
         ranks: Ranks,
         batch: int,
-        advance: Callable[[int], None],
+        progress: Progress = SILENT,
     ) -> None:
-        """Ask the teacher for the missing shards, each process for its share. Raises: UserError
-        when the disk is full.
+        """Ask the teacher for the missing shards, each process for its share; ``progress`` is told
+        of tokens. Raises: UserError when the disk is full.
         """
         if ranks.rank == 0:
             write_json(self.folder / ABOUT, self.about)
@@ -118,7 +118,8 @@ class TeacherCache:
             if place < len(missing):
                 about = json.dumps({"about": self.about, "shard": index})
                 write_atomic(self._path(index), save(tensors, metadata={"minipuzzle": about}))
-            advance(self.rows * self.blocks.block_length * min(ranks.world, len(missing) - start))
+            tokens = self.rows * self.blocks.block_length
+            progress.advance(tokens * min(ranks.world, len(missing) - start))
         ranks.together(lambda: None)
 
     def objective(self) -> Objective:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
+import minipuzzle.bars as bars
 import minipuzzle.commands._shared as shared
-import minipuzzle.progress as progress
 from minipuzzle.cli import main
 
 from .base import command
@@ -130,7 +130,7 @@ def _child(case: Case, folder: Path, work: Path) -> None:
             os.dup2(os.open(work / name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-        progress.console._file, shared.out._file = sys.stderr, sys.stdout
+        bars.console._file, shared.out._file = sys.stderr, sys.stdout
         sys.argv = ["minipuzzle", *map(str, case.words)]
         main()
     except SystemExit as end:

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from helpers import heard
+from helpers import Watched, heard
 
 from minipuzzle.adapters import attach, make_plan
 from minipuzzle.arch import Architecture
@@ -52,7 +52,7 @@ def trained(folder, precision, objective, eager, monkeypatch, adapter=None):
         moments.append(time.perf_counter())
 
     with heard() as said:
-        train(model, objective, blocks, settings, folder, identity="", advance=advance)
+        train(model, objective, blocks, settings, folder, identity="", progress=Watched(advance))
     lines = (folder / "log.csv").read_text().splitlines()
     place = lines[0].split(",").index("loss")
     return (

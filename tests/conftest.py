@@ -7,6 +7,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import random
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,22 @@ def said():
 def checkpoint(tmp_path):
     """A tiny checkpoint on disk with the embedded tokenizer."""
     return save(shaken(tiny()), tmp_path / "ckpt56b")
+
+
+@pytest.fixture
+def remote_code(tmp_path, monkeypatch):
+    """transformers keeps the classes that a checkpoint carries here, and forgets them
+    afterwards.
+    """
+    import transformers.dynamic_module_utils as remote
+
+    monkeypatch.setattr(remote, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    for name in [n for n in sys.modules if n.split(".")[0] == "transformers_modules"]:
+        monkeypatch.delitem(sys.modules, name)
+    yield tmp_path / "modules"
+    for name in [n for n in sys.modules if n.split(".")[0] == "transformers_modules"]:
+        del sys.modules[name]
 
 
 @pytest.fixture

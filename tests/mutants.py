@@ -77,7 +77,7 @@ FILES = {
     "training/update": ("test_training_oracles",),
     "memory/footprint": ("test_cost",),
     "memory/training": ("test_training_cost", "test_distill_plan"),
-    "memory/inference": ("test_bench", "test_generation"),
+    "memory/inference": ("test_inference_bytes", "test_bench", "test_generation"),
     "memory/scoring": ("test_memory",),
     "surgery": ("test_cut_checks", "test_surgery"),
 }

@@ -10,8 +10,8 @@ import re
 import numpy as np
 import pytest
 import yaml
+from run_files import GOOD, ROW
 from test_report import Checker
-from test_run_files import GOOD, ROW
 
 from minipuzzle.report.card import write_card
 from minipuzzle.report.escape import markdown, published

@@ -1,15 +1,10 @@
 """Checkpoints: names, shards, configs and files that other engines look for."""
 
-import errno
 import json
-import os
-import shutil
-import struct
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from checkpoint_files import change_config
 from conftest import save, shaken, tiny
 from safetensors.torch import load_file, save_file
 from test_model import theirs_of, unclamped
@@ -18,7 +13,6 @@ from transformers import AutoModelForCausalLM
 from minipuzzle import embedded, families
 from minipuzzle.arch import Architecture, Selection
 from minipuzzle.checkpoint import Checkpoint, read_config, write_checkpoint
-from minipuzzle.checkpoint.header import read_header
 from minipuzzle.errors import UserError
 from minipuzzle.kinds import Attention, FeedForward, Mamba2
 from minipuzzle.surgery import cut
@@ -142,22 +136,6 @@ MIXED = (
 )
 
 
-@pytest.fixture
-def remote_code(tmp_path, monkeypatch):
-    """transformers keeps the classes that a checkpoint carries here, and forgets them
-    afterwards.
-    """
-    import transformers.dynamic_module_utils as remote
-
-    monkeypatch.setattr(remote, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
-    for name in [n for n in sys.modules if n.split(".")[0] == "transformers_modules"]:
-        monkeypatch.delitem(sys.modules, name)
-    yield tmp_path / "modules"
-    for name in [n for n in sys.modules if n.split(".")[0] == "transformers_modules"]:
-        del sys.modules[name]
-
-
 @pytest.mark.parametrize("shard_bytes", [5_000_000_000, 10_000])
 def test_blocks_that_differ_load_in_transformers_through_the_classes_beside_them(
     tmp_path, remote_code, shard_bytes
@@ -249,263 +227,6 @@ def test_a_config_alone_is_enough_for_read_config(tmp_path):
     assert read_config(tmp_path)[1] == arch
     with pytest.raises(UserError, match="no safetensors weights"):
         Checkpoint.open(tmp_path)
-
-
-def change_config(folder, **fields):
-    file = folder / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
-
-
-def change_weights(folder, change):
-    values = load_file(folder / "model.safetensors")
-    change(values)
-    save_file(values, folder / "model.safetensors")
-
-
-def header(folder, change):
-    """Rewrite the header of a file and leave its data alone."""
-    file = folder / "model.safetensors"
-    data = file.read_bytes()
-    length = struct.unpack("<Q", data[:8])[0]
-    said = json.loads(data[8 : 8 + length])
-    said = change(said) or said
-    text = json.dumps(said).encode()
-    file.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
-
-
-def index(folder, text):
-    (folder / "model.safetensors").rename(folder / "whole.safetensors")
-    (folder / "model.safetensors.index.json").write_text(text)
-
-
-NORM = "backbone.norm_f.weight"
-FAULTS = {
-    "wrong shape": (
-        lambda f: change_weights(f, lambda t: t.update({NORM: torch.ones(7)})),
-        ["wrong shape", "(7,)", "(32,)"],
-    ),
-    "missing tensor": (
-        lambda f: change_weights(f, lambda t: t.pop("backbone.layers.0.mixer.D")),
-        ["backbone.layers.0.mixer.D", "missing"],
-    ),
-    "under two names": (
-        lambda f: change_weights(f, lambda t: t.update({"model.norm_f.weight": t[NORM].clone()})),
-        ["twice", NORM],
-    ),
-    "unexpected tensor": (
-        lambda f: change_weights(f, lambda t: t.update({"backbone.extra": torch.ones(1)})),
-        ["backbone.extra"],
-    ),
-    "truncated": (
-        lambda f: os.truncate(f / "model.safetensors", 9000),
-        ["model.safetensors", "truncated"],
-    ),
-    "empty file": (lambda f: os.truncate(f / "model.safetensors", 0), ["truncated"]),
-    "header of a list": (lambda f: header(f, lambda h: [1]), ["damaged", "list"]),
-    "entry without offsets": (
-        lambda f: header(f, lambda h: h[NORM].pop("data_offsets") and None),
-        ["damaged", NORM],
-    ),
-    "offsets that do not fit the shape": (
-        lambda f: header(f, lambda h: h[NORM].update(shape=[31])),
-        ["damaged", NORM],
-    ),
-    "negative offsets": (
-        lambda f: header(f, lambda h: h[NORM].update(data_offsets=[-128, 0])),
-        ["damaged", NORM],
-    ),
-    "offsets outside of the file": (
-        lambda f: header(f, lambda h: h[NORM].update(data_offsets=[10**9, 10**9 + 128])),
-        ["truncated", "ends at"],
-    ),
-    "unknown dtype": (
-        lambda f: header(f, lambda h: h[NORM].update(dtype="F4")),
-        [NORM, "F4", "BF16"],
-    ),
-    "pickle": (
-        lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
-        ["pytorch_model.bin", "never read"],
-    ),
-    "no config": (lambda f: (f / "config.json").unlink(), ["no checkpoint here"]),
-    "config is no JSON": (lambda f: (f / "config.json").write_text("{"), ["not valid JSON"]),
-    "config is a list": (lambda f: (f / "config.json").write_text("[]"), ["config.json", "a list"]),
-    "unknown model_type": (
-        lambda f: change_config(f, model_type="nemotron_x"),
-        ["nemotron_x", "nemotron_h"],
-    ),
-    "unknown letter": (
-        lambda f: change_config(f, hybrid_override_pattern="M-M*XM-"),
-        ["'X'", "position 4"],
-    ),
-    "pattern of another length": (
-        lambda f: change_config(f, hybrid_override_pattern="M-M*"),
-        ["4 letters", "7"],
-    ),
-    "index is no JSON": (lambda f: index(f, "{"), ["index.json", "not valid JSON"]),
-    "index without a map": (lambda f: index(f, "{}"), ["index.json", "weight_map"]),
-    "index to another folder": (
-        lambda f: index(f, '{"weight_map": {"a": "../x.safetensors"}}'),
-        ["outside", "../x.safetensors"],
-    ),
-    "missing shard": (
-        lambda f: index(f, '{"weight_map": {"a": "model-00001-of-00002.safetensors"}}'),
-        ["model-00001-of-00002.safetensors", "missing"],
-    ),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_refused_checkpoints(fault, tmp_path):
-    save(shaken(tiny(vocab=61)), tmp_path / "ckpt")
-    Checkpoint.open(tmp_path / "ckpt")
-    change, says = FAULTS[fault]
-    change(tmp_path / "ckpt")
-    with pytest.raises(UserError) as caught:
-        Checkpoint.open(tmp_path / "ckpt")
-    for words in says:
-        assert words in str(caught.value)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_weights_that_are_not_finite_are_refused_when_read(tmp_path, dtype, value):
-    save(shaken(tiny(vocab=61)), tmp_path)
-    change_weights(
-        tmp_path, lambda t: t.update({NORM: torch.tensor([value, value, *[1.0] * 30], dtype=dtype)})
-    )
-    checkpoint = Checkpoint.open(tmp_path)
-    checkpoint.tensor("embeddings.weight")
-    with pytest.raises(UserError) as caught:
-        checkpoint.tensor("final_norm.weight")
-    assert NORM in str(caught.value)
-    assert "2 of 32" in str(caught.value)
-
-
-def test_large_float64_weights_are_finite(tmp_path):
-    save(shaken(tiny(vocab=61)), tmp_path)
-    change_weights(
-        tmp_path, lambda t: t.update({NORM: torch.full((32,), 1e300, dtype=torch.float64)})
-    )
-    assert (Checkpoint.open(tmp_path).tensor("final_norm.weight") == 1e300).all()
-
-
-def test_our_header_reader_agrees_with_safetensors(tmp_path):
-    values = {
-        "a": torch.ones(2, 3),
-        "b": torch.zeros(0, 4).bfloat16(),
-        "c": torch.tensor(7),
-        "d": torch.ones(5).half(),
-    }
-    save_file(values, tmp_path / "x.safetensors", metadata={"format": "pt"})
-    entries = read_header(tmp_path / "x.safetensors")
-    assert {n: e.shape for n, e in entries.items()} == {
-        n: tuple(v.shape) for n, v in values.items()
-    }
-    assert all(entries[n].nbytes == v.numel() * v.element_size() for n, v in values.items())
-    data = (tmp_path / "x.safetensors").read_bytes()
-    assert data[entries["a"].start :][: entries["a"].nbytes] == values["a"].numpy().tobytes()
-
-
-def full(*_, **__):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-@pytest.mark.parametrize(
-    "where", ["os.fsync", "shutil.copyfile", "pathlib.Path.write_text", "pathlib.Path.rename"]
-)
-@pytest.mark.parametrize("before", ["nothing", "a checkpoint"])
-def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, where, before):
-    save(shaken(tiny(vocab=61)), tmp_path / "source")
-    source = Checkpoint.open(tmp_path / "source")
-    (tmp_path / "out").mkdir()
-    if before == "a checkpoint":
-        save(shaken(tiny(vocab=61), seed=9), tmp_path / "out" / "student")
-    content = {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
-    with monkeypatch.context() as patch:
-        patch.setattr(where, full)
-        with pytest.raises(UserError, match="Could not write") as caught:
-            write_checkpoint(
-                tmp_path / "out" / "student",
-                source.architecture,
-                source.tensor,
-                source=source,
-                config=source.config,
-            )
-    assert "No space left" in caught.value.got
-    assert {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()} == content
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == (
-        [] if before == "nothing" else ["student"]
-    )
-
-
-def test_a_checkpoint_comes_back_when_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
-    source = Checkpoint.open(save(shaken(tiny(vocab=61)), tmp_path / "source"))
-    save(shaken(tiny(vocab=61), seed=9), tmp_path / "student")
-    old = Checkpoint.open(tmp_path / "student").fingerprint
-    rename = Path.rename
-    monkeypatch.setattr(
-        Path,
-        "rename",
-        lambda self, to: full() if self.name.endswith(".writing") else rename(self, to),
-    )
-    with pytest.raises(UserError, match="Could not write"):
-        write_checkpoint(
-            tmp_path / "student",
-            source.architecture,
-            source.tensor,
-            source=source,
-            config=source.config,
-        )
-    assert Checkpoint.open(tmp_path / "student").fingerprint == old
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["source", "student"]
-
-
-def test_a_checkpoint_is_replaced_as_a_whole_and_nothing_else_ever_is(tmp_path):
-    source = Checkpoint.open(save(shaken(tiny(vocab=61)), tmp_path / "source"))
-
-    def write(name):
-        write_checkpoint(
-            tmp_path / name, source.architecture, source.tensor, source=source, config=source.config
-        )
-
-    save(shaken(tiny("M-", vocab=61)), tmp_path / "student")
-    (tmp_path / "student" / "stale.txt").write_text("of the old one")
-    (tmp_path / "empty").mkdir()
-    for name in ("student", "empty", "new"):
-        write(name)
-        assert Checkpoint.open(tmp_path / name).fingerprint == source.fingerprint
-        assert not (tmp_path / name / "stale.txt").exists()
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
-    (tmp_path / "file").write_text("notes")
-    for name in ("thesis", "file"):
-        with pytest.raises(UserError, match="not a checkpoint, so it is not replaced"):
-            write(name)
-    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
-    assert (tmp_path / "file").read_text() == "notes"
-    (tmp_path / "link").symlink_to(tmp_path / "student")
-    shutil.rmtree(tmp_path / "empty")
-    write("link")
-    assert (tmp_path / "link").is_symlink()
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "file",
-        "link",
-        "new",
-        "source",
-        "student",
-        "thesis",
-    ]
-
-
-def test_writing_onto_the_source_itself(tmp_path):
-    source = Checkpoint.open(save(shaken(tiny(vocab=61)), tmp_path / "ckpt"))
-    (tmp_path / "ckpt" / "tokenizer_files").mkdir()
-    before = source.fingerprint
-    write_checkpoint(
-        tmp_path / "ckpt", source.architecture, source.tensor, source=source, config=source.config
-    )
-    again = Checkpoint.open(tmp_path / "ckpt")
-    assert (again.fingerprint, again.has_tokenizer) == (before, True)
 
 
 def test_predicted_tokens_are_not_promised_where_their_heads_are_not_written(tmp_path):

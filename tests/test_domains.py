@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import save, shaken, tiny
 from helpers import TEXT, run
-from test_run_files import GOOD
+from run_files import GOOD
 from torch.nn.functional import cross_entropy, kl_div
 
 from minipuzzle import embedded

@@ -14,7 +14,7 @@ from conftest import VOCAB, save, shaken, tiny
 from family_models import FORMS, theirs_of
 from helpers import run
 from llama_cpp_server import LlamaCpp, largest_difference
-from test_checkpoint import remote_code, unclamped  # noqa: F401
+from test_model import unclamped
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM
 
@@ -53,10 +53,7 @@ def probabilities(logits, prompt):
 
 @torch.no_grad()
 def test_the_pruned_student_says_the_same_in_llama_cpp_in_transformers_and_here(
-    student,
-    tmp_path,
-    remote_code,  # noqa: F811
-    capsys,
+    student, tmp_path, remote_code, capsys
 ):
     assert len({b.intermediate for b in student.architecture.blocks if b.kind == "mlp"}) == 6
     prompt = Tokenizer.from_file(str(student.path / "tokenizer.json")).encode(TEXT[:400]).ids[:48]

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from adapted_models import MASKS, saved_of, shake
 from conftest import tiny
 from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
-from test_adapters import MASKS, saved_of, shake
 from test_model import theirs_of
 
 from minipuzzle.adapters import attach, export_peft, import_peft, make_plan, merge, open_adapter

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
-from test_run_files import GOOD as GOOD_FILES
+from run_files import GOOD as GOOD_FILES
 
 from minipuzzle.arch import Selection
 from minipuzzle.checked import fault, make, table

@@ -9,194 +9,15 @@ import math
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
+from run_files import CANDIDATE, GOOD, four
 
-from minipuzzle.artifacts import read_arrays, read_json, write_atomic, write_json
+from minipuzzle.artifacts import read_json, write_atomic, write_json
 from minipuzzle.checked import fault, is_plain_name
-from minipuzzle.cost.latency import LatencyTable
 from minipuzzle.errors import UserError
-from minipuzzle.records import (
-    CommandLog,
-    EvalResult,
-    LegRecord,
-    PartialPrune,
-    PartialSearch,
-    RunRecord,
-    SearchResult,
-    TasksResult,
-    TrainingRecord,
-)
+from minipuzzle.records import CommandLog, RunRecord, SearchResult
 from minipuzzle.rundir import RunDir
-from minipuzzle.scores import Scores
 
-CANDIDATE = {
-    "name": "c001",
-    "origin": "grid",
-    "shape": {"mlp": 1, "hidden": 8},
-    "pattern": "M",
-    "strip": "M.",
-    "parameters": 10,
-    "bytes": 20,
-    "damage": 0.5,
-    "next_token_accuracy": 0.1,
-    "agreement": 0.2,
-    "loss": 3.0,
-    "kl": 0.1,
-    "rank": 1,
-}
-ROW = {
-    "name": "teacher",
-    "path": "p",
-    "parameters": 10,
-    "bytes": 20,
-    "memory_bytes": 30,
-    "loss": 3.0,
-    "perplexity": 20.0,
-    "bits_per_byte": 1.0,
-    "kl": 0.0,
-    "agreement": 1.0,
-    "next_token_accuracy": 0.5,
-    "tokens_per_second": 9.0,
-    "tokens": 5,
-}
-NUMBERS = (
-    "loss",
-    "perplexity",
-    "bits_per_byte",
-    "kl",
-    "agreement",
-    "next_token_accuracy",
-    "tokens",
-)
-ROW["domains"] = {"prose": {key: ROW[key] for key in (*NUMBERS, "next_token_accuracy")}}
-GOOD = {
-    "run.json": (
-        RunRecord.load,
-        {
-            "schema": 3,
-            "parent": {"path": "/a", "fingerprint": "f"},
-            "stages": {
-                "score": {"key": "k", "finished": "now"},
-                "search": {"key": "s"},
-                "distill": {
-                    "key": "k",
-                    "search": "s",
-                    "winner": "c001",
-                    "short_validation_loss": {"c001": 3.0},
-                    "final_kl": 0.1,
-                    "long_validation_loss": [3.0, 2.0],
-                    "tokens": 5,
-                    "short_tokens": 0,
-                    "learning_rate": 1e-3,
-                },
-                "adapt": {"key": "k", "final_loss": 1.0, "tokens": 5, "trained": 5, "lora": 6},
-            },
-        },
-    ),
-    "commands.json": (
-        CommandLog.load,
-        {"schema": 1, "commands": [{"command": "minipuzzle score", "seconds": 1.5, "date": "d"}]},
-    ),
-    "search.json": (
-        SearchResult.load,
-        {
-            "schema": 2,
-            "method": "solver",
-            "parent": {"path": "/a", "fingerprint": "f", "parameters": 20, "pattern": "M-"},
-            "budget": {
-                "text": ["83%"],
-                "parameters": 10,
-                "bytes": None,
-                "times": {"decode ms @b1,p8,o1": 1.5},
-                "timing": "t",
-                "margin": None,
-                "workload": {
-                    "context": 8,
-                    "batch": 1,
-                    "weights": "bf16",
-                    "kv": "bf16",
-                    "state": "bf16",
-                },
-            },
-            "bounds": {"hidden": [8], "paired": False},
-            "not_pruned": [],
-            "parent_cost": {"parameters": 10, "bytes": 20, "times": {}},
-            "points": 2,
-            "feasible": 1,
-            "candidates": [CANDIDATE],
-            "top": ["c001"],
-            "funnel": [{"stage": "s", "entered": 2, "left": 1, "seconds": 0.1}],
-            "selections": {"c001": {"blocks": [{"heads": [0, 2]}, None], "hidden": [0, 1]}},
-            "front": {
-                "names": ["parameters"],
-                "points": [{"limit": [1.0], "cost": [1.0], "damage": 0.1, "gap": 0.0}],
-            },
-        },
-    ),
-    "search.partial.json": (
-        PartialSearch.load,
-        {"key": "k", "results": {"c001": [0.1, 0.2, 3.0, 0.1]}},
-    ),
-    "prune.partial.json": (PartialPrune.load, {"schema": 1, "key": "k", "errors": {"c001": 1e-6}}),
-    "identity.json": (
-        TrainingRecord.load,
-        {"schema": 1, "identity": "i", "key": "k", "finished": True, "replaced": False},
-    ),
-    "result.json": (LegRecord.load, {"schema": 1, "validation_loss": 3.0, "tasks": 0.5}),
-    "eval.json": (
-        EvalResult.load,
-        {
-            "schema": 1,
-            "device": "CPU",
-            "data": "text.txt",
-            "tokens": 5,
-            "distill": None,
-            "rows": [ROW, ROW],
-            "costs": [{"what": "w", "unit": "ms", "predicted": 1.0, "measured": 2.0}],
-        },
-    ),
-    "tasks.json": (
-        TasksResult.load,
-        {
-            "schema": 1,
-            "device": "CPU",
-            "limit": 5,
-            "include": None,
-            "rows": [
-                {
-                    "name": "teacher",
-                    "path": "p",
-                    "task": "arc",
-                    "metric": "acc",
-                    "value": 0.5,
-                    "stderr": None,
-                    "higher_is_better": True,
-                    "samples": 5,
-                }
-            ],
-        },
-    ),
-    "latency.json": (
-        LatencyTable.load,
-        {
-            "schema": 1,
-            "device": "CPU",
-            "dtype": "float32",
-            "date": "d",
-            "additivity": [{"error": 0.1}],
-            "entries": [
-                {
-                    "phase": "decode",
-                    "batch": 1,
-                    "tokens": 8,
-                    "ms": 1.5,
-                    "block": '{"kind": "mlp", "intermediate": 8}',
-                }
-            ],
-        },
-    ),
-}
 TEXTS = {
     "empty": b"",
     "cut": b'{"schema": 2, ',
@@ -229,11 +50,6 @@ VALUES = (
     "../../evil",
     "/etc/passwd",
 )
-
-
-def four(caught, *words):
-    said = str(caught.value)
-    assert all(part in said for part in ("\n  got: ", "\n  allowed: ", "\n  next: ", *words)), said
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -378,81 +194,6 @@ def test_a_file_that_may_not_be_read(number, tmp_path, monkeypatch):
     with pytest.raises(UserError) as caught:
         read_json(file)
     four(caught, "run.json", os.strerror(number))
-
-
-def scores():
-    return {
-        "blocks": np.arange(1.0, 4.0),
-        "hidden": np.ones(8),
-        "blocks.0.head_channels": np.ones((2, 3)),
-        "blocks.1.intermediate": np.ones(4),
-        "blocks.2.q_heads": np.ones(2),
-        "blocks.1.curve.intermediate.sizes": np.array([1, 2]),
-        "blocks.1.curve.intermediate.errors": np.array([2.0, 1.0]),
-    }
-
-
-WRONG_SCORES = {
-    "no blocks": lambda t: t.pop("blocks"),
-    "nan": lambda t: t["blocks"].fill(np.nan),
-    "none": lambda t: t.update(blocks=np.ones(0)),
-    "float32": lambda t: t.update(hidden=np.ones(8, np.float32)),
-    "two": lambda t: t.update(blocks=np.ones((3, 1))),
-    "other": lambda t: t.update({"blocks.9.intermediate": np.ones(4)}),
-    "word": lambda t: t.update({"blocks.x.intermediate": np.ones(4)}),
-    "unknown": lambda t: t.update(more=np.ones(4)),
-    "axis": lambda t: t.update({"blocks.0.depth": np.ones(4)}),
-    "curve": lambda t: t.update({"blocks.0.curve": np.ones(4)}),
-    "lost": lambda t: t.pop("blocks.1.curve.intermediate.errors"),
-    "order": lambda t: t.update({"blocks.1.curve.intermediate.sizes": np.array([2, 1])}),
-    "flat": lambda t: t.update({"blocks.0.head_channels": np.ones(3)}),
-    "negative": lambda t: t.update({"blocks.-1.q_heads": np.ones(2)}),
-}
-
-
-@pytest.mark.parametrize("wrong", WRONG_SCORES)
-def test_scores_that_are_none(wrong, tmp_path):
-    from safetensors.numpy import save
-
-    file, tensors = tmp_path / "scores.safetensors", scores()
-    about = {"minipuzzle": json.dumps({"schema": 2, "meta": {}})}
-    file.write_bytes(save(tensors, metadata=about))
-    assert Scores.load(file).curves[1]["intermediate"][0].tolist() == [1, 2]
-    WRONG_SCORES[wrong](tensors)
-    file.write_bytes(save(tensors, metadata=about))
-    with pytest.raises(UserError) as caught:
-        Scores.load(file)
-    four(caught, "scores.safetensors", "minipuzzle score")
-
-
-def test_headers_of_scores_that_are_none(tmp_path):
-    from safetensors.numpy import save
-
-    file = tmp_path / "scores.safetensors"
-    for about in (
-        "[]",
-        "{",
-        "null",
-        "{}",
-        '{"schema": 1, "meta": {}}',
-        '{"schema": 2, "meta": []}',
-        "[" * 100_000,
-    ):
-        file.write_bytes(save(scores(), metadata={"minipuzzle": about}))
-        with pytest.raises(UserError) as caught:
-            Scores.load(file)
-        four(caught, "scores.safetensors", "minipuzzle score")
-    for data in (
-        b"",
-        b"x" * 7,
-        os.urandom(500),
-        b"\xff" * 8 + b"{}",
-        save({"blocks": np.ones(3)})[:-4],
-    ):
-        file.write_bytes(data)
-        with pytest.raises(UserError) as caught:
-            read_arrays(file)
-        four(caught, "damaged")
 
 
 def test_every_write_of_a_name_that_is_too_long(tmp_path):

@@ -10,7 +10,7 @@ from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from test_checkpoint import unclamped
+from test_model import unclamped
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from minipuzzle import embedded

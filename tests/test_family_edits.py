@@ -1,0 +1,257 @@
+"""Configs of the families with one field changed: the logits of transformers, or a refusal."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from family_bases import BASE, NAMES, NO_DEFAULT_HERE
+from family_models import theirs_of
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+from minipuzzle import families
+from minipuzzle.errors import UserError
+from minipuzzle.model.hybrid import HybridLM
+
+TURNING = [name for name in NAMES if name not in ("mamba2", "nemotron_h")]
+
+
+@torch.no_grad()
+def ours_of(name, fields, tensors, tokens):
+    """Our logits of the tensors of transformers' model; as a checkpoint is read, by names and
+    shapes.
+    """
+    family = families.find(name)
+    arch = family.architecture(json.loads(json.dumps(fields)))
+    model = HybridLM(arch, device="cpu", dtype=torch.float32).eval()
+    shapes = {t.name: t.shape for t in arch.tensors()}
+    for canonical, parameter in model.named_parameters():
+        theirs = next((n for n in family.names(arch)[canonical] if n in tensors), None)
+        if theirs is None or tensors[theirs].shape != shapes[canonical]:
+            raise UserError("Not in the file.", got=theirs, allowed=shapes[canonical], next="")
+        parameter.copy_(tensors[theirs])
+    return model(tokens)
+
+
+def difference(name, fields):
+    """The largest difference from transformers' logits, as a part of the largest one; None where
+    one of the two refuses.
+    """
+    tokens = torch.randint(1, 118, (2, 40), generator=torch.Generator().manual_seed(1))
+    try:
+        theirs = theirs_of(name, json.loads(json.dumps(fields)))
+        with torch.no_grad():
+            want = theirs(tokens, use_cache=False).logits
+    except Exception:  # a dozen types, from a failed check to a shape that does not fit
+        return None
+    try:
+        got = ours_of(name, fields, theirs.state_dict(), tokens)
+    except UserError:
+        return None
+    return ((got - want).abs().max() / want.abs().max()).item()
+
+
+EDITS = [
+    *({"partial_rotary_factor": share} for share in (0.5, 1.0, 2.0)),
+    *(
+        {
+            "rope_parameters": {
+                "rope_type": kind,
+                "rope_theta": 5e3,
+                "factor": 2.0,
+                "partial_rotary_factor": share,
+            }
+        }
+        for kind in ("default", "linear", "dynamic", "yarn")
+        for share in (0.5, 1.0)
+    ),
+    {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 777.0}}},
+    {
+        "rope_parameters": {
+            "full_attention": {"rope_theta": 7.0},
+            "sliding_attention": {"rope_theta": 9.0},
+        },
+        "rope_theta": 5.0,
+    },
+    {"rope_parameters": {"sliding_attention": {"rope_theta": 777.0}}},
+    {
+        "rope_scaling": {"type": "linear", "factor": 2.0},
+        "rope_theta": 777.0,
+        "rope_parameters": None,
+    },
+    {"rope_scaling": {"type": "linear", "rope_type": "default", "factor": 2.0}},
+    {"rope_scaling": {"type": "yarn", "factor": None, "original_max_position_embeddings": 16}},
+    {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}, "original_max_position_embeddings": 16},
+    {
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 4.0,
+            "high_freq_factor": 1.0,
+        }
+    },
+    {"rope_parameters": {"rope_type": "default", "rope_theta": None}},
+    {"rope_theta": None},
+    {"rope_theta": 777},
+    {"is_causal": False},
+    {"per_layer_config": {"1": {"rms_norm_eps": 0.1}}},
+    {"rms_norm_eps": 0.1},
+    {"layer_norm_epsilon": 0.1},
+    {"mamba_rms_norm": False, "rms_norm": False, "norm_before_gate": True},
+    {"hidden_act": "swish"},
+    {"mamba_hidden_act": "swish"},
+    {"mlp_hidden_act": "swish"},
+    {"hidden_act": "relu"},
+    {
+        "rotary_pct": 0.5,
+        "rotary_base": 777.0,
+        "rope_interleaved": True,
+        "alibi": True,
+        "use_rope": False,
+        "is_decoder": False,
+        "hidden_activation": "gelu",
+        "activation_function": "gelu",
+        "layer_norm_eps": 0.1,
+        "norm_eps": 0.1,
+        "qk_norm": True,
+        "use_qk_norm": True,
+        "qk_layernorm": True,
+        "parallel_residual": True,
+        "pretraining_tp": 2,
+        "attention_dropout": 0.5,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 2.0,
+        "query_pre_attn_scalar": 3,
+        "logit_scale": 2.0,
+    },
+    {
+        "attention_multiplier": 0.3,
+        "residual_multiplier": 0.5,
+        "logits_scaling": 3.0,
+        "embedding_multiplier": 2.0,
+    },
+    {"attention_bias": True},
+    {"mlp_bias": True},
+    {"use_bias": True},
+    {"mamba_proj_bias": True},
+    {"mamba_conv_bias": False},
+    {"use_conv_bias": False},
+    {"attention_bias": "false"},
+    {"tie_word_embeddings": True},
+    {"tie_word_embeddings": "false"},
+    {"head_dim": 16},
+    {"head_dim": None},
+    {"attention_head_dim": 16},
+    {"num_key_value_heads": 1},
+    {"num_key_value_heads": None},
+    {"sliding_window": 8},
+    {"sliding_window": 8, "use_sliding_window": True},
+    {"use_sliding_window": True},
+    {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 1},
+    {"max_window_layers": 0},
+    {
+        "sliding_window": 8,
+        "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+    },
+    {"layer_types": ["full_attention"] * 3},
+    {"layer_types": ["attention", "mamba", "mamba"]},
+    {"layer_types": ["x"] * 3},
+    {"layers_block_type": ["attention", "attention", "mamba"]},
+    {"attn_layer_indices": [0, 7]},
+    {"attn_layer_indices": ["1"]},
+    {"no_rope_layers": [0, 1, 0, 1]},
+    {"no_rope_layers": []},
+    {"no_rope_layer_interval": 2},
+    {"no_rope_layers": [1, 1, 1]},
+    {"time_step_min": 0.5},
+    {"mamba_dt_min": 0.5},
+    {"time_step_limit": [0.0, 1.0]},
+    {"time_step_limit": None},
+    {"num_nextn_predict_layers": 1},
+    {"position_embedding_type": "absolute"},
+    {"position_embedding_type": None},
+    {"num_local_experts": None},
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_are_transformers_or_the_config_is_refused(name):
+    found = [difference(name, {**BASE[name], **edit}) for edit in EDITS]
+    pairs = zip(EDITS, found, strict=True)
+    wrong = {json.dumps(edit): d for edit, d in pairs if d is not None and not d <= 1e-4}
+    assert not wrong
+    assert sum(d is not None for d in found) > 30  # most are read, not refused
+    absent = {field: {k: v for k, v in BASE[name].items() if k != field} for field in BASE[name]}
+    absent = [fields for field, fields in absent.items() if field not in NO_DEFAULT_HERE]
+    assert all((difference(name, fields) or 0) <= 1e-4 for fields in absent)
+
+
+@pytest.mark.parametrize("name", TURNING)
+def test_the_reported_cases_are_read_as_their_class_does(name):
+    """A leftover share of a head that no class but bamba's reads, and then only in
+    rope_parameters.
+    """
+    plain = {k: v for k, v in BASE[name].items() if k != "rope_parameters"}
+    within = {"rope_type": "default", "partial_rotary_factor": 0.25}
+    for edit in ({"partial_rotary_factor": 0.5}, {"rope_parameters": within}):
+        assert difference(name, {**plain, **edit}) <= 1e-4
+    nested = {**plain, "rope_parameters": {"full_attention": {"rope_theta": 7.0}}}
+    with pytest.raises(UserError, match="not one object for all layers"):
+        families.find(name).architecture(nested)
+
+
+LEFTOVERS = {
+    "layer_types": ["full_attention"] * 9,
+    "layers_block_type": ["mamba"] * 9,
+    "mlp_layer_types": ["dense"] * 9,
+    "partial_rotary_factor": 0.5,
+    "original_max_position_embeddings": 7,
+    "no_rope_layers": [0] * 9,
+    "max_window_layers": 1,
+    "num_hidden_layers": 9,
+    "attn_layer_indices": [8],
+    "rope_theta": 3.0,
+    "rope_scaling": {"rope_type": "linear", "factor": 9.0},
+    "rope_parameters": {"rope_type": "linear", "factor": 9.0},
+    "auto_map": {"AutoConfig": "x.Y"},
+    "is_causal": False,
+    "per_layer_config": {"8": {"rms_norm_eps": 0.1}},
+    "use_sliding_window": True,
+    "hidden_act": "gelu",
+    "hybrid_override_pattern": "M" * 9,
+    "time_step_limit": [0.0, 1.0],
+    "num_nextn_predict_layers": 1,
+    "tie_word_embeddings": True,
+    "block_configs": [{}] * 9,
+    "attention_head_dim": 4,
+    "num_local_experts": 4,
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_parent_s_config_leaves_over_is_not_written_into_a_student_s(name):
+    """transformers reads a student's config, whose blocks are fewer than its parent's, as the
+    architecture is.
+    """
+    family = families.find(name)
+    arch = family.architecture(BASE[name])
+    keep = 2 if arch.rules.paired else 1
+    student = replace(arch, blocks=arch.blocks[: len(arch.blocks) - keep])
+    for architecture in (arch, student):
+        written = json.loads(json.dumps(family.config(architecture, {**BASE[name], **LEFTOVERS})))
+        assert family.architecture(written) == architecture
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[name].from_dict(written))
+        shapes = {t.name: t.shape for t in architecture.tensors()}
+        parameters = {n: tuple(p.shape) for n, p in model.named_parameters()}
+        theirs = {
+            canonical: next(parameters[n] for n in accepted if n in parameters)
+            for canonical, accepted in family.names(architecture).items()
+        }
+        assert theirs == shapes
+        assert len(parameters) == len(shapes)
+        assert not {"auto_map", "is_causal", "per_layer_config", "partial_rotary_factor"} & set(
+            written
+        )
+        fields = {k: v for k, v in written.items() if k not in ("model_type", "architectures")}
+        assert difference(name, fields) <= 1e-4

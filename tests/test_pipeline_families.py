@@ -1,5 +1,5 @@
-"""A Llama and a Mamba-2, tiny and random, through every command; transformers loads the student and
-says the same.
+"""A Llama, an OLMo 2 and a Mamba-2, tiny and random, through every command; transformers loads the
+student and says the same.
 """
 
 import json
@@ -40,6 +40,7 @@ LLAMA = {
         "high_freq_factor": 4.0,
     },
 }
+OLMO2 = {name: value for name, value in LLAMA.items() if name != "rope_parameters"}
 MAMBA2 = {
     **SIZES,
     "num_hidden_layers": 5,
@@ -52,6 +53,7 @@ MAMBA2 = {
 }
 RUNS = {
     "llama": (LLAMA, ("--budget", "94%", "--method", "solver", "--kv-heads", "--refine", 4)),
+    "olmo2": (OLMO2, ("--budget", "90%", "--kv-heads", "--hidden-size")),
     "mamba2": (MAMBA2, ("--budget", "93%", "--mamba-heads")),
 }
 SEARCH = (

@@ -1,6 +1,7 @@
 """What a training step costs, by pencil."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -50,6 +51,9 @@ def test_bytes():
     mamba = Mamba2(hidden=8, heads=4, head_dim=4, groups=2, state=8)
     assert saved_bytes(ff) == 2 * (8 + 8 + 16 + 16)
     assert saved_bytes(attention) == 2 * (8 + 8 + 8 + 4 + 4 + 8) + 4 * 4
+    normed = replace(attention, qk_norm=True)
+    assert saved_bytes(normed) == saved_bytes(attention) + 2 * (8 + 4)
+    assert saved_bytes(replace(ff, norm_after=True)) == saved_bytes(ff)
     assert saved_bytes(mamba) == 2 * (8 + 8 + (16 + 48 + 4) + 16 + 16)
     bare = Architecture(vocab_size=10, hidden=8, blocks=())  # 6 bytes a value around the final norm
     assert beyond(bare) == bare.parameters * 14 + 1000 * 8 * 6 + 3 * 2**29

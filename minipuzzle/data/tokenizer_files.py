@@ -31,7 +31,7 @@ from minipuzzle.data.tokenizer_json import (
 )
 from minipuzzle.errors import UserError
 
-ALWAYS_PLAIN = ("granitemoehybrid", "mistral")
+ALWAYS_PLAIN = ("granitemoehybrid", "mistral", "olmo2")
 """Model types whose tokenizer.json transformers takes as it is, whatever class is named."""
 
 CLASS_OF_TYPE = {"qwen2": "Qwen2Tokenizer", "qwen3": "Qwen2Tokenizer", "mamba2": "GPTNeoXTokenizer"}

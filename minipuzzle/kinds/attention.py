@@ -112,8 +112,10 @@ class Attention(Block):
         )
 
     def saved_values(self) -> int:
-        """The stream, the normed input, q, k, v, the output and its FP32 logsumexp (flash
-        attention).
+        """The stream, the normed input (or what is normed after), q, k, v, the output and its FP32
+        logsumexp (flash attention); where they have norms, q and k before them too.
         """
         heads = 2 * (self.q_heads + self.kv_heads) * self.attn_head_dim
+        if self.qk_norm:
+            heads += (self.q_heads + self.kv_heads) * self.attn_head_dim
         return 2 * self.hidden + heads + 2 * self.q_heads

@@ -233,7 +233,11 @@ def _first_blocks(parent: Architecture) -> dict[str, Block]:
 
 
 def _layers(parent: Architecture) -> tuple[tuple[str, str], ...]:
-    pairs = [tuple(parent.blocks[i].kind for i in unit) for unit in parent.units if len(unit) > 1]
+    pairs = [
+        tuple(parent.blocks[i].kind for i in group)
+        for group in parent.layer_groups
+        if len(group) > 1
+    ]
     sorts = tuple((first, second) for first, second in dict.fromkeys(pairs))
     if len(dict(sorts)) < len(sorts):
         raise UserError(

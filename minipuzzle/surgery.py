@@ -1,4 +1,4 @@
-"""Room 6: a selection of a parent's blocks, heads and channels becomes a checkpoint, and the plan
+"""A selection of a parent's blocks, heads and channels becomes a checkpoint, and the plan
 equals the file.
 
 Every cut is checked: the file's parameters and bytes are the plan's, each axis that was to shrink
@@ -111,7 +111,7 @@ def verify_logits(
             masked, sliced = block(masked, context), small(sliced, Context())
     norm = parent_reader.final_norm()
     norm.kept = kept
-    error = _apart(parent, norm(masked), saved, reader.final_norm()(sliced))
+    error = _difference(parent, norm(masked), saved, reader.final_norm()(sliced))
     if not error <= TOLERANCE:
         raise InternalError(
             "The pruned checkpoint does not compute what was planned: relative logit difference"
@@ -120,25 +120,23 @@ def verify_logits(
     return error
 
 
-def _apart(parent: Checkpoint, masked: Tensor, saved: Checkpoint, sliced: Tensor) -> float:
+def _difference(parent: Checkpoint, masked: Tensor, saved: Checkpoint, sliced: Tensor) -> float:
     """The largest difference of two models' logits, from what their heads get, relative to the
     largest of the first's.
     """
-    largest = apart = torch.zeros((), device=masked.device)
+    largest = difference = torch.zeros((), device=masked.device)
     vocabulary = parent.architecture.vocab_size
     rows = max(1, HEAD_NUMBERS // parent.architecture.hidden)
     for start in range(0, vocabulary, rows):
         stop = min(start + rows, vocabulary)
         want, got = (_logits(c, h, start, stop) for c, h in ((parent, masked), (saved, sliced)))
-        largest, apart = (
-            torch.maximum(largest, want.abs().max()),
-            torch.maximum(apart, (want - got).abs().max()),
-        )
-    return float(apart / largest)
+        largest = torch.maximum(largest, want.abs().max())
+        difference = torch.maximum(difference, (want - got).abs().max())
+    return float(difference / largest)
 
 
 def _logits(checkpoint: Checkpoint, hidden: Tensor, start: int, stop: int) -> Tensor:
-    """Those of the words start..stop - 1."""
+    """Those of the tokens start..stop - 1."""
     head = torch.empty(stop - start, hidden.shape[-1], device=hidden.device)
     checkpoint.read_into(
         "embeddings.weight" if checkpoint.architecture.tied_head else "head.weight", head, start

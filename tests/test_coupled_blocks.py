@@ -11,8 +11,9 @@ from search_problems import problem
 
 from minipuzzle import families
 from minipuzzle.nas.choices import combinations
+from minipuzzle.nas.program import Instance
 from minipuzzle.nas.propose import propose
-from minipuzzle.nas.solve import Instance, solve
+from minipuzzle.nas.solve import solve
 
 
 def test_blocks_of_a_layer_go_together_in_the_solver():

@@ -104,8 +104,8 @@ def test_a_budget_of_time_says_what_it_is_about(capsys):
     )
     said = " ".join(capsys.readouterr().out.split())
     assert "total in at most" in said
-    assert "ms for 1 x 512 tokens read and 64 said" in said
-    assert "ms for 8 x 8,000 tokens read and 1,000 said" in said
+    assert "ms for 1 x 512 tokens read and 64 generated" in said
+    assert "ms for 8 x 8,000 tokens read and 1,000 generated" in said
 
 
 def test_a_recipe_may_name_every_setting():

@@ -346,8 +346,8 @@ def test_old_buffers_are_not_read(tmp_path):
 
 
 def test_layers_are_units():
-    assert llama().units == [(0, 1), (2, 3), (4, 5)]
+    assert llama().layer_groups == [(0, 1), (2, 3), (4, 5)]
     assert llama().pattern == "*-*-*-"
-    assert replace(llama(), rules=Rules()).units == [(i,) for i in range(6)]
+    assert replace(llama(), rules=Rules()).layer_groups == [(i,) for i in range(6)]
     assert llama().homogeneous
     assert isinstance(llama().blocks[0], Attention)

@@ -27,7 +27,7 @@ def most(architecture, seed=0):
     unit.
     """
     rng = np.random.default_rng(seed)
-    rules, blocks, last = architecture.rules, [], architecture.units[1]
+    rules, blocks, last = architecture.rules, [], architecture.layer_groups[1]
     heads, kv = rng.permutation(2)[:1], rng.random(64)
     channels = sorted(
         rng.permutation(architecture.blocks[-1].sizes.get("intermediate", 1))[:16].tolist()

@@ -109,7 +109,7 @@ def masked_logits(case, blocks):
 
 
 def test_a_blocks_score_is_what_removing_it_does(case):
-    whole, units = list(range(len(case.architecture.blocks))), case.architecture.units
+    whole, units = list(range(len(case.architecture.blocks))), case.architecture.layer_groups
     removed = [(i,) for i in whole] + [unit for unit in units if len(unit) > 1]
     layers = [] if case.scores.layers is None else case.scores.layers.tolist()
     found = [*case.scores.blocks.tolist(), *layers]

@@ -105,7 +105,7 @@ class Architecture:
         return top + sum(block.parameters for block in self.blocks)
 
     @property
-    def units(self) -> list[tuple[int, ...]]:
+    def layer_groups(self) -> list[tuple[int, ...]]:
         """The positions of the blocks that stay or go together: one block each, or the two of a
         layer.
         """

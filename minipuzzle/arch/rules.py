@@ -46,17 +46,17 @@ class Rules:
 
     def sentences(self) -> list[str]:
         """What can't be pruned, for people; empty where all can."""
-        said = []
+        found = []
         if self.paired:
-            said.append(
+            found.append(
                 "single blocks can't go, only whole layers (attention or Mamba-2 with the"
                 " feed-forward after it)"
             )
         if not self.per_block_sizes:
-            said.append("blocks of one kind keep one size")
+            found.append("blocks of one kind keep one size")
         if self.fixed:
-            said.append(f"{', '.join(self.fixed)} keep their size")
-        return said + [multiple.sentence for multiple in self.multiples]
+            found.append(f"{', '.join(self.fixed)} keep their size")
+        return found + [multiple.sentence for multiple in self.multiples]
 
     def allows(self, block: Block) -> bool:
         """Whether a block has sizes that a checkpoint can have."""

@@ -14,7 +14,7 @@ def check_settings(settings: ScoreSettings, architecture: Architecture) -> None:
     by one.
     """
     check_streamed(settings.estimator)
-    count = len(architecture.units)
+    count = len(architecture.layer_groups)
     if settings.iterative >= count:
         raise UserError(
             "Iterative scoring must leave a block.",
@@ -31,7 +31,7 @@ def work(settings: ScoreSettings, architecture: Architecture, available: int) ->
     samples, shared = min(settings.samples, available), min(settings.block_samples, available)
     count = len(architecture.blocks)
     started = [variants(architecture, i, settings.curves) for i in range(count)]
-    step = len(architecture.units[0])
+    step = len(architecture.layer_groups[0])
     begun = sum(count - i - (v.axis is None) for i, each in enumerate(started) for v in each)
     total = max(samples, shared) * count + shared * begun
     for left in range(count - step, count - step * max(1, settings.iterative), -step):

@@ -40,7 +40,7 @@ def variants(architecture: Architecture, index: int, curves: bool) -> list[Varia
     narrow = narrowings(architecture.blocks[index]) if curves else []
     layer = (
         [Variant(block=index, layer=True)]
-        if any(unit[1:] and unit[-1] == index for unit in architecture.units)
+        if any(group[1:] and group[-1] == index for group in architecture.layer_groups)
         else []
     )
     return [

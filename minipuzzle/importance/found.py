@@ -22,7 +22,7 @@ class Found:
 
     def __init__(self, architecture: Architecture) -> None:
         self.architecture = architecture
-        self.step = len(architecture.units[0])
+        self.step = len(architecture.layer_groups[0])
         self.arrays: dict[str, Array] = {"hidden": np.zeros(architecture.hidden)}
 
     def add_widths(self, index: int, widths: dict[str, Array], hidden: Array) -> None:
@@ -35,7 +35,7 @@ class Found:
         arrays = self.arrays
         arrays["blocks"] = np.zeros(len(self.architecture.blocks))
         if self.step > 1:
-            arrays["layers"] = np.zeros(len(self.architecture.units))
+            arrays["layers"] = np.zeros(len(self.architecture.layer_groups))
         for variant, error in zip(variants, errors, strict=True):
             if variant.layer:
                 arrays["layers"][variant.block // self.step] = error

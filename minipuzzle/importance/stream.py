@@ -91,7 +91,7 @@ class _Run:
         self.checkpoint, self.settings, self.group = checkpoint, settings, group
         self.progress = Counting(progress)
         self.architecture = checkpoint.architecture
-        self.step = len(self.architecture.units[0])
+        self.step = len(self.architecture.layer_groups[0])
         self.width_samples = min(settings.samples, len(blocks))
         self.block_samples = min(settings.block_samples, len(blocks))
         chosen = blocks.take(max(self.width_samples, self.block_samples), seed=settings.seed).tokens

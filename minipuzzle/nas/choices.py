@@ -174,7 +174,7 @@ def coupled(choices: Choices, state: State) -> bool:
     """Whether axes of one coupling have one size in all kept blocks, and no layer is torn."""
     seen: dict[int, int] = {}
     whole_layers = all(
-        len({state[i] is None for i in layer}) == 1 for layer in choices.parent.units
+        len({state[i] is None for i in layer}) == 1 for layer in choices.parent.layer_groups
     )
     return whole_layers and all(
         seen.setdefault(coupling, size) == size

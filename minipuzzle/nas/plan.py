@@ -53,7 +53,7 @@ class Plan:
         """
         return [
             f"{t.phase} in at most {t.ms:,.1f} ms for {t.work.batch:,} x {t.work.prompt:,} tokens"
-            f" read and {t.work.output:,} said"
+            f" read and {t.work.output:,} generated"
             for t in self.limits.times
         ]
 

@@ -130,7 +130,7 @@ def _couplings(
 
 def _together(instance: Instance, offsets: NDArray[np.int64], columns: int) -> LinearConstraint:
     """The last choices of blocks that go together are equal."""
-    pairs = [(unit[0], other) for unit in instance.together for other in unit[1:]]
+    pairs = [(group[0], other) for group in instance.together for other in group[1:]]
     rows = np.repeat(np.arange(len(pairs)), 2)
     last = [int(offsets[i + 1]) - 1 for pair in pairs for i in pair]
     return LinearConstraint(

@@ -132,9 +132,9 @@ def _beats(other: FrontPoint, row: FrontPoint) -> bool:
 
 def _front(choices: Choices, prices: Pricing) -> list[FrontPoint]:
     cheapest = sum(c.min(axis=0) for c in choices.costs)
-    dearest = sum(c[0] for c in choices.costs)
+    most_expensive = sum(c[0] for c in choices.costs)
     shares = np.linspace(0.3, 1.0, FRONT_POINTS)
-    limits = [cheapest + share * (dearest - cheapest) for share in shares]
+    limits = [cheapest + share * (most_expensive - cheapest) for share in shares]
     rows = []
     for limit, solution in zip(limits, sweep(instance(choices), limits), strict=True):
         cost = choices.cost(state_of(choices, solution)) + prices.base
@@ -186,7 +186,7 @@ def instance(choices: Choices) -> Instance:
         names=choices.names,
         tags=tuple(tags),
         classes=choices.couplings,
-        together=tuple(unit for unit in choices.parent.units if len(unit) > 1),
+        together=tuple(group for group in choices.parent.layer_groups if len(group) > 1),
     )
 
 

@@ -115,7 +115,7 @@ def repair(choices: Choices, state: State, touched: frozenset[int], drops: bool)
 
 def _moves(choices: Choices, state: State) -> Iterator[tuple[State, frozenset[int]]]:
     """(a state one move away, the blocks that the move is about)."""
-    layers, blocks = choices.parent.units, choices.parent.blocks
+    layers, blocks = choices.parent.layer_groups, choices.parent.blocks
     dropped = [layer for layer in layers if state[layer[0]] is None]
     kept = [layer for layer in layers if state[layer[0]] is not None]
     for layer in kept:
@@ -151,7 +151,7 @@ def _steps(
             changed = {i: _stepped(choices, state, i, axis, direction) for i, axis in axes}
             if None not in changed.values():
                 yield _with(state, changed)
-    for layer in choices.parent.units if drops else ():
+    for layer in choices.parent.layer_groups if drops else ():
         gone = state[layer[0]] is None
         if touched.isdisjoint(layer) and gone == (direction < 0):
             changed = _restored(choices, state, layer) if gone else dict.fromkeys(layer)

@@ -77,7 +77,9 @@ def ranked_layers(parent: Architecture, scores: Scores) -> dict[str, list[tuple[
     """
     found: dict[str, list[tuple[int, ...]]] = {}
     drops = drop_damage(scores)
-    for group in sorted(parent.units, key=lambda group: (-float(drops[list(group)].sum()), group)):
+    for group in sorted(
+        parent.layer_groups, key=lambda group: (-float(drops[list(group)].sum()), group)
+    ):
         found.setdefault(parent.blocks[group[0]].kind, []).append(group)
     return found
 

@@ -19,7 +19,7 @@ from minipuzzle.runs.job import Job
 
 
 class MaskedParent:
-    """Measures selections on ``blocks``; loaded when the first one is asked for.
+    """Measures selections on ``blocks``; loaded for the first one.
 
     Over several processes only the first decides what is measured, and says so to the others
     (``serve``), because a solver that is stopped by the clock may decide differently elsewhere.
@@ -33,18 +33,18 @@ class MaskedParent:
 
     def __call__(self, selection: Selection) -> Quality:
         """What the parent does under a selection's masks, over all processes; for the first one to
-        ask.
+        call.
         """
         return self._measured(*self.group.said_by_first((selection, False)))  # type: ignore[return-value]
 
     def tasks(self, selection: Selection) -> float:
-        """The average of the tasks under a selection's masks; for the first one to ask."""
+        """The average of the tasks under a selection's masks; for the first one to call."""
         return self._measured(*self.group.said_by_first((selection, True)))  # type: ignore[return-value]
 
     def serve(self) -> None:
-        """Compute what the first process asks for, until it stops."""
-        while (asked := self.group.said_by_first(None)) is not None:
-            self._measured(*asked)
+        """Compute what the first process measures, until it stops."""
+        while (request := self.group.said_by_first(None)) is not None:
+            self._measured(*request)
 
     def stop(self) -> None:
         """End ``serve`` in the others."""
@@ -61,21 +61,21 @@ class MaskedParent:
         if self._loaded is None:
             model = self.job.frozen_parent(self.group)
             self._loaded = model, answers(model, self.blocks)
-        model, said = self._loaded
+        model, teacher = self._loaded
         if by_tasks:
             tasks = self._tasks
             with model.masked(selection):
                 return average(model, tasks)
-        mine = np.array(masked_quality(model, selection, self.blocks, said))
+        mine = np.array(masked_quality(model, selection, self.blocks, teacher))
         return Quality(*(self.group.sum(mine) / self.group.world).tolist())
 
 
 def masked_quality(
-    model: HybridLM, selection: Selection, blocks: TokenBlocks, said: Answers, *, batch: int = 8
+    model: HybridLM, selection: Selection, blocks: TokenBlocks, teacher: Answers, *, batch: int = 8
 ) -> Quality:
-    """What a parent does on ``blocks`` under a selection's masks, beside what it ``said`` to them
-    whole.
+    """What a parent does on ``blocks`` under a selection's masks, beside its own answers whole,
+    those of the ``teacher``.
     """
     with model.masked(selection):
-        m = measure(model, blocks, batch=batch, teacher=said)
+        m = measure(model, blocks, batch=batch, teacher=teacher)
     return Quality(m.next_token_accuracy, m.agreement or 0.0, m.loss, m.kl or 0.0)

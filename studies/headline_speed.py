@@ -107,13 +107,18 @@ def card(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 
+def benched(*paths_and_work: Any, **options: Any) -> dict[str, Any]:
+    """``run_bench`` as JSON."""
+    return run_bench(*paths_and_work, **options).json()
+
+
 def compared(options: argparse.Namespace) -> None:
     """Models in turn, one prompt and the largest batch, at each prompt length."""
     for prompt in options.prompts or (65536, 8192)[: 1 if options.section == "large" else 2]:
         for batch in (1, None):
             work = None if batch is None else Generation(batch=batch, prompt=prompt, output=OUTPUT)
             run = partial(
-                run_bench,
+                benched,
                 options.configs,
                 work,
                 prompt=prompt,
@@ -145,7 +150,7 @@ def memory(options: argparse.Namespace) -> None:
         for config in options.configs:
             work = None if batch is None else Generation(batch=batch, prompt=prompt, output=OUTPUT)
             run = partial(
-                run_bench,
+                benched,
                 [config],
                 work,
                 prompt=prompt,

@@ -87,19 +87,19 @@ def test_rows_from_one_gpu_on():
     more, and the teacher in BF16.
     """
     made = plan()
-    rows = {row["gpus"]: row for row in made.summary()["rows"]}
+    rows = {row.gpus: row for row in made.rows}
     assert list(rows)[:4] == [1, 2, 4, 8]
     student, teacher = made.student.parameters, made.teacher.parameters
     peak = made.peak(1, True)
-    assert peak.total == rows[1]["bytes"]["checkpointing"]
+    assert peak.total == rows[1].bytes["checkpointing"]
     rest = peak["activations"] + peak["loss"] + peak["held back"]
     assert peak.total - rest == 18 * student + 2 * teacher
-    assert rows[2]["days"] == pytest.approx(rows[1]["days"] / 2)
+    assert rows[2].days == pytest.approx(rows[1].days / 2)
 
 
 def test_a_small_student_needs_one_gpu():
     small = tiny("M-M*-M-")
-    made = DistillPlan(student=small, teacher=small, tokens=10**6, length=128).summary()
+    made = DistillPlan(student=small, teacher=small, tokens=10**6, length=128).json()
     assert made["least_gpus"]["80 GB"] == {"checkpointing": 1, "all kept": 1}
     assert made["terms_on"] == 1
 

@@ -18,7 +18,7 @@ def run(line: BenchCommand) -> None:
             checkpoints, prompt=line.prompt, output=line.output, dtype=line.dtype, state=line.state
         )
         if line.as_json:
-            print_json(rows)
+            print_json([row.json() for row in rows])
         else:
             out.print(plan_table(rows, line.prompt, line.output))
         return
@@ -35,6 +35,6 @@ def run(line: BenchCommand) -> None:
         fp8_weights=line.weights == "fp8",
     )
     if line.as_json:
-        print_json(result)
+        print_json(result.json())
     else:
         out.print(bench_table(result))

@@ -48,8 +48,8 @@ def _print_plan(line: DistillCommand) -> None:
         micro_batch=max(1, training.micro_batch),
         mfu=line.mfu,
         device=line.gpu,
-    ).summary()
+    )
     if line.as_json:
-        print_json(made)
+        print_json(made.json())
     else:
         out.print(distill_plan_view(made))

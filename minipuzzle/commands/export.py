@@ -45,8 +45,9 @@ def _engines(path: Path, as_json: bool) -> None:
     from minipuzzle.export.verdicts import verdicts
     from minipuzzle.report.engines import engines_table
 
-    rows = [asdict(verdict) for verdict in verdicts(path)]
+    rows = verdicts(path)
     if as_json:
-        print_json({"checkpoint": str(path), "engines": rows})
+        engines = [asdict(verdict) for verdict in rows]
+        print_json({"checkpoint": str(path), "engines": engines})
     else:
         out.print(engines_table(f"engines that load {path}", rows))

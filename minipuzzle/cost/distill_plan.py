@@ -19,6 +19,20 @@ SHOWN = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 DAY = 86400
 
 
+WITH, WITHOUT = "checkpointing", "all kept"
+"""Of the activations: recomputed in the backward pass, or held."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRow:
+    """A number of GPUs: bytes on each, WITH activation checkpointing and WITHOUT."""
+
+    gpus: int
+    bytes: dict[str, int]
+    tokens_per_second: float
+    days: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class DistillPlan:
     """A student and a teacher, ``micro_batch`` blocks of ``length`` tokens a GPU at once, all
@@ -88,28 +102,33 @@ class DistillPlan:
             "student": BF16 * student,
         }
 
-    def summary(self) -> dict[str, Any]:
-        """Everything as plain numbers."""
-        rows = [
-            {
-                "gpus": n,
-                "bytes": {
-                    c: self.peak(n, c == "checkpointing").total
-                    for c in ("checkpointing", "all kept")
-                },
-                "tokens_per_second": self.tokens_per_second(n),
-                "days": self.tokens / self.tokens_per_second(n) / DAY,
-            }
+    @property
+    def rows(self) -> list[PlanRow]:
+        """One for each number of GPUs of ``SHOWN``."""
+        return [
+            PlanRow(
+                gpus=n,
+                bytes={c: self.peak(n, c == WITH).total for c in (WITH, WITHOUT)},
+                tokens_per_second=self.tokens_per_second(n),
+                days=self.tokens / self.tokens_per_second(n) / DAY,
+            )
             for n in SHOWN
         ]
-        least = {
-            card: {
-                "checkpointing": self.least_gpus(card, True),
-                "all kept": self.least_gpus(card, False),
-            }
-            for card in PLANNED
+
+    @property
+    def least(self) -> dict[str, dict[str, int | None]]:
+        """``least_gpus`` of each card, with activation checkpointing and without."""
+        return {
+            card: {c: self.least_gpus(card, c == WITH) for c in (WITH, WITHOUT)} for card in PLANNED
         }
-        shown = least["80 GB"]["checkpointing"] or SHOWN[-1]
+
+    @property
+    def shown_on(self) -> int:
+        """The number of GPUs whose memory is shown by its terms: the fewest of 80 GB."""
+        return self.least["80 GB"][WITH] or SHOWN[-1]
+
+    def json(self) -> dict[str, Any]:
+        """For scripts."""
         return {
             "teacher_parameters": self.teacher.parameters,
             "student_parameters": self.student.parameters,
@@ -120,9 +139,9 @@ class DistillPlan:
             "device": self.device,
             "flops_per_token": self.flops_per_token,
             "gpu_hours": self.gpu_hours(),
-            "rows": rows,
-            "least_gpus": least,
-            "terms_on": shown,
-            "terms": self.peak(shown, True).terms,
+            "rows": [vars(row) for row in self.rows],
+            "least_gpus": self.least,
+            "terms_on": self.shown_on,
+            "terms": self.peak(self.shown_on, True).terms,
             "disk": self.disk(),
         }

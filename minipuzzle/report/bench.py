@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from minipuzzle.generation.result import BenchPlan, BenchResult
 from minipuzzle.units import bytes_, count
 
 RATES = ("prefill_tokens_per_s", "decode_tokens_per_s", "tokens_per_s")
 
 
-def bench_table(result: dict[str, Any]) -> RenderableType:
+def bench_table(result: BenchResult) -> RenderableType:
     """Speeds with their ratios to the first model's, then predicted and measured memory."""
     kinds = (
-        result["dtype"]
-        if result["weights"] == result["dtype"]
-        else f"{result['dtype']}, weights {result['weights']}"
+        result.dtype
+        if result.weights == result.dtype
+        else f"{result.dtype}, weights {result.weights}"
     )
-    title = f"{result['prompt']:,} tokens in, {result['output']:,} out, {kinds}, {result['device']}"
+    title = f"{result.prompt:,} tokens in, {result.output:,} out, {kinds}, {result.device}"
     speeds = _table(
         title,
         "model",
@@ -34,15 +34,15 @@ def bench_table(result: dict[str, Any]) -> RenderableType:
         "ms a step",
         "output tokens/s",
     )
-    first = result["rows"][0]
-    for row in result["rows"]:
-        rates = [_rate(row[key], first[key]) for key in RATES]
-        step = "" if row["step_ms"] is None else f"{row['step_ms']:.2f}"
+    first = result.rows[0]
+    for row in result.rows:
+        rates = [_rate(getattr(row, key), getattr(first, key)) for key in RATES]
+        step = "" if row.step_ms is None else f"{row.step_ms:.2f}"
         speeds.add_row(
-            row["name"],
-            count(row["parameters"]),
-            str(row["batch"]),
-            f"{row['first_token_s']:.2f} s",
+            row.name,
+            count(row.parameters),
+            str(row.work.batch),
+            f"{row.speed.first_token_s:.2f} s",
             *rates[:2],
             step,
             rates[2],
@@ -59,15 +59,15 @@ def bench_table(result: dict[str, Any]) -> RenderableType:
         "measured",
         "reserved",
     )
-    for row in result["rows"]:
-        peak, predicted = row["peak_bytes"], row["predicted_bytes"]
+    for row in result.rows:
+        peak, predicted = row.speed.peak_bytes, row.predicted.total
         measured = "-" if peak is None else f"{bytes_(peak)} {100 * (predicted / peak - 1):+.1f} %"
         memory.add_row(
-            row["name"],
-            *(bytes_(row["predicted"][k]) for k in TERMS),
+            row.name,
+            *(bytes_(row.predicted[k]) for k in TERMS),
             bytes_(predicted),
             measured,
-            "-" if peak is None else bytes_(row["reserved_bytes"]),
+            "-" if peak is None else bytes_(row.speed.reserved_bytes or 0),
         )
     return Group(speeds, memory, Text("\n".join(_notes(result)), style="dim"))
 
@@ -75,9 +75,9 @@ def bench_table(result: dict[str, Any]) -> RenderableType:
 TERMS = ("weights", "kv", "states", "activations", "logits")
 
 
-def plan_table(rows: list[dict[str, Any]], prompt: int, output: int) -> RenderableType:
+def plan_table(rows: Sequence[BenchPlan], prompt: int, output: int) -> RenderableType:
     """Predicted memory of one row, and the largest batch on each card."""
-    cards = list(rows[0]["batches"])
+    cards = list(rows[0].batches)
     table = _table(
         f"{prompt:,} tokens in, {output:,} out: predicted for one row, and how many fit",
         "model",
@@ -90,13 +90,13 @@ def plan_table(rows: list[dict[str, Any]], prompt: int, output: int) -> Renderab
         *cards,
     )
     for row in rows:
-        peak = row["peak"]
+        peak = row.peak
         table.add_row(
-            row["name"],
-            row["weights"],
+            row.name,
+            row.weights,
             *(bytes_(peak[k]) for k in TERMS[:-1]),
-            bytes_(sum(peak.values())),
-            *(f"{row['batches'][card]:,}" for card in cards),
+            bytes_(peak.total),
+            *(f"{row.batches[card]:,}" for card in cards),
         )
     return table
 
@@ -117,16 +117,16 @@ def _rate(value: float | None, first: float | None) -> str:
     return f"{show(value)} {value / first:.2f}x"
 
 
-def _notes(result: dict[str, Any]) -> list[str]:
+def _notes(result: BenchResult) -> list[str]:
     notes = [
-        f"batch: {result['batch']}; Mamba states in {result['state_dtype']}; first token: all rows"
+        f"batch: {result.batch}; Mamba states in {result.state_dtype}; first token: all rows"
         " have theirs; output tokens/s: over reading and decoding"
     ]
-    for row in result["rows"]:
-        if row["rows_read"] < row["batch"] or row["steps"] < result["output"] - 1:
+    for row in result.rows:
+        if row.speed.rows_read < row.work.batch or row.speed.steps < result.output - 1:
             notes.append(
-                f"{row['name']}: {row['rows_read']} of {row['batch']} rows were read and"
-                f" {row['steps']} of {result['output'] - 1} steps taken; times are those of all in"
+                f"{row.name}: {row.speed.rows_read} of {row.work.batch} rows were read and"
+                f" {row.speed.steps} of {result.output - 1} steps taken; times are those of all in"
                 " proportion"
             )
     return notes

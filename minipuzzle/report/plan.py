@@ -2,45 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from minipuzzle.memory import Peak
+from minipuzzle.cost.distill_plan import WITH, WITHOUT, DistillPlan
 from minipuzzle.units import bytes_, count
 
 
-def distill_plan_view(plan: dict[str, Any]) -> RenderableType:
+def distill_plan_view(plan: DistillPlan) -> RenderableType:
     """GPUs against memory, speed and days; then the terms on the fewest 80 GB GPUs."""
     title = (
-        f"{count(plan['teacher_parameters'])} -> {count(plan['student_parameters'])},"
-        f" {count(plan['tokens'])} tokens of length {plan['length']:,}, {plan['micro_batch']} at"
-        f" once on a GPU, {plan['flops_per_token'] / 1e9:,.0f} GFLOP a token, MFU {plan['mfu']:.0%}"
-        f" of {plan['device'].upper()}: {plan['gpu_hours']:,.0f} GPU hours (an estimate, not"
+        f"{count(plan.teacher.parameters)} -> {count(plan.student.parameters)},"
+        f" {count(plan.tokens)} tokens of length {plan.length:,}, {plan.micro_batch} at"
+        f" once on a GPU, {plan.flops_per_token / 1e9:,.0f} GFLOP a token, MFU {plan.mfu:.0%}"
+        f" of {plan.device.upper()}: {plan.gpu_hours():,.0f} GPU hours (an estimate, not"
         " measured)"
     )
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("GPUs", "a GPU, checkpointing", "a GPU, all kept", "tokens/s", "days"):
         table.add_column(name, justify="right")
-    for row in plan["rows"]:
+    for row in plan.rows:
         table.add_row(
-            f"{row['gpus']}",
-            *(bytes_(row["bytes"][c]) for c in ("checkpointing", "all kept")),
-            f"{row['tokens_per_second']:,.0f}",
-            f"{row['days']:,.1f}",
+            f"{row.gpus}",
+            *(bytes_(row.bytes[c]) for c in (WITH, WITHOUT)),
+            f"{row.tokens_per_second:,.0f}",
+            f"{row.days:,.1f}",
         )
     lines = [
-        f"{card} cards: at least {found['checkpointing'] or 'over 1024'} GPUs with activation"
-        f" checkpointing, {found['all kept'] or 'over 1024'} without"
-        for card, found in plan["least_gpus"].items()
+        f"{card} cards: at least {found[WITH] or 'over 1024'} GPUs with activation"
+        f" checkpointing, {found[WITHOUT] or 'over 1024'} without"
+        for card, found in plan.least.items()
     ]
-    disk = ", ".join(f"{name} {bytes_(size)}" for name, size in plan["disk"].items())
+    disk = ", ".join(f"{name} {bytes_(size)}" for name, size in plan.disk().items())
     return Group(
         table,
         *lines,
-        f"\non {plan['terms_on']} GPUs with activation checkpointing each holds:",
-        Peak(terms=plan["terms"]).table() + "\n",
-        f"disk for one candidate: {bytes_(sum(plan['disk'].values()))} ({disk})",
+        f"\non {plan.shown_on} GPUs with activation checkpointing each holds:",
+        plan.peak(plan.shown_on, checkpointing=True).table() + "\n",
+        f"disk for one candidate: {bytes_(sum(plan.disk().values()))} ({disk})",
     )

@@ -7,9 +7,8 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,6 +18,7 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.checkpoint.config import read_config
 from minipuzzle.errors import UserError
 from minipuzzle.generation.bench import Speed, measure
+from minipuzzle.generation.result import BenchPlan, BenchResult, BenchRow
 from minipuzzle.generation.runtime import Runtime
 from minipuzzle.kernels import Kernels, choose
 from minipuzzle.machine import available_bytes, free_gpu_bytes
@@ -44,7 +44,7 @@ def run_bench(
     state: str,
     seconds: float,
     fp8_weights: bool = False,
-) -> dict[str, Any]:
+) -> BenchResult:
     """Measure each model at ``work``, or where that is None at the largest batch that fits by the
     estimate.
 
@@ -71,24 +71,32 @@ def run_bench(
             " free"
         )
         speed = _measure(path, name, architecture, load, runtime, where, kernels, seconds, peak)
-        rows.append({"name": name, "path": str(path), **_row(architecture, load, peak, speed)})
-    return {
-        "device": device_name(where),
-        "dtype": str(runtime.dtype).removeprefix("torch."),
-        "kernels": kernels.reason,
-        "weights": "fp8" if fp8_weights else str(runtime.dtype).removeprefix("torch."),
-        "state_dtype": str(runtime.state_dtype).removeprefix("torch."),
-        "torch": torch.__version__,
-        "batch": "the largest that fits" if work is None else work.batch,
-        "prompt": prompt,
-        "output": output,
-        "rows": rows,
-    }
+        row = BenchRow(
+            name=name,
+            path=str(path),
+            parameters=architecture.parameters,
+            work=load,
+            speed=speed,
+            predicted=peak,
+        )
+        rows.append(row)
+    return BenchResult(
+        device=device_name(where),
+        dtype=str(runtime.dtype).removeprefix("torch."),
+        kernels=kernels.reason,
+        weights="fp8" if fp8_weights else str(runtime.dtype).removeprefix("torch."),
+        state_dtype=str(runtime.state_dtype).removeprefix("torch."),
+        torch=torch.__version__,
+        batch="the largest that fits" if work is None else work.batch,
+        prompt=prompt,
+        output=output,
+        rows=tuple(rows),
+    )
 
 
 def plan_bench(
     paths: Sequence[Path], *, prompt: int, output: int, dtype: str, state: str
-) -> list[dict[str, Any]]:
+) -> list[BenchPlan]:
     """Predicted memory of one row and the largest batch on each card, for weights in ``dtype`` and
     in FP8. Runs nothing.
     """
@@ -105,12 +113,12 @@ def plan_bench(
             }
             held = next(short for short, kind in DTYPES.items() if kind == runtime.dtype)
             rows.append(
-                {
-                    "name": name,
-                    "weights": "fp8" if fp8 else held,
-                    "peak": inference_peak(architecture, load, runtime).terms,
-                    "batches": batches,
-                }
+                BenchPlan(
+                    name=name,
+                    weights="fp8" if fp8 else held,
+                    peak=inference_peak(architecture, load, runtime),
+                    batches=batches,
+                )
             )
     return rows
 
@@ -180,20 +188,3 @@ def _check_fits(name: str, work: Generation, peak: Peak, free: int) -> None:
             allowed=f"{bytes_(free)}, of which auto leaves {HEADROOM:.0%} free",
             next="Lower bench.batch, bench.prompt or bench.output.",
         )
-
-
-def _row(architecture: Architecture, work: Generation, peak: Peak, speed: Speed) -> dict[str, Any]:
-    whole = speed.first_token_s + speed.decode_s
-    return {
-        "parameters": architecture.parameters,
-        "batch": work.batch,
-        **asdict(speed),
-        "prefill_tokens_per_s": work.batch * work.prompt / speed.first_token_s,
-        "decode_tokens_per_s": (
-            work.batch * (work.output - 1) / speed.decode_s if speed.decode_s else None
-        ),
-        "step_ms": 1e3 * speed.decode_s / (work.output - 1) if speed.decode_s else None,
-        "tokens_per_s": work.batch * work.output / whole,
-        "predicted": peak.terms,
-        "predicted_bytes": peak.total,
-    }

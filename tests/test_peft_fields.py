@@ -252,6 +252,6 @@ def test_no_field_of_peft_is_missed(base, edited):
 def test_settings_that_cannot_be_are_refused_in_four_parts(change):
     with pytest.raises(UserError) as caught:
         AdapterSettings(**change)
-    assert str(next(iter(change.values()))) in caught.value.got
+    assert str(next(iter(change.values()))) in caught.value.got.replace(",", "")
     assert caught.value.allowed
     assert caught.value.next

@@ -159,7 +159,7 @@ def test_merge_replaces_no_checkpoint_by_chance(base, tmp_path, capsys):
     assert {p.name for p in other.iterdir()} == {p.name for p in (base / "base").iterdir()}
     run("merge", base / "base", base / "plain", "--export", "compact", "--out", tmp_path / "new")
     run("adapt", base / "base", "--alpha", "nan", code=2)
-    assert "finite alpha" in capsys.readouterr().err
+    assert "--alpha is out of bounds" in capsys.readouterr().err
 
 
 def test_a_list_of_merged_adapters_that_was_edited_is_refused(base, edited, tmp_path):

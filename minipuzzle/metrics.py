@@ -1,4 +1,4 @@
-"""Room 8: what a model is worth, alone and beside its teacher."""
+"""What a model is worth, alone and beside its teacher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Room 1: lazy safetensors in, whole folders out, canonical names in between."""
+"""Lazy safetensors in, whole folders out, canonical names in between."""
 
 from minipuzzle.checkpoint.config import read_config
 from minipuzzle.checkpoint.reader import Checkpoint

@@ -1,4 +1,4 @@
-"""Room 1: a checkpoint on disk. Opening reads headers and checks everything; a tensor is read when
+"""A checkpoint on disk. Opening reads headers and checks everything; a tensor is read when
 asked for.
 """
 

@@ -248,7 +248,7 @@ def flags(named: dict[str, Any]) -> tuple[str, ...]:
         for k, values in named.items()
         for v in (values if isinstance(values, tuple) else (values,))
     ]
-    return tuple(word for k, v in each for word in (f"--{k}", str(v)))
+    return tuple(word for k, v in each for word in (f"--{k.replace('_', '-')}", str(v)))
 
 
 def searching(

@@ -57,7 +57,7 @@ def inspect_view(title: str, architecture: Architecture, workload: Workload) -> 
     parts_of_memory = Table(
         title=(
             f"memory: {workload.batch} x {workload.context:,} tokens, weights {workload.weights}, "
-            f"KV {workload.kv}, SSM states {workload.state}"
+            f"KV {workload.kv}, SSM {workload.state}"
         ),
         title_justify="left",
         box=box.SIMPLE_HEAD,

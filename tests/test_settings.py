@@ -16,7 +16,7 @@ from helpers import run
 
 import minipuzzle as mp
 from minipuzzle.messages import print_messages
-from minipuzzle.settings import AdapterSettings, AdaptSettings, PretrainRecipe, Recipe
+from minipuzzle.settings import ADAPT_RATE, AdapterSettings, AdaptSettings, PretrainRecipe, Recipe
 from minipuzzle.settings.declare import assemble, keys, options
 from minipuzzle.settings.recipe_file import build
 from minipuzzle.settings.tables import with_tables
@@ -278,6 +278,9 @@ def test_library_code_names_no_flag():
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 flag = re.search(r"(?<![\w-])--[a-z]", node.value)
                 assert flag is None or id(node) in docs, f"{place}:{node.lineno}: {node.value}"
+            if isinstance(node, ast.JoinedStr):
+                parts = [p.value for p in node.values if isinstance(p, ast.Constant)]
+                assert not any(str(p).endswith("--") for p in parts), f"{place}:{node.lineno}"
 
 
 def test_settings_that_texts_name_exist():
@@ -339,4 +342,7 @@ def test_what_is_left_out_of_assembled_values_keeps_its_default():
     made = assemble(COMMANDS["distill"], {("settings", "training", "batch"): 3})
     assert made.settings.training == mp.Training(batch=3)
     assert made.data == mp.Data()
+    made = assemble(COMMANDS["adapt"], {("settings", "training", "batch"): 3})
+    assert made.settings.adapter == AdapterSettings(kind="tl6")
+    assert made.settings.training == mp.Training(batch=3, learning_rate=ADAPT_RATE)
     assert [o.default for o in options(COMMANDS["merge"])][:2] == [MISSING, MISSING]

@@ -84,7 +84,7 @@ def test_a_run_chooses_by_tasks(tmp_path, monkeypatch):
         job, mp.ScoreSettings(samples=4, block_samples=2, curves=False, estimator="minitron-pre")
     )
     monkeypatch.setattr("minipuzzle.runs.job.tasks_of", partial(cloze.tasks_of, count=2))
-    for stage in ("parent", "distill"):
+    for stage in ("parent", "legs"):
         monkeypatch.setattr(f"minipuzzle.runs.{stage}.counted", lambda model, tasks: tasks)
     seen = []
 
@@ -93,7 +93,7 @@ def test_a_run_chooses_by_tasks(tmp_path, monkeypatch):
         seen.append(model._dropped)
         return len(seen) / 100
 
-    for stage in ("parent", "distill"):
+    for stage in ("parent", "legs"):
         monkeypatch.setattr(f"minipuzzle.runs.{stage}.average", average)
     settings = mp.SearchSettings(budget=("97%",), candidates=6, validation_blocks=4, multiple=8)
     first = [row.name for row in mp.search(job, settings).candidates]

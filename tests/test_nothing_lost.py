@@ -16,6 +16,7 @@ from minipuzzle.identity import fingerprint
 from minipuzzle.records import Distilled, Pretrained, Pruned, Searched
 from minipuzzle.rundir import RunDir
 from minipuzzle.runs import distill as distill_stage
+from minipuzzle.runs import legs
 from minipuzzle.runs import prune as prune_stage
 from minipuzzle.runs.parent import MaskedParent
 from minipuzzle.runs.race import FINALISTS, race
@@ -103,13 +104,13 @@ def test_states_of_finished_legs_go_when_nothing_starts_from_them(folder, whole,
     """They stayed until the end, twelve bytes a parameter each: eight legs of a 4B student are 389
     GB.
     """
-    seen, train_in = {}, distill_stage.train_in
+    seen, train_in = {}, legs.train_in
 
     def watched(job, model, objective, blocks, settings, place, *rest, **more):
         seen[place.name] = states(folder)
         return train_in(job, model, objective, blocks, settings, place, *rest, **more)
 
-    monkeypatch.setattr(distill_stage, "train_in", watched)
+    monkeypatch.setattr(legs, "train_in", watched)
     run("distill", "--run", folder, *SHORT)
     top = read_json(folder / "search.json")["top"]
     assert list(seen)[:5] == [f"{name}-screening" for name in top]
@@ -127,7 +128,7 @@ def test_states_of_finished_legs_go_when_nothing_starts_from_them(folder, whole,
 
 
 KILLS = [
-    ("runs.distill.measure", 2),
+    ("runs.legs.measure", 2),
     ("runs.training_folder.Leg.ended", 3),
     ("runs.training_folder.Leg.forget", 4),
     ("runs.training_folder.Leg.ended", 1),
@@ -144,13 +145,13 @@ after the long one, after mark.
 
 def test_kills_at_every_step_lose_only_that_step(folder, whole, monkeypatch):
     """What was trained is not trained again, and what follows a mark is done all the same."""
-    trained, train_in = [], distill_stage.train_in
+    trained, train_in = [], legs.train_in
 
     def counted(job, model, objective, blocks, settings, place, *rest, **more):
         trained.extend([] if (place / "state").exists() else [place.name])
         return train_in(job, model, objective, blocks, settings, place, *rest, **more)
 
-    monkeypatch.setattr(distill_stage, "train_in", counted)
+    monkeypatch.setattr(legs, "train_in", counted)
     for step, call in KILLS:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(f"minipuzzle.{step}", dying_at(call, locate(f"minipuzzle.{step}")))
@@ -190,7 +191,7 @@ def test_other_options_set_training_states_aside_and_the_same_ones_go_on(
     kept = contents(folder / "distill")
     assert any("state" in str(file) for file in kept)
     with monkeypatch.context() as patch:
-        patch.setattr(distill_stage, "train_in", die)
+        patch.setattr(legs, "train_in", die)
         with pytest.raises(Died):
             run("distill", "--run", folder, *SHORT, "--seed", 1)
     (aside,) = folder.glob("distill.before-*")

@@ -18,9 +18,8 @@ from minipuzzle.records import Adapted
 from minipuzzle.runs.adapters import adapted, keep_adapter, plan_for
 from minipuzzle.runs.checks import check_training
 from minipuzzle.runs.disk import check_disk, training_needs
-from minipuzzle.runs.distill import train_in
 from minipuzzle.runs.job import Job, open_checkpoint
-from minipuzzle.runs.training_folder import TrainingFolder
+from minipuzzle.runs.training_folder import TrainingFolder, train_in
 from minipuzzle.settings import ADAPT_RATE, AdaptSettings
 from minipuzzle.training import answers_only, check_vocabularies, distillation, next_token
 from minipuzzle.training.objectives import Objective

@@ -16,10 +16,20 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from minipuzzle.arch import Architecture
+from minipuzzle.bars import progress_bar
+from minipuzzle.data import TokenBlocks
+from minipuzzle.model import HybridLM
+from minipuzzle.ranks import Ranks
 from minipuzzle.records import LegRecord, TrainingRecord
 from minipuzzle.rundir import RunDir
+from minipuzzle.runs.job import Job
+from minipuzzle.runs.meter import Meter
+from minipuzzle.settings import Training
+from minipuzzle.training import train
 from minipuzzle.training.checkpointing import list_states
 from minipuzzle.training.loop import STATES
+from minipuzzle.training.objectives import Objective
 
 log = logging.getLogger(__name__)
 
@@ -167,3 +177,41 @@ def _size(path: Path) -> str:
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files)
     return f" ({size / 1e9:.1f} GB)" if size >= 5e7 else ""
+
+
+def train_in(
+    job: Job,
+    model: HybridLM,
+    objective: Objective,
+    blocks: TokenBlocks,
+    settings: Training,
+    folder: Path,
+    identity: str,
+    label: str,
+    *,
+    group: Ranks,
+    teacher: Architecture | None,
+) -> float:
+    """``train`` in a folder of the run, with a progress bar."""
+    with progress_bar(label, settings.tokens, "tokens") as bar:
+        meter = Meter(
+            bar,
+            settings.tokens,
+            model.architecture,
+            blocks.block_length,
+            job.device,
+            teacher=teacher,
+            ranks=group.world,
+            frozen=hasattr(model, "adapters"),
+        )
+        return train(
+            model,
+            objective,
+            blocks,
+            settings,
+            folder,
+            identity=identity,
+            progress=meter,
+            ranks=group,
+            teacher=teacher,
+        )

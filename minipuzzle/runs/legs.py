@@ -1,0 +1,215 @@
+"""The runs of a distillation: each rate, each candidate (``race``), and the long one."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+from functools import partial
+
+from minipuzzle.bars import progress_bar
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.cloze import Item, average, counted
+from minipuzzle.interrupt import Interrupt
+from minipuzzle.metrics import measure
+from minipuzzle.model import HybridLM, set_precision
+from minipuzzle.ranks import Ranks
+from minipuzzle.runs.adapters import adapted
+from minipuzzle.runs.checks import DistillInputs, open_cache
+from minipuzzle.runs.job import Job
+from minipuzzle.runs.race import Leg, Outcome, race
+from minipuzzle.runs.training_folder import TrainingFolder, train_in
+from minipuzzle.settings import DistillSettings, Training
+from minipuzzle.training import distillation, load_parameters
+from minipuzzle.training.guard import BrokenDown
+from minipuzzle.training.loop import STATES
+from minipuzzle.training.objectives import Objective
+
+log = logging.getLogger(__name__)
+
+RATE_SHARE = 5
+"""A fifth of a long run told which rate suits it: docs/decisions/learning-rate.md."""
+
+
+class Legs:
+    """What the short runs and the long one share: teacher, texts, tasks, and where states lie."""
+
+    def __init__(
+        self,
+        job: Job,
+        settings: DistillSettings,
+        group: Ranks,
+        inputs: DistillInputs,
+        folder: TrainingFolder,
+        stop: Interrupt,
+    ) -> None:
+        self.job, self.settings, self.group, self.inputs = job, settings, group, inputs
+        self.folder, self.stop, self.training = folder, stop, settings.training
+        self.tasks: dict[str, float] = {}
+        self._asked: dict[str, list[Item]] = {}
+        if settings.winner == "tasks":
+            self._asked = counted(job.load_frozen(job.parent, group), job.tasks())
+        self.objective = (
+            self._offline()
+            if settings.teacher_logits
+            else distillation(self._teacher(), settings.loss)
+        )
+
+    def try_rates(self, cuts: dict[str, Checkpoint]) -> dict[str, float]:
+        """The first candidate's validation loss at each of the rates, after a short run or a fifth
+        of the long one.
+
+        The best rate is taken from here on.
+        """
+        name, cut = next(iter(cuts.items()))
+        rates, found = self.settings.rates, dict[float, float]()
+        tokens = max(1, min(self.settings.short_tokens, self.training.tokens // RATE_SHARE))
+        for rate in rates:
+            label = f"rate-{rate:g}"
+            try:
+                loss = self._short(
+                    cut, name, Leg(label, tokens), replace(self.training, learning_rate=rate)
+                )
+            except BrokenDown:
+                loss = math.nan
+                self.group.by_first(partial(self.folder.leg(f"{name}-{label}").ended, math.nan))
+            self._drop(name, label)
+            if math.isfinite(loss):
+                found[rate] = loss
+            else:
+                log.warning(f"distill: training breaks down at a learning rate of {rate:g}")
+        if found:
+            best = min(found, key=found.__getitem__)
+            self.training = replace(self.training, learning_rate=best)
+            log.info(f"distill: learning rate {best:g} is the best of {len(rates)}")
+        return {f"{rate:g}": loss for rate, loss in found.items()}
+
+    def short_runs(self, cuts: dict[str, Checkpoint]) -> Outcome:
+        """The candidate with the lowest validation loss after its short run, or with the best
+        average of tasks.
+        """
+        losses: dict[str, float] = {}
+
+        def run(name: str, leg: Leg) -> float:
+            losses[name] = self._short(cuts[name], name, leg, self.training)
+            return 1 - self.tasks[name] if name in self.tasks else losses[name]
+
+        found = race(list(cuts), self.settings.short_tokens, run, self._drop)
+        return replace(found, short={name: losses[name] for name in found.short})
+
+    def _drop(self, name: str, label: str) -> None:
+        self.group.by_first(self.folder.leg(f"{name}-{label}").forget)
+
+    def _short(self, cut: Checkpoint, name: str, leg: Leg, training: Training) -> float:
+        """Train a candidate for a leg, from its screening run's weights where it goes on from them.
+
+        Returns its validation loss, in nats a token.
+        """
+        place = self.folder.leg(f"{name}-{leg.label}")
+        known = self.group.by_first(place.loss)
+        by_tasks = bool(self._asked) and leg.label == "short"
+        if known is not None:
+            if by_tasks:
+                self.tasks[name] = self.group.by_first(place.tasks)
+            return known
+        model = self._student(cut, after=f"{name}-screening" if leg.before else "")
+        share = training.batch // self.group.world
+        batch = max(1, share // leg.smaller) * self.group.world
+        self._train(
+            model,
+            replace(training, tokens=leg.tokens, batch=batch),
+            place.path.name,
+            f"{name} {leg.label}",
+            f"{name}, {leg.label}",
+        )
+        loss = measure(model, self.inputs.validation).loss
+        log.info(
+            f"distill: {name} after {leg.before + leg.tokens:,} tokens: validation loss {loss:.4f}"
+            " nats/token"
+        )
+        if by_tasks:
+            self.tasks[name] = average(model, self._asked)
+            log.info(f"distill: {name}: average of {len(self._asked)} tasks {self.tasks[name]:.4f}")
+        self.group.by_first(lambda: place.ended(loss, self.tasks.get(name)))
+        self.stop.check(self.group)
+        return loss
+
+    def long_run(
+        self, cut: Checkpoint, name: str, short: float | None
+    ) -> tuple[HybridLM, float, tuple[float, float]]:
+        """(the trained student, its last KL, its validation loss before and after), from its short
+        run's weights where there was one, which ended with the loss ``short``.
+        """
+        model = self._student(cut, after="" if short is None else f"{name}-short")
+        before = measure(model, self.inputs.validation).loss if short is None else short
+        final = self._train(model, self.training, "long", name, "long run")
+        after = measure(model, self.inputs.validation).loss
+        log.info(
+            f"distill: validation loss {before:.4f} nats/token before the long run, {after:.4f}"
+            " after it"
+        )
+        if not after < before:
+            log.warning(
+                "distill: the long run made the student worse. Distil again with a lower"
+                " training.learning_rate or more training.tokens."
+            )
+        return model, final, (before, after)
+
+    def _train(
+        self, model: HybridLM, settings: Training, name: str, identity: str, label: str
+    ) -> float:
+        folder, identity = self.folder.path / name, f"{self.folder.identity} {identity}"
+        teacher = None if self.settings.teacher_logits else self.inputs.teacher.architecture
+        final = train_in(
+            self.job,
+            model,
+            self.objective,
+            self.inputs.blocks,
+            settings,
+            folder,
+            identity,
+            f"distill: {label}",
+            group=self.group,
+            teacher=teacher,
+        )
+        self.stop.check(self.group)
+        return final
+
+    def _student(self, checkpoint: Checkpoint, after: str) -> HybridLM:
+        """A candidate's model, with the weights that the run ``after`` left where one is named."""
+        if self.settings.adapter.kind:
+            model = adapted(self.job, checkpoint, self.settings.adapter, self.training, self.group)
+        else:
+            model = self.job.load(checkpoint, self.group, self.training.replicas)
+        if after:
+            load_parameters(self.folder.path / after / STATES, model, self.group)
+        return model
+
+    def _teacher(self) -> HybridLM:
+        self.job.forget_parent()
+        teacher = self.job.load_frozen(self.inputs.teacher, self.group, self.training.replicas)
+        set_precision(teacher, self.settings.teacher_precision, self.training.bf16_ends)
+        return teacher
+
+    def _offline(self) -> Objective:
+        """The objective from stored words; the teacher is loaded only for shards that are
+        missing.
+        """
+        settings, training = self.settings, self.training
+        cache = open_cache(settings, self.inputs)
+        length = self.inputs.blocks.block_length
+        tokens = max(training.tokens, settings.short_tokens)
+        missing = cache.missing(training.batch * -(-tokens // (training.batch * length)))
+        log.info(
+            f"distill: teacher logits in {cache.folder}: {cache.size(tokens)}; {len(missing)}"
+            " shards are missing"
+        )
+        if missing:
+            teacher = self._teacher()
+            with progress_bar(
+                "distill: teacher", len(missing) * cache.rows * length, "tokens"
+            ) as bar:
+                cache.fill(
+                    teacher, missing, self.group, max(1, training.batch // self.group.world), bar
+                )
+        return cache.objective()

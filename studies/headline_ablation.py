@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import headline
+import headline_commands
 from headline_stages import Runner, Stage, begin_from
 
 from minipuzzle.artifacts import read_json, write_json
@@ -38,8 +39,8 @@ MEASURING = 150.0
 """Seconds of a call that are kept for measuring."""
 SEARCHES: dict[str, dict[str, Any]] = {
     "grid": {"method": "minipuzzle"},
-    "depth only": {"min_keep": ("width=100%",)},
-    "width only": {"min_keep": ("attention=100%", "others=100%", "width=25%")},
+    "depth only": {"min-keep": ("width=100%",)},
+    "width only": {"min-keep": ("attention=100%", "others=100%", "width=25%")},
 }
 """Options of other searches: the paper's, one that may not narrow, one that may not take out."""
 
@@ -103,8 +104,10 @@ def rows(options: argparse.Namespace, teacher_tokens: int) -> Iterator[Row]:
     best = sorted(found.short_validation_loss, key=found.short_validation_loss.__getitem__) or [
         found.winner
     ]
-    rate, batch = found.learning_rate, headline.batch(options)
-    row = partial(distilled, options, sum(headline.student_tokens(BUDGET, teacher_tokens)), rate)
+    rate, batch = found.learning_rate, headline_commands.batch(options)
+    row = partial(
+        distilled, options, sum(headline_commands.student_tokens(BUDGET, teacher_tokens)), rate
+    )
     text = {kind: next(options.text.glob(f"{kind}.train.*")) for kind in ("prose", "code")}
     yield row("base", "nothing: the winner alone, in one run", best[0])
     yield row("tokens x 3", "tokens x 3", best[0], times=3)
@@ -113,7 +116,7 @@ def rows(options: argparse.Namespace, teacher_tokens: int) -> Iterator[Row]:
     if len(best) > 1:
         yield row("second", f"{best[1]} after {best[0]} in the short runs", best[1])
     for name, search in SEARCHES.items():
-        yield row(name, "search " + " ".join(headline.flags(search)), search=search)
+        yield row(name, "search " + " ".join(headline_commands.flags(search)), search=search)
     yield row("prose", "only prose", best[0], {"data": text["prose"]})
     yield row("code", "only code", best[0], {"data": text["code"]})
     yield row("tokens x 1/3", "tokens x 1/3", best[0], times=1 / 3)
@@ -150,13 +153,13 @@ def distilled(
     stages = []
     if search:
         stages = [
-            headline.searching(
+            headline_commands.searching(
                 f"search {name}", options, run, {"budget": BUDGET, **search, "top": 1}, after=()
             )
         ]
         begin = {"after": (stages[0].name,)}
     own = {"tokens": tokens, "learning-rate": rate, **(own or {})}
-    stages += [headline.distilling(f"distill {name}", options, run, own, source, **begin)]
+    stages += [headline_commands.distilling(f"distill {name}", options, run, own, source, **begin)]
     return Row(name=name, change=change, tokens=tokens, stages=tuple(stages))
 
 
@@ -174,7 +177,7 @@ def measured(options: argparse.Namespace, made: list[Row]) -> Stage:
         row.stages[-1].product.stat().st_mtime > product.stat().st_mtime for row in made
     ):
         product.unlink()
-    return headline.measuring(options, models, product.parent / "tasks", product, after=())
+    return headline_commands.measuring(options, models, product.parent / "tasks", product, after=())
 
 
 def of_run(row: Row) -> dict[str, Any]:

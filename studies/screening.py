@@ -16,18 +16,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import kept
+import search_methods
 import search_quality as quality
+import search_recovery
 import torch
+from screening_rules import WAYS, report, rows_of
 
 from minipuzzle import embedded
 from minipuzzle.artifacts import write_json
@@ -38,20 +38,6 @@ from minipuzzle.surgery import cut
 from minipuzzle.training import mixed_precision
 
 POOL = 12
-WAYS = {  # name -> (the way that it goes on from, tokens, batch)
-    "67k": ("", 66_667, 16),
-    "67k small": ("", 66_667, 4),
-    "67k + 133k": ("67k", 133_333, 16),
-    "67k small + 133k": ("67k small", 133_333, 16),
-    "200k": ("", 200_000, 16),
-}
-SCREENINGS = ("kl", "67k", "67k small")
-SHORTS = ("67k + 133k", "67k small + 133k", "200k")
-SEATS: dict[str, Callable[[dict[str, Any]], bool]] = {  # who goes on whatever the screening says
-    "none": lambda row: False,
-    "the solver's optimum": lambda row: bool(row["optimum"]),
-    "first two": lambda row: row["place"] < 2,
-}
 TOKENS, TRUTH_SEED, TRUTH_BATCH = 300_000, 1, 16
 
 
@@ -92,7 +78,7 @@ def main() -> None:
     }
     scores, _ = quality.prepare(Path(options.teacher), options, work, 0)
     tasks = [
-        quality.Task(
+        search_methods.Task(
             teacher=options.teacher,
             scores=str(scores),
             budget=budget,
@@ -118,18 +104,24 @@ def main() -> None:
     print(report(rows))
 
 
-def find(task: quality.Task, work: Path) -> list[tuple[quality.Task, str, dict[str, Any]]]:
+def find(
+    task: search_methods.Task, work: Path
+) -> list[tuple[search_methods.Task, str, dict[str, Any]]]:
     """The short list of a budget, cut and on disk: (task, folder, what it is)."""
     torch.set_num_threads(1)
     options = dict(task.options)
     device, cache = torch.device(options["device"]), Path(options["cache"])
     parent = Checkpoint.open(Path(task.teacher))
     model = load_model(parent, device=device).eval()
-    text = quality.texts(options["text"], cache, "val").every_other(0).take(quality.CHOICE_BLOCKS)
-    settings, scores, plan = quality.set_up(task, model)
+    text = (
+        search_recovery.texts(options["text"], cache, "val")
+        .every_other(0)
+        .take(search_recovery.CHOICE_BLOCKS)
+    )
+    settings, scores, plan = search_methods.set_up(task, model)
     with mixed_precision(device):
-        ranked, _ = quality.evaluated(
-            plan, scores, settings, quality.evaluator(model, text), options["moves"]
+        ranked, _ = search_methods.evaluated(
+            plan, scores, settings, search_methods.evaluator(model, text), options["moves"]
         )
     solved = optimum(ranked).candidate.name
     result = []
@@ -151,7 +143,7 @@ def facts(one: Evaluated, place: int, solved: str) -> dict[str, Any]:
     }
 
 
-def measure(task: quality.Task, folder: str, known: dict[str, Any]) -> dict[str, Any]:
+def measure(task: search_methods.Task, folder: str, known: dict[str, Any]) -> dict[str, Any]:
     """Train a candidate in every way."""
     torch.set_num_threads(1)
     options, student = dict(task.options), Checkpoint.open(Path(folder))
@@ -159,17 +151,17 @@ def measure(task: quality.Task, folder: str, known: dict[str, Any]) -> dict[str,
     teacher = (
         load_model(Checkpoint.open(Path(task.teacher)), device=device).eval().requires_grad_(False)
     )
-    text = quality.texts(options["text"], cache, "val")
+    text = search_recovery.texts(options["text"], cache, "val")
     choice, report_text = text.every_other(0), text.every_other(1)
     models, ways = {}, {}
     for name, (before, tokens, batch) in WAYS.items():
         models[name] = models.pop(before) if before else load_model(student, device=device).eval()
-        ways[name] = quality.trained(
+        ways[name] = search_recovery.trained(
             models[name], teacher, {**options, "batch": batch}, int(share * tokens), 0, choice
         )
     models.clear()
     model = load_model(student, device=device).eval()
-    truth = quality.trained(
+    truth = search_recovery.trained(
         model,
         teacher,
         {**options, "batch": TRUTH_BATCH},
@@ -186,138 +178,6 @@ def measure(task: quality.Task, folder: str, known: dict[str, Any]) -> dict[str,
         "ways": ways,
         "truth": truth,
     }
-
-
-class Rule(NamedTuple):
-    """So many of the short list have a screening run; these seats and the best of it go on to the
-    short run, whose winner is taken.
-    """
-
-    pool: int
-    screening: str
-    seats: str
-    on: int
-    short: str
-
-    def goers(self, group: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The candidates of a budget that go on."""
-        entered = sorted(group, key=lambda row: row["place"])[: self.pool]
-        order = sorted(
-            entered,
-            key=lambda row: row["kl"] if self.screening == "kl" else row["ways"][self.screening],
-        )
-        seated = [row for row in entered if SEATS[self.seats](row)]
-        return (seated + [row for row in order if row not in seated])[: self.on]
-
-    def winner(self, group: list[dict[str, Any]]) -> dict[str, Any]:
-        """Who is taken."""
-        return min(self.goers(group), key=lambda row: row["ways"][self.short])
-
-    @property
-    def cost(self) -> float:
-        """1,000 tokens of training: a short run after a screening run with the same tokens does not
-        train them twice.
-        """
-        before, tokens, _ = WAYS[self.short]
-        if before and before != self.screening:
-            tokens += WAYS[before][1]
-        screened = (
-            0
-            if self.screening == "kl" or self.on >= self.pool
-            else self.pool * WAYS[self.screening][1]
-        )
-        return (screened + self.on * tokens) / 1000
-
-
-BEFORE, NOW = (
-    Rule(9, "67k", "none", 3, "67k + 133k"),
-    Rule(9, "67k small", "none", 3, "67k small + 133k"),
-)
-SHOWN = (
-    BEFORE,
-    NOW,
-    NOW._replace(seats="the solver's optimum"),
-    NOW._replace(on=4),
-    NOW._replace(pool=12),
-    NOW._replace(short="67k + 133k"),
-    NOW._replace(short="200k"),
-    BEFORE._replace(short="67k small + 133k"),
-    NOW._replace(pool=6, screening="kl", on=5),
-)
-"""What the page compares with the cheapest: the rule of minipuzzle distill, that of before, and one
-thing changed.
-"""
-
-
-def rules() -> list[Rule]:
-    """All that make sense, cheapest first."""
-    found = [
-        Rule(pool, screening, seats, on, short)
-        for pool in (6, 9, 12)
-        for screening in SCREENINGS
-        for seats in SEATS
-        for on in (2, 3, 4, 5)
-        for short in SHORTS
-        if screening != "kl" or pool == 6
-    ]
-    return sorted(found, key=lambda rule: rule.cost)
-
-
-def rows_of(file: Path) -> list[dict[str, Any]]:
-    """The rows of a run, or of docs/results/screening.json.xz (columns and ways named once)."""
-    data = kept.read(file)
-    if "columns" not in data:
-        return list(data["rows"])
-    rows = [dict(zip(data["columns"], row, strict=True)) for row in data["rows"]]
-    return [{**row, "ways": dict(zip(data["ways"], row["ways"], strict=True))} for row in rows]
-
-
-def report(rows: list[dict[str, Any]]) -> str:
-    """Markdown: the rules that no cheaper rule beats in mean regret over all budgets, and those
-    SHOWN.
-    """
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["teacher"], row["budget"]), []).append(row)
-    head = (
-        "candidates",
-        "screening",
-        "seats",
-        "go on",
-        "short run",
-        "1,000 tokens",
-        "mean regret",
-        "largest",
-        "at",
-        "behind the optimum",
-        "at most",
-    )
-    lines = ["| " + " | ".join(head) + " |", "|--:|---|---|--:|---|--:|--:|--:|---|--:|--:|"]
-    best = float("inf")
-    for rule in rules():
-        won = {key: rule.winner(group) for key, group in groups.items()}
-        regrets = {
-            key: won[key]["truth"] - min(row["truth"] for row in group)
-            for key, group in groups.items()
-        }
-        solved = {
-            key: row["truth"] for key, group in groups.items() for row in group if row["optimum"]
-        }
-        behind = [max(0.0, won[key]["truth"] - truth) for key, truth in solved.items()]
-        mean, worst = statistics.fmean(regrets.values()), max(regrets, key=regrets.__getitem__)
-        if mean < best or rule in SHOWN:
-            best = min(best, mean)
-            row = (
-                *rule,
-                f"{rule.cost:,.0f}",
-                f"{mean:.4f}",
-                f"{regrets[worst]:.4f}",
-                " ".join(worst),
-                f"{statistics.fmean(behind):.4f}",
-                f"{max(behind):.4f}",
-            )
-            lines.append("| " + " | ".join(map(str, row)) + " |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -24,55 +24,28 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
+from search_methods import Task, search
+from search_recovery import CHOICE_BLOCKS, short_runs, texts, trained
 
 from minipuzzle import embedded
-from minipuzzle.arch import Selection
 from minipuzzle.artifacts import write_json
 from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.data import TokenBlocks, Tokenizer, load_blocks
 from minipuzzle.errors import UserError
-from minipuzzle.importance import random_scores, score
-from minipuzzle.metrics import answers, measure
-from minipuzzle.model import HybridLM, load_model
-from minipuzzle.nas.choices import make_choices, whole
-from minipuzzle.nas.plan import Plan, make_plan
-from minipuzzle.nas.propose import candidate, instance, propose_each, state_of
-from minipuzzle.nas.rank import Evaluated, Quality, evaluate, reranked, shortlist
-from minipuzzle.nas.refine import refine, repair
-from minipuzzle.nas.solve import solve
-from minipuzzle.nas.timing import load_timing
-from minipuzzle.runs.parent import masked_quality
-from minipuzzle.runs.race import FINALISTS, Leg, race
-from minipuzzle.runs.search import LARGEST
-from minipuzzle.scores import Scores
-from minipuzzle.settings import ScoreSettings, SearchSettings, Training
+from minipuzzle.importance import score
+from minipuzzle.metrics import measure
+from minipuzzle.model import load_model
+from minipuzzle.settings import ScoreSettings
 from minipuzzle.surgery import cut
-from minipuzzle.training import distillation, mixed_precision, train
+from minipuzzle.training import mixed_precision
 
-LENGTH = 512
-CHOICE_BLOCKS = 48
 METHODS = ("grid", "solver", "solver + reality", "minitron", "greedy", "random")
-SPACE = ("attention=0%", "others=25%", "width=25%")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """One search with its distillations, one for each seed."""
-
-    teacher: str
-    scores: str
-    budget: str
-    method: str
-    latency: str
-    options: tuple[tuple[str, Any], ...]
 
 
 def main() -> None:
@@ -258,161 +231,6 @@ def row_of(task: Task) -> dict[str, Any]:
         "search_seconds": searched,
         "seconds": time.time() - started,
     }
-
-
-def short_runs(
-    students: list[Checkpoint], teacher: HybridLM, options: dict[str, Any], choice: TokenBlocks
-) -> tuple[Checkpoint, list[float]]:
-    """(the student with the lowest loss after its short run, the losses): the race of minipuzzle
-    distill.
-    """
-    cuts = {str(n): student for n, student in enumerate(students)}
-    models: dict[str, HybridLM] = {}
-
-    def run(name: str, leg: Leg) -> float:
-        if not leg.before:
-            models[name] = load_model(cuts[name], device=torch.device(options["device"])).eval()
-        batch = max(1, options["batch"] // leg.smaller)
-        return trained(models[name], teacher, {**options, "batch": batch}, leg.tokens, 0, choice)
-
-    found = race(list(cuts), options["short_tokens"], run)
-    return cuts[found.winner], list(found.short.values())
-
-
-def trained(
-    model: HybridLM,
-    teacher: HybridLM,
-    options: dict[str, Any],
-    tokens: int,
-    seed: int,
-    text: TokenBlocks,
-) -> float:
-    """The loss on a text of a student after it was distilled with a seed."""
-    device = torch.device(options["device"])
-    blocks = texts(options["text"], Path(options["cache"]), "train")
-    settings = Training(
-        tokens=tokens,
-        learning_rate=options["rate"],
-        batch=options["batch"],
-        seed=seed,
-        final_ratio=0.02,
-        save_every=1e9,
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        train(model, distillation(teacher), blocks, settings, Path(folder), identity=str(seed))
-    with mixed_precision(device):
-        return measure(model, text, batch=32).loss
-
-
-def search(
-    task: Task, model: HybridLM, choice: TokenBlocks, moves: int
-) -> tuple[list[Selection], int]:
-    """The selections that a method proposes, best first, and how many models it evaluated for
-    them.
-    """
-    settings, scores, plan = set_up(task, model)
-    one = evaluator(model, choice)
-    if task.method == "grid":
-        ranked = evaluate(plan.candidates(scores, 48), lambda name, kept: one(kept), "agreement")
-        return [r.candidate.selection for r in ranked[:FINALISTS]], len(ranked)
-    if task.method == "minitron":
-        selections = [c.selection for c in plan.largest(scores, LARGEST)]
-        return [min(selections, key=lambda selection: one(selection).loss)], len(selections)
-    if task.method == "solver + reality":
-        ranked, tried = evaluated(plan, scores, settings, one, moves)
-        return [r.candidate.selection for r in shortlist(ranked, settings.finalists, "kl")], tried
-    prices = plan.prices
-    choices = make_choices(
-        plan.parent,
-        scores,
-        plan.widest(settings),
-        settings,
-        prices.of,
-        prices.limits - prices.base,
-        prices.names,
-    )
-    if task.method in ("greedy", "random"):
-        state = repair(choices, whole(choices), frozenset(), drops=True)
-        if state is None:
-            raise UserError(
-                "The walk gets stuck above the budget.",
-                got=task.budget,
-                allowed="a larger one",
-                next="-",
-            )
-        return [choices.selection(state)], 0
-    return [choices.selection(state_of(choices, solve(instance(choices))))], 0
-
-
-def set_up(task: Task, model: HybridLM) -> tuple[SearchSettings, Scores, Plan]:
-    """What a search of a budget begins with; time budgets read the task's latency table."""
-    settings = SearchSettings(
-        budget=(task.budget,),
-        min_keep=SPACE,
-        mamba_heads=True,
-        multiple=32,
-        method="solver",
-        candidates=24,
-    )
-    if task.method == "solver + reality" and dict(task.options).get("hidden_size"):
-        settings = replace(settings, hidden_size=True, min_keep=(*SPACE, "hidden=75%"))
-    scores = (
-        random_scores(model.architecture, 0)
-        if task.method == "random"
-        else Scores.load(Path(task.scores))
-    )
-    timed = replace(settings, latency=task.latency)
-    return (
-        settings,
-        scores,
-        make_plan(model.architecture, timed, load_timing(timed, Path("latency.json"))),
-    )
-
-
-def evaluator(model: HybridLM, choice: TokenBlocks) -> Callable[[Selection], Quality]:
-    """What a selection does on the text, with the parent's own answers made once."""
-    said = answers(model, choice, batch=16)
-    return lambda selection: masked_quality(model, selection, choice, said, batch=16)
-
-
-def evaluated(
-    plan: Plan,
-    scores: Scores,
-    settings: SearchSettings,
-    one: Callable[[Selection], Quality],
-    moves: int,
-) -> tuple[list[Evaluated], int]:
-    """(what ``minipuzzle search --method solver`` evaluates, best KL first, how many models that
-    took).
-    """
-    each = propose_each(plan.parent, scores, plan.widest(settings), settings, plan.prices, 24)
-    found = plan.candidates(scores, 24) + plan.largest(scores, LARGEST)
-    for proposals in each:
-        found += proposals.candidates(plan.bytes, 1 + sum(r.origin == "solver" for r in found))
-    ranked = evaluate(found, lambda name, kept: one(kept), "kl")
-    starts = (
-        (p.choices, p.choices.state(r.candidate.selection), r)
-        for r in ranked
-        for p in each
-        if p.choices.hidden == r.candidate.selection.hidden
-    )
-    choices, start, first = next(begin for begin in starts if begin[1] is not None)
-    end = refine(
-        choices, start, first.quality.kl, lambda state: one(choices.selection(state)).kl, moves
-    )
-    if end.value < first.quality.kl:
-        better = candidate(choices, end.state, "r001", "local search", plan.bytes)
-        ranked = reranked(
-            [*ranked, Evaluated(candidate=better, quality=one(better.selection))], "kl"
-        )
-    return ranked, len(ranked) + end.tried
-
-
-def texts(folder: str, cache: Path, which: str) -> TokenBlocks:
-    """The training or validation text, tokenised once."""
-    tokenizer = Tokenizer.load(embedded.teacher_path())
-    path = Path(folder) if which == "train" else Path(folder) / "val"
-    return load_blocks(path, tokenizer, block_length=LENGTH, cache=cache)
 
 
 def say(started: float, text: str) -> None:

@@ -4,7 +4,6 @@ measurement.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import lzma
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from tied_lora_peft import inject_peft, peft_version
 from torch import Tensor
 
 from minipuzzle import embedded
@@ -41,16 +41,6 @@ SHAPES = {
     "60%": Shape.of({"attention": 1, "mlp": 3, "mamba": 4}, {"intermediate": 448}, hidden=192),
 }
 """The students of docs/results/embedded.md."""
-PROJECTIONS = [
-    "in_proj",
-    "out_proj",
-    "up_proj",
-    "down_proj",
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "o_proj",
-]
 PLACE: dict[str, Any] = {}
 
 
@@ -91,7 +81,7 @@ def prepare(data: str, device: str, work: str, tests: int) -> dict[str, Any]:
         "torch": torch.__version__,
         "students": students,
         "kernels": model.kernels.name,
-        "peft": _peft_version(),
+        "peft": peft_version(),
         "teacher": teacher.parameters,
     }
 
@@ -147,7 +137,9 @@ def make_model(run: Run) -> tuple[HybridLM, dict[str, Any]]:
         return model, {"trainable": count, "bytes": 2 * count, "lora": count}
     model = load_frozen(source, device=device)
     if run.adapter.startswith("peft"):
-        return model, inject_peft(model, run.adapter.split()[1], run.rank, run.seed)
+        return model, inject_peft(
+            model, run.adapter.split()[1], run.rank, run.seed, PLACE["device"]
+        )
     plan = make_plan(model.architecture, run.adapter, rank=run.rank)
     adapters = attach(model, plan, seed=run.seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -155,36 +147,6 @@ def make_model(run: Run) -> tuple[HybridLM, dict[str, Any]]:
         SavedAdapter(plan=plan, tensors=adapters.tensors(), base=source.fingerprint).write(file)
         size = file.stat().st_size
     return model, {"trainable": plan.trainable, "bytes": size, "lora": plan.lora}
-
-
-def inject_peft(model: HybridLM, kind: str, rank: int, seed: int) -> dict[str, Any]:
-    """Put PEFT's own layers into our model, alpha = rank as ours."""
-    from peft import LoraConfig, VeraConfig, inject_adapter_in_model
-    from peft.tuners.vera import VeraModel
-
-    torch.manual_seed(seed)
-    frozen = 0
-    if kind == "lora":
-        inject_adapter_in_model(
-            LoraConfig(r=rank, lora_alpha=rank, target_modules=PROJECTIONS), model
-        )
-    else:
-        tuner = VeraModel(
-            model,
-            VeraConfig(r=rank, target_modules=PROJECTIONS, projection_prng_key=seed),
-            "default",
-        )
-        frozen = tuner.vera_A["default"].numel() + tuner.vera_B["default"].numel()
-    model.to(PLACE["device"])
-    trained = [p for p in model.parameters() if p.requires_grad]
-    for parameter in trained:
-        parameter.data = parameter.data.float()  # as PEFT does in get_peft_model
-    count = sum(p.numel() for p in trained)
-    return {
-        "trainable": count,
-        "bytes": 4 * (count + frozen),
-        "lora": make_plan(model.architecture, "lora", rank=rank).lora,
-    }
 
 
 @cache
@@ -315,11 +277,3 @@ def chunks(order: list[int], size: int) -> Iterator[list[int]]:
     """Pieces of a list."""
     for start in range(0, len(order), size):
         yield order[start : start + size]
-
-
-def _peft_version() -> str:
-    if importlib.util.find_spec("peft") is None:
-        return ""
-    import peft
-
-    return str(peft.__version__)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import headline_account
 import headline_speed
+import headline_speed_table
 import headline_table
 import headline_tasks
 import numpy as np
@@ -97,7 +98,7 @@ def test_decoding_against_transformers(config, tmp_path, monkeypatch):
     rows = json.loads(out.read_text())["transformers"]
     assert set(rows) == {f"{who}, batch {b}, 20" for who in ("ours", "theirs") for b in (1, 8)}
     assert all(row["step_ms"] > 0 for row in rows.values())
-    assert "| batch 1, 20 |" in "\n".join(headline_table.tables({"transformers": rows}))
+    assert "| batch 1, 20 |" in "\n".join(headline_speed_table.tables({"transformers": rows}))
 
 
 def test_tasks_are_scored_as_with_transformers():

@@ -5,7 +5,8 @@ hand, correlations.
 import numpy as np
 import pytest
 from conftest import tiny
-from importance_analysis import best_cuts, correlation, modifications, predict
+from importance_analysis import correlation, predict
+from importance_cuts import best_cuts, modifications
 
 from minipuzzle.arch import Selection
 from minipuzzle.importance import random_scores

@@ -11,9 +11,10 @@ import numpy as np
 import peer_environments
 import pytest
 from peer_environments import call, environment, last_line
-from peers import Setting, in_our_order, recover, relative
 from peers_table import pruners, trainers
-from solver import VERDICTS, make_case, priced, summarise, verdict
+from peers_training import Setting, in_our_order, recover, relative
+from solver import make_case, priced
+from solver_table import VERDICTS, summarise, verdict
 
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks

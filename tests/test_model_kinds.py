@@ -93,11 +93,20 @@ class FadingBlock(ResidualBlock):
         return self.out(y if self.kept is None else y * self.kept)
 
 
-@pytest.fixture(autouse=True, scope="module")
+# Other tests do not know it: it is there as long as one of this file runs.
+KINDS.pop(Fading.kind)
+MODULES.pop(Fading.kind)
+
+
+@pytest.fixture(autouse=True)
 def registered():
+    """The kind and its module; what a test adds to them is gone after it."""
+    before = dict(KINDS), dict(MODULES)
+    KINDS[Fading.kind], MODULES[Fading.kind] = Fading, FadingBlock
     yield
-    for registry in (KINDS, MODULES):
-        registry.pop(Fading.kind)
+    for registry, known in zip((KINDS, MODULES), before, strict=True):
+        registry.clear()
+        registry.update(known)
 
 
 def model():
@@ -201,6 +210,8 @@ def test_what_is_not_declared_raises_by_name():
         with pytest.raises(NotImplementedError, match=f"'bare' does not declare {missing}"):
             getattr(Bare(hidden=32), member)
 
+    KINDS.pop(Fading.kind)  # whose letter and axes it takes
+
     @dataclass(frozen=True, kw_only=True)
     class Bare(Fading):
         kind: ClassVar[str] = "bare"
@@ -230,7 +241,7 @@ def test_what_is_not_declared_raises_by_name():
             with pytest.raises(NotImplementedError, match=f"'bare' does not declare {member}"):
                 call()
     finally:
-        KINDS.pop("bare"), MODULES.pop("bare")
+        MODULES.pop("bare")
 
 
 def test_an_axis_that_no_mask_reaches_raises():

@@ -11,6 +11,7 @@ from safetensors.torch import save as save_tensors
 from test_distill import text_blocks
 
 from minipuzzle.errors import UserError
+from minipuzzle.progress import SILENT
 from minipuzzle.ranks import alone
 from minipuzzle.settings import Training
 from minipuzzle.training import train
@@ -127,7 +128,7 @@ def cache(folder, keep="top-61", blocks=None, teacher="t", seed=0):
 
 def filled(folder, teacher, count=12, **options):
     made = cache(folder, **options)
-    made.fill(teacher, made.missing(count), alone(CPU), 4, lambda tokens: None)
+    made.fill(teacher, made.missing(count), alone(CPU), 4, SILENT)
     return made
 
 
@@ -173,7 +174,7 @@ def test_a_half_written_cache_goes_on(tmp_path, monkeypatch):
     again = cache(tmp_path / "half", keep="sampled-50")
     assert again.missing(12) == [1]
     assert again.missing(5) == []
-    again.fill(teacher, [1], alone(CPU), 4, lambda tokens: None)
+    again.fill(teacher, [1], alone(CPU), 4, SILENT)
     assert lost.read_bytes() == (tmp_path / "whole/00000001.safetensors").read_bytes()
     assert (tmp_path / "half/00000000.safetensors").stat().st_mtime_ns == kept
 

@@ -1,6 +1,7 @@
 """Printed tables hold each number whole in the 132 characters of a file or a pipe."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -23,19 +24,21 @@ ROW = {
 
 @pytest.mark.parametrize("hidden", [[8192], [6144, 8192]])
 def test_no_number_of_a_candidate_is_cut(hidden):
+    shape = {**SHAPE, "kv_heads": 8, "hidden": 6144}
     rows = [
-        {**ROW, "name": f"c{i:03}", "rank": i, "shape": {**SHAPE, "kv_heads": 8, "hidden": 6144}}
-        for i in range(398, 401)
+        SimpleNamespace(**ROW, name=f"c{i:03}", rank=i, shape=dict(shape)) for i in range(398, 401)
     ]
-    search = {
-        "candidates": rows,
-        "top": ["c398"],
-        "bounds": {key: [1, 2] for key in SHAPE} | {"hidden": hidden},
-        "parent": {"pattern": "M-*", "parameters": 56_324_350_464},
-        "points": 5400,
-        "feasible": 356,
-        "budget": {"text": ["31.7GiB"]},
-    }
+    bounds = {key: [1, 2] for key in SHAPE} | {"hidden": hidden}
+    search = SimpleNamespace(
+        candidates=rows,
+        top=["c398"],
+        bounds=bounds,
+        sizes=lambda name: bounds.get(name, ()),
+        parent=SimpleNamespace(pattern="M-*", parameters=56_324_350_464),
+        points=5400,
+        feasible=356,
+        budget=SimpleNamespace(text=["31.7GiB"]),
+    )
     out = io.StringIO()
     Console(file=out, width=132).print(candidates_table(search))
     printed = out.getvalue()
@@ -44,6 +47,6 @@ def test_no_number_of_a_candidate_is_cut(hidden):
         assert printed.count(number) >= 3, number
     assert ("6144" in printed) == (len(hidden) > 1)
     assert "KV" not in printed  # no candidate has other KV heads
-    rows[0]["shape"]["kv_heads"] = 4
+    rows[0].shape["kv_heads"] = 4
     Console(file=out, width=132).print(candidates_table(search))
     assert "KV" in out.getvalue()

@@ -62,8 +62,8 @@ class Collector(_Hooks):
 
 
 class HiddenCollector(_Hooks):
-    """Hidden channels at one block's norm, mean |LN(x)| over the sequence and L2 over the batch;
-    blocks' scores add up.
+    """Hidden channels as one block's mixer reads them: mean |x| over the sequence and L2 over the
+    batch, x = LN(h), or the stream itself where the norm comes after. Blocks' scores add up.
 
     Source: arXiv:2407.14679, F_emb; the sum over blocks of the L2 norms is what NVIDIA's Model
     Optimizer does.

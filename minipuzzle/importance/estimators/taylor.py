@@ -17,7 +17,7 @@ large batch cancel.
 
 Gates: an FFN channel, a Mamba channel after the gated norm (whose statistics count as fixed), an
 attention head, a whole block (all it adds), and a hidden channel (all that the embedding and the
-blocks write there). Units: nats a token.
+blocks write there, behind the norm where that comes after the mixer). Units: nats a token.
 """
 
 from __future__ import annotations

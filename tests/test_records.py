@@ -1,15 +1,18 @@
 """What the dataclasses of a run directory's files write, they read, the same."""
 
+import ast
 import copy
 import json
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
 from run_files import GOOD as GOOD_FILES
 
+import minipuzzle
 from minipuzzle.arch import Selection
 from minipuzzle.checked import fault, make, table
 from minipuzzle.errors import UserError
@@ -193,3 +196,27 @@ def test_the_letters_of_a_pattern_are_those_of_the_kinds(tmp_path, monkeypatch):
     stored["candidates"][0].update(pattern="Q.")
     with pytest.raises(UserError, match="pattern"):
         SearchResult.read(stored, tmp_path)
+
+
+PLAIN = {"json", "inspect_json", "front_matter", "markdown"}
+"""What is for JSON, YAML or a template: tables by nature."""
+
+
+def test_rooms_hand_over_types():
+    """No ``Any`` in what nas/, runs/, report/ and the API take and give, but matplotlib's axes."""
+    room = Path(minipuzzle.__file__).parent
+    files = [room / "api.py", room / "pipeline.py"]
+    files += [p for name in ("nas", "runs", "report") for p in sorted((room / name).glob("*.py"))]
+    found, seen = [], 0
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
+                continue
+            seen += 1
+            taken = [*node.args.args, *node.args.kwonlyargs]
+            said = [a.annotation for a in taken if a.arg not in ("axes", "draw")]
+            words = {ast.unparse(each) for each in (*said, node.returns) if each is not None}
+            if node.name not in PLAIN and any("Any" in word for word in words):
+                found.append(f"{file.relative_to(room)}: {node.name}")
+    assert found == []
+    assert seen > 150

@@ -46,6 +46,18 @@ def other_weights(folder):
     save_file(values, file, metadata={"format": "pt"})
 
 
+def other_channels(folder):
+    """Keep other heads or channels of a block, as many as before."""
+    file = folder / "search.json"
+    found = json.loads(file.read_text())
+    (kept,) = found["selections"].values()
+    axis, chosen = next((a, of) for block in kept["blocks"] if block for a, of in block.items())
+    spare = next(i for i in range(max(chosen) + 1) if i not in chosen)
+    chosen[:] = sorted([spare, *chosen[1:]] if chosen[0] < spare else [spare, *chosen[:-1]])
+    file.write_text(json.dumps(found))
+    return axis
+
+
 def table(ms):
     meta = {"device": "it", "dtype": "bf16", "date": "today"}
     return lambda *_: LatencyTable(meta=meta, entries={("decode", 1, 8, "top"): ms})
@@ -74,3 +86,7 @@ def test_inputs_that_changed_in_place_are_other_inputs(checkpoint, tmp_path, cap
     assert kept(*distill)
     other_weights(folder)
     assert not kept(*distill)
+    prune = ("prune", "--run", folder, "--device", "cpu")
+    assert kept(*prune)
+    assert other_channels(folder)
+    assert not kept(*prune)

@@ -93,6 +93,8 @@ def test_the_grid_of_two_widths_and_of_none_is_what_brute_force_finds():
         assert candidate.damage == pytest.approx(damage(parent, scores, candidate.selection))
     most = int(peaks.sum())
     assert [c.damage for c in found[:most]] == sorted(c.damage for c in found[:most])
+    few = candidates(parent, scores, feasible, peaks, most // 2)
+    assert [c.selection for c in few] == [c.selection for c in found[: most // 2]]
 
 
 def test_what_a_block_of_two_widths_keeps_and_what_that_is_predicted_to_do():
@@ -140,6 +142,10 @@ def test_the_solver_over_two_widths_is_brute_force(seed, uniform):
         assert choices.predicted(state) == pytest.approx(damage(parent, scores, selection))
         sizes = {b.lanes for b in student.blocks if b.kind == Lanes.kind}
         assert len(sizes) <= 1
+    whole = Selection(blocks=({"depth": tuple(range(8))}, {}, {}))
+    assert choices.state(whole) == (0, 0, 0)
+    for other in ({"depth": tuple(range(7))}, {"banks": (0, 1)}):  # no option; not searched
+        assert choices.state(Selection(blocks=(other, {}, {}))) is None
     fitting = [s for s in states if choices.fits(s)]
     found = state_of(choices, solve(instance(choices)))
     assert coupled(choices, found)

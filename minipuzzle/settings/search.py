@@ -29,13 +29,13 @@ MEMORY, TIME, SPACE, SOLVER = (
 class SearchSettings:
     """What must fit, at which workload, and how many candidates are evaluated.
 
-    ``min_keep`` bounds the space: "attention=50%", "others=83%" (Mamba and FFN blocks), "width=75%"
-    (FFN width and heads), "hidden=75%", each the least share of the parent to keep; what is not
-    given is chosen to reach the budget. Times come from ``latency``, a table of minipuzzle profile
-    (default: the run's), or a ``roofline`` estimate; ``target_device`` and ``target_dtype`` refuse
-    a table of another one. They are times of ``batch`` requests of ``prompt`` tokens read and
-    ``output`` generated, by default the workload that profile times, unless a budget names its own:
-    "1.2x@b8,p8k,o1k".
+    ``min_keep`` bounds the space: "attention=50%", "others=83%" (Mamba and FFN blocks), "mamba=90%"
+    or any one kind, "width=75%" (FFN width and heads), "hidden=75%", each the least share of the
+    parent to keep; what is not given is chosen to reach the budget. Times come from ``latency``, a
+    table of minipuzzle profile (default: the run's), or a ``roofline`` estimate; ``target_device``
+    and ``target_dtype`` refuse a table of another one. They are times of ``batch`` requests of
+    ``prompt`` tokens read and ``output`` generated, by default the workload that profile times,
+    unless a budget names its own: "1.2x@b8,p8k,o1k".
 
     ``method`` "minipuzzle" is the paper's grid of global widths, ranked by accuracy and agreement;
     "solver" adds the best choices block by block, ranks by KL and goes on from the best by
@@ -136,7 +136,7 @@ class SearchSettings:
     min_keep: tuple[str, ...] = setting(
         (),
         "Least share of the parent to keep: attention=50%, others=83% (Mamba and FFN blocks),"
-        " width=75%, hidden=75%. Repeat it for more.",
+        " mamba=90% (or any one kind), width=75%, hidden=75%. Repeat it for more.",
         unit="share",
         panel=SPACE,
     )

@@ -28,7 +28,7 @@ def asked(family, form, tmp_path):
 @pytest.mark.parametrize(("family", "form"), every_form())
 def test_a_verdict_has_an_answer_and_a_reason(name, family, form, tmp_path):
     engine = find(name)
-    answer = engine.rule(asked(family, form, tmp_path))
+    answer = engine.answer(asked(family, form, tmp_path))
     assert answer.loads in ("yes", "no", "unproven")
     assert answer.how
     (row,) = [v for v in verdicts(tmp_path) if v.engine == engine.label]

@@ -51,12 +51,12 @@ def _verdict(
     engine: Engine, name: str, asked: Asked, quantised: tuple[Answer, bool] | None
 ) -> Verdict:
     if quantised is None:
-        answer, source = engine.rule(asked), _source(engine, name, asked.family)
+        answer, source = engine.answer(asked), _source(engine, name, asked.family)
     else:
         answer, readable = quantised
         source = NOT_LOOKED_AT
         if engine.gguf:  # what we write is not quantised, so it depends on whether we can read it
-            answer = engine.rule(asked) if readable else no(answer.how)
+            answer = engine.answer(asked) if readable else no(answer.how)
             source = _source(engine, name, asked.family)
     return Verdict(engine=engine.label, loads=answer.loads, how=answer.how, source=source)
 

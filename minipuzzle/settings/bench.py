@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from minipuzzle.errors import UserError
 from minipuzzle.settings import job
 from minipuzzle.settings.bounds import settle
-from minipuzzle.settings.counts import MOST, parse_count
+from minipuzzle.settings.counts import token_count
 from minipuzzle.settings.declare import needed, setting
 
 
@@ -39,22 +39,8 @@ class BenchCommand:
         " first.",
         argument=True,
     )
-    prompt: int = setting(
-        8192,
-        "Tokens read, such as 65536 or 128k.",
-        unit="tokens",
-        parse=parse_count,
-        within=(1, MOST),
-        common=True,
-    )
-    output: int = setting(
-        1024,
-        "Tokens generated after them.",
-        unit="tokens",
-        parse=parse_count,
-        within=(1, MOST),
-        common=True,
-    )
+    prompt: int = token_count(8192, "Tokens read, such as 65536 or 128k.", common=True)
+    output: int = token_count(1024, "Tokens generated after them.", common=True)
     batch: int | None = setting(
         1,
         "Prompts at once; auto: as many as fit by the estimate.",

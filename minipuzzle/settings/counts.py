@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from typing import Any
 
 from minipuzzle.errors import UserError
+from minipuzzle.settings.declare import setting
 
 COUNT_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20}
 COUNTS = "a count such as 65536, 128k, 1M, 8Ki"
@@ -25,6 +27,13 @@ def parse_count(text: str) -> int:
     if unit not in COUNT_UNITS or (number * COUNT_UNITS[unit]).denominator != 1:
         raise malformed(text, COUNTS)
     return whole(number * COUNT_UNITS[unit], text, COUNTS)
+
+
+def token_count(
+    default: int, help: str, *, within: tuple[int, int] = (1, MOST), **more: Any
+) -> int:
+    """A setting that is a number of tokens, a count in any of its forms."""
+    return setting(default, help, unit="tokens", parse=parse_count, within=within, **more)
 
 
 def split(text: str, allowed: str) -> tuple[Fraction, str]:

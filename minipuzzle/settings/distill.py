@@ -12,7 +12,7 @@ from minipuzzle.registry import DIVERGENCES, LOSSES
 from minipuzzle.settings import job
 from minipuzzle.settings.adapter import AdapterSettings
 from minipuzzle.settings.bounds import FASTEST, TOKENS, settle
-from minipuzzle.settings.counts import parse_count
+from minipuzzle.settings.counts import token_count
 from minipuzzle.settings.data import Data
 from minipuzzle.settings.declare import group, setting
 from minipuzzle.settings.losses import DEFAULT_LOSS, loss_terms
@@ -62,13 +62,8 @@ class DistillSettings:
     SECTION: ClassVar[str] = "distill"
     PANEL: ClassVar[str] = "Distillation"
 
-    short_tokens: int = setting(
-        200_000,
-        "Tokens of the short run of each candidate.",
-        unit="tokens",
-        parse=parse_count,
-        within=TOKENS,
-        common=True,
+    short_tokens: int = token_count(
+        200_000, "Tokens of the short run of each candidate.", within=TOKENS, common=True
     )
     winner: Winner = setting(
         "loss", "What chooses the candidate of the long run: its validation loss, or tasks."

@@ -10,7 +10,7 @@ from minipuzzle.identity import Plain, changed
 from minipuzzle.settings import job
 from minipuzzle.settings.bounds import settle
 from minipuzzle.settings.budget import parse_budget
-from minipuzzle.settings.counts import MOST, parse_count
+from minipuzzle.settings.counts import token_count
 from minipuzzle.settings.data import Data
 from minipuzzle.settings.declare import group, setting
 from minipuzzle.settings.workload import Generation
@@ -62,31 +62,11 @@ class SearchSettings:
         short="b",
         common=True,
     )
-    context: int = setting(
-        8192,
-        "Tokens in the cache of a sequence.",
-        unit="tokens",
-        parse=parse_count,
-        within=(1, MOST),
-        panel=MEMORY,
-        common=True,
+    context: int = token_count(
+        8192, "Tokens in the cache of a sequence.", panel=MEMORY, common=True
     )
-    prompt: int = setting(
-        Generation().prompt,
-        "Tokens read.",
-        unit="tokens",
-        parse=parse_count,
-        within=(1, MOST),
-        panel=TIME,
-    )
-    output: int = setting(
-        Generation().output,
-        "Tokens generated after them.",
-        unit="tokens",
-        parse=parse_count,
-        within=(1, MOST),
-        panel=TIME,
-    )
+    prompt: int = token_count(Generation().prompt, "Tokens read.", panel=TIME)
+    output: int = token_count(Generation().output, "Tokens generated after them.", panel=TIME)
     latency: str = setting(
         "", "Table of minipuzzle profile.", unit="file", shown="the run's", panel=TIME
     )

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from minipuzzle.identity import Plain, changed
 from minipuzzle.settings.bounds import BATCHES, FASTEST, SEEDS, TOKENS, settle
-from minipuzzle.settings.counts import parse_count
+from minipuzzle.settings.counts import token_count
 from minipuzzle.settings.declare import setting
 
 Precision = Literal["bf16", "fp8", "fp8-emulated"]
@@ -45,13 +45,8 @@ class Training:
     SECTION: ClassVar[str] = "training"
     PANEL: ClassVar[str] = "Training"
 
-    tokens: int = setting(
-        2_000_000,
-        "Tokens to train on: 2000000, 3M, 63B.",
-        unit="tokens",
-        parse=parse_count,
-        within=TOKENS,
-        common=True,
+    tokens: int = token_count(
+        2_000_000, "Tokens to train on: 2000000, 3M, 63B.", within=TOKENS, common=True
     )
     learning_rate: float = setting(
         0.0, "Peak learning rate.", unit="rate", shown="auto", within=(0.0, FASTEST), common=True

@@ -34,23 +34,6 @@ class Answer:
     how: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Engine:
-    """A program that runs checkpoints.
-
-    ``label`` is its name for people, ``place`` its place in the table. ``read`` says in which
-    source the ``rule`` was read, ``families`` for which model_types. ``gguf``: it reads the file
-    that we write, not the checkpoint.
-    """
-
-    label: str
-    place: int
-    read: str
-    families: tuple[str, ...]
-    rule: Callable[[Asked], Answer]
-    gguf: bool = False
-
-
 def yes(how: str) -> Answer:
     """It loads."""
     return Answer(loads="yes", how=how)
@@ -71,6 +54,28 @@ def ordinary(asked: Asked) -> Answer:
     if asked.family in EVERYWHERE:
         return yes(AS_IT_IS)
     return unproven("whether it has this family was not looked up")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """A program that runs checkpoints.
+
+    ``label`` is its name for people, ``place`` its place in the table. ``read`` says in which
+    source the ``rule`` was read, ``families`` for which model_types; ``others`` answers for the
+    rest. ``gguf``: it reads the file that we write, not the checkpoint.
+    """
+
+    label: str
+    place: int
+    read: str
+    families: tuple[str, ...]
+    rule: Callable[[Asked], Answer]
+    others: Callable[[Asked], Answer] = ordinary
+    gguf: bool = False
+
+    def answer(self, asked: Asked) -> Answer:
+        """Whether it loads a checkpoint."""
+        return (self.rule if asked.family in self.families else self.others)(asked)
 
 
 def varying(architecture: Architecture) -> set[str]:

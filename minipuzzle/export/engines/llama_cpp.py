@@ -24,5 +24,6 @@ ENGINE = Engine(
     read="llama.cpp, src/llama-model.cpp, convert_hf_to_gguf.py",
     families=(*HYBRIDS, *EVERYWHERE),
     rule=_rule,
+    others=_rule,
     gguf=True,
 )

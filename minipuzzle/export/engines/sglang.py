@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from minipuzzle.export.engines.base import (
-    HYBRIDS,
-    Answer,
-    Asked,
-    Engine,
-    no,
-    ordinary,
-    split,
-    unproven,
-    yes,
-)
+from minipuzzle.export.engines.base import HYBRIDS, Answer, Asked, Engine, no, split, unproven, yes
 
 
 def _rule(asked: Asked) -> Answer:
-    if asked.family not in HYBRIDS:
-        return ordinary(asked)
     ssm, attention, widths = split(asked.architecture)
     if ssm:
         return no(f"one cache shape for all Mamba-2 blocks, these differ in {ssm}")

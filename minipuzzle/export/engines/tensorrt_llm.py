@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from minipuzzle.export.engines.base import (
-    HYBRIDS,
-    Answer,
-    Asked,
-    Engine,
-    no,
-    ordinary,
-    split,
-    varying,
-    yes,
-)
+from minipuzzle.export.engines.base import HYBRIDS, Answer, Asked, Engine, no, split, varying, yes
 
 
 def _rule(asked: Asked) -> Answer:
-    if asked.family not in HYBRIDS:
-        return ordinary(asked)
     names = {weight.name for block in asked.architecture.blocks for weight in block.weights}
     if "down_proj.bias" in names:
         return no("its feed-forward blocks have no bias")

@@ -5,16 +5,18 @@ from __future__ import annotations
 from minipuzzle.export.engines.base import AS_IT_IS, HYBRIDS, Answer, Asked, Engine, yes
 
 
+def _others(asked: Asked) -> Answer:
+    """Their checkpoints are homogeneous (their configs can say nothing else), so their own classes
+    load them.
+    """
+    if any(block.sizes.get("groups", 1) > 1 for block in asked.architecture.blocks):
+        return yes(
+            "5.23 or later: earlier ones load it but take one gated norm over all groups of heads"
+        )
+    return yes(AS_IT_IS)
+
+
 def _rule(asked: Asked) -> Answer:
-    if asked.family not in HYBRIDS:
-        # Checkpoints of every other family are homogeneous (its config can say nothing else), so
-        # its own class loads them.
-        if any(block.sizes.get("groups", 1) > 1 for block in asked.architecture.blocks):
-            return yes(
-                "5.23 or later: earlier ones load it but take one gated norm over all groups of"
-                " heads"
-            )
-        return yes(AS_IT_IS)
     if asked.architecture.homogeneous:
         return yes(
             "5.16 or later as it is; it clamps dt at 0.001 in prefill (docs/decisions/dt-clamp.md)"
@@ -28,4 +30,5 @@ ENGINE = Engine(
     read="transformers 5.23.0, models/nemotron_h",
     families=HYBRIDS,
     rule=_rule,
+    others=_others,
 )

@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from minipuzzle.export.engines.base import (
-    HYBRIDS,
-    Answer,
-    Asked,
-    Engine,
-    no,
-    ordinary,
-    split,
-    unproven,
-    yes,
-)
+from minipuzzle.export.engines.base import HYBRIDS, Answer, Asked, Engine, no, split, unproven, yes
 
 
 def _rule(asked: Asked) -> Answer:
-    if asked.family not in HYBRIDS:
-        return ordinary(asked)
     ssm, attention, _ = split(asked.architecture)
     if ssm:
         return no(f"Mamba-2 sizes are global fields there, these blocks differ in {ssm}")

@@ -230,6 +230,7 @@ def test_names_that_are_taken_are_refused_where_a_kind_is_declared():
         {"kind": "own", "letter": "M"},
         {"kind": "depth", "letter": "Q"},
         {"kind": "own", "letter": "Q", "widths": Mamba2.widths},
+        {"kind": "own", "letter": "Q", "widths": (replace(Lanes.widths[0], axis="own"),)},
     ):
         with pytest.raises(TypeError, match="names that are taken"):
             type("Own", (Block,), {"widths": (), **taken})

@@ -98,7 +98,10 @@ class Block:
             return
         others = [other for kind, other in KINDS.items() if kind != cls.kind]
         taken = {name for other in others for name in _names(other)}
-        if clash := ({"hidden", "."} | taken) & set(_names(cls)):
+        own = Counter(_names(cls))
+        if clash := ({"hidden", "."} | taken) & set(own) | {
+            n for n, times in own.items() if times > 1
+        }:
             raise TypeError(
                 f"the kind {cls.kind!r} has names that are taken: {', '.join(sorted(clash))}"
             )

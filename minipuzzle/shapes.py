@@ -4,7 +4,8 @@ signature are equal sizes.
     b rows            s tokens of a row    n tokens of any rows    t tokens in a cache
     d hidden          v vocabulary         c channels              r what a product sums over
     h heads           p head_dim           g groups                z state
-    k taps, entries, sums                  *rest any axes          #b the size b, or 1
+    e experts         i channels of an expert
+    k taps, entries, sums, choices         *rest any axes          #b the size b, or 1
 
 People and mypy read them (to mypy they are the plain ``Tensor``); tests check them at every call
 (tests/shape_checks.py). Without jaxtyping, which only tests need, they say nothing at run time.

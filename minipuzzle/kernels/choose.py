@@ -11,18 +11,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from minipuzzle.errors import UserError
-from minipuzzle.kernels import reference
+from minipuzzle.kernels import experts, reference
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kernels:
     """The operations of a Mamba-2 block (signatures: ``minipuzzle.kernels.reference``), their name
-    and the reason.
+    and the reason; and how experts run.
 
     ``mix``, where there is one, does convolution, scan and gated norm at once and keeps less for
-    the backward pass.
+    the backward pass. ``run_experts``: signature of ``minipuzzle.kernels.experts.run_experts``.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Kernels:
     scan: Callable[..., Any]
     scan_step: Callable[..., Any]
     gated_norm: Callable[..., Any]
+    run_experts: Callable[..., Tensor] = experts.run_experts
     mix: Any = None
     mix_multiple: int = 1
 

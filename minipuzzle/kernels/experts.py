@@ -1,0 +1,129 @@
+"""What routed experts compute, in plain PyTorch: sum over a token's choices of
+weight * down_e(f(up_e x)), or down_e(silu(gate_e x) * up_e x) where they are gated.
+
+Rows (a token and one of its choices) are sorted by expert, so that an expert's rows are one matrix.
+Products with a stack of matrices are loops here, and this is the oracle of the faster ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minipuzzle.kernels.pointwise import relu_squared, silu_product
+from minipuzzle.shapes import Bool, Float, Int
+
+Product = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(rows [rows, in], stack [E, out, in], offsets [E + 1]) -> [rows, out]: the rows from offsets[e]
+to offsets[e + 1] times the transposed matrix e.
+"""
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu2": relu_squared, "silu": F.silu}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """Rows, sorted by expert. Row i is token ``order[i] // k``'s choice ``order[i] % k``; choice j
+    of token t is row ``inverse[t * k + j]``.
+
+    ``order``, ``inverse`` [rows] int64; ``experts`` [rows], ascending; ``offsets`` [E + 1] int32:
+    where each expert's rows begin, and the end.
+    """
+
+    order: Tensor
+    inverse: Tensor
+    experts: Tensor
+    offsets: Tensor
+
+    @staticmethod
+    def of(chosen: Int[Tensor, "n k"], count: int) -> Order:
+        """Of the choices among ``count`` experts; a token's rows keep their order."""
+        # a GPU sorts the fewer bits the faster
+        experts, order = chosen.flatten().to(torch.int16).sort(stable=True)
+        places = torch.arange(len(order), device=chosen.device)
+        bounds = torch.arange(count + 1, dtype=torch.int16, device=chosen.device)
+        return Order(
+            order=order,
+            inverse=torch.empty_like(order).scatter_(0, order, places),
+            experts=experts.long(),
+            offsets=torch.searchsorted(experts, bounds, out_int32=True),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Routed:
+    """What scoring reads of experts: rows sorted by expert.
+
+    ``channels`` [rows, I], what the down matrices read; ``outputs`` [rows, d] before they are
+    weighted; ``gates`` [rows], the weights; ``experts`` [rows] int64, ascending; ``offsets``
+    [E + 1] int32: where each expert's rows begin, and the end.
+    """
+
+    channels: Tensor
+    outputs: Tensor
+    gates: Tensor
+    experts: Tensor
+    offsets: Tensor
+
+
+def looped(rows: Tensor, stack: Tensor, offsets: Tensor) -> Tensor:
+    """A ``Product``, one expert after another, in any dtype. Waits for the device."""
+    if rows.is_meta:  # no sizes there; what is allocated are the pieces and their concatenation
+        return torch.empty_like(rows.new_empty(len(rows), stack.shape[1]))
+    sizes = offsets.diff().tolist()
+    pieces = zip(rows.split(sizes), stack.unbind(), strict=True)
+    # one expert at least: nothing else says that no rows have a gradient
+    products = [F.linear(part, matrix) for part, matrix in pieces if len(part)]
+    return torch.cat(products) if products else rows.new_empty(0, stack.shape[1])
+
+
+def run_experts(
+    x: Float[Tensor, "n d"],
+    up: Float[Tensor, "e r d"],
+    down: Float[Tensor, "e d i"],
+    weights: Float[Tensor, "n k"],
+    chosen: Int[Tensor, "n k"],
+    activation: str,
+    gated: bool,
+    kept: Bool[Tensor, "e i"] | None = None,
+    watch: Callable[[Routed], None] | None = None,
+    *,
+    product: Product = looped,
+) -> Float[Tensor, "n d"]:
+    """Sum over choices [n, d] in x's dtype, added up in the wider of x's and the weights' dtype.
+
+    ``activation`` is "relu2" or "silu". r = I, or 2 I where ``gated``: gate rows, then up rows.
+    ``kept``: the channels of each expert that its down matrix still reads. ``watch`` is called with
+    the rows; gradients flow through what it sees.
+    """
+    order = Order.of(chosen, len(up))
+    rows = x[order.order // chosen.shape[1]]  # [rows, d]
+    channels = activate(product(rows, up, order.offsets), activation, gated)  # [rows, I]
+    if kept is not None:
+        channels = channels * kept[order.experts]
+    outputs = product(channels, down, order.offsets)  # [rows, d]
+    if watch is not None:
+        watch(
+            Routed(
+                channels=channels,
+                outputs=outputs,
+                gates=weights.flatten()[order.order],
+                experts=order.experts,
+                offsets=order.offsets,
+            )
+        )
+    # each token's own rows are added up: the same sum every time, which index_add_'s is not
+    own = outputs[order.inverse.view_as(chosen)]  # [n, k, d]
+    return (own * weights[..., None]).sum(1).to(x.dtype)
+
+
+def activate(projected: Float[Tensor, "rows r"], activation: str, gated: bool) -> Tensor:
+    """f(up), or f(gate) * up of the halves of ``projected``: [rows, I]."""
+    function = ACTIVATIONS[activation]
+    if not gated:
+        return function(projected)
+    gate, up = projected.chunk(2, -1)
+    return silu_product(gate, up) if function is F.silu else function(gate) * up

@@ -67,6 +67,13 @@ def cuts(draw):
                         for h in draw(st.permutations(range(per)))[:count]
                     )
                 )
+            elif axis == "groups*state":  # each group keeps its own
+                count = draw(st.integers(1, block.state))
+                kept[axis] = tuple(
+                    g * block.state + n
+                    for g in range(groups)
+                    for n in sorted(draw(st.permutations(range(block.state)))[:count])
+                )
             else:
                 kept[axis] = some(draw, block.sizes[axis])
             shared[block.kind, axis] = kept[axis]

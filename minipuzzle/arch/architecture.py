@@ -96,13 +96,25 @@ class Architecture:
         """
         top = {EMBEDDING.name} if self.tied_head else {EMBEDDING.name, HEAD.name}
         blocks = enumerate(self.blocks)
-        return frozenset(top | {f"blocks.{i}.{n}.weight" for i, b in blocks for n in b.projections})
+        return frozenset(top | {f"blocks.{i}.{name}" for i, b in blocks for name in b.matrices})
+
+    @property
+    def buffers(self) -> frozenset[str]:
+        """The names of tensors that are no parameters."""
+        blocks = enumerate(self.blocks)
+        return frozenset(f"blocks.{i}.{name}" for i, block in blocks for name in block.buffers)
 
     @property
     def parameters(self) -> int:
         """The number of parameters; the blocks and the top add up to every tensor of the file."""
         top = self.vocab_size * self.hidden * (1 if self.tied_head else 2) + self.hidden
         return top + sum(block.parameters for block in self.blocks)
+
+    @property
+    def active_parameters(self) -> int:
+        """The number of parameters that one token is computed with, all of the top among them."""
+        blocks = sum(block.parameters - block.active_parameters for block in self.blocks)
+        return self.parameters - blocks
 
     @property
     def layer_groups(self) -> list[tuple[int, ...]]:

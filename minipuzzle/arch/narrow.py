@@ -39,7 +39,7 @@ def kept(block: Block, scores: Mapping[str, Array], sizes: Sizes) -> dict[str, t
     for width in block.searched:
         size = sizes.get(width.axis, block.sizes[width.axis])
         if size < block.sizes[width.axis]:
-            found |= width.keep(block, values_of(width, scores), size)
+            found |= width.keep(block, values_of(width, scores), size, found)
     return found
 
 
@@ -57,10 +57,8 @@ def values_of(width: Width, scores: Mapping[str, Array]) -> Array:
 
 def kept_sizes(block: Block, kept: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """The size of every searched axis of a block that keeps these indices."""
-    return {
-        width.axis: len(kept[width.axis]) if width.axis in kept else block.sizes[width.axis]
-        for width in block.searched
-    }
+    sizes = block.sizes | block.kept_sizes(kept)
+    return {width.axis: sizes[width.axis] for width in block.searched}
 
 
 def offered(
@@ -72,4 +70,5 @@ def offered(
     if width.axis in rules.fixed:
         return (block.sizes[width.axis],)
     sizes = width.candidate_sizes(block, share, multiple)
-    return tuple(size for size in sizes if rules.allows(resized(block, {width.axis: size})))
+    forms = {size: resized(block, {width.axis: size}) for size in sizes}
+    return tuple(size for size, form in forms.items() if rules.allows(form))

@@ -60,7 +60,7 @@ class Rules:
 
     def allows(self, block: Block) -> bool:
         """Whether a block has sizes that a checkpoint can have."""
-        return all(multiple.allows(block) for multiple in self.multiples)
+        return block.fault() is None and all(multiple.allows(block) for multiple in self.multiples)
 
     def allows_hidden(self, blocks: Sequence[Block], hidden: int) -> bool:
         """Whether a search may give all ``blocks`` this hidden size; where other sizes are

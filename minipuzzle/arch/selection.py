@@ -66,18 +66,16 @@ class Selection:
         return replace(parent, blocks=tuple(blocks), hidden=hidden)
 
     def _narrow(self, index: int, block: Block) -> Block:
-        kept, sizes = self.axes(index), block.sizes
+        kept = self.axes(index)
         allowed = (*block.prunable, "hidden")
         for axis, chosen in kept.items():
+            whole = block.whole_size(axis) if axis in allowed else 0
             in_order = list(chosen) == sorted(set(chosen)) and len(chosen) > 0
-            if axis not in allowed or not in_order or chosen[0] < 0 or chosen[-1] >= sizes[axis]:
+            if not in_order or chosen[0] < 0 or chosen[-1] >= whole:
                 raise UserError(
                     f"Block {index} cannot keep these indices of axis {axis!r}.",
                     got=str(chosen)[:80],
-                    allowed=(
-                        f"ascending indices below {sizes.get(axis, 0)} of one of"
-                        f" {', '.join(allowed)}"
-                    ),
+                    allowed=f"ascending indices below {whole} of one of {', '.join(allowed)}",
                     next="Choose other indices, or leave the axis whole.",
                 )
         if (broken := block.uneven(kept)) is not None:
@@ -88,4 +86,20 @@ class Selection:
                 allowed=f"the same number, at least 1, in each {of}",
                 next="Keep the same number in every group.",
             )
-        return block.resized(**{axis: len(chosen) for axis, chosen in kept.items()})
+        for width in block.own_widths:
+            if width.ordered and kept.get(width.key, (0,))[-1] >= len(kept.get(width.key, (0,))):
+                raise UserError(
+                    f"Block {index} must keep the first {width.label}.",
+                    got=str(kept[width.key])[:80],
+                    allowed="0, 1, 2, ... without a gap",
+                    next="Keep the first ones.",
+                )
+        narrow = block.resized(**block.kept_sizes(kept))
+        if (fault := narrow.fault()) is not None:
+            raise UserError(
+                f"Block {index} cannot have these sizes.",
+                got=fault[0],
+                allowed=fault[1],
+                next="Choose other sizes.",
+            )
+        return narrow

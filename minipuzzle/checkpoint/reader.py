@@ -114,8 +114,9 @@ class Checkpoint:
 
     @property
     def parameters(self) -> int:
-        """The number of elements in the file."""
-        return sum(e.numbers for e in self._entries.values())
+        """The number of elements in the file, buffers apart."""
+        buffers = self.architecture.buffers
+        return sum(e.numbers for name, e in self._entries.items() if name not in buffers)
 
     @property
     def bytes(self) -> int:

@@ -18,7 +18,7 @@ def width_of(block: Block) -> Width | None:
 
     Raises: NotImplementedError for a kind whose widths are ranked by several arrays.
     """
-    if len({width.score for width in block.widths}) > 1:
+    if len({width.score for width in block.searched}) > 1:
         raise NotImplementedError(f"several scores of the kind {block.kind!r}: one is collected")
     return block.widths[0] if block.widths else None
 

@@ -83,8 +83,8 @@ class Block:
     """The least share of its blocks that a search keeps at each level of its space, the widest
     last. Kinds that leave it are bounded together, as "others".
     """
-    filters: ClassVar[tuple[str, ...]] = ()
-    """Weights of three dimensions that are no projections: a convolution's."""
+    apart: ClassVar[tuple[str, ...]] = ()
+    """Weights of two or three dimensions that are no projections: a convolution's, a router's."""
     fused: ClassVar[dict[str, tuple[str, ...]]] = {}
     """Projections of one input that an adapter may take as one, by the name for it ("qkv")."""
 
@@ -166,23 +166,55 @@ class Block:
     @property
     def parameters(self) -> int:
         """The number of parameters, the norm included."""
-        return sum(w.numel(self.sizes) for w in self.weights)
+        return sum(w.numel(self.sizes) for w in self.weights if w.name not in self.buffers)
+
+    @property
+    def buffers(self) -> tuple[str, ...]:
+        """Tensors of the file that are no parameters: held in FP32, not trained, not counted."""
+        return ()
+
+    @property
+    def active_parameters(self) -> int:
+        """The number of parameters that one token is computed with."""
+        return self.parameters
+
+    def read_parameters(self, tokens: float) -> float:
+        """How many parameters a forward pass of so many tokens reads, on average."""
+        return float(self.parameters)
 
     @property
     def projections(self) -> dict[str, tuple[int, int]]:
         """The matrices, by name without ".weight": (d_out, d_in). Adapters, FP8 and weight decay
         touch these.
 
-        Raises: NotImplementedError for a weight of three dimensions that is not among ``filters``.
+        Raises: NotImplementedError for a weight of three dimensions that is neither among ``apart``
+        nor among ``stacks``.
         """
         found = {}
         for w in self.weights:
-            if len(w.dims) > 2 and w.name not in self.filters:
+            if w.name in self.apart or w.name in self.stacks:
+                continue
+            if len(w.dims) > 2:
                 raise self._undeclared(f"what {w.name} is")
             if len(w.dims) == 2:
                 rows, columns = w.shape(self.sizes)
                 found[w.name.removesuffix(".weight")] = (rows, columns)
         return found
+
+    @property
+    def stacks(self) -> dict[str, tuple[int, int, int]]:
+        """Matrices of one shape in one tensor, by its name: (count, d_out, d_in)."""
+        return {}
+
+    @property
+    def matrices(self) -> tuple[str, ...]:
+        """The names of what products are made with: projections and stacks."""
+        return (*(f"{name}.weight" for name in self.projections), *self.stacks)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the matrices that write into the stream."""
+        return (f"{self.output}.weight",)
 
     def weight(self, name: str) -> Weight:
         """The tensor of a name."""
@@ -196,19 +228,24 @@ class Block:
         return slice(start, start + counts[rows.segment])
 
     @property
+    def own_widths(self) -> tuple[Width, ...]:
+        """The widths of its kind whose axes it has."""
+        return tuple(width for width in self.widths if width.axis in self.sizes)
+
+    @property
     def prunable(self) -> tuple[str, ...]:
-        """The axes that a selection may shrink."""
-        return tuple(axis for w in self.widths for axis in w.axes)
+        """The names of what a selection may keep a part of."""
+        return tuple(key for w in self.own_widths for key in w.keys)
 
     @property
     def searched(self) -> tuple[Width, ...]:
         """The widths whose sizes a search chooses."""
-        return tuple(width for width in self.widths if width.searched)
+        return tuple(width for width in self.own_widths if width.searched)
 
     @property
     def score_shapes(self) -> dict[str, tuple[int, ...]]:
         """The arrays of scores that rank its widths, by name, and their shapes."""
-        return {width.score: width.score_shape(self) for width in self.widths}
+        return {width.score: width.score_shape(self) for width in self.own_widths}
 
     def form(self) -> Self:
         """The block without what may differ among blocks that count as alike."""
@@ -219,6 +256,23 @@ class Block:
         changes: dict[str, Any] = dict(sizes)
         return replace(self, **changes)
 
+    def whole_size(self, name: str) -> int:
+        """How many indices there are of what a selection names by an axis or by two."""
+        return prod(self.sizes[axis] for axis in name.split("*"))
+
+    def kept_sizes(self, kept: Kept) -> dict[str, int]:
+        """The size of each axis that ``kept`` names, once the block keeps no more."""
+        found = {}
+        for name, chosen in kept.items():
+            each, _, axis = name.rpartition("*")
+            rows = len(kept[each]) if each in kept else self.sizes.get(each, 1)
+            found[axis] = len(chosen) // rows
+        return found
+
+    def fault(self) -> tuple[str, str] | None:
+        """(what its sizes say, what is allowed) where they contradict each other."""
+        return None
+
     def product_flops(self) -> int:
         """Operations a token in all projections."""
         return 2 * sum(rows * columns for rows, columns in self.projections.values())
@@ -227,12 +281,14 @@ class Block:
         """The first coupling that ``kept`` breaks, and how many it keeps in each part; None where
         it keeps equally many, and at least one, everywhere.
         """
-        for width in self.widths:
+        for width in self.own_widths:
             parts, whole = width.coupling
             if parts is None or not {parts, whole} & set(kept):
                 continue
-            share = self.sizes[parts] // self.sizes[whole]
-            count = Counter(i // share for i in kept.get(parts, range(self.sizes[parts])))
+            if width.each is not None and parts not in kept:
+                continue  # an index that goes takes its own along
+            share = self.whole_size(parts) // self.sizes[whole]
+            count = Counter(i // share for i in kept.get(parts, range(self.whole_size(parts))))
             wholes = kept.get(whole, range(self.sizes[whole]))
             if set(count) - set(wholes):
                 return width, [0]

@@ -21,7 +21,7 @@ class Mamba2(Block):
     label: ClassVar[str] = "Mamba-2"
     output: ClassVar[str] = "out_proj"
     estimator: ClassVar[str] = "contribution"
-    filters: ClassVar[tuple[str, ...]] = ("conv.weight",)
+    apart: ClassVar[tuple[str, ...]] = ("conv.weight",)
     widths: ClassVar[tuple[Width, ...]] = (
         Width(
             axis="heads",

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from minipuzzle.kinds.axes import Kept
 from minipuzzle.kinds.rounding import MULTIPLE, SMALL_MULTIPLE, least_count, rounded_sizes
 
 Array = NDArray[np.float64]
@@ -29,13 +30,16 @@ class Width:
 
     ``score`` names the array of scores, ``of`` the axes of its dimensions. An index is worth the L2
     norm over all values it is made of (arXiv:2504.11409, section 3.1). ``within``: an axis each of
-    whose indices keeps equally many. ``follows``: an axis of which each kept index takes its whole
-    share along. ``label`` is what people call the axis, ``coupled`` what must be equal in number
-    and in each of what. ``shares`` of the whole are the sizes that damage curves measure.
+    whose indices keeps equally many. ``each``: an axis each of whose indices keeps its own, equally
+    many. ``ordered``: the first ones stay, whatever the scores. ``follows``: an axis of which each
+    kept index takes its whole share along. ``label`` is what people call the axis, ``coupled`` what
+    must be equal in number and in each of what. ``shares`` of the whole are the sizes that damage
+    curves measure.
 
     ``searched``: the search chooses its size; otherwise only a selection names it. ``candidates``
-    are the sizes it chooses from: "every" multiple of ``step``, sizes "rounded" to the multiple
-    that the settings name, or "divisors" of the whole. ``switch`` names the search setting without
+    are the sizes it chooses from: "every" multiple of ``step``, "parts" of the whole in 32 steps
+    rounded to ``step``, sizes "rounded" to the multiple that the settings name, or "divisors" of
+    the whole. ``switch`` names the search setting without
     which it stays whole ("": it needs none). ``in_grid``: the grid of sizes that all blocks share
     varies it; otherwise only the solver does. ``per_block`` is (setting, value): with that value
     the solver gives each block its own size; None: all blocks of the kind share one.
@@ -46,11 +50,13 @@ class Width:
     of: tuple[str, ...]
     label: str
     within: str | None = None
+    each: str | None = None
+    ordered: bool = False
     follows: str | None = None
     coupled: tuple[str, str] = ("", "")
     shares: tuple[float, ...] = ()
     searched: bool = True
-    candidates: Literal["every", "rounded", "divisors"] = "every"
+    candidates: Literal["every", "parts", "rounded", "divisors"] = "every"
     switch: str = ""
     in_grid: bool = True
     per_block: tuple[str, bool] | None = None
@@ -61,10 +67,22 @@ class Width:
         return (self.axis,) if self.follows is None else (self.follows, self.axis)
 
     @property
+    def key(self) -> str:
+        """Under this name a selection has the kept indices (``kinds.axes``)."""
+        return self.axis if self.each is None else f"{self.each}*{self.axis}"
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The names of what a selection keeps: of this axis and of the one that follows."""
+        return (self.key,) if self.follows is None else (self.follows, self.key)
+
+    @property
     def coupling(self) -> tuple[str | None, str]:
-        """(parts, whole): each kept index of ``whole`` keeps equally many of ``parts``; (None, "")
-        where the axis is free.
+        """(parts, whole): each kept index of ``whole`` keeps equally many of ``parts``, as a
+        selection names them; (None, "") where the axis is free.
         """
+        if self.each is not None:
+            return self.key, self.each
         if self.within is not None:
             return self.axis, self.within
         return (None, "") if self.follows is None else (self.follows, self.axis)
@@ -84,8 +102,8 @@ class Width:
         whole, step = block.sizes[self.axis], self.step(block)
         if self.candidates == "divisors":
             return tuple(size for size in range(1, whole + 1) if whole % size == 0)
-        if self.candidates == "rounded":
-            return rounded_sizes(whole, share, multiple)
+        if self.candidates in ("rounded", "parts"):
+            return rounded_sizes(whole, share, multiple if self.candidates == "rounded" else step)
         parts = whole // step
         return tuple(k * step for k in range(max(1, least_count(parts, share)), parts + 1))
 
@@ -127,10 +145,19 @@ class Width:
         parts = values.reshape(block.sizes[self.axis], -1)  # [indices, parts of each]
         return np.sqrt(np.square(parts).sum(axis=1))
 
-    def keep(self, block: Sized, values: Array, size: int) -> dict[str, tuple[int, ...]]:
+    def keep(
+        self, block: Sized, values: Array, size: int, others: Kept | None = None
+    ) -> dict[str, tuple[int, ...]]:
         """The ``size`` best indices by ``values`` [of], ascending, equally many in each group, and
-        with them those of the axis that follows.
+        with them those of the axis that follows. ``others`` are kept already.
         """
+        if self.ordered:
+            return {self.key: tuple(range(size))}
+        if self.each is not None:
+            rows = (others or {}).get(self.each, range(block.sizes[self.each]))
+            whole = block.sizes[self.axis]
+            own = (row * whole + i for row in rows for i in top(values[row], size))
+            return {self.key: tuple(own)}
         groups = self.step(block)
         ranked = self.strength(block, values).reshape(groups, -1)  # [groups, indices in each]
         each = ranked.shape[1]
@@ -146,8 +173,11 @@ class Width:
         lost when the best 0, 1, ... indices are kept.
         """
         groups = self.step(block)
-        ranked = self.strength(block, values).reshape(groups, -1)  # [groups, indices in each]
-        squares = np.square(-np.sort(-ranked, axis=1))
+        if self.ordered or self.each is not None:
+            ranked = values.reshape(-1, block.sizes[self.axis])  # [indices of each, own indices]
+        else:
+            ranked = self.strength(block, values).reshape(groups, -1)  # [groups, indices in each]
+        squares = np.square(ranked if self.ordered else -np.sort(-ranked, axis=1))
         whole = squares.sum()
         kept = np.concatenate([[0.0], np.cumsum(squares.sum(axis=0))])  # [indices in each + 1]
         lost = 1 - kept / whole if whole > 0 else np.zeros(len(kept))

@@ -28,8 +28,8 @@ def load_model(
     weights.
     """
     model = HybridLM(checkpoint.architecture, device=device, dtype=dtype, kernels=kernels)
-    for name, parameter in model.named_parameters():
-        parameter.copy_(checkpoint.tensor(name))
+    for name, tensor in model.state_dict().items():
+        tensor.copy_(checkpoint.tensor(name))
     return model
 
 
@@ -44,8 +44,8 @@ def load_frozen(
     Raises: UserError for NaN or infinite weights.
     """
     model = frozen_model(checkpoint.architecture, device, kernels=kernels)
-    for name, parameter in model.named_parameters():
-        checkpoint.read_into(name, parameter.data)
+    for name, tensor in model.state_dict().items():
+        checkpoint.read_into(name, tensor)
     return model
 
 
@@ -90,7 +90,8 @@ def init_model(
         architecture, dtype=torch.float32, kernels=kernels or choose(torch.device(device))
     )
     generator = torch.Generator().manual_seed(seed)
-    outputs = {f"blocks.{i}.{b.output}.weight" for i, b in enumerate(architecture.blocks)}
+    blocks = enumerate(architecture.blocks)
+    outputs = {f"blocks.{i}.{name}" for i, block in blocks for name in block.outputs}
     matrices = architecture.matrices
     for name, parameter in model.named_parameters():
         if name in matrices:

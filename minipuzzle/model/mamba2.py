@@ -13,10 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minipuzzle.kernels import Kernels
-from minipuzzle.kinds import Block, Mamba2
+from minipuzzle.kinds import Block, Kept, Mamba2
 from minipuzzle.model.base import Context, ResidualBlock
 from minipuzzle.model.cache import Slot
+from minipuzzle.model.masks import index_mask
 from minipuzzle.shapes import Float
+
+STATE = "groups*state"
 
 
 @dataclass(kw_only=True)
@@ -41,6 +44,7 @@ class Mamba2Block(ResidualBlock):
         super().__init__(block, eps, kernels)
         self.kernels = kernels
         self.eps = eps
+        self.kept_state: Tensor | None = None  # [groups, state] bool; None for all of it
         packed = block.inner + block.conv_channels + block.heads
         self.in_proj = nn.Linear(block.hidden, packed, bias=block.proj_bias)
         self.conv = nn.Conv1d(
@@ -95,6 +99,7 @@ class Mamba2Block(ResidualBlock):
         if (
             slot is None
             and self.kept is None
+            and self.kept_state is None
             and self.kernels.can_mix(projected.shape[-1], b.conv_channels)
         ):
             y = self.kernels.mix(
@@ -185,8 +190,17 @@ class Mamba2Block(ResidualBlock):
         """x [..., heads, head_dim], B and C [..., groups, n]."""
         b = self.block
         xs, bs, cs = convolved.split([b.inner, b.groups * b.state, b.groups * b.state], dim=-1)
-        return (
-            xs.unflatten(-1, (b.heads, b.head_dim)),
-            bs.unflatten(-1, (b.groups, b.state)),
-            cs.unflatten(-1, (b.groups, b.state)),
-        )
+        cs = cs.unflatten(-1, (b.groups, b.state))
+        if self.kept_state is not None:  # what C does not read of the state adds nothing to y
+            cs = cs * self.kept_state
+        return xs.unflatten(-1, (b.heads, b.head_dim)), bs.unflatten(-1, (b.groups, b.state)), cs
+
+    def masks(self, kept: Kept) -> list[tuple[Any, str, Tensor | None]]:
+        """As ``ResidualBlock.masks``; of the state a mask of what C reads."""
+        others = {name: chosen for name, chosen in kept.items() if name != STATE}
+        shape = (self.block.groups, self.block.state)
+        mask = index_mask(math.prod(shape), kept.get(STATE), self.norm.weight.device)
+        return [
+            *super().masks(others),
+            (self, "kept_state", None if mask is None else mask.view(shape)),
+        ]

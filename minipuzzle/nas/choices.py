@@ -108,7 +108,7 @@ class Choices:
                 continue
             block = self.parent.blocks[i]
             option = tuple(kept_sizes(block, stays).values())
-            searched = {axis for width in block.searched for axis in width.axes}
+            searched = {key for width in block.searched for key in width.keys}
             if option not in self.numbers[i] or set(stays) - searched:
                 return None
             found.append(self.numbers[i][option])

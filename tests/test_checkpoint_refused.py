@@ -68,7 +68,7 @@ REFUSED = {
         lambda f: weights(
             f, lambda t: t | {"model.layers.0.mlp.experts.0.up_proj.weight": torch.ones(2, 2)}
         ),
-        ["Mixture-of-experts"],
+        ["fewer experts than the files"],
     ),
     "a head that is not there": (without("lm_head"), [HEAD, "tie_word_embeddings"]),
     "a classifier": (

@@ -19,6 +19,7 @@ from minipuzzle.adapters.saved import Lora, SavedAdapter
 from minipuzzle.artifacts import write_atomic, write_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
+from minipuzzle.families import single
 
 WEIGHTS = "adapter_model.safetensors"
 KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
@@ -182,7 +183,7 @@ def _all_names(base: Checkpoint) -> dict[str, tuple[str, ...]]:
         for name in block.projections
     ]
     return {
-        module: tuple(n.removesuffix(".weight") for n in named[f"{module}.weight"])
+        module: tuple(n.removesuffix(".weight") for n in single(named[f"{module}.weight"]))
         for module in modules
     }
 

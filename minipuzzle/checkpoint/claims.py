@@ -13,8 +13,10 @@ from typing import Any
 from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint.header import Entry
 from minipuzzle.checkpoint.heads import EMBEDDING, HEAD, TORCH_DTYPES
+from minipuzzle.checkpoint.pieces import RESTORE, check_pieces, placed, whole
+from minipuzzle.checkpoint.stored import Stored
 from minipuzzle.errors import UserError
-from minipuzzle.families import Family
+from minipuzzle.families import Family, Name, names_of
 
 IGNORED = {
     "multi-token prediction (mtp.*)": re.compile(r"^mtp\."),
@@ -39,7 +41,6 @@ WRAPPERS = {
     "base_layer": "PEFT",
     "base_model": "PEFT",
 }
-RESTORE = "config.json and weights disagree: restore both from one place."
 FINE = "tensors named as transformers' save_pretrained names them"
 
 
@@ -49,30 +50,34 @@ def claim(
     family: Family,
     architecture: Architecture,
     entries: dict[str, Entry],
-) -> dict[str, str]:
-    """Canonical name -> the name in the files, for each tensor of ``architecture``.
+) -> dict[str, Stored]:
+    """Canonical name -> where it lies in the files, for each tensor of ``architecture``.
 
-    Raises: UserError where one is missing, there under two names or of another shape, where there
-    is one too many, and where weights are quantised: with what the files seem to be, if that can be
-    told.
+    Raises: UserError where one is missing, there under two names or of another shape, there in some
+    of its pieces only, where there is one too many, and where weights are quantised: with what the
+    files seem to be, if that can be told.
     """
     names = family.names(architecture)
     if architecture.tied_head:  # transformers ties both ways: a file may have the one or the other
         head = family.names(replace(architecture, tied_head=False))[HEAD]
-        names[EMBEDDING] = tuple(n for n in names[EMBEDDING] if n in entries) or (
+        names[EMBEDDING] = tuple(n for n in names[EMBEDDING] if whole(n, entries)) or (
             *names[EMBEDDING],
             *head,
         )
-        tied = set(head)
+        tied = {n for name in head for n in names_of(name)}
     else:
         tied = set()
     present = {
-        canonical: [n for n in accepted if n in entries] for canonical, accepted in names.items()
+        canonical: [n for n in accepted if whole(n, entries)]
+        for canonical, accepted in names.items()
     }
     claimed = {canonical: found[0] for canonical, found in present.items() if found}
-    extra = sorted(n for n in entries.keys() - set(claimed.values()) - tied if not ignored(n))
+    used = [n for name in claimed.values() for n in names_of(name)]
+    extra = sorted(n for n in entries.keys() - set(used) - tied if not ignored(n))
     missing = [canonical for canonical, found in present.items() if not found]
-    _quantised(config, entries, claimed, extra)
+    _quantised(config, entries, used, extra)
+    for canonical, accepted in names.items():
+        check_pieces(path, accepted, claimed.get(canonical), entries)
     if missing:
         hint = _extra(extra)
         if hint is None and family.architecture({**config, "tie_word_embeddings": True}).tied_head:
@@ -89,7 +94,7 @@ def claim(
         if len(found) > 1:
             raise UserError(
                 f"Tensor {names[canonical][0]} is twice in {path}.",
-                got=", ".join(found),
+                got=", ".join(map(str, found)),
                 allowed="one of these names",
                 next=RESTORE,
             )
@@ -100,15 +105,10 @@ def claim(
             allowed="the tensors that config.json describes",
             next=_extra(extra) or "Check that config.json belongs to these weights.",
         )
-    for tensor in architecture.tensors():
-        if entries[claimed[tensor.name]].shape != tensor.shape:
-            raise UserError(
-                f"Tensor {claimed[tensor.name]} has the wrong shape.",
-                got=entries[claimed[tensor.name]].shape,
-                allowed=tensor.shape,
-                next=RESTORE,
-            )
-    return claimed
+    return {
+        tensor.name: placed(tensor, claimed[tensor.name], entries)
+        for tensor in architecture.tensors()
+    }
 
 
 def ignored(name: str) -> bool:
@@ -142,11 +142,11 @@ def scaled(entries: dict[str, Entry]) -> list[str]:
 
 
 def _quantised(
-    config: dict[str, Any], entries: dict[str, Entry], claimed: dict[str, str], extra: list[str]
+    config: dict[str, Any], entries: dict[str, Entry], used: list[str], extra: list[str]
 ) -> None:
     said = quantisation(config)
     scales = [name for name in extra if QUANTISED.search(name) and not ignored(name)]
-    weights = {name: entries[name].dtype for name in claimed.values()}
+    weights = {name: entries[name].dtype for name in used}
     odd = [
         name
         for name, dtype in weights.items()
@@ -171,14 +171,12 @@ def _quantised(
 def _missing(
     path: Path,
     architecture: Architecture,
-    names: dict[str, tuple[str, ...]],
+    names: dict[str, tuple[Name, ...]],
     entries: dict[str, Entry],
     missing: list[str],
     headless: str,
 ) -> UserError:
     """What the files are, where tensors are missing."""
-    wanted = {accepted[0] for accepted in names.values()}
-    alias = {n: accepted[0] for accepted in names.values() for n in accepted}
     accepted = names[missing[0]]
     what = f"Tensor {accepted[0]} is missing from {path}."
     if any(".lora_A." in n or ".lora_B." in n for n in entries):
@@ -192,14 +190,14 @@ def _missing(
         return UserError(
             f"{what} By config.json the model has a head of its own, and the weights have none.",
             got=f"{len(entries)} tensors, no head",
-            allowed=" or ".join(accepted),
+            allowed=" or ".join(map(str, accepted)),
             next=headless,
         )
-    bare = {".".join(part for part in n.split(".") if part not in WRAPPERS): n for n in entries}
+    bare = {".".join(part for part in n.split(".") if part not in WRAPPERS) for n in entries}
     makers = sorted(
         {tool for n in entries for part, tool in WRAPPERS.items() if part in n.split(".")}
     )
-    if makers and wanted <= {alias.get(n, n) for n in bare}:
+    if makers and all(any(whole(n, bare) for n in choices) for choices in names.values()):
         example = next(n for n in sorted(entries) if set(n.split(".")) & WRAPPERS.keys())
         return UserError(
             f"The tensors have names that {' and '.join(makers)} put around the model's.",
@@ -208,16 +206,22 @@ def _missing(
             next="Save the model inside (model.module, model._orig_mod) with save_pretrained.",
         )
     for prefix in sorted(
-        {n.removesuffix(a) for a in accepted for n in entries if n.endswith(f".{a}")}
+        {
+            n.removesuffix(a)
+            for a in (names_of(choice)[0] for choice in accepted)
+            for n in entries
+            if n.endswith(f".{a}")
+        }
     ):
-        if all(any(prefix + a in entries for a in names[m]) for m in missing):
+        inner = {n.removeprefix(prefix) for n in entries if n.startswith(prefix)}
+        if all(any(whole(a, inner) for a in names[m]) for m in missing):
             return UserError(
                 f"The tensors' names begin with {prefix!r}: the model is a part of another one.",
                 got=f"{prefix}{accepted[0]}",
                 allowed=FINE,
                 next="Save that part alone with save_pretrained.",
             )
-    body = {n for n in wanted if n.count(".") > 1}
+    body = {n for a in names.values() for n in names_of(a[0]) if n.count(".") > 1}
     if body and {n.partition(".")[2] for n in body} <= entries.keys():
         root = next(iter(body)).partition(".")[0]
         return UserError(
@@ -236,7 +240,7 @@ def _missing(
     return UserError(
         what,
         got=f"{len(missing)} tensors{where} missing, {len(entries)} others such as {there}",
-        allowed=" or ".join(accepted),
+        allowed=" or ".join(map(str, accepted)),
         next=RESTORE,
     )
 
@@ -245,7 +249,7 @@ def _extra(extra: list[str]) -> str | None:
     if extra and all(n.endswith(".bias") for n in extra):
         return "config.json says that these layers have no bias; restore both from one place."
     if any(".experts." in n for n in extra):
-        return "Mixture-of-experts layers are not supported yet."
+        return "config.json has fewer experts than the files, or none; restore both from one place."
     if any(".lora_A." in n or ".lora_B." in n for n in extra):
         return "Merge the adapter into its base: minipuzzle merge BASE ADAPTER."
     if any(n.split(".")[0] in ("score", "classifier") for n in extra):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint.header import Entry
 from minipuzzle.checkpoint.shards import read_entries, weight_files
-from minipuzzle.families import Family
+from minipuzzle.families import Family, single
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +46,7 @@ def settled(
     own = replace(architecture, tied_head=False)
     names, entries = family.names(own), read_entries(path, config)[0]
     embedding, head = (
-        [entries[n] for n in names[part] if n in entries] for part in (EMBEDDING, HEAD)
+        [entries[n] for n in single(names[part]) if n in entries] for part in (EMBEDDING, HEAD)
     )
     if not embedding or not head or all(_same(e, h) for e in embedding for h in head):
         return architecture

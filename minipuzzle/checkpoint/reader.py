@@ -5,7 +5,6 @@ asked for.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -22,7 +21,9 @@ from minipuzzle.checkpoint.header import Entry
 from minipuzzle.checkpoint.heads import TORCH_DTYPES
 from minipuzzle.checkpoint.identity import digests, state_of
 from minipuzzle.checkpoint.shards import read_entries
+from minipuzzle.checkpoint.stored import Stored, changed
 from minipuzzle.errors import UserError
+from minipuzzle.families import Name, names_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,8 +50,9 @@ class Checkpoint:
         self.config = config
         self.architecture = architecture
         self.family = families.find(str(config["model_type"]))
-        self._names = claim(path, config, self.family, architecture, entries)
-        self._entries = {name: entries[theirs] for name, theirs in self._names.items()}
+        self._stored = claim(path, config, self.family, architecture, entries)
+        held = [piece for s in self._stored.values() for piece in names_of(s.name)]
+        self._entries = {piece: entries[piece] for piece in held}
         self._states = {entry.file: state_of(entry.file) for entry in self._entries.values()}
         self.notes = tuple(self._remarks(entries))
 
@@ -86,11 +88,12 @@ class Checkpoint:
         """
         for file, state in self._states.items():
             if state_of(file) != state:
-                raise _changed(file, "another size or time")
-        known = digests({self._names[name]: entry for name, entry in self._entries.items()})
+                raise changed(file, "another size or time")
+        known = digests(self._entries)
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
-        for name, entry in sorted(self._entries.items()):
-            digest.update(f"{name} {entry.dtype} {entry.shape} {known[self._names[name]]}".encode())
+        for name, stored in sorted(self._stored.items()):
+            data = " ".join(known[piece] for piece in names_of(stored.name))
+            digest.update(f"{name} {stored.dtype} {stored.shape} {data}".encode())
         return digest.hexdigest()[:16]
 
     def _remarks(self, entries: dict[str, Entry]) -> Iterator[str]:
@@ -116,17 +119,23 @@ class Checkpoint:
     def parameters(self) -> int:
         """The number of elements in the file, buffers apart."""
         buffers = self.architecture.buffers
-        return sum(e.numbers for name, e in self._entries.items() if name not in buffers)
+        return sum(s.numbers for name, s in self._stored.items() if name not in buffers)
 
     @property
     def bytes(self) -> int:
         """The size of the tensors in the file."""
-        return sum(e.nbytes for e in self._entries.values())
+        return sum(stored.nbytes for stored in self._stored.values())
 
     @property
     def dtype(self) -> str:
         """The dtype of most tensors, as safetensors names it."""
-        return Counter(e.dtype for e in self._entries.values()).most_common(1)[0][0]
+        return Counter(s.dtype for s in self._stored.values()).most_common(1)[0][0]
+
+    @property
+    def forms(self) -> dict[str, Name]:
+        """How the files hold tensors, by a weight's name in its block: as the first one of it."""
+        tensors = reversed(list(self.architecture.tensors()))
+        return {tensor.weight.name: self._stored[tensor.name].name for tensor in tensors}
 
     @property
     def has_tokenizer(self) -> bool:
@@ -138,16 +147,30 @@ class Checkpoint:
 
         Raises: UserError for NaN or infinity, and where the file is not any more what was opened.
         """
+        import torch
         from safetensors import SafetensorError, safe_open
 
-        path = self._entries[name].file
+        stored = self._stored[name]
+        if not isinstance(stored.name, str):
+            whole = torch.empty(stored.shape, dtype=getattr(torch, TORCH_DTYPES[stored.dtype]))
+            self.read_into(name, whole)
+            return whole
+        path = stored.entries[0].file
         try:
             with safe_open(path, framework="pt") as file:
-                result: Tensor = file.get_tensor(self._names[name])
+                result: Tensor = file.get_tensor(stored.name)
         except (OSError, SafetensorError) as error:
-            raise _changed(path, error) from error
-        self._check_finite(name, result)
+            raise changed(path, error) from error
+        _check_finite(stored, 0, result)
         return result
+
+    def expert_tensor(self, name: str, index: int) -> Tensor:
+        """One index of a tensor's first dimension, such as one expert's matrix; no other is read.
+
+        Raises: as ``tensor``.
+        """
+        ((_, rows),) = self.pieces(name, start=index, stop=index + 1)
+        return rows[0]
 
     def pieces(
         self, name: str, *, pinned: bool = False, start: int = 0, stop: int | None = None
@@ -155,30 +178,25 @@ class Checkpoint:
         """(first row, some rows) of a tensor's rows ``start``..``stop`` - 1, on the CPU, in its own
         dtype.
 
-        Read into one buffer of PIECE_BYTES that the next piece overwrites: a tensor of any size
-        costs that much memory and no mapped pages (which would count as the process's own).
+        Read into one buffer of PIECE_BYTES, or of one row where that is larger, that the next piece
+        overwrites: a tensor of any size costs that much memory and no mapped pages (which would
+        count as the process's own). A row of a stack of experts is an expert's matrix.
         ``pinned`` memory suits copies to a GPU. Raises: as ``tensor``.
         """
         import torch
 
-        entry = self._entries[name]
-        dtype: torch.dtype = getattr(torch, TORCH_DTYPES[entry.dtype])
-        rows, row_bytes = entry.shape[0], entry.nbytes // entry.shape[0]
-        step = max(1, min(rows, PIECE_BYTES // row_bytes))
+        stored = self._stored[name]
+        dtype: torch.dtype = getattr(torch, TORCH_DTYPES[stored.dtype])
+        last = stored.shape[0] if stop is None else stop
+        row_bytes = stored.nbytes // stored.shape[0]
+        step = max(1, min(last - start, PIECE_BYTES // row_bytes))
         buffer = torch.empty(step * row_bytes, dtype=torch.uint8, pin_memory=pinned)
-        try:
-            opened = entry.file.open("rb", buffering=0)
-        except OSError as error:
-            raise _changed(entry.file, error) from error
-        with opened as file:
-            file.seek(entry.start + start * row_bytes)
-            last = rows if stop is None else stop
-            for first in range(start, last, step):
-                size = min(step, last - first) * row_bytes
-                _fill(entry.file, file, buffer.numpy().data[:size])
-                values = buffer[:size].view(dtype).view(-1, *entry.shape[1:])
-                self._check_finite(name, values)
-                yield first, values
+        for first in range(start, last, step):
+            size = min(step, last - first) * row_bytes
+            stored.read(first * row_bytes, buffer.numpy().data[:size])
+            values = buffer[:size].view(dtype).view(-1, *stored.shape[1:])
+            _check_finite(stored, first * row_bytes, values)
+            yield first, values
 
     def read_into(self, name: str, target: Tensor, start: int = 0) -> None:
         """Fill ``target`` (any dtype and device) with a tensor's rows from ``start`` on, a piece at
@@ -191,35 +209,18 @@ class Checkpoint:
         ):
             target[first - start : first - start + len(values)].copy_(values)
 
-    def _check_finite(self, name: str, values: Tensor) -> None:
-        import torch
 
-        finite = torch.isfinite(values.float() if values.element_size() == 1 else values)
-        if not finite.all():
-            raise UserError(
-                f"Tensor {self._names[name]} holds NaN or infinity.",
-                got=f"{(~finite).sum()} of {values.numel()} values",
-                allowed="finite weights",
-                next="Take a checkpoint from before training broke.",
-            )
+def _check_finite(stored: Stored, start: int, values: Tensor) -> None:
+    """``values``: a tensor's data from the byte ``start`` on."""
+    import torch
 
-
-def _fill(path: Path, file: io.RawIOBase, target: memoryview) -> None:
-    done = 0
-    while done < len(target):
-        try:
-            count = file.readinto(target[done:])
-        except OSError as error:
-            raise _changed(path, error) from error
-        if not count:
-            raise _changed(path, f"{done} of {len(target)} bytes")
-        done += count
-
-
-def _changed(path: Path, got: object) -> UserError:
-    return UserError(
-        f"{path} changed after it was opened, or cannot be read any more.",
-        got=got,
-        allowed="files at rest",
-        next="Wait until it is written, then start again.",
-    )
+    finite = torch.isfinite(values.float() if values.element_size() == 1 else values)
+    if not finite.all():
+        first = int((~finite).flatten().nonzero()[0])
+        piece = names_of(stored.name)[stored.piece(start + first * values.element_size())]
+        raise UserError(
+            f"Tensor {piece} holds NaN or infinity.",
+            got=f"{(~finite).sum()} of {values.numel()} values",
+            allowed="finite weights",
+            next="Take a checkpoint from before training broke.",
+        )

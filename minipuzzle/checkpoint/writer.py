@@ -7,18 +7,21 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minipuzzle import families
 from minipuzzle.arch import Architecture
+from minipuzzle.arch import Tensor as Planned
 from minipuzzle.artifacts import disk_error, unreadable
 from minipuzzle.checkpoint.claims import QUANTISATION
 from minipuzzle.checkpoint.doors import RESTORE, travelling
+from minipuzzle.checkpoint.pieces import piece_shapes
 from minipuzzle.checkpoint.reader import Checkpoint
 from minipuzzle.checkpoint.shards import INDEX, SINGLE
 from minipuzzle.errors import InternalError, UserError
+from minipuzzle.families import Name, names_of, written
 from minipuzzle.temporary import REPLACED, temporary_beside
 
 if TYPE_CHECKING:
@@ -41,11 +44,12 @@ def write_checkpoint(
     name, when its turn comes.
 
     Files larger than ``shard_bytes`` are split and indexed. Tokenizer files, templates, licences
-    and the generation config are copied from ``source``; ``extra`` are text files to add. What
-    ``config`` says of the dtype is made true, and that weights are quantised left out. A checkpoint
-    that is there already is replaced once the new one is whole. Raises: UserError when the disk is
-    full, leaving nothing behind, and where something else than a checkpoint is there, InternalError
-    for a tensor of another shape than the architecture's.
+    and the generation config are copied from ``source``; what it holds expert by expert is written
+    so. ``extra`` are text files to add. What ``config`` says of the dtype is made true, and that
+    weights are quantised left out. A checkpoint that is there already is replaced once the new one
+    is whole. Raises: UserError when the disk is full, leaving nothing behind, and where something
+    else than a checkpoint is there, InternalError for a tensor of another shape than the
+    architecture's.
     """
     path = path.resolve()
     _check_target(path)
@@ -56,7 +60,8 @@ def write_checkpoint(
         temporary.mkdir()
         temporary.chmod(0o755)
         kind = str(config["model_type"])
-        dtype = _write_weights(temporary, architecture, tensor, kind, shard_bytes)
+        forms = {} if source is None else source.forms
+        dtype = _write_weights(temporary, architecture, tensor, kind, forms, shard_bytes)
         (temporary / "config.json").write_text(json.dumps(_true(config, dtype), indent=2) + "\n")
         for name, text in (extra or {}).items():
             (temporary / name).write_text(text)
@@ -108,9 +113,12 @@ def _write_weights(
     architecture: Architecture,
     tensor: Callable[[str], Tensor],
     model_type: str,
+    forms: Mapping[str, Name],
     shard_bytes: int,
 ) -> str:
-    """The dtype of most numbers written, as torch names it."""
+    """The dtype of most numbers written, as torch names it. ``forms``: how weights of a name within
+    a block are written, where a family knows several ways.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -135,13 +143,15 @@ def _write_weights(
                 f"Tensor {entry.name} has not the planned shape: {tuple(value.shape)}, planned"
                 f" {entry.shape}"
             )
-        bytes_ = value.numel() * value.element_size()
-        if size and size + bytes_ > shard_bytes:
-            flush()
-            size = 0
-        pending[names[entry.name][0]] = value.contiguous()
         numbers[str(value.dtype).removeprefix("torch.")] += value.numel()
-        size, total = size + bytes_, total + bytes_
+        name = written(names[entry.name], forms.get(entry.weight.name))
+        for piece, part in zip(names_of(name), _parts(entry, name, value), strict=True):
+            bytes_ = part.numel() * part.element_size()
+            if size and size + bytes_ > shard_bytes:
+                flush()
+                size = 0
+            pending[piece] = part
+            size, total = size + bytes_, total + bytes_
     flush()
     dtype = numbers.most_common(1)[0][0]
     if len(shards) == 1:
@@ -155,6 +165,16 @@ def _write_weights(
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
     return dtype
+
+
+def _parts(planned: Planned, name: Name, value: Tensor) -> Iterator[Tensor]:
+    """``value`` as the file's tensors of ``name``; views where it is contiguous."""
+    shapes = piece_shapes(planned, name)
+    rows = value.contiguous().view(-1, *shapes[0][1:])
+    start = 0
+    for shape in shapes:
+        yield rows[start : start + shape[0]].view(shape)
+        start += shape[0]
 
 
 def _sync(path: Path) -> None:

@@ -14,7 +14,9 @@ from typing import Any, Protocol, cast
 
 from minipuzzle.arch import Architecture
 from minipuzzle.errors import UserError
+from minipuzzle.families._parts import Name, Parts, names_of, single, written
 
+__all__ = ["Family", "Name", "Parts", "find", "known", "names_of", "single", "written"]
 BLOCKS = "blocks are Mamba-2, full attention and dense feed-forward"
 NEW = "a new family is one file in minipuzzle/families"
 OTHERS = ("jamba", "llava", "mamba", "mixtral", "mllama", "molmo2", "nemotron", "zamba", "zamba2")
@@ -41,8 +43,10 @@ class Family(Protocol):
         kept.
         """
 
-    def names(self, architecture: Architecture) -> dict[str, tuple[str, ...]]:
-        """Canonical tensor name -> the names a file may use; the first one is written."""
+    def names(self, architecture: Architecture) -> dict[str, tuple[Name, ...]]:
+        """Canonical tensor name -> how a file may hold it. The first is written, unless the source
+        held such a tensor in another of these forms (``Parts``).
+        """
 
     def extra_files(self, architecture: Architecture) -> dict[str, str]:
         """Python files that a checkpoint must carry for other engines to read it."""

@@ -10,6 +10,7 @@ from typing import Any
 from minipuzzle import families
 from minipuzzle.arch import Architecture
 from minipuzzle.families._fields import activation, divides, error, flag, limitless, positive
+from minipuzzle.families._parts import Name, Pattern, named
 from minipuzzle.families._rope_fields import ROPE_FIELDS
 from minipuzzle.kinds import FeedForward, Mamba2
 
@@ -56,18 +57,22 @@ ATTENTION_TENSORS = {
 
 
 def layer_names(
-    architecture: Architecture, tensors: Mapping[str, Mapping[str, str]], top: Mapping[str, str]
-) -> dict[str, tuple[str, ...]]:
-    """Canonical name -> the name in the file; ``tensors`` has the names within a layer by kind of
-    block.
+    architecture: Architecture,
+    tensors: Mapping[str, Mapping[str, str | tuple[Pattern, ...]]],
+    top: Mapping[str, str],
+) -> dict[str, tuple[Name, ...]]:
+    """Canonical name -> how the file holds it; ``tensors`` has by kind of block the name within a
+    layer, or several of which a file has one.
     """
-    result: dict[str, tuple[str, ...]] = {}
+    result: dict[str, tuple[Name, ...]] = {}
     for tensor in architecture.tensors():
         if tensor.block is None:
             result[tensor.name] = (top[tensor.name],)
         else:
             theirs = tensors[architecture.blocks[tensor.block].kind][tensor.weight.name]
-            result[tensor.name] = (f"model.layers.{tensor.block // 2}.{theirs}",)
+            patterns = (theirs,) if isinstance(theirs, str) else theirs
+            prefix = f"model.layers.{tensor.block // 2}."
+            result[tensor.name] = tuple(named(p, prefix, tensor.shape[0]) for p in patterns)
     return result
 
 

@@ -29,6 +29,7 @@ from minipuzzle.families._layers import (
     read_mamba,
     write_mamba,
 )
+from minipuzzle.families._parts import Name
 from minipuzzle.families._rope_fields import read_rope, write_rope
 from minipuzzle.families._rules import WHOLE_EXPANSION
 from minipuzzle.families.bamba import TENSORS as BAMBA_TENSORS
@@ -168,7 +169,7 @@ def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, An
     return checked(result, architecture)
 
 
-def names(architecture: Architecture) -> dict[str, tuple[str, ...]]:
+def names(architecture: Architecture) -> dict[str, tuple[Name, ...]]:
     """Canonical tensor name -> the one name in files."""
     return layer_names(architecture, TENSORS, TOP)
 

@@ -19,6 +19,7 @@ from minipuzzle.families._layers import (
     first,
     layer_names,
 )
+from minipuzzle.families._parts import Name
 from minipuzzle.families._rope_fields import read_rope, write_rope
 from minipuzzle.families._rules import WHOLE_HEADS
 from minipuzzle.kinds import Attention
@@ -82,7 +83,7 @@ def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, An
     return write(architecture, original, "llama", "LlamaForCausalLM", **biases(architecture))
 
 
-def names(architecture: Architecture) -> dict[str, tuple[str, ...]]:
+def names(architecture: Architecture) -> dict[str, tuple[Name, ...]]:
     """Canonical tensor name -> the one name in files."""
     return layer_names(architecture, TENSORS, TOP)
 

@@ -11,6 +11,7 @@ from minipuzzle.arch import Architecture
 from minipuzzle.families import llama
 from minipuzzle.families._fields import flag, own
 from minipuzzle.families._layers import layer_names
+from minipuzzle.families._parts import Name
 from minipuzzle.families.llama import biases, extra_files, read, write
 
 __all__ = ["FIELDS", "architecture", "config", "extra_files", "names"]
@@ -38,6 +39,6 @@ def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, An
     return write(architecture, original, "olmo2", "Olmo2ForCausalLM", attention_bias=bias)
 
 
-def names(architecture: Architecture) -> dict[str, tuple[str, ...]]:
+def names(architecture: Architecture) -> dict[str, tuple[Name, ...]]:
     """Canonical tensor name -> the one name in files."""
     return layer_names(architecture, TENSORS, llama.TOP)

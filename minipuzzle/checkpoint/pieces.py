@@ -1,0 +1,89 @@
+"""Tensors that files hold in pieces, such as one an expert: all pieces are there, once, and fit."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from math import prod
+from pathlib import Path
+
+from minipuzzle.arch import Tensor
+from minipuzzle.checkpoint.header import Entry
+from minipuzzle.checkpoint.stored import Stored
+from minipuzzle.errors import UserError
+from minipuzzle.families import Name, Parts, names_of
+
+RESTORE = "config.json and weights disagree: restore both from one place."
+
+
+def whole(name: Name, there: Collection[str]) -> bool:
+    """Whether all of a tensor's pieces are there."""
+    return all(piece in there for piece in names_of(name))
+
+
+def check_pieces(
+    path: Path, accepted: Sequence[Name], claimed: Name | None, there: Collection[str]
+) -> None:
+    """``claimed`` is the alternative of ``accepted`` that is whole, if one is.
+
+    Raises: UserError where none is and one is in part, and where pieces of another lie beside it.
+    """
+    parts = [name for name in accepted if isinstance(name, Parts) and name != claimed]
+    counts = {name: sum(piece in there for piece in name.names) for name in parts}
+    most = max(parts, key=lambda name: counts[name], default=None)
+    if most is None or counts[most] in (0, len(most.names)):  # whole ones: there twice
+        return
+    found = f"{counts[most]} of {len(most.names)} tensors {most}"
+    if claimed is not None:
+        raise UserError(
+            f"Tensor {names_of(claimed)[0]} is in {path}, and in pieces too, some of them.",
+            got=found,
+            allowed=f"{claimed} alone, or all of these pieces alone",
+            next="The files are of two checkpoints: copy or download all of them again.",
+        )
+    first = next(piece for piece in most.names if piece not in there)
+    raise UserError(
+        f"Tensor {first} is missing from {path}, the first of"
+        f" {len(most.names) - counts[most]} pieces of a larger one.",
+        got=found,
+        allowed="all of them" + (f", of {len(most.pieces)} experts" if most.stacked else ""),
+        next="Copy or download the files again. Were experts taken out, config.json must count"
+        " those that are left, from 0 on."
+        if most.stacked
+        else RESTORE,
+    )
+
+
+def piece_shapes(tensor: Tensor, name: Name) -> list[tuple[int, ...]]:
+    """The shape of each of a file's tensors that hold ``tensor`` under ``name``.
+
+    Rows that are joined are the segments of that dimension (``kinds.axes``), one a piece.
+    """
+    if isinstance(name, str):
+        return [tensor.shape]
+    dim = 1 if name.stacked else 0
+    segments = [prod(tensor.sizes[axis] for axis in axes) for axes in tensor.weight.dims[dim]]
+    rows = segments if len(name.pieces[0]) > 1 else [sum(segments)]
+    shapes = [(count, *tensor.shape[dim + 1 :]) for count in rows]
+    return [shape for joined in name.pieces for _, shape in zip(joined, shapes, strict=True)]
+
+
+def placed(tensor: Tensor, name: Name, entries: dict[str, Entry]) -> Stored:
+    """Where ``tensor`` lies, which the files hold under ``name``. Raises: UserError for a piece of
+    another shape, and for pieces of different dtypes.
+    """
+    names = names_of(name)
+    found = tuple(entries[piece] for piece in names)
+    for piece, entry, shape in zip(names, found, piece_shapes(tensor, name), strict=True):
+        if entry.shape != shape:
+            raise UserError(
+                f"Tensor {piece} has the wrong shape.", got=entry.shape, allowed=shape, next=RESTORE
+            )
+        if entry.dtype != found[0].dtype:
+            raise UserError(
+                f"Tensor {piece} has another dtype than {names[0]}, which is a piece of the same"
+                " tensor.",
+                got=f"{entry.dtype} and {found[0].dtype}",
+                allowed="one dtype",
+                next="Save the checkpoint again in one dtype.",
+            )
+    return Stored(name, tensor.shape, found)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from minipuzzle.errors import UserError
-from minipuzzle.kernels import experts, reference
+from minipuzzle.kernels import experts as reference_experts
+from minipuzzle.kernels import grouped, reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,8 @@ class Kernels:
     and the reason; and how experts run.
 
     ``mix``, where there is one, does convolution, scan and gated norm at once and keeps less for
-    the backward pass. ``run_experts``: signature of ``minipuzzle.kernels.experts.run_experts``.
+    the backward pass. ``run_experts`` has the signature of ``minipuzzle.kernels.experts``;
+    ``experts`` says which it is and why.
     """
 
     name: str
@@ -33,7 +35,8 @@ class Kernels:
     scan: Callable[..., Any]
     scan_step: Callable[..., Any]
     gated_norm: Callable[..., Any]
-    run_experts: Callable[..., Tensor] = experts.run_experts
+    run_experts: Callable[..., Tensor]
+    experts: str
     mix: Any = None
     mix_multiple: int = 1
 
@@ -66,20 +69,36 @@ def choose(device: torch.device, requested: str = "auto") -> Kernels:
                 " to auto."
             ),
         )
+    experts = _experts(device, requested)
     if requested == "reference" or why_not:
-        return _bundle(reference, "reference", why_not or "requested")
+        return _bundle(reference, "reference", why_not or "requested", *experts)
     from minipuzzle.kernels import cuda
 
     version = importlib.metadata.version("mamba_ssm")
-    return _bundle(
-        cuda, "mamba-ssm", f"mamba-ssm {version} on {torch.cuda.get_device_name(device)}"
+    reason = f"mamba-ssm {version} on {torch.cuda.get_device_name(device)}"
+    return _bundle(cuda, "mamba-ssm", reason, *experts)
+
+
+def _experts(device: torch.device, requested: str) -> tuple[Callable[..., Tensor], str]:
+    """How experts run, and what to say of it."""
+    why_not = "requested" if requested == "reference" else grouped.why_never(device)
+    if why_not:
+        return reference_experts.run_experts, f"one after another ({why_not})"
+    takes = "BF16" if device.type == "cuda" else "BF16 and FP32"
+    return grouped.run_experts, (
+        f"torch's grouped_mm in {takes}; one after another in other dtypes and where a size is no"
+        f" multiple of {grouped.ALIGNMENT} bytes"
     )
 
 
-def _bundle(module: Any, name: str, reason: str) -> Kernels:
+def _bundle(
+    module: Any, name: str, reason: str, run_experts: Callable[..., Tensor], experts: str
+) -> Kernels:
     return Kernels(
         name=name,
         reason=reason,
+        run_experts=run_experts,
+        experts=experts,
         causal_conv=module.causal_conv,
         causal_conv_step=module.causal_conv_step,
         scan=module.scan,

@@ -17,10 +17,6 @@ from torch import Tensor
 from minipuzzle.kernels.pointwise import relu_squared, silu_product
 from minipuzzle.shapes import Bool, Float, Int
 
-Product = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(rows [rows, in], stack [E, out, in], offsets [E + 1]) -> [rows, out]: the rows from offsets[e]
-to offsets[e + 1] times the transposed matrix e.
-"""
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu2": relu_squared, "silu": F.silu}
 
 
@@ -53,6 +49,12 @@ class Order:
         )
 
 
+Product = Callable[[Tensor, Tensor, Order], Tensor]
+"""(rows [rows, in], stack [E, out, in], order) -> [rows, out]: each expert's rows times its
+transposed matrix.
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Routed:
     """What scoring reads of experts: rows sorted by expert.
@@ -69,11 +71,11 @@ class Routed:
     offsets: Tensor
 
 
-def looped(rows: Tensor, stack: Tensor, offsets: Tensor) -> Tensor:
+def looped(rows: Tensor, stack: Tensor, order: Order) -> Tensor:
     """A ``Product``, one expert after another, in any dtype. Waits for the device."""
     if rows.is_meta:  # no sizes there; what is allocated are the pieces and their concatenation
         return torch.empty_like(rows.new_empty(len(rows), stack.shape[1]))
-    sizes = offsets.diff().tolist()
+    sizes = order.offsets.diff().tolist()
     pieces = zip(rows.split(sizes), stack.unbind(), strict=True)
     # one expert at least: nothing else says that no rows have a gradient
     products = [F.linear(part, matrix) for part, matrix in pieces if len(part)]
@@ -101,10 +103,10 @@ def run_experts(
     """
     order = Order.of(chosen, len(up))
     rows = x[order.order // chosen.shape[1]]  # [rows, d]
-    channels = activate(product(rows, up, order.offsets), activation, gated)  # [rows, I]
+    channels = activate(product(rows, up, order), activation, gated)  # [rows, I]
     if kept is not None:
         channels = channels * kept[order.experts]
-    outputs = product(channels, down, order.offsets)  # [rows, d]
+    outputs = product(channels, down, order)  # [rows, d]
     if watch is not None:
         watch(
             Routed(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, empty_like
 from torch.overrides import TorchFunctionMode
 
 from minipuzzle.kernels.choose import Kernels
+from minipuzzle.kernels.experts import Order, Routed
 
 
 class FlashAttentionMeta(TorchFunctionMode):
@@ -30,8 +32,8 @@ class FlashAttentionMeta(TorchFunctionMode):
 
 
 def mamba_ssm_meta(reference: Kernels) -> Kernels:
-    """Kernels that allocate what mamba-ssm's forward does (ssd_combined.py, causal_conv1d) and
-    compute nothing.
+    """Kernels that allocate what a GPU's forward does (ssd_combined.py, causal_conv1d,
+    kernels.grouped) and compute nothing.
     """
 
     def causal_conv(
@@ -87,4 +89,36 @@ def mamba_ssm_meta(reference: Kernels) -> Kernels:
         scan=scan,
         scan_step=scan_step,
         gated_norm=gated_norm,
+        run_experts=_run_experts,
     )
+
+
+def _run_experts(
+    x: Tensor,
+    up: Tensor,
+    down: Tensor,
+    weights: Tensor,
+    chosen: Tensor,
+    activation: str,
+    gated: bool,
+    kept: Tensor | None = None,
+    watch: Callable[[Routed], None] | None = None,
+) -> Tensor:
+    order, count = Order.of(chosen, len(up)), chosen.numel()
+    held = [x.new_empty(count, x.shape[1]), x.new_empty(count, up.shape[1])]  # rows, projected
+    del held[0]
+    channels = x.new_empty(count, down.shape[2])
+    held.clear()
+    outputs = x.new_empty(count, x.shape[1])
+    if watch is not None:
+        watch(
+            Routed(
+                channels=channels,
+                outputs=outputs,
+                gates=weights.flatten()[order.order],
+                experts=order.experts,
+                offsets=order.offsets,
+            )
+        )
+    del channels
+    return empty_like(x)

@@ -54,7 +54,7 @@ def rms_norm(
     of autocast on CUDA.
     """
     dtype = product_dtype(x)
-    if _compiles(x):
+    if compiles(x):
         with torch.autocast("cuda", enabled=False):
             return compiled(_rms_norm)(x, weight, eps, dtype)
     return torch.nn.functional.rms_norm(x.float(), x.shape[-1:], weight.float(), eps).to(dtype)
@@ -62,7 +62,7 @@ def rms_norm(
 
 def relu_squared(x: Tensor) -> Tensor:
     """relu(x)^2 in x's dtype."""
-    if not _compiles(x):
+    if not compiles(x):
         # the name is used again: the input's memory can go back before the square
         x = torch.relu(x)
         return x.square()
@@ -74,7 +74,7 @@ def silu_product(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up in their dtype."""
     if torch.is_grad_enabled():
         return torch.nn.functional.silu(gate) * up
-    if not _compiles(gate):
+    if not compiles(gate):
         return torch.nn.functional.silu(gate).mul_(up)  # a third tensor, never a fourth
     return compiled(_silu_product)(gate, up)
 
@@ -83,7 +83,7 @@ def turn(
     x: Float[Tensor, "b s h p"], angles: Float[Tensor, "#b s pairs"], factor: float
 ) -> Float[Tensor, "b s h p"]:
     """x with its pairs (k, k + pairs) turned by ``angles``, times ``factor``; the rest as it is."""
-    if not _compiles(x[:, :, 0]) or torch.is_grad_enabled():
+    if not compiles(x[:, :, 0]) or torch.is_grad_enabled():
         return _turn(x, angles, factor)
     return compiled(_turn)(x, angles, factor)
 
@@ -98,8 +98,10 @@ def compiled(function: Callable[..., T]) -> Callable[..., T]:
     return result
 
 
-def _compiles(x: Tensor) -> bool:
-    # a decoded token's kernels are short: compiled ones cost more to call, unless a graph does it
+def compiles(x: Tensor) -> bool:
+    """Whether a compiled kernel is the faster one for x [..., n, c]. A decoded token's are short:
+    compiled ones cost more to call, unless a graph does it.
+    """
     return x.is_cuda and x.ndim > 1 and (x.shape[-2] > 1 or _replayed)
 
 

@@ -37,11 +37,11 @@ def forward_bytes(
     """Peak bytes of branch(h) for h [batch, length, hidden], beyond h and the weights, its
     result included.
 
-    ``fast`` counts what mamba-ssm's kernels allocate, else the reference's. ``watch`` may put hooks
+    ``fast`` counts what a GPU's kernels allocate, else a CPU's. ``watch`` may put hooks
     on the module first; what they allocate counts too. With ``past`` the tokens follow so many in a
     cache, which is not counted.
     """
-    kernels = choose(torch.device("cpu"), "reference")
+    kernels = choose(torch.device("cpu"))
     with torch.device("meta"):
         module = make_block(block, 1e-5, mamba_ssm_meta(kernels) if fast else kernels)
     for name, parameter in module.named_parameters():

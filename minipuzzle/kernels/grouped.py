@@ -1,0 +1,241 @@
+"""Routed experts with one product for all of them, and a backward pass that keeps little.
+
+``torch.nn.functional.grouped_mm`` multiplies every expert's rows with its matrix in one kernel,
+reads no matrix that has no rows, and never waits for the device: this runs inside a CUDA graph.
+Between the products each step is one compiled kernel on CUDA. Kept for the backward pass are what
+experts read, once a token, and the projected rows: [n, d] and [rows, r].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minipuzzle.kernels import experts
+from minipuzzle.kernels.experts import Order, Routed, looped
+from minipuzzle.kernels.pointwise import compiled, compiles, product_dtype
+from minipuzzle.shapes import Bool, Float, Int
+
+ALIGNMENT = 16
+"""Bytes: rows of matrices begin at multiples of it, or grouped_mm refuses them."""
+GATHERED = 32
+"""Rows at once where matrices are copied row by row: a bound of their memory."""
+
+
+def why_never(device: torch.device) -> str:
+    """Why a device has no grouped product in any dtype; "" where it has one."""
+    if not hasattr(F, "grouped_mm"):
+        return f"torch {torch.__version__} has no grouped_mm"
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+        return f"{torch.cuda.get_device_name(device)} has no grouped products"
+    return "" if device.type in ("cuda", "cpu", "meta") else f"no grouped products on {device.type}"
+
+
+def fits(device: torch.device, dtype: torch.dtype, *sizes: int) -> bool:
+    """Whether ``grouped_mm`` multiplies matrices of these sizes without waiting for the device."""
+    takes = (torch.bfloat16,) if device.type == "cuda" else (torch.bfloat16, torch.float32)
+    return (
+        not why_never(device)
+        and dtype in takes
+        and not any(size * dtype.itemsize % ALIGNMENT for size in sizes)
+    )
+
+
+def run_experts(
+    x: Float[Tensor, "n d"],
+    up: Float[Tensor, "e r d"],
+    down: Float[Tensor, "e d i"],
+    weights: Float[Tensor, "n k"],
+    chosen: Int[Tensor, "n k"],
+    activation: str,
+    gated: bool,
+    kept: Bool[Tensor, "e i"] | None = None,
+    watch: Callable[[Routed], None] | None = None,
+) -> Float[Tensor, "n d"]:
+    """As ``experts.run_experts``, on CUDA in the dtype of autocast; added up in FP32.
+
+    Dtypes and sizes that ``grouped_mm`` does not take run there: in a loop, and on CUDA few rows,
+    or any in a CUDA graph, with copies of the matrices.
+    """
+    dtype = product_dtype(x)
+    plain = experts.run_experts
+    if not fits(x.device, dtype, x.shape[1], up.shape[1], down.shape[2]):
+        copies = x.is_cuda and (
+            chosen.numel() <= len(up) or torch.cuda.is_current_stream_capturing()
+        )
+        product = gathered if copies else looped
+        return plain(x, up, down, weights, chosen, activation, gated, kept, watch, product=product)
+    x, up, down = x.to(dtype), up.to(dtype), down.to(dtype)
+    with torch.autocast("cuda", enabled=False) if x.is_cuda else nullcontext():
+        if not torch.is_grad_enabled():
+            form = _Form(Order.of(chosen, len(up)), activation, gated, kept)
+            return _forward(x, up, down, weights, form, watch, None)
+        if watch is not None:  # gradients flow through what it sees
+            return plain(
+                x, up, down, weights, chosen, activation, gated, kept, watch, product=grouped
+            )
+        form = _Form(Order.of(chosen, len(up)), activation, gated, kept)
+        result: Tensor = _Experts.apply(x, up, down, weights, form)
+        return result
+
+
+def grouped(rows: Tensor, stack: Tensor, order: Order) -> Tensor:
+    """A ``Product``, in one kernel."""
+    return _product(rows, stack.transpose(-2, -1), order)
+
+
+def gathered(rows: Tensor, stack: Tensor, order: Order) -> Tensor:
+    """A ``Product`` in any dtype that copies a matrix for each row and does not wait for the
+    device: for few rows.
+    """
+    pieces = zip(rows.split(GATHERED), order.experts.split(GATHERED), strict=True)
+    return torch.cat([torch.bmm(stack[e], part[:, :, None])[:, :, 0] for part, e in pieces])
+
+
+def _product(a: Tensor, b: Tensor, order: Order) -> Tensor:
+    """a [rows, in] times each expert's b [E, in, out] -> [rows, out]; or a [out, rows] times
+    b [rows, in], of each expert's rows alone -> [E, out, in].
+    """
+    if a.is_meta:  # it refuses FP32 there
+        return a.new_empty(*(() if b.ndim == 3 else (len(order.offsets) - 1,)), len(a), b.shape[-1])
+    return F.grouped_mm(a, b, offs=order.offsets[1:])
+
+
+class _Form(NamedTuple):
+    """What is no tensor with a gradient."""
+
+    order: Order
+    activation: str
+    gated: bool
+    kept: Tensor | None
+
+
+def _forward(
+    x: Tensor,
+    up: Tensor,
+    down: Tensor,
+    weights: Tensor,
+    form: _Form,
+    watch: Callable[[Routed], None] | None,
+    keep: Callable[[Tensor], None] | None,
+) -> Tensor:
+    """The sums [n, d]; ``keep`` gets the projected rows [rows, r], which else end early."""
+    order = form.order
+    projected = grouped(x.index_select(0, order.order // weights.shape[1]), up, order)
+    if keep is not None:
+        keep(projected)
+    channels = _fused(_channels, projected)(projected, order.experts, *form[1:])  # [rows, I]
+    del projected
+    outputs = grouped(channels, down, order)  # [rows, d]
+    if watch is not None:
+        watch(
+            Routed(
+                channels=channels,
+                outputs=outputs,
+                gates=weights.flatten()[order.order],
+                experts=order.experts,
+                offsets=order.offsets,
+            )
+        )
+    del channels
+    result: Tensor = _fused(_sums, outputs)(outputs, order.inverse.view(weights.shape), weights)
+    return result
+
+
+class _Experts(torch.autograd.Function):
+    """Rows are weighted after the down product, in FP32. Backward, a weight's gradient is
+    (down^T g) . channels, so that no outputs have to be kept; channels are made again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, up: Tensor, down: Tensor, weights: Tensor, form: _Form
+    ) -> Tensor:
+        kept: list[Tensor] = []
+        result = _forward(x, up, down, weights, form, None, kept.append)
+        ctx.save_for_backward(x, up, down, weights, *kept)
+        ctx.form = form
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, up, down, weights, projected = ctx.saved_tensors
+        form: _Form = ctx.form
+        order = form.order
+        need_x, need_up, need_down, need_weights = ctx.needs_input_grad[:4]
+        tokens, places = order.order // weights.shape[1], order.inverse.view(weights.shape)
+        g = grads[0].index_select(0, tokens)  # [rows, d], of weighted outputs
+        by_channel = _product(g, down, order)  # [rows, I], of weighted channels
+        # gradients of weights [rows] and projected rows [rows, r]; weighted channels [rows, I]
+        d_weights, d_projected, channels = _fused(_channels_backward, projected)(
+            projected, by_channel, weights.flatten()[order.order], order.experts, *form[1:]
+        )
+        del by_channel
+        d_x = d_up = d_down = None
+        if need_down:
+            d_down = _product(g.t(), channels, order)  # [E, d, I]
+        del g, channels
+        if need_up:
+            d_up = _product(d_projected.t(), x.index_select(0, tokens), order)  # [E, r, d]
+        if need_x:
+            d_rows = _product(d_projected, up, order)  # [rows, d]
+            d_x = _fused(_sums, d_rows)(d_rows, places, None)
+        d_weights = d_weights[places].to(weights.dtype) if need_weights else None
+        return d_x, d_up, d_down, d_weights, None
+
+
+def _fused(function: Callable[..., Any], rows: Tensor) -> Callable[..., Any]:
+    return compiled(function) if compiles(rows) else function
+
+
+def _channels(
+    projected: Tensor, ids: Tensor, activation: str, gated: bool, kept: Tensor | None
+) -> Tensor:
+    """The channels [rows, I] of projected rows [rows, r]."""
+    first, up = projected.chunk(2, -1) if gated else (projected, None)
+    if activation == "relu2":
+        first = first.relu()
+        value = first * first
+    else:
+        value = F.silu(first)
+    channels = value if up is None else value * up
+    return channels if kept is None else channels * kept[ids]
+
+
+def _sums(outputs: Tensor, places: Tensor, weights: Tensor | None) -> Tensor:
+    """Each token's rows [n, k] of ``outputs`` [rows, d], weighted: their sum in FP32 [n, d]."""
+    own = outputs[places].float()  # [n, k, d]
+    return (own if weights is None else own * weights[..., None]).sum(1).to(outputs.dtype)
+
+
+def _channels_backward(
+    projected: Tensor,
+    by_channel: Tensor,
+    weights: Tensor,
+    ids: Tensor,
+    activation: str,
+    gated: bool,
+    kept: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(gradients of the weights [rows] FP32 and of ``projected`` [rows, r], weighted channels
+    [rows, I]); ``by_channel`` [rows, I] is the gradient of weighted channels.
+    """
+    first, up = projected.float().chunk(2, -1) if gated else (projected.float(), None)
+    if activation == "relu2":
+        positive = first.relu()
+        value, slope = positive * positive, 2 * positive
+    else:
+        sigmoid = first.sigmoid()
+        value, slope = first * sigmoid, sigmoid * (1 + first * (1 - sigmoid))
+    g, channels = by_channel.float(), value if up is None else value * up
+    if kept is not None:
+        g, channels = g * kept[ids], channels * kept[ids]
+    d_weights, weights = (g * channels).sum(-1), weights.float()[:, None]
+    g = g * weights
+    d_projected = g * slope if up is None else torch.cat((g * up * slope, g * value), -1)
+    return d_weights, d_projected.to(projected.dtype), (channels * weights).to(projected.dtype)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from minipuzzle.arch import Architecture, Selection
+from minipuzzle.arch import Tensor as Planned
 from minipuzzle.checkpoint import Checkpoint, write_checkpoint
 from minipuzzle.errors import InternalError
 from minipuzzle.model.base import Context
@@ -43,13 +44,9 @@ def cut(parent: Checkpoint, selection: Selection, target: Path) -> Checkpoint:
 
     def sliced(name: str) -> Tensor:
         nonlocal planned_bytes
-        whole, indices = source[name]
-        tensor = parent.tensor(whole)
-        for dim, index in enumerate(indices):
-            if index is not None:
-                tensor = tensor.index_select(dim, torch.from_numpy(index))
+        tensor = _sliced(parent, *source[name])
         planned_bytes += tensor.numel() * tensor.element_size()
-        return tensor.contiguous()
+        return tensor
 
     config = parent.family.config(student, parent.config)
     write_checkpoint(
@@ -146,9 +143,9 @@ def _logits(checkpoint: Checkpoint, hidden: Tensor, start: int, stop: int) -> Te
 
 def _sources(
     parent: Architecture, student: Architecture, selection: Selection
-) -> dict[str, tuple[str, list]]:
-    """For each tensor of the student: the parent's tensor and, by dimension, the indices to
-    keep.
+) -> dict[str, tuple[Planned, list[NDArray[np.int64] | None]]]:
+    """For each tensor of the student: the parent's tensor and, by dimension, the indices to keep
+    (``Weight.indices``).
     """
     position = selection.kept_blocks
     top = {} if selection.hidden is None else {"hidden": selection.hidden}
@@ -161,18 +158,44 @@ def _sources(
             original = position[tensor.block]
             whole = by_name[f"blocks.{original}.{tensor.weight.name}"]
             kept = selection.axes(original)
-        result[tensor.name] = (whole.name, whole.weight.indices(whole.sizes, kept))
+        result[tensor.name] = (whole, whole.weight.indices(whole.sizes, kept))
     return result
+
+
+def _sliced(parent: Checkpoint, whole: Planned, indices: list[NDArray[np.int64] | None]) -> Tensor:
+    """What ``indices`` keep of a tensor. Of a stack only the matrices that stay are read, one at a
+    time.
+    """
+    stacks = () if whole.block is None else parent.architecture.blocks[whole.block].stacks
+    if whole.weight.name not in stacks:
+        return _select(parent.tensor(whole.name), indices).contiguous()
+    stay = range(whole.shape[0]) if indices[0] is None else indices[0].tolist()
+    size = [
+        n if index is None else index.shape[-1]
+        for n, index in zip(whole.shape[1:], indices[1:], strict=True)
+    ]
+    result = torch.empty(len(stay), *size, dtype=parent.held_dtype(whole.name))
+    for place, number in enumerate(stay):
+        own = [i[place] if i is not None and i.ndim == 2 else i for i in indices[1:]]
+        result[place] = _select(parent.expert_tensor(whole.name, number), own)
+    return result
+
+
+def _select(tensor: Tensor, indices: list[NDArray[np.int64] | None]) -> Tensor:
+    for dim, index in enumerate(indices):
+        if index is not None:
+            tensor = tensor.index_select(dim, torch.from_numpy(index))
+    return tensor
 
 
 def _shrank(
     parent: Architecture, student: Architecture, selection: Selection, target: Path
 ) -> None:
     for new, old in enumerate(selection.kept_blocks):
-        for axis, kept in selection.axes(old).items():
+        for axis, kept in parent.blocks[old].kept_sizes(selection.axes(old)).items():
             before, after = parent.blocks[old].sizes[axis], student.blocks[new].sizes[axis]
-            if after != len(kept) or (len(kept) < before and after >= before):
-                _same(f"size of axis {axis} of block {old}", after, len(kept), target)
+            if after != kept or (kept < before and after >= before):
+                _same(f"size of axis {axis} of block {old}", after, kept, target)
 
 
 def _same(what: str, got: object, planned: object, target: Path) -> None:

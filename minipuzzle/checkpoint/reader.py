@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from minipuzzle import families
 from minipuzzle.arch import Architecture
@@ -26,6 +26,7 @@ from minipuzzle.errors import UserError
 from minipuzzle.families import Name, names_of
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 PIECE_BYTES = 1 << 24
@@ -143,16 +144,17 @@ class Checkpoint:
         return (self.path / "tokenizer.json").is_file()
 
     def tensor(self, name: str) -> Tensor:
-        """The tensor of a canonical name, on the CPU, in its own dtype.
+        """The tensor of a canonical name, on the CPU, in its own dtype; a buffer, in FP32.
 
-        Raises: UserError for NaN or infinity, and where the file is not any more what was opened.
+        What the file holds in pieces is filled piece by piece. Raises: UserError for NaN or
+        infinity, and where the file is not any more what was opened.
         """
         import torch
         from safetensors import SafetensorError, safe_open
 
         stored = self._stored[name]
-        if not isinstance(stored.name, str):
-            whole = torch.empty(stored.shape, dtype=getattr(torch, TORCH_DTYPES[stored.dtype]))
+        if not isinstance(stored.name, str) or name in self.architecture.buffers:
+            whole = torch.empty(stored.shape, dtype=self.held_dtype(name))
             self.read_into(name, whole)
             return whole
         path = stored.entries[0].file
@@ -163,6 +165,13 @@ class Checkpoint:
             raise changed(path, error) from error
         _check_finite(stored, 0, result)
         return result
+
+    def held_dtype(self, name: str) -> torch.dtype:
+        """The dtype in which ``tensor`` gives a tensor."""
+        import torch
+
+        dtype = "F32" if name in self.architecture.buffers else self._stored[name].dtype
+        return cast(torch.dtype, getattr(torch, TORCH_DTYPES[dtype]))
 
     def expert_tensor(self, name: str, index: int) -> Tensor:
         """One index of a tensor's first dimension, such as one expert's matrix; no other is read.

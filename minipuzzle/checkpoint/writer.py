@@ -122,7 +122,7 @@ def _write_weights(
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    names = families.find(model_type).names(architecture)
+    names, buffers = families.find(model_type).names(architecture), architecture.buffers
     shards: list[list[str]] = []
     pending: dict[str, Tensor] = {}
     size = total = 0
@@ -138,6 +138,8 @@ def _write_weights(
 
     for entry in architecture.tensors():
         value = tensor(entry.name)
+        if entry.name in buffers:  # FP32 in every file, whatever the weights' dtype
+            value = value.float()
         if tuple(value.shape) != entry.shape:
             raise InternalError(
                 f"Tensor {entry.name} has not the planned shape: {tuple(value.shape)}, planned"

@@ -306,4 +306,5 @@ def _names(kind: type[Block]) -> list[str]:
     the same, since a point of the grid has one number for each.
     """
     axes = [width.axis for width in getattr(kind, "widths", ()) if width.searched]
-    return [kind.kind, getattr(kind, "letter", kind.kind), *axes]
+    letters = [kind.letter] if hasattr(kind, "letter") else []
+    return [kind.kind, *letters, *axes]

@@ -50,5 +50,5 @@ def fp8_model(
 
 def _fill(module: nn.Module, checkpoint: Checkpoint | None, prefix: str) -> None:
     if checkpoint is not None:
-        for name, parameter in module.named_parameters():
-            parameter.copy_(checkpoint.tensor(f"{prefix}{name}"))
+        for name, tensor in module.state_dict().items():
+            checkpoint.read_into(f"{prefix}{name}", tensor)

@@ -29,7 +29,7 @@ def load_model(
     """
     model = HybridLM(checkpoint.architecture, device=device, dtype=dtype, kernels=kernels)
     for name, tensor in model.state_dict().items():
-        tensor.copy_(checkpoint.tensor(name))
+        checkpoint.read_into(name, tensor)
     return model
 
 

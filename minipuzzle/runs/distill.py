@@ -134,7 +134,7 @@ def write_student(like: Checkpoint, tensor: Callable[[str], torch.Tensor], targe
     write_checkpoint(
         target,
         like.architecture,
-        lambda name: tensor(name).to(like.tensor(name).dtype).contiguous(),
+        lambda name: tensor(name).to(like.held_dtype(name)).contiguous(),
         source=like,
         config=like.config,
         extra=extra,

@@ -103,7 +103,11 @@ def _product(a: Tensor, b: Tensor, order: Order) -> Tensor:
     """
     if a.is_meta:  # it refuses FP32 there
         return a.new_empty(*(() if b.ndim == 3 else (len(order.offsets) - 1,)), len(a), b.shape[-1])
-    return F.grouped_mm(a, b, offs=order.offsets[1:])
+    result = F.grouped_mm(a, b, offs=order.offsets[1:])
+    if b.ndim == 2 and a.is_cuda and torch.cuda.get_device_capability(a.device)[0] > 9:
+        # Blackwell's kernel leaves what was in memory for experts without rows (pytorch#172439)
+        result.masked_fill_((order.offsets.diff() == 0)[:, None, None], 0)
+    return result
 
 
 class _Form(NamedTuple):

@@ -1,0 +1,301 @@
+"""Time and memory of one block of experts, forward and backward, and of a decode step.
+
+    # Nemotron-3-Nano's block, 8,192 tokens, BF16: 3 minutes
+    python benchmarks/experts.py --out experts.json
+    # a tiny one, where there is no GPU
+    python benchmarks/experts.py --device cpu --tokens 256 --hidden 64 --experts 8 --top-k 2 \
+        --width 32 --shared 48 --rounds 3 --out experts.json
+
+All rows have the same weights, inputs and gradient, and take turns round by round; medians are
+compared. ``ours`` is ``Kernels.run_experts`` between our router and shared expert, ``loop`` the
+same with one expert after another; the baselines are transformers' NemotronHMoE with its
+grouped_mm experts and with its eager loop. ``dense`` is the ceiling: plain matrix products of the
+same shapes and operations, forward and backward, without anything between them. Memory is the peak
+beyond weights and their gradients. Errors are relative to the loop in FP32 on the first tokens.
+
+A decode step is the experts alone, forward, few tokens: as a CUDA graph on a GPU; ``gathered``
+copies the chosen experts' matrices and multiplies those. Its bytes are the distinct experts chosen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor
+from transformers import NemotronHConfig
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHMoE
+
+from minipuzzle.artifacts import write_json
+from minipuzzle.kernels import choose, experts
+from minipuzzle.kernels.grouped import gathered
+from minipuzzle.kernels.pointwise import relu_squared, replayed
+from minipuzzle.kernels.routing import Routing, route
+
+ROUNDS, WARM_UPS, ERROR_TOKENS, REPLAYS = 12, 3, 256, 50
+DECODED = (1, 8, 64)
+"""Tokens of a decode step."""
+Run = Callable[[Tensor], Tensor]
+
+
+def main() -> None:
+    """Measure, print two tables, write JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cuda")
+    for name, value in (
+        ("tokens", 8192),
+        ("hidden", 2688),
+        ("experts", 128),
+        ("top-k", 6),
+        ("width", 1856),
+        ("shared", 3712),
+        ("rounds", ROUNDS),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    module, x, gradient = problem(options, device)
+    result = {
+        "shape": {k: v for k, v in vars(options).items() if isinstance(v, int)},
+        "dtype": str(x.dtype),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "experts": choose(device).experts,
+        "flops": flops(options),
+        "rows": training(module, x, gradient, options),
+    }
+    write_json(options.out, result)  # a call that runs out of time has told something
+    result["decode"] = decoding(module, x, options)
+    write_json(options.out, result)
+
+
+def problem(options: argparse.Namespace, device: torch.device) -> tuple[Any, Tensor, Tensor]:
+    """transformers' block with random weights, inputs [1, tokens, hidden] and the gradient of its
+    output.
+    """
+    config = NemotronHConfig(
+        hidden_size=options.hidden,
+        n_routed_experts=options.experts,
+        num_experts_per_tok=options.top_k,
+        moe_intermediate_size=options.width,
+        moe_shared_expert_intermediate_size=options.shared,
+        routed_scaling_factor=2.5,
+        norm_topk_prob=True,
+        n_group=1,
+        topk_group=1,
+    )
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    with torch.device("meta"):
+        module = NemotronHMoE(config)
+    module = module.to(dtype).to_empty(device=device)
+    g = torch.Generator(device=device).manual_seed(0)
+    for parameter in module.parameters():
+        with torch.no_grad():
+            parameter.normal_(0.0, parameter.shape[-1] ** -0.5, generator=g)
+    module.gate.e_score_correction_bias = torch.zeros(options.experts, device=device)
+    shape = (1, options.tokens, options.hidden)
+    x, gradient = (torch.randn(shape, generator=g, device=device).to(dtype) for _ in range(2))
+    return module, x, gradient
+
+
+def flops(options: argparse.Namespace) -> int:
+    """Of the products, forward and backward: three for each matrix."""
+    routed = options.top_k * 2 * options.hidden * options.width
+    others = 2 * options.hidden * options.shared + options.hidden * options.experts
+    return 3 * 2 * options.tokens * (routed + others)
+
+
+def training(
+    module: Any, x: Tensor, gradient: Tensor, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """A row for each way: milliseconds of forward and backward, the share of the ceiling, memory,
+    error.
+    """
+    kernels = choose(x.device)
+    ways: dict[str, Run] = {
+        "ours": partial(ours, module, options.top_k, kernels.run_experts),
+        "transformers grouped_mm": partial(theirs, module, "grouped_mm"),
+        "transformers eager": partial(theirs, module, "eager"),
+        "loop": partial(ours, module, options.top_k, experts.run_experts),
+    }
+    times: dict[str, list[float]] = {name: [] for name in (*ways, "dense")}
+    forward: dict[str, list[float]] = {name: [] for name in ways}
+    rows: dict[str, dict[str, Any]] = {}
+    products = dense(options, x)
+    for turn in range(WARM_UPS + options.rounds):
+        for name, run in ways.items():
+            leaf = x.detach().requires_grad_()
+            before = allocated(x.device, module)
+            began = now(x.device)
+            y = run(leaf)
+            middle = now(x.device)
+            y.backward(gradient)
+            ended = now(x.device)
+            if turn == WARM_UPS:
+                peak = torch.cuda.max_memory_allocated() - before if x.is_cuda else 0
+                # the gradients of weights and inputs are there whatever runs
+                peak -= sum(t.nbytes for t in (*module.parameters(), x)) if x.is_cuda else 0
+                rows[name] = {"row": name, "extra_gib": peak / 2**30}
+            if turn >= WARM_UPS:
+                times[name].append(ended - began)
+                forward[name].append(middle - began)
+            module.zero_grad(set_to_none=True)
+            del leaf, y
+        began = now(x.device)
+        products()
+        if turn >= WARM_UPS:
+            times["dense"].append(now(x.device) - began)
+    few = x[:, :ERROR_TOKENS]  # last: other sizes would be compiled for all sizes
+    with torch.no_grad():
+        exact = ours(deepcopy(module).float(), options.top_k, experts.run_experts, few.float())
+        for name, run in ways.items():
+            rows[name]["error"] = ((run(few) - exact).norm() / exact.norm()).item()
+    ceiling = statistics.median(times["dense"])
+    print(
+        f"{'':<26}{'ms':>9}{'forward':>9}{'TFLOP/s':>9}{'of dense':>10}{'GiB beyond':>12}"
+        f"{'error':>10}"
+    )
+    for name, row in (*rows.items(), ("dense", {"row": "dense"})):
+        seconds = statistics.median(times[name])
+        row |= {
+            "ms": 1e3 * seconds,
+            "all_ms": [1e3 * t for t in times[name]],
+            "tflops": flops(options) / seconds / 1e12,
+            "of_dense": ceiling / seconds,
+        }
+        rows[name] = row
+        if name in forward:
+            row["forward_ms"] = 1e3 * statistics.median(forward[name])
+        print(
+            f"{name:<26}{row['ms']:>9.2f}{row.get('forward_ms', 0):>9.2f}{row['tflops']:>9.1f}"
+            f"{row['of_dense']:>10.1%}{row.get('extra_gib', 0):>12.2f}{row.get('error', 0):>10.1e}",
+            flush=True,
+        )
+    return list(rows.values())
+
+
+def ours(module: Any, top_k: int, run: Callable[..., Tensor], x: Tensor) -> Tensor:
+    """The block with our router, experts and activations, on transformers' parameters."""
+    tokens = x.flatten(0, 1)  # [n, hidden]
+    logits = F.linear(tokens.float(), module.gate.weight.float())
+    routing = Routing(router="sigmoid", top_k=top_k, normalised=True, scaling=2.5)
+    weights, chosen = route(logits, routing, module.gate.e_score_correction_bias)
+    stacks = module.experts.up_proj, module.experts.down_proj
+    routed = run(tokens, *stacks, weights, chosen, "relu2", False)
+    shared = module.shared_experts
+    return routed.view_as(x) + shared.down_proj(relu_squared(shared.up_proj(x)))
+
+
+def theirs(module: Any, how: str, x: Tensor) -> Tensor:
+    """transformers' own forward."""
+    module.experts.config._experts_implementation = how
+    result: Tensor = module(x)
+    return result
+
+
+def dense(options: argparse.Namespace, x: Tensor) -> Callable[[], None]:
+    """The products alone, each expert's rows as if they were one matrix's: forward, the gradient of
+    the input, that of the matrix.
+    """
+    n, rows = options.tokens, options.tokens * options.top_k
+    sizes = [
+        (rows, options.hidden, options.width),
+        (rows, options.width, options.hidden),
+        (n, options.hidden, options.shared),
+        (n, options.shared, options.hidden),
+        (n, options.hidden, options.experts),
+    ]
+    made = [
+        tuple(torch.randn(s, dtype=x.dtype, device=x.device) for s in ((m, k), (o, k), (m, o)))
+        for m, k, o in sizes
+    ]
+
+    def products() -> None:
+        for inputs, matrix, gradient in made:
+            torch.mm(inputs, matrix.t())
+            torch.mm(gradient, matrix)
+            torch.mm(gradient.t(), inputs)
+
+    return products
+
+
+def now(device: torch.device) -> float:
+    """Seconds, when all that was asked for is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def allocated(device: torch.device, module: Any) -> int:
+    """Bytes allocated now; the peak is counted from here."""
+    if device.type != "cuda":
+        return 0
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
+
+
+@torch.no_grad()
+def decoding(module: Any, x: Tensor, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Milliseconds of the experts alone for few tokens."""
+    up, down = module.experts.up_proj, module.experts.down_proj
+    ways: dict[str, Callable[..., Tensor]] = {
+        "ours": choose(x.device).run_experts,
+        "gathered": partial(experts.run_experts, product=gathered),
+    }
+    found = []
+    print(f"\n{'tokens':>6}{'experts':>9}" + "".join(f"{f'{n} ms':>14}{'GB/s':>8}" for n in ways))
+    for tokens in DECODED:
+        part = x[0, :tokens].contiguous()
+        logits = F.linear(part.float(), module.gate.weight.float())
+        routing = Routing(router="sigmoid", top_k=options.top_k, normalised=True, scaling=2.5)
+        weights, chosen = route(logits, routing)
+        read = len(chosen.unique())
+        row: dict[str, Any] = {"tokens": tokens, "experts": read}
+        size = read * 2 * options.hidden * options.width * x.element_size()
+        for name, run in ways.items():
+            step = partial(run, part, up, down, weights, chosen, "relu2", False)
+            seconds = step_seconds(step, x.device)
+            row[name] = {"ms": 1e3 * seconds, "gb_s": size / seconds / 1e9}
+        found.append(row)
+        cells = "".join(f"{row[n]['ms']:>14.3f}{row[n]['gb_s']:>8.0f}" for n in ways)
+        print(f"{tokens:>6}{read:>9}{cells}", flush=True)
+    return found
+
+
+def step_seconds(step: Callable[[], Tensor], device: torch.device) -> float:
+    """Median of REPLAYS steps; a CUDA graph's where there is one."""
+    run: Callable[[], Any] = step
+    if device.type == "cuda":
+        side = torch.cuda.Stream()
+        with replayed(), torch.cuda.stream(side):
+            for _ in range(WARM_UPS):
+                step()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with replayed(), torch.cuda.graph(graph, stream=side):
+            step()
+        run = graph.replay
+    seconds = []
+    for _ in range(WARM_UPS + REPLAYS):
+        began = now(device)
+        run()
+        seconds.append(now(device) - began)
+    return statistics.median(seconds[WARM_UPS:])
+
+
+if __name__ == "__main__":
+    main()

@@ -12,4 +12,8 @@ NO_DEFAULT_HERE = {
     "num_hidden_layers",
     "num_attention_heads",
     "mamba_num_heads",
+    "n_routed_experts",
+    "num_experts_per_tok",
+    "moe_intermediate_size",
+    "moe_shared_expert_intermediate_size",
 }

@@ -42,8 +42,29 @@ NEMOTRON = {
     "chunk_size": 16,
     "hybrid_override_pattern": "M-M*-",
 }
+MOE = {
+    **NEMOTRON,
+    "hybrid_override_pattern": "ME*EM",
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 24,
+    "moe_shared_expert_intermediate_size": 40,
+}
 FORMS = {
-    "nemotron_h": {"plain": NEMOTRON},
+    "nemotron_h": {
+        "plain": NEMOTRON,
+        "experts": MOE,
+        "latent experts in groups, dense too": {
+            **MOE,
+            "hybrid_override_pattern": "M-E*E",
+            "moe_latent_size": 16,
+            "routed_scaling_factor": 2.5,
+            "n_group": 2,
+            "topk_group": 1,
+            "mlp_bias": True,
+        },
+        "gates as they are": {**MOE, "norm_topk_prob": False, "num_experts_per_tok": 1},
+    },
     "llama": {
         "plain": LAYERS,
         "linear, biases, own head_dim": {
@@ -183,6 +204,9 @@ def theirs_of(family, fields, seed=0):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * (0.3 if parameter.ndim == 1 else 0.05))
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.add_(torch.randn_like(buffer) * 0.1)
     return unclamped(model)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from minipuzzle.families._fields import activation, epsilon, error, limitless, number, only, own
 
-KINDS = {"M": "mamba", "*": "attention", "-": "mlp"}
+KINDS = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
 ALIASES = {"linear_attention": "mamba", "full_attention": "attention"}
 FIELDS: dict[str, Any] = {
     "vocab_size": None,
@@ -33,6 +33,15 @@ FIELDS: dict[str, Any] = {
     "time_step_limit": (0.0, float("inf")),
     "layer_norm_epsilon": 1e-5,
     "max_position_embeddings": 4096,
+    "n_routed_experts": None,
+    "num_experts_per_tok": None,
+    "moe_intermediate_size": None,
+    "moe_shared_expert_intermediate_size": None,
+    "moe_latent_size": None,
+    "routed_scaling_factor": 1.0,
+    "n_group": 1,
+    "topk_group": 1,
+    "norm_topk_prob": True,
     "sliding_window": None,
     "num_hidden_layers": None,
     "hybrid_override_pattern": None,
@@ -51,6 +60,7 @@ OLD_FIELDS = {
     "mamba_dt_limit": "time_step_limit",
     "mamba_dt_min": "time_step_min",
     "layer_types": "layers_block_type",
+    "num_local_experts": "n_routed_experts",
 }
 LEAST_STEP = 0.001
 SHARED = {
@@ -60,7 +70,7 @@ SHARED = {
     "rms_norm_eps",
     "max_position_embeddings",
 }
-LETTERS = "M (Mamba-2), - (feed-forward), * (attention)"
+LETTERS = "M (Mamba-2), - (feed-forward), E (experts), * (attention)"
 
 
 def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,10 +189,8 @@ def _from_pattern(pattern: Any) -> list[str]:
         raise error("hybrid_override_pattern is not text.", got=pattern, allowed=LETTERS)
     for position, letter in enumerate(pattern):
         if letter not in KINDS:
-            moe = " (mixture-of-experts blocks are not supported yet)" if letter == "E" else ""
             raise error(
-                f"Unknown letter {letter!r} at position {position} of"
-                f" hybrid_override_pattern{moe}.",
+                f"Unknown letter {letter!r} at position {position} of hybrid_override_pattern.",
                 got=pattern,
                 allowed=LETTERS,
             )
@@ -195,9 +203,8 @@ def _from_list(name: str, listed: Any) -> list[str]:
     kinds = [ALIASES.get(kind, kind) if isinstance(kind, str) else kind for kind in listed]
     for position, kind in enumerate(kinds):
         if kind not in KINDS.values():
-            moe = " (mixture-of-experts blocks are not supported yet)" if kind == "moe" else ""
             raise error(
-                f"Unknown kind {kind!r} at position {position} of {name}{moe}.",
+                f"Unknown kind {kind!r} at position {position} of {name}.",
                 got=kind,
                 allowed=", ".join(sorted(KINDS.values())),
             )

@@ -1,5 +1,5 @@
-"""Nemotron-H (arXiv:2504.03624): every layer is one block of Mamba-2, relu^2 feed-forward or
-attention.
+"""Nemotron-H (arXiv:2504.03624) and Nemotron 3: every layer is one block of Mamba-2, relu^2
+feed-forward, a mixture of relu^2 experts or attention.
 
 Blocks of one kind with different sizes are written as ``block_configs`` under the type
 ``nemotron_h_puzzle``, the schema that vLLM, SGLang, TensorRT-LLM and llama.cpp read, with the two
@@ -9,21 +9,18 @@ classes transformers needs beside it.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
 from minipuzzle.arch import Architecture
-from minipuzzle.families._fields import divides, epsilon, error, flag, kept, positive
-from minipuzzle.families._nemotron_h_fields import FIELDS, canonical, layers, of_block, supported
-from minipuzzle.kinds import Attention, Block, FeedForward, Mamba2
+from minipuzzle.arch.architecture import Tensor
+from minipuzzle.families._fields import epsilon, error, kept, positive
+from minipuzzle.families._nemotron_h_blocks import AXIS_FIELDS, block, block_config, plain, sizes
+from minipuzzle.families._nemotron_h_fields import FIELDS, canonical, layers, of_block
+from minipuzzle.families._parts import EXPERT, Name, named
+from minipuzzle.kinds import FeedForward
 
 __all__ = ["FIELDS", "architecture", "config", "extra_files", "names"]
-AXIS_FIELDS = {
-    "mamba": {"heads": "mamba_num_heads", "head_dim": "mamba_head_dim"},
-    "attention": {"q_heads": "num_attention_heads", "kv_heads": "num_key_value_heads"},
-    "mlp": {"intermediate": "intermediate_size"},
-}
 TENSORS = {
     "norm.weight": "norm.weight",
     "in_proj.weight": "mixer.in_proj.weight",
@@ -41,7 +38,20 @@ TENSORS = {
         for p in ("q", "k", "v", "o", "up", "down")
         for t in ("weight", "bias")
     },
+    "router.weight": "mixer.gate.weight",
+    "router.correction": "mixer.gate.e_score_correction_bias",
+    **{
+        f"{ours}_proj.{t}": f"mixer.{theirs}_proj.{t}"
+        for ours, theirs in (
+            ("shared_up", "shared_experts.up"),
+            ("shared_down", "shared_experts.down"),
+            ("latent_in", "fc1_latent"),
+            ("latent_out", "fc2_latent"),
+        )
+        for t in ("weight", "bias")
+    },
 }
+STACKS = {"experts.up_proj": "up_proj", "experts.down_proj": "down_proj"}
 TOP = {
     "embeddings.weight": ("embeddings.weight", "embedding.weight"),
     "final_norm.weight": ("norm_f.weight",),
@@ -54,6 +64,7 @@ REWRITTEN = (
     "mamba_conv_bias",
     "mamba_chunk_size",
     "attention_head_dim",
+    "num_local_experts",
 )
 
 
@@ -70,8 +81,8 @@ def architecture(config: dict[str, Any]) -> Architecture:
     said = fields["block_configs"] or [{}] * len(kinds)
     own_type = config.get("model_type") == "nemotron_h"
     pairs = zip(kinds, said, strict=True)
-    blocks = [_block(kind, of_block(fields, own), hidden) for kind, own in pairs]
-    alike = [_block(kind, fields, hidden) for kind in kinds] if own_type else blocks
+    blocks = [block(kind, of_block(fields, own), hidden) for kind, own in pairs]
+    alike = [block(kind, fields, hidden) for kind in kinds] if own_type else blocks
     if blocks != alike:
         raise error(
             "block_configs is not read for nemotron_h.",
@@ -101,7 +112,7 @@ def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, An
     Raises: UserError for what no config of this family can say: a tied head, a bias in attention, a
     gate.
     """
-    if architecture.tied_head or any(b != _plain(b) for b in architecture.blocks):
+    if architecture.tied_head or any(b != plain(b) for b in architecture.blocks):
         raise error(
             "nemotron_h has no tied head and no bias in attention.",
             got="an architecture with one of them",
@@ -122,11 +133,11 @@ def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, An
         "num_hidden_layers": len(pattern),
         "max_position_embeddings": architecture.max_positions,
     }
-    for kind in ("mamba", "attention", "mlp"):
+    for kind in AXIS_FIELDS:
         of_kind = [b for b in architecture.blocks if b.kind == kind]
         if of_kind:
             widths = AXIS_FIELDS[kind]
-            result |= _sizes(max(of_kind, key=lambda b: [b.sizes[axis] for axis in widths]))
+            result |= sizes(max(of_kind, key=lambda b: [b.sizes.get(axis, 0) for axis in widths]))
     if not architecture.homogeneous:
         result |= {
             "model_type": "nemotron_h_puzzle",
@@ -135,20 +146,23 @@ def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, An
                 "AutoConfig": "configuration_nemotron_h_puzzle.NemotronHPuzzleConfig",
                 "AutoModelForCausalLM": "modeling_nemotron_h_puzzle.NemotronHPuzzleForCausalLM",
             },
-            "block_configs": [_block_config(b, result) for b in architecture.blocks],
+            "block_configs": [block_config(b, result) for b in architecture.blocks],
             "mtp_block_configs": [],
         }
     return result
 
 
-def names(architecture: Architecture) -> dict[str, tuple[str, ...]]:
+def names(architecture: Architecture) -> dict[str, tuple[Name, ...]]:
     """Canonical name -> accepted names. Written are ``backbone.`` names, as on the hub, but
     ``model.`` ones where blocks of a kind differ: NVIDIA's released puzzle checkpoint has those,
     and transformers renames only for ``nemotron_h``.
     """
     roots = ROOTS if architecture.homogeneous else ROOTS[::-1]
-    result: dict[str, tuple[str, ...]] = {}
+    result: dict[str, tuple[Name, ...]] = {}
     for tensor in architecture.tensors():
+        if tensor.weight.name in STACKS:
+            result[tensor.name] = _stack(tensor, roots)
+            continue
         if tensor.block is not None:
             theirs: tuple[str, ...] = (f"layers.{tensor.block}.{TENSORS[tensor.weight.name]}",)
         elif tensor.name == "head.weight":
@@ -188,82 +202,9 @@ def extra_files(architecture: Architecture) -> dict[str, str]:
     return result
 
 
-def _block(kind: str, fields: dict[str, Any], hidden: int) -> Block:
-    supported(fields)
-    if kind == "mlp":
-        return FeedForward(
-            hidden=hidden,
-            intermediate=positive(fields, "intermediate_size"),
-            bias=flag(fields, "mlp_bias"),
-        )
-    if kind == "attention":
-        q = positive(fields, "num_attention_heads")
-        kv = q if fields["num_key_value_heads"] is None else positive(fields, "num_key_value_heads")
-        divides("num_attention_heads", q, "num_key_value_heads", kv)
-        # attention_bias is not read: transformers has no bias there, and a file that has one is
-        # refused by its names
-        return Attention(
-            hidden=hidden, q_heads=q, kv_heads=kv, attn_head_dim=positive(fields, "head_dim")
-        )
-    heads, groups = positive(fields, "mamba_num_heads"), positive(fields, "n_groups")
-    divides("mamba_num_heads", heads, "n_groups", groups)
-    return Mamba2(
-        hidden=hidden,
-        heads=heads,
-        head_dim=positive(fields, "mamba_head_dim"),
-        groups=groups,
-        state=positive(fields, "ssm_state_size"),
-        conv_kernel=positive(fields, "conv_kernel"),
-        conv_bias=flag(fields, "use_conv_bias"),
-        chunk_size=positive(fields, "chunk_size"),
-        proj_bias=flag(fields, "use_bias"),
-    )
-
-
-def _plain(block: Block) -> Block:
-    """The block with nothing but what this family's config can say."""
-    if isinstance(block, FeedForward):
-        return FeedForward(hidden=block.hidden, intermediate=block.intermediate, bias=block.bias)
-    if isinstance(block, Attention):
-        return Attention(
-            hidden=block.hidden,
-            q_heads=block.q_heads,
-            kv_heads=block.kv_heads,
-            attn_head_dim=block.attn_head_dim,
-        )
-    return replace(block, residual_multiplier=1.0)
-
-
-def _sizes(block: Block) -> dict[str, Any]:
-    if isinstance(block, FeedForward):
-        return {
-            "intermediate_size": block.intermediate,
-            "mlp_bias": block.bias,
-            "mlp_hidden_act": "relu2",
-        }
-    if isinstance(block, Attention):
-        return {
-            "num_attention_heads": block.q_heads,
-            "num_key_value_heads": block.kv_heads,
-            "head_dim": block.attn_head_dim,
-            "attention_bias": block.bias,
-        }
-    assert isinstance(block, Mamba2)
-    return {
-        "mamba_num_heads": block.heads,
-        "mamba_head_dim": block.head_dim,
-        "n_groups": block.groups,
-        "mamba_n_groups": block.groups,
-        "ssm_state_size": block.state,
-        "conv_kernel": block.conv_kernel,
-        "use_conv_bias": block.conv_bias,
-        "chunk_size": block.chunk_size,
-        "mamba_hidden_act": "silu",
-        "use_bias": block.proj_bias,
-    }
-
-
-def _block_config(block: Block, top: dict[str, Any]) -> dict[str, Any]:
-    own = {field: block.sizes[axis] for axis, field in AXIS_FIELDS[block.kind].items()}
-    differs = {field: value for field, value in _sizes(block).items() if top[field] != value}
-    return {"block_type": block.kind, **own, **differs}
+def _stack(tensor: Tensor, roots: tuple[str, ...]) -> tuple[Name, ...]:
+    """One tensor for each expert, as on the hub, or a stack of them, as in transformers' memory."""
+    name, count = STACKS[tensor.weight.name], tensor.shape[0]
+    bases = [f"{root}.layers.{tensor.block}.mixer.experts." for root in roots]
+    singles = [named(f"{EXPERT}.{name}.weight", base, count) for base in bases]
+    return (*singles, *(f"{base}{name}" for base in bases))

@@ -6,6 +6,7 @@ from pkgutil import iter_modules
 from minipuzzle.kinds.attention import Attention
 from minipuzzle.kinds.axes import Kept, Weight, weight
 from minipuzzle.kinds.base import KINDS, Block, Cache, Flops
+from minipuzzle.kinds.experts import Experts
 from minipuzzle.kinds.feedforward import FeedForward
 from minipuzzle.kinds.mamba2 import Mamba2
 from minipuzzle.kinds.rope import ROPE_KINDS, Rope, rope_speeds
@@ -20,6 +21,7 @@ __all__ = [
     "Attention",
     "Block",
     "Cache",
+    "Experts",
     "FeedForward",
     "Flops",
     "Kept",

@@ -1,0 +1,203 @@
+"""How a mixture of experts runs: a router, stacks of experts, a shared expert beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from minipuzzle.kernels import Kernels
+from minipuzzle.kernels.experts import run_experts
+from minipuzzle.kernels.pointwise import product_dtype, silu_product
+from minipuzzle.kernels.routing import Routing, route
+from minipuzzle.kinds import Block, Experts, Kept
+from minipuzzle.model.base import Context, ResidualBlock
+from minipuzzle.model.feedforward import ACTIVATIONS
+from minipuzzle.model.masks import index_mask
+from minipuzzle.shapes import Float
+
+ROUTER_STD = 0.02
+CHANNELS = "experts*expert_width"
+
+
+class Router(nn.Module):
+    """``weight`` [experts, hidden]; ``correction`` [experts] FP32, a buffer, or None."""
+
+    correction: Tensor | None
+
+    def __init__(self, block: Experts) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(block.experts, block.hidden))
+        correction = torch.zeros(block.experts, dtype=torch.float32) if block.buffers else None
+        self.register_buffer("correction", correction)
+
+    def logits(self, x: Float[Tensor, "t d"], fp32: bool) -> Float[Tensor, "t e"]:
+        """Of tokens: in FP32, or in the dtype of the model."""
+        if fp32:
+            with torch.autocast(x.device.type, enabled=False):
+                return F.linear(x.float(), self.weight.float())
+        return F.linear(x, self.weight.to(x.dtype))
+
+
+class Stacks(nn.Module):
+    """The experts' matrices, by their names in ``block.stacks``: [experts, rows, columns]."""
+
+    def __init__(self, block: Experts) -> None:
+        super().__init__()
+        for name, shape in block.stacks.items():
+            self.register_parameter(name.removeprefix("experts."), nn.Parameter(torch.zeros(shape)))
+
+
+class ExpertsBlock(ResidualBlock):
+    """What the chosen experts add, each times its gate, and what the shared one adds.
+
+    Activations are watched at points of its own too: "routed", all that scoring asks of the experts
+    (``kernels.experts.Routed``); "shared_channels" [b, s, shared_width] and "latent_channels"
+    [t, latent], what the shared down and the way out of the latent size read.
+    """
+
+    kind = Experts.kind
+    block: Experts
+
+    def __init__(self, block: Experts, eps: float, kernels: Kernels) -> None:
+        super().__init__(block, eps, kernels)
+        self.kernels = kernels
+        self.router = Router(block)
+        self.experts = Stacks(block)
+        if block.latent:
+            self.latent_in_proj = nn.Linear(block.hidden, block.latent, bias=block.bias)
+            self.latent_out_proj = nn.Linear(block.latent, block.hidden, bias=block.bias)
+        if block.shared_width:
+            width = block.shared_width
+            if block.gated:
+                self.shared_gate_up_proj = nn.Linear(block.hidden, 2 * width, bias=block.bias)
+            else:
+                self.shared_up_proj = nn.Linear(block.hidden, width, bias=block.bias)
+            self.shared_down_proj = nn.Linear(width, block.hidden, bias=block.bias)
+            if block.shared_gate:
+                self.shared_gate = nn.Linear(block.hidden, 1, bias=False)
+        # masks: of experts [experts], of their channels [experts, expert_width], of the shared
+        # expert's [shared_width] and of the latent ones [latent]; how many are chosen
+        self.kept_experts: Tensor | None = None
+        self.kept_channels: Tensor | None = None
+        self.kept_shared: Tensor | None = None
+        self.kept_latent: Tensor | None = None
+        self.top_k = block.top_k
+        self._readers: dict[int, Callable[[Any], None]] = {}
+
+    @classmethod
+    def new_slot(
+        cls,
+        block: Block,
+        batch: int,
+        capacity: int,
+        *,
+        device: Any,
+        kv_dtype: Any,
+        state_dtype: Any,
+    ) -> None:
+        """Nothing: a token does not see the others."""
+        return None
+
+    def reset(self, generator: torch.Generator) -> None:
+        """The router normal of std 0.02, as the other matrices; no correction."""
+        self.router.weight.normal_(0.0, ROUTER_STD, generator=generator)
+        if self.block.shared_width and self.block.shared_gate:
+            self.shared_gate.weight.normal_(0.0, ROUTER_STD, generator=generator)
+
+    def mixer(self, x: Float[Tensor, "b s d"], context: Context) -> Float[Tensor, "b s d"]:
+        """The chosen experts of each token, and the shared one."""
+        b = self.block
+        tokens = x.flatten(0, 1)  # [t, hidden]
+        gates, chosen = self.route(tokens)  # [t, k] each
+        u = tokens
+        if b.latent:
+            u = self.latent_in_proj(tokens)  # [t, latent]
+            u = u if self.kept_latent is None else u * self.kept_latent
+        r = self._routed(u, gates, chosen)  # [t, latent or hidden]
+        if b.latent:
+            r = r if self.kept_latent is None else r * self.kept_latent
+            r = self.latent_out_proj(r)  # [t, hidden]
+        added = r.view_as(x)
+        return added + self._shared(x) if b.shared_width else added
+
+    def route(self, tokens: Float[Tensor, "t d"]) -> tuple[Tensor, Tensor]:
+        """(gates [t, k] FP32, the chosen experts [t, k] int64) of normed tokens."""
+        b = self.block
+        routing = Routing(
+            router=cast(Any, b.router),
+            top_k=self.top_k,
+            normalised=b.normalised,
+            scaling=b.scaling,
+            groups=b.router_groups,
+            groups_kept=b.router_groups_kept,
+        )
+        logits = self.router.logits(tokens, fp32=b.router == "sigmoid")
+        return route(logits, routing, self.router.correction, self.kept_experts)
+
+    def _routed(self, u: Tensor, gates: Tensor, chosen: Tensor) -> Tensor:
+        b, dtype = self.block, product_dtype(u)
+        up = self.experts.get_parameter("gate_up_proj" if b.gated else "up_proj")
+        down = self.experts.get_parameter("down_proj")
+        return run_experts(
+            u.to(dtype),
+            up.to(dtype),
+            down.to(dtype),
+            gates,
+            chosen,
+            b.activation,
+            b.gated,
+            self.kept_channels,
+            self._watching if self._readers else None,
+        )
+
+    def _shared(self, x: Tensor) -> Tensor:
+        b, activation = self.block, ACTIVATIONS[self.block.activation]
+        if b.gated:
+            gate, up = self.shared_gate_up_proj(x).chunk(2, -1)
+            y = silu_product(gate, up) if activation is F.silu else activation(gate) * up
+        else:
+            y = activation(self.shared_up_proj(x))
+        if self.kept_shared is not None:
+            y = y * self.kept_shared
+        out: Tensor = self.shared_down_proj(y)
+        return torch.sigmoid(self.shared_gate(x)) * out if b.shared_gate else out
+
+    def _watching(self, routed: Any) -> None:
+        for read in list(self._readers.values()):
+            read(routed)
+
+    def watch(self, point: str, read: Callable[[Any], None]) -> RemovableHandle:
+        """As ``ResidualBlock.watch``, with the points of its own."""
+        if point == "routed":
+            handle = RemovableHandle(self._readers)
+            self._readers[handle.id] = read
+            return handle
+        inputs = {"shared_channels": "shared_down_proj", "latent_channels": "latent_out_proj"}
+        if point in inputs:
+            module = self.get_submodule(inputs[point])
+            return module.register_forward_pre_hook(lambda m, given: read(given[0]))
+        return super().watch(point, read)
+
+    def masks(self, kept: Kept) -> list[tuple[Any, str, Any]]:
+        """As ``ResidualBlock.masks``: experts that are cut are never chosen, channels that are cut
+        are 0 before they are read, and fewer experts are chosen.
+        """
+        b, device = self.block, self.norm.weight.device
+
+        def mask(name: str, size: int) -> Tensor | None:
+            return index_mask(size, kept.get(name), device)
+
+        channels = mask(CHANNELS, b.experts * b.expert_width)
+        return [
+            (self.norm, "kept", mask("hidden", b.hidden)),
+            (self, "kept_experts", mask("experts", b.experts)),
+            (self, "kept_channels", None if channels is None else channels.view(b.experts, -1)),
+            (self, "kept_shared", mask("shared_width", b.shared_width)),
+            (self, "kept_latent", mask("latent", b.latent)),
+            (self, "top_k", len(cast(Any, kept.get("top_k", range(b.top_k))))),
+        ]

@@ -27,6 +27,12 @@ GATHERED = 32
 """Rows at once where matrices are copied row by row: a bound of their memory."""
 
 
+Multiply = Callable[[Tensor, Tensor, Order, bool], Tensor]
+"""(rows, stack [E, out, in], order, back) -> each expert's rows [rows, in] times its transposed
+matrix [rows, out]; going back rows [rows, out] times its matrix [rows, in].
+"""
+
+
 def why_never(device: torch.device) -> str:
     """Why a device has no grouped product in any dtype; "" where it has one."""
     if not hasattr(F, "grouped_mm"):
@@ -56,8 +62,11 @@ def run_experts(
     gated: bool,
     kept: Bool[Tensor, "e i"] | None = None,
     watch: Callable[[Routed], None] | None = None,
+    *,
+    multiply: Multiply | None = None,
 ) -> Float[Tensor, "n d"]:
-    """As ``experts.run_experts``, on CUDA in the dtype of autocast; added up in FP32.
+    """As ``experts.run_experts``, on CUDA in the dtype of autocast; added up in FP32. ``multiply``
+    makes the products with the stacks; gradients of the stacks are always in the dtype.
 
     Dtypes and sizes that ``grouped_mm`` does not take run there: in a loop, and on CUDA few rows,
     or any in a CUDA graph, with copies of the matrices.
@@ -73,20 +82,20 @@ def run_experts(
     x, up, down = x.to(dtype), up.to(dtype), down.to(dtype)
     with torch.autocast("cuda", enabled=False) if x.is_cuda else nullcontext():
         if not torch.is_grad_enabled():
-            form = _Form(Order.of(chosen, len(up)), activation, gated, kept)
+            form = _Form(multiply or _multiply, Order.of(chosen, len(up)), activation, gated, kept)
             return _forward(x, up, down, weights, form, watch, None)
         if watch is not None:  # gradients flow through what it sees
             return plain(
                 x, up, down, weights, chosen, activation, gated, kept, watch, product=grouped
             )
-        form = _Form(Order.of(chosen, len(up)), activation, gated, kept)
+        form = _Form(multiply or _multiply, Order.of(chosen, len(up)), activation, gated, kept)
         result: Tensor = _Experts.apply(x, up, down, weights, form)
         return result
 
 
 def grouped(rows: Tensor, stack: Tensor, order: Order) -> Tensor:
     """A ``Product``, in one kernel."""
-    return _product(rows, stack.transpose(-2, -1), order)
+    return _multiply(rows, stack, order, False)
 
 
 def gathered(rows: Tensor, stack: Tensor, order: Order) -> Tensor:
@@ -95,6 +104,11 @@ def gathered(rows: Tensor, stack: Tensor, order: Order) -> Tensor:
     """
     pieces = zip(rows.split(GATHERED), order.experts.split(GATHERED), strict=True)
     return torch.cat([torch.bmm(stack[e], part[:, :, None])[:, :, 0] for part, e in pieces])
+
+
+def _multiply(rows: Tensor, stack: Tensor, order: Order, back: bool) -> Tensor:
+    """A ``Multiply`` in the stack's dtype."""
+    return _product(rows, stack if back else stack.transpose(-2, -1), order)
 
 
 def _product(a: Tensor, b: Tensor, order: Order) -> Tensor:
@@ -113,6 +127,7 @@ def _product(a: Tensor, b: Tensor, order: Order) -> Tensor:
 class _Form(NamedTuple):
     """What is no tensor with a gradient."""
 
+    multiply: Multiply
     order: Order
     activation: str
     gated: bool
@@ -129,13 +144,13 @@ def _forward(
     keep: Callable[[Tensor], None] | None,
 ) -> Tensor:
     """The sums [n, d]; ``keep`` gets the projected rows [rows, r], which else end early."""
-    order = form.order
-    projected = grouped(x.index_select(0, order.order // weights.shape[1]), up, order)
+    order, multiply = form.order, form.multiply
+    projected = multiply(x.index_select(0, order.order // weights.shape[1]), up, order, False)
     if keep is not None:
         keep(projected)
-    channels = _fused(_channels, projected)(projected, order.experts, *form[1:])  # [rows, I]
+    channels = _fused(_channels, projected)(projected, order.experts, *form[2:])  # [rows, I]
     del projected
-    outputs = grouped(channels, down, order)  # [rows, d]
+    outputs = multiply(channels, down, order, False)  # [rows, d]
     if watch is not None:
         watch(
             Routed(
@@ -170,14 +185,14 @@ class _Experts(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         x, up, down, weights, projected = ctx.saved_tensors
         form: _Form = ctx.form
-        order = form.order
+        order, multiply = form.order, form.multiply
         need_x, need_up, need_down, need_weights = ctx.needs_input_grad[:4]
         tokens, places = order.order // weights.shape[1], order.inverse.view(weights.shape)
         g = grads[0].index_select(0, tokens)  # [rows, d], of weighted outputs
-        by_channel = _product(g, down, order)  # [rows, I], of weighted channels
+        by_channel = multiply(g, down, order, True)  # [rows, I], of weighted channels
         # gradients of weights [rows] and projected rows [rows, r]; weighted channels [rows, I]
         d_weights, d_projected, channels = _fused(_channels_backward, projected)(
-            projected, by_channel, weights.flatten()[order.order], order.experts, *form[1:]
+            projected, by_channel, weights.flatten()[order.order], order.experts, *form[2:]
         )
         del by_channel
         d_x = d_up = d_down = None
@@ -187,7 +202,7 @@ class _Experts(torch.autograd.Function):
         if need_up:
             d_up = _product(d_projected.t(), x.index_select(0, tokens), order)  # [E, r, d]
         if need_x:
-            d_rows = _product(d_projected, up, order)  # [rows, d]
+            d_rows = multiply(d_projected, up, order, True)  # [rows, d]
             d_x = _fused(_sums, d_rows)(d_rows, places, None)
         d_weights = d_weights[places].to(weights.dtype) if need_weights else None
         return d_x, d_up, d_down, d_weights, None

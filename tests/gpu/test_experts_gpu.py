@@ -5,7 +5,7 @@ and decode steps.
 import pytest
 import torch
 
-from minipuzzle.kernels import choose, experts, grouped
+from minipuzzle.kernels import choose, experts, grouped, grouped_fp8
 from minipuzzle.kernels.pointwise import replayed
 from minipuzzle.kernels.routing import Routing, route
 
@@ -172,3 +172,22 @@ def test_memory_of_a_forward_and_backward_pass():
         grouped.run_experts(*tensors, chosen, "relu2", False)
     peak = torch.cuda.max_memory_allocated() - before
     assert peak < 1.15 * 2 * rows * (HIDDEN + WIDTH) + 2 * 20000 * HIDDEN
+
+
+@pytest.mark.parametrize(("activation", "gated"), FORMS)
+def test_fp8_equals_its_emulation(activation, gated):
+    tensors, chosen = problem(gated)
+    order = experts.Order.of(chosen, EXPERTS)
+    rows = tensors[0].detach()[order.order // TOP_K]
+    for stack, back in ((tensors[1], False), (tensors[2], True)):
+        got = grouped_fp8.scaled(rows, stack.detach(), order, back)
+        want = grouped_fp8.emulated(rows, stack.detach(), order, back)
+        print(f"FP8 product{' back' if back else ''}: {error(got, want):.1e} from its emulation")
+        assert error(got, want) < 1e-2
+    ends = []
+    for multiply in (None, grouped_fp8.scaled, grouped_fp8.emulated):
+        result = grouped.run_experts(*tensors, chosen, activation, gated, multiply=multiply)
+        ends.append([result, *gradients(result, tensors)])
+    for plain, fp8, emulated in zip(*ends, strict=True):
+        assert error(fp8, emulated) < error(fp8, plain) < 0.12
+        assert error(fp8, emulated) < 3e-2

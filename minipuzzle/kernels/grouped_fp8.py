@@ -1,0 +1,52 @@
+"""Experts' products in FP8: rows and matrices in E4M3, a scale for each row and each expert's
+matrix, sums in FP32; the gradients of the matrices in BF16.
+
+This is torchao's recipe "rowwise with gradients of weights in high precision": PyTorch's grouped
+FP8 product takes E4M3 only, and for gradients of weights it would want every expert's rows padded
+to a multiple of 16. ``emulated`` makes the same casts on any device.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from minipuzzle.kernels.experts import Order, looped
+from minipuzzle.kernels.fp8 import E4M3, quantize
+from minipuzzle.kernels.pointwise import compiled
+
+
+def emulated(rows: Tensor, stack: Tensor, order: Order, back: bool) -> Tensor:
+    """A ``grouped.Multiply`` in plain PyTorch. Waits for the device."""
+    (codes, scale), (matrices, of_matrix) = _row_codes(rows), _stack_codes(stack, back)
+    with torch.autocast(rows.device.type, enabled=False):
+        exact = codes.float() / scale, matrices.float() / of_matrix
+        return looped(*exact, order).to(rows.dtype)
+
+
+def scaled(rows: Tensor, stack: Tensor, order: Order, back: bool) -> Tensor:
+    """A ``grouped.Multiply`` by PyTorch's grouped FP8 product: on Hopper, in BF16."""
+    # codes [rows, in], of the stack [E, out, in]; going back out and in are the other way round
+    (codes, scale), (matrices, of_matrix) = (
+        compiled(_row_codes)(rows),
+        compiled(_stack_codes)(stack, back),
+    )
+    return torch._scaled_grouped_mm(
+        codes,
+        matrices.transpose(-2, -1),
+        (1 / scale).flatten(),  # [rows]
+        (1 / of_matrix[:, :, 0]).expand(-1, matrices.shape[1]).contiguous(),  # [E, out]
+        offs=order.offsets[1:],
+        out_dtype=rows.dtype,
+        use_fast_accum=not back,  # as transformer-engine: gradients in FP32's full sums
+    )
+
+
+def _row_codes(rows: Tensor) -> tuple[Tensor, Tensor]:
+    return quantize(rows, E4M3, (1,))
+
+
+def _stack_codes(stack: Tensor, back: bool) -> tuple[Tensor, Tensor]:
+    """Codes of [E, out, in], going back of [E, in, out], and a scale for each expert [E, 1, 1]."""
+    codes, scale = quantize(stack, E4M3, (1, 2))
+    return codes.transpose(1, 2).contiguous() if back else codes, scale

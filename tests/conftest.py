@@ -149,6 +149,14 @@ def checkpoint(tmp_path):
     return save(shaken(tiny()), tmp_path / "ckpt56b")
 
 
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory):
+    """A run directory after search, to be copied; its parent is ckpt beside it."""
+    from searched_runs import search_into
+
+    return search_into(tmp_path_factory.mktemp("searched"))
+
+
 @pytest.fixture
 def remote_code(tmp_path, monkeypatch):
     """transformers keeps the classes that a checkpoint carries here, and forgets them

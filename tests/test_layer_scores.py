@@ -7,7 +7,7 @@ import pytest
 import torch
 from family_models import FORMS, theirs_of
 from helpers import Watched
-from test_stream import CPU, distance, ends, run, samples, text, without
+from streamed_scores import CPU, distance, ends, run, samples, text, without
 
 from minipuzzle.arch import Selection
 from minipuzzle.checkpoint import Checkpoint

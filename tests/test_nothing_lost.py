@@ -1,74 +1,21 @@
-"""Nothing that was computed is lost: other options, a kill at any step, a mistake that is found
-late.
-"""
+"""Nothing that distill has computed is lost: by other options, by a kill at any step."""
 
 import shutil
 from dataclasses import replace
 from pydoc import locate
 
 import pytest
-from conftest import save, shaken, tiny
-from helpers import FAST, TEXT, run
+from helpers import run
 from safetensors.torch import load_file
+from searched_runs import SHORT, Died, die, dying_at
 
 from minipuzzle.artifacts import read_json
-from minipuzzle.identity import fingerprint
-from minipuzzle.records import Distilled, Pretrained, Pruned, Searched
+from minipuzzle.records import Distilled, Pretrained
 from minipuzzle.rundir import RunDir
 from minipuzzle.runs import distill as distill_stage
 from minipuzzle.runs import legs
-from minipuzzle.runs import prune as prune_stage
-from minipuzzle.runs.parent import MaskedParent
 from minipuzzle.runs.race import FINALISTS, race
 from minipuzzle.runs.training_folder import TrainingFolder
-
-SHORT = (
-    "--tokens",
-    1024,
-    "--short-tokens",
-    768,
-    "--learning-rate",
-    "5e-4",
-    "--validation",
-    TEXT,
-    "--data",
-    TEXT,
-    "--length",
-    64,
-    "--batch",
-    4,
-    "--device",
-    "cpu",
-)
-
-
-class Died(BaseException):
-    """Stands for a kill: nothing of ours catches it."""
-
-
-def die(*_, **__):
-    raise Died
-
-
-@pytest.fixture(scope="module")
-def searched(tmp_path_factory):
-    """A run directory after search, with five candidates."""
-    folder = tmp_path_factory.mktemp("searched")
-    save(shaken(tiny()), folder / "ckpt")
-    run("score", folder / "ckpt", "--run", folder / "run", "--data", TEXT, *FAST["score"])
-    run(
-        "search",
-        "--run",
-        folder / "run",
-        *FAST["search"],
-        "--method",
-        "solver",
-        "--refine",
-        2,
-        "--top",
-        5,
-    )
-    return folder / "run"
 
 
 @pytest.fixture
@@ -162,18 +109,6 @@ def test_kills_at_every_step_lose_only_that_step(folder, whole, monkeypatch):
     assert len(trained) == len(set(trained)) == 9, "every leg began once"
 
 
-def dying_at(call, function):
-    calls = []
-
-    def killed(*args, **options):
-        calls.append(1)
-        if len(calls) == call:
-            raise Died
-        return function(*args, **options)
-
-    return killed
-
-
 def contents(folder):
     return {
         file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()
@@ -264,172 +199,3 @@ def test_a_race_drops_what_nothing_starts_from_and_no_number_wins_nothing():
     found = race("cabde", 30, one, drop=lambda name, label: kept.discard((name, label)))
     assert kept == {("b", "short")}
     assert (found.winner, list(found.short)) == ("b", ["b", "d", "e"])
-
-
-BAD = {
-    "no such text": ("--data", "nothing.txt"),
-    "no such text.": ("--validation", "nothing.txt"),
-    "no checkpoint here": ("--teacher", "nothing"),
-    "matches nothing": ("--adapter", "lora", "--target", "nothing"),
-    "no such adapter": ("--adapter", "nothing"),
-    "top-K": ("--teacher-logits", "answers", "--teacher-keep", "some"),
-    "FP8 cannot run": ("--precision", "fp8"),
-    "No block would": ("--precision", "fp8-emulated", "--bf16-ends", "9"),
-    "FP8 cannot run here": ("--teacher-precision", "fp8"),
-    "into replicas": ("--replicas", "2"),
-    "shorter than a block": ("--length", "99999"),
-    "not those of this run": ("--teacher-logits", "others", "--teacher-keep", "top-8"),
-}
-
-
-@pytest.mark.parametrize("what", BAD)
-def test_a_mistake_of_distill_is_found_before_anything_is_cut(
-    what, folder, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "others").mkdir()
-    (tmp_path / "others/about.json").write_text('{"teacher": "another"}')
-    run("distill", "--run", folder, *SHORT, *BAD[what], code=2)
-    assert what in capsys.readouterr().err
-    assert not (folder / "candidates").exists()
-
-
-RECIPE = """
-checkpoint: {checkpoint}
-device: cpu
-data: {{train: {text}, calibration: {text}, validation: {text}, length: 64}}
-score: {{samples: 8, block_samples: 4}}
-search: {{budget: 96%, multiple: 8, candidates: 3, validation_blocks: 4, top: 1}}
-distill: {{training: {{tokens: 1024, batch: 4}}}}
-"""
-SWAPS = {
-    "no such text": ("train: {text}", "train: nothing.txt"),
-    "no such text.": ("validation: {text}", "validation: nothing.txt"),
-    "meets this budget": ("96%", "1%"),
-    "must leave a block": ("samples: 8,", "samples: 8, iterative: 99,"),
-    "no such adapter": ("{{training", "{{adapter: {{kind: nothing}}, training"),
-    "FP8 cannot run": ("batch: 4", "batch: 4, precision: fp8"),
-}
-
-
-@pytest.mark.parametrize("what", SWAPS)
-def test_a_mistake_in_a_recipe_is_found_before_anything_is_scored(
-    what, searched, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    recipe = RECIPE.replace(*SWAPS[what])
-    assert recipe != RECIPE
-    (tmp_path / "recipe.yaml").write_text(
-        recipe.format(checkpoint=searched.parent / "ckpt", text=TEXT)
-    )
-    run("run", "recipe.yaml", "--run", "run", code=2)
-    assert what in capsys.readouterr().err
-    assert not list(tmp_path.glob("run/scores*"))
-
-
-def test_pretrain_opens_its_validation_text_first_keeps_what_is_done_and_drops_its_states(
-    tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    recipe = (
-        "model: {model_type: nemotron_h, vocab_size: 4096, hidden_size: 16,"
-        " hybrid_override_pattern: M-, intermediate_size: 32, num_attention_heads: 2,"
-        " num_key_value_heads: 1, head_dim: 8, mamba_num_heads: 4, mamba_head_dim: 8, n_groups: 1,"
-        f" ssm_state_size: 8, chunk_size: 16}}\ndata: {{length: 64, train: {TEXT}, validation:"
-        " VALIDATION}\ntraining: {tokens: 1024, learning_rate: 3.0e-3, batch: 4, seed:"
-        " 0}\ndevice: cpu\ntokenizer: embedded\n"
-    )
-    (tmp_path / "bad.yaml").write_text(recipe.replace("VALIDATION", "nothing.txt"))
-    run("pretrain", "bad.yaml", "--run", "run", code=2)
-    assert "There is no such text." in capsys.readouterr().err
-    assert not (tmp_path / "run/pretrain").exists(), "found after the training"
-    (tmp_path / "good.yaml").write_text(recipe.replace("VALIDATION", str(TEXT)))
-    run("pretrain", "good.yaml", "--run", "run")
-    before = (tmp_path / "run/model/model.safetensors").read_bytes()
-    assert sorted(path.name for path in (tmp_path / "run/pretrain").iterdir()) == [
-        "identity.json",
-        "log.csv",
-    ]
-    capsys.readouterr()
-    run("pretrain", "good.yaml", "--run", "run")
-    assert "nothing changed" in capsys.readouterr().err
-    (tmp_path / "good.yaml").write_text(
-        recipe.replace("VALIDATION", str(TEXT)).replace("seed: 0", "seed: 1")
-    )
-    run("pretrain", "good.yaml", "--run", "run")
-    (aside,) = (tmp_path / "run").glob("model.before-*")
-    assert (
-        (aside / "model.safetensors").read_bytes()
-        == before
-        != (tmp_path / "run/model/model.safetensors").read_bytes()
-    )
-    assert len(list((tmp_path / "run").glob("pretrain.before-*/log.csv"))) == 1
-
-
-def test_prune_keeps_what_it_had_cut_and_never_another_searchs(folder, monkeypatch, capsys):
-    real, cut = prune_stage.verify_logits, []
-
-    def counted(parent, saved, *rest):
-        cut.append(saved.path.name)
-        if len(cut) == 3:
-            raise Died
-        return real(parent, saved, *rest)
-
-    monkeypatch.setattr(prune_stage, "verify_logits", counted)
-    with pytest.raises(Died):
-        run("prune", "--run", folder)
-    run("prune", "--run", folder)
-    top = read_json(folder / "search.json")["top"]
-    assert cut == [*top[:3], *top[2:]]
-    assert set(RunDir(folder).stage(Pruned).logit_error) == set(top)
-    assert not (folder / "prune.partial.json").exists()
-    before = shutil.copytree(folder, folder.with_name("before"))
-    run("search", "--run", folder, *FAST["search"], "--method", "solver", "--refine", 3, "--top", 5)
-    cut.clear()
-    with pytest.raises(Died):
-        run("prune", "--run", folder)
-    for name in ("search.json", "scores.safetensors"):
-        shutil.copy(before / name, folder / name)
-    RunDir(folder).mark(Searched(key=RunDir(before).key("search")))  # as the first search again
-    capsys.readouterr()
-    cut[:] = [""] * 9
-    run("prune", "--run", folder)
-    assert "nothing changed" not in capsys.readouterr().err, "some of them are the other search's"
-    assert cut[9:] == top
-
-
-def test_what_follows_a_mark_is_done_again(folder, monkeypatch):
-    """score and search: a kill between mark and the removal of what they could have gone on
-    from.
-    """
-    for name, stage in (("score", "scores.partial"), ("search", "search.partial")):
-        key = RunDir(folder).key(name)
-        place = folder / stage / (key if name == "score" else f"{fingerprint(key, 'fp32')}.json")
-        place.parent.mkdir()
-        place.mkdir() if name == "score" else place.write_text('{"key": "x", "results": {}}')
-    run("score", folder.parent / "x", "--run", folder, code=2)
-    run("score", "--run", folder, "--data", TEXT, *FAST["score"])
-    run("search", "--run", folder, *FAST["search"], "--method", "solver", "--refine", 2, "--top", 5)
-    assert not list(folder.glob("*.partial"))
-
-
-def test_an_interrupted_search_keeps_all_that_it_had_measured(checkpoint, tmp_path, monkeypatch):
-    """Only the first one of them was on disk, and a killed search measured the others again."""
-    folder = tmp_path / "run"
-    run("score", checkpoint, "--run", folder, *FAST["score"], "--no-curves")
-    measure, calls = MaskedParent.__call__, []
-
-    def counted(self, selection):
-        calls.append(selection)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return measure(self, selection)
-
-    monkeypatch.setattr(MaskedParent, "__call__", counted)
-    run("search", "--run", folder, *FAST["search"], code=130)
-    (partial,) = (folder / "search.partial").glob("*.json")
-    assert len(read_json(partial)["results"]) == 3
-    run("search", "--run", folder, *FAST["search"])
-    candidates = read_json(folder / "search.json")["candidates"]
-    assert len(calls) == 4 + len(candidates) - 3
-    assert not partial.exists()

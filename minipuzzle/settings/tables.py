@@ -2,7 +2,7 @@
 
     python -m minipuzzle.settings.tables docs/commands.md
 
-writes them anew between their markers; tests/test_settings.py compares.
+writes them anew between their markers; tests/test_flags.py compares.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import torch
 from conftest import save, shaken, tiny
 from helpers import TEXT, heard
 from safetensors.torch import load_file
-from test_parallel import RECIPE
+from test_parallel_commands import RECIPE
 
 from minipuzzle.artifacts import read_json
 from minipuzzle.ranks import alone

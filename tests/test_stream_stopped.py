@@ -1,0 +1,132 @@
+"""A streamed scoring that stops, goes on, or runs in several processes gives the same scores."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import save, shaken, tiny
+from helpers import FAST
+from launched import ENVIRONMENT, torchrun
+from streamed_scores import run, same, saved_parent
+
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.errors import UserError
+from minipuzzle.scores import Scores
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory):
+    return saved_parent(tmp_path_factory.mktemp("parent"))
+
+
+def test_a_stopped_scoring_resumes_bit_equal(parent, tmp_path, monkeypatch):
+    """Stopped after each block in turn; blocks that were finished are not computed again."""
+    from minipuzzle.importance import state, stream
+
+    monkeypatch.setattr(state, "SAVING_SHARE", 1.0)
+    options = {"iterative": 2}
+    whole = run(parent, tmp_path / "whole", **options)
+    usual = stream._Run._visit
+    visits = []
+
+    def visit(self, streams, index, module, whole):
+        if len(visits) % 2:
+            visits.append(None)
+            raise KeyboardInterrupt
+        visits.append(index)
+        return usual(self, streams, index, module, whole)
+
+    monkeypatch.setattr(stream._Run, "_visit", visit)
+    for _ in range(20):
+        try:
+            again = run(parent, tmp_path / "broken", **options)
+            break
+        except KeyboardInterrupt:
+            assert len(list((tmp_path / "broken" / "partial").iterdir())) == 1
+    assert [v for v in visits if v is not None] == [
+        *range(8),
+        *(i for i in range(8) if i != whole.meta["removal_order"][0]),
+    ]
+    same(whole, again)
+
+
+def test_state_of_other_inputs_is_not_taken(parent, tmp_path, monkeypatch):
+    from minipuzzle.importance import state, stream
+
+    monkeypatch.setattr(state, "SAVING_SHARE", 1.0)
+    monkeypatch.setattr(
+        stream, "variant_errors", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run(parent, tmp_path)
+    monkeypatch.undo()
+    same(run(parent, tmp_path / "fresh", seed=1), run(parent, tmp_path, seed=1))
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"x" * 7, b"\xff" * 500, b"\2\0\0\0\0\0\0\0{}", b"\2\0\0\0\0\0\0\0[]"]
+)
+def test_a_damaged_state_is_refused(data, parent, tmp_path, monkeypatch):
+    from minipuzzle.importance import state, stream
+
+    monkeypatch.setattr(state, "SAVING_SHARE", 1.0)
+    monkeypatch.setattr(
+        stream, "variant_errors", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run(parent, tmp_path)
+    monkeypatch.undo()
+    saved = list((tmp_path / "partial").rglob("*.safetensors"))
+    assert saved
+    for file in saved:
+        file.write_bytes(data)
+    with pytest.raises(UserError, match="no saved scoring") as caught:
+        run(parent, tmp_path)
+    assert "Delete it" in caught.value.next
+
+
+RANKS = """
+import sys, json
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+from streamed_scores import text, CPU
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.importance import score
+from minipuzzle.settings import ScoreSettings
+settings = ScoreSettings(samples=7, block_samples=3, batch=1)
+partial = Path({folder!r}) / "partial"
+scores = score(Checkpoint.open(Path({path!r})), text(), settings, device=CPU, partial=partial)
+import os
+scores.save(Path({folder!r}) / ("scores" + os.environ.get("RANK", "")))
+"""
+
+
+def test_two_processes_give_the_scores_of_one(parent, tmp_path):
+    file = tmp_path / "ranks.py"
+    file.write_text(
+        RANKS.format(tests=os.path.dirname(__file__), path=str(parent.path), folder=str(tmp_path))
+    )
+    alone = subprocess.run([sys.executable, str(file)], env=ENVIRONMENT, timeout=120, check=False)
+    for done in (alone, torchrun(2, file)):
+        assert done.returncode == 0, done.stderr
+    one = Scores.load(tmp_path / "scores")
+    for rank in "01":
+        same(one, Scores.load(tmp_path / f"scores{rank}"), rel=1e-12)
+
+
+def test_torchrun_of_the_command_writes_once(tmp_path):
+    """The command under torchrun: one run directory, one line in its list of commands."""
+    save(shaken(tiny()), tmp_path / "model")
+    folder = tmp_path / "run"
+    score = ("score", tmp_path / "model", "--run", folder, *FAST["score"], "--samples", 4)
+    done = torchrun(2, "-m", "--", "minipuzzle", *score, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["meta"]["width_samples"] == 4
+    assert len(json.loads((folder / "commands.json").read_text())["commands"]) == 1
+    parent = Checkpoint.open(tmp_path / "model").fingerprint
+    assert Scores.load(folder / "scores.safetensors").meta["parent"] == parent
+    assert not (folder / "scores.partial").exists()

@@ -5,6 +5,7 @@ import logging
 import re
 import subprocess
 import sys
+from dataclasses import is_dataclass
 from functools import partial
 from pathlib import Path
 
@@ -84,12 +85,17 @@ def test_settings_that_texts_name_exist():
 
 
 def test_the_docs_tables_are_as_declared():
-    page = ROOT / "docs" / "commands.md"
-    assert with_tables(page.read_text()) == page.read_text(), (
-        "run python -m minipuzzle.settings.tables docs/commands.md"
-    )
+    pages = {name: (ROOT / "docs" / name).read_text() for name in ("commands.md", "api.md")}
+    for page in pages.values():
+        assert with_tables(page) == page, (
+            "run python -m minipuzzle.settings.tables docs/commands.md docs/api.md"
+        )
     for verb in COMMANDS:
-        assert f"<!-- options of {verb} -->" in page.read_text()
+        assert f"<!-- options of {verb} -->" in pages["commands.md"]
+    settings = [name for name in mp.__all__ if is_dataclass(getattr(mp, name))]
+    assert "Training" in settings
+    for name in settings:
+        assert f"<!-- fields of {name} -->" in pages["api.md"]
 
 
 def said(*words):

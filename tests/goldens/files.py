@@ -125,13 +125,16 @@ def _names_and_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """The tensors that a config.json means, by their first name in a Hugging Face file."""
     from minipuzzle import families
     from minipuzzle.checkpoint.config import read_config
+    from minipuzzle.checkpoint.pieces import piece_shapes
+    from minipuzzle.families import names_of
 
     config, architecture = read_config(folder)
     names = families.find(config["model_type"]).names(architecture)
     return {
-        names[tensor.name][0]: tuple(tensor.shape)
+        piece: shape
         for tensor in architecture.tensors()
-        if names[tensor.name]
+        for accepted in names[tensor.name][:1]
+        for piece, shape in zip(names_of(accepted), piece_shapes(tensor, accepted), strict=True)
     }
 
 

@@ -8,12 +8,32 @@ to a multiple of 16. ``emulated`` makes the same casts on any device.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import torch
 from torch import Tensor
 
+from minipuzzle.kernels import grouped
+from minipuzzle.kernels.choose import Kernels
 from minipuzzle.kernels.experts import Order, looped
 from minipuzzle.kernels.fp8 import E4M3, quantize
 from minipuzzle.kernels.pointwise import compiled
+
+
+def experts_in_fp8(kernels: Kernels, precision: str) -> Kernels:
+    """The kernels, with experts in "fp8" or "fp8-emulated"."""
+    multiply = {"fp8": scaled, "fp8-emulated": emulated}[precision]
+    return replace(kernels, run_experts=partial(grouped.run_experts, multiply=multiply))
+
+
+def why_not(device: torch.device) -> str:
+    """Why experts' products cannot run in FP8 on a device; "" where they can."""
+    if device.type != "cuda":
+        return "no CUDA device"
+    # PyTorch compiles the kernel for Hopper and for the first Blackwell alone
+    fits = torch.cuda.get_device_capability(device) in ((9, 0), (10, 0))
+    return "" if fits else f"{torch.cuda.get_device_name(device)} has no grouped products in FP8"
 
 
 def emulated(rows: Tensor, stack: Tensor, order: Order, back: bool) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from minipuzzle.kernels import Kernels
-from minipuzzle.kernels.experts import run_experts
 from minipuzzle.kernels.pointwise import product_dtype, silu_product
 from minipuzzle.kernels.routing import Routing, route
 from minipuzzle.kinds import Block, Experts, Kept
@@ -87,7 +87,8 @@ class ExpertsBlock(ResidualBlock):
         self.kept_shared: Tensor | None = None
         self.kept_latent: Tensor | None = None
         self.top_k = block.top_k
-        self._readers: dict[int, Callable[[Any], None]] = {}
+        # a plain dict has no weak references, which its handles hold
+        self._readers: OrderedDict[int, Callable[[Any], None]] = OrderedDict()
 
     @classmethod
     def new_slot(
@@ -143,7 +144,7 @@ class ExpertsBlock(ResidualBlock):
         b, dtype = self.block, product_dtype(u)
         up = self.experts.get_parameter("gate_up_proj" if b.gated else "up_proj")
         down = self.experts.get_parameter("down_proj")
-        return run_experts(
+        return self.kernels.run_experts(
             u.to(dtype),
             up.to(dtype),
             down.to(dtype),

@@ -1,5 +1,5 @@
-"""Which linear layers multiply in FP8: all of the blocks between the first and the last few, never
-the head.
+"""What multiplies in FP8: linear layers and stacks of experts of all blocks between the first and
+the last few, never the head.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
-from torch import nn
 
 from minipuzzle.errors import UserError
 from minipuzzle.kernels.fp8 import MULTIPLE, emulated_linear, engine_linear, plain_linear
+from minipuzzle.kernels.grouped_fp8 import experts_in_fp8, why_not
 from minipuzzle.model.base import ResidualBlock
 from minipuzzle.model.hybrid import HybridLM
 
@@ -26,14 +26,14 @@ def mixed_precision(device: torch.device) -> AbstractContextManager[Any]:
 
 def set_precision(model: HybridLM, precision: str, bf16_ends: int) -> list[str]:
     """Let ``model`` multiply in "bf16", "fp8" or "fp8-emulated" from now on; the names of its FP8
-    layers.
+    layers and stacks.
 
     ``bf16_ends`` blocks at either end stay in BF16 (arXiv:2504.03624 keeps 4). Parameters, their
     names and dtypes do not change. Raises: UserError where FP8 cannot run here, for weights of
     sizes that it cannot multiply, and where no block is left between the ends.
     """
     for path in model.fp8_layers:
-        plain_linear(_linear(model, path))
+        _set(model, path, "bf16")
     model.fp8_layers = []
     if precision == "bf16":
         return []
@@ -41,11 +41,11 @@ def set_precision(model: HybridLM, precision: str, bf16_ends: int) -> list[str]:
         require_engine(next(model.parameters()).device)
     inner = range(bf16_ends, len(model.blocks) - bf16_ends)
     blocks = {i: cast(ResidualBlock, model.blocks[i]) for i in inner}
-    layers = {
-        f"blocks.{i}.{name}": layer
+    layers = [
+        f"blocks.{i}.{name}"
         for i, block in blocks.items()
-        for name, layer in block.projections.items()
-    }
+        for name in (*block.projections, *block.block.stacks)
+    ]
     if not layers:
         raise UserError(
             "No block would multiply in FP8.",
@@ -54,20 +54,29 @@ def set_precision(model: HybridLM, precision: str, bf16_ends: int) -> list[str]:
             next="Lower training.bf16_ends.",
         )
     check_sizes(blocks)
+    if precision == "fp8" and any(block.block.stacks for block in blocks.values()):
+        require_grouped(next(model.parameters()).device)
     try:
-        for path, layer in layers.items():
+        for path in layers:
             model.fp8_layers.append(path)
-            (engine_linear if precision == "fp8" else emulated_linear)(layer)
+            _set(model, path, precision)
     except BaseException:  # out of memory, Ctrl-C: all in FP8 or none
         set_precision(model, "bf16", 0)
         raise
     return model.fp8_layers
 
 
-def _linear(model: HybridLM, path: str) -> nn.Linear:
-    layer = model.get_submodule(path)
-    assert isinstance(layer, nn.Linear)
-    return layer
+def _set(model: HybridLM, path: str, precision: str) -> None:
+    """Let a linear layer, or the block of a stack, multiply in a precision."""
+    _, number, name = path.split(".", 2)
+    block = cast(Any, model.blocks[int(number)])
+    if name in block.block.stacks:
+        block.kernels = (
+            model.kernels if precision == "bf16" else experts_in_fp8(model.kernels, precision)
+        )
+    else:
+        make = {"bf16": plain_linear, "fp8": engine_linear, "fp8-emulated": emulated_linear}
+        make[precision](block.get_submodule(name))
 
 
 def check_sizes(modules: dict[int, ResidualBlock]) -> None:
@@ -76,12 +85,14 @@ def check_sizes(modules: dict[int, ResidualBlock]) -> None:
     """
     wrong, why = [], set()
     for number, module in modules.items():
-        for name, shape in module.block.projections.items():
-            dims = [dim for dim, size in enumerate(shape) if size % MULTIPLE]
+        for name in module.block.matrices:
+            weight = module.block.weight(name)
+            shape = weight.shape(module.block.sizes)
+            # of a stack [count, d_out, d_in] not the count
+            dims = [dim for dim in range(len(shape) - 2, len(shape)) if shape[dim] % MULTIPLE]
             if dims:
-                wrong.append(f"blocks.{number}.{name}.weight [{shape[0]:,}, {shape[1]:,}]")
-            weight = module.block.weight(f"{name}.weight")
-            why |= {f"{name}: {weight.notation(dim)}" for dim in dims}
+                wrong.append(f"blocks.{number}.{name} [{', '.join(f'{n:,}' for n in shape)}]")
+            why |= {f"{name.removesuffix('.weight')}: {weight.notation(dim)}" for dim in dims}
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(
@@ -89,6 +100,20 @@ def check_sizes(modules: dict[int, ResidualBlock]) -> None:
             got=", ".join(wrong[:3]) + more,
             allowed=f"sizes that are multiples of {MULTIPLE} ({'; '.join(sorted(why))})",
             next=f"Prune to multiples of {MULTIPLE}, or leave training.precision at bf16.",
+        )
+
+
+def require_grouped(device: torch.device) -> None:
+    """Raises: UserError where experts cannot run in FP8."""
+    if reason := why_not(device):
+        raise UserError(
+            "Experts cannot multiply in FP8 here.",
+            got=reason,
+            allowed=(
+                "PyTorch's grouped FP8 products on a Hopper GPU (compute capability 9.0) or one of"
+                " 10.0; training.precision fp8-emulated makes the same casts anywhere, slowly"
+            ),
+            next="Leave training.precision at bf16.",
         )
 
 

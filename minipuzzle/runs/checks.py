@@ -13,7 +13,7 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks
 from minipuzzle.kernels import choose
 from minipuzzle.model import HybridLM, set_precision
-from minipuzzle.model.precision import require_engine
+from minipuzzle.model.precision import require_engine, require_grouped
 from minipuzzle.ranks import Ranks
 from minipuzzle.runs.adapters import plan_for
 from minipuzzle.runs.job import Job, open_checkpoint
@@ -99,6 +99,8 @@ def _check_precision(
 ) -> None:
     if precision == "fp8":
         require_engine(device)
+        if any(block.stacks for architecture in models for block in architecture.blocks):
+            require_grouped(device)
     if precision != "bf16":
         for architecture in models:
             set_precision(

@@ -7,11 +7,12 @@
         --width 32 --shared 48 --rounds 3 --out experts.json
 
 All rows have the same weights, inputs and gradient, and take turns round by round; medians are
-compared. ``ours`` is ``Kernels.run_experts`` between our router and shared expert, ``loop`` the
-same with one expert after another; the baselines are transformers' NemotronHMoE with its
-grouped_mm experts and with its eager loop. ``dense`` is the ceiling: plain matrix products of the
-same shapes and operations, forward and backward, without anything between them. Memory is the peak
-beyond weights and their gradients. Errors are relative to the loop in FP32 on the first tokens.
+compared. ``ours`` is our block (its norm left out, as transformers' has none), ``ours, FP8`` with
+experts' products in FP8, ``loop`` with one expert after another; the baselines are transformers'
+NemotronHMoE with its grouped_mm experts and with its eager loop. ``dense`` is the ceiling: plain
+matrix products of the same shapes and operations, forward and backward, without anything between
+them. Memory is the peak beyond weights and their gradients. Errors are relative to the loop in FP32
+on the first tokens.
 
 A decode step is the experts alone, forward, few tokens: as a CUDA graph on a GPU; ``gathered``
 copies the chosen experts' matrices and multiplies those. Its bytes are the distinct experts chosen.
@@ -36,12 +37,16 @@ from transformers import NemotronHConfig
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHMoE
 
 from minipuzzle.artifacts import write_json
-from minipuzzle.kernels import choose, experts
+from minipuzzle.kernels import Kernels, choose, experts
 from minipuzzle.kernels.grouped import gathered
-from minipuzzle.kernels.pointwise import relu_squared, replayed
+from minipuzzle.kernels.grouped_fp8 import experts_in_fp8, why_not
+from minipuzzle.kernels.pointwise import replayed
 from minipuzzle.kernels.routing import Routing, route
+from minipuzzle.kinds import Experts
+from minipuzzle.model.base import Context, ResidualBlock, make_block
 
 ROUNDS, WARM_UPS, ERROR_TOKENS, REPLAYS = 12, 3, 256, 50
+SCALING = 2.5
 DECODED = (1, 8, 64)
 """Tokens of a decode step."""
 Run = Callable[[Tensor], Tensor]
@@ -92,7 +97,7 @@ def problem(options: argparse.Namespace, device: torch.device) -> tuple[Any, Ten
         num_experts_per_tok=options.top_k,
         moe_intermediate_size=options.width,
         moe_shared_expert_intermediate_size=options.shared,
-        routed_scaling_factor=2.5,
+        routed_scaling_factor=SCALING,
         norm_topk_prob=True,
         n_group=1,
         topk_group=1,
@@ -124,13 +129,15 @@ def training(
     """A row for each way: milliseconds of forward and backward, the share of the ceiling, memory,
     error.
     """
-    kernels = choose(x.device)
+    kernels, reference = choose(x.device), choose(x.device, "reference")
     ways: dict[str, Run] = {
-        "ours": partial(ours, module, options.top_k, kernels.run_experts),
+        "ours": ours(module, options, kernels),
         "transformers grouped_mm": partial(theirs, module, "grouped_mm"),
         "transformers eager": partial(theirs, module, "eager"),
-        "loop": partial(ours, module, options.top_k, experts.run_experts),
+        "loop": ours(module, options, reference),
     }
+    if not why_not(x.device):
+        ways["ours, FP8"] = ours(module, options, experts_in_fp8(kernels, "fp8"))
     times: dict[str, list[float]] = {name: [] for name in (*ways, "dense")}
     forward: dict[str, list[float]] = {name: [] for name in ways}
     rows: dict[str, dict[str, Any]] = {}
@@ -160,7 +167,7 @@ def training(
             times["dense"].append(now(x.device) - began)
     few = x[:, :ERROR_TOKENS]  # last: other sizes would be compiled for all sizes
     with torch.no_grad():
-        exact = ours(deepcopy(module).float(), options.top_k, experts.run_experts, few.float())
+        exact = ours(deepcopy(module).float(), options, reference)(few.float())
         for name, run in ways.items():
             rows[name]["error"] = ((run(few) - exact).norm() / exact.norm()).item()
     ceiling = statistics.median(times["dense"])
@@ -187,16 +194,32 @@ def training(
     return list(rows.values())
 
 
-def ours(module: Any, top_k: int, run: Callable[..., Tensor], x: Tensor) -> Tensor:
-    """The block with our router, experts and activations, on transformers' parameters."""
-    tokens = x.flatten(0, 1)  # [n, hidden]
-    logits = F.linear(tokens.float(), module.gate.weight.float())
-    routing = Routing(router="sigmoid", top_k=top_k, normalised=True, scaling=2.5)
-    weights, chosen = route(logits, routing, module.gate.e_score_correction_bias)
-    stacks = module.experts.up_proj, module.experts.down_proj
-    routed = run(tokens, *stacks, weights, chosen, "relu2", False)
-    shared = module.shared_experts
-    return routed.view_as(x) + shared.down_proj(relu_squared(shared.up_proj(x)))
+def block(module: Any, options: argparse.Namespace, kernels: Kernels) -> ResidualBlock:
+    """Our block with transformers' parameters."""
+    kind = Experts(
+        hidden=options.hidden,
+        experts=options.experts,
+        top_k=options.top_k,
+        expert_width=options.width,
+        shared_width=options.shared,
+        scaling=SCALING,
+    )
+    with torch.device("meta"):
+        made: Any = make_block(kind, 1e-5, kernels)
+    made.router.weight = module.gate.weight
+    made.router.correction = module.gate.e_score_correction_bias
+    made.experts.up_proj, made.experts.down_proj = module.experts.up_proj, module.experts.down_proj
+    made.shared_up_proj, made.shared_down_proj = (
+        module.shared_experts.up_proj,
+        module.shared_experts.down_proj,
+    )
+    result: ResidualBlock = made
+    return result
+
+
+def ours(module: Any, options: argparse.Namespace, kernels: Kernels) -> Run:
+    """Our block's mixer."""
+    return partial(block(module, options, kernels).mixer, context=Context())
 
 
 def theirs(module: Any, how: str, x: Tensor) -> Tensor:
@@ -256,12 +279,12 @@ def decoding(module: Any, x: Tensor, options: argparse.Namespace) -> list[dict[s
         "ours": choose(x.device).run_experts,
         "gathered": partial(experts.run_experts, product=gathered),
     }
+    routing = Routing(router="sigmoid", top_k=options.top_k, normalised=True, scaling=SCALING)
     found = []
     print(f"\n{'tokens':>6}{'experts':>9}" + "".join(f"{f'{n} ms':>14}{'GB/s':>8}" for n in ways))
     for tokens in DECODED:
         part = x[0, :tokens].contiguous()
         logits = F.linear(part.float(), module.gate.weight.float())
-        routing = Routing(router="sigmoid", top_k=options.top_k, normalised=True, scaling=2.5)
         weights, chosen = route(logits, routing)
         read = len(chosen.unique())
         row: dict[str, Any] = {"tokens": tokens, "experts": read}

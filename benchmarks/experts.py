@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
@@ -30,25 +29,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import transformers
+from experts_decode import SCALING, decoding, now
 from torch import Tensor
 from transformers import NemotronHConfig
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHMoE
 
 from minipuzzle.artifacts import write_json
-from minipuzzle.kernels import Kernels, choose, experts
-from minipuzzle.kernels.grouped import gathered
+from minipuzzle.kernels import Kernels, choose
 from minipuzzle.kernels.grouped_fp8 import experts_in_fp8, why_not
-from minipuzzle.kernels.pointwise import replayed
-from minipuzzle.kernels.routing import Routing, route
 from minipuzzle.kinds import Experts
 from minipuzzle.model.base import Context, ResidualBlock, make_block
 
-ROUNDS, WARM_UPS, ERROR_TOKENS, REPLAYS = 12, 3, 256, 50
-SCALING = 2.5
-DECODED = (1, 8, 64)
-"""Tokens of a decode step."""
+ROUNDS, WARM_UPS, ERROR_TOKENS = 12, 3, 256
 Run = Callable[[Tensor], Tensor]
 
 
@@ -255,13 +248,6 @@ def dense(options: argparse.Namespace, x: Tensor) -> Callable[[], None]:
     return products
 
 
-def now(device: torch.device) -> float:
-    """Seconds, when all that was asked for is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def allocated(device: torch.device, module: Any) -> int:
     """Bytes allocated now; the peak is counted from here."""
     if device.type != "cuda":
@@ -269,55 +255,6 @@ def allocated(device: torch.device, module: Any) -> int:
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     return torch.cuda.memory_allocated()
-
-
-@torch.no_grad()
-def decoding(module: Any, x: Tensor, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Milliseconds of the experts alone for few tokens."""
-    up, down = module.experts.up_proj, module.experts.down_proj
-    ways: dict[str, Callable[..., Tensor]] = {
-        "ours": choose(x.device).run_experts,
-        "gathered": partial(experts.run_experts, product=gathered),
-    }
-    routing = Routing(router="sigmoid", top_k=options.top_k, normalised=True, scaling=SCALING)
-    found = []
-    print(f"\n{'tokens':>6}{'experts':>9}" + "".join(f"{f'{n} ms':>14}{'GB/s':>8}" for n in ways))
-    for tokens in DECODED:
-        part = x[0, :tokens].contiguous()
-        logits = F.linear(part.float(), module.gate.weight.float())
-        weights, chosen = route(logits, routing)
-        read = len(chosen.unique())
-        row: dict[str, Any] = {"tokens": tokens, "experts": read}
-        size = read * 2 * options.hidden * options.width * x.element_size()
-        for name, run in ways.items():
-            step = partial(run, part, up, down, weights, chosen, "relu2", False)
-            seconds = step_seconds(step, x.device)
-            row[name] = {"ms": 1e3 * seconds, "gb_s": size / seconds / 1e9}
-        found.append(row)
-        cells = "".join(f"{row[n]['ms']:>14.3f}{row[n]['gb_s']:>8.0f}" for n in ways)
-        print(f"{tokens:>6}{read:>9}{cells}", flush=True)
-    return found
-
-
-def step_seconds(step: Callable[[], Tensor], device: torch.device) -> float:
-    """Median of REPLAYS steps; a CUDA graph's where there is one."""
-    run: Callable[[], Any] = step
-    if device.type == "cuda":
-        side = torch.cuda.Stream()
-        with replayed(), torch.cuda.stream(side):
-            for _ in range(WARM_UPS):
-                step()
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with replayed(), torch.cuda.graph(graph, stream=side):
-            step()
-        run = graph.replay
-    seconds = []
-    for _ in range(WARM_UPS + REPLAYS):
-        began = now(device)
-        run()
-        seconds.append(now(device) - began)
-    return statistics.median(seconds[WARM_UPS:])
 
 
 if __name__ == "__main__":

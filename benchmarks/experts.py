@@ -7,12 +7,11 @@
         --width 32 --shared 48 --rounds 3 --out experts.json
 
 All rows have the same weights, inputs and gradient, and take turns round by round; medians are
-compared. ``ours`` is our block (its norm left out, as transformers' has none), ``ours, FP8`` with
-experts' products in FP8, ``loop`` with one expert after another; the baselines are transformers'
-NemotronHMoE with its grouped_mm experts and with its eager loop. ``dense`` is the ceiling: plain
-matrix products of the same shapes and operations, forward and backward, without anything between
-them. Memory is the peak beyond weights and their gradients. Errors are relative to the loop in FP32
-on the first tokens.
+compared. ``ours`` is ``Kernels.run_experts`` between our router and shared expert, ``loop`` the
+same with one expert after another; the baselines are transformers' NemotronHMoE with its
+grouped_mm experts and with its eager loop. ``dense`` is the ceiling: plain matrix products of the
+same shapes and operations, forward and backward, without anything between them. Memory is the peak
+beyond weights and their gradients. Errors are relative to the loop in FP32 on the first tokens.
 
 A decode step is the experts alone, forward, few tokens: as a CUDA graph on a GPU; ``gathered``
 copies the chosen experts' matrices and multiplies those. Its bytes are the distinct experts chosen.
@@ -22,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import time
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
@@ -29,19 +29,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import transformers
-from experts_decode import SCALING, decoding, now
 from torch import Tensor
 from transformers import NemotronHConfig
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHMoE
 
 from minipuzzle.artifacts import write_json
-from minipuzzle.kernels import Kernels, choose
-from minipuzzle.kernels.grouped_fp8 import experts_in_fp8, why_not
-from minipuzzle.kinds import Experts
-from minipuzzle.model.base import Context, ResidualBlock, make_block
+from minipuzzle.kernels import choose, experts
+from minipuzzle.kernels.grouped import gathered
+from minipuzzle.kernels.pointwise import relu_squared, replayed
+from minipuzzle.kernels.routing import Routing, route
 
-ROUNDS, WARM_UPS, ERROR_TOKENS = 12, 3, 256
+ROUNDS, WARM_UPS, ERROR_TOKENS, REPLAYS = 12, 3, 256, 50
+DECODED = (1, 8, 64)
+"""Tokens of a decode step."""
 Run = Callable[[Tensor], Tensor]
 
 
@@ -90,7 +92,7 @@ def problem(options: argparse.Namespace, device: torch.device) -> tuple[Any, Ten
         num_experts_per_tok=options.top_k,
         moe_intermediate_size=options.width,
         moe_shared_expert_intermediate_size=options.shared,
-        routed_scaling_factor=SCALING,
+        routed_scaling_factor=2.5,
         norm_topk_prob=True,
         n_group=1,
         topk_group=1,
@@ -122,15 +124,13 @@ def training(
     """A row for each way: milliseconds of forward and backward, the share of the ceiling, memory,
     error.
     """
-    kernels, reference = choose(x.device), choose(x.device, "reference")
+    kernels = choose(x.device)
     ways: dict[str, Run] = {
-        "ours": ours(module, options, kernels),
+        "ours": partial(ours, module, options.top_k, kernels.run_experts),
         "transformers grouped_mm": partial(theirs, module, "grouped_mm"),
         "transformers eager": partial(theirs, module, "eager"),
-        "loop": ours(module, options, reference),
+        "loop": partial(ours, module, options.top_k, experts.run_experts),
     }
-    if not why_not(x.device):
-        ways["ours, FP8"] = ours(module, options, experts_in_fp8(kernels, "fp8"))
     times: dict[str, list[float]] = {name: [] for name in (*ways, "dense")}
     forward: dict[str, list[float]] = {name: [] for name in ways}
     rows: dict[str, dict[str, Any]] = {}
@@ -160,7 +160,7 @@ def training(
             times["dense"].append(now(x.device) - began)
     few = x[:, :ERROR_TOKENS]  # last: other sizes would be compiled for all sizes
     with torch.no_grad():
-        exact = ours(deepcopy(module).float(), options, reference)(few.float())
+        exact = ours(deepcopy(module).float(), options.top_k, experts.run_experts, few.float())
         for name, run in ways.items():
             rows[name]["error"] = ((run(few) - exact).norm() / exact.norm()).item()
     ceiling = statistics.median(times["dense"])
@@ -187,32 +187,16 @@ def training(
     return list(rows.values())
 
 
-def block(module: Any, options: argparse.Namespace, kernels: Kernels) -> ResidualBlock:
-    """Our block with transformers' parameters."""
-    kind = Experts(
-        hidden=options.hidden,
-        experts=options.experts,
-        top_k=options.top_k,
-        expert_width=options.width,
-        shared_width=options.shared,
-        scaling=SCALING,
-    )
-    with torch.device("meta"):
-        made: Any = make_block(kind, 1e-5, kernels)
-    made.router.weight = module.gate.weight
-    made.router.correction = module.gate.e_score_correction_bias
-    made.experts.up_proj, made.experts.down_proj = module.experts.up_proj, module.experts.down_proj
-    made.shared_up_proj, made.shared_down_proj = (
-        module.shared_experts.up_proj,
-        module.shared_experts.down_proj,
-    )
-    result: ResidualBlock = made
-    return result
-
-
-def ours(module: Any, options: argparse.Namespace, kernels: Kernels) -> Run:
-    """Our block's mixer."""
-    return partial(block(module, options, kernels).mixer, context=Context())
+def ours(module: Any, top_k: int, run: Callable[..., Tensor], x: Tensor) -> Tensor:
+    """The block with our router, experts and activations, on transformers' parameters."""
+    tokens = x.flatten(0, 1)  # [n, hidden]
+    logits = F.linear(tokens.float(), module.gate.weight.float())
+    routing = Routing(router="sigmoid", top_k=top_k, normalised=True, scaling=2.5)
+    weights, chosen = route(logits, routing, module.gate.e_score_correction_bias)
+    stacks = module.experts.up_proj, module.experts.down_proj
+    routed = run(tokens, *stacks, weights, chosen, "relu2", False)
+    shared = module.shared_experts
+    return routed.view_as(x) + shared.down_proj(relu_squared(shared.up_proj(x)))
 
 
 def theirs(module: Any, how: str, x: Tensor) -> Tensor:
@@ -248,6 +232,13 @@ def dense(options: argparse.Namespace, x: Tensor) -> Callable[[], None]:
     return products
 
 
+def now(device: torch.device) -> float:
+    """Seconds, when all that was asked for is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def allocated(device: torch.device, module: Any) -> int:
     """Bytes allocated now; the peak is counted from here."""
     if device.type != "cuda":
@@ -255,6 +246,55 @@ def allocated(device: torch.device, module: Any) -> int:
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     return torch.cuda.memory_allocated()
+
+
+@torch.no_grad()
+def decoding(module: Any, x: Tensor, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Milliseconds of the experts alone for few tokens."""
+    up, down = module.experts.up_proj, module.experts.down_proj
+    ways: dict[str, Callable[..., Tensor]] = {
+        "ours": choose(x.device).run_experts,
+        "gathered": partial(experts.run_experts, product=gathered),
+    }
+    found = []
+    print(f"\n{'tokens':>6}{'experts':>9}" + "".join(f"{f'{n} ms':>14}{'GB/s':>8}" for n in ways))
+    for tokens in DECODED:
+        part = x[0, :tokens].contiguous()
+        logits = F.linear(part.float(), module.gate.weight.float())
+        routing = Routing(router="sigmoid", top_k=options.top_k, normalised=True, scaling=2.5)
+        weights, chosen = route(logits, routing)
+        read = len(chosen.unique())
+        row: dict[str, Any] = {"tokens": tokens, "experts": read}
+        size = read * 2 * options.hidden * options.width * x.element_size()
+        for name, run in ways.items():
+            step = partial(run, part, up, down, weights, chosen, "relu2", False)
+            seconds = step_seconds(step, x.device)
+            row[name] = {"ms": 1e3 * seconds, "gb_s": size / seconds / 1e9}
+        found.append(row)
+        cells = "".join(f"{row[n]['ms']:>14.3f}{row[n]['gb_s']:>8.0f}" for n in ways)
+        print(f"{tokens:>6}{read:>9}{cells}", flush=True)
+    return found
+
+
+def step_seconds(step: Callable[[], Tensor], device: torch.device) -> float:
+    """Median of REPLAYS steps; a CUDA graph's where there is one."""
+    run: Callable[[], Any] = step
+    if device.type == "cuda":
+        side = torch.cuda.Stream()
+        with replayed(), torch.cuda.stream(side):
+            for _ in range(WARM_UPS):
+                step()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with replayed(), torch.cuda.graph(graph, stream=side):
+            step()
+        run = graph.replay
+    seconds = []
+    for _ in range(WARM_UPS + REPLAYS):
+        began = now(device)
+        run()
+        seconds.append(now(device) - began)
+    return statistics.median(seconds[WARM_UPS:])
 
 
 if __name__ == "__main__":

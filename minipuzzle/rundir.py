@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from minipuzzle.errors import UserError
 from minipuzzle.lock import hold
-from minipuzzle.records import CommandLog, CommandRow, RunRecord, Stage
+from minipuzzle.records import CommandLog, CommandRow, Original, RunRecord, Stage, StepRow
 from minipuzzle.records.run_record import ParentPath, Stages
 from minipuzzle.temporary import sweep_run
 
@@ -70,23 +70,41 @@ class RunDir:
     @property
     def parent(self) -> Path | None:
         """The checkpoint this run is about, None before the first command."""
-        return None if self.record.parent is None else Path(self.record.parent.path)
+        return None if self.record.parent is None else self.path / self.record.parent.path
 
-    def set_parent(self, path: Path, fingerprint: str) -> None:
-        """Say which checkpoint this run is about. Raises: UserError where it is about another one
-        already.
+    @property
+    def original(self) -> Path | None:
+        """The checkpoint that the parent was made from in earlier steps, None where there were
+        none.
         """
-        found = ParentPath(path=str(path.resolve()), fingerprint=fingerprint)
-        if self.record.parent == found:
+        return None if self.record.original is None else Path(self.record.original.path)
+
+    def set_parent(self, path: Path, fingerprint: str, original: Original | None = None) -> None:
+        """Say which checkpoint this run is about, and which one that was made from. Raises:
+        UserError where it is about another one already.
+        """
+        found = ParentPath(path=self._said(path), fingerprint=fingerprint)
+        if self.record.parent == found and self.record.original == original:
             return
         with self.locked():
             self._check_parent(path, fingerprint)
-            self._save(replace(self.record, parent=found))
+            self._save(replace(self.record, parent=found, original=original))
+
+    def add_step(self, row: StepRow) -> None:
+        """Record that a step has finished, in place of its row and those after it."""
+        with self.locked():
+            before = [step for step in self.record.steps or () if step.number < row.number]
+            self._save(replace(self.record, steps=(*before, row)))
+
+    def _said(self, path: Path) -> str:
+        """A path in full, or from this folder on where it is in it: the folder may be moved."""
+        whole, here = path.resolve(), self.path.resolve()
+        return str(whole.relative_to(here) if here in whole.parents else whole)
 
     def _check_parent(self, path: Path, fingerprint: str) -> None:
         known = self.record.parent
         if known is not None and known.fingerprint != fingerprint:
-            same = known.path == str(path.resolve())
+            same = known.path == self._said(path)
             why = ": this one's weights or config.json were changed since" if same else ""
             raise UserError(
                 f"The run directory {self.path} belongs to another checkpoint{why}.",

@@ -84,7 +84,7 @@ def test_no_checkpoint_takes_anothers_row(checkpoint, tmp_path):
     paths = [shutil.copytree(checkpoint, tmp_path / name) for name in names]
     parent = Checkpoint.open(embedded.teacher_path())
     found = named_checkpoints(
-        SimpleNamespace(parent=parent), [*paths, tmp_path / "b" / ".." / "other"]
+        SimpleNamespace(original=parent), [*paths, tmp_path / "b" / ".." / "other"]
     )
     assert list(found) == ["teacher", f"{tmp_path.name}/teacher", "a/student", "b/student", "other"]
     assert found["teacher"] is parent

@@ -231,9 +231,10 @@ class Experts(Block):
         return int(self.shared_gate and self.shared_width > 0)
 
     def saved_values(self) -> int:
-        """The stream, the normed input, the latent ones; of each chosen expert the channels before
-        the activation (gated: both factors); of the shared one those after it too.
+        """The stream, the normed input, the latent ones; of each chosen expert its input, and
+        channels before and after the activation (gated: both factors too); the shared ones so too.
         """
         factors = 4 if self.gated else 2
-        routed = self.top_k * (1 + self.gated) * self.expert_width
+        inner = self.latent or self.hidden
+        routed = self.top_k * (inner + factors * self.expert_width)
         return 2 * self.hidden + 2 * self.latent + routed + factors * self.shared_width

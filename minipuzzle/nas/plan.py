@@ -132,6 +132,23 @@ def make_plan(parent: Architecture, settings: SearchSettings, timing: Timing | N
     budget, one that the parent meets already, one of time without a timing, or one that no point of
     the widest space meets (says the smallest reachable).
     """
+    prices = priced(parent, settings, timing)
+    for level in levels(settings.min_keep):
+        space = bounds(parent, level, settings)
+        feasible = enumerate_shapes(space, prices)
+        if feasible.count:
+            budget = parse_budget(settings.budget, settings.work)
+            return Plan(
+                parent=parent, budget=budget, prices=prices, bounds=space, feasible=feasible
+            )
+    raise _unreachable(space, prices, settings)
+
+
+def priced(parent: Architecture, settings: SearchSettings, timing: Timing | None = None) -> Pricing:
+    """The limits that a budget means for a parent, and what its blocks cost by them.
+
+    Raises: UserError as ``make_plan``, but for a budget that no point meets.
+    """
     check_uniform(parent)
     check_asked(parent, settings)
     workload = Workload(
@@ -165,14 +182,7 @@ def make_plan(parent: Architecture, settings: SearchSettings, timing: Timing | N
     limits = budget.resolve(parent.parameters, resident(parent, workload).total, parent_ms)
     prices = pricing(parent, limits, workload, timing if budget.times else None)
     _check_needed(prices, settings)
-    for level in levels(settings.min_keep):
-        space = bounds(parent, level, settings)
-        feasible = enumerate_shapes(space, prices)
-        if feasible.count:
-            return Plan(
-                parent=parent, budget=budget, prices=prices, bounds=space, feasible=feasible
-            )
-    raise _unreachable(space, prices, settings)
+    return prices
 
 
 def _check_needed(prices: Pricing, settings: SearchSettings) -> None:

@@ -11,12 +11,14 @@ from minipuzzle.records.partial import PartialPrune, PartialSearch
 from minipuzzle.records.run_record import (
     Adapted,
     Distilled,
+    Original,
     Pretrained,
     Pruned,
     RunRecord,
     Scored,
     Searched,
     Stage,
+    StepRow,
 )
 from minipuzzle.records.search_result import (
     CandidateRow,
@@ -47,6 +49,7 @@ __all__ = [
     "Front",
     "FrontPoint",
     "LegRecord",
+    "Original",
     "ParentCost",
     "ParentModel",
     "PartialPrune",
@@ -63,6 +66,7 @@ __all__ = [
     "SolverFacts",
     "Stage",
     "Step",
+    "StepRow",
     "TaskRow",
     "TasksResult",
     "TextNumbers",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
-from minipuzzle.checked import Count, Must, Name, table
+from minipuzzle.checked import Count, Must, Name, Positive, table
 from minipuzzle.errors import UserError
 from minipuzzle.records.base import Record
 
@@ -20,6 +20,35 @@ class ParentPath:
 
     path: str
     fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Original(ParentPath):
+    """The checkpoint that the parent was made from in earlier steps: the teacher."""
+
+    parameters: Positive
+    pattern: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRow:
+    """A finished step of cut and recovery. ``key`` is the hash of all that it and the steps before
+    it read, ``folder`` its run directory in this one, ``distill`` the key of its distillation.
+    ``budget`` is what was asked of it, of the original, ``pattern`` that of its parent with "." for
+    dropped blocks. Losses and KL to the original in nats a token: of the original, of what was cut,
+    of the student.
+    """
+
+    number: Positive
+    key: str
+    folder: str
+    distill: str
+    budget: str
+    pattern: str
+    parameters: Positive
+    tokens: Count
+    loss: tuple[Measured, Measured, Measured]
+    kl: tuple[Measured, Measured, Measured]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,13 +164,16 @@ class Stages:
 @dataclass(frozen=True, kw_only=True)
 class RunRecord(Record):
     """run.json. Schema 2 compared runs by what Python shows of objects, so that a new field made a
-    run another one's.
+    run another one's. ``original`` is None where it is the parent, ``steps`` where there is one
+    step.
     """
 
     schema: ClassVar[int] = 3
     again: ClassVar[str] = "Restore it, or name another run directory with job.run."
     parent: ParentPath | None
     stages: Stages
+    original: Original | None = None
+    steps: tuple[StepRow, ...] | None = None
 
     @classmethod
     def read(cls, found: Any, path: Path) -> Self:

@@ -15,6 +15,7 @@ from minipuzzle.report.evaluated import domain_rows, eval_rows
 from minipuzzle.report.facts import SOURCES, Facts, versions
 from minipuzzle.report.pattern import legend
 from minipuzzle.report.selected import removed_rows, why
+from minipuzzle.report.steps import step_rows
 from minipuzzle.units import count
 
 COPIED = ("license", "license_name", "license_link", "language")
@@ -61,8 +62,9 @@ def write_card(run: Path) -> Path:
         before=facts.pattern,
         legend=legend(facts.pattern),
         after=winner.strip,
-        parameters=(count(search.parent.parameters), count(winner.parameters)),
+        parameters=(count(_original_parameters(facts)), count(winner.parameters)),
         hidden=facts.hidden_change,
+        steps=step_rows(facts),
         distilled=facts.distilled,
         remote="auto_map" in config,
         commands=[line for row in facts.commands if (line := published(row.command))],
@@ -72,6 +74,14 @@ def write_card(run: Path) -> Path:
     target = student / "README.md"
     write_atomic(target, text.encode())
     return target
+
+
+def _original_parameters(facts: Facts) -> int:
+    first = facts.record.original
+    if first is not None:
+        return first.parameters
+    assert facts.search is not None
+    return facts.search.parent.parameters
 
 
 def _said(facts: Facts) -> dict[str, Any]:
@@ -93,7 +103,7 @@ def front_matter(facts: Facts, config: dict[str, Any]) -> dict[str, Any]:
     """The card's metadata. Licence and language are the parent's where its own card names them,
     left out otherwise.
     """
-    parent = _front_matter_of(facts.parent / "README.md")
+    parent = _front_matter_of(facts.original / "README.md")
     tags = ["minipuzzle", "pruned", "distilled", config["model_type"]]
     header: dict[str, Any] = {"base_model": parent_name(facts), "library_name": "transformers"}
     header |= {key: parent[key] for key in COPIED if fault(parent.get(key), _COPIED) is None}
@@ -109,7 +119,7 @@ def front_matter(facts: Facts, config: dict[str, Any]) -> dict[str, Any]:
         header["metrics"] = ["perplexity"]
         header["model-index"] = [
             {
-                "name": f"{facts.parent.name}, compressed",
+                "name": f"{facts.original.name}, compressed",
                 "results": [{"task": task, "dataset": data, "metrics": metrics}],
             }
         ]
@@ -117,10 +127,10 @@ def front_matter(facts: Facts, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def parent_name(facts: Facts) -> str:
-    """The parent's name on the hub where its files tell it, its folder's name otherwise."""
-    file = facts.parent / "config.json"
+    """The original's name on the hub where its files tell it, its folder's name otherwise."""
+    file = facts.original / "config.json"
     known = read_json(file, dict[str, Any]).get("_name_or_path") if file.exists() else ""
-    return known if isinstance(known, str) and _HUB.fullmatch(known) else facts.parent.name
+    return known if isinstance(known, str) and _HUB.fullmatch(known) else facts.original.name
 
 
 def _yaml(header: dict[str, Any]) -> str:

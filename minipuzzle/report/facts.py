@@ -20,6 +20,7 @@ from minipuzzle.records import (
     EvalResult,
     RunRecord,
     SearchResult,
+    StepRow,
     load_log,
 )
 from minipuzzle.report.pattern import UNKNOWN
@@ -57,7 +58,21 @@ class Facts:
                 allowed="a run of minipuzzle score",
                 next="Run minipuzzle score first, in the same run directory.",
             )
-        return Path(self.record.parent.path)
+        return self.run / self.record.parent.path
+
+    @property
+    def original(self) -> Path:
+        """The folder of the checkpoint that the parent was made from in earlier steps, or the
+        parent's.
+        """
+        first = self.record.original
+        return self.parent if first is None else Path(first.path)
+
+    @property
+    def steps(self) -> tuple[StepRow, ...]:
+        """The steps that ended with this run's student; empty where there was one."""
+        rows, done = self.record.steps or (), self.distilled
+        return rows if rows and done and rows[-1].distill == done.key else ()
 
     @cached_property
     def search(self) -> SearchResult | None:

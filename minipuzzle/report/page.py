@@ -24,6 +24,7 @@ from minipuzzle.report.evaluated import (
 from minipuzzle.report.facts import SOURCES, Facts, versions
 from minipuzzle.report.pattern import color_key, pattern_html
 from minipuzzle.report.selected import block_rows, block_titles, removed_rows, why
+from minipuzzle.report.steps import step_rows
 from minipuzzle.report.tables import shape_columns
 from minipuzzle.units import bytes_, count, percent
 
@@ -37,7 +38,7 @@ METRICS = {
 
 
 SECTIONS = (
-    "block_scores", "patterns", "hidden", "removed", "pareto", "front", "more",
+    "steps", "block_scores", "patterns", "hidden", "removed", "pareto", "front", "more",
     "curves", "rows", "numbers", "costs", "domains", "tasks",
 )  # fmt: skip
 """What the page leaves out where a run has not come so far."""
@@ -53,8 +54,8 @@ def build_report(run: Path) -> Path:
     facts = Facts(run)
     values: dict[str, Any] = {
         **dict.fromkeys(SECTIONS),
-        "title": f"{facts.parent.name}, compressed",
-        "subtitle": f"Checkpoint {facts.parent}",
+        "title": f"{facts.original.name}, compressed",
+        "subtitle": f"Checkpoint {facts.original}",
         "commands": facts.commands,
         "versions": versions(),
         "sources": SOURCES,
@@ -66,6 +67,8 @@ def build_report(run: Path) -> Path:
         values |= _search_values(facts, facts.search)
     if facts.logs:
         values |= {"curves": plots.loss_curves(facts.logs), "trained": _trained(facts)}
+    if facts.steps:
+        values["steps"] = step_rows(facts)
     if facts.measured is not None:
         values |= _eval_values(facts.measured)
     if (run / "tasks.json").exists():

@@ -47,7 +47,7 @@ def open_distill(
     Raises: UserError for a text, a teacher or a setting that it would stumble over later, after
     hours perhaps.
     """
-    file = job.parent if teacher is None else open_checkpoint(teacher)
+    file = job.original if teacher is None else open_checkpoint(teacher)
     check_vocabularies(job.parent.architecture.vocab_size, file.architecture.vocab_size)
     check_training(settings.training, students, job.device, group)
     _check_precision(

@@ -74,7 +74,7 @@ def _times(job: Job, search: SearchResult, student: Architecture) -> list[CostRo
     if table.source != search.budget.timing or table.meta["device"] != machine.name:
         return []
     asked = search.budget.asked
-    models = {"teacher": job.parent.architecture, "student": student}
+    models = {"teacher": job.original.architecture, "student": student}
     taken = time_in_turns(
         list(models.values()), list(dict.fromkeys(work for work, _ in asked)), machine
     )

@@ -38,16 +38,16 @@ def run_eval(job: Job, others: list[Path]) -> EvalResult:
 
 def _eval(job: Job, others: list[Path], group: Ranks) -> EvalResult:
     blocks = group.first_then_all(lambda: job.validation("eval"))
-    teacher = job.frozen_parent(group)
+    teacher = job.frozen_original(group)
     named = named_checkpoints(job, others)
     rows: list[EvalRow] = []
     costs: list[CostRow] = []
     with progress_bar("eval", len(blocks) * len(named), "blocks") as bar:
         for name, checkpoint in named.items():
             check_vocabularies(
-                checkpoint.architecture.vocab_size, job.parent.architecture.vocab_size
+                checkpoint.architecture.vocab_size, job.original.architecture.vocab_size
             )
-            model = teacher if checkpoint is job.parent else job.load_frozen(checkpoint, group)
+            model = teacher if checkpoint is job.original else job.load_frozen(checkpoint, group)
             metrics = measure(model, blocks, teacher=teacher, progress=bar)
             rows.append(
                 EvalRow(
@@ -99,7 +99,7 @@ def named_checkpoints(job: Job, others: list[Path]) -> dict[str, Checkpoint]:
     """The teacher and ``others`` by the names of their folders, or where there are none what the
     run has: pruned and student.
     """
-    return {"teacher": job.parent, **(_others(others) if others else _of_run(job))}
+    return {"teacher": job.original, **(_others(others) if others else _of_run(job))}
 
 
 def workload(job: Job) -> Workload:

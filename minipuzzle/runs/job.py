@@ -18,6 +18,7 @@ from minipuzzle.errors import UserError
 from minipuzzle.kernels import choose
 from minipuzzle.model import HybridLM, frozen_model, load_frozen, load_model
 from minipuzzle.ranks import Ranks
+from minipuzzle.records import Original
 from minipuzzle.rundir import RunDir
 from minipuzzle.runs.device import pick_device
 from minipuzzle.runs.texts import own_texts, text_path
@@ -38,17 +39,34 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 class Job:
-    """A run directory with a parent (``choose_checkpoint``) and the texts that are for it."""
+    """A run directory with a parent (``choose_checkpoint``) and the texts that are for it.
+
+    ``original`` is the teacher: the parent, or what the parent was made from in earlier steps.
+    Tokenised texts are kept in ``tokens``, by default the run's.
+    """
 
     def __init__(
-        self, run: RunDir, *, checkpoint: Path | None, data: Data, device: str = "auto"
+        self,
+        run: RunDir,
+        *,
+        checkpoint: Path | None,
+        data: Data,
+        device: str = "auto",
+        original: Path | None = None,
+        tokens: Path | None = None,
     ) -> None:
-        self.run = run
+        self.run, self.tokens = run, tokens or run / "tokens"
         self._texts: dict[str, Path] = {}
         self.device = pick_device(device)
         self.parent = open_checkpoint(choose_checkpoint(checkpoint, run))
-        run.set_parent(self.parent.path, self.parent.fingerprint)
-        self.data = own_texts(data, self.parent)
+        first = original or run.original
+        self.original = self.parent if first is None else open_checkpoint(first)
+        run.set_parent(
+            self.parent.path,
+            self.parent.fingerprint,
+            None if first is None else _row(self.original),
+        )
+        self.data = own_texts(data, self.original)
         self.kernels = choose(self.device)
 
     @cached_property
@@ -79,7 +97,7 @@ class Job:
             self.tokenizer,
             block_length=self.data.length,
             seed=self.data.seed,
-            cache=self.run / "tokens",
+            cache=self.tokens,
             by_file=which == "validation",
         )
 
@@ -139,9 +157,25 @@ class Job:
         """The parent to be measured: ``parent_model``, or in shards over ``group``."""
         return self.parent_model if group.world == 1 else self.load_frozen(self.parent, group)
 
+    def frozen_original(self, group: Ranks) -> HybridLM:
+        """The original to be measured, in the same way."""
+        if self.original is self.parent:
+            return self.frozen_parent(group)
+        self.forget_parent()
+        return self.load_frozen(self.original, None if group.world == 1 else group)
+
     def forget_parent(self) -> None:
         """Give its memory back; who asks for ``parent_model`` afterwards gets it loaded anew."""
         vars(self).pop("parent_model", None)
+
+
+def _row(original: Checkpoint) -> Original:
+    return Original(
+        path=str(original.path.resolve()),
+        fingerprint=original.fingerprint,
+        parameters=original.parameters,
+        pattern=original.architecture.pattern,
+    )
 
 
 def check_tokenizer(tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:

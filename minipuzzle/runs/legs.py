@@ -48,7 +48,7 @@ class Legs:
         self.tasks: dict[str, float] = {}
         self._asked: dict[str, list[Item]] = {}
         if settings.winner == "tasks":
-            self._asked = counted(job.load_frozen(job.parent, group), job.tasks())
+            self._asked = counted(job.load_frozen(job.original, group), job.tasks())
         self.objective = (
             self._offline()
             if settings.teacher_logits

@@ -51,6 +51,16 @@ class Limits:
     bytes: int | None = None
     times: tuple[TimeLimit, ...] = ()
 
+    def texts(self) -> tuple[str, ...]:
+        """The same as budgets, exactly: what ``parse_budget`` makes these limits of again for any
+        parent.
+        """
+        found = [] if self.parameters is None else [str(self.parameters)]
+        if self.bytes is not None:
+            found.append(f"memory={self.bytes // 1000}.{self.bytes % 1000:03}kB")
+        found += [f"{t.phase}={t.ms!r}ms@{t.work}" for t in self.times]
+        return tuple(found)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TimeBudget:

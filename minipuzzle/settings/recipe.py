@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from minipuzzle.errors import UserError
 from minipuzzle.settings import job
+from minipuzzle.settings.bounds import settle
 from minipuzzle.settings.data import Data
 from minipuzzle.settings.declare import group, needed, setting
 from minipuzzle.settings.distill import DistillSettings
 from minipuzzle.settings.score import ScoreSettings
 from minipuzzle.settings.search import SearchSettings
+from minipuzzle.settings.steps import check_shares, parse_steps
 from minipuzzle.settings.training import Training
 
 
@@ -21,6 +24,11 @@ from minipuzzle.settings.training import Training
 class Recipe:
     """One complete compression run, from a checkpoint (a folder, or "embedded" for the demo's
     teacher) to a report.
+
+    With ``steps`` the model is scored, cut and recovered several times, each time from the student
+    of the step before, with the original checkpoint as teacher throughout. All steps together train
+    on the tokens of ``distill``, by ``step_shares``. A step's budget is a share of the original's
+    parameters, or their number; of ``search.budget`` memory and time hold at the last step.
     """
 
     SECTION: ClassVar[str] = "job"
@@ -32,6 +40,36 @@ class Recipe:
     score: ScoreSettings = group(ScoreSettings())
     search: SearchSettings = group(SearchSettings())
     distill: DistillSettings = group(DistillSettings())
+    steps: tuple[str, ...] = setting(
+        (),
+        "Cut and recover in steps: the budget of each ([90%, 80%, 70%]), or their number on the way"
+        " to search.budget.",
+        unit="budget",
+        shown="one",
+    )
+    step_shares: tuple[float, ...] = setting(
+        (),
+        "How the tokens are shared between the steps: [1, 1, 2].",
+        unit="share",
+        shown="equally",
+        within=(1e-6, 1e6),
+    )
+    drop_steps: bool = setting(
+        False, "Delete the candidates of an earlier step, and its student once no step needs it."
+    )
+
+    def __post_init__(self) -> None:
+        settle(self)
+        if self.steps:
+            found = parse_steps(self.steps)
+            check_shares(self.step_shares, found if isinstance(found, int) else len(found))
+        elif self.step_shares or self.drop_steps:
+            raise UserError(
+                "job.step_shares and job.drop_steps are about steps, and none is named.",
+                got=self.step_shares or "job.drop_steps",
+                allowed="them together with job.steps",
+                next="Add job.steps, or leave them out.",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from minipuzzle.settings.budget import parse_budget
 from minipuzzle.settings.counts import token_count
 from minipuzzle.settings.data import Data
 from minipuzzle.settings.declare import group, setting
+from minipuzzle.settings.steps import MOST_STEPS
 from minipuzzle.settings.workload import Generation
 
 Method = Literal["minipuzzle", "solver"]
@@ -167,6 +168,14 @@ class SearchCommand:
         "Checkpoint, or a folder with only a config.json (default: the run's checkpoint)."
     )
     settings: SearchSettings = group(SearchSettings())
+    steps: int = setting(
+        1,
+        "Go to the budget in this many steps of cut and recovery: search the first, and say what"
+        " follows.",
+        within=(1, MOST_STEPS),
+        panel=SearchSettings.PANEL,
+        name="job.steps",
+    )
     data: Data = group(
         Data(),
         only=("validation", "calibration", "length", "seed"),
@@ -175,3 +184,6 @@ class SearchCommand:
     run: Path = job.run_directory()
     device: str = job.device()
     as_json: bool = job.as_json()
+
+    def __post_init__(self) -> None:
+        settle(self)

@@ -119,7 +119,7 @@ def layout_of(model_type: str, architecture: Architecture) -> tuple[ModuleType, 
             allowed=reason[1],
             next=LATER,
         )
-    return found, found.MODEL_TYPES[model_type]
+    return found, found.model_name(model_type, architecture)
 
 
 def _write(

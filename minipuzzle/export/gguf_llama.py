@@ -40,6 +40,11 @@ PARTS = {
 FREQUENCY_FACTORS = "rope_freqs.weight"
 
 
+def model_name(model_type: str, architecture: Architecture) -> str:
+    """llama.cpp's name of the architecture."""
+    return MODEL_TYPES[model_type]
+
+
 def unsupported(architecture: Architecture) -> tuple[str, str] | None:
     """(what is there, what is allowed) for the first thing that llama.cpp cannot hold; None where
     it can hold all.

@@ -1,4 +1,5 @@
-"""Nemotron-H as llama.cpp has it: fields and tensor names of its architecture ``nemotron_h``.
+"""Nemotron-H as llama.cpp has it: fields and tensor names of its architecture ``nemotron_h``, and
+of ``nemotron_h_moe`` where there are experts.
 
 The kind of a layer follows from two arrays there: a feed-forward layer has a width, an attention
 layer has KV heads, a Mamba-2 layer has neither. Source: llama.cpp (src/llama-model.cpp,
@@ -10,14 +11,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from minipuzzle.arch import Architecture
+from minipuzzle.export import gguf_experts
 from minipuzzle.export.gguf_tensor import GgufTensor
-from minipuzzle.kinds import Attention, FeedForward, Mamba2
+from minipuzzle.kinds import Attention, Experts, FeedForward, Mamba2
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MODEL_TYPES = {"nemotron_h": "nemotron_h", "nemotron_h_puzzle": "nemotron_h"}
 """model_type -> llama.cpp's architecture."""
+WITH_EXPERTS = "nemotron_h_moe"
+
+
+def model_name(model_type: str, architecture: Architecture) -> str:
+    """llama.cpp's name of the architecture."""
+    return WITH_EXPERTS if gguf_experts.of(architecture) else MODEL_TYPES[model_type]
 
 
 def unsupported(architecture: Architecture) -> tuple[str, str] | None:
@@ -47,16 +55,25 @@ def unsupported(architecture: Architecture) -> tuple[str, str] | None:
             f"no {'attention' if mamba else 'Mamba-2'} block",
             "a hybrid: at least one Mamba-2 and one attention block",
         )
-    return None
+    return gguf_experts.unsupported(architecture)
 
 
-def add_fields(_library: Any, writer: Any, architecture: Architecture) -> None:
+def add_fields(library: Any, writer: Any, architecture: Architecture) -> None:
     """Write the sizes, one for each layer where llama.cpp has an array."""
     blocks = architecture.blocks
     writer.add_block_count(len(blocks))
     attention = [b for b in blocks if isinstance(b, Attention)]
+    if gguf_experts.of(architecture):
+        gguf_experts.add_fields(library, writer, architecture)
     writer.add_feed_forward_length(
-        [b.intermediate if isinstance(b, FeedForward) else 0 for b in blocks]
+        [
+            b.intermediate
+            if isinstance(b, FeedForward)
+            else b.expert_width
+            if isinstance(b, Experts)
+            else 0
+            for b in blocks
+        ]
     )
     # a 0 in the first layer would make llama.cpp ignore key_length
     writer.add_head_count(
@@ -84,6 +101,8 @@ def tensors(architecture: Architecture, _name: str) -> list[GgufTensor]:
         before = f"blocks.{i}."
         if isinstance(block, Mamba2):
             names = _mamba(block)
+        elif isinstance(block, Experts):
+            names = [(theirs, ours, _same, m) for theirs, ours, m in gguf_experts.names(block)]
         else:
             assert isinstance(block, Attention | FeedForward)
             names = _others(block)

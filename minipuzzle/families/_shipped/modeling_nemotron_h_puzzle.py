@@ -6,6 +6,17 @@ from transformers import NemotronHForCausalLM
 
 from .configuration_nemotron_h_puzzle import NemotronHPuzzleConfig
 
+try:  # experts lie one by one in the file, as servers read them, and stacked in transformers' memory
+    from transformers import conversion_mapping
+except ImportError:  # before transformers 5 there are no stacks
+    pass
+else:
+    conversion_mapping.register_checkpoint_conversion_mapping(
+        NemotronHPuzzleConfig.model_type,
+        conversion_mapping.get_checkpoint_conversion_mapping("nemotron_h"),
+        overwrite=True,
+    )
+
 
 class _Init:
     config_class = NemotronHPuzzleConfig

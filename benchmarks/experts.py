@@ -10,8 +10,10 @@ All rows have the same weights, inputs and gradient, and take turns round by rou
 compared. ``ours`` is ``Kernels.run_experts`` between our router and shared expert, ``loop`` the
 same with one expert after another; the baselines are transformers' NemotronHMoE with its
 grouped_mm experts and with its eager loop. ``dense`` is the ceiling: plain matrix products of the
-same shapes and operations, forward and backward, without anything between them. Memory is the peak
-beyond weights and their gradients. Errors are relative to the loop in FP32 on the first tokens.
+same shapes and operations, forward and backward, without anything between them. ``graph`` is the
+same as a CUDA graph, as the captured step of training runs it, for ways that can be captured; the
+share of the ceiling is then that one's. Memory is the peak beyond weights and their gradients.
+Errors are relative to the loop in FP32 on the first tokens.
 
 A decode step is the experts alone, forward, few tokens: as a CUDA graph on a GPU; ``gathered``
 copies the chosen experts' matrices and multiplies those. Its bytes are the distinct experts chosen.
@@ -21,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
@@ -31,6 +32,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import transformers
+from experts_ways import Run, allocated, dense, graph_seconds, now, ours, theirs
 from torch import Tensor
 from transformers import NemotronHConfig
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHMoE
@@ -38,13 +40,13 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHMoE
 from minipuzzle.artifacts import write_json
 from minipuzzle.kernels import choose, experts
 from minipuzzle.kernels.grouped import gathered
-from minipuzzle.kernels.pointwise import relu_squared, replayed
+from minipuzzle.kernels.pointwise import replayed
 from minipuzzle.kernels.routing import Routing, route
 
 ROUNDS, WARM_UPS, ERROR_TOKENS, REPLAYS = 12, 3, 256, 50
+CAPTURED = ("ours", "transformers grouped_mm")
 DECODED = (1, 8, 64)
 """Tokens of a decode step."""
-Run = Callable[[Tensor], Tensor]
 
 
 def main() -> None:
@@ -165,13 +167,16 @@ def training(
             rows[name]["error"] = ((run(few) - exact).norm() / exact.norm()).item()
     ceiling = statistics.median(times["dense"])
     print(
-        f"{'':<26}{'ms':>9}{'forward':>9}{'TFLOP/s':>9}{'of dense':>10}{'GiB beyond':>12}"
-        f"{'error':>10}"
+        f"{'':<26}{'ms':>9}{'forward':>9}{'graph':>9}{'TFLOP/s':>9}{'of dense':>10}"
+        f"{'GiB beyond':>12}{'error':>10}"
     )
+    for name in CAPTURED if x.is_cuda else ():
+        rows[name]["graph_ms"] = 1e3 * graph_seconds(ways[name], module, x, gradient)
     for name, row in (*rows.items(), ("dense", {"row": "dense"})):
-        seconds = statistics.median(times[name])
+        eager = statistics.median(times[name])
+        seconds = row.get("graph_ms", 1e3 * eager) / 1e3
         row |= {
-            "ms": 1e3 * seconds,
+            "ms": 1e3 * eager,
             "all_ms": [1e3 * t for t in times[name]],
             "tflops": flops(options) / seconds / 1e12,
             "of_dense": ceiling / seconds,
@@ -180,72 +185,12 @@ def training(
         if name in forward:
             row["forward_ms"] = 1e3 * statistics.median(forward[name])
         print(
-            f"{name:<26}{row['ms']:>9.2f}{row.get('forward_ms', 0):>9.2f}{row['tflops']:>9.1f}"
-            f"{row['of_dense']:>10.1%}{row.get('extra_gib', 0):>12.2f}{row.get('error', 0):>10.1e}",
+            f"{name:<26}{row['ms']:>9.2f}{row.get('forward_ms', 0):>9.2f}"
+            f"{row.get('graph_ms', 0):>9.2f}{row['tflops']:>9.1f}{row['of_dense']:>10.1%}"
+            f"{row.get('extra_gib', 0):>12.2f}{row.get('error', 0):>10.1e}",
             flush=True,
         )
     return list(rows.values())
-
-
-def ours(module: Any, top_k: int, run: Callable[..., Tensor], x: Tensor) -> Tensor:
-    """The block with our router, experts and activations, on transformers' parameters."""
-    tokens = x.flatten(0, 1)  # [n, hidden]
-    logits = F.linear(tokens.float(), module.gate.weight.float())
-    routing = Routing(router="sigmoid", top_k=top_k, normalised=True, scaling=2.5)
-    weights, chosen = route(logits, routing, module.gate.e_score_correction_bias)
-    stacks = module.experts.up_proj, module.experts.down_proj
-    routed = run(tokens, *stacks, weights, chosen, "relu2", False)
-    shared = module.shared_experts
-    return routed.view_as(x) + shared.down_proj(relu_squared(shared.up_proj(x)))
-
-
-def theirs(module: Any, how: str, x: Tensor) -> Tensor:
-    """transformers' own forward."""
-    module.experts.config._experts_implementation = how
-    result: Tensor = module(x)
-    return result
-
-
-def dense(options: argparse.Namespace, x: Tensor) -> Callable[[], None]:
-    """The products alone, each expert's rows as if they were one matrix's: forward, the gradient of
-    the input, that of the matrix.
-    """
-    n, rows = options.tokens, options.tokens * options.top_k
-    sizes = [
-        (rows, options.hidden, options.width),
-        (rows, options.width, options.hidden),
-        (n, options.hidden, options.shared),
-        (n, options.shared, options.hidden),
-        (n, options.hidden, options.experts),
-    ]
-    made = [
-        tuple(torch.randn(s, dtype=x.dtype, device=x.device) for s in ((m, k), (o, k), (m, o)))
-        for m, k, o in sizes
-    ]
-
-    def products() -> None:
-        for inputs, matrix, gradient in made:
-            torch.mm(inputs, matrix.t())
-            torch.mm(gradient, matrix)
-            torch.mm(gradient.t(), inputs)
-
-    return products
-
-
-def now(device: torch.device) -> float:
-    """Seconds, when all that was asked for is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def allocated(device: torch.device, module: Any) -> int:
-    """Bytes allocated now; the peak is counted from here."""
-    if device.type != "cuda":
-        return 0
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    return torch.cuda.memory_allocated()
 
 
 @torch.no_grad()

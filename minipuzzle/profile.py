@@ -87,6 +87,7 @@ def additivity(
     """
     rows = []
     for architecture, measured in zip(architectures, times, strict=True):
+        active = architecture.active_if_fewer
         for (work, phase), (took,) in measured.items():
             predicted, first = (
                 model_ms(table, a, phase, work) for a in (architecture, architectures[0])
@@ -96,6 +97,7 @@ def additivity(
                 {
                     "pattern": architecture.pattern,
                     "parameters": architecture.parameters,
+                    **({} if active is None else {"active": active}),
                     "phase": phase,
                     "workload": str(work),
                     "predicted_ms": predicted,

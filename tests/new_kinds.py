@@ -87,5 +87,63 @@ class Still(Block):
         return Flops(matmul=self.product_flops())
 
 
-for _kind in (Lanes, Still):
+@dataclass(frozen=True, kw_only=True)
+class Pool(Block):
+    """``members`` matrices of which each token is computed with ``picked``; an axis has no tensor,
+    and two contradict each other.
+    """
+
+    kind: ClassVar[str] = "pool"
+    letter: ClassVar[str] = "P"
+    label: ClassVar[str] = "pool"
+    output: ClassVar[str] = "down.weight"
+    widths: ClassVar[tuple[Width, ...]] = (
+        Width(axis="members", score="members", of=("members",), label="members", switch="vary"),
+        Width(
+            axis="picked",
+            score="picks",
+            of=("picked",),
+            label="picked members",
+            ordered=True,
+            switch="vary",
+            per_block=("uniform", False),
+        ),
+        Width(axis="breadth", score="breadth", of=("breadth",), label="breadth"),
+    )
+
+    members: int = 6
+    picked: int = 2
+    breadth: int = 4
+
+    @property
+    def sizes(self):
+        named = ("hidden", "members", "picked", "breadth")
+        return {name: getattr(self, name) for name in named}
+
+    @property
+    def weights(self):
+        stack = weight("stack", "members", "breadth", "hidden")
+        return (NORM, weight("router.weight", "members", "hidden"), stack)
+
+    @property
+    def active_parameters(self):
+        return self.parameters - (self.members - self.picked) * self.breadth * self.hidden
+
+    def read_parameters(self, tokens):
+        idle = self.members * (1 - self.picked / self.members) ** tokens
+        return self.parameters - idle * self.breadth * self.hidden
+
+    def fault(self):
+        if self.picked > self.members:
+            return f"{self.picked} picked", f"at most {self.members}"
+        return None
+
+    def cache(self, context):
+        return Cache()
+
+    def flops(self, context):
+        return Flops(matmul=2 * (self.picked * self.breadth + self.members) * self.hidden)
+
+
+for _kind in (Lanes, Still, Pool):
     KINDS.pop(_kind.kind)

@@ -141,6 +141,7 @@ def test_every_setting_that_decides_is_in_the_identity(settings):
         "metric": "kl",
         "budget": ("83%",),
         "min_keep": ("width=75%",),
+        "vary": ("experts",),
         "method": "solver",
         "precision": "fp8",
         "activation_checkpointing": "on",

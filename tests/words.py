@@ -34,7 +34,7 @@ FINE = re.compile(
     r"""heat[ ]maps?                               # a picture
     | (?:SSM|Mamba|solver|hidden|recurrent)[ -]states?
     | states?[ ]axis | state_dict | [ ]state[ ]\d+  # "heads 256, head_dim 64, groups 8, state 256"
-    | --state | \w+\.state | `state`[ ]\| | states?[ ](?:fp32|bf16)
+    | --state | --vary[ ]state | \w+\.state | `state`[ ]\| | states?[ ](?:fp32|bf16)
     | distill/\*/state/                          # a folder's name
     | United[ ]States | State[ ]of[ ]the[ ]Union
     | units?(?=,[ ]choices|[ ]and[ ]choices) | whatever[ ]the\s+unit  # of a number

@@ -117,6 +117,12 @@ class Architecture:
         return self.parameters - blocks
 
     @property
+    def active_if_fewer(self) -> int | None:
+        """``active_parameters`` where these are not all; None where they are, as in most models."""
+        active = self.active_parameters
+        return active if active < self.parameters else None
+
+    @property
     def layer_groups(self) -> list[tuple[int, ...]]:
         """The positions of the blocks that stay or go together: one block each, or the two of a
         layer.

@@ -21,6 +21,7 @@ from minipuzzle.rundir import RunDir
 from minipuzzle.settings import Data
 
 if TYPE_CHECKING:
+    from minipuzzle.checkpoint import Checkpoint
     from minipuzzle.runs.job import Job
 
 FIRST = os.environ.get("RANK", "0") == "0"  # of the processes of a torchrun only the first prints
@@ -94,6 +95,14 @@ def _without_traceback() -> Iterator[None]:
         os._exit(CTRL_C)  # not even for a thread that writes
     except KeyboardInterrupt:
         sys.exit(CTRL_C)
+
+
+def sizes(checkpoint: Checkpoint) -> dict[str, int]:
+    """For JSON: its parameters, and where these are not all those that one token is computed
+    with.
+    """
+    active = checkpoint.architecture.active_if_fewer
+    return {"parameters": checkpoint.parameters} | ({} if active is None else {"active": active})
 
 
 def print_json(value: Any) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from minipuzzle.commands._shared import command, make_job, out, print_json
+from minipuzzle.commands._shared import command, make_job, out, print_json, sizes
 from minipuzzle.errors import UserError
 from minipuzzle.settings.distill import DistillCommand
+from minipuzzle.units import sized
 
 
 def run(line: DistillCommand) -> None:
@@ -20,11 +21,10 @@ def run(line: DistillCommand) -> None:
         made = run_distill(job, line.settings, line.teacher)
         if line.as_json:
             done = job.run.stage(Distilled)
-            print_json({"path": str(made.path), "parameters": made.parameters, **done.json()})
+            print_json({"path": str(made.path), **sizes(made), **done.json()})
         else:
-            out.print(
-                f"student: {made.path}  {made.parameters:,} parameters    next: minipuzzle eval"
-            )
+            size = sized(made.parameters, made.architecture.active_if_fewer)
+            out.print(f"student: {made.path}  {size}    next: minipuzzle eval")
 
 
 def _print_plan(line: DistillCommand) -> None:

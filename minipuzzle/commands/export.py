@@ -6,9 +6,10 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
+from minipuzzle.checked import table
 from minipuzzle.commands._shared import command, out, print_json, student
 from minipuzzle.settings.export import ExportCommand
-from minipuzzle.units import bytes_
+from minipuzzle.units import bytes_, sized
 
 
 def run(line: ExportCommand) -> None:
@@ -30,13 +31,13 @@ def _gguf(path: Path, target: Path, dtype: str, as_json: bool) -> None:
     with progress_bar("export", opened.parameters, "weights") as bar:
         written = export_gguf(opened, target, dtype, progress=bar)
     if as_json:
-        print_json(asdict(written))
+        print_json(table(written))
         return
     for note in (*opened.notes, *written.notes):
         out.print(f"note: {note}", soft_wrap=True)
     out.print(
-        f"gguf: {target}  {written.parameters:,} parameters, {bytes_(written.bytes)}, matrices"
-        f" {written.dtype.upper()}    next: llama-cli -m {target}",
+        f"gguf: {target}  {sized(written.parameters, written.active)}, {bytes_(written.bytes)},"
+        f" matrices {written.dtype.upper()}    next: llama-cli -m {target}",
         soft_wrap=True,
     )
 

@@ -9,6 +9,7 @@ from minipuzzle.rundir import RunDir
 from minipuzzle.settings import PretrainRecipe
 from minipuzzle.settings.recipe import PretrainCommand
 from minipuzzle.settings.recipe_file import load_recipe
+from minipuzzle.units import sized
 
 
 def run(line: PretrainCommand) -> None:
@@ -19,4 +20,5 @@ def run(line: PretrainCommand) -> None:
         from minipuzzle.runs.pretrain import run_pretrain
 
         model = run_pretrain(loaded, RunDir(where))
-        out.print(f"model: {model.path}  {model.parameters:,} parameters")
+        size = sized(model.parameters, model.architecture.active_if_fewer)
+        out.print(f"model: {model.path}  {size}")

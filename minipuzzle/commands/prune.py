@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minipuzzle.commands._shared import command, make_job, print_json
+from minipuzzle.commands._shared import command, make_job, print_json, sizes
 from minipuzzle.settings import Data
 from minipuzzle.settings.prune import PruneCommand
 
@@ -16,7 +16,7 @@ def run(line: PruneCommand) -> None:
         if line.as_json:
             print_json(
                 {
-                    name: {"path": str(c.path), "parameters": c.parameters, "bytes": c.bytes}
+                    name: {"path": str(c.path), **sizes(c), "bytes": c.bytes}
                     for name, c in cuts.items()
                 }
             )

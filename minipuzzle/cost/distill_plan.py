@@ -129,9 +129,14 @@ class DistillPlan:
 
     def json(self) -> dict[str, Any]:
         """For scripts."""
+        active = {
+            "teacher_active": self.teacher.active_if_fewer,
+            "student_active": self.student.active_if_fewer,
+        }
         return {
             "teacher_parameters": self.teacher.parameters,
             "student_parameters": self.student.parameters,
+            **{name: n for name, n in active.items() if n is not None},
             "tokens": self.tokens,
             "length": self.length,
             "micro_batch": self.micro_batch,

@@ -58,7 +58,7 @@ def pricing(
     """The prices of a parent's blocks under the limits that are set; time limits need a
     ``timing``.
     """
-    named = {"parameters": limits.parameters, "memory": limits.bytes}
+    named = {"parameters": limits.parameters, "active": limits.active, "memory": limits.bytes}
     names = [name for name, limit in named.items() if limit is not None]
     free = 1.0 if timing is None else 1 / (1 + timing.margin)
     bounds = [float(named[name] or 0) for name in names] + [t.ms * free for t in limits.times]
@@ -80,5 +80,6 @@ def pricing(
 def _sizes(architecture: Architecture, limits: Limits, workload: Workload) -> NDArray[np.float64]:
     counts = np.asarray(values(architecture))
     parameters = [] if limits.parameters is None else [float(counts[0])]
+    active = [] if limits.active is None else [float(architecture.active_parameters)]
     size = [] if limits.bytes is None else [float(part_bytes(counts, workload).sum())]
-    return np.array(parameters + size)
+    return np.array(parameters + active + size)

@@ -34,13 +34,16 @@ LATER = "Take transformers; minipuzzle export CHECKPOINT lists the engines."
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What was written. ``notes`` are sentences on what differs from the checkpoint."""
+    """What was written. ``active`` are the parameters that one token is computed with, None where
+    these are all; ``notes`` are sentences on what differs from the checkpoint.
+    """
 
     path: Path
     dtype: str
     bytes: int
     tensors: int
     parameters: int
+    active: int | None = None
     notes: tuple[str, ...]
 
 
@@ -77,6 +80,7 @@ def export_gguf(
         bytes=target.stat().st_size,
         tensors=count,
         parameters=checkpoint.parameters,
+        active=checkpoint.architecture.active_if_fewer,
         notes=tuple(notes),
     )
 

@@ -12,11 +12,14 @@ from minipuzzle.settings import Generation
 
 @dataclass(frozen=True, kw_only=True)
 class BenchRow:
-    """A model at a workload: its speed, and the memory that was ``predicted``."""
+    """A model at a workload: its speed, and the memory that was ``predicted``. ``active`` are the
+    parameters that one token is computed with, None where these are all.
+    """
 
     name: str
     path: str
     parameters: int
+    active: int | None = None
     work: Generation
     speed: Speed
     predicted: Peak
@@ -50,6 +53,7 @@ class BenchRow:
             "name": self.name,
             "path": self.path,
             "parameters": self.parameters,
+            **({} if self.active is None else {"active": self.active}),
             "batch": self.work.batch,
             **asdict(self.speed),
             "prefill_tokens_per_s": self.prefill_tokens_per_s,

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minipuzzle.arch import Architecture
 from minipuzzle.cost.pricing import Pricing
+from minipuzzle.errors import UserError
 from minipuzzle.memory import Workload
 from minipuzzle.memory.footprint import part_bytes, values
 from minipuzzle.nas.grid import Grid, Ints, Mask, grid
 from minipuzzle.space import Bounds, Shape
 
 Floats = NDArray[np.float64]
+MOST = 16_000_000
+"""Points that are held at once: some 2 GB."""
+
+
+class Costs(NamedTuple):
+    """Of grid points, [n] each: parameters, those that one token is computed with, memory."""
+
+    parameters: Ints
+    active: Ints
+    bytes: Floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +35,7 @@ class Feasible:
 
     grid: Grid
     parameters: Ints
+    active: Ints
     bytes: Floats
     times: Floats
 
@@ -36,28 +49,38 @@ class Feasible:
         return self.grid.shape(index)
 
 
-def costs(parent: Architecture, points: Grid, workload: Workload) -> tuple[Ints, Floats]:
-    """(parameters [n], memory in bytes [n]) of grid points.
+def costs(parent: Architecture, points: Grid, workload: Workload) -> Costs:
+    """What grid points cost.
 
     Values are those of the model without blocks plus, for each kind, count x one block's: so each
     distinct form of a block is counted once, through the functions that price any architecture, and
     the bytes equal ``memory``'s exactly.
     """
-    total = np.zeros((len(points), 4), dtype=np.int64)
+    total = np.zeros((len(points), 5), dtype=np.int64)
     for hidden, here in points.by_hidden():
         total[here] = _values(parent.at_hidden(hidden), points.where(here))
-    return total[:, 0], part_bytes(total, workload).sum(axis=1)
+    return Costs(
+        parameters=total[:, 0],
+        active=total[:, 4],
+        bytes=part_bytes(total[:, :4], workload).sum(axis=1),
+    )
 
 
 def _values(parent: Architecture, points: Grid) -> Ints:
-    """[n, 4]: ``memory.values`` of points that all have the parent's hidden size."""
-    base = np.asarray(values(replace(parent, blocks=())))
+    """[n, 5]: ``memory.values`` and the active parameters of points that all have the parent's
+    hidden size.
+    """
+    base = _values_of(replace(parent, blocks=()))
     total = np.tile(base, (len(points), 1))
     for kind in points.kinds:
-        for block, here in points.forms(parent, kind):
-            added = np.asarray(values(replace(parent, blocks=(block,)))) - base
-            total[here] += points.column(kind)[here, None] * added
+        forms, which = points.forms(parent, kind)
+        added = [_values_of(replace(parent, blocks=(block,))) - base for block in forms]
+        total += points.column(kind)[:, None] * np.reshape(added, (-1, 5))[which]
     return total
+
+
+def _values_of(architecture: Architecture) -> Ints:
+    return np.array([*values(architecture), architecture.active_parameters])
 
 
 def times(points: Grid, prices: Pricing) -> Floats:
@@ -75,31 +98,60 @@ def _times(points: Grid, prices: Pricing) -> Floats:
     count = len(prices.requested.times)
     total = np.tile(prices.base[len(prices.base) - count :], (len(points), 1))
     for kind in points.kinds:
-        for block, here in points.forms(prices.parent, kind):
-            total[here] += points.column(kind)[here, None] * prices.of(block)[-count:]
+        forms, which = points.forms(prices.parent, kind)
+        added = [prices.of(block)[-count:] for block in forms]
+        total += points.column(kind)[:, None] * np.reshape(added, (-1, count))[which]
     return total
 
 
 def enumerate_shapes(bounds: Bounds, prices: Pricing) -> Feasible:
     """The grid points that keep every limit, one hidden size after the other: a grid of millions is
     never whole in memory.
+
+    Raises: UserError for more than MOST points at one hidden size, or as many that fit.
     """
-    parts = [_feasible(grid(replace(bounds, hidden=(hidden,))), prices) for hidden in bounds.hidden]
+    if bounds.points > MOST * len(bounds.hidden):
+        raise _too_many(bounds, "")
+    parts = []
+    for hidden in bounds.hidden:
+        parts.append(_feasible(grid(replace(bounds, hidden=(hidden,))), prices))
+        if sum(part.count for part in parts) > MOST:
+            raise _too_many(bounds, " that fit")
     return Feasible(
         grid=replace(parts[0].grid, points=np.concatenate([p.grid.points for p in parts])),
         parameters=np.concatenate([p.parameters for p in parts]),
+        active=np.concatenate([p.active for p in parts]),
         bytes=np.concatenate([p.bytes for p in parts]),
         times=np.concatenate([p.times for p in parts]),
     )
 
 
+def _too_many(bounds: Bounds, which: str) -> UserError:
+    counts = {kind: high - low + 1 for kind, (low, high) in bounds.counts.items()}
+    axes = {axis: len(sizes) for axis, sizes in (*bounds.sizes.items(), ("hidden", bounds.hidden))}
+    varied = ", ".join(f"{n:,} of {name}" for name, n in (counts | axes).items() if n > 1)
+    return UserError(
+        "The space of candidates is too large for a grid.",
+        got=f"{bounds.points:,} points: {varied}",
+        allowed=f"at most {MOST:,}{which or ' at each hidden size'}",
+        next=(
+            "Name fewer sizes with search.vary (experts=96,112,128), or raise search.min_keep"
+            " (others=100% keeps all blocks)."
+        ),
+    )
+
+
 def _feasible(points: Grid, prices: Pricing) -> Feasible:
     points = points.where(_allowed(points, prices.parent))
-    parameters, size = costs(prices.parent, points, prices.workload)
+    cost = costs(prices.parent, points, prices.workload)
     took = times(points, prices)
-    fits = within(parameters, size, took, prices)
+    fits = within(cost, took, prices)
     return Feasible(
-        grid=points.where(fits), parameters=parameters[fits], bytes=size[fits], times=took[fits]
+        grid=points.where(fits),
+        parameters=cost.parameters[fits],
+        active=cost.active[fits],
+        bytes=cost.bytes[fits],
+        times=took[fits],
     )
 
 
@@ -109,19 +161,18 @@ def _allowed(points: Grid, parent: Architecture) -> Mask:
     """
     allowed = np.ones(len(points), dtype=bool)
     for kind in points.kinds:
-        for block, here in points.forms(parent, kind):
-            allowed[here] &= parent.rules.allows(block)
+        forms, which = points.forms(parent, kind)
+        allowed &= np.array([parent.rules.allows(block) for block in forms], dtype=bool)[which]
     return allowed
 
 
-def within(parameters: Ints, size: Floats, took: Floats, prices: Pricing) -> Mask:
+def within(cost: Costs, took: Floats, prices: Pricing) -> Mask:
     """[n] bool: which keep every limit."""
     limits = prices.requested
-    fits = np.ones(len(parameters), dtype=bool)
-    if limits.parameters is not None:
-        fits &= parameters <= limits.parameters
-    if limits.bytes is not None:
-        fits &= size <= limits.bytes
+    fits = np.ones(len(cost.parameters), dtype=bool)
+    for limit, costs in zip((limits.parameters, limits.active, limits.bytes), cost, strict=True):
+        if limit is not None:
+            fits &= costs <= limit
     if limits.times:
         fits &= (took <= prices.limits[-len(limits.times) :]).all(axis=1)
     return fits
@@ -152,7 +203,7 @@ def _fit(points: Grid, possible: Mask, prices: Pricing) -> Mask:
     """[n] bool: which of the ``possible`` points keep every limit."""
     places = np.flatnonzero(possible & _allowed(points, prices.parent))
     here = points.where(places)
-    parameters, size = costs(prices.parent, here, prices.workload)
+    cost = costs(prices.parent, here, prices.workload)
     fits = np.zeros(len(points), dtype=bool)
-    fits[places] = within(parameters, size, times(here, prices), prices)
+    fits[places] = within(cost, times(here, prices), prices)
     return fits

@@ -62,34 +62,43 @@ class Grid:
         for hidden in np.unique(self.column("hidden")):
             yield int(hidden), self.column("hidden") == hidden
 
-    def forms(self, parent: Architecture, kind: str) -> Iterator[tuple[Block, Mask]]:
-        """(a block of a kind, the points [n] whose blocks of the kind are so), for each combination
-        of sizes that occurs. All blocks of a kind cost the same.
+    def forms(self, parent: Architecture, kind: str) -> tuple[list[Block], Ints]:
+        """(a block of a kind for each combination of sizes that occurs, [n] which of them a point
+        has). All blocks of a kind cost the same.
         """
         block = parent.blocks[parent.indices(kind)[0]]
         axes = [width.axis for width in block.searched if width.axis in self.axes]
-        columns = [self.column(axis) for axis in axes]
-        for values in combinations(columns):
-            here = np.ones(len(self), dtype=bool)
-            for column, value in zip(columns, values, strict=True):
-                here &= column == value
-            yield resized(block, dict(zip(axes, values, strict=True))), here
+        rows, which = self._distinct(axes)
+        return [resized(block, dict(zip(axes, row, strict=True))) for row in rows], which
 
-
-def combinations(columns: list[Ints]) -> list[tuple[int, ...]]:
-    """The rows that occur side by side in ``columns``, ascending; one empty row for no column."""
-    if not columns:
-        return [()]
-    return [tuple(int(v) for v in row) for row in np.unique(np.stack(columns, axis=1), axis=0)]
+    def _distinct(self, axes: list[str]) -> tuple[list[tuple[int, ...]], Ints]:
+        """(the sizes of ``axes`` that occur side by side, ascending; [n] which of them a point
+        has).
+        """
+        found, code = [], np.zeros(len(self), dtype=np.int64)
+        for axis in axes:
+            values, place = np.unique(self.column(axis), return_inverse=True)
+            code = code * len(values) + place  # [n], the combinations in row-major order
+            found.append(values)
+        codes, which = np.unique(code, return_inverse=True)
+        if not axes:
+            return [()] * len(codes), which
+        places = np.unravel_index(codes, [len(values) for values in found])
+        columns = [values[place] for values, place in zip(found, places, strict=True)]
+        return list(zip(*(column.tolist() for column in columns), strict=True)), which
 
 
 def grid(bounds: Bounds) -> Grid:
     """All points of a space."""
-    counts = bounds.count_points()
+    counts, kinds = bounds.count_points(), len(bounds.counts)
     sizes = [np.asarray(values) for values in (*bounds.sizes.values(), bounds.hidden)]
-    axes = np.meshgrid(np.arange(len(counts)), *sizes, indexing="ij")
-    flat = [axis.reshape(-1) for axis in axes]
-    points = np.concatenate([counts[flat[0]], np.stack(flat[1:], axis=1)], axis=1)
+    shape = (len(counts), *map(len, sizes))
+    points = np.empty((*shape, kinds + len(sizes)), dtype=np.int64)
+    points[..., :kinds] = counts.reshape(len(counts), *(1,) * len(sizes), kinds)
+    for place, values in enumerate(sizes):  # each column repeats along the other dimensions
+        points[..., kinds + place] = values.reshape(-1, *(1,) * (len(sizes) - place - 1))
     return Grid(
-        kinds=tuple(bounds.counts), axes=tuple(bounds.sizes), points=points.astype(np.int64)
+        kinds=tuple(bounds.counts),
+        axes=tuple(bounds.sizes),
+        points=points.reshape(-1, kinds + len(sizes)),
     )

@@ -14,7 +14,6 @@ from minipuzzle.arch import Architecture
 from minipuzzle.cost.latency import LatencyTable, Timing, model_ms
 from minipuzzle.cost.pricing import Pricing, pricing
 from minipuzzle.errors import UserError
-from minipuzzle.kinds import KINDS
 from minipuzzle.memory import Workload, resident
 from minipuzzle.nas.enumerate import Feasible, costs, enumerate_shapes, maximal, times
 from minipuzzle.nas.grid import grid
@@ -22,20 +21,32 @@ from minipuzzle.nas.select import Candidate, candidates, largest
 from minipuzzle.records import Fitting, ParentCost, SearchBudget, SearchSpace
 from minipuzzle.scores import Scores
 from minipuzzle.settings import Budget, Generation, Limits, Phase, SearchSettings, parse_budget
-from minipuzzle.space import Bounds, bounds, check_asked, check_uniform, levels, switched
+from minipuzzle.space import (
+    Bounds,
+    bounds,
+    check_asked,
+    check_uniform,
+    left_whole,
+    levels,
+    switches_left,
+)
+from minipuzzle.units import sized
 
 GIB = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The grid of a parent under a budget, and the points of it that fit."""
+    """The grid of a parent under a budget, and the points of it that fit. ``whole`` are the axes,
+    as people call them, that no setting asks to vary.
+    """
 
     parent: Architecture
     budget: Budget
     prices: Pricing
     bounds: Bounds
     feasible: Feasible
+    whole: tuple[str, ...] = ()
 
     @property
     def points(self) -> int:
@@ -49,9 +60,11 @@ class Plan:
 
     def sentences(self) -> list[str]:
         """What budgets of time mean here: the phase, the limit and the workload that it is
-        about.
+        about. Of a model with experts, which has many axes, what stays whole.
         """
-        return [
+        sparse = self.parent.active_if_fewer is not None
+        whole = [f"kept whole, as search.vary names none of them: {', '.join(self.whole)}"]
+        return (whole if sparse and self.whole else []) + [
             f"{t.phase} in at most {t.ms:,.1f} ms for {t.work.batch:,} x {t.work.prompt:,} tokens"
             f" read and {t.work.output:,} generated"
             for t in self.limits.times
@@ -83,10 +96,12 @@ class Plan:
     def maximal(self) -> list[Fitting]:
         """The maximal shapes, largest first, with their costs."""
         names = self.prices.names[-len(self.limits.times) :] if self.limits.times else ()
+        sparse = self.parent.active_if_fewer is not None
         rows = [
             Fitting(
                 shape=self.feasible.shape(int(i)).plain(),
                 parameters=int(self.feasible.parameters[i]),
+                active=int(self.feasible.active[i]) if sparse else None,
                 bytes=int(self.feasible.bytes[i]),
                 ms=dict(zip(names, self.feasible.times[i].tolist(), strict=True)) if names else {},
             )
@@ -100,6 +115,7 @@ class Plan:
         budget = SearchBudget(
             text=tuple(self.budget.text),
             parameters=self.limits.parameters,
+            active=self.limits.active,
             bytes=self.limits.bytes,
             workload=self.prices.workload,
             times={t.name: t.ms for t in self.limits.times},
@@ -108,6 +124,7 @@ class Plan:
         )
         cost = ParentCost(
             parameters=self.parent.parameters,
+            active=self.parent.active_if_fewer,
             bytes=self.bytes(self.parent),
             times={
                 t.name: model_ms(timing, self.parent, t.phase, t.work)
@@ -139,7 +156,12 @@ def make_plan(parent: Architecture, settings: SearchSettings, timing: Timing | N
         if feasible.count:
             budget = parse_budget(settings.budget, settings.work)
             return Plan(
-                parent=parent, budget=budget, prices=prices, bounds=space, feasible=feasible
+                parent=parent,
+                budget=budget,
+                prices=prices,
+                bounds=space,
+                feasible=feasible,
+                whole=tuple(width.label for width in left_whole(parent, settings)),
             )
     raise _unreachable(space, prices, settings)
 
@@ -166,20 +188,23 @@ def priced(parent: Architecture, settings: SearchSettings, timing: Timing | None
             allowed="run/latency.json, a search.latency table, or an estimate by search.roofline",
             next=f"Run minipuzzle profile with profile.workload {budget.times[0].work} first.",
         )
-    if budget.times and settings.hidden_size and isinstance(timing, LatencyTable):
+    hidden = "hidden_size" if settings.hidden_size else "vary hidden"
+    if budget.times and settings.tries_hidden and isinstance(timing, LatencyTable):
         raise UserError(
             "A latency table holds times at the model's own hidden size, and none of narrower"
             " ones.",
-            got=f"search.hidden_size with {' and '.join(settings.budget)}",
+            got=f"search.{hidden} with {' and '.join(settings.budget)}",
             allowed="an estimate (search.roofline), or another budget",
-            next="Leave search.hidden_size out, or name a GPU with search.roofline.",
+            next=f"Leave search.{hidden} out, or name a GPU with search.roofline.",
         )
 
     def parent_ms(phase: Phase, at: Generation) -> float:
         assert timing is not None
         return model_ms(timing, parent, phase, at)
 
-    limits = budget.resolve(parent.parameters, resident(parent, workload).total, parent_ms)
+    limits = budget.resolve(
+        parent.parameters, resident(parent, workload).total, parent_ms, parent.active_parameters
+    )
     prices = pricing(parent, limits, workload, timing if budget.times else None)
     _check_needed(prices, settings)
     return prices
@@ -189,6 +214,7 @@ def _check_needed(prices: Pricing, settings: SearchSettings) -> None:
     parent, limits = prices.parent, prices.requested
     size = resident(parent, prices.workload).total
     small = limits.parameters is None or parent.parameters <= limits.parameters
+    small &= limits.active is None or parent.active_parameters <= limits.active
     quick = not limits.times or bool(
         (prices.total(parent) <= prices.limits)[-len(limits.times) :].all()
     )
@@ -197,8 +223,8 @@ def _check_needed(prices: Pricing, settings: SearchSettings) -> None:
             "The model meets this budget already: nothing needs pruning.",
             got=" and ".join(settings.budget),
             allowed=(
-                f"less than its {parent.parameters:,} parameters or its {size / GIB:.3f} GiB at"
-                " this workload"
+                f"less than its {sized(parent.parameters, parent.active_if_fewer)} or its"
+                f" {size / GIB:.3f} GiB at this workload"
             ),
             next="Give a smaller budget, or use the model as it is.",
         )
@@ -207,23 +233,21 @@ def _check_needed(prices: Pricing, settings: SearchSettings) -> None:
 def _unreachable(space: Bounds, prices: Pricing, settings: SearchSettings) -> UserError:
     # The smallest hidden size: every cost grows with it.
     shapes = grid(replace(space, hidden=space.hidden[:1]))
-    parameters, size = costs(prices.parent, shapes, prices.workload)
+    cost = costs(prices.parent, shapes, prices.workload)
     took = times(shapes, prices)
     smallest = []
     if prices.requested.parameters is not None:
-        smallest.append(f"{parameters.min():,} parameters")
+        smallest.append(f"{cost.parameters.min():,} parameters")
+    if prices.requested.active is not None:
+        smallest.append(f"{cost.active.min():,} active parameters")
     if prices.requested.bytes is not None:
-        smallest.append(f"{size.min() / GIB:.3f} GiB")
+        smallest.append(f"{cost.bytes.min() / GIB:.3f} GiB")
     free = 1.0 if prices.timing is None else 1 + prices.timing.margin
     smallest += [
         f"{took[:, k].min() * free:.3f} {limit.name}"
         for k, limit in enumerate(prices.requested.times)
     ]
-    widths = [w for kind in prices.parent.kinds for w in KINDS[kind].widths if w.searched]
-    switches = [w.switch for w in widths if w.in_grid and not switched(w, settings)]
-    if not settings.hidden_size:
-        switches.append("hidden_size")
-    unused = [f"search.{name}" for name in dict.fromkeys(switches)]
+    unused = [f"search.{name}" for name in switches_left(prices.parent, settings)]
     more = f", or add {' or '.join(unused)} to narrow those too" if unused else ""
     return UserError(
         "No architecture in the search space meets this budget.",

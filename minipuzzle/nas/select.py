@@ -15,7 +15,7 @@ from minipuzzle.errors import UserError
 from minipuzzle.kinds.width import top
 from minipuzzle.nas.damage import block_damage, drop_damage, hidden_damage
 from minipuzzle.nas.enumerate import Feasible
-from minipuzzle.nas.grid import Grid, combinations
+from minipuzzle.nas.grid import Grid
 from minipuzzle.scores import Scores
 from minipuzzle.space import Shape
 
@@ -159,7 +159,7 @@ def largest(
 
 def _damages(parent: Architecture, scores: Scores, points: Grid) -> NDArray[np.float64]:
     """[n] float64: ``damage`` of ``select`` for points [n], from one table [kept layers + 1] for
-    each kind and combination of sizes.
+    each kind, and for each size of each of its axes.
     """
     total = np.zeros(len(points))
     for size, here in points.by_hidden():
@@ -168,17 +168,17 @@ def _damages(parent: Architecture, scores: Scores, points: Grid) -> NDArray[np.f
     for kind, ranked in ranked_layers(parent, scores).items():
         each = np.array([drops[list(group)].sum() for group in ranked])
         dropped = each.sum() - np.concatenate([[0.0], np.cumsum(each)])
+        total += dropped[points.column(kind)]
         widths = [width for i in ranked[0] for width in parent.blocks[i].searched]
         axes = [axis for axis in dict.fromkeys(w.axis for w in widths) if axis in points.axes]
-        columns = [points.column(axis) for axis in axes]
-        for values in combinations(columns):
-            sizes = dict(zip(axes, values, strict=True))
-            narrow = [
-                sum(block_damage(parent, scores, i, sizes) for i in group) for group in ranked
-            ]
-            table = dropped + np.concatenate([[0.0], np.cumsum(narrow)])
-            here = np.ones(len(points), dtype=bool)
-            for column, value in zip(columns, values, strict=True):
-                here &= column == value
-            total[here] += table[points.column(kind)[here]]
+        for axis in axes:
+            column = points.column(axis)
+            for size in np.unique(column).tolist():
+                narrow = [
+                    sum(block_damage(parent, scores, i, {axis: size}) for i in group)
+                    for group in ranked
+                ]
+                table = np.concatenate([[0.0], np.cumsum(narrow)])
+                here = column == size
+                total[here] += table[points.column(kind)[here]]
     return total

@@ -91,9 +91,11 @@ def plan_steps(
 
 
 def _share(search: SearchSettings, original: Architecture) -> str:
-    limit = parse_budget(search.budget).parameters
-    assert limit is not None
-    return f"{100 * limit / original.parameters:.1f}%"
+    limits = parse_budget(search.budget)
+    if limits.parameters is not None:
+        return f"{100 * limits.parameters / original.parameters:.1f}%"
+    assert limits.active is not None
+    return f"active={100 * limits.active / original.active_parameters:.1f}%"
 
 
 def step_searches(
@@ -118,7 +120,8 @@ def step_searches(
                 allowed="the last of job.steps in place of a budget of parameters",
                 next="Take the parameters out of search.budget, or name only a number of steps.",
             )
-        found = [budget.resolve(original.parameters) for budget in asked]
+        active = original.active_parameters
+        found = [budget.resolve(original.parameters, parent_active=active) for budget in asked]
         check_smaller(found, steps)
         last = _limits(settings, (*steps[-1:], *texts), original, timing)
         between = found[:-1]
@@ -139,7 +142,7 @@ def _spaced(
     settings: SearchSettings, original: Architecture, last: Limits, steps: int
 ) -> list[Limits]:
     """The limits before the last one, each the same share of the one before."""
-    whole = {"parameters": original.parameters}
+    whole = {"parameters": original.parameters, "active": original.active_parameters}
     wanted = {name: limit for name in STEPPED if (limit := getattr(last, name)) is not None}
     if not wanted:
         raise UserError(

@@ -29,12 +29,14 @@ class TextNumbers:
 @dataclass(frozen=True, kw_only=True)
 class EvalRow(TextNumbers):
     """A model on the whole text and on each domain of it. ``bytes`` is the file's,
-    ``memory_bytes`` what it takes at the search's workload.
+    ``memory_bytes`` what it takes at the search's workload; ``active`` are the parameters that one
+    token is computed with, None where these are all.
     """
 
     name: str
     path: str
     parameters: Positive
+    active: Positive | None = None
     bytes: Positive
     memory_bytes: Positive
     domains: dict[str, TextNumbers] = field(default_factory=dict)

@@ -24,9 +24,12 @@ class ParentPath:
 
 @dataclass(frozen=True, kw_only=True)
 class Original(ParentPath):
-    """The checkpoint that the parent was made from in earlier steps: the teacher."""
+    """The checkpoint that the parent was made from in earlier steps: the teacher. Here and below,
+    ``active`` are the parameters that one token is computed with, None where these are all.
+    """
 
     parameters: Positive
+    active: Positive | None = None
     pattern: str
 
 
@@ -46,6 +49,7 @@ class StepRow:
     budget: str
     pattern: str
     parameters: Positive
+    active: Positive | None = None
     tokens: Count
     loss: tuple[Measured, Measured, Measured]
     kl: tuple[Measured, Measured, Measured]

@@ -49,9 +49,12 @@ Kept = Annotated[Selection, Must(_ascends, "ascending indices from 0")]
 
 @dataclass(frozen=True, kw_only=True)
 class ParentModel(ParentPath):
-    """The checkpoint that was searched: ``pattern`` has a letter for each block."""
+    """The checkpoint that was searched: ``pattern`` has a letter for each block. Here and below,
+    ``active`` are the parameters that one token is computed with, None where these are all.
+    """
 
     parameters: Positive
+    active: Positive | None = None
     pattern: Pattern
 
 
@@ -65,6 +68,7 @@ class SearchBudget:
 
     text: tuple[str, ...]
     parameters: Positive | None
+    active: Positive | None = None
     bytes: Positive | None
     workload: Workload
     times: dict[Time, float]
@@ -83,6 +87,7 @@ class ParentCost:
     """What the parent takes of that which a budget can bound."""
 
     parameters: Positive
+    active: Positive | None = None
     bytes: Positive
     times: dict[Time, float]
 
@@ -125,12 +130,13 @@ class Fitting:
 
     shape: dict[str, int]
     parameters: int
+    active: int | None = None
     bytes: int
     ms: dict[str, float]
 
     def json(self) -> dict[str, Any]:
         """One table, the shape's names among the costs'."""
-        return {**self.shape, **{k: v for k, v in vars(self).items() if k != "shape"}}
+        return {**self.shape, **{k: v for k, v in table(self).items() if k != "shape"}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +194,7 @@ class CandidateRow:
     pattern: Pattern
     strip: KeptPattern
     parameters: Positive
+    active: Positive | None = None
     bytes: Positive
     damage: float
     next_token_accuracy: float

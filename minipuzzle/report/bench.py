@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from minipuzzle.generation.result import BenchPlan, BenchResult
-from minipuzzle.units import bytes_, count
+from minipuzzle.units import both, bytes_
 
 RATES = ("prefill_tokens_per_s", "decode_tokens_per_s", "tokens_per_s")
 
@@ -40,7 +40,7 @@ def bench_table(result: BenchResult) -> RenderableType:
         step = "" if row.step_ms is None else f"{row.step_ms:.2f}"
         speeds.add_row(
             row.name,
-            count(row.parameters),
+            ", ".join(both(row.parameters, row.active, " active")),
             str(row.work.batch),
             f"{row.speed.first_token_s:.2f} s",
             *rates[:2],

@@ -57,12 +57,14 @@ def write_card(run: Path) -> Path:
     winner, search = facts.winner, facts.search
     assert winner is not None
     assert search is not None
+    first = facts.record.original or search.parent
     text = environment.get_template("card.md.j2").render(
         header=_yaml(front_matter(facts, config)),
         before=facts.pattern,
         legend=legend(facts.pattern),
         after=winner.strip,
-        parameters=(count(_original_parameters(facts)), count(winner.parameters)),
+        parameters=(count(first.parameters), count(winner.parameters)),
+        active=None if first.active is None else (count(first.active), count(winner.active or 0)),
         hidden=facts.hidden_change,
         steps=step_rows(facts),
         distilled=facts.distilled,
@@ -74,14 +76,6 @@ def write_card(run: Path) -> Path:
     target = student / "README.md"
     write_atomic(target, text.encode())
     return target
-
-
-def _original_parameters(facts: Facts) -> int:
-    first = facts.record.original
-    if first is not None:
-        return first.parameters
-    assert facts.search is not None
-    return facts.search.parent.parameters
 
 
 def _said(facts: Facts) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from minipuzzle.records import EvalResult, TaskRow, TasksResult
-from minipuzzle.units import bytes_, count, percent
+from minipuzzle.records import EvalResult, EvalRow, TaskRow, TasksResult
+from minipuzzle.units import both, bytes_, count, percent
 
 
 def eval_rows(measured: EvalResult) -> list[dict[str, str]]:
@@ -19,7 +19,7 @@ def eval_rows(measured: EvalResult) -> list[dict[str, str]]:
     return [
         {
             "name": r.name,
-            "parameters": count(r.parameters),
+            "parameters": ", ".join(both(r.parameters, r.active, " active")),
             "memory": bytes_(r.memory_bytes),
             "loss": f"{r.loss:.4f}",
             "change": change(r.loss, first.loss),
@@ -118,12 +118,14 @@ def eval_table(result: EvalResult) -> RenderableType:
     has several.
     """
     title = f"{result.tokens:,} tokens the search never saw, on {result.device}"
+    sparse = any(row.active is not None for row in result.rows)
     table = Table(
         title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False
     )
     for column in (
         "",
         "parameters",
+        *(["active"] if sparse else []),
         "memory",
         "loss",
         "perplexity",
@@ -139,6 +141,7 @@ def eval_table(result: EvalResult) -> RenderableType:
         table.add_row(
             row.name,
             f"{count(row.parameters)} {percent(row.parameters, first.parameters)}",
+            *([_active(row, first)] if sparse else []),
             bytes_(row.memory_bytes),
             f"{row.loss:.4f} {100 * (row.loss / first.loss - 1):+.2f} %",
             f"{row.perplexity:.2f}",
@@ -158,6 +161,12 @@ def eval_table(result: EvalResult) -> RenderableType:
         # A name is a file's, not markup.
         parts.add_row(Text(line.name), line.tokens, line.loss, *line.others)
     return Group(table, Text(domains_title(result), style="italic"), parts)
+
+
+def _active(row: EvalRow, first: EvalRow) -> str:
+    """The parameters that one token is computed with: all, where the row names none."""
+    mine, of = (r.parameters if r.active is None else r.active for r in (row, first))
+    return f"{count(mine)} {percent(mine, of)}"
 
 
 def tasks_table(result: TasksResult) -> RenderableType:

@@ -14,18 +14,19 @@ from minipuzzle.arch import Architecture
 from minipuzzle.kinds import KINDS
 from minipuzzle.memory import Workload, resident
 from minipuzzle.report.pattern import legend, pattern_text
-from minipuzzle.units import bytes_, count, percent
+from minipuzzle.units import bytes_, count, percent, sized
 
 
 def inspect_json(architecture: Architecture, workload: Workload) -> dict[str, Any]:
     """The same facts for scripts; memory in bytes."""
-    used = resident(architecture, workload)
+    used, active = resident(architecture, workload), architecture.active_if_fewer
     return {
         "pattern": architecture.pattern,
         "blocks": len(architecture.blocks),
         "hidden_size": architecture.hidden,
         "vocab_size": architecture.vocab_size,
         "parameters": architecture.parameters,
+        **({} if active is None else {"active": active}),
         "counts": {kind: architecture.count(kind) for kind in KINDS},
         "homogeneous": architecture.homogeneous,
         "not_pruned": architecture.rules.sentences(),
@@ -37,22 +38,29 @@ def inspect_json(architecture: Architecture, workload: Workload) -> dict[str, An
 def inspect_view(title: str, architecture: Architecture, workload: Workload) -> RenderableType:
     """Layer pattern, parameters by kind of block, memory by part."""
     total = architecture.parameters
-    headline = f"{title}: {total:,} parameters in {len(architecture.blocks)} blocks"
+    active = architecture.active_if_fewer
+    headline = f"{title}: {sized(total, active)} in {len(architecture.blocks)} blocks"
     parts = Table(title=headline, title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("part", "blocks", "sizes"):
         parts.add_column(column, justify="right" if column == "blocks" else "left")
-    parts.add_column("parameters", justify="right")
-    parts.add_column("share", justify="right")
+    for column in ("parameters", "share", *(() if active is None else ("active",))):
+        parts.add_column(column, justify="right")
+
+    def add(name: str, blocks: str, sizes: str, held: int, used: int) -> None:
+        last = () if active is None else (count(used),)
+        parts.add_row(name, blocks, sizes, count(held), percent(held, total), *last)
+
     for kind in architecture.kinds:
         blocks = [b for b in architecture.blocks if b.kind == kind]
         size = sum(block.parameters for block in blocks)
+        chosen = sum(block.active_parameters for block in blocks)
         sizes = "; ".join(sorted({_sizes(b.sizes) for b in blocks})[:3])
-        parts.add_row(KINDS[kind].label, str(len(blocks)), sizes, count(size), percent(size, total))
+        add(KINDS[kind].label, str(len(blocks)), sizes, size, chosen)
     rest = total - sum(block.parameters for block in architecture.blocks)
     sizes = f"{architecture.vocab_size:,} tokens x {architecture.hidden}" + (
         ", tied" if architecture.tied_head else ""
     )
-    parts.add_row("embedding, head, norm", "", sizes, count(rest), percent(rest, total))
+    add("embedding, head, norm", "", sizes, rest, rest)
     used = resident(architecture, workload)
     parts_of_memory = Table(
         title=(

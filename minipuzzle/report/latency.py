@@ -10,7 +10,7 @@ from rich.table import Table
 
 from minipuzzle.cost.latency import LatencyTable
 from minipuzzle.kinds import KINDS
-from minipuzzle.units import count
+from minipuzzle.units import both
 
 
 def profile_table(table: LatencyTable) -> RenderableType:
@@ -43,7 +43,7 @@ def profile_table(table: LatencyTable) -> RenderableType:
     for r in table.meta["additivity"]:
         checked.add_row(
             r["pattern"],
-            count(r["parameters"]),
+            ", ".join(both(r["parameters"], r.get("active"), " active")),
             r["phase"],
             r["workload"],
             f"{r['predicted_ms']:.3f}",

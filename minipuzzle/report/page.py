@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from minipuzzle.artifacts import write_atomic
-from minipuzzle.records import CandidateRow, EvalResult, SearchResult, TasksResult
+from minipuzzle.records import CandidateRow, EvalResult, EvalRow, SearchResult, TasksResult
 from minipuzzle.report import plots
 from minipuzzle.report.evaluated import (
     by_task,
@@ -26,7 +26,7 @@ from minipuzzle.report.pattern import color_key, pattern_html
 from minipuzzle.report.selected import block_rows, block_titles, removed_rows, why
 from minipuzzle.report.steps import step_rows
 from minipuzzle.report.tables import shape_columns
-from minipuzzle.units import bytes_, count, percent
+from minipuzzle.units import both, bytes_, count, percent
 
 SHOWN = 12
 METRICS = {
@@ -139,7 +139,7 @@ def _candidate(c: CandidateRow, winner: str, shape: Iterable[str]) -> dict[str, 
         "best": c.name == winner,
         "rank": c.rank,
         "name": c.name,
-        "parameters": count(c.parameters),
+        "parameters": ", ".join(both(c.parameters, c.active, " active")),
         "memory": bytes_(c.bytes),
         "damage": f"{c.damage:.3g}",
         "accuracy": percent(c.next_token_accuracy, 1),
@@ -172,6 +172,15 @@ def _trained(facts: Facts) -> str:
     return text
 
 
+def _active_change(first: EvalRow, last: EvalRow) -> list[tuple[str, str]]:
+    """That of the parameters that one token is computed with, where these are not all."""
+    if first.active is None:
+        return []
+    left = last.parameters if last.active is None else last.active
+    text = f"active parameters: {count(first.active)} to {count(left)}"
+    return [(change(left, first.active), text)]
+
+
 def _eval_values(measured: EvalResult) -> dict[str, Any]:
     first, last = measured.rows[0], measured.rows[-1]
     numbers = [
@@ -179,6 +188,7 @@ def _eval_values(measured: EvalResult) -> dict[str, Any]:
             change(last.parameters, first.parameters),
             f"parameters: {count(first.parameters)} to {count(last.parameters)}",
         ),
+        *_active_change(first, last),
         (
             change(last.loss, first.loss),
             (

@@ -7,13 +7,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from minipuzzle.cost.distill_plan import WITH, WITHOUT, DistillPlan
-from minipuzzle.units import bytes_, count
+from minipuzzle.units import both, bytes_, count
 
 
 def distill_plan_view(plan: DistillPlan) -> RenderableType:
     """GPUs against memory, speed and days; then the terms on the fewest 80 GB GPUs."""
+    models = (plan.teacher, plan.student)
+    sizes = [" with ".join(both(m.parameters, m.active_if_fewer, " active")) for m in models]
     title = (
-        f"{count(plan.teacher.parameters)} -> {count(plan.student.parameters)},"
+        f"{sizes[0]} -> {sizes[1]},"
         f" {count(plan.tokens)} tokens of length {plan.length:,}, {plan.micro_batch} at"
         f" once on a GPU, {plan.flops_per_token / 1e9:,.0f} GFLOP a token, MFU {plan.mfu:.0%}"
         f" of {plan.device.upper()}: {plan.gpu_hours():,.0f} GPU hours (an estimate, not"

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from minipuzzle.report.evaluated import change
 from minipuzzle.report.facts import Facts
-from minipuzzle.units import count, percent
+from minipuzzle.units import both, percent
 
 COLUMNS = {
     "step": "number",
@@ -31,7 +31,7 @@ def step_rows(facts: Facts) -> list[dict[str, str]]:
         {
             "number": str(row.number),
             "budget": row.budget,
-            "parameters": count(row.parameters),
+            "parameters": ", ".join(both(row.parameters, row.active, " active")),
             "share": percent(row.parameters, first.parameters),
             "pattern": row.pattern,
             "tokens": f"{row.tokens:,}",

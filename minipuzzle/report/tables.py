@@ -15,7 +15,7 @@ from minipuzzle.records import Fitting, SearchResult, SearchSpace
 from minipuzzle.report.pattern import pattern_text
 from minipuzzle.report.removed import channel_scores
 from minipuzzle.scores import Scores
-from minipuzzle.units import bytes_, count, percent
+from minipuzzle.units import both, bytes_, percent
 
 SHOWN = 10
 
@@ -57,14 +57,16 @@ def candidates_table(search: SearchResult) -> RenderableType:
     rows = search.candidates
     shape = shape_columns(search, [row.shape for row in rows])
     measured = ("damage", "next token", "agreement", "loss", "KL")
-    for column in ("rank", "name", *shape, "params", "memory", *measured):
+    sparse = search.parent.active is not None
+    sizes = ("params", "active", "memory") if sparse else ("params", "memory")
+    for column in ("rank", "name", *shape, *sizes, *measured):
         table.add_column(column.replace(" ", "\n"), justify="right", no_wrap=True)
     for row in rows[:SHOWN]:
         table.add_row(
             str(row.rank),
             row.name,
             *(str(row.shape[field]) for field in shape.values()),
-            count(row.parameters),
+            *both(row.parameters, row.active),
             bytes_(row.bytes),
             f"{row.damage:.3g}",
             percent(row.next_token_accuracy, 1),
@@ -74,13 +76,14 @@ def candidates_table(search: SearchResult) -> RenderableType:
             style="bold" if row.name in search.top else "",
         )
     parent = search.parent
-    patterns = Text.assemble(
-        "parent  ", pattern_text(parent.pattern), f"  {count(parent.parameters)}\n"
-    )
+    size = ", ".join(both(parent.parameters, parent.active, " active"))
+    patterns = Text.assemble("parent  ", pattern_text(parent.pattern), f"  {size}\n")
     for row in [row for row in rows if row.name in search.top]:
         hidden = f", hidden size {row.shape['hidden']}" if "hidden" in shape.values() else ""
-        size = f"  {count(row.parameters)}{hidden}"
-        patterns.append_text(Text.assemble(f"{row.name:<7} ", pattern_text(row.strip), f"{size}\n"))
+        size = ", ".join(both(row.parameters, row.active, " active"))
+        patterns.append_text(
+            Text.assemble(f"{row.name:<7} ", pattern_text(row.strip), f"  {size}{hidden}\n")
+        )
     return Group(table, patterns)
 
 
@@ -92,12 +95,14 @@ def plan_view(space: SearchSpace, maximal: list[Fitting]) -> RenderableType:
     )
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     shape = shape_columns(space)
-    for column in (*shape, "parameters", "memory"):
+    sparse = space.parent_cost.active is not None
+    sizes = ("parameters", "active", "memory") if sparse else ("parameters", "memory")
+    for column in (*shape, *sizes):
         table.add_column(column, justify="right")
     for row in maximal[:SHOWN]:
         table.add_row(
             *(str(row.shape[field]) for field in shape.values()),
-            count(row.parameters),
+            *both(row.parameters, row.active),
             bytes_(row.bytes),
         )
     ranges = ", ".join(_range(label, space.sizes(field)) for label, field in shape.items())

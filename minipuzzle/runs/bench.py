@@ -75,6 +75,7 @@ def run_bench(
             name=name,
             path=str(path),
             parameters=architecture.parameters,
+            active=architecture.active_if_fewer,
             work=load,
             speed=speed,
             predicted=peak,

@@ -54,6 +54,7 @@ def _eval(job: Job, others: list[Path], group: Ranks) -> EvalResult:
                     name=name,
                     path=str(checkpoint.path),
                     parameters=checkpoint.parameters,
+                    active=checkpoint.architecture.active_if_fewer,
                     bytes=checkpoint.bytes,
                     memory_bytes=resident(checkpoint.architecture, workload(job)).total,
                     **vars(_numbers(metrics, blocks)),

@@ -174,6 +174,7 @@ def _row(original: Checkpoint) -> Original:
         path=str(original.path.resolve()),
         fingerprint=original.fingerprint,
         parameters=original.parameters,
+        active=original.architecture.active_if_fewer,
         pattern=original.architecture.pattern,
     )
 

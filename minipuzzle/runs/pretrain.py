@@ -36,6 +36,7 @@ from minipuzzle.runs.training_folder import TrainingFolder
 from minipuzzle.settings import EMBEDDED, PretrainRecipe
 from minipuzzle.training import next_token, train
 from minipuzzle.training.parallel import shard, write_gathered
+from minipuzzle.units import sized
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +87,9 @@ def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
         folder.path, architecture.parameters, target, 2 * architecture.parameters
     )
     group.by_first(lambda: check_disk("pretrain", needs, device))
+    size = sized(architecture.parameters, architecture.active_if_fewer)
     log.info(
-        f"pretrain: {architecture.parameters:,} parameters, {blocks.tokens.size:,} tokens of text; "
+        f"pretrain: {size}, {blocks.tokens.size:,} tokens of text; "
         f"kernels: {kernels.name} ({kernels.reason})"
     )
     group.by_first(folder.claim)

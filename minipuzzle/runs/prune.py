@@ -12,6 +12,7 @@ from minipuzzle.identity import fingerprint
 from minipuzzle.records import PartialPrune, Pruned, SearchResult
 from minipuzzle.runs.job import Job
 from minipuzzle.surgery import cut, verify_logits
+from minipuzzle.units import sized
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +63,9 @@ def _cut(job: Job, search: SearchResult, name: str, path: Path) -> tuple[Checkpo
         0, job.parent.architecture.vocab_size, (2, PROBE_TOKENS)
     )
     error = verify_logits(job.parent, made, selection, tokens, job.device)
+    size = sized(made.parameters, made.architecture.active_if_fewer)
     log.info(
-        f"prune: {path}  {made.parameters:,} parameters, {made.bytes:,} bytes as planned; "
+        f"prune: {path}  {size}, {made.bytes:,} bytes as planned; "
         f"masked parent and file differ by {error:.1e} of the largest logit"
     )
     return made, error

@@ -60,6 +60,7 @@ def finish_step(job: Job, run: RunDir, step: StepPlan, key: str, measured: EvalR
             budget=step.asked,
             pattern=search.candidate(winner).strip,
             parameters=student.parameters,
+            active=student.active,
             tokens=step.distill.training.tokens,
             loss=(teacher.loss, pruned.loss, student.loss),
             kl=(teacher.kl, pruned.kl, student.kl),

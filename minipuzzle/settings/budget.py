@@ -21,8 +21,9 @@ BYTE_UNITS = {
     "tib": 2**40,
 }
 FORMS = (
-    "parameters (47B, 4.8M, 1.2e9) or a share of the parent's (83%), memory (31.7GiB, 40GB,"
-    " memory=80%), time (1.2x, prefill=12ms, prefill=1.3x, decode=1.2x, throughput=900tok/s), with"
+    "parameters (47B, 4.8M, 1.2e9) or a share of the parent's (83%), those that one token is"
+    " computed with (active=3B, active=80%), memory (31.7GiB, 40GB, memory=80%),"
+    " time (1.2x, prefill=12ms, prefill=1.3x, decode=1.2x, throughput=900tok/s), with"
     " @b8,p8k,o1k if need be"
 )
 
@@ -43,11 +44,12 @@ class TimeLimit:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a model may have: ``parameters`` and ``bytes`` (memory at the workload), None for no
-    limit, and ``times``.
+    """What a model may have: ``parameters``, those that are ``active`` for a token, and ``bytes``
+    (memory at the workload), None for no limit, and ``times``.
     """
 
     parameters: int | None = None
+    active: int | None = None
     bytes: int | None = None
     times: tuple[TimeLimit, ...] = ()
 
@@ -56,6 +58,8 @@ class Limits:
         parent.
         """
         found = [] if self.parameters is None else [str(self.parameters)]
+        if self.active is not None:
+            found.append(f"active={self.active}")
         if self.bytes is not None:
             found.append(f"memory={self.bytes // 1000}.{self.bytes % 1000:03}kB")
         found += [f"{t.phase}={t.ms!r}ms@{t.work}" for t in self.times]
@@ -83,6 +87,8 @@ class Budget:
     text: tuple[str, ...]
     parameters: int | None = None
     share: Fraction | None = None
+    active: int | None = None
+    active_share: Fraction | None = None
     bytes: int | None = None
     memory_share: Fraction | None = None
     times: tuple[TimeBudget, ...] = ()
@@ -92,16 +98,13 @@ class Budget:
         parent_parameters: int,
         parent_bytes: int = 0,
         parent_ms: Callable[[Phase, Generation], float] | None = None,
+        parent_active: int = 0,
     ) -> Limits:
-        """The limits for a parent of that many parameters and bytes; the tighter one where
-        something is limited twice.
+        """The limits for a parent of that many parameters, bytes and active parameters; the tighter
+        one where something is limited twice.
 
         ``parent_ms`` gives its times, which a speed-up is relative to.
         """
-        shared = None if self.share is None else int(self.share * parent_parameters)
-        limits = [p for p in (self.parameters, shared) if p is not None]
-        part = None if self.memory_share is None else int(self.memory_share * parent_bytes)
-        sizes = [b for b in (self.bytes, part) if b is not None]
         times = []
         for t in self.times:
             if t.ms is not None:
@@ -112,7 +115,10 @@ class Budget:
                 ms = parent_ms(t.phase, t.work) / float(t.speedup)
             times.append(TimeLimit(phase=t.phase, ms=ms, work=t.work))
         return Limits(
-            parameters=min(limits, default=None), bytes=min(sizes, default=None), times=tuple(times)
+            parameters=_tighter(self.parameters, self.share, parent_parameters),
+            active=_tighter(self.active, self.active_share, parent_active),
+            bytes=_tighter(self.bytes, self.memory_share, parent_bytes),
+            times=tuple(times),
         )
 
 
@@ -130,8 +136,8 @@ def parse_budget(texts: Sequence[str], work: Generation | None = None) -> Budget
             next="Name one with search.budget: 83%.",
         )
     work = work or Generation()
-    parameters: list[int] = []
-    shares: dict[str, list[Fraction]] = {"parameters": [], "memory": []}
+    numbers: dict[str, list[int]] = {"parameters": [], "active": []}
+    shares: dict[str, list[Fraction]] = {"parameters": [], "active": [], "memory": []}
     sizes: list[int] = []
     times: list[TimeBudget] = []
     for text in texts:
@@ -143,22 +149,31 @@ def parse_budget(texts: Sequence[str], work: Generation | None = None) -> Budget
             times.append(_time(text, metric, number, unit, with_work(text, suffix, work)))
         elif suffix:
             raise malformed(text, FORMS)
-        elif unit == "%" and metric in ("", "parameters", "memory"):
+        elif unit == "%" and metric in ("", *shares):
             shares[metric or "parameters"].append(number / 100)
         elif unit in BYTE_UNITS and metric in ("", "memory"):
             sizes.append(whole(number * BYTE_UNITS[unit], text, FORMS))
-        elif unit in COUNT_UNITS and metric in ("", "parameters"):
-            parameters.append(whole(number * COUNT_UNITS[unit], text, FORMS))
+        elif unit in COUNT_UNITS and metric in ("", *numbers):
+            number = number * COUNT_UNITS[unit]
+            numbers[metric or "parameters"].append(whole(number, text, FORMS))
         else:
             raise malformed(text, FORMS)
     return Budget(
         text=tuple(texts),
-        parameters=min(parameters, default=None),
+        parameters=min(numbers["parameters"], default=None),
         share=min(shares["parameters"], default=None),
+        active=min(numbers["active"], default=None),
+        active_share=min(shares["active"], default=None),
         bytes=min(sizes, default=None),
         memory_share=min(shares["memory"], default=None),
         times=tuple(times),
     )
+
+
+def _tighter(limit: int | None, share: Fraction | None, of: int) -> int | None:
+    """The smaller of a limit and a share of the parent's, as far as they are given."""
+    limits = [limit, None if share is None else int(share * of)]
+    return min((n for n in limits if n is not None), default=None)
 
 
 def _time(text: str, metric: str, number: Fraction, unit: str, work: Generation) -> TimeBudget:

@@ -14,6 +14,7 @@ from minipuzzle.settings.counts import token_count
 from minipuzzle.settings.data import Data
 from minipuzzle.settings.declare import group, setting
 from minipuzzle.settings.steps import MOST_STEPS
+from minipuzzle.settings.vary import Varied, parse_vary
 from minipuzzle.settings.workload import Generation
 
 Method = Literal["minipuzzle", "solver"]
@@ -32,7 +33,9 @@ class SearchSettings:
 
     ``min_keep`` bounds the space: "attention=50%", "others=83%" (Mamba and FFN blocks), "mamba=90%"
     or any one kind, "width=75%" (FFN width and heads), "hidden=75%", each the least share of the
-    parent to keep; what is not given is chosen to reach the budget. Times come from ``latency``, a
+    parent to keep; what is not given is chosen to reach the budget. ``vary`` names axes that stay
+    whole by default ("experts", "top_k", "latent", "head_dim"), or the sizes to try of any
+    axis: "experts=96..128/8", "hidden=2304,2560". Times come from ``latency``, a
     table of minipuzzle profile (default: the run's), or a ``roofline`` estimate; ``target_device``
     and ``target_dtype`` refuse a table of another one. They are times of ``batch`` requests of
     ``prompt`` tokens read and ``output`` generated, by default the workload that profile times,
@@ -57,8 +60,8 @@ class SearchSettings:
 
     budget: tuple[str, ...] = setting(
         (),
-        "What must fit: parameters (47B, 83%), memory (31.7GiB) or time (1.2x, decode=1.3x). Repeat"
-        " it for more.",
+        "What must fit: parameters (47B, 83%), those of a token (active=3B, active=80%), memory"
+        " (31.7GiB) or time (1.2x, decode=1.3x). Repeat it for more.",
         unit="budget",
         short="b",
         common=True,
@@ -114,6 +117,14 @@ class SearchSettings:
     multiple: int = setting(64, "FFN widths are multiples of this.", within=(1, 10**6), panel=SPACE)
     mamba_heads: bool = setting(False, "Also prune Mamba heads.", panel=SPACE, common=True)
     hidden_size: bool = setting(False, "Also prune the hidden size.", panel=SPACE, common=True)
+    vary: tuple[str, ...] = setting(
+        (),
+        "Also try other sizes of an axis: experts, top_k, latent, head_dim, hidden or any other"
+        " that is searched; with =96,104,128 or =96..128/8 these. Repeat it for more.",
+        unit="axis",
+        panel=SPACE,
+        common=True,
+    )
     min_keep: tuple[str, ...] = setting(
         (),
         "Least share of the parent to keep: attention=50%, others=83% (Mamba and FFN blocks),"
@@ -140,6 +151,7 @@ class SearchSettings:
         settle(self)
         if self.budget:  # none is told by ``check_budget``, when one is needed
             parse_budget(self.budget, self.work)
+        parse_vary(self.vary)
 
     def identity(self) -> dict[str, Plain]:
         """What a finished search is compared by."""
@@ -153,6 +165,16 @@ class SearchSettings:
     def check_budget(self) -> None:
         """Raises: UserError where there is none."""
         parse_budget(self.budget, self.work)
+
+    @property
+    def varied(self) -> dict[str, Varied]:
+        """What ``vary`` asks for, by axis."""
+        return parse_vary(self.vary)
+
+    @property
+    def tries_hidden(self) -> bool:
+        """Whether other hidden sizes are tried."""
+        return self.hidden_size or "hidden" in self.varied
 
     @property
     def finalists(self) -> int:

@@ -12,9 +12,12 @@ from minipuzzle.settings.budget import Budget, Limits, parse_budget
 from minipuzzle.settings.counts import parse_count
 
 MOST_STEPS = 100
-STEPPED = ("parameters",)
+STEPPED = ("parameters", "active")
 """The limits that may go down step by step; all others hold at the last step alone."""
-FORMS = "budgets of parameters, each smaller than the one before (90%, 80%, 70%), or their number"
+FORMS = (
+    "budgets of parameters, or of active ones, each smaller than the one before (90%, 80%, 70%), or"
+    " their number"
+)
 
 
 def parse_steps(texts: Sequence[str]) -> int | tuple[Budget, ...]:
@@ -38,7 +41,8 @@ def parse_steps(texts: Sequence[str]) -> int | tuple[Budget, ...]:
 
 def steps_down(budget: Budget) -> bool:
     """Whether a budget of one text is of what goes down step by step."""
-    return budget.parameters is not None or budget.share is not None
+    given = (budget.parameters, budget.share, budget.active, budget.active_share)
+    return any(value is not None for value in given)
 
 
 def spaced(whole: int, target: int, steps: int) -> tuple[int, ...]:

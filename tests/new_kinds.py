@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from minipuzzle.kinds import KINDS, Block, Width, weight
-from minipuzzle.kinds.base import NORM, Cache, Flops
+from minipuzzle.kinds.base import NORM
+from minipuzzle.kinds.cost import Cache, Flops
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,7 +85,7 @@ def scores_of(name, model):
         return [collector.scores() for collector in collected(model, name, batches(2))]
     found = locate(find(name).call)(model, text(), SAMPLES, 2)
     return [
-        {block.widths[0].score: found.widths[block.widths[0].score][i]}
+        {name: found.widths[name][i] for name in block.score_shapes}
         for i, block in enumerate(model.architecture.blocks)
     ]
 
@@ -143,17 +143,19 @@ def without(model, index, width, lost):
     block = model.architecture.blocks[index]
     copy = HybridLM(model.architecture)
     copy.load_state_dict(model.state_dict())
-    kept = dict.fromkeys(width.axes, (lost,))
+    others = [i for i in range(block.sizes[width.axis]) if i != lost]
+    kept = {width.axis: tuple(others)}
     if width.follows is not None:
         share = block.sizes[width.follows] // block.sizes[width.axis]
-        kept[width.follows] = tuple(range(lost * share, (lost + 1) * share))
+        kept[width.follows] = tuple(i * share + j for i in others for j in range(share))
     parameters = dict(copy.blocks[index].named_parameters())
     with torch.no_grad():
         for weight in block.weights:
             parts = weight.indices(block.sizes, kept)
             for dim, places in enumerate(parts):
                 if places is not None:
-                    parameters[weight.name].index_fill_(dim, torch.from_numpy(places), 0.0)
+                    gone = np.setdiff1d(np.arange(weight.shape(block.sizes)[dim]), places)
+                    parameters[weight.name].index_fill_(dim, torch.from_numpy(gone), 0.0)
     return copy
 
 
@@ -221,9 +223,8 @@ def test_what_a_kind_does_not_say_is_asked_for_by_name():
         block = Silent(hidden=4)
         members = {
             "widths": lambda: Collector(block, torch.nn.Module(), "flap"),
-            "estimator": lambda: find("mixed").begin(block, torch.nn.Module(), 0),
+            "estimator": lambda: find("mixed").begin(block, torch.nn.Module(), "", 0),
             "makers": lambda: block.makers,
-            "points": lambda: find("flap").begin(block, torch.nn.Module(), 0),
         }
         for member, call in members.items():
             with pytest.raises(NotImplementedError, match=f"'silent' does not declare {member}"):
@@ -232,7 +233,7 @@ def test_what_a_kind_does_not_say_is_asked_for_by_name():
         KINDS.pop("silent")
 
 
-def test_a_kind_that_never_gets_narrower_has_no_scores_and_one_of_two_arrays_is_refused():
+def test_a_kind_that_never_gets_narrower_has_no_scores_and_one_of_two_arrays_says_what_each_reads():
     @dataclass(frozen=True, kw_only=True)
     class Whole(FeedForward):
         widths: ClassVar[tuple[Width, ...]] = ()
@@ -247,5 +248,5 @@ def test_a_kind_that_never_gets_narrower_has_no_scores_and_one_of_two_arrays_is_
     for name in STREAMED:
         with Collector(Whole(hidden=4, intermediate=8), torch.nn.Module(), name) as collector:
             assert collector.scores() == {}
-        with pytest.raises(NotImplementedError, match="several scores of the kind 'mlp'"):
-            Collector(Double(hidden=4, intermediate=8), torch.nn.Module(), name)
+    with pytest.raises(NotImplementedError, match="declare reads of intermediate, other"):
+        Collector(Double(hidden=4, intermediate=8), torch.nn.Module(), "flap")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, MutableMapping
 from functools import partial
 
 from torch import Tensor
@@ -10,7 +10,6 @@ from torch.utils.hooks import RemovableHandle
 
 from minipuzzle.importance.estimators import check_streamed, find
 from minipuzzle.importance.readings import Array, MeanAbsolute, Reading
-from minipuzzle.importance.widths import width_of
 from minipuzzle.kinds import Block
 from minipuzzle.model.base import ResidualBlock
 
@@ -27,10 +26,38 @@ class _Hooks:
         self.handles.clear()
 
 
+class Sums(MutableMapping[str, Array]):
+    """The sums of several readings as one mapping, under "<name of the scores>.<sum>"."""
+
+    def __init__(self, readings: dict[str, Reading]) -> None:
+        self.readings = readings
+
+    def _at(self, key: str) -> tuple[dict[str, Array], str]:
+        name, _, own = key.partition(".")
+        return self.readings[name].sums, own
+
+    def __getitem__(self, key: str) -> Array:
+        sums, own = self._at(key)
+        return sums[own]
+
+    def __setitem__(self, key: str, value: Array) -> None:
+        sums, own = self._at(key)
+        sums[own] = value
+
+    def __delitem__(self, key: str) -> None:
+        raise TypeError("a reading keeps all of its sums")
+
+    def __iter__(self) -> Iterator[str]:
+        return (f"{name}.{own}" for name, r in self.readings.items() for own in r.sums)
+
+    def __len__(self) -> int:
+        return sum(len(reading.sums) for reading in self.readings.values())
+
+
 class Collector(_Hooks):
     """Hooks on one block's module while it is entered; every batch that passes meanwhile counts.
 
-    ``sums`` is float64 and additive over batches, and may be replaced entry by entry (resumed, or
+    ``sums`` are float64 and additive over batches, and may be replaced entry by entry (resumed, or
     summed over processes) before ``scores``; "magnitude" and "random" have none. ``seed`` is used
     by "random" alone: give each block its own, or blocks of one shape get the same scores. Raises:
     UserError as ``check_streamed``.
@@ -40,25 +67,20 @@ class Collector(_Hooks):
         check_streamed(estimator)
         super().__init__()
         self.block, self.module = block, module
-        self.width = width_of(block)
-        self.point, self.reading = "", None
-        self.sums: dict[str, Array] = {}
-        if self.width is not None:
-            self.point, self.reading = find(estimator).begin(block, module, seed)
-            self.sums = self.reading.sums
+        self.points, self.readings = begin(block, module, estimator, seed)
+        self.sums = Sums(self.readings)
 
     def __enter__(self) -> Collector:
-        if self.point and self.reading is not None:
-            self.handles.append(self.module.watch(self.point, self.reading.add))
+        for name, point in self.points.items():
+            self.handles.append(self.module.watch(point, self.readings[name].add))
         return self
 
     def scores(self) -> dict[str, Array]:
-        """{name of the scores: array} as the block's width declares, such as {"head_channels":
+        """{name of the scores: array} as the block's widths declare, such as {"head_channels":
         [heads, head_dim]}; nothing for a kind that never gets narrower.
         """
-        if self.width is None or self.reading is None:
-            return {}
-        return {self.width.score: self.reading.scores().reshape(self.width.score_shape(self.block))}
+        shapes = self.block.score_shapes
+        return {name: r.scores().reshape(shapes[name]) for name, r in self.readings.items()}
 
 
 class HiddenCollector(_Hooks):
@@ -84,6 +106,20 @@ class HiddenCollector(_Hooks):
         return {"hidden": self.reading.scores()}
 
 
+def begin(
+    block: Block, module: ResidualBlock, estimator: str, seed: int
+) -> tuple[dict[str, str], dict[str, Reading]]:
+    """(the points that are read, the readings), by the names of the block's scores; no point where
+    no activation is read.
+    """
+    points, readings = {}, {}
+    for name in block.score_shapes:
+        point, readings[name] = find(estimator).begin(block, module, name, seed)
+        if point:
+            points[name] = point
+    return points, readings
+
+
 def footprint_hooks(block: Block, estimator: str = "minitron") -> Callable[[ResidualBlock], None]:
     """Puts hooks on a module of "meta" tensors that allocate what the collectors do and keep
     nothing.
@@ -94,9 +130,8 @@ def footprint_hooks(block: Block, estimator: str = "minitron") -> Callable[[Resi
 
     def put(module: ResidualBlock) -> None:
         module.watch("branch_input", partial(discard, MeanAbsolute(block.hidden)))
-        if width_of(block) is not None:
-            point, reading = find(estimator).begin(block, module, 0)
-            if point:
-                module.watch(point, partial(discard, reading))
+        points, readings = begin(block, module, estimator, 0)
+        for name, point in points.items():
+            module.watch(point, partial(discard, readings[name]))
 
     return put

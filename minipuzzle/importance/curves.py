@@ -28,9 +28,14 @@ class Variant:
 
 def narrowings(block: Block) -> list[tuple[str, int]]:
     """(axis, size) of each narrower form of a block that is measured, sizes of an axis
-    ascending.
+    ascending; none whose sizes contradict each other.
     """
-    return [(width.axis, n) for width in block.searched for n in width.measured_sizes(block)]
+    return [
+        (width.axis, size)
+        for width in block.searched
+        for size in width.measured_sizes(block)
+        if block.resized(**width.sizes(block, size)).fault() is None
+    ]
 
 
 def variants(architecture: Architecture, index: int, curves: bool) -> list[Variant]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
+import numpy as np
 import torch
 
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.checkpoint.reader import PIECE_BYTES
 from minipuzzle.errors import UserError
 from minipuzzle.importance.collect import footprint_hooks
-from minipuzzle.importance.curves import variants
+from minipuzzle.importance.curves import narrowings, variants
 from minipuzzle.importance.ends import CHUNK_VALUES
 from minipuzzle.importance.metrics import find
 from minipuzzle.kinds import Block
@@ -140,8 +141,12 @@ def _working(
     block: Block, settings: ScoreSettings, length: int, dtype: torch.dtype, fast: bool
 ) -> int:
     def masked(module: ResidualBlock) -> None:
-        channels = module.output.in_features
-        module.kept = torch.ones(channels, dtype=torch.bool, device="meta")
+        kept: dict[str, tuple[int, ...]] = {}
+        for axis, size in narrowings(block):
+            width = next(w for w in block.searched if w.axis == axis)
+            kept |= width.keep(block, np.ones(width.score_shape(block)), size, kept)
+        for owner, name, mask in module.masks(kept):
+            setattr(owner, name, mask)
 
     watches = [footprint_hooks(block, settings.estimator), *([masked] if settings.curves else [])]
     return max(

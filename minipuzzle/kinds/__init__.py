@@ -5,7 +5,8 @@ from pkgutil import iter_modules
 
 from minipuzzle.kinds.attention import Attention
 from minipuzzle.kinds.axes import Kept, Weight, weight
-from minipuzzle.kinds.base import KINDS, Block, Cache, Flops
+from minipuzzle.kinds.base import KINDS, Block
+from minipuzzle.kinds.cost import Cache, Flops
 from minipuzzle.kinds.experts import Experts
 from minipuzzle.kinds.feedforward import FeedForward
 from minipuzzle.kinds.mamba2 import Mamba2

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 from minipuzzle.kinds.axes import Rows, Weight, weight
-from minipuzzle.kinds.base import NORM, Block, Cache, Flops
+from minipuzzle.kinds.base import NORM, Block
+from minipuzzle.kinds.cost import Cache, Flops
 from minipuzzle.kinds.rope import Rope
 from minipuzzle.kinds.width import Width
 

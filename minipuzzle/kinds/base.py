@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from minipuzzle.identity import Plain, changed
 from minipuzzle.kinds.axes import Kept, Rows, Weight, weight
+from minipuzzle.kinds.cost import Cache, Flops
+from minipuzzle.kinds.read import Read
 from minipuzzle.kinds.width import Width
 
 NORM = weight("norm.weight", "hidden")
@@ -22,40 +24,6 @@ to 47B (docs/decisions/).
 """
 KINDS: dict[str, type[Block]] = {}
 """Every kind by its name; ``Block.__init_subclass__`` fills it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cache:
-    """What a block remembers of one sequence while it decodes, in values.
-
-    ``kv``: keys and values of the whole context; ``state``: the recurrent state; ``window``: the
-    last inputs of the convolution.
-    """
-
-    kv: int = 0
-    state: int = 0
-    window: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Flops:
-    """Operations a token, a multiplication and an addition each counted as one."""
-
-    matmul: int = 0
-    attention: int = 0
-    scan: int = 0
-
-    @property
-    def total(self) -> int:
-        """All parts together."""
-        return self.matmul + self.attention + self.scan
-
-    def __add__(self, other: Flops) -> Flops:
-        return Flops(
-            matmul=self.matmul + other.matmul,
-            attention=self.attention + other.attention,
-            scan=self.scan + other.scan,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +214,19 @@ class Block:
     def score_shapes(self) -> dict[str, tuple[int, ...]]:
         """The arrays of scores that rank its widths, by name, and their shapes."""
         return {width.score: width.score_shape(self) for width in self.own_widths}
+
+    @property
+    def reads(self) -> dict[str, Read]:
+        """What each array of scores is measured by, by its name: of a kind with one, what the
+        output projection reads.
+        """
+        if len(self.score_shapes) > 1:
+            raise self._undeclared(f"reads of {', '.join(self.score_shapes)}")
+        weight = f"{self.output}.weight" if self.score_shapes else ""
+        return {
+            name: Read(point="channels", weight=weight, makers=self.makers)
+            for name in self.score_shapes
+        }
 
     def form(self) -> Self:
         """The block without what may differ among blocks that count as alike."""

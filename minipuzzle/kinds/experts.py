@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from minipuzzle.kinds.axes import Rows, Weight, weight
-from minipuzzle.kinds.base import NORM, Block, Cache, Flops
+from minipuzzle.kinds.base import NORM, Block
+from minipuzzle.kinds.cost import Cache, Flops
 from minipuzzle.kinds.width import Width
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from minipuzzle.kinds.axes import Rows, Weight, weight
-from minipuzzle.kinds.base import NORM, Block, Cache, Flops
+from minipuzzle.kinds.base import NORM, Block
+from minipuzzle.kinds.cost import Cache, Flops
+from minipuzzle.kinds.read import Read
 from minipuzzle.kinds.width import Width
 
 
@@ -39,6 +41,15 @@ class Mamba2(Block):
             score="head_channels",
             of=("heads", "head_dim"),
             label="Mamba head channels",
+            searched=False,
+        ),
+        Width(
+            axis="state",
+            score="state_channels",
+            of=("groups", "state"),
+            label="Mamba state",
+            each="groups",
+            coupled=("state channels", "group"),
             searched=False,
         ),
     )
@@ -100,6 +111,20 @@ class Mamba2(Block):
     def points(self) -> dict[str, Rows]:
         """x before the convolution."""
         return {"before_convolution": Rows("in_proj", 1)}
+
+    @property
+    def reads(self) -> dict[str, Read]:
+        """Channels as ``out_proj`` reads them; of the state B and C, whose products with x and with
+        h are all that is written into an index and read from it.
+        """
+        return {
+            "head_channels": Read(
+                point="channels", weight="out_proj.weight", makers=(Rows("in_proj", 1),)
+            ),
+            "state_channels": Read(
+                point="state", way="products", makers=(Rows("in_proj", 2), Rows("in_proj", 3))
+            ),
+        }
 
     def depends_on_length(self, length: int) -> bool:
         """Never."""

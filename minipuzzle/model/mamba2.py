@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from minipuzzle.kernels import Kernels
 from minipuzzle.kinds import Block, Kept, Mamba2
@@ -35,7 +38,10 @@ class MambaSlot(Slot):
 
 
 class Mamba2Block(ResidualBlock):
-    """out_proj(gated_norm(scan(conv(x, B, C), dt), z))."""
+    """out_proj(gated_norm(scan(conv(x, B, C), dt), z)).
+
+    Has a point of its own: "state" [b, s, 2 x groups x n], B and C as the scan reads them.
+    """
 
     kind = Mamba2.kind
     block: Mamba2
@@ -45,6 +51,7 @@ class Mamba2Block(ResidualBlock):
         self.kernels = kernels
         self.eps = eps
         self.kept_state: Tensor | None = None  # [groups, state] bool; None for all of it
+        self._readers: OrderedDict[int, Callable[[Tensor], None]] = OrderedDict()  # of "state"
         packed = block.inner + block.conv_channels + block.heads
         self.in_proj = nn.Linear(block.hidden, packed, bias=block.proj_bias)
         self.conv = nn.Conv1d(
@@ -95,9 +102,11 @@ class Mamba2Block(ResidualBlock):
         """One step of the recurrence where a token follows in a cache, else the scan."""
         b, slot, past = self.block, cast("MambaSlot | None", context.slot), context.past
         projected = self.in_proj(x)  # [b, s, z|x|B|C|dt]
-        # a slot needs the states, and a mask the norm, that the fused kernel does not give
+        # a slot needs the states, a mask the norm and a reader B and C, that the fused kernel does
+        # not give
         if (
             slot is None
+            and not self._readers
             and self.kept is None
             and self.kept_state is None
             and self.kernels.can_mix(projected.shape[-1], b.conv_channels)
@@ -189,11 +198,22 @@ class Mamba2Block(ResidualBlock):
     def _parts(self, convolved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x [..., heads, head_dim], B and C [..., groups, n]."""
         b = self.block
-        xs, bs, cs = convolved.split([b.inner, b.groups * b.state, b.groups * b.state], dim=-1)
+        xs, pair = convolved.split([b.inner, 2 * b.groups * b.state], dim=-1)
+        for read in list(self._readers.values()):
+            read(pair)
+        bs, cs = pair.chunk(2, dim=-1)
         cs = cs.unflatten(-1, (b.groups, b.state))
         if self.kept_state is not None:  # what C does not read of the state adds nothing to y
             cs = cs * self.kept_state
         return xs.unflatten(-1, (b.heads, b.head_dim)), bs.unflatten(-1, (b.groups, b.state)), cs
+
+    def watch(self, point: str, read: Callable[[Tensor], None]) -> RemovableHandle:
+        """As ``ResidualBlock.watch``, with the point of its own."""
+        if point != "state":
+            return super().watch(point, read)
+        handle = RemovableHandle(self._readers)
+        self._readers[handle.id] = read
+        return handle
 
     def masks(self, kept: Kept) -> list[tuple[Any, str, Tensor | None]]:
         """As ``ResidualBlock.masks``; of the state a mask of what C reads."""

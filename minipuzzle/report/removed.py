@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from minipuzzle.arch import Selection
 from minipuzzle.kinds import KINDS, Block, Kept, Width
-from minipuzzle.scores import Scores, declared
+from minipuzzle.scores import Scores
 
 Values = NDArray[np.float64]
 
@@ -48,9 +48,9 @@ def removals(pattern: str, scores: Scores, selection: Selection) -> list[Removal
     blocks = selection.blocks
     kinds = [kind for kind in KINDS.values() if kind.letter in pattern]
     rows = [_of_kind(kind, pattern, scores, blocks) for kind in kinds]
-    for width in (width for kind in kinds for width in kind.widths if width.searched):
-        row = _of_axis(width.of[0], _ranked(width), scores, blocks)
-        if row is not None:
+    for width in (width for kind in kinds for width in kind.widths):
+        row = _of_width(width, scores, blocks)
+        if row is not None and (width.searched or row.count):
             rows.append(row)
     return rows + ([] if selection.hidden is None else [_of_stream(scores, selection.hidden)])
 
@@ -61,11 +61,13 @@ def misfit(pattern: str, scores: Scores, selection: Selection) -> str:
         return f"scores of {len(scores.blocks)} blocks, a search of {len(pattern)}"
     wanted = {kind.letter: {width.score for width in kind.widths} for kind in KINDS.values()}
     for i, (letter, kept) in enumerate(zip(pattern, selection.blocks, strict=True)):
-        if set(scores.of(i)) != wanted[letter]:
+        found = set(scores.of(i))
+        if not found <= wanted[letter] or (wanted[letter] and not found):
             return f"scores of another kind of block {i}"
-        found = channel_scores(scores, i)
-        if kept and found is not None and kept.get(found[0], (0,))[-1:] >= (len(found[1]),):
-            return f"{found[0]} {kept[found[0]][-1]} of block {i}, which has {len(found[1])}"
+        for width in _widths(scores, i):
+            axis, values = _values(width, scores, i)
+            if kept and kept.get(axis, (0,))[-1:] >= (values.size,):
+                return f"{axis} {kept[axis][-1]} of block {i}, which has {values.size}"
     hidden = selection.hidden
     if hidden is not None and (scores.hidden is None or hidden[-1:] >= (len(scores.hidden),)):
         return f"hidden channel {hidden[-1]}" if hidden else "no hidden channel"
@@ -73,14 +75,27 @@ def misfit(pattern: str, scores: Scores, selection: Selection) -> str:
 
 
 def channel_scores(scores: Scores, block: int) -> tuple[str, Values] | None:
-    """(axis, score of each channel or head [size]) of a block: the first axis that its scores rank;
-    a head's is the L2 norm over its channels. None for a block without scores.
+    """(axis, score of each channel or head [size]) of a block: the first width that its kind
+    declares; a head's is the L2 norm over its channels. None for a block without scores.
     """
-    for name, values in scores.of(block).items():
-        rest = tuple(range(1, values.ndim))
-        norms = np.sqrt(np.square(values).sum(axis=rest)) if rest else values  # [size]
-        return declared()[name].of[0], norms
-    return None
+    widths = _widths(scores, block)
+    return _values(widths[0], scores, block) if widths else None
+
+
+def _widths(scores: Scores, block: int) -> list[Width]:
+    """The widths that the scores of a block rank, as its kind declares them."""
+    names = set(scores.of(block))
+    return [width for kind in KINDS.values() for width in kind.widths if width.score in names]
+
+
+def _values(width: Width, scores: Scores, block: int) -> tuple[str, Values]:
+    """(what a selection names, the score of each of its indices): of query heads for KV heads."""
+    values = scores.widths[width.score][block]
+    if width.each is not None:
+        return width.key, values.ravel()
+    axis = width.axis if width.axis in width.of else width.of[0]
+    rest = tuple(i for i, other in enumerate(width.of) if other != axis)
+    return axis, np.sqrt(np.square(values).sum(axis=rest)) if rest else values  # [size]
 
 
 def kept_share(scores: Scores, block: int, kept: Kept | None) -> float:
@@ -97,7 +112,7 @@ def kept_share(scores: Scores, block: int, kept: Kept | None) -> float:
 
 def _ranked(width: Width) -> str:
     """What people call that which the scores of a width rank: query heads for KV heads."""
-    return width.label if width.axis == width.of[0] else width.coupled[0]
+    return width.label if width.axis in width.of else width.coupled[0]
 
 
 def _of_kind(
@@ -116,18 +131,24 @@ def _of_kind(
     )
 
 
-def _of_axis(axis: str, name: str, scores: Scores, blocks: Sequence[Kept | None]) -> Removal | None:
-    """Channels of kept blocks only: those of a dropped block went with it."""
+def _of_width(width: Width, scores: Scores, blocks: Sequence[Kept | None]) -> Removal | None:
+    """Channels of kept blocks, and of the kept ones of what has its own, only: the others went with
+    what they are part of.
+    """
     removed, kept, sizes = [], [], []
     for i, choice in enumerate(blocks):
-        found = channel_scores(scores, i)
-        if choice is None or found is None or found[0] != axis:
+        if choice is None or i not in scores.widths.get(width.score, {}):
             continue
-        values = found[1]
-        stays = np.ones(len(values), dtype=bool)
+        axis, values = _values(width, scores, i)
+        stays: NDArray[np.bool_] = np.ones(values.shape, dtype=bool)
         if axis in choice:
             stays[:] = False
             stays[list(choice[axis])] = True
+        if width.each is not None and width.each in choice:
+            shape = scores.widths[width.score][i].shape
+            wholes = list(choice[width.each])
+            values = values.reshape(shape)[wholes].reshape(-1)
+            stays = stays.reshape(shape)[wholes].reshape(-1)
         largest = values.max() or 1.0
         kept.append(values[stays] / largest)
         removed.append(values[~stays] / largest)
@@ -138,7 +159,11 @@ def _of_axis(axis: str, name: str, scores: Scores, blocks: Sequence[Kept | None]
     squares = float(np.square(gone).sum())
     lost = squares / (squares + float(np.square(left).sum()) or 1.0)
     return Removal(
-        what=name, removed=gone, kept=left, lost=lost, where=_sizes(sizes) if len(gone) else ""
+        what=_ranked(width),
+        removed=gone,
+        kept=left,
+        lost=lost,
+        where=_sizes(sizes) if len(gone) else "",
     )
 
 

@@ -29,6 +29,7 @@ AXES = {
     "head_dim": "Mamba head channels",
     "state": "Mamba states",
     "head_channels": "Mamba channels",
+    "state_channels": "Mamba state channels",
     "q_heads": "query heads",
     "kv_heads": "KV heads",
     "hidden": "hidden size",

@@ -13,6 +13,7 @@ from typing import NoReturn
 from torch import Tensor
 
 from minipuzzle.errors import UserError
+from minipuzzle.importance.products import RootProducts
 from minipuzzle.importance.readings import Array, Nothing, Reading
 from minipuzzle.importance.widths import score_count
 from minipuzzle.kinds import Block
@@ -25,38 +26,51 @@ class Estimator:
 
     source: str
 
-    def begin(self, block: Block, module: ResidualBlock, seed: int) -> tuple[str, Reading]:
-        """(the point it reads, "" for none; the reading that collects there)."""
+    def begin(
+        self, block: Block, module: ResidualBlock, name: str, seed: int
+    ) -> tuple[str, Reading]:
+        """(the point it reads for the scores ``name`` of a block, "" for none; the reading that
+        collects there).
+        """
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Activations(Estimator):
-    """Reads the first of ``points`` that the block's kind has. ``reading`` is given the weight of
-    the output projection [hidden, c] and the number of scores, which divides c: of heads of several
-    channels each there are fewer.
+    """Reads, of what the output projection reads, the first of ``points`` that the block's kind
+    has. ``reading`` is given the matrix [hidden, c] that reads what is scored and the number of
+    scores, which divides c: of heads of several channels each there are fewer. What no matrix reads
+    has one formula, whatever the estimator (``Read.way``).
     """
 
     points: tuple[str, ...] = ("channels",)
     reading: Callable[[Tensor, int], Reading]
 
-    def begin(self, block: Block, module: ResidualBlock, seed: int) -> tuple[str, Reading]:
+    def begin(
+        self, block: Block, module: ResidualBlock, name: str, seed: int
+    ) -> tuple[str, Reading]:
         """The point and a new reading of it."""
-        known = ("branch_input", "channels", *block.points)
-        point = next(name for name in self.points if name in known)
-        weight = module.output.weight
-        return point, self.reading(weight, score_count(block))
+        read, count = block.reads[name], score_count(block, name)
+        if read.way == "products":
+            return read.point, RootProducts(count)
+        point = read.point
+        if point == "channels":
+            known = ("branch_input", "channels", *block.points)
+            point = next(name for name in self.points if name in known)
+        return point, self.reading(module.get_parameter(read.weight), count)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights(Estimator):
-    """Reads no activation: ``scores(block, module, seed)`` [number of scores]."""
+    """Reads no activation: ``scores(block, module, name, seed)`` [number of scores]."""
 
-    scores: Callable[[Block, ResidualBlock, int], Array]
+    scores: Callable[[Block, ResidualBlock, str, int], Array]
 
-    def begin(self, block: Block, module: ResidualBlock, seed: int) -> tuple[str, Reading]:
+    def begin(
+        self, block: Block, module: ResidualBlock, name: str, seed: int
+    ) -> tuple[str, Reading]:
         """No point."""
-        return "", Nothing(lambda: self.scores(block, module, seed))
+        return "", Nothing(lambda: self.scores(block, module, name, seed))
 
 
 @dataclass(frozen=True, kw_only=True)

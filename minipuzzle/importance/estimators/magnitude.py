@@ -1,6 +1,7 @@
 """Norms of the weight rows that make each channel or head: a baseline without data.
 
-Rows of up_proj (and gate_proj), of x in in_proj, of q_proj, as each kind declares its ``makers``.
+Rows of up_proj (and gate_proj), of x in in_proj, of q_proj, as each kind declares
+(``Read.makers``). Indices that no weight makes, such as a router's choices, all have 1.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def magnitude_scores(model: HybridLM) -> Scores:
         total = sum(m.square().sum().item() for m in matrices)
         blocks.append((total / sum(m.numel() for m in matrices)) ** 0.5)
     widths = [
-        block_magnitudes(block, module)
+        {name: block_magnitudes(block, module, name) for name in block.score_shapes}
         for block, module in zip(parent.blocks, model.blocks, strict=True)
     ]
     parameters = dict(model.named_parameters())
@@ -49,10 +50,12 @@ def magnitude_scores(model: HybridLM) -> Scores:
     )
 
 
-def block_magnitudes(block: Block, module: Any, seed: int = 0) -> Array:
+def block_magnitudes(block: Block, module: Any, name: str, seed: int = 0) -> Array:
     """[number of scores] L2 norms over all weights that make an index."""
-    count = score_count(block)
-    rows = [getattr(module, made.projection).weight[block.rows(made)] for made in block.makers]
+    count, makers = score_count(block, name), block.reads[name].makers
+    if not makers:
+        return np.ones(count)
+    rows = [getattr(module, made.projection).weight[block.rows(made)] for made in makers]
     each = torch.cat([part.reshape(count, -1) for part in rows], 1)  # [scores, weights of one]
     return torch.linalg.vector_norm(each.detach(), dim=1, dtype=torch.float64).cpu().numpy()
 

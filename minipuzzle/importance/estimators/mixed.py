@@ -19,9 +19,11 @@ from minipuzzle.model.base import ResidualBlock
 class Mixed(Estimator):
     """Takes the estimator that the block's kind names."""
 
-    def begin(self, block: Block, module: ResidualBlock, seed: int) -> tuple[str, Reading]:
+    def begin(
+        self, block: Block, module: ResidualBlock, name: str, seed: int
+    ) -> tuple[str, Reading]:
         """What that estimator begins with."""
-        return find(block.estimator).begin(block, module, seed)
+        return find(block.estimator).begin(block, module, name, seed)
 
 
 ESTIMATOR = Mixed(source="docs/results/importance.md")

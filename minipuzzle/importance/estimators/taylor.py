@@ -16,8 +16,9 @@ single samples matter: the mean gradient of a trained model is nearly nothing, s
 large batch cancel.
 
 Gates: an FFN channel, a Mamba channel after the gated norm (whose statistics count as fixed), an
-attention head, a whole block (all it adds), and a hidden channel (all that the embedding and the
-blocks write there, behind the norm where that comes after the mixer). Units: nats a token.
+index of a Mamba group's state (on C, or as well on B), an attention head, a whole block (all it
+adds), and a hidden channel (all that the embedding and the blocks write there, behind the norm
+where that comes after the mixer). Units: nats a token.
 """
 
 from __future__ import annotations
@@ -75,7 +76,10 @@ class _Gates:
         count = len(model.blocks)
         self.blocks = np.zeros(count)
         self.hidden = np.zeros(model.architecture.hidden)
-        self.widths = [np.zeros(score_count(block)) for block in self.architecture.blocks]
+        self.widths = [
+            {name: np.zeros(score_count(block, name)) for name in block.score_shapes}
+            for block in self.architecture.blocks
+        ]
         self.streams: list[Tensor] = []
         self.hidden_sum: Tensor | None = None
 
@@ -85,10 +89,10 @@ class _Gates:
         self.streams.append(h.detach())
         h.register_hook(lambda g: self._stream(index, g))
 
-    def read_width(self, index: int, y: Tensor) -> None:
-        """``y`` [b, s, c] is what the output projection of block ``index`` reads."""
+    def read_width(self, index: int, name: str, y: Tensor) -> None:
+        """``y`` [b, s, c] is where the scores ``name`` of block ``index`` are read."""
         value = y.detach()
-        y.register_hook(lambda g: self._width(index, g, value))
+        y.register_hook(lambda g: self._width(index, name, g, value))
 
     def finish_batch(self) -> None:
         """The batch's backward is over: square the hidden channels' sums over the depth, forget the
@@ -104,7 +108,9 @@ class _Gates:
         return as_scores(
             self.architecture,
             blocks=np.sqrt(self.blocks / samples),
-            widths=[np.sqrt(sums / samples) for sums in self.widths],
+            widths=[
+                {name: np.sqrt(sums / samples) for name, sums in own.items()} for own in self.widths
+            ],
             hidden=np.sqrt(self.hidden / samples),
             meta=meta,
         )
@@ -117,11 +123,15 @@ class _Gates:
         if index:
             self.blocks[index - 1] += derivative.sum(dim=1).square().sum().item()
 
-    def _width(self, index: int, gradient: Tensor, value: Tensor) -> None:
+    def _width(self, index: int, name: str, gradient: Tensor, value: Tensor) -> None:
         derivative = (gradient.float() * value.float()).sum(dim=1).double()  # [b, c]
-        count = len(self.widths[index])
-        derivative = derivative.unflatten(1, (count, -1)).sum(dim=2)  # [b, scores]
-        self.widths[index] += derivative.square().sum(dim=0).cpu().numpy()
+        sums = self.widths[index][name]
+        if self.architecture.blocks[index].reads[name].way == "products":
+            # the gate's derivative twice: on either factor it is the same
+            derivative = derivative.unflatten(1, (2, -1)).mean(dim=1)  # [b, scores]
+        else:
+            derivative = derivative.unflatten(1, (len(sums), -1)).sum(dim=2)  # [b, scores]
+        sums += derivative.square().sum(dim=0).cpu().numpy()
 
 
 @contextmanager
@@ -145,8 +155,9 @@ def _watched(model: HybridLM, gates: _Gates) -> Iterator[None]:
         module: Any
         for index, module in enumerate(model.blocks):
             handles.append(_on_input(module, gates.read_stream))
-            if score_count(module.block):
-                handles.append(module.watch("channels", partial(gates.read_width, index)))
+            for name in module.block.score_shapes:
+                read = partial(gates.read_width, index, name)
+                handles.append(module.watch(module.block.reads[name].point, read))
         handles.append(_on_input(model.final_norm, gates.read_stream))
         model.eval().requires_grad_(False)
         model.activation_checkpointing = False

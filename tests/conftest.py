@@ -23,7 +23,7 @@ from minipuzzle import embedded
 from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import write_checkpoint
 from minipuzzle.families import nemotron_h
-from minipuzzle.kinds import Attention, FeedForward, Mamba2
+from minipuzzle.kinds import Attention, Experts, FeedForward, Mamba2
 from minipuzzle.model import init_model
 from minipuzzle.space import Bounds, Level, Shape
 
@@ -68,6 +68,7 @@ def tiny(
         ),
         "-": FeedForward(hidden=hidden, intermediate=intermediate),
         "*": Attention(hidden=hidden, q_heads=q_heads, kv_heads=kv_heads, attn_head_dim=8),
+        "E": Experts(hidden=hidden, experts=4, top_k=2, expert_width=16, shared_width=16),
     }
     return Architecture(vocab_size=vocab, hidden=hidden, blocks=tuple(kinds[c] for c in pattern))
 
@@ -80,6 +81,8 @@ def shaken(architecture: Architecture, seed=0):
     for parameter in model.parameters():
         scale = 0.3 if parameter.ndim == 1 else 0.1
         parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
+    for buffer in model.buffers():
+        buffer.add_(torch.randn(buffer.shape, generator=generator) * 0.1)
     return model
 
 

@@ -25,7 +25,8 @@ class Kernels:
 
     ``mix``, where there is one, does convolution, scan and gated norm at once and keeps less for
     the backward pass. ``run_experts`` has the signature of ``minipuzzle.kernels.experts``;
-    ``experts`` says which it is and why.
+    ``experts`` says which it is and why, ``experts_wait`` whether it always asks the device for
+    sizes.
     """
 
     name: str
@@ -37,8 +38,13 @@ class Kernels:
     gated_norm: Callable[..., Any]
     run_experts: Callable[..., Tensor]
     experts: str
+    experts_wait: bool
     mix: Any = None
     mix_multiple: int = 1
+
+    def captures_experts(self, device: torch.device, dtype: torch.dtype, *sizes: int) -> bool:
+        """Whether ``run_experts`` on matrices of these sizes never waits for the device."""
+        return not self.experts_wait and grouped.fits(device, dtype, *sizes)
 
     def can_mix(self, *sizes: int) -> bool:
         """Whether ``mix`` is there and takes projections and convolutions of these sizes."""
@@ -99,6 +105,7 @@ def _bundle(
         reason=reason,
         run_experts=run_experts,
         experts=experts,
+        experts_wait=run_experts is not grouped.run_experts,
         causal_conv=module.causal_conv,
         causal_conv_step=module.causal_conv_step,
         scan=module.scan,

@@ -24,7 +24,8 @@ from minipuzzle.kernels.pointwise import compiled
 def experts_in_fp8(kernels: Kernels, precision: str) -> Kernels:
     """The kernels, with experts in "fp8" or "fp8-emulated"."""
     multiply = {"fp8": scaled, "fp8-emulated": emulated}[precision]
-    return replace(kernels, run_experts=partial(grouped.run_experts, multiply=multiply))
+    run = partial(grouped.run_experts, multiply=multiply)
+    return replace(kernels, run_experts=run, experts_wait=precision == "fp8-emulated")
 
 
 def why_not(device: torch.device) -> str:

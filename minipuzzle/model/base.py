@@ -144,6 +144,13 @@ class ResidualBlock(nn.Module):
         )
 
     @property
+    def capturable(self) -> bool:
+        """Whether a training step of it never waits for the device, so that a CUDA graph may hold
+        it.
+        """
+        return True
+
+    @property
     def output(self) -> nn.Linear:
         """The projection that writes into the stream; its columns read ``channels``."""
         return cast(nn.Linear, self.get_submodule(self.block.output))

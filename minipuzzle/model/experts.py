@@ -35,6 +35,15 @@ class Router(nn.Module):
         correction = torch.zeros(block.experts, dtype=torch.float32) if block.buffers else None
         self.register_buffer("correction", correction)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Router:
+        """The correction is FP32 whatever the model becomes: close choices hang on its digits."""
+        held = self.correction
+        super()._apply(fn, recurse)
+        moved = self.correction
+        if held is not None and moved is not None and moved.dtype != held.dtype:
+            self.correction = held.to(moved.device)
+        return self
+
     def logits(self, x: Float[Tensor, "t d"], fp32: bool) -> Float[Tensor, "t e"]:
         """Of tokens: in FP32, or in the dtype of the model."""
         if fp32:
@@ -89,6 +98,13 @@ class ExpertsBlock(ResidualBlock):
         self.top_k = block.top_k
         # a plain dict has no weak references, which its handles hold
         self._readers: OrderedDict[int, Callable[[Any], None]] = OrderedDict()
+
+    @property
+    def capturable(self) -> bool:
+        """Not where experts run one after another, whose sizes are asked of the device."""
+        b, device = self.block, self.norm.weight.device
+        sizes = (b.sizes[b.inner], b.expert_width, (1 + b.gated) * b.expert_width)
+        return self.kernels.captures_experts(device, torch.bfloat16, *sizes)
 
     @classmethod
     def new_slot(

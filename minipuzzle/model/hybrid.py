@@ -61,6 +61,11 @@ class HybridLM(nn.Module):
         """The head's matrix; the embedding where the head is tied to it."""
         return self.embeddings.weight if self.architecture.tied_head else self.head.weight
 
+    @property
+    def capturable(self) -> bool:
+        """Whether a CUDA graph may hold a training step of every block."""
+        return all(cast(ResidualBlock, block).capturable for block in self.blocks)
+
     def embed(self, tokens: Int[Tensor, "b s"]) -> Float[Tensor, "b s d"]:
         """The input of the first block."""
         h: Tensor = self.embeddings(tokens)

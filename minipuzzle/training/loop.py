@@ -133,7 +133,8 @@ class _Run:
             and ranks.world == 1
             and not model.activation_checkpointing
         )
-        captures = whole and self.device.type == "cuda" and objective.capturable
+        whole = whole and self.device.type == "cuda"
+        captures = whole and objective.capturable and model.capturable
         self.backward = Backward(model, objective, captures=captures)
         saved = states.load(model, self.optimizer)
         self.at = Position(**(saved or {}))

@@ -34,10 +34,12 @@ class Objective(ABC):
     it says nothing.
     """
 
-    capturable = False
-    """Whether its work depends on the tokens' shape alone, so that a CUDA graph of it may be
-    replayed.
-    """
+    @property
+    def capturable(self) -> bool:
+        """Whether its work depends on the tokens' shape alone, so that a CUDA graph of it may be
+        replayed.
+        """
+        return False
 
     @abstractmethod
     def __call__(
@@ -47,7 +49,10 @@ class Objective(ABC):
 
 
 class _NextToken(Objective):
-    capturable = True
+    @property
+    def capturable(self) -> bool:
+        """Always."""
+        return True
 
     def __call__(
         self, model: HybridLM, tokens: Int[Tensor, "b s"], documents: Int[Tensor, "b s"] | None
@@ -95,7 +100,10 @@ def answers_only(teacher: HybridLM | None = None) -> Objective:
 
 
 class _Distillation(Objective):
-    capturable = True
+    @property
+    def capturable(self) -> bool:
+        """Where the teacher is."""
+        return self.teacher.capturable
 
     def __init__(self, teacher: HybridLM, loss: str) -> None:
         self.teacher = teacher

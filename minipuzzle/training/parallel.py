@@ -74,18 +74,20 @@ def load_sharded(
     """
     shard(model, ranks, replicas)
     model.to_empty(device=ranks.device)
-    for name, parameter in model.named_parameters():
-        local, first = local_rows(parameter.detach())
+    for name, tensor in model.state_dict().items():
+        # buffers are small, and whole on every process
+        local, first = local_rows(tensor) if hasattr(tensor, "to_local") else (tensor, 0)
         if local.numel():
             checkpoint.read_into(name, local, first)
     return model.eval()
 
 
 def gather(model: HybridLM, name: str) -> Tensor:
-    """A parameter whole and on the CPU; in sharded models every process must ask for the same ones
-    in the same order.
+    """A parameter or buffer whole and on the CPU; in sharded models every process must ask for the
+    same ones in the same order.
     """
-    value: Any = model.get_parameter(name).detach()
+    module, _, last = name.rpartition(".")
+    value: Any = getattr(model.get_submodule(module), last).detach()
     result: Tensor = (value.full_tensor() if hasattr(value, "full_tensor") else value).cpu()
     return result
 

@@ -1,0 +1,112 @@
+"""Mixtures of experts are trained as other models are, by the command line from end to end too."""
+
+import json
+
+import torch
+from conftest import save, shaken, tiny
+from helpers import FAST, TEXT, run
+from world import CPU, distil
+
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.kernels import choose, grouped
+from minipuzzle.model import HybridLM, init_model, load_model, set_precision
+from minipuzzle.model.fp8_weights import fp8_model
+from minipuzzle.ranks import alone
+from minipuzzle.training import distillation, next_token
+
+CORRECTION = "blocks.1.router.correction"
+RECIPE = """
+model: {model_type: nemotron_h, vocab_size: 4096, hidden_size: 32,
+        hybrid_override_pattern: ME*-, intermediate_size: 64,
+        num_attention_heads: 4, num_key_value_heads: 2, head_dim: 8,
+        mamba_num_heads: 8, mamba_head_dim: 8, n_groups: 2,
+        ssm_state_size: 8, chunk_size: 16,
+        n_routed_experts: 8, num_experts_per_tok: 2, moe_intermediate_size: 16,
+        moe_shared_expert_intermediate_size: 32}
+tokenizer: embedded
+device: cpu
+data: {train: TEXT, validation: TEXT, length: 64}
+training: {tokens: 6000, learning_rate: 3.0e-3, batch: 8}
+"""
+FEW = ("--tokens", 1024, "--length", 64, "--batch", 4, "--device", "cpu")
+
+
+def test_pretrain_adapt_merge_eval(tmp_path, capsys):
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("TEXT", str(TEXT)))
+    run("pretrain", tmp_path / "recipe.yaml", "--run", tmp_path / "run")
+    model = Checkpoint.open(tmp_path / "run/model")
+    assert model.tensor(CORRECTION).dtype == torch.float32
+    assert json.loads((tmp_path / "run/model/training.json").read_text())["train_loss"] < 8
+    run("adapt", model.path, "--run", tmp_path / "adapt", "--data", TEXT, "--rank", 2, *FEW)
+    adapter = tmp_path / "adapt/adapter/adapter.safetensors"
+    run("merge", model.path, adapter, "--out", tmp_path / "merged")
+    capsys.readouterr()
+    run(
+        "eval",
+        tmp_path / "merged",
+        "--parent",
+        model.path,
+        "--run",
+        tmp_path / "eval",
+        *FAST["eval"],
+    )
+    rows = json.loads((tmp_path / "eval/eval.json").read_text())["rows"]
+    losses = [row["loss"] for row in rows]
+    assert losses[1] < losses[0]
+
+
+def test_a_distillation_goes_on_bit_for_bit(tmp_path):
+    save(shaken(tiny("ME*", vocab=61), 0), tmp_path / "student", tokenizer=False)
+    save(shaken(tiny("ME*-", vocab=61), 1), tmp_path / "teacher", tokenizer=False)
+    distil(tmp_path, alone(CPU), "whole")
+    distil(tmp_path, alone(CPU), "broken", stop_after=3)
+    distil(tmp_path, alone(CPU), "broken")
+    whole, broken = ((tmp_path / f"{n}.safetensors").read_bytes() for n in ("whole", "broken"))
+    assert whole == broken
+
+
+def test_the_correction_stays_fp32(tmp_path):
+    """A choice hangs on digits that BF16 has not."""
+    checkpoint = Checkpoint.open(save(shaken(tiny("-E")), tmp_path / "model", tokenizer=False))
+    want = checkpoint.tensor(CORRECTION)
+    assert not torch.equal(want, want.bfloat16().float())
+    kernels = choose(CPU)
+    stored = fp8_model(
+        checkpoint.architecture, checkpoint, device=CPU, dtype=torch.bfloat16, kernels=kernels
+    )
+    for model in (
+        load_model(checkpoint, dtype=torch.bfloat16),
+        load_model(checkpoint).bfloat16(),
+        load_model(checkpoint).half().float(),
+        stored,
+    ):
+        assert torch.equal(model.get_buffer(CORRECTION), want)
+    assert (
+        init_model(checkpoint.architecture, 0, dtype=torch.bfloat16).get_buffer(CORRECTION).dtype
+        == torch.float32
+    )
+    assert load_model(checkpoint).to("meta").get_buffer(CORRECTION).is_meta
+
+
+def test_what_waits_for_the_device_is_not_captured(monkeypatch):
+    """On CUDA experts that run one after another ask it for their sizes: so does a teacher's."""
+    monkeypatch.setattr(grouped, "why_never", lambda device: "")
+    for sizes, kernels, whole in (
+        ({}, "auto", True),
+        ({"hidden": 36, "heads": 9, "groups": 1}, "auto", False),
+        ({}, "reference", False),
+    ):
+        model = HybridLM(tiny("ME", **sizes), kernels=choose(CPU, kernels))
+        assert model.capturable == whole
+        assert distillation(model).capturable == whole
+        assert HybridLM(tiny("M", **sizes), kernels=choose(CPU, kernels)).capturable
+    assert next_token.capturable
+
+
+def test_emulated_fp8_is_not_captured(monkeypatch):
+    monkeypatch.setattr(grouped, "why_never", lambda device: "")
+    model = HybridLM(tiny("-E-"), kernels=choose(CPU))
+    set_precision(model, "fp8-emulated", 1)
+    assert not model.capturable
+    set_precision(model, "bf16", 0)
+    assert model.capturable

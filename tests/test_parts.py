@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from minipuzzle.arch import Selection
 from minipuzzle.checkpoint import Checkpoint, reader, stored
-from minipuzzle.families import Parts
+from minipuzzle.families import Parts, written
 from minipuzzle.families._parts import named
 from minipuzzle.surgery import cut
 
@@ -37,6 +37,14 @@ def test_names_of_pieces():
     assert named("{expert}.u", "l.", 2) == Parts((("l.0.u",), ("l.1.u",)))
     assert named(("g", "u"), "l.", 7) == Parts((("l.g", "l.u"),), stacked=False)
     assert named("u", "l.", 7) == "l.u"
+
+
+def test_the_form_that_was_read_is_written():
+    patterns = (("{expert}.g", "{expert}.u"), "{expert}.gu", "gu", ("g", "u"))
+    ways = tuple(named(pattern, "", 3) for pattern in patterns)
+    read = [named(pattern, "other.", 5) for pattern in patterns]
+    assert [written(ways, way) for way in read] == list(ways)
+    assert written(ways, None) == written(ways[:1], read[3]) == ways[0]
 
 
 def test_pieces_are_written_where_they_belong(singles):

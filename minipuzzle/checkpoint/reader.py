@@ -134,8 +134,10 @@ class Checkpoint:
 
     @property
     def forms(self) -> dict[str, Name]:
-        """How the files hold tensors, by a weight's name in its block: as the first one of it."""
-        tensors = reversed(list(self.architecture.tensors()))
+        """How the files hold the weights of a name in a block, by that name; the last block's where
+        blocks differ.
+        """
+        tensors = self.architecture.tensors()
         return {tensor.weight.name: self._stored[tensor.name].name for tensor in tensors}
 
     @property

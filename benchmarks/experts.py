@@ -7,13 +7,13 @@
         --width 32 --shared 48 --rounds 3 --out experts.json
 
 All rows have the same weights, inputs and gradient, and take turns round by round; medians are
-compared. ``ours`` is ``Kernels.run_experts`` between our router and shared expert, ``loop`` the
-same with one expert after another; the baselines are transformers' NemotronHMoE with its
-grouped_mm experts and with its eager loop. ``dense`` is the ceiling: plain matrix products of the
-same shapes and operations, forward and backward, without anything between them. ``graph`` is the
-same as a CUDA graph, as the captured step of training runs it, for ways that can be captured; the
-share of the ceiling is then that one's. Memory is the peak beyond weights and their gradients.
-Errors are relative to the loop in FP32 on the first tokens.
+compared. ``ours`` is our block (its norm left out, as transformers' has none), ``ours, FP8`` with
+experts' products in FP8, ``loop`` with one expert after another; the baselines are transformers'
+NemotronHMoE with its grouped_mm experts and with its eager loop. ``dense`` is the ceiling: plain
+matrix products of the same shapes and operations, forward and backward, without anything between
+them. ``graph`` is the same as a CUDA graph, as the captured step of training runs it, for ways that
+can be captured; the share of the ceiling is then that one's. Memory is the peak beyond weights and
+their gradients. Errors are relative to the loop in FP32 on the first tokens.
 
 A decode step is the experts alone, forward, few tokens: as a CUDA graph on a GPU; ``gathered``
 copies the chosen experts' matrices and multiplies those. Its bytes are the distinct experts chosen.
@@ -32,7 +32,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import transformers
-from experts_ways import Run, allocated, dense, graph_seconds, now, ours, theirs
+from experts_ways import SCALING, Run, allocated, dense, graph_seconds, now, ours, theirs
 from torch import Tensor
 from transformers import NemotronHConfig
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHMoE
@@ -40,11 +40,12 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHMoE
 from minipuzzle.artifacts import write_json
 from minipuzzle.kernels import choose, experts
 from minipuzzle.kernels.grouped import gathered
+from minipuzzle.kernels.grouped_fp8 import experts_in_fp8, why_not
 from minipuzzle.kernels.pointwise import replayed
 from minipuzzle.kernels.routing import Routing, route
 
 ROUNDS, WARM_UPS, ERROR_TOKENS, REPLAYS = 12, 3, 256, 50
-CAPTURED = ("ours", "transformers grouped_mm")
+CAPTURED = ("ours", "ours, FP8", "transformers grouped_mm")
 DECODED = (1, 8, 64)
 """Tokens of a decode step."""
 
@@ -94,7 +95,7 @@ def problem(options: argparse.Namespace, device: torch.device) -> tuple[Any, Ten
         num_experts_per_tok=options.top_k,
         moe_intermediate_size=options.width,
         moe_shared_expert_intermediate_size=options.shared,
-        routed_scaling_factor=2.5,
+        routed_scaling_factor=SCALING,
         norm_topk_prob=True,
         n_group=1,
         topk_group=1,
@@ -126,13 +127,21 @@ def training(
     """A row for each way: milliseconds of forward and backward, the share of the ceiling, memory,
     error.
     """
-    kernels = choose(x.device)
+    kernels, reference = choose(x.device), choose(x.device, "reference")
     ways: dict[str, Run] = {
-        "ours": partial(ours, module, options.top_k, kernels.run_experts),
+        "ours": ours(module, options, kernels),
         "transformers grouped_mm": partial(theirs, module, "grouped_mm"),
         "transformers eager": partial(theirs, module, "eager"),
-        "loop": partial(ours, module, options.top_k, experts.run_experts),
+        "loop": ours(module, options, reference),
     }
+    if not why_not(x.device):
+        ways["ours, FP8"] = ours(module, options, experts_in_fp8(kernels, "fp8"))
+    for name in list(ways):  # one that cannot run does not end the others
+        try:
+            ways[name](x.detach().requires_grad_()).backward(gradient)
+        except RuntimeError as fault:
+            print(f"{name} cannot run: {str(fault).splitlines()[0]}", flush=True)
+            del ways[name]
     times: dict[str, list[float]] = {name: [] for name in (*ways, "dense")}
     forward: dict[str, list[float]] = {name: [] for name in ways}
     rows: dict[str, dict[str, Any]] = {}
@@ -162,7 +171,7 @@ def training(
             times["dense"].append(now(x.device) - began)
     few = x[:, :ERROR_TOKENS]  # last: other sizes would be compiled for all sizes
     with torch.no_grad():
-        exact = ours(deepcopy(module).float(), options.top_k, experts.run_experts, few.float())
+        exact = ours(deepcopy(module).float(), options, reference)(few.float())
         for name, run in ways.items():
             rows[name]["error"] = ((run(few) - exact).norm() / exact.norm()).item()
     ceiling = statistics.median(times["dense"])
@@ -170,7 +179,7 @@ def training(
         f"{'':<26}{'ms':>9}{'forward':>9}{'graph':>9}{'TFLOP/s':>9}{'of dense':>10}"
         f"{'GiB beyond':>12}{'error':>10}"
     )
-    for name in CAPTURED if x.is_cuda else ():
+    for name in [n for n in CAPTURED if n in rows] if x.is_cuda else ():
         rows[name]["graph_ms"] = 1e3 * graph_seconds(ways[name], module, x, gradient)
     for name, row in (*rows.items(), ("dense", {"row": "dense"})):
         eager = statistics.median(times[name])
@@ -206,7 +215,7 @@ def decoding(module: Any, x: Tensor, options: argparse.Namespace) -> list[dict[s
     for tokens in DECODED:
         part = x[0, :tokens].contiguous()
         logits = F.linear(part.float(), module.gate.weight.float())
-        routing = Routing(router="sigmoid", top_k=options.top_k, normalised=True, scaling=2.5)
+        routing = Routing(router="sigmoid", top_k=options.top_k, normalised=True, scaling=SCALING)
         weights, chosen = route(logits, routing)
         read = len(chosen.unique())
         row: dict[str, Any] = {"tokens": tokens, "experts": read}

@@ -6,16 +6,18 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from minipuzzle.kernels.pointwise import relu_squared
-from minipuzzle.kernels.routing import Routing, route
+from minipuzzle.kernels import Kernels
+from minipuzzle.kinds import Experts
+from minipuzzle.model.base import Context, make_block
 
 REPLAYS, WARM_UPS = 24, 3
+SCALING = 2.5
 Run = Callable[[Tensor], Tensor]
 
 
@@ -41,16 +43,24 @@ def graph_seconds(run: Run, module: Any, x: Tensor, gradient: Tensor) -> float:
     return statistics.median(times)
 
 
-def ours(module: Any, top_k: int, run: Callable[..., Tensor], x: Tensor) -> Tensor:
-    """The block with our router, experts and activations, on transformers' parameters."""
-    tokens = x.flatten(0, 1)  # [n, hidden]
-    logits = F.linear(tokens.float(), module.gate.weight.float())
-    routing = Routing(router="sigmoid", top_k=top_k, normalised=True, scaling=2.5)
-    weights, chosen = route(logits, routing, module.gate.e_score_correction_bias)
-    stacks = module.experts.up_proj, module.experts.down_proj
-    routed = run(tokens, *stacks, weights, chosen, "relu2", False)
+def ours(module: Any, options: argparse.Namespace, kernels: Kernels) -> Run:
+    """Our block's mixer, with transformers' parameters."""
+    kind = Experts(
+        hidden=options.hidden,
+        experts=options.experts,
+        top_k=options.top_k,
+        expert_width=options.width,
+        shared_width=options.shared,
+        scaling=SCALING,
+    )
+    with torch.device("meta"):
+        made: Any = make_block(kind, 1e-5, kernels)
+    made.router.weight = module.gate.weight
+    made.router.correction = module.gate.e_score_correction_bias
+    made.experts.up_proj, made.experts.down_proj = module.experts.up_proj, module.experts.down_proj
     shared = module.shared_experts
-    return routed.view_as(x) + shared.down_proj(relu_squared(shared.up_proj(x)))
+    made.shared_up_proj, made.shared_down_proj = shared.up_proj, shared.down_proj
+    return partial(made.mixer, context=Context())
 
 
 def theirs(module: Any, how: str, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
-PARTS = {"_rows", "distill_trainers", "random_checkpoint", "scoring_large", "watch"}
+PARTS = {"_rows", "distill_trainers", "experts_ways", "random_checkpoint", "scoring_large", "watch"}
 """Helpers of the scripts."""
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py"))
 

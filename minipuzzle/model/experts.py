@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -47,7 +48,7 @@ class Router(nn.Module):
     def logits(self, x: Float[Tensor, "t d"], fp32: bool) -> Float[Tensor, "t e"]:
         """Of tokens: in FP32, or in the dtype of the model."""
         if fp32:
-            with torch.autocast(x.device.type, enabled=False):
+            with torch.autocast("cuda", enabled=False) if x.is_cuda else nullcontext():
                 return F.linear(x.float(), self.weight.float())
         return F.linear(x, self.weight.to(x.dtype))
 

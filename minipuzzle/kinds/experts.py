@@ -71,7 +71,7 @@ class Experts(Block):
             label="latent channels",
             shares=(0.5, 0.75),
             candidates="rounded",
-            searched=False,
+            switch="vary",
         ),
         Width(
             axis="top_k",

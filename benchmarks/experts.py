@@ -10,10 +10,11 @@ All rows have the same weights, inputs and gradient, and take turns round by rou
 compared. ``ours`` is our block (its norm left out, as transformers' has none), ``ours, FP8`` with
 experts' products in FP8, ``loop`` with one expert after another; the baselines are transformers'
 NemotronHMoE with its grouped_mm experts and with its eager loop. ``dense`` is the ceiling: plain
-matrix products of the same shapes and operations, forward and backward, without anything between
-them. ``graph`` is the same as a CUDA graph, as the captured step of training runs it, for ways that
-can be captured; the share of the ceiling is then that one's. Memory is the peak beyond weights and
-their gradients. Errors are relative to the loop in FP32 on the first tokens.
+matrix products of as many operations, forward and backward, without anything between them;
+``batched`` the same with a matrix for each expert, which all have as many rows. ``graph`` is the
+same as a CUDA graph, as the captured step of training runs it, for ways that can be captured; the
+shares of the ceilings are then that one's. Memory is the peak beyond weights and their gradients.
+Errors are relative to the loop in FP32 on the first tokens.
 
 A decode step is the experts alone, forward, few tokens: as a CUDA graph on a GPU; ``gathered``
 copies the chosen experts' matrices and multiplies those. Its bytes are the distinct experts chosen.
@@ -32,7 +33,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import transformers
-from experts_ways import SCALING, Run, allocated, dense, graph_seconds, now, ours, theirs
+from experts_ways import SCALING, Run, allocated, graph_seconds, now, ours, products, theirs
 from torch import Tensor
 from transformers import NemotronHConfig
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHMoE
@@ -46,6 +47,7 @@ from minipuzzle.kernels.routing import Routing, route
 
 ROUNDS, WARM_UPS, ERROR_TOKENS, REPLAYS = 12, 3, 256, 50
 CAPTURED = ("ours", "ours, FP8", "transformers grouped_mm")
+CEILINGS = ("dense", "batched")
 DECODED = (1, 8, 64)
 """Tokens of a decode step."""
 
@@ -142,10 +144,10 @@ def training(
         except RuntimeError as fault:
             print(f"{name} cannot run: {str(fault).splitlines()[0]}", flush=True)
             del ways[name]
-    times: dict[str, list[float]] = {name: [] for name in (*ways, "dense")}
+    times: dict[str, list[float]] = {name: [] for name in (*ways, *CEILINGS)}
     forward: dict[str, list[float]] = {name: [] for name in ways}
     rows: dict[str, dict[str, Any]] = {}
-    products = dense(options, x)
+    ceilings = {name: products(options, x, apart=name == "batched") for name in CEILINGS}
     for turn in range(WARM_UPS + options.rounds):
         for name, run in ways.items():
             leaf = x.detach().requires_grad_()
@@ -165,30 +167,32 @@ def training(
                 forward[name].append(middle - began)
             module.zero_grad(set_to_none=True)
             del leaf, y
-        began = now(x.device)
-        products()
-        if turn >= WARM_UPS:
-            times["dense"].append(now(x.device) - began)
+        for name, product in ceilings.items():
+            began = now(x.device)
+            product()
+            if turn >= WARM_UPS:
+                times[name].append(now(x.device) - began)
     few = x[:, :ERROR_TOKENS]  # last: other sizes would be compiled for all sizes
     with torch.no_grad():
         exact = ours(deepcopy(module).float(), options, reference)(few.float())
         for name, run in ways.items():
             rows[name]["error"] = ((run(few) - exact).norm() / exact.norm()).item()
-    ceiling = statistics.median(times["dense"])
+    dense, batched = (statistics.median(times[name]) for name in CEILINGS)
     print(
         f"{'':<26}{'ms':>9}{'forward':>9}{'graph':>9}{'TFLOP/s':>9}{'of dense':>10}"
-        f"{'GiB beyond':>12}{'error':>10}"
+        f"{'of batched':>12}{'GiB beyond':>12}{'error':>10}"
     )
     for name in [n for n in CAPTURED if n in rows] if x.is_cuda else ():
         rows[name]["graph_ms"] = 1e3 * graph_seconds(ways[name], module, x, gradient)
-    for name, row in (*rows.items(), ("dense", {"row": "dense"})):
+    for name, row in (*rows.items(), *((c, {"row": c}) for c in CEILINGS)):
         eager = statistics.median(times[name])
         seconds = row.get("graph_ms", 1e3 * eager) / 1e3
         row |= {
             "ms": 1e3 * eager,
             "all_ms": [1e3 * t for t in times[name]],
             "tflops": flops(options) / seconds / 1e12,
-            "of_dense": ceiling / seconds,
+            "of_dense": dense / seconds,
+            "of_batched": batched / seconds,
         }
         rows[name] = row
         if name in forward:
@@ -196,7 +200,8 @@ def training(
         print(
             f"{name:<26}{row['ms']:>9.2f}{row.get('forward_ms', 0):>9.2f}"
             f"{row.get('graph_ms', 0):>9.2f}{row['tflops']:>9.1f}{row['of_dense']:>10.1%}"
-            f"{row.get('extra_gib', 0):>12.2f}{row.get('error', 0):>10.1e}",
+            f"{row['of_batched']:>12.1%}{row.get('extra_gib', 0):>12.2f}"
+            f"{row.get('error', 0):>10.1e}",
             flush=True,
         )
     return list(rows.values())

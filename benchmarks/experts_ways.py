@@ -70,30 +70,35 @@ def theirs(module: Any, how: str, x: Tensor) -> Tensor:
     return result
 
 
-def dense(options: argparse.Namespace, x: Tensor) -> Callable[[], None]:
-    """The products alone, each expert's rows as if they were one matrix's: forward, the gradient of
-    the input, that of the matrix.
+def products(options: argparse.Namespace, x: Tensor, *, apart: bool) -> Callable[[], None]:
+    """The products alone: forward, the gradient of the input, that of the matrix. Each expert's
+    rows as if they were one matrix's, or ``apart``: as many for each expert, in batched products
+    that read and write every expert's matrix.
     """
-    n, rows = options.tokens, options.tokens * options.top_k
+    n, rows, count = options.tokens, options.tokens * options.top_k, 1
+    if apart:
+        rows, count = rows // options.experts, options.experts
     sizes = [
-        (rows, options.hidden, options.width),
-        (rows, options.width, options.hidden),
-        (n, options.hidden, options.shared),
-        (n, options.shared, options.hidden),
-        (n, options.hidden, options.experts),
-    ]
-    made = [
-        tuple(torch.randn(s, dtype=x.dtype, device=x.device) for s in ((m, k), (o, k), (m, o)))
-        for m, k, o in sizes
+        (count, rows, options.hidden, options.width),
+        (count, rows, options.width, options.hidden),
+        (1, n, options.hidden, options.shared),
+        (1, n, options.shared, options.hidden),
+        (1, n, options.hidden, options.experts),
     ]
 
-    def products() -> None:
+    def rand(*shape: int) -> Tensor:
+        made = torch.randn(shape, dtype=x.dtype, device=x.device)
+        return made if shape[0] > 1 else made[0]
+
+    made = [(rand(c, m, k), rand(c, o, k), rand(c, m, o)) for c, m, k, o in sizes]
+
+    def run() -> None:
         for inputs, matrix, gradient in made:
-            torch.mm(inputs, matrix.t())
-            torch.mm(gradient, matrix)
-            torch.mm(gradient.t(), inputs)
+            torch.matmul(inputs, matrix.transpose(-2, -1))
+            torch.matmul(gradient, matrix)
+            torch.matmul(gradient.transpose(-2, -1), inputs)
 
-    return products
+    return run
 
 
 def now(device: torch.device) -> float:

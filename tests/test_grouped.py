@@ -163,6 +163,7 @@ def test_what_cuda_compiles_is_one_graph_each():
     projected, ids = torch.randn(12, 16), torch.arange(12) // 2
     kept, weights = torch.rand(6, 8) > 0.5, torch.rand(12)
     for function, arguments in (
+        (grouped._gather, (projected, ids, 2)),
         (grouped._channels, (projected, ids, "silu", True, kept)),
         (grouped._sums, (projected, ids.view(6, 2), weights.view(6, 2))),
         (

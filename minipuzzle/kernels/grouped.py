@@ -145,7 +145,7 @@ def _forward(
 ) -> Tensor:
     """The sums [n, d]; ``keep`` gets the projected rows [rows, r], which else end early."""
     order, multiply = form.order, form.multiply
-    projected = multiply(x.index_select(0, order.order // weights.shape[1]), up, order, False)
+    projected = multiply(_rows(x, order, weights), up, order, False)
     if keep is not None:
         keep(projected)
     channels = _fused(_channels, projected)(projected, order.experts, *form[2:])  # [rows, I]
@@ -187,8 +187,8 @@ class _Experts(torch.autograd.Function):
         form: _Form = ctx.form
         order, multiply = form.order, form.multiply
         need_x, need_up, need_down, need_weights = ctx.needs_input_grad[:4]
-        tokens, places = order.order // weights.shape[1], order.inverse.view(weights.shape)
-        g = grads[0].index_select(0, tokens)  # [rows, d], of weighted outputs
+        places = order.inverse.view(weights.shape)
+        g = _rows(grads[0], order, weights)  # [rows, d], of weighted outputs
         by_channel = multiply(g, down, order, True)  # [rows, I], of weighted channels
         # gradients of weights [rows] and projected rows [rows, r]; weighted channels [rows, I]
         d_weights, d_projected, channels = _fused(_channels_backward, projected)(
@@ -200,7 +200,7 @@ class _Experts(torch.autograd.Function):
             d_down = _product(g.t(), channels, order)  # [E, d, I]
         del g, channels
         if need_up:
-            d_up = _product(d_projected.t(), x.index_select(0, tokens), order)  # [E, r, d]
+            d_up = _product(d_projected.t(), _rows(x, order, weights), order)  # [E, r, d]
         if need_x:
             d_rows = multiply(d_projected, up, order, True)  # [rows, d]
             d_x = _fused(_sums, d_rows)(d_rows, places, None)
@@ -210,6 +210,16 @@ class _Experts(torch.autograd.Function):
 
 def _fused(function: Callable[..., Any], rows: Tensor) -> Callable[..., Any]:
     return compiled(function) if compiles(rows) else function
+
+
+def _rows(x: Tensor, order: Order, weights: Tensor) -> Tensor:
+    """What each row's token has in x [n, d]: [rows, d]."""
+    result: Tensor = _fused(_gather, x)(x, order.order, weights.shape[1])
+    return result
+
+
+def _gather(x: Tensor, places: Tensor, choices: int) -> Tensor:
+    return x[places // choices]
 
 
 def _channels(

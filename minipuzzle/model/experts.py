@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from minipuzzle.kernels import Kernels
+from minipuzzle.kernels.fp32_linear import fp32_linear
 from minipuzzle.kernels.pointwise import product_dtype, silu_product
 from minipuzzle.kernels.routing import Routing, route
 from minipuzzle.kinds import Block, Experts, Kept
@@ -48,8 +48,7 @@ class Router(nn.Module):
     def logits(self, x: Float[Tensor, "t d"], fp32: bool) -> Float[Tensor, "t e"]:
         """Of tokens: in FP32, or in the dtype of the model."""
         if fp32:
-            with torch.autocast("cuda", enabled=False) if x.is_cuda else nullcontext():
-                return F.linear(x.float(), self.weight.float())
+            return fp32_linear(x, self.weight)
         return F.linear(x, self.weight.to(x.dtype))
 
 
@@ -130,6 +129,8 @@ class ExpertsBlock(ResidualBlock):
     def mixer(self, x: Float[Tensor, "b s d"], context: Context) -> Float[Tensor, "b s d"]:
         """The chosen experts of each token, and the shared one."""
         b = self.block
+        # first: the router's many small kernels are launched while it runs
+        shared = self._shared(x) if b.shared_width else None
         tokens = x.flatten(0, 1)  # [t, hidden]
         gates, chosen = self.route(tokens)  # [t, k] each
         u = tokens
@@ -141,7 +142,7 @@ class ExpertsBlock(ResidualBlock):
             r = r if self.kept_latent is None else r * self.kept_latent
             r = self.latent_out_proj(r)  # [t, hidden]
         added = r.view_as(x)
-        return added + self._shared(x) if b.shared_width else added
+        return added if shared is None else added + shared
 
     def route(self, tokens: Float[Tensor, "t d"]) -> tuple[Tensor, Tensor]:
         """(gates [t, k] FP32, the chosen experts [t, k] int64) of normed tokens."""

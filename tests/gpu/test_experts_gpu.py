@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from minipuzzle.kernels import choose, experts, grouped, grouped_fp8
+from minipuzzle.kernels.fp32_linear import fp32_linear
 from minipuzzle.kernels.pointwise import replayed
 from minipuzzle.kernels.routing import Routing, route
 
@@ -191,3 +192,23 @@ def test_fp8_equals_its_emulation(activation, gated):
     for plain, fp8, emulated in zip(*ends, strict=True):
         assert error(fp8, emulated) < error(fp8, plain) < 0.12
         assert error(fp8, emulated) < 3e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_routers_logits(dtype):
+    """As exact as an FP32 product, under autocast too."""
+    g = torch.Generator(device=CUDA).manual_seed(0)
+    x = torch.randn(900, 512, generator=g, device=CUDA).bfloat16().requires_grad_()
+    weight = (torch.randn(64, 512, generator=g, device=CUDA) / 20).to(dtype).requires_grad_()
+    exact = [t.detach().double().requires_grad_() for t in (x, weight)]
+    given = torch.randn(900, 64, generator=g, device=CUDA)
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        logits = fp32_linear(x, weight)
+    assert logits.dtype == torch.float32
+    wanted = exact[0] @ exact[1].t()
+    theirs = error(x.float() @ weight.float().t(), wanted)
+    print(f"router's logits: {error(logits, wanted):.1e} off, in FP32 {theirs:.1e}")
+    assert error(logits, wanted) < 2 * theirs + 2e-7
+    want = torch.autograd.grad(wanted, exact, given.double())
+    for a, b in zip(torch.autograd.grad(logits, [x, weight], given), want, strict=True):
+        assert error(a, b) < 3e-3

@@ -10,6 +10,7 @@ search: {budget: 90%, multiple: 8, candidates: 12, validation_blocks: 8,
 distill: {short_tokens: 1536, rates: [1.0e-4, 5.0e-4],
   training: {tokens: 4096, batch: 4, save_every: 0.1}}
 """
+STEPS = RECIPE.replace("budget: 90%, ", "").replace("top: 4", "top: 2") + "steps: [95%, 92%, 90%]\n"
 PRETRAIN = """
 model: {model_type: nemotron_h, vocab_size: 4096, hidden_size: 32,
         hybrid_override_pattern: M-*-, intermediate_size: 64,
@@ -96,6 +97,7 @@ COMMANDS = {
     ),
     "pretrain": ("pretrain", "pretrain.yaml", "--run", "run"),
     "run": ("run", "recipe.yaml", "--run", "run"),
+    "steps": ("run", "steps.yaml", "--run", "run"),
 }
 BEFORE = {"search": "score", "prune": "search", "distill": "search"}
 """The command whose finished run directory another one starts from."""

@@ -1,8 +1,9 @@
-"""Kills every training and scoring command at random times, gives it again, and compares with the
+r"""Kills every training and scoring command at random times, gives it again, and compares with the
 uninterrupted run.
 
-    PYTHONPATH=. python tests/kills.py score search prune distill adapt pretrain run --trials 15
-    --seed 1 > kills.jsonl python tests/kills.py --table kills.jsonl
+    PYTHONPATH=. python tests/kills.py score search prune distill adapt pretrain run steps \
+        --trials 15 --seed 1 > kills.jsonl
+    python tests/kills.py --table kills.jsonl
 
 A trial starts a command, sends a signal after a random part of its time (SIGKILL mostly, else
 SIGTERM or SIGINT), perhaps once more in the rerun, and then lets the same command end. It is good
@@ -30,7 +31,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALL
 
 import helpers
 from conftest import save, shaken, tiny
-from killed_commands import BEFORE, COMMANDS, PRETRAIN, RECIPE
+from killed_commands import BEFORE, COMMANDS, PRETRAIN, RECIPE, STEPS
 
 import minipuzzle.api
 import minipuzzle.cli
@@ -46,8 +47,8 @@ EXITS = {"SIGTERM": (0, -signal.SIGTERM), "SIGINT": (130, 1)}
 TIMES = {"finished", "seconds", "date", "tokens_per_second", "since", "measured"}
 """Fields of JSON files that differ between two uninterrupted runs."""
 KEYS = {"key", "identity", "distill", "search"}
-"""Hashes of what a stage read. Those of ``run`` hash the seconds in search.json, which its trials
-search themselves.
+"""Hashes of what a stage read. Those of ``run`` and ``steps`` hash the seconds in search.json,
+which their trials search themselves.
 """
 
 
@@ -92,7 +93,7 @@ def trial(name: str, seconds: float, generator: random.Random) -> dict:
     code, text = Command(name, folder).end()
     if code:
         faults.append(f"the rerun gave {code}: {text[-600:]}")
-    drop = TIMES | KEYS if name == "run" else TIMES
+    drop = TIMES | KEYS if name in ("run", "steps") else TIMES
     want, got = (contents(place / "run", drop) for place in (reference_folder(name), folder))
     left = sorted(set(got) - set(want))
     lost = sorted(path for path in want if got.get(path) != want[path])
@@ -171,7 +172,8 @@ def start(name: str) -> Path:
     if not folder.exists():
         inputs()
         (folder / "run").mkdir(parents=True)
-        for file, text in (("recipe.yaml", RECIPE), ("pretrain.yaml", PRETRAIN)):
+        recipes = {"recipe.yaml": RECIPE, "steps.yaml": STEPS, "pretrain.yaml": PRETRAIN}
+        for file, text in recipes.items():
             text = text.replace("CKPT", str(WORK / "ckpt")).replace("TEXT", str(WORK / "text.txt"))
             (folder / file).write_text(text)
     return folder

@@ -13,14 +13,15 @@ from safetensors.torch import load_file
 from test_report import check
 
 import minipuzzle as mp
-from minipuzzle import pipeline
+from minipuzzle import embedded, pipeline
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
 from minipuzzle.nas.steps import plan_steps
 from minipuzzle.records import RunRecord, SearchResult
 from minipuzzle.rundir import RunDir
+from minipuzzle.runs.job import Job
 from minipuzzle.runs.steps import drop_before
-from minipuzzle.settings import Recipe
+from minipuzzle.settings import EMBEDDED, Recipe
 from minipuzzle.settings.recipe_file import build
 from minipuzzle.training import loop
 
@@ -102,6 +103,7 @@ def test_the_run_records_and_shows_each_step(whole, capsys):
     record = RunRecord.load(whole / "run.json")
     assert [row.budget for row in record.steps] == list(STEPS)
     assert [row.tokens for row in record.steps] == [1024] * 2
+    assert not (whole / "steps" / "1" / "tokens").exists()  # tokenised once, in the run directory
     assert record.original.parameters == Checkpoint.open(whole.parent / "ckpt").parameters
     for row in record.steps:
         rows = json.loads((whole / row.folder / "eval.json").read_text())["rows"]
@@ -175,12 +177,15 @@ def test_a_run_that_is_killed_again_and_again_ends_the_same(place, whole, monkey
 
 
 def test_steps_that_were_finished_otherwise_are_refused(place, whole):
-    for steps, got in (
-        (["96%", "90%"], "step 1, finished with other settings or inputs"),
-        (["97%", "95%", "90%"], "a run from steps/1/student"),
+    other = "step 1, finished with other settings or inputs"
+    for change, got in (
+        ({"steps": ["96%", "90%"]}, other),
+        ({"score": {"samples": 5, "block_samples": 3}}, other),
+        ({"data": {**vars(recipe(place).data), "length": 32}}, other),
+        ({"steps": ["97%", "95%", "90%"]}, "a run from steps/1/student"),
     ):
         with pytest.raises(UserError, match="holds another run") as caught:
-            pipeline.compress(recipe(place, steps=steps), whole)
+            pipeline.compress(recipe(place, **change), whole)
         assert caught.value.got == got
     once = replace(recipe(place), steps=(), search=replace(recipe(place).search, budget=("90%",)))
     with pytest.raises(UserError, match="belongs to another checkpoint"):
@@ -217,3 +222,14 @@ def test_what_no_step_needs_is_dropped(number, left, tmp_path):
     found = sorted((path.parent.name, path.name) for path in tmp_path.glob("steps/*/*"))
     assert sorted(left.split()) == sorted(f"{name[0]}{step}" for step, name in found)
     assert (tmp_path / "candidates").exists()
+
+
+def test_a_student_of_the_demos_teacher_has_the_demos_texts(place, tmp_path):
+    teacher = embedded.teacher_path()
+    job = Job(RunDir(tmp_path), checkpoint=place / "ckpt", data=mp.Data(), original=teacher)
+    assert (job.data.train, job.data.calibration) == (EMBEDDED, EMBEDDED)
+    again = Job(RunDir(tmp_path), checkpoint=None, data=mp.Data())
+    assert again.original.path == teacher
+    assert again.parent.path == place / "ckpt"
+    with pytest.raises(UserError, match="Which train text"):
+        Job(RunDir(tmp_path / "b"), checkpoint=place / "ckpt", data=mp.Data()).text_path("train")

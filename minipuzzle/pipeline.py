@@ -25,6 +25,7 @@ from minipuzzle.runs.score import run_score
 from minipuzzle.runs.search import LATENCY, run_search
 from minipuzzle.runs.steps import drop_before, finish_step, first_step, step_keys
 from minipuzzle.settings import DistillSettings, Recipe, ScoreSettings, SearchSettings
+from minipuzzle.space import fitted
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,10 @@ def _step(
     job: Job, whole: RunDir, recipe: Recipe, step: StepPlan, key: str, group: Ranks
 ) -> tuple[EvalResult, Path]:
     with job.run.locked():
-        measured = _stages(job, recipe.score, step.search, step.distill, group)
+        search = step.search
+        if step.number > 1:
+            search = fitted(search, job.parent.architecture)
+        measured = _stages(job, recipe.score, search, step.distill, group)
         finish_step(job, whole, step, key, measured)
 
         def show() -> Path:

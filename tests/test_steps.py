@@ -1,7 +1,7 @@
 """Several steps of cut and recovery, planned: budgets, shares of the tokens, what is refused."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -16,9 +16,10 @@ from minipuzzle.errors import UserError
 from minipuzzle.nas.plan import make_plan
 from minipuzzle.nas.steps import plan_steps, step_searches
 from minipuzzle.nas.timing import load_timing
-from minipuzzle.settings import Generation, Limits, Recipe, TimeLimit, parse_budget
+from minipuzzle.settings import Generation, Limits, Recipe, SearchSettings, TimeLimit, parse_budget
 from minipuzzle.settings.recipe_file import build
 from minipuzzle.settings.steps import STEPPED, shared, spaced
+from minipuzzle.space import check_asked, fitted
 
 PARENT = tiny(intermediate=256)
 CONFIG = Path(__file__).parent.parent / "docs" / "examples" / "nemotron-h-8b"
@@ -110,15 +111,41 @@ def test_other_limits_hold_at_the_last_step_and_are_of_the_original():
     assert (last.uniform, last.per_block_heads) == (False, True)
 
 
+@pytest.mark.parametrize(
+    ("vary", "left"),
+    [
+        ("heads", "heads"),
+        ("heads=2,4,8", "heads=2,4"),
+        ("heads=2..8/2", "heads=2..4/2"),
+        ("heads=6..8", None),
+        ("heads=8", None),
+        ("hidden=16,24,32", "hidden=16,24"),
+        ("q_heads=4", None),
+    ],
+)
+def test_sizes_to_try_are_those_that_a_student_still_can_have(vary, left):
+    """Of the parent's Mamba heads, hidden size and attention blocks some are gone."""
+    settings = SearchSettings(vary=(vary, "intermediate=64..256"), budget=("1k",))
+    student = tiny("M-M-", heads=4, hidden=24, intermediate=128)
+    found = fitted(settings, student)
+    assert found.vary == (*([left] if left else []), "intermediate=64..128")
+    assert replace(found, vary=()) == replace(settings, vary=())
+    check_asked(student, found)
+    if vary != left:
+        with pytest.raises(UserError):
+            check_asked(student, settings)
+
+
 @given(
     parameters=st.none() | st.integers(1, 10**15),
+    active=st.none() | st.integers(1, 10**15),
     size=st.none() | st.integers(1, 10**15),
     ms=st.floats(1e-6, 1e9),
     phase=st.sampled_from(["prefill", "decode", "total"]),
 )
-def test_limits_are_said_and_read_again_exactly(parameters, size, ms, phase):
+def test_limits_are_said_and_read_again_exactly(parameters, active, size, ms, phase):
     time = TimeLimit(phase=phase, ms=ms, work=Generation(batch=3, prompt=70, output=9))
-    limits = Limits(parameters=parameters, bytes=size, times=(time,))
+    limits = Limits(parameters=parameters, active=active, bytes=size, times=(time,))
     assert parse_budget(limits.texts()).resolve(7) == limits
     assert {f.name for f in fields(Limits)} == {*STEPPED, "bytes", "times"}
 

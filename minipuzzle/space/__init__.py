@@ -2,7 +2,7 @@
 
 from minipuzzle.space.bounds import Bounds, Shape, bounds, check_uniform, shape_architecture
 from minipuzzle.space.levels import Level, levels
-from minipuzzle.space.sizes import check_asked, left_whole, switches_left
+from minipuzzle.space.sizes import check_asked, fitted, left_whole, switches_left
 
 __all__ = [
     "Bounds",
@@ -11,6 +11,7 @@ __all__ = [
     "bounds",
     "check_asked",
     "check_uniform",
+    "fitted",
     "left_whole",
     "levels",
     "shape_architecture",

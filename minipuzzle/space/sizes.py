@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from minipuzzle.arch import Architecture
 from minipuzzle.arch.narrow import offered
@@ -101,6 +102,33 @@ def check_asked(parent: Architecture, settings: SearchSettings) -> None:
             allowed="; ".join(parent.rules.sentences()),
             next=f"Search without {option}.",
         )
+
+
+def fitted(settings: SearchSettings, parent: Architecture) -> SearchSettings:
+    """The same for a student of the model that they were written for: of ``vary`` what it still can
+    have, no axis that it has lost and no size above its own.
+    """
+    widths = {w.axis: (b, w) for b in first_blocks(parent).values() for w in b.searched}
+    texts = []
+    for axis, named in settings.varied.items():
+        if axis not in (*widths, HIDDEN):
+            continue
+        block, width = widths.get(axis, (None, None))
+        whole = parent.hidden if block is None else block.sizes[axis]
+        step = 1 if block is None or width is None else width.step(block)
+        good = list(range(step, whole + 1, step))
+        if width is not None and width.candidates == "divisors":
+            good = [size for size in good if whole % size == 0]
+        if named.span is not None:
+            sizes = [n for n in good if named.span[0] <= n <= named.span[1]]
+            every = f"/{named.step}" if named.step else ""
+            texts += [f"{axis}={sizes[0]}..{sizes[-1]}{every}"] if sizes else []
+        elif named.sizes:
+            sizes = [n for n in good if n in named.sizes]
+            texts += [f"{axis}={','.join(map(str, sizes))}"] if sizes else []
+        else:
+            texts.append(axis)
+    return replace(settings, vary=tuple(texts))
 
 
 def _check_named(

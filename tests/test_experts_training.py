@@ -1,18 +1,28 @@
 """Mixtures of experts are trained as other models are, by the command line from end to end too."""
 
 import json
+from copy import deepcopy
+from functools import partial
 
+import pytest
 import torch
 from conftest import save, shaken, tiny
 from helpers import FAST, TEXT, run
-from world import CPU, distil
+from world import CPU, STEP, distil, text
 
 from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.errors import UserError
 from minipuzzle.kernels import choose, grouped
 from minipuzzle.model import HybridLM, init_model, load_model, set_precision
 from minipuzzle.model.fp8_weights import fp8_model
 from minipuzzle.ranks import alone
-from minipuzzle.training import distillation, next_token
+from minipuzzle.records import Adapted, load_log
+from minipuzzle.rundir import RunDir
+from minipuzzle.runs.checks import check_router
+from minipuzzle.settings import AdapterSettings, Training
+from minipuzzle.training import distillation, next_token, train
+from minipuzzle.training.expert_load import freeze_routers
+from minipuzzle.training.log import LOG
 
 CORRECTION = "blocks.1.router.correction"
 RECIPE = """
@@ -53,6 +63,13 @@ def test_pretrain_adapt_merge_eval(tmp_path, capsys):
     rows = json.loads((tmp_path / "eval/eval.json").read_text())["rows"]
     losses = [row["loss"] for row in rows]
     assert losses[1] < losses[0]
+    written = [
+        json.loads((tmp_path / "run/model/training.json").read_text()),
+        RunDir(tmp_path / "adapt").stage(Adapted).json(),
+    ]
+    for facts in written:
+        assert facts["expert_load"].keys() == {"1"}
+        assert 1 <= facts["expert_load"]["1"]["max_over_mean"] <= 4
 
 
 def test_a_distillation_goes_on_bit_for_bit(tmp_path):
@@ -63,6 +80,8 @@ def test_a_distillation_goes_on_bit_for_bit(tmp_path):
     distil(tmp_path, alone(CPU), "broken")
     whole, broken = ((tmp_path / f"{n}.safetensors").read_bytes() for n in ("whole", "broken"))
     assert whole == broken
+    whole, broken = (load_log(tmp_path / n / LOG) for n in ("whole", "broken"))
+    assert [row | {"seconds": 0} for row in whole] == [row | {"seconds": 0} for row in broken]
 
 
 def test_the_correction_stays_fp32(tmp_path):
@@ -110,3 +129,59 @@ def test_emulated_fp8_is_not_captured(monkeypatch):
     assert not model.capturable
     set_precision(model, "bf16", 0)
     assert model.capturable
+
+
+def trained(folder, model, **settings):
+    """(the only row of the log, the names of what has moved)."""
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    more = {"tokens": STEP, "learning_rate": 1e-3, "batch": 6, **settings}
+    train(model, next_token, text(), Training(**more), folder, identity="x")
+    (row,) = load_log(folder / LOG)
+    return row, {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+
+
+def test_frozen_routers_stay(tmp_path):
+    model = shaken(tiny("ME*", vocab=61))
+    every = {name for name, _ in model.named_parameters()}
+    _, moved = trained(tmp_path / "all", deepcopy(model))
+    assert moved == every
+    freeze_routers(model)
+    _, moved = trained(tmp_path / "frozen", model)
+    assert every - moved == {"blocks.1.router.weight"}
+
+
+@pytest.mark.parametrize("checkpointing", ["off", "on"])
+def test_load_of_experts_is_logged(tmp_path, checkpointing):
+    """That of one step: of the model before it."""
+    model = shaken(tiny("ME*E", vocab=61))
+    model.get_buffer(CORRECTION)[2] = -10.0  # never chosen
+    tokens = torch.from_numpy(text().stream(range(6), 0)[0])
+    inputs, handles = {}, []
+    for i in (1, 3):
+        handles.append(model.blocks[i].watch("branch_input", partial(inputs.__setitem__, i)))
+    with torch.no_grad():
+        model(tokens)
+    for handle in handles:
+        handle.remove()
+    before = {i: model.blocks[i].router.weight.detach().clone() for i in inputs}
+    row, _ = trained(tmp_path, model, activation_checkpointing=checkpointing)
+    for i, x in inputs.items():
+        router = model.blocks[i].router
+        choice = torch.sigmoid(x.flatten(0, 1) @ before[i].t()) + router.correction
+        given = choice.argsort(-1)[:, -2:].flatten().bincount(minlength=4)
+        assert given.sum() == 2 * STEP
+        assert row[f"expert_load.{i}"] == pytest.approx(
+            4 * given.max().item() / given.sum().item(), rel=1e-5
+        )
+        assert row[f"unused_experts.{i}"] == (given == 0).sum() == (i == 1)
+
+
+def test_routers_are_trained_where_asked():
+    """Beside an adapter they are not: its file has no place for them."""
+    adapter = AdapterSettings(kind="lora")
+    for router in ("auto", "frozen"):
+        check_router(Training(router=router), adapter)
+    check_router(Training(router="train"), AdapterSettings(kind=""))
+    with pytest.raises(UserError) as caught:
+        check_router(Training(router="train"), adapter)
+    assert "training.router train, adapter lora" in caught.value.got

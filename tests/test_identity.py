@@ -145,6 +145,7 @@ def test_every_setting_that_decides_is_in_the_identity(settings):
         "method": "solver",
         "precision": "fp8",
         "activation_checkpointing": "on",
+        "router": "train",
         "winner": "tasks",
         "loss": "cosine",
         "teacher_precision": "fp8",

@@ -62,7 +62,7 @@ def test_two_processes_equal_one(world, run):
         f" up to {moved:.1e})"
     )
     assert off < 1e-3 * moved
-    for name in ("loss", "teacher_entropy", "grad_norm"):
+    for name in ("loss", "teacher_entropy", "grad_norm", "expert_load.3"):
         assert column(world, run, name) == pytest.approx(column(world, one, name), rel=2e-5)
     if run.startswith("adapter"):
         assert all(

@@ -94,11 +94,11 @@ def test_meter(monkeypatch):
     meter.update(0, KL=math.nan)
     meter.update(500, KL=0.5)
     meter.peak = None
-    meter.update(4500, KL=0.25)
+    meter.update(4500, KL=0.25, unused=1200)
     assert shown == [
         (0, ""),
         (500, "KL 0.5000  250 tokens/s  MFU 25.0%"),
-        (4000, "KL 0.2500  2,000 tokens/s"),
+        (4000, "KL 0.2500  unused 1,200  2,000 tokens/s"),
     ]
 
 

@@ -53,6 +53,8 @@ class Block:
     """
     apart: ClassVar[tuple[str, ...]] = ()
     """Weights of two or three dimensions that are no projections: a convolution's, a router's."""
+    routers: ClassVar[tuple[str, ...]] = ()
+    """Weights that choose which of its parts a token passes: after a cut they stay as they were."""
     fused: ClassVar[dict[str, tuple[str, ...]]] = {}
     """Projections of one input that an adapter may take as one, by the name for it ("qkv")."""
 

@@ -34,6 +34,7 @@ class Experts(Block):
     label: ClassVar[str] = "MoE"
     estimator: ClassVar[str] = "contribution"
     apart: ClassVar[tuple[str, ...]] = ("router.weight", "shared_gate.weight")
+    routers: ClassVar[tuple[str, ...]] = ("router.weight",)
     widths: ClassVar[tuple[Width, ...]] = (
         Width(
             axis="experts",

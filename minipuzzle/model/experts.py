@@ -65,8 +65,9 @@ class ExpertsBlock(ResidualBlock):
     """What the chosen experts add, each times its gate, and what the shared one adds.
 
     Activations are watched at points of its own too: "routed", all that scoring asks of the experts
-    (``kernels.experts.Routed``); "shared_channels" [b, s, shared_width] and "latent_channels"
-    [t, latent], what the shared down and the way out of the latent size read.
+    (``kernels.experts.Routed``); "chosen" [t, top_k] int64, the experts of each token;
+    "shared_channels" [b, s, shared_width] and "latent_channels" [t, latent], what the shared down
+    and the way out of the latent size read.
     """
 
     kind = Experts.kind
@@ -98,6 +99,7 @@ class ExpertsBlock(ResidualBlock):
         self.top_k = block.top_k
         # a plain dict has no weak references, which its handles hold
         self._readers: OrderedDict[int, Callable[[Any], None]] = OrderedDict()
+        self._counting: OrderedDict[int, Callable[[Any], None]] = OrderedDict()
 
     @property
     def capturable(self) -> bool:
@@ -133,6 +135,8 @@ class ExpertsBlock(ResidualBlock):
         shared = self._shared(x) if b.shared_width else None
         tokens = x.flatten(0, 1)  # [t, hidden]
         gates, chosen = self.route(tokens)  # [t, k] each
+        for read in list(self._counting.values()):
+            read(chosen)
         u = tokens
         if b.latent:
             u = self.latent_in_proj(tokens)  # [t, latent]
@@ -192,9 +196,10 @@ class ExpertsBlock(ResidualBlock):
 
     def watch(self, point: str, read: Callable[[Any], None]) -> RemovableHandle:
         """As ``ResidualBlock.watch``, with the points of its own."""
-        if point == "routed":
-            handle = RemovableHandle(self._readers)
-            self._readers[handle.id] = read
+        own = {"routed": self._readers, "chosen": self._counting}
+        if point in own:
+            handle = RemovableHandle(own[point])
+            own[point][handle.id] = read
             return handle
         inputs = {"shared_channels": "shared_down_proj", "latent_channels": "latent_out_proj"}
         if point in inputs:

@@ -34,7 +34,7 @@ from minipuzzle.records.search_result import (
     Step,
 )
 from minipuzzle.records.tasks_result import TaskRow, TasksResult
-from minipuzzle.records.training_record import LegRecord, TrainingRecord, load_log
+from minipuzzle.records.training_record import ExpertLoadRecord, LegRecord, TrainingRecord, load_log
 
 __all__ = [
     "Adapted",
@@ -45,6 +45,7 @@ __all__ = [
     "Distilled",
     "EvalResult",
     "EvalRow",
+    "ExpertLoadRecord",
     "Fitting",
     "Front",
     "FrontPoint",

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Self
 from minipuzzle.checked import Count, Must, Name, Positive, table
 from minipuzzle.errors import UserError
 from minipuzzle.records.base import Record
+from minipuzzle.records.training_record import ExpertLoadRecord
 
 Measured = Annotated[float, Must(lambda value: type(value) in (int, float), "a number", alone=True)]
 """A loss may be no number where a training broke down, and its run is to be read all the same."""
@@ -98,7 +99,7 @@ class Pruned(Stage):
 class Distilled(Stage):
     """``search``: the key of the search it went by. Losses are validation losses in nats a token,
     by candidate (short runs, screening runs) or learning rate; ``short_tasks`` are averages of
-    tasks.
+    tasks. ``expert_load``, here and below: in the last logged steps, by number of the block.
     """
 
     name: ClassVar[str] = "distill"
@@ -113,6 +114,7 @@ class Distilled(Stage):
     rate_validation_loss: dict[str, Measured] = field(default_factory=dict)
     short_tasks: dict[Name, Measured] = field(default_factory=dict)
     short_tokens: Count
+    expert_load: dict[str, ExpertLoadRecord] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +126,7 @@ class Adapted(Stage):
     tokens: Count
     trained: Count
     lora: Count
+    expert_load: dict[str, ExpertLoadRecord] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +135,7 @@ class Pretrained(Stage):
 
     name: ClassVar[str] = "pretrain"
     validation: dict[str, Measured] = field(default_factory=dict)
+    expert_load: dict[str, ExpertLoadRecord] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from minipuzzle.artifacts import read_text
+from minipuzzle.checked import Count
 from minipuzzle.errors import UserError
 from minipuzzle.records.base import Record
 
@@ -39,6 +40,16 @@ class LegRecord(Record):
     again: ClassVar[str] = "Move that folder away: its run is then done again."
     validation_loss: float | None
     tasks: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertLoadRecord:
+    """How evenly a router spreads tokens: the most tokens of an expert over their mean, and how
+    many experts had none.
+    """
+
+    max_over_mean: float
+    unused: Count
 
 
 def load_log(path: Path) -> list[dict[str, float]]:

@@ -16,12 +16,14 @@ from minipuzzle.model import HybridLM
 from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.records import Adapted
 from minipuzzle.runs.adapters import adapted, keep_adapter, plan_for
-from minipuzzle.runs.checks import check_training
+from minipuzzle.runs.checks import check_router, check_training
 from minipuzzle.runs.disk import check_disk, training_needs
 from minipuzzle.runs.job import Job, open_checkpoint
 from minipuzzle.runs.training_folder import TrainingFolder, train_in
 from minipuzzle.settings import ADAPT_RATE, AdaptSettings
 from minipuzzle.training import answers_only, check_vocabularies, distillation, next_token
+from minipuzzle.training.expert_load import last_load
+from minipuzzle.training.log import LOG
 from minipuzzle.training.objectives import Objective
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ def _adapt(
     answers = has_answers(job.text_path("train"))
     blocks = group.first_then_all(lambda: _instructions(job) if answers else job.text("train"))
     check_training(settings.training, [job.parent.architecture], job.device, group)
+    check_router(settings.training, settings.adapter)
     teacher_file = None if teacher_path is None else open_checkpoint(teacher_path)
     if teacher_file is not None:
         check_vocabularies(job.parent.architecture.vocab_size, teacher_file.architecture.vocab_size)
@@ -99,6 +102,7 @@ def _adapt(
             tokens=training.tokens,
             trained=plan.trainable,
             lora=plan.lora,
+            expert_load=group.by_first(lambda: last_load(folder.path / LOG)),
         )
     )
     group.by_first(folder.finish)

@@ -11,13 +11,14 @@ import torch
 from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks
+from minipuzzle.errors import UserError
 from minipuzzle.kernels import choose
 from minipuzzle.model import HybridLM, set_precision
 from minipuzzle.model.precision import require_engine, require_grouped
 from minipuzzle.ranks import Ranks
 from minipuzzle.runs.adapters import plan_for
 from minipuzzle.runs.job import Job, open_checkpoint
-from minipuzzle.settings import DistillSettings, Training
+from minipuzzle.settings import AdapterSettings, DistillSettings, Training
 from minipuzzle.training import check_vocabularies
 from minipuzzle.training.board import require_board
 from minipuzzle.training.keep import Keep
@@ -50,6 +51,7 @@ def open_distill(
     file = job.original if teacher is None else open_checkpoint(teacher)
     check_vocabularies(job.parent.architecture.vocab_size, file.architecture.vocab_size)
     check_training(settings.training, students, job.device, group)
+    check_router(settings.training, settings.adapter)
     _check_precision(
         settings.teacher_precision, settings.training.bf16_ends, [file.architecture], job.device
     )
@@ -92,6 +94,17 @@ def check_training(
     if training.tensorboard:
         require_board()
     _check_precision(training.precision, training.bf16_ends, models, device)
+
+
+def check_router(training: Training, adapter: AdapterSettings) -> None:
+    """Raises: UserError where a router is to be trained beside an adapter, whose file has none."""
+    if adapter.kind and training.router == "train":
+        raise UserError(
+            "An adapter leaves the routers of experts as they are.",
+            got=f"training.router train, adapter {adapter.kind}",
+            allowed="auto or frozen",
+            next="Leave training.router out, or distil all weights, without an adapter.",
+        )
 
 
 def _check_precision(

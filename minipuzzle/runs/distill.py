@@ -26,10 +26,12 @@ from minipuzzle.runs.adapters import keep_adapter, plan_for
 from minipuzzle.runs.checks import DistillInputs, open_cache, open_distill
 from minipuzzle.runs.disk import Need, check_disk, distill_needs
 from minipuzzle.runs.job import Job
-from minipuzzle.runs.legs import Legs
+from minipuzzle.runs.legs import LONG, Legs
 from minipuzzle.runs.prune import run_prune
 from minipuzzle.runs.training_folder import TrainingFolder
 from minipuzzle.settings import DistillSettings
+from minipuzzle.training.expert_load import last_load
+from minipuzzle.training.log import LOG
 from minipuzzle.training.parallel import write_gathered
 
 log = logging.getLogger(__name__)
@@ -91,6 +93,7 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
                 rate_validation_loss=tried,
                 short_tasks=run.tasks,
                 short_tokens=settings.short_tokens if found.short else 0,
+                expert_load=group.by_first(lambda: last_load(folder.path / LONG / LOG)),
             )
         )
         group.by_first(lambda: _finish(job, folder))

@@ -21,12 +21,15 @@ from minipuzzle.runs.race import Leg, Outcome, race
 from minipuzzle.runs.training_folder import TrainingFolder, train_in
 from minipuzzle.settings import DistillSettings, Training
 from minipuzzle.training import distillation, load_parameters
+from minipuzzle.training.expert_load import freeze_routers
 from minipuzzle.training.guard import BrokenDown
 from minipuzzle.training.loop import STATES
 from minipuzzle.training.objectives import Objective
 
 log = logging.getLogger(__name__)
 
+LONG = "long"
+"""The folder of the long run among those of a distillation's training."""
 RATE_SHARE = 5
 """A fifth of a long run told which rate suits it: docs/decisions/learning-rate.md."""
 
@@ -142,7 +145,7 @@ class Legs:
         """
         model = self._student(cut, after="" if short is None else f"{name}-short")
         before = measure(model, self.inputs.validation).loss if short is None else short
-        final = self._train(model, self.training, "long", name, "long run")
+        final = self._train(model, self.training, LONG, name, "long run")
         after = measure(model, self.inputs.validation).loss
         log.info(
             f"distill: validation loss {before:.4f} nats/token before the long run, {after:.4f}"
@@ -181,6 +184,8 @@ class Legs:
             model = adapted(self.job, checkpoint, self.settings.adapter, self.training, self.group)
         else:
             model = self.job.load(checkpoint, self.group, self.training.replicas)
+            if self.training.router != "train":
+                freeze_routers(model)
         if after:
             load_parameters(self.folder.path / after / STATES, model, self.group)
         return model

@@ -44,7 +44,10 @@ class Meter:
     def update(self, completed: float, **numbers: float) -> None:
         """Set the finished tokens; a number that is not known yet (NaN) leaves the note empty."""
         words = self._speeds(completed)
-        known = [f"{name} {value:.4f}" for name, value in numbers.items()]
+        known = [
+            f"{name} {value:,}" if isinstance(value, int) else f"{name} {value:.4f}"
+            for name, value in numbers.items()
+        ]
         note = "" if any(map(math.isnan, numbers.values())) else "  ".join([*known, *words])
         self.bar.show(min(completed, self.total), note)
 

@@ -35,6 +35,8 @@ from minipuzzle.runs.texts import text_path
 from minipuzzle.runs.training_folder import TrainingFolder
 from minipuzzle.settings import EMBEDDED, PretrainRecipe
 from minipuzzle.training import next_token, train
+from minipuzzle.training.expert_load import freeze_routers, last_load
+from minipuzzle.training.log import LOG
 from minipuzzle.training.parallel import shard, write_gathered
 from minipuzzle.units import sized
 
@@ -97,6 +99,8 @@ def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
         device if group.world == 1 else torch.device("cpu")
     )  # shards move to their devices block by block
     model = init_model(architecture, seed=recipe.training.seed, device=where, kernels=kernels)
+    if recipe.training.router == "frozen":
+        freeze_routers(model)
     if group.world > 1:
         shard(model, group, recipe.training.replicas)
     tokens = recipe.training.tokens
@@ -112,18 +116,20 @@ def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
             progress=meter,
             ranks=group,
         )
-    validation = _measured(model, held_out)
+    validation, load = _measured(model, held_out), last_load(folder.path / LOG)
     facts = {
         "recipe": asdict(recipe),
         "device": device_name(device),
         "torch": torch.__version__,
         "kernels": kernels.name,
-        "seconds": _seconds(folder.path / "log.csv"),
+        "seconds": _seconds(folder.path / LOG),
         "tokens": recipe.training.tokens,
         "unique_tokens": int(blocks.tokens.size),
         "train_loss": final,
         "validation": validation,
     }
+    if load:
+        facts["expert_load"] = {block: asdict(found) for block, found in load.items()}
     config = family.config(
         architecture, {**recipe.model, "torch_dtype": "bfloat16", "dtype": "bfloat16"}
     )
@@ -142,7 +148,7 @@ def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
         write_json(target / "training.json", facts)
 
     write_gathered(model, group, write)
-    run.mark(Pretrained(key=key, validation=validation))
+    run.mark(Pretrained(key=key, validation=validation, expert_load=load))
     group.by_first(folder.finish)
     return Checkpoint.open(target)
 

@@ -13,6 +13,7 @@ from minipuzzle.settings.declare import setting
 
 Precision = Literal["bf16", "fp8", "fp8-emulated"]
 Checkpointing = Literal["auto", "on", "off"]
+Router = Literal["auto", "train", "frozen"]
 
 RATE, ADAPT_RATE = 5e-4, 4e-3
 """Of a training and of an adapter's where no learning rate is named and none is tried."""
@@ -39,7 +40,8 @@ class Training:
     at either end. The state is saved ``save_every`` seconds after the last save was on disk, or
     later where saves would take more than a tenth of the time (``training.pace``), and at the end.
     ``activation_checkpointing`` "auto" recomputes blocks in the backward pass where a GPU's memory
-    would not hold them.
+    would not hold them. ``router`` is about the matrices that choose experts; what corrects the
+    choice is no parameter and stays in any case.
     """
 
     SECTION: ClassVar[str] = "training"
@@ -82,6 +84,11 @@ class Training:
     )
     isolate_documents: bool = setting(
         False, "Let no token see another document of its block.", panel=SCHEDULE
+    )
+    router: Router = setting(
+        "auto",
+        "Whether routers of experts are trained; auto: by pretrain, not by distill.",
+        panel=SCHEDULE,
     )
     micro_batch: int = setting(
         0,

@@ -26,8 +26,9 @@ from minipuzzle.settings import RATE, Training
 from minipuzzle.training.board import open_board, write_row
 from minipuzzle.training.captured import Backward
 from minipuzzle.training.checkpointing import States
+from minipuzzle.training.expert_load import ExpertLoad, expert_load, summary
 from minipuzzle.training.guard import Guard
-from minipuzzle.training.log import TrainingLog
+from minipuzzle.training.log import LOG, TrainingLog
 from minipuzzle.training.objectives import Objective
 from minipuzzle.training.pace import Pace
 from minipuzzle.training.prepare import prepare, unprepare
@@ -45,7 +46,8 @@ STATES = "state"
 class Position:
     """Where a run stands, kept in each saved state. ``tokens`` of the data stream are used up
     (skipped steps count), in ``step`` batches, ``updates`` of which changed the model; ``window``
-    holds what the log has not yet written, and ``losses`` the last ones that it has, unrounded.
+    holds what the log has not yet written, ``given`` the tokens of experts meanwhile, and
+    ``losses`` the last ones that it has, unrounded.
     """
 
     tokens: int = 0
@@ -57,6 +59,7 @@ class Position:
     guard: dict[str, Any] = field(default_factory=dict)
     window: list[tuple[float, float, float]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    given: list[list[float]] = field(default_factory=list)
 
 
 def train(
@@ -92,13 +95,13 @@ def train(
         identity, settings.fixed(), blocks.fingerprint, model.architecture.identity()
     )
     states = States(folder / STATES, identity, ranks)
-    with interrupt(ranks) as stop:
+    with interrupt(ranks) as stop, expert_load(model, ranks) as load:
         at_once = (settings.micro_batch or settings.batch // ranks.world) * blocks.block_length
         try:
             if chosen := prepare(model.train(), settings, at_once, ranks.world, teacher):
                 log.info(chosen)
             losses = _Run(
-                model, objective, blocks, settings, folder, ranks, states, stop, progress
+                model, objective, blocks, settings, folder, ranks, states, stop, progress, load
             ).finish()
         except UserError:
             if ranks.world == 1:  # among several a writer may wait for one that is gone
@@ -123,9 +126,11 @@ class _Run:
         states: States,
         stop: Interrupt,
         progress: Progress,
+        load: ExpertLoad,
     ) -> None:
         self.model, self.blocks, self.settings = model, blocks, settings
-        self.ranks, self.states, self.stop, self.progress = (ranks, states, stop, progress)
+        self.ranks, self.states, self.stop = ranks, states, stop
+        self.progress, self.load = progress, load
         self.device, self.ahead = next(model.parameters()).device, Ahead(blocks)
         self.optimizer = make_optimizer(model, settings)
         whole = (
@@ -139,7 +144,8 @@ class _Run:
         saved = states.load(model, self.optimizer)
         self.at = Position(**(saved or {}))
         self.guard = Guard(**self.at.guard)
-        self.log = TrainingLog.resume(folder / "log.csv", step=self.at.step)
+        self.load.before = self.at.given
+        self.log = TrainingLog.resume(folder / LOG, step=self.at.step, more=load.fields)
         wanted = settings.tensorboard and ranks.rank == 0
         self.board = open_board(folder / "tensorboard", self.at.step) if wanted else None
         self.pace = Pace(settings.save_every, time.monotonic())
@@ -206,6 +212,7 @@ class _Run:
     def _write_row(self) -> None:
         loss, entropy, norm = map(_mean, zip(*self.at.window, strict=True))
         self.at.window, self.at.losses = [], [*self.at.losses, loss][-FINAL_ROWS:]
+        load = self.load.row()
         self.log.add(
             step=self.at.step,
             tokens=self.at.tokens,
@@ -215,14 +222,16 @@ class _Run:
             learning_rate=self.optimizer.param_groups[0]["lr"],
             seconds=time.monotonic() - self.started,
             skipped=self.guard.skipped,
+            **load,
         )
         if self.board is not None:
             write_row(self.board, self.log.rows[-1])
-        self.progress.update(self.at.tokens, loss=loss)
+        self.progress.update(self.at.tokens, loss=loss, **summary(load))
 
     def _save(self) -> None:
         began = time.monotonic()
         self.at.seconds, self.at.guard = began - self.started, self.guard.state()
+        self.at.given = self.load.given()
         if self.ranks.rank == 0:
             self.log.write()
         self.states.save(self.model, self.optimizer, asdict(self.at))

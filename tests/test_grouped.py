@@ -8,6 +8,7 @@ from test_experts import EXPERTS, FORMS, HIDDEN, TOKENS, TOP_K, WIDTH, by_hand, 
 from minipuzzle.kernels import choose, experts, grouped
 from minipuzzle.kernels.experts import Order
 from minipuzzle.kernels.meta import mamba_ssm_meta
+from minipuzzle.kinds import Experts, FeedForward
 from minipuzzle.model.footprint import _Live
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -181,6 +182,10 @@ def test_choose_says_how_experts_run():
     chosen = choose(CPU)
     assert chosen.run_experts is grouped.run_experts
     assert chosen.experts.startswith("torch's grouped_mm in BF16 and FP32; one after another in")
+    blocks = [FeedForward(hidden=8, intermediate=8)]
+    assert chosen.describe(blocks) == "reference (no CUDA device)"
+    blocks.append(Experts(hidden=8, experts=4, top_k=2, expert_width=8))
+    assert chosen.describe(blocks) == f"reference (no CUDA device); experts: {chosen.experts}"
     chosen = choose(CPU, "reference")
     assert chosen.run_experts is experts.run_experts
     assert chosen.experts == "one after another (requested)"

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from minipuzzle.errors import UserError
 from minipuzzle.kernels import experts as reference_experts
 from minipuzzle.kernels import grouped, reference
+from minipuzzle.kinds import Block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,11 @@ class Kernels:
     experts_wait: bool
     mix: Any = None
     mix_multiple: int = 1
+
+    def describe(self, blocks: Iterable[Block]) -> str:
+        """What runs and why, for a log: that of experts where blocks have some."""
+        said = f"{self.name} ({self.reason})"
+        return f"{said}; experts: {self.experts}" if any(b.stacks for b in blocks) else said
 
     def captures_experts(self, device: torch.device, dtype: torch.dtype, *sizes: int) -> bool:
         """Whether ``run_experts`` on matrices of these sizes never waits for the device."""

@@ -53,8 +53,8 @@ def run_bench(
     where = pick_device(device)
     kernels = choose(where)
     runtime = _runtime(dtype, state, where, fast=kernels.name != "reference", fp8=fp8_weights)
-    log.info(f"kernels: {kernels.name} ({kernels.reason})")
     architectures = [read_config(path)[1] for path in paths]
+    log.info(f"kernels: {kernels.describe(block for a in architectures for block in a.blocks)}")
     rows = []
     for path, name, architecture in zip(paths, names(paths), architectures, strict=True):
         gc.collect()

@@ -150,7 +150,7 @@ class Job:
     @cached_property
     def parent_model(self) -> HybridLM:
         """The parent, loaded once, as ``load_frozen`` does."""
-        log.info(f"kernels: {self.kernels.name} ({self.kernels.reason})")
+        log.info(f"kernels: {self.kernels.describe(self.parent.architecture.blocks)}")
         return self.load_frozen(self.parent)
 
     def frozen_parent(self, group: Ranks) -> HybridLM:

@@ -92,7 +92,7 @@ def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
     size = sized(architecture.parameters, architecture.active_if_fewer)
     log.info(
         f"pretrain: {size}, {blocks.tokens.size:,} tokens of text; "
-        f"kernels: {kernels.name} ({kernels.reason})"
+        f"kernels: {kernels.describe(architecture.blocks)}"
     )
     group.by_first(folder.claim)
     where = (

@@ -43,7 +43,7 @@ def run_profile(
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
     machine = Machine(device=where, dtype=kind, kernels=choose(where))
-    log.info(f"kernels: {machine.kernels.name} ({machine.kernels.reason})")
+    log.info(f"kernels: {machine.kernels.describe(parent.blocks)}")
     checked = (
         some_students(parent, CHECKED, seed=0)
         if parent.parameters * kind.itemsize < LARGEST_CHECKED

@@ -38,7 +38,7 @@ def run_score(job: Job, settings: ScoreSettings) -> Scores:
             log.info(f"score: nothing changed, kept {path}")
             _forget(job, key)
             return Scores.load(path)
-        log.info(f"kernels: {job.kernels.name} ({job.kernels.reason})")
+        log.info(f"kernels: {job.kernels.describe(job.parent.architecture.blocks)}")
         if others := sorted(p for p in (job.run / PARTIAL).glob("*") if p.name != key):
             log.info(
                 f"score: {len(others)} unfinished with other settings stay in {job.run / PARTIAL};"

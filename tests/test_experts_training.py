@@ -23,6 +23,7 @@ from minipuzzle.settings import AdapterSettings, Training
 from minipuzzle.training import distillation, next_token, train
 from minipuzzle.training.expert_load import freeze_routers
 from minipuzzle.training.log import LOG
+from minipuzzle.training.update import make_optimizer
 
 CORRECTION = "blocks.1.router.correction"
 RECIPE = """
@@ -185,3 +186,19 @@ def test_routers_are_trained_where_asked():
     with pytest.raises(UserError) as caught:
         check_router(Training(router="train"), adapter)
     assert "training.router train, adapter lora" in caught.value.got
+
+
+def test_weight_decay_reaches_the_stacks():
+    model = init_model(tiny("E"), 0)
+    decayed, others = make_optimizer(model, Training(weight_decay=0.1)).param_groups
+    names = {p: name.removeprefix("blocks.0.") for name, p in model.named_parameters()}
+    stacks = {"experts.up_proj", "experts.down_proj"}
+    shared = {"shared_up_proj.weight", "shared_down_proj.weight"}
+    top = {"embeddings.weight", "head.weight"}
+    assert {names[p] for p in decayed["params"]} == stacks | shared | top
+    assert {names[p] for p in others["params"]} == {
+        "norm.weight",
+        "router.weight",
+        "final_norm.weight",
+    }
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)

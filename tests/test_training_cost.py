@@ -11,8 +11,11 @@ from conftest import shaken, tiny
 from minipuzzle.arch import Architecture
 from minipuzzle.cost.flops import flops_per_token
 from minipuzzle.cost.training import peak_flops, training_flops
-from minipuzzle.kinds import Attention, FeedForward, Mamba2
+from minipuzzle.kernels import choose
+from minipuzzle.kinds import Attention, Experts, FeedForward, Mamba2
 from minipuzzle.memory.training import LOADED, RESERVE, saved_bytes, training_peak
+from minipuzzle.model.base import Context, make_block
+from minipuzzle.model.footprint import _Live
 from minipuzzle.runs.meter import Meter
 from minipuzzle.settings import Training
 from minipuzzle.training.prepare import prepare
@@ -69,6 +72,32 @@ def test_bytes():
     assert whole - beyond(model, trained=100) == (model.parameters - 100) * 14
     frozen = 2 * head + 4 * block + 2 * 100
     assert beyond(model, trained=100, gpus=2) - beyond(model, trained=100) == frozen - 2 * 100
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"shared_width": 0, "expert_width": 128},
+        {"latent": 32, "top_k": 1},
+        {"gated": True, "activation": "silu", "router": "softmax", "shared_gate": True},
+    ],
+    ids=str,
+)
+def test_experts_keep_what_is_foretold(form):
+    """Of what the mixer makes of BF16 tokens, tensors that live on after it."""
+    sizes = {"hidden": 64, "experts": 8, "top_k": 3, "expert_width": 32, "shared_width": 48}
+    block, tokens = Experts(**sizes | form), 256
+    with torch.device("meta"):
+        module = make_block(block, 1e-5, choose(torch.device("cpu"))).bfloat16()
+    module.router.weight.requires_grad_(False)
+    x = torch.empty(1, tokens, 64, dtype=torch.bfloat16, device="meta", requires_grad=True)
+    with _Live([x, *module.parameters(), *module.buffers()]) as live:
+        out = module.mixer(x, Context())
+    held = sum(size for storage, size in live.held.values() if not storage.expired())
+    kept = (held - out.untyped_storage().nbytes()) / tokens
+    stream_and_input = 2 * 2 * 64
+    assert saved_bytes(block) - stream_and_input == pytest.approx(kept, rel=0.05)
 
 
 def test_what_is_loaded_before_the_first_step():

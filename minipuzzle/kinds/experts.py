@@ -233,10 +233,10 @@ class Experts(Block):
         return int(self.shared_gate and self.shared_width > 0)
 
     def saved_values(self) -> int:
-        """The stream, the normed input, the latent ones; of each chosen expert its input, and
-        channels before and after the activation (gated: both factors too); the shared ones so too.
+        """The stream, the normed input, the latent ones; the router's scores in FP32; of each
+        choice what up and gate give, four integers of 64 bits and three numbers in FP32; of the
+        shared expert channels before and after the activation (gated: both factors too).
         """
-        factors = 4 if self.gated else 2
-        inner = self.latent or self.hidden
-        routed = self.top_k * (inner + factors * self.expert_width)
-        return 2 * self.hidden + 2 * self.latent + routed + factors * self.shared_width
+        routed = self.top_k * ((1 + self.gated) * self.expert_width + 4 * 4 + 2 * 3)
+        shared = (4 if self.gated else 2) * self.shared_width + self._gate() * self.hidden
+        return 2 * (self.hidden + self.latent + self.experts) + routed + shared

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.kinds import KINDS
 from minipuzzle.nas.plan import Plan
 from minipuzzle.nas.rank import Evaluated, shortlist
 from minipuzzle.records import CandidateRow, Front, ParentModel, SearchResult, SolverFacts, Step
@@ -72,7 +71,8 @@ def _shape(parent: Architecture, student: Architecture) -> dict[str, int | str]:
     for kind in parent.kinds:
         blocks = [block for block in student.blocks if block.kind == kind]
         shape[kind] = len(blocks)
-        for axis in (width.axis for width in KINDS[kind].widths if width.searched):
+        axes = {w.axis: None for i in parent.indices(kind) for w in parent.blocks[i].searched}
+        for axis in axes:
             sizes = sorted({block.sizes[axis] for block in blocks}) or [0]
             shape[axis] = sizes[0] if len(sizes) == 1 else f"{sizes[0]}-{sizes[-1]}"
     return shape

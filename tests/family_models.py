@@ -42,6 +42,7 @@ NEMOTRON = {
     "chunk_size": 16,
     "hybrid_override_pattern": "M-M*-",
 }
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 3}
 MOE = {
     **NEMOTRON,
     "hybrid_override_pattern": "ME*EM",
@@ -107,6 +108,33 @@ FORMS = {
             "head_dim": 16,
             "rope_parameters": YARN,
             "tie_word_embeddings": True,
+        },
+    },
+    "qwen3_moe": {
+        "plain": {**LAYERS, **EXPERTS, "moe_intermediate_size": 24, "head_dim": 16},
+        "dense layers, gates that sum to 1, bias": {
+            **LAYERS,
+            **EXPERTS,
+            "moe_intermediate_size": 24,
+            "num_hidden_layers": 5,
+            "decoder_sparse_step": 2,
+            "mlp_only_layers": [3, 9],
+            "norm_topk_prob": True,
+            "num_experts_per_tok": 6,
+            "attention_bias": True,
+            "head_dim": 8,
+        },
+    },
+    "olmoe": {
+        "plain": {**LAYERS, **EXPERTS, **SPECIAL},
+        "gates that sum to 1, bias, yarn": {
+            **LAYERS,
+            **EXPERTS,
+            **SPECIAL,
+            "norm_topk_prob": True,
+            "num_experts_per_tok": 2,
+            "attention_bias": True,
+            "rope_parameters": YARN,
         },
     },
     "smollm3": {
@@ -187,6 +215,17 @@ FORMS |= {
             "tie_word_embeddings": True,
             "attention_bias": True,
             "attention_multiplier": 0.35,
+        },
+        "experts": {
+            **LAYERS,
+            **SPECIAL,
+            **MAMBA,
+            "num_local_experts": 8,
+            "num_experts_per_tok": 3,
+            "intermediate_size": 24,
+            "shared_intermediate_size": 40,
+            "layer_types": ["mamba", "attention", "mamba"],
+            "residual_multiplier": 0.22,
         },
     },
 }

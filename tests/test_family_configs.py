@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from family_models import FORMS, LAYERS, LLAMA3, SPECIAL, every_form, theirs_of
+from family_models import EXPERTS, FORMS, LAYERS, LLAMA3, SPECIAL, every_form, theirs_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -16,10 +16,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from minipuzzle import families
 from minipuzzle.arch import Rules
-from minipuzzle.checkpoint import Checkpoint, read_config
+from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
 from minipuzzle.families._rules import WHOLE_EXPANSION
-from minipuzzle.kinds import Mamba2
 
 OTHERS = [name for name in families.known() if not name.startswith("nemotron")]
 FORMS_OF_OTHERS = [pair for pair in every_form() if pair[0] in OTHERS]
@@ -94,50 +93,23 @@ def ours(family, arch):
     return {accepted[0]: shapes[name] for name, accepted in family.names(arch).items()}
 
 
-PUBLISHED = {  # the parameters that the checkpoints on the hub have
-    "Llama 3 8B": ("llama", 8_030_261_248, (128256, 4096, 14336, 32, 32, 8, False)),
-    "Mistral 7B v0.2": ("mistral", 7_241_732_096, (32000, 4096, 14336, 32, 32, 8, False)),
-    "Qwen 2.5 0.5B": ("qwen2", 494_032_768, (151936, 896, 4864, 24, 14, 2, True)),
-    "Qwen 3 0.6B": ("qwen3", 596_049_920, (151936, 1024, 3072, 28, 16, 8, True)),
-    "OLMo 2 7B": ("olmo2", 7_298_617_344, (100352, 4096, 11008, 32, 32, 32, False)),
-    "SmolLM 3 3B": ("smollm3", 3_075_098_624, (128256, 2048, 11008, 36, 16, 4, True)),
-}
-NAMES = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "tie_word_embeddings",
-)
-
-
-@pytest.mark.parametrize("model", PUBLISHED)
-def test_published_parameters(model):
-    name, parameters, sizes = PUBLISHED[model]
-    fields = {**dict(zip(NAMES, sizes, strict=True)), "sliding_window": None}
-    assert families.find(name).architecture(fields).parameters == parameters
-
-
-def test_published_parameters_of_examples():
-    codestral = {"vocab_size": 32768, "hidden_size": 4096, "num_hidden_layers": 64}
-    assert families.find("mamba2").architecture(codestral).parameters == 7_285_403_648
-    example = Path(__file__).parents[1] / "docs" / "examples" / "llama-3.2-1b"
-    assert read_config(example)[1].parameters == 1_235_814_400
+def kinds_of(name):
+    """The kinds of blocks that a family's forms have."""
+    family = families.find(name)
+    return {b.kind for form in FORMS[name] for b in family.architecture(saved(name, form)).blocks}
 
 
 def test_the_table_of_the_page_is_what_the_rules_say():
     page = (Path(__file__).parents[1] / "docs" / "families.md").read_text()
     rows = {
-        cells[1].strip(" `"): [c.strip() for c in cells[4:8]]
+        cells[1].strip(" `"): [c.strip() for c in cells[4:9]]
         for line in page.splitlines()
         if line.startswith("| `") and (cells := line.split("|"))
     }
     assert sorted(rows) == families.known()
     for name in OTHERS:
         arch = families.find(name).architecture(saved(name, next(iter(FORMS[name]))))
-        kinds, rules = {b.kind for b in arch.blocks}, arch.rules
+        kinds, rules = kinds_of(name), arch.rules
         assert rows[name] == [
             "whole layers" if rules.paired else "any block",
             "one for all" if "mlp" in kinds else "",
@@ -145,6 +117,7 @@ def test_the_table_of_the_page_is_what_the_rules_say():
             if "attention" in kinds
             else "",
             "whole expansions" if "mamba" in kinds else "",
+            "one size for all" if name in families.WITH_EXPERTS else "",
         ]
         assert (WHOLE_EXPANSION in rules.multiples) == ("mamba" in kinds)
         assert not rules.per_block_sizes
@@ -230,8 +203,35 @@ def test_old_fields_mean_what_new_ones_do(old, new):
         ("mamba2", {"num_heads": 8, "head_dim": 8, "hidden_act": "gelu"}, ["hidden_act"]),
         ("bamba", {"mamba_n_heads": 8, "mamba_d_head": 4}, ["mamba_d_head", "4", "8"]),
         ("bamba", {"mamba_n_heads": 7}, ["mamba_n_heads", "64 and 7"]),
-        ("granitemoehybrid", {"num_local_experts": 4}, ["Mixture-of-experts", "4"]),
-        ("granitemoehybrid", {}, ["Mixture-of-experts", "the default"]),
+        (
+            "granitemoehybrid",
+            {"mamba_n_heads": 8, "num_local_experts": 4, "num_experts_per_tok": 5},
+            ["moe block", "5 chosen experts", "at most 4"],
+        ),
+        ("granitemoehybrid", {"mamba_n_heads": 8}, ["num_experts_per_tok is missing"]),
+        (
+            "granitemoehybrid",
+            {"mamba_n_heads": 8, "num_local_experts": None},
+            ["num_local_experts"],
+        ),
+        (
+            "qwen3_moe",
+            {**EXPERTS, "moe_intermediate_size": 8, "num_experts_per_tok": 9},
+            ["9 chosen"],
+        ),
+        ("qwen3_moe", {**EXPERTS, "num_local_experts": 4}, ["contradict", "8 and 4"]),
+        ("qwen3_moe", {**EXPERTS}, ["moe_intermediate_size"]),
+        ("qwen3_moe", {"num_experts_per_tok": 2}, ["num_experts is missing"]),
+        ("qwen3_moe", {**EXPERTS, "mlp_only_layers": ["1"]}, ["mlp_only_layers", "['1']"]),
+        (
+            "qwen3_moe",
+            {**EXPERTS, "use_sliding_window": True, "sliding_window": 16},
+            ["sliding window", "16"],
+        ),
+        ("olmoe", {**EXPERTS, "num_experts": 2}, ["3 chosen", "at most 2"]),
+        ("olmoe", {**EXPERTS, "num_experts": 0}, ["no expert"]),
+        ("olmoe", {**EXPERTS, "clip_qkv": 8.0}, ["clip_qkv", "8.0"]),
+        ("olmoe", {**EXPERTS, "head_dim": 16}, ["4 x 16", "32"]),
         (
             "granitemoehybrid",
             {"num_local_experts": 0, "mamba_n_heads": 8, "layer_types": ["moe"] * 3},
@@ -266,7 +266,8 @@ def test_what_no_config_can_say_is_not_written(name):
     family = families.find(name)
     arch = family.architecture(saved(name, next(iter(FORMS[name]))))
     last = arch.blocks[-1]
-    odd = replace(last, state=3) if isinstance(last, Mamba2) else replace(last, intermediate=8)
+    sizes = {"mamba": {"state": 3}, "mlp": {"intermediate": 8}, "moe": {"expert_width": 8}}
+    odd = replace(last, **sizes[last.kind])
     wrong = [replace(arch, blocks=(*arch.blocks[:-1], odd)), replace(arch, rules=Rules())]
     if name != "granitemoehybrid":
         wrong.append(replace(arch, embedding_multiplier=3.0))

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from family_bases import BASE, NAMES, NO_DEFAULT_HERE
+from family_bases import BASE, NAMES, NO_DEFAULT_HERE, type_of
 from family_models import theirs_of
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
@@ -13,7 +13,7 @@ from minipuzzle import families
 from minipuzzle.errors import UserError
 from minipuzzle.model.hybrid import HybridLM
 
-TURNING = [name for name in NAMES if name not in ("mamba2", "nemotron_h")]
+TURNING = [name for name in NAMES if type_of(name) not in ("mamba2", "nemotron_h")]
 
 
 @torch.no_grad()
@@ -21,11 +21,12 @@ def ours_of(name, fields, tensors, tokens):
     """Our logits of the tensors of transformers' model; as a checkpoint is read, by names and
     shapes.
     """
-    family = families.find(name)
+    family = families.find(type_of(name))
     arch = family.architecture(json.loads(json.dumps(fields)))
     model = HybridLM(arch, device="cpu", dtype=torch.float32).eval()
     shapes = {t.name: t.shape for t in arch.tensors()}
-    for canonical, parameter in model.named_parameters():
+    buffers = [(n, b) for n, b in model.named_buffers() if n in arch.buffers]
+    for canonical, parameter in [*model.named_parameters(), *buffers]:
         theirs = next((n for n in family.names(arch)[canonical] if n in tensors), None)
         if theirs is None or tensors[theirs].shape != shapes[canonical]:
             raise UserError("Not in the file.", got=theirs, allowed=shapes[canonical], next="")
@@ -39,7 +40,7 @@ def difference(name, fields):
     """
     tokens = torch.randint(1, 118, (2, 40), generator=torch.Generator().manual_seed(1))
     try:
-        theirs = theirs_of(name, json.loads(json.dumps(fields)))
+        theirs = theirs_of(type_of(name), json.loads(json.dumps(fields)))
         with torch.no_grad():
             want = theirs(tokens, use_cache=False).logits
     except Exception:  # a dozen types, from a failed check to a shape that does not fit
@@ -171,6 +172,36 @@ EDITS = [
     {"position_embedding_type": "absolute"},
     {"position_embedding_type": None},
     {"num_local_experts": None},
+    {"num_local_experts": 4},
+    {"num_experts": 0},
+    {"num_experts": 6},
+    {"n_routed_experts": 4},
+    {"num_experts_per_tok": 1},
+    {"num_experts_per_tok": 9},
+    {"norm_topk_prob": True},
+    {"norm_topk_prob": False},
+    {"norm_topk_prob": None},
+    {"decoder_sparse_step": 1},
+    {"decoder_sparse_step": 2},
+    {"decoder_sparse_step": 4},
+    {"decoder_sparse_step": 0},
+    {"mlp_only_layers": [0]},
+    {"mlp_only_layers": [1, 7, -1]},
+    {"mlp_only_layers": None},
+    {"mlp_only_layers": 1},
+    {"moe_intermediate_size": 16},
+    {"intermediate_size": 16},
+    {"shared_intermediate_size": 16},
+    {"moe_shared_expert_intermediate_size": 16},
+    {"n_shared_experts": 2},
+    {"moe_latent_size": 8},
+    {"routed_scaling_factor": 2.0},
+    {"n_group": 4, "topk_group": 2},
+    {"n_group": 8},
+    {"topk_group": 2},
+    {"clip_qkv": 0.1},
+    {"clip_qkv": None},
+    {"num_experts_per_tok": 8, "router_aux_loss_coef": 1.0, "scoring_func": "softmax"},
 ]
 
 
@@ -197,7 +228,7 @@ def test_the_reported_cases_are_read_as_their_class_does(name):
         assert difference(name, {**plain, **edit}) <= 1e-4
     nested = {**plain, "rope_parameters": {"full_attention": {"rope_theta": 7.0}}}
     with pytest.raises(UserError, match="not one object for all layers"):
-        families.find(name).architecture(nested)
+        families.find(type_of(name)).architecture(nested)
 
 
 LEFTOVERS = {
@@ -225,6 +256,8 @@ LEFTOVERS = {
     "block_configs": [{}] * 9,
     "attention_head_dim": 4,
     "num_local_experts": 4,
+    "mlp_only_layers": [8],
+    "decoder_sparse_step": 2,
 }
 
 
@@ -233,7 +266,7 @@ def test_what_a_parent_s_config_leaves_over_is_not_written_into_a_student_s(name
     """transformers reads a student's config, whose blocks are fewer than its parent's, as the
     architecture is.
     """
-    family = families.find(name)
+    family = families.find(type_of(name))
     arch = family.architecture(BASE[name])
     keep = 2 if arch.rules.paired else 1
     student = replace(arch, blocks=arch.blocks[: len(arch.blocks) - keep])
@@ -241,9 +274,14 @@ def test_what_a_parent_s_config_leaves_over_is_not_written_into_a_student_s(name
         written = json.loads(json.dumps(family.config(architecture, {**BASE[name], **LEFTOVERS})))
         assert family.architecture(written) == architecture
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[name].from_dict(written))
+            model = AutoModelForCausalLM.from_config(
+                CONFIG_MAPPING[type_of(name)].from_dict(written)
+            )
         shapes = {t.name: t.shape for t in architecture.tensors()}
         parameters = {n: tuple(p.shape) for n, p in model.named_parameters()}
+        parameters |= {
+            n: tuple(b.shape) for n, b in model.named_buffers() if n.endswith("correction_bias")
+        }
         theirs = {
             canonical: next(parameters[n] for n in accepted if n in parameters)
             for canonical, accepted in family.names(architecture).items()

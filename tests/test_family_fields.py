@@ -7,7 +7,8 @@ import json
 
 import pytest
 import torch
-from family_bases import BASE, NAMES, NO_DEFAULT_HERE
+from family_bases import BASE, NAMES, NO_DEFAULT_HERE, type_of
+from family_models import FORMS
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from minipuzzle import families
@@ -28,7 +29,6 @@ NO_EFFECT = {  # on logits: how a model is made, trained, spread and answers
     "initializer_range",
     "is_encoder_decoder",
     "name_or_path",
-    "num_experts_per_tok",
     "output_attentions",
     "output_hidden_states",
     "output_router_logits",
@@ -52,11 +52,11 @@ REFUSED = {"is_causal", "is_heterogeneous"}  # for every family, the second as p
 DERIVED = {
     "mamba2": {"layer_types", "time_step_min", "time_step_rank"},
     "bamba": {"layer_types", "layers_block_type"},
-    "nemotron_h": {"layer_types", "tie_word_embeddings"},
+    "nemotron_h": {"layer_types", "num_local_experts", "tie_word_embeddings"},
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FORMS)
 def test_the_defaults_are_the_class_s(name):
     defaults = {field.name: field.default for field in dataclasses.fields(CONFIG_MAPPING[name])}
     defaults |= {"rope_theta": CONFIG_MAPPING[name].default_theta}
@@ -72,7 +72,8 @@ def test_every_field_that_the_class_reads_is_declared(name, monkeypatch):
     """What transformers looks up while it makes a model and runs it, less what has no effect on
     logits.
     """
-    kind, read = CONFIG_MAPPING[name], set()
+    family = type_of(name)
+    kind, read = CONFIG_MAPPING[family], set()
     config = kind(**json.loads(json.dumps(BASE[name])))
     original = kind.__getattribute__
     recorded = lambda self, key: read.add(key) or original(self, key)  # noqa: E731
@@ -80,8 +81,8 @@ def test_every_field_that_the_class_reads_is_declared(name, monkeypatch):
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     model(torch.ones(1, 4, dtype=torch.long), use_cache=False)
     fields = {key for key in read if key[0] != "_" and not callable(getattr(kind, key, None))}
-    elsewhere = NO_EFFECT | REFUSED | DERIVED.get(name, set())
-    assert fields - elsewhere <= set(families.find(name).FIELDS)
+    elsewhere = NO_EFFECT | REFUSED | DERIVED.get(family, set())
+    assert fields - elsewhere <= set(families.find(family).FIELDS)
     assert {"hidden_size", "num_hidden_layers"} <= fields
 
 
@@ -90,10 +91,12 @@ ODD = [0.37, 3, True, "x", [], {"a": 1}]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_field_of_another_family_changes_nothing(name):
-    family = families.find(name)
+    family = families.find(type_of(name))
     every = {field for other in families.known() for field in families.find(other).FIELDS}
     plain = family.architecture(BASE[name])
-    foreign = every - set(family.FIELDS) - (set(OLD_FIELDS) if name == "nemotron_h" else set())
+    foreign = (
+        every - set(family.FIELDS) - (set(OLD_FIELDS) if type_of(name) == "nemotron_h" else set())
+    )
     assert len(foreign) > 15
     for value in ODD:
         assert family.architecture({**BASE[name], **dict.fromkeys(foreign, value)}) == plain
@@ -114,7 +117,9 @@ def test_a_slip_of_spelling_is_told_from_another_model():
         with pytest.raises(UserError) as caught:
             families.find(other)
         assert "is meant" not in caught.value.next, other
-        assert ("mixture of experts" in caught.value.next) == ("moe" in other or other == "mixtral")
+        assert ("Mixtures of experts" in caught.value.next) == (
+            "moe" in other or other == "mixtral"
+        )
         assert caught.value.allowed == ", ".join(families.known())
 
 

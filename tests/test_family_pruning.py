@@ -16,7 +16,7 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.cost.flops import flops_per_token
 from minipuzzle.errors import UserError
 from minipuzzle.importance import Collector, HiddenCollector
-from minipuzzle.kinds import Attention, FeedForward, Mamba2
+from minipuzzle.kinds import Attention, Experts, FeedForward, Mamba2
 from minipuzzle.model import load_model
 from minipuzzle.model.base import Context
 from minipuzzle.surgery import cut, verify_logits
@@ -29,15 +29,22 @@ def most(architecture, seed=0):
     rng = np.random.default_rng(seed)
     rules, blocks, last = architecture.rules, [], architecture.layer_groups[1]
     heads, kv = rng.permutation(2)[:1], rng.random(64)
-    channels = sorted(
-        rng.permutation(architecture.blocks[-1].sizes.get("intermediate", 1))[:16].tolist()
-    )
+    width = max(block.sizes.get("intermediate", 1) for block in architecture.blocks)
+    channels = sorted(rng.permutation(width)[:16].tolist())
     for i, block in enumerate(architecture.blocks):
         kept = {}
         if isinstance(block, FeedForward):
             kept = {"intermediate": tuple(channels)}
         elif isinstance(block, Attention) and "kv_heads" not in rules.fixed:
             kept = block.searched[0].keep(block, kv[: block.q_heads], block.kv_heads // 2)
+        elif isinstance(block, Experts):
+            for width in block.own_widths:
+                values, whole = rng.random(width.score_shape(block)), block.sizes[width.axis]
+                # transformers' grouped products want rows of whole 16 bytes
+                step = 1 if width.axis in ("experts", "top_k") else 8
+                size = max(1, whole * 2 // 3 // step * step)
+                size = 6 if width.axis == "experts" else size
+                kept |= width.keep(block, values, size, kept)
         elif isinstance(block, Mamba2) and rules.allows(block.resized(heads=block.heads // 2)):
             per = block.heads // block.groups
             kept = {"heads": tuple(h for h in range(block.heads) if (h % per) % 2 == heads[0])}
@@ -55,6 +62,11 @@ CUT += [
     ("llama", "linear, biases, own head_dim"),
     ("mamba2", "tied, biases, one group"),
     ("granitemoehybrid", "rope, tied"),
+    ("granitemoehybrid", "experts"),
+    ("nemotron_h", "experts"),
+    ("nemotron_h", "latent experts in groups, dense too"),
+    ("qwen3_moe", "dense layers, gates that sum to 1, bias"),
+    ("olmoe", "gates that sum to 1, bias, yarn"),
 ]
 
 
@@ -64,7 +76,7 @@ def test_masked_sliced_and_theirs_agree(name, form, tmp_path):
     parent = Checkpoint.open(tmp_path / "parent")
     selection = most(parent.architecture)
     assert (selection.hidden is not None) == (
-        name in ("nemotron_h", "llama", "mistral", "olmo2", "qwen3")
+        name in ("nemotron_h", "llama", "mistral", "olmo2", "qwen3", "qwen3_moe")
     )
     tokens = torch.randint(0, 119, (2, 40), generator=torch.Generator().manual_seed(2))
     student = cut(parent, selection, tmp_path / "student")

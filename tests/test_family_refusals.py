@@ -16,15 +16,35 @@ def per_block(index, **own):
     return {"model_type": "nemotron_h_puzzle", "block_configs": said}
 
 
+def experts(**fields):
+    """A pattern with one block of 8 experts, and its fields."""
+    return {
+        "hybrid_override_pattern": "M-EM",
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 8,
+        "moe_shared_expert_intermediate_size": 8,
+        **fields,
+    }
+
+
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
         ({"hybrid_override_pattern": "M-XM"}, ["'X'", "position 2"]),
-        ({"hybrid_override_pattern": "MEM"}, ["position 1", "not supported yet"]),
+        ({"hybrid_override_pattern": "MEM-"}, ["n_routed_experts", "missing"]),
         (
-            {"hybrid_override_pattern": None, "layers_block_type": ["mamba", "moe"]},
-            ["'moe'", "position 1", "not supported"],
+            {"hybrid_override_pattern": None, "layers_block_type": ["mamba", "expert"]},
+            ["'expert'", "position 1", "attention, mamba, mlp, moe"],
         ),
+        (experts(num_experts_per_tok=9), ["moe block", "9 chosen experts", "at most 8"]),
+        (experts(n_group=3), ["moe block", "8 experts in 3 groups", "equal size"]),
+        (experts(n_group=8), ["at least 2 experts in each group"]),
+        (experts(n_group=2, topk_group=3), ["no more chosen groups"]),
+        (experts(n_group=4, num_experts_per_tok=3), ["at most 2, the experts of the chosen"]),
+        (experts(norm_topk_prob="yes"), ["norm_topk_prob", "true, false"]),
+        (experts(routed_scaling_factor=0), ["routed_scaling_factor"]),
+        (experts(num_local_experts=4), ["num_local_experts and n_routed_experts contradict"]),
         ({"num_hidden_layers": 5}, ["4 letters", "5 (num_hidden_layers"]),
         ({"hybrid_override_pattern": ""}, ["0 letters"]),
         ({"hybrid_override_pattern": None}, ["which blocks"]),

@@ -34,7 +34,10 @@ from minipuzzle.errors import UserError
 ALWAYS_PLAIN = ("granitemoehybrid", "mistral", "olmo2")
 """Model types whose tokenizer.json transformers takes as it is, whatever class is named."""
 
-CLASS_OF_TYPE = {"qwen2": "Qwen2Tokenizer", "qwen3": "Qwen2Tokenizer", "mamba2": "GPTNeoXTokenizer"}
+CLASS_OF_TYPE = {
+    **dict.fromkeys(("qwen2", "qwen3", "qwen3_moe"), "Qwen2Tokenizer"),
+    **dict.fromkeys(("mamba2", "olmoe"), "GPTNeoXTokenizer"),
+}
 """What transformers takes where the files name no class."""
 
 

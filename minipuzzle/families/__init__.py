@@ -17,9 +17,21 @@ from minipuzzle.errors import UserError
 from minipuzzle.families._parts import Name, Parts, names_of, single, written
 
 __all__ = ["Family", "Name", "Parts", "find", "known", "names_of", "single", "written"]
-BLOCKS = "blocks are Mamba-2, full attention and dense feed-forward"
+BLOCKS = "blocks are Mamba-2, full attention, dense feed-forward and experts"
 NEW = "a new family is one file in minipuzzle/families"
-OTHERS = ("jamba", "llava", "mamba", "mixtral", "mllama", "molmo2", "nemotron", "zamba", "zamba2")
+WITH_EXPERTS = ("granitemoehybrid", "nemotron_h", "nemotron_h_puzzle", "olmoe", "qwen3_moe")
+OTHERS = (
+    "jamba",
+    "llava",
+    "mamba",
+    "mixtral",
+    "mllama",
+    "molmo2",
+    "nemotron",
+    "olmo",
+    "zamba",
+    "zamba2",
+)
 """transformers' types that are a letter away from one of ours: other models, not slips."""
 
 
@@ -79,7 +91,7 @@ def _advice(model_type: str) -> str:
     if meant is not None and model_type not in OTHERS:
         return f"If {meant!r} is meant, write that in config.json."
     if "moe" in model_type or model_type == "mixtral":
-        return "Take a dense model of one of these types: a mixture of experts is not supported."
+        return f"Mixtures of experts are read of {', '.join(WITH_EXPERTS)}; {NEW}."
     return f"Take a model of one of these types, whose {BLOCKS}; {NEW}."
 
 

@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from minipuzzle.errors import UserError
+from minipuzzle.kinds import Block
+
+B = TypeVar("B", bound=Block)
 
 EVERY_CLASS = ("per_layer_config", "is_causal")
 """What transformers reads for any class, and no block here computes: sizes that differ by layer,
@@ -194,6 +197,17 @@ def windowless(fields: Mapping[str, Any], window: Any) -> None:
                 " config.json."
             ),
         )
+
+
+def possible(block: B) -> B:
+    """``block``. Raises: UserError where its sizes contradict each other."""
+    if (fault := block.fault()) is not None:
+        raise error(
+            f"The sizes of a {block.kind} block contradict each other.",
+            got=fault[0],
+            allowed=fault[1],
+        )
+    return block
 
 
 def error(what: str, *, got: object, allowed: object) -> UserError:

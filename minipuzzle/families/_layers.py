@@ -56,14 +56,16 @@ ATTENTION_TENSORS = {
 }
 
 
+Tensors = Mapping[str, Mapping[str, str | tuple[Pattern, ...]]]
+"""By kind of block and canonical name: the name within a layer, or several of which a file has
+one.
+"""
+
+
 def layer_names(
-    architecture: Architecture,
-    tensors: Mapping[str, Mapping[str, str | tuple[Pattern, ...]]],
-    top: Mapping[str, str],
+    architecture: Architecture, tensors: Tensors, top: Mapping[str, str]
 ) -> dict[str, tuple[Name, ...]]:
-    """Canonical name -> how the file holds it; ``tensors`` has by kind of block the name within a
-    layer, or several of which a file has one.
-    """
+    """Canonical name -> how the file holds it."""
     result: dict[str, tuple[Name, ...]] = {}
     for tensor in architecture.tensors():
         if tensor.block is None:

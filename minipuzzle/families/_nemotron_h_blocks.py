@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from minipuzzle.families._fields import divides, error, flag, number, positive
+from minipuzzle.families._fields import divides, flag, number, positive, possible
 from minipuzzle.families._nemotron_h_fields import supported
 from minipuzzle.kinds import Attention, Block, Experts, FeedForward, Mamba2
 
@@ -75,11 +75,7 @@ def _experts(fields: dict[str, Any], hidden: int) -> Experts:
         scaling=number(fields, "routed_scaling_factor"),
         bias=flag(fields, "mlp_bias"),
     )
-    if (fault := block.fault()) is not None:
-        raise error(
-            "The sizes of a moe block contradict each other.", got=fault[0], allowed=fault[1]
-        )
-    return block
+    return possible(block)
 
 
 def plain(block: Block) -> Block:

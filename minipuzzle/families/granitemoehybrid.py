@@ -1,6 +1,6 @@
-"""Granite 4 hybrid, its dense models: a layer is Mamba-2 or attention, then SwiGLU with gate and up
-in one matrix; what each block adds, embeddings, scores and logits have multipliers of their own.
-Mixture-of-experts models are refused.
+"""Granite 4 hybrid: a layer is Mamba-2 or attention, then SwiGLU with gate and up in one matrix, or
+SwiGLU experts and such a shared one beside them; what each block adds, embeddings, scores and
+logits have multipliers of their own.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from minipuzzle.families._fields import (
     number,
     own,
     positive,
+    possible,
+    whole,
 )
 from minipuzzle.families._layers import (
     LAYER_FIELDS,
     MAMBA_FIELDS,
+    Tensors,
     attention_sizes,
     checked,
     first,
@@ -34,7 +37,7 @@ from minipuzzle.families._rope_fields import read_rope, write_rope
 from minipuzzle.families._rules import WHOLE_EXPANSION
 from minipuzzle.families.bamba import TENSORS as BAMBA_TENSORS
 from minipuzzle.families.llama import TOP, biases
-from minipuzzle.kinds import Attention, Block, FeedForward
+from minipuzzle.kinds import Attention, Block, Experts, FeedForward
 
 FIELDS = (
     LAYER_FIELDS
@@ -44,6 +47,8 @@ FIELDS = (
         "max_position_embeddings": 2048,
         "attention_bias": False,
         "num_local_experts": 8,
+        "num_experts_per_tok": None,
+        "intermediate_size": None,
         "embedding_multiplier": 1.0,
         "logits_scaling": 1.0,
         "residual_multiplier": 1.0,
@@ -54,12 +59,27 @@ FIELDS = (
         "layers_block_type": None,
     }
 )
-TENSORS = {
+TENSORS: Tensors = {
     **BAMBA_TENSORS,
     "mlp": {
         "norm.weight": "post_attention_layernorm.weight",
         "gate_up_proj.weight": "shared_mlp.input_linear.weight",
         "down_proj.weight": "shared_mlp.output_linear.weight",
+    },
+    "moe": {
+        "norm.weight": "post_attention_layernorm.weight",
+        "shared_gate_up_proj.weight": "shared_mlp.input_linear.weight",
+        "shared_down_proj.weight": "shared_mlp.output_linear.weight",
+        # the hub's names, and those in transformers' memory
+        "router.weight": ("block_sparse_moe.router.layer.weight", "block_sparse_moe.router.weight"),
+        "experts.gate_up_proj": (
+            "block_sparse_moe.input_linear.weight",
+            "block_sparse_moe.experts.gate_up_proj",
+        ),
+        "experts.down_proj": (
+            "block_sparse_moe.output_linear.weight",
+            "block_sparse_moe.experts.down_proj",
+        ),
     },
 }
 RULES = Rules(
@@ -80,16 +100,10 @@ def architecture(config: dict[str, Any]) -> Architecture:
     """The architecture of a config.json; what has a default in transformers has it here, but for
     the model's size.
 
-    Raises: UserError for experts, impossible sizes, another activation, an unknown kind of layer or
-    type of RoPE.
+    Raises: UserError for impossible sizes, another activation, an unknown kind of layer or type of
+    RoPE.
     """
     fields = own(config, FIELDS)
-    if type(fields["num_local_experts"]) is not int or fields["num_local_experts"] > 0:
-        raise error(
-            "Mixture-of-experts layers are not supported yet (num_local_experts).",
-            got=config.get("num_local_experts", "8, the default"),
-            allowed="0: the dense models",
-        )
     activation(fields, "hidden_act", "silu")
     hidden, bias = positive(fields, "hidden_size"), flag(fields, "attention_bias")
     residual = number(fields, "residual_multiplier")
@@ -109,18 +123,11 @@ def architecture(config: dict[str, Any]) -> Architecture:
             residual_multiplier=residual,
         ),
     }
-    mlp = FeedForward(
-        hidden=hidden,
-        intermediate=positive(fields, "shared_intermediate_size"),
-        gated=True,
-        packed=True,
-        activation="silu",
-        residual_multiplier=residual,
-    )
+    second = _second(fields, hidden, residual)
     return Architecture(
         vocab_size=positive(fields, "vocab_size"),
         hidden=hidden,
-        blocks=tuple(block for kind in _layers(fields) for block in (mixers[kind], mlp)),
+        blocks=tuple(block for kind in _layers(fields) for block in (mixers[kind], second)),
         norm_eps=epsilon(fields, "rms_norm_eps"),
         tied_head=flag(fields, "tie_word_embeddings"),
         max_positions=positive(fields, "max_position_embeddings"),
@@ -133,6 +140,7 @@ def architecture(config: dict[str, Any]) -> Architecture:
 def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, Any]:
     """The config.json of an architecture. Raises: UserError for one that no such config can say."""
     attention, mlp = first(architecture, "attention"), first(architecture, "mlp")
+    moe = first(architecture, "moe")
     kinds = [
         "attention" if block.kind == "attention" else "mamba" for block in architecture.blocks[::2]
     ]
@@ -166,17 +174,51 @@ def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, An
             "shared_intermediate_size": mlp.intermediate,
             "residual_multiplier": mlp.residual_multiplier,
         }
+    if moe is not None:
+        result |= {
+            "num_local_experts": moe.experts,
+            "num_experts_per_tok": moe.top_k,
+            "intermediate_size": moe.expert_width,
+            "shared_intermediate_size": moe.shared_width,
+            "residual_multiplier": moe.residual_multiplier,
+        }
     return checked(result, architecture)
 
 
 def names(architecture: Architecture) -> dict[str, tuple[Name, ...]]:
-    """Canonical tensor name -> the one name in files."""
+    """Canonical tensor name -> its names in files; the hub's are written."""
     return layer_names(architecture, TENSORS, TOP)
 
 
 def extra_files(architecture: Architecture) -> dict[str, str]:
     """None: transformers knows the type."""
     return {}
+
+
+def _second(fields: Mapping[str, Any], hidden: int, residual: float) -> Block:
+    """The second block of each layer: experts, where there are any."""
+    width = positive(fields, "shared_intermediate_size")
+    if count := whole(fields, "num_local_experts"):
+        block = Experts(
+            hidden=hidden,
+            experts=count,
+            top_k=positive(fields, "num_experts_per_tok"),
+            expert_width=positive(fields, "intermediate_size"),
+            shared_width=width,
+            router="chosen_softmax",
+            gated=True,
+            activation="silu",
+            residual_multiplier=residual,
+        )
+        return possible(block)
+    return FeedForward(
+        hidden=hidden,
+        intermediate=width,
+        gated=True,
+        packed=True,
+        activation="silu",
+        residual_multiplier=residual,
+    )
 
 
 def _layers(fields: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ fields.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +23,7 @@ from minipuzzle.families._layers import (
 from minipuzzle.families._parts import Name
 from minipuzzle.families._rope_fields import read_rope, write_rope
 from minipuzzle.families._rules import WHOLE_HEADS
-from minipuzzle.kinds import Attention
+from minipuzzle.kinds import Attention, Block
 
 FIELDS = LAYER_FIELDS | {
     "intermediate_size": None,
@@ -101,9 +102,12 @@ def read(
     mlp_bias: bool = False,
     qk_norm: bool = False,
     qk_norm_over: str = "head",
+    seconds: Sequence[Block] | None = None,
     rules: Rules = RULES,
 ) -> Architecture:
-    """The architecture of a family's own fields, Llama's among them."""
+    """The architecture of a family's own fields, Llama's among them. ``seconds``: the second block
+    of each layer; None: SwiGLU in all.
+    """
     hidden = positive(fields, "hidden_size")
     q, kv, head_dim = attention_sizes(fields, hidden)
     attention = Attention(
@@ -117,11 +121,13 @@ def read(
         qk_norm_over=qk_norm_over,
         rope=read_rope(fields, head_dim),
     )
-    layer = (attention, feed_forward(fields, hidden, bias=mlp_bias))
+    if seconds is None:
+        mlp = feed_forward(fields, hidden, bias=mlp_bias)
+        seconds = (mlp,) * positive(fields, "num_hidden_layers")
     return Architecture(
         vocab_size=positive(fields, "vocab_size"),
         hidden=hidden,
-        blocks=layer * positive(fields, "num_hidden_layers"),
+        blocks=tuple(block for second in seconds for block in (attention, second)),
         norm_eps=epsilon(fields, "rms_norm_eps"),
         tied_head=flag(fields, "tie_word_embeddings"),
         max_positions=positive(fields, "max_position_embeddings"),

@@ -1,0 +1,182 @@
+"""Configs without weights have the parameters that were published, to the last one."""
+
+from pathlib import Path
+
+import pytest
+
+from minipuzzle import families
+from minipuzzle.arch import Selection
+from minipuzzle.checkpoint import read_config
+
+EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
+PUBLISHED = {  # the parameters that the checkpoints on the hub have
+    "Llama 3 8B": ("llama", 8_030_261_248, (128256, 4096, 14336, 32, 32, 8, False)),
+    "Mistral 7B v0.2": ("mistral", 7_241_732_096, (32000, 4096, 14336, 32, 32, 8, False)),
+    "Qwen 2.5 0.5B": ("qwen2", 494_032_768, (151936, 896, 4864, 24, 14, 2, True)),
+    "Qwen 3 0.6B": ("qwen3", 596_049_920, (151936, 1024, 3072, 28, 16, 8, True)),
+    "OLMo 2 7B": ("olmo2", 7_298_617_344, (100352, 4096, 11008, 32, 32, 32, False)),
+    "SmolLM 3 3B": ("smollm3", 3_075_098_624, (128256, 2048, 11008, 36, 16, 4, True)),
+}
+NAMES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "tie_word_embeddings",
+)
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_published_parameters(model):
+    name, parameters, sizes = PUBLISHED[model]
+    fields = {**dict(zip(NAMES, sizes, strict=True)), "sliding_window": None}
+    assert families.find(name).architecture(fields).parameters == parameters
+
+
+def test_published_parameters_of_examples():
+    codestral = {"vocab_size": 32768, "hidden_size": 4096, "num_hidden_layers": 64}
+    assert families.find("mamba2").architecture(codestral).parameters == 7_285_403_648
+    example = Path(__file__).parents[1] / "docs" / "examples" / "llama-3.2-1b"
+    assert read_config(example)[1].parameters == 1_235_814_400
+
+
+SMALL_AND_TINY = {
+    "vocab_size": 100352,
+    "num_hidden_layers": 40,
+    "layer_types": (["mamba"] * 5 + ["attention"] + ["mamba"] * 4) * 4,
+    "mamba_d_head": 64,
+    "mamba_d_state": 128,
+    "mamba_n_groups": 1,
+    "tie_word_embeddings": True,
+}
+WITH_EXPERTS = {  # (total, active); Nemotron 3 is below
+    "Qwen3-30B-A3B": (
+        (30_532_122_624, 3_353_032_704),
+        "qwen3_moe",
+        {
+            "vocab_size": 151936,
+            "hidden_size": 2048,
+            "num_hidden_layers": 48,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 4,
+            "head_dim": 128,
+            "moe_intermediate_size": 768,
+            "num_experts": 128,
+            "num_experts_per_tok": 8,
+            "norm_topk_prob": True,
+        },
+    ),
+    "OLMoE-1B-7B": (
+        (6_919_161_856, 1_282_017_280),
+        "olmoe",
+        {
+            "vocab_size": 50304,
+            "hidden_size": 2048,
+            "intermediate_size": 1024,
+            "num_hidden_layers": 16,
+            "num_attention_heads": 16,
+            "num_experts": 64,
+            "num_experts_per_tok": 8,
+        },
+    ),
+    "Granite-4.0-H-Small": (
+        (32_207_337_984, 8_803_121_664),
+        "granitemoehybrid",
+        {
+            **SMALL_AND_TINY,
+            "hidden_size": 4096,
+            "intermediate_size": 768,
+            "shared_intermediate_size": 1536,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "num_local_experts": 72,
+            "num_experts_per_tok": 10,
+            "mamba_n_heads": 128,
+        },
+    ),
+    "Granite-4.0-H-Tiny": (
+        (6_939_037_248, 1_465_470_528),
+        "granitemoehybrid",
+        {
+            **SMALL_AND_TINY,
+            "hidden_size": 1536,
+            "intermediate_size": 512,
+            "shared_intermediate_size": 1024,
+            "num_attention_heads": 12,
+            "num_key_value_heads": 4,
+            "num_local_experts": 64,
+            "num_experts_per_tok": 6,
+            "mamba_n_heads": 48,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("model", WITH_EXPERTS)
+def test_total_and_active(model):
+    counts, name, fields = WITH_EXPERTS[model]
+    architecture = families.find(name).architecture(fields)
+    assert (architecture.parameters, architecture.active_parameters) == counts
+    written = families.find(name).config(architecture, {})
+    assert families.find(name).architecture(written) == architecture
+
+
+@pytest.mark.parametrize(
+    ("folder", "counts"),
+    [
+        ("nemotron-3-nano-30b-a3b", (31_577_937_344, 3_580_073_408)),
+        ("nemotron-3-super-120b-a12b", (120_668_687_360, 12_770_216_960)),
+    ],
+)
+def test_total_and_active_of_nemotron_3(folder, counts):
+    architecture = read_config(EXAMPLES / folder)[1]
+    assert (architecture.parameters, architecture.active_parameters) == counts
+
+
+PRUNED = {  # ModelOpt's candidates of the Nano; the first is the one that it chose
+    (("hidden", 2304), ("experts", 104), ("shared_width", 3072)): 22_276_865_600,
+    (("hidden", 2560), ("heads", 48), ("experts", 96), ("expert_width", 1536)): 19_278_827_248,
+    (
+        ("heads", 56),
+        ("head_dim", 48),
+        ("experts", 96),
+        ("expert_width", 1536),
+        ("shared_width", 3072),
+    ): 20_092_821_656,
+}
+
+
+@pytest.mark.parametrize(("sizes", "parameters"), PRUNED.items())
+def test_published_cuts_of_the_nano(sizes, parameters):
+    """A selection of these sizes has the published parameters, and its config says them again."""
+    config, parent = read_config(EXAMPLES / "nemotron-3-nano-30b-a3b")
+    said = dict(sizes)
+    hidden = said.pop("hidden", None)
+    kept = [_first(block, said) for block in parent.blocks]
+    student = Selection(
+        blocks=tuple(kept), hidden=None if hidden is None else tuple(range(hidden))
+    ).student(parent)
+    assert student.parameters == parameters
+    if hidden == 2304:
+        assert student.active_parameters == 2_999_647_808
+    family = families.find(config["model_type"])
+    assert family.architecture(family.config(student, config)) == student
+
+
+def _first(block, sizes):
+    """The first indices of each axis that a block has; of heads those of each group."""
+    kept, of = {}, block.sizes
+    for axis, size in sizes.items():
+        if axis == "heads" and "heads" in of:
+            each, share = of["heads"] // of["groups"], size // of["groups"]
+            kept["heads"] = tuple(g * each + i for g in range(of["groups"]) for i in range(share))
+        elif axis == "expert_width" and axis in of:
+            rows = range(sizes.get("experts", of["experts"]))
+            kept["experts*expert_width"] = tuple(
+                e * of[axis] + i for e in rows for i in range(size)
+            )
+        elif axis in of:
+            kept[axis] = tuple(range(size))
+    return kept

@@ -1,5 +1,7 @@
 """A tiny parent scored in a stream, and its distances the long way: whole forwards in memory."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -34,6 +36,12 @@ def saved_parent(folder):
 def run(parent, folder, **options):
     options = {"samples": 6, "block_samples": 3, "batch": 2, **options}
     return score(parent, text(), ScoreSettings(**options), device=CPU, partial=folder / "partial")
+
+
+def score_in(path, folder):
+    """Scores of the checkpoint at ``path`` into FOLDER/scores, or scores0, scores1 by rank."""
+    scores = run(Checkpoint.open(path), folder, samples=7, batch=1)
+    scores.save(folder / f"scores{os.environ.get('RANK', '')}")
 
 
 def samples(count, of=6):

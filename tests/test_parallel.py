@@ -1,14 +1,12 @@
 """Several processes (gloo, on the CPU) train as one does, and go on from each other's states."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from conftest import save, shaken, tiny
 from helpers import heard
-from launched import torchrun
+from launched import together
 from safetensors.torch import load_file
-from world import CPU, FP8, STEP, distil
+from world import CPU, FP8, STEP, distil, main
 
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.model import load_model
@@ -30,8 +28,7 @@ def world(tmp_path_factory):
         folder, one, "one-fp8", micro_batch=3, **FP8
     )  # each process's share: a scale is that of what is multiplied at once
     distil(folder, one, "one-adapter-fp8", adapter="lora", micro_batch=3, **FP8)
-    done = torchrun(2, Path(__file__).with_name("world.py"), folder, "two")
-    assert done.returncode == 0, done.stderr[-3000:]
+    together(2, main, folder, "two")
     return folder
 
 
@@ -98,7 +95,6 @@ def test_two_then_one_then_three_processes(world):
         distil(world, alone(CPU), "moved", stop_after=2)
     assert said[0] == f"going on after {3 * STEP:,} tokens"
     assert len(list(list_states(world / "moved/state")[0].glob("*.safetensors"))) == 1
-    done = torchrun(3, Path(__file__).with_name("world.py"), world, "three")
-    assert done.returncode == 0, done.stderr[-3000:]
+    together(3, main, world, "three")
     assert difference(world, "one", "moved") < 2e-5
     assert torch.isfinite(torch.tensor(column(world, "moved", "loss"))).all()

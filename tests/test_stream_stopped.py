@@ -1,15 +1,12 @@
 """A streamed scoring that stops, goes on, or runs in several processes gives the same scores."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 from conftest import save, shaken, tiny
 from helpers import FAST
-from launched import ENVIRONMENT, torchrun
-from streamed_scores import run, same, saved_parent
+from launched import together, torchrun
+from streamed_scores import run, same, saved_parent, score_in
 
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
@@ -87,32 +84,9 @@ def test_a_damaged_state_is_refused(data, parent, tmp_path, monkeypatch):
     assert "Delete it" in caught.value.next
 
 
-RANKS = """
-import sys, json
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-sys.path.insert(0, {tests!r})
-from streamed_scores import text, CPU
-from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.importance import score
-from minipuzzle.settings import ScoreSettings
-settings = ScoreSettings(samples=7, block_samples=3, batch=1)
-partial = Path({folder!r}) / "partial"
-scores = score(Checkpoint.open(Path({path!r})), text(), settings, device=CPU, partial=partial)
-import os
-scores.save(Path({folder!r}) / ("scores" + os.environ.get("RANK", "")))
-"""
-
-
 def test_two_processes_give_the_scores_of_one(parent, tmp_path):
-    file = tmp_path / "ranks.py"
-    file.write_text(
-        RANKS.format(tests=os.path.dirname(__file__), path=str(parent.path), folder=str(tmp_path))
-    )
-    alone = subprocess.run([sys.executable, str(file)], env=ENVIRONMENT, timeout=120, check=False)
-    for done in (alone, torchrun(2, file)):
-        assert done.returncode == 0, done.stderr
+    together(2, score_in, parent.path, tmp_path)
+    score_in(parent.path, tmp_path)
     one = Scores.load(tmp_path / "scores")
     for rank in "01":
         same(one, Scores.load(tmp_path / f"scores{rank}"), rel=1e-12)

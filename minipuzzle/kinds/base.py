@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -133,7 +134,7 @@ class Block:
         """
         raise self._undeclared("depends_on_length")
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """The number of parameters, the norm included."""
         return sum(w.numel(self.sizes) for w in self.weights if w.name not in self.buffers)

@@ -59,6 +59,21 @@ GOOD = {
         {
             "schema": 3,
             "parent": {"path": "/a", "fingerprint": "f"},
+            "original": {"path": "/b", "fingerprint": "g", "parameters": 12, "pattern": "M-"},
+            "steps": [
+                {
+                    "number": 1,
+                    "key": "k",
+                    "folder": "steps/1",
+                    "distill": "k",
+                    "budget": "90%",
+                    "pattern": "M.",
+                    "parameters": 10,
+                    "tokens": 5,
+                    "loss": [3.0, 4.0, 3.1],
+                    "kl": [0.0, 0.5, 0.1],
+                }
+            ],
             "stages": {
                 "score": {"key": "k", "finished": "now"},
                 "search": {"key": "s"},

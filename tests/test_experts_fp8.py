@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from conftest import save, shaken
 
 from minipuzzle.arch import Architecture
+from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
 from minipuzzle.kinds import Attention, Experts
-from minipuzzle.model import init_model, set_precision
+from minipuzzle.memory.inference import weight_bytes
+from minipuzzle.model import fp8_model, init_model, set_precision
 from minipuzzle.model.base import Context
 from minipuzzle.model.precision import require_grouped
 
@@ -69,6 +72,27 @@ def test_gradients_reach_the_stacks():
     for plain, fp8 in zip(*grads, strict=True):
         off = ((plain - fp8).norm() / plain.norm()).item()
         assert 0.005 < off < 0.2
+
+
+@torch.no_grad()
+def test_stored_stacks_are_the_emulation_of_training(tmp_path):
+    trained = shaken(model().architecture)
+    save(trained, tmp_path / "x", tokenizer=False)
+    stored = fp8_model(
+        trained.architecture,
+        Checkpoint.open(tmp_path / "x"),
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        kernels=trained.kernels,
+    )
+    plain = trained(TOKENS)
+    set_precision(trained, "fp8-emulated", 0)
+    assert torch.equal(stored(TOKENS), trained(TOKENS))
+    assert not torch.equal(stored(TOKENS), plain)
+    held = sum(t.nbytes for t in [*stored.parameters(), *stored.buffers()])
+    corrections = 3 * 4 * 4
+    assert held - corrections == weight_bytes(trained.architecture, 4, fp8=True)
+    assert held < 0.5 * sum(p.nbytes for p in trained.parameters())
 
 
 def test_what_is_refused():

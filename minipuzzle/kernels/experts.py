@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minipuzzle.kernels.pointwise import relu_squared, silu_product
+from minipuzzle.kernels.pointwise import product_dtype, relu_squared, silu_product
 from minipuzzle.shapes import Bool, Float, Int
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu2": relu_squared, "silu": F.silu}
@@ -95,12 +95,15 @@ def run_experts(
     *,
     product: Product = looped,
 ) -> Float[Tensor, "n d"]:
-    """Sum over choices [n, d] in x's dtype, added up in the wider of x's and the weights' dtype.
+    """Sum over choices [n, d] in x's dtype, or that of autocast on CUDA; added up in the wider of
+    it and the weights' dtype.
 
     ``activation`` is "relu2" or "silu". r = I, or 2 I where ``gated``: gate rows, then up rows.
     ``kept``: the channels of each expert that its down matrix still reads. ``watch`` is called with
     the rows; gradients flow through what it sees.
     """
+    dtype = product_dtype(x)
+    x, up, down = x.to(dtype), up.to(dtype), down.to(dtype)
     order = Order.of(chosen, len(up))
     rows = x[order.order // chosen.shape[1]]  # [rows, d]
     channels = activate(product(rows, up, order), activation, gated)  # [rows, I]

@@ -82,13 +82,13 @@ def run_experts(
     x, up, down = x.to(dtype), up.to(dtype), down.to(dtype)
     with torch.autocast("cuda", enabled=False) if x.is_cuda else nullcontext():
         if not torch.is_grad_enabled():
-            form = _Form(multiply or _multiply, Order.of(chosen, len(up)), activation, gated, kept)
-            return _forward(x, up, down, weights, form, watch, None)
+            form = Form(multiply or _multiply, Order.of(chosen, len(up)), activation, gated, kept)
+            return forward(x, up, down, weights, form, watch)
         if watch is not None:  # gradients flow through what it sees
             return plain(
                 x, up, down, weights, chosen, activation, gated, kept, watch, product=grouped
             )
-        form = _Form(multiply or _multiply, Order.of(chosen, len(up)), activation, gated, kept)
+        form = Form(multiply or _multiply, Order.of(chosen, len(up)), activation, gated, kept)
         result: Tensor = _Experts.apply(x, up, down, weights, form)
         return result
 
@@ -124,7 +124,7 @@ def _product(a: Tensor, b: Tensor, order: Order) -> Tensor:
     return result
 
 
-class _Form(NamedTuple):
+class Form(NamedTuple):
     """What is no tensor with a gradient."""
 
     multiply: Multiply
@@ -134,16 +134,18 @@ class _Form(NamedTuple):
     kept: Tensor | None
 
 
-def _forward(
+def forward(
     x: Tensor,
     up: Tensor,
     down: Tensor,
     weights: Tensor,
-    form: _Form,
-    watch: Callable[[Routed], None] | None,
-    keep: Callable[[Tensor], None] | None,
+    form: Form,
+    watch: Callable[[Routed], None] | None = None,
+    keep: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
-    """The sums [n, d]; ``keep`` gets the projected rows [rows, r], which else end early."""
+    """The sums [n, d], without gradients; ``keep`` gets the projected rows [rows, r], which else
+    end early.
+    """
     order, multiply = form.order, form.multiply
     projected = multiply(_rows(x, order, weights), up, order, False)
     if keep is not None:
@@ -173,10 +175,10 @@ class _Experts(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, up: Tensor, down: Tensor, weights: Tensor, form: _Form
+        ctx: Any, x: Tensor, up: Tensor, down: Tensor, weights: Tensor, form: Form
     ) -> Tensor:
         kept: list[Tensor] = []
-        result = _forward(x, up, down, weights, form, None, kept.append)
+        result = forward(x, up, down, weights, form, keep=kept.append)
         ctx.save_for_backward(x, up, down, weights, *kept)
         ctx.form = form
         return result
@@ -184,7 +186,7 @@ class _Experts(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         x, up, down, weights, projected = ctx.saved_tensors
-        form: _Form = ctx.form
+        form: Form = ctx.form
         order, multiply = form.order, form.multiply
         need_x, need_up, need_down, need_weights = ctx.needs_input_grad[:4]
         places = order.inverse.view(weights.shape)

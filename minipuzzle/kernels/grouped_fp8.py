@@ -8,6 +8,8 @@ to a multiple of 16. ``emulated`` makes the same casts on any device.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from minipuzzle.kernels import grouped
 from minipuzzle.kernels.choose import Kernels
-from minipuzzle.kernels.experts import Order, looped
+from minipuzzle.kernels.experts import Order, Routed, looped
 from minipuzzle.kernels.fp8 import E4M3, quantize
 from minipuzzle.kernels.pointwise import compiled
 
@@ -39,28 +41,71 @@ def why_not(device: torch.device) -> str:
 
 def emulated(rows: Tensor, stack: Tensor, order: Order, back: bool) -> Tensor:
     """A ``grouped.Multiply`` in plain PyTorch. Waits for the device."""
-    (codes, scale), (matrices, of_matrix) = _row_codes(rows), _stack_codes(stack, back)
-    with torch.autocast(rows.device.type, enabled=False):
-        exact = codes.float() / scale, matrices.float() / of_matrix
-        return looped(*exact, order).to(rows.dtype)
+    return _emulated_product(rows, *_stack_codes(stack, back), order)
 
 
 def scaled(rows: Tensor, stack: Tensor, order: Order, back: bool) -> Tensor:
     """A ``grouped.Multiply`` by PyTorch's grouped FP8 product: on Hopper, in BF16."""
-    # codes [rows, in], of the stack [E, out, in]; going back out and in are the other way round
-    (codes, scale), (matrices, of_matrix) = (
-        compiled(_row_codes)(rows),
-        compiled(_stack_codes)(stack, back),
-    )
+    codes, scale = compiled(_stack_codes)(stack, back)
+    # as transformer-engine: gradients in FP32's full sums
+    return _product(rows, codes, scale, order, fast=not back)
+
+
+def run_stored(
+    x: Tensor,
+    up: Tensor,
+    down: Tensor,
+    weights: Tensor,
+    chosen: Tensor,
+    activation: str,
+    gated: bool,
+    kept: Tensor | None = None,
+    watch: Callable[[Routed], None] | None = None,
+    *,
+    scales: tuple[Tensor, Tensor],
+) -> Tensor:
+    """As ``experts.run_experts`` without gradients, on ``stored_stack``'s codes."""
+
+    def multiply(rows: Tensor, stack: Tensor, order: Order, back: bool) -> Tensor:
+        scale = scales[0] if stack is up else scales[1]
+        if rows.is_cuda:
+            return _product(rows, stack, scale, order, fast=True)
+        return _emulated_product(rows, stack, scale, order)
+
+    order = Order.of(chosen, len(up))
+    form = grouped.Form(multiply, order, activation, gated, kept)
+    return grouped.forward(x, up, down, weights, form, watch)
+
+
+@torch.no_grad()
+def stored_stack(stack: Tensor) -> tuple[Tensor, Tensor]:
+    """E4M3 codes of [E, out, in], and a scale for each expert [E, 1, 1]; made one by one."""
+    codes = torch.empty_like(stack, dtype=E4M3)
+    scale = torch.empty(len(stack), 1, 1, device=stack.device)
+    for number, matrix in enumerate(stack):
+        codes[number], scale[number] = quantize(matrix, E4M3)
+    return codes, scale
+
+
+def _emulated_product(rows: Tensor, codes: Tensor, scale: Tensor, order: Order) -> Tensor:
+    """rows [rows, in] by codes / scale [E, out, in], all of them as E4M3 holds them."""
+    own, of_rows = _row_codes(rows)
+    with torch.autocast("cuda", enabled=False) if rows.is_cuda else nullcontext():
+        return looped(own.float() / of_rows, codes.float() / scale, order).to(rows.dtype)
+
+
+def _product(rows: Tensor, codes: Tensor, scale: Tensor, order: Order, *, fast: bool) -> Tensor:
+    """As ``_emulated_product`` by PyTorch's kernel; ``fast``: sums that Hopper shortens."""
+    own, of_rows = compiled(_row_codes)(rows)
     return torch._scaled_grouped_mm(
-        codes,
-        matrices.transpose(-2, -1),
-        (1 / scale).flatten(),  # [rows]
-        (1 / of_matrix[:, :, 0]).expand(-1, matrices.shape[1]).contiguous(),  # [E, out]
+        own,
+        codes.transpose(-2, -1),
+        (1 / of_rows).flatten(),  # [rows]
+        (1 / scale[:, :, 0]).expand(-1, codes.shape[1]).contiguous(),  # [E, out]
         offs=order.offsets[1:],
-        out_dtype=rows.dtype,
-        use_fast_accum=not back,  # as transformer-engine: gradients in FP32's full sums
-    )
+        out_dtype=torch.bfloat16,  # it makes no other
+        use_fast_accum=fast,
+    ).to(rows.dtype)
 
 
 def _row_codes(rows: Tensor) -> tuple[Tensor, Tensor]:

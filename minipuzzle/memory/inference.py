@@ -72,8 +72,9 @@ def weight_bytes(architecture: Architecture, size: int, fp8: bool) -> int:
         return architecture.parameters * size
     saved = 0
     for block in architecture.blocks:
-        for rows, columns in block.projections.values():
-            saved += rows * columns * (size - 1) - SCALE_BYTES
+        shapes = [(1, *shape) for shape in block.projections.values()]
+        for count, rows, columns in (*shapes, *block.stacks.values()):
+            saved += count * (rows * columns * (size - 1) - SCALE_BYTES)
     return architecture.parameters * size - saved
 
 

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from minipuzzle.kernels import Kernels
 from minipuzzle.kernels.fp32_linear import fp32_linear
-from minipuzzle.kernels.pointwise import product_dtype, silu_product
+from minipuzzle.kernels.pointwise import silu_product
 from minipuzzle.kernels.routing import Routing, route
 from minipuzzle.kinds import Block, Experts, Kept
 from minipuzzle.model.base import Context, ResidualBlock
@@ -163,13 +163,13 @@ class ExpertsBlock(ResidualBlock):
         return route(logits, routing, self.router.correction, self.kept_experts)
 
     def _routed(self, u: Tensor, gates: Tensor, chosen: Tensor) -> Tensor:
-        b, dtype = self.block, product_dtype(u)
+        b = self.block
         up = self.experts.get_parameter("gate_up_proj" if b.gated else "up_proj")
         down = self.experts.get_parameter("down_proj")
         return self.kernels.run_experts(
-            u.to(dtype),
-            up.to(dtype),
-            down.to(dtype),
+            u,
+            up,
+            down,
             gates,
             chosen,
             b.activation,

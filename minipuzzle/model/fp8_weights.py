@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
+
 import torch
 from torch import nn
 
 from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.kernels import Kernels
+from minipuzzle.kernels.grouped_fp8 import run_stored, stored_stack
 from minipuzzle.kernels.stored_fp8 import StoredLinear
-from minipuzzle.model.base import make_block
+from minipuzzle.model.base import ResidualBlock, make_block
 from minipuzzle.model.hybrid import HybridLM, default_dtype
 from minipuzzle.model.load import INIT_STD
-from minipuzzle.model.precision import check_sizes
+from minipuzzle.model.precision import check_sizes, require_grouped
 
 
 @torch.no_grad()
@@ -38,6 +43,7 @@ def fp8_model(
         check_sizes({i: made})
         for name, layer in made.projections.items():
             setattr(made, name, StoredLinear(layer))
+        _store_stacks(made)
         model.blocks[i] = made
     for name, module in model.named_children():
         if name != "blocks":
@@ -46,6 +52,26 @@ def fp8_model(
                 parameter.normal_(float(parameter.ndim == 1), INIT_STD)
             _fill(module, checkpoint, f"{name}.")
     return model.eval()
+
+
+def _store_stacks(module: ResidualBlock) -> None:
+    """Let a block keep its stacks as codes; their scales are buffers beside them."""
+    scales = []
+    device = module.norm.weight.device
+    if module.block.stacks and device.type == "cuda":  # elsewhere it is emulated
+        require_grouped(device)
+    for name in module.block.stacks:
+        path, leaf = name.rsplit(".", 1)
+        owner = module.get_submodule(path)
+        codes, scale = stored_stack(owner.get_parameter(leaf))
+        owner.register_parameter(leaf, nn.Parameter(codes, requires_grad=False))
+        owner.register_buffer(f"{leaf}_scale", scale)
+        scales.append(scale)
+    if scales:
+        owned = cast(Any, module)
+        owned.kernels = replace(
+            owned.kernels, run_experts=partial(run_stored, scales=(scales[0], scales[1]))
+        )
 
 
 def _fill(module: nn.Module, checkpoint: Checkpoint | None, prefix: str) -> None:

@@ -113,7 +113,7 @@ def require_grouped(device: torch.device) -> None:
                 "PyTorch's grouped FP8 products on a Hopper GPU (compute capability 9.0) or one of"
                 " 10.0; training.precision fp8-emulated makes the same casts anywhere, slowly"
             ),
-            next="Leave training.precision at bf16.",
+            next="Leave training.precision at bf16, and bench.weights at auto.",
         )
 
 

@@ -194,6 +194,23 @@ def test_fp8_equals_its_emulation(activation, gated):
         assert error(fp8, emulated) < 3e-2
 
 
+@pytest.mark.parametrize("tokens", [2, 300])
+@torch.no_grad()
+def test_stored_fp8(tokens):
+    tensors, chosen = problem(True, tokens)
+    x, up, down, weights = (t.detach() for t in tensors)
+    (up8, up_scale), (down8, down_scale) = map(grouped_fp8.stored_stack, (up, down))
+    got = grouped_fp8.run_stored(
+        x, up8, down8, weights, chosen, "silu", True, scales=(up_scale, down_scale)
+    )
+    want = grouped.run_experts(
+        x, up, down, weights, chosen, "silu", True, multiply=grouped_fp8.emulated
+    )
+    assert got.dtype == torch.bfloat16
+    print(f"stored FP8, {tokens} tokens: {error(got, want):.1e} from the emulation")
+    assert error(got, want) < 3e-2
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_a_routers_logits(dtype):
     """As exact as an FP32 product, under autocast too."""

@@ -8,7 +8,7 @@ from family_models import FORMS, every_form
 
 from minipuzzle import families
 from minipuzzle.export.engines import find
-from minipuzzle.export.engines.base import Asked
+from minipuzzle.export.engines.base import Asked, apart
 from minipuzzle.export.ran import ran, runs
 from minipuzzle.export.verdicts import NOT_LOOKED_AT, verdicts
 from minipuzzle.registry import ENGINES
@@ -27,13 +27,13 @@ def asked(family, form, tmp_path):
 @pytest.mark.parametrize("name", ENGINES.names())
 @pytest.mark.parametrize(("family", "form"), every_form())
 def test_a_verdict_has_an_answer_and_a_reason(name, family, form, tmp_path):
-    engine = find(name)
-    answer = engine.answer(asked(family, form, tmp_path))
+    engine, checkpoint = find(name), asked(family, form, tmp_path)
+    answer = engine.answer(checkpoint)
     assert answer.loads in ("yes", "no", "unproven")
     assert answer.how
     (row,) = [v for v in verdicts(tmp_path) if v.engine == engine.label]
     assert (row.loads, row.how) == (answer.loads, answer.how)
-    covered = ran(name, family) is not None
+    covered = ran(name, family, apart(checkpoint.architecture)) is not None
     assert row.source.startswith("ran: ") == covered
     if not covered:
         known = family in engine.families
@@ -53,9 +53,22 @@ def test_what_ran_is_committed():
         label = find(row["engine"]).label
         assert label.lower() in text or label.replace(".", "_") in text, row
         assert row["family"] in text or row["where"].startswith("tests/"), row
-        assert all(row.values()), row
-    pairs = [(row["engine"], row["family"]) for row in runs()]
-    assert len(set(pairs)) == len(pairs)
+        assert all(value for key, value in row.items() if key != "experts"), row
+    forms = [(row["engine"], row["family"], str(row["experts"])) for row in runs()]
+    assert len(set(forms)) == len(forms)
+
+
+def test_what_ran_without_experts_says_nothing_of_experts(monkeypatch):
+    def row(experts):
+        return {"engine": "vllm", "family": "nemotron_h_puzzle", "experts": experts}
+
+    monkeypatch.setattr("minipuzzle.export.ran.runs", lambda: (row(None), row(["top_k"])))
+    without, alike, one, two = (
+        ran("vllm", "nemotron_h_puzzle", axes) for axes in (None, set(), {"top_k"}, {"experts"})
+    )
+    assert without == row(None)
+    assert alike == one == row(["top_k"])
+    assert two is None
 
 
 def test_an_engine_that_ran_nothing_of_a_family_says_so(tmp_path, monkeypatch):

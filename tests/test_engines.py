@@ -16,7 +16,8 @@ BIASED = replace(
     PLAIN,
     blocks=tuple(replace(b, bias=True) if isinstance(b, FeedForward) else b for b in PLAIN.blocks),
 )
-ENGINES = ("transformers", "vLLM", "SGLang", "TensorRT-LLM", "llama.cpp")
+ENGINES = ("transformers", "vLLM", "SGLang", "TensorRT-LLM", "llama.cpp", "mlx")
+YES = ("yes",) * 5
 
 
 def changed(kind, **sizes):
@@ -27,15 +28,19 @@ def changed(kind, **sizes):
 
 
 CASES = {
-    "homogeneous": (PLAIN, ("yes",) * 5, "as it is"),
-    "FFN widths": (changed("mlp", intermediate=48), ("yes",) * 5, "trust_remote_code=True"),
+    "homogeneous": (PLAIN, ("yes",) * 6, "as it is"),
+    "FFN widths": (changed("mlp", intermediate=48), (*YES, "no"), "trust_remote_code=True"),
     "attention heads": (
         changed("attention", q_heads=2, kv_heads=1),
-        ("yes", "unproven", "unproven", "no", "yes"),
+        ("yes", "unproven", "unproven", "no", "yes", "no"),
         "kv_heads, q_heads",
     ),
-    "Mamba heads": (changed("mamba", heads=4), ("yes", "no", "no", "no", "no"), "heads [4, 8]"),
-    "FFN bias": (BIASED, ("yes", "yes", "yes", "no", "yes"), "have no bias"),
+    "Mamba heads": (
+        changed("mamba", heads=4),
+        ("yes", "no", "no", "no", "no", "no"),
+        "heads [4, 8]",
+    ),
+    "FFN bias": (BIASED, ("yes", "yes", "yes", "no", "yes", "yes"), "have no bias"),
 }
 
 
@@ -71,8 +76,9 @@ def test_a_tokenizer_that_llama_cpp_cannot_follow_is_its_reason(checkpoint, caps
     tokenizer["pre_tokenizer"] = {"type": "Whitespace"}
     (checkpoint / "tokenizer.json").write_text(json.dumps(tokenizer))
     run("export", checkpoint, "--json")
-    last = json.loads(capsys.readouterr().out)["engines"][-1]
-    assert (last["loads"], "Whitespace" in last["how"]) == ("no", True)
+    rows = json.loads(capsys.readouterr().out)["engines"]
+    (row,) = [row for row in rows if row["engine"] == "llama.cpp"]
+    assert (row["loads"], "Whitespace" in row["how"]) == ("no", True)
 
 
 def test_per_block_widths_are_also_written_as_the_lists_that_engines_read():
@@ -86,3 +92,22 @@ def test_per_block_widths_are_also_written_as_the_lists_that_engines_read():
     assert not any(
         "overrides" in name for name in nemotron_h.extra_files(changed("mamba", heads=4))
     )
+
+
+@pytest.mark.parametrize(
+    ("family", "form", "loads"),
+    [
+        ("qwen3", "plain", "yes"),
+        ("qwen3", "bias", "no"),
+        ("llama", "llama3, tied", "yes"),
+        ("llama", "yarn", "unproven"),
+        ("granitemoehybrid", "multipliers", "yes"),
+    ],
+)
+def test_what_mlx_says_of_families_without_experts(family, form, loads, tmp_path, capsys):
+    fields = {"model_type": family, **FORMS[family][form]}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    run("export", tmp_path, "--json")
+    row = json.loads(capsys.readouterr().out)["engines"][-1]
+    assert (row["engine"], row["loads"]) == ("mlx", loads)
+    assert family != "granitemoehybrid" or "shared_intermediate_size" in row["how"]

@@ -10,7 +10,9 @@ from minipuzzle.kinds import KINDS
 
 PACKAGE = Path(minipuzzle.__file__).parent
 CLASSES = {kind.__name__ for kind in KINDS.values()}
-WRITERS = {PACKAGE / "export" / f"gguf{part}.py" for part in ("", "_llama", "_nemotron_h")}
+WRITERS = {
+    PACKAGE / "export" / f"gguf{part}.py" for part in ("", "_experts", "_llama", "_nemotron_h")
+}
 
 
 def at_home(path: Path) -> bool:

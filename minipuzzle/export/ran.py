@@ -13,11 +13,13 @@ from minipuzzle.artifacts import read_json
 
 class Run(TypedDict):
     """One row: ``what`` ran in ``version`` of the ``engine`` on a ``date``; ``where`` is the file
-    of this repository that has the numbers or runs it again.
+    of this repository that has the numbers or runs it again. ``experts``: the axes in which its
+    blocks with experts differed; None where it had none.
     """
 
     family: str
     engine: str
+    experts: list[str] | None
     version: str
     date: str
     what: str
@@ -30,7 +32,15 @@ def runs() -> tuple[Run, ...]:
     return tuple(read_json(Path(__file__).with_name("ran.json"), list[Run]))
 
 
-def ran(engine: str, family: str) -> Run | None:
-    """The row of an engine (by its name in the registry) and a family; None where nothing ran."""
-    matching = (row for row in runs() if (row["engine"], row["family"]) == (engine, family))
-    return next(matching, None)
+def ran(engine: str, family: str, apart: set[str] | None) -> Run | None:
+    """The row of an engine (by its name in the registry) and a family whose experts differ in the
+    axes ``apart`` (None: no experts); None where nothing of that form ran.
+    """
+    for row in runs():
+        if (row["engine"], row["family"]) == (engine, family) and _covers(row["experts"], apart):
+            return row
+    return None
+
+
+def _covers(axes: list[str] | None, apart: set[str] | None) -> bool:
+    return axes is None if apart is None else axes is not None and apart <= set(axes)

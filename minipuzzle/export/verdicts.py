@@ -1,8 +1,8 @@
 """Which engines load a checkpoint, and why not: rules over its architecture, each with where it was
 seen. No torch.
 
-"ran" is said only of a family that a committed run covers (``ran.json``); "read" that we read it in
-that project's source.
+"ran" is said only of a family, and of a form of experts, that a committed run covers
+(``ran.json``); "read" that we read it in that project's source.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from minipuzzle.checkpoint.claims import quantisation, scaled
 from minipuzzle.checkpoint.config import read_config
 from minipuzzle.checkpoint.shards import read_entries, weight_files
 from minipuzzle.export.engines import find
-from minipuzzle.export.engines.base import Answer, Asked, Engine, no, unproven
+from minipuzzle.export.engines.base import Answer, Asked, Engine, apart, no, unproven
 from minipuzzle.export.ran import ran
 from minipuzzle.registry import ENGINES
 
@@ -51,21 +51,21 @@ def _verdict(
     engine: Engine, name: str, asked: Asked, quantised: tuple[Answer, bool] | None
 ) -> Verdict:
     if quantised is None:
-        answer, source = engine.answer(asked), _source(engine, name, asked.family)
+        answer, source = engine.answer(asked), _source(engine, name, asked)
     else:
         answer, readable = quantised
         source = NOT_LOOKED_AT
         if engine.gguf:  # what we write is not quantised, so it depends on whether we can read it
             answer = engine.answer(asked) if readable else no(answer.how)
-            source = _source(engine, name, asked.family)
+            source = _source(engine, name, asked)
     return Verdict(engine=engine.label, loads=answer.loads, how=answer.how, source=source)
 
 
-def _source(engine: Engine, name: str, family: str) -> str:
-    run = ran(name, family)
+def _source(engine: Engine, name: str, asked: Asked) -> str:
+    run = ran(name, asked.family, apart(asked.architecture))
     if run is not None:
         return f"ran: {run['version']}, {run['date']}, {run['where']}"
-    return f"read: {engine.read}" if family in engine.families else NOT_LOOKED_AT
+    return f"read: {engine.read}" if asked.family in engine.families else NOT_LOOKED_AT
 
 
 def _quantised(path: Path, config: dict[str, Any]) -> tuple[Answer, bool] | None:

@@ -18,7 +18,7 @@ from minipuzzle.families._fields import epsilon, error, kept, positive
 from minipuzzle.families._nemotron_h_blocks import AXIS_FIELDS, block, block_config, plain, sizes
 from minipuzzle.families._nemotron_h_fields import FIELDS, canonical, layers, of_block
 from minipuzzle.families._parts import EXPERT, Name, named
-from minipuzzle.kinds import FeedForward
+from minipuzzle.kinds import Experts, FeedForward
 
 __all__ = ["FIELDS", "architecture", "config", "extra_files", "names"]
 TENSORS = {
@@ -179,7 +179,8 @@ def extra_files(architecture: Architecture) -> dict[str, str]:
 
     Where FFN widths differ, also what other engines want changed in config.json: lists in place of
     ``block_configs``, one entry for each feed-forward block (SGLang 0.5.23, whose own puzzle class
-    demands a mixture-of-experts block), or one for each block (TensorRT-LLM). Both are called
+    demands a mixture-of-experts block and reads from ``block_configs`` only what those say), or one
+    for each block (TensorRT-LLM). Both are called
     ``intermediate_size``, which transformers wants to be one number.
     """
     if architecture.homogeneous:
@@ -191,12 +192,13 @@ def extra_files(architecture: Architecture) -> dict[str, str]:
     }
     widths = [b.intermediate if isinstance(b, FeedForward) else 0 for b in architecture.blocks]
     if len(set(widths) - {0}) > 1:
-        sglang = {
-            "model_type": "nemotron_h",
-            "architectures": ["NemotronHForCausalLM"],
-            "block_configs": None,
-            "intermediate_size": [width for width in widths if width],
-        }
+        sglang: dict[str, Any] = {"intermediate_size": [width for width in widths if width]}
+        if not any(isinstance(b, Experts) for b in architecture.blocks):
+            sglang |= {
+                "model_type": "nemotron_h",
+                "architectures": ["NemotronHForCausalLM"],
+                "block_configs": None,
+            }
         result["overrides.sglang.json"] = json.dumps(sglang) + "\n"
         result["overrides.tensorrt_llm.json"] = json.dumps({"intermediate_size": widths}) + "\n"
     return result

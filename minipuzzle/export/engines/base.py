@@ -6,14 +6,19 @@ A rule says whether the engine loads a checkpoint, from its shapes alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minipuzzle.arch import Architecture
+from minipuzzle.kinds import Block
 
 HYBRIDS = ("nemotron_h", "nemotron_h_puzzle")
 EVERYWHERE = ("llama", "mistral", "qwen2", "qwen3")
 """Families that every engine here has had for years."""
+WITH_EXPERTS = ("qwen3_moe", "olmoe", "granitemoehybrid")
+"""Families whose configs have one size of experts for all blocks."""
+FP8_STEP = 16
+"""Grouped products in FP8 take columns in steps of 16 bytes."""
 AS_IT_IS = "as it is: an ordinary checkpoint of its family"
 
 
@@ -62,7 +67,8 @@ class Engine:
 
     ``label`` is its name for people, ``place`` its place in the table. ``read`` says in which
     source the ``rule`` was read, ``families`` for which model_types; ``others`` answers for the
-    rest. ``gguf``: it reads the file that we write, not the checkpoint.
+    rest. ``gguf``: it reads the file that we write, not the checkpoint. ``splits``: it puts experts
+    on several GPUs and multiplies them in FP8, for which not every size is good.
     """
 
     label: str
@@ -72,21 +78,25 @@ class Engine:
     rule: Callable[[Asked], Answer]
     others: Callable[[Asked], Answer] = ordinary
     gguf: bool = False
+    splits: bool = False
 
     def answer(self, asked: Asked) -> Answer:
         """Whether it loads a checkpoint."""
-        return (self.rule if asked.family in self.families else self.others)(asked)
+        found = (self.rule if asked.family in self.families else self.others)(asked)
+        notes = awkward(asked.architecture) if self.splits and found.loads == "yes" else []
+        return replace(found, how="; ".join([found.how, *notes]))
 
 
 def varying(architecture: Architecture) -> set[str]:
     """The axes that have more than one size among the blocks of a kind, such as {"intermediate",
-    "heads"}.
+    "heads"}; an axis that only some of them have is one.
     """
-    seen: dict[tuple[str, str], set[int]] = {}
-    for block in architecture.blocks:
-        for axis, size in block.sizes.items():
-            seen.setdefault((block.kind, axis), set()).add(size)
-    return {axis for (_, axis), sizes in seen.items() if len(sizes) > 1}
+    found: set[str] = set()
+    for kind in {block.kind for block in architecture.blocks}:
+        sizes = [block.sizes for block in architecture.blocks if block.kind == kind]
+        axes = {axis for of_one in sizes for axis in of_one}
+        found |= {axis for axis in axes if len({of_one.get(axis, 0) for of_one in sizes}) > 1}
+    return found
 
 
 def split(architecture: Architecture) -> tuple[str, str, bool]:
@@ -95,3 +105,32 @@ def split(architecture: Architecture) -> tuple[str, str, bool]:
     ssm = axes & {"heads", "head_dim", "groups", "state", "kernel"}
     attention = axes & {"q_heads", "kv_heads", "attn_head_dim"}
     return ", ".join(sorted(ssm)), ", ".join(sorted(attention)), "intermediate" in axes
+
+
+def with_experts(architecture: Architecture) -> list[Block]:
+    """The blocks with a mixture of experts."""
+    return [block for block in architecture.blocks if "experts" in block.sizes]
+
+
+def apart(architecture: Architecture) -> set[str] | None:
+    """The axes in which these blocks differ; None where there are none."""
+    experts = with_experts(architecture)
+    return varying(replace(architecture, blocks=tuple(experts))) if experts else None
+
+
+def renormalised(architecture: Architecture) -> bool:
+    """Whether the gates of a token's experts are made to sum to 1."""
+    return any(getattr(block, "normalised", False) for block in with_experts(architecture))
+
+
+def awkward(architecture: Architecture) -> list[str]:
+    """What is to be known before experts are split over GPUs or multiplied in FP8."""
+    sizes = [block.sizes for block in with_experts(architecture)]
+    odd = sorted({s["experts"] for s in sizes if s["experts"] % 2})
+    widths = sorted({s["expert_width"] for s in sizes if s["expert_width"] % FP8_STEP})
+    notes = []
+    if odd:
+        notes.append(f"numbers of experts {odd} are odd: 2 or more GPUs cannot share them equally")
+    if widths:
+        notes.append(f"expert widths {widths} are no multiples of {FP8_STEP}, as FP8 wants")
+    return notes

@@ -1,17 +1,21 @@
-"""TensorRT-LLM: per-block FFN widths as a list in config.json, no FFN biases."""
+"""TensorRT-LLM: per-block FFN widths as a list in config.json, experts by block_configs, no FFN
+biases.
+"""
 
 from __future__ import annotations
 
-from minipuzzle.export.engines.base import HYBRIDS, Answer, Asked, Engine, no, split, varying, yes
+from minipuzzle.export.engines.base import HYBRIDS, Answer, Asked, Engine, no, split, unproven, yes
 
 
 def _rule(asked: Asked) -> Answer:
     names = {weight.name for block in asked.architecture.blocks for weight in block.weights}
     if "down_proj.bias" in names:
         return no("its feed-forward blocks have no bias")
+    if any(name.endswith("_proj.bias") and name.startswith("shared_") for name in names):
+        return unproven("whether its shared experts have a bias was not looked up")
     ssm, attention, widths = split(asked.architecture)
     if ssm or attention:
-        axes = ", ".join(sorted(varying(asked.architecture) - {"intermediate"}))
+        axes = ", ".join(part for part in (attention, ssm) if part)
         return no(f"global fields there, these blocks differ in {axes}")
     if widths:
         return yes(
@@ -26,4 +30,5 @@ ENGINE = Engine(
     read="TensorRT-LLM 00620eb, _torch/models/modeling_nemotron_h.py",
     families=HYBRIDS,
     rule=_rule,
+    splits=True,
 )

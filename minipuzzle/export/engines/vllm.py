@@ -1,11 +1,24 @@
-"""vLLM: per-block FFN widths and attention heads with the checkpoint's own classes."""
+"""vLLM: per-block FFN widths, attention heads and experts with the checkpoint's own classes."""
 
 from __future__ import annotations
 
-from minipuzzle.export.engines.base import HYBRIDS, Answer, Asked, Engine, no, split, unproven, yes
+from minipuzzle.export.engines.base import (
+    HYBRIDS,
+    WITH_EXPERTS,
+    Answer,
+    Asked,
+    Engine,
+    no,
+    renormalised,
+    split,
+    unproven,
+    yes,
+)
 
 
 def _rule(asked: Asked) -> Answer:
+    if asked.family == "olmoe" and renormalised(asked.architecture):
+        return no("it never normalises the gates of this family (norm_topk_prob)")
     ssm, attention, _ = split(asked.architecture)
     if ssm:
         return no(f"Mamba-2 sizes are global fields there, these blocks differ in {ssm}")
@@ -21,7 +34,8 @@ def _rule(asked: Asked) -> Answer:
 ENGINE = Engine(
     label="vLLM",
     place=1,
-    read="vLLM 0.33.0, model_executor/models/nemotron_h.py",
-    families=HYBRIDS,
+    read="vLLM 0.33.0, model_executor/models/nemotron_h.py; 0.32.0 for other families",
+    families=(*HYBRIDS, *WITH_EXPERTS),
     rule=_rule,
+    splits=True,
 )

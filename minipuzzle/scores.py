@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from minipuzzle.artifacts import parse_json, plain_json, read_arrays, write_atomic
 from minipuzzle.errors import UserError
-from minipuzzle.kinds import KINDS, Width
+from minipuzzle.kinds import KINDS, Block, Width
 
 SCHEMA = 2
 Array = NDArray[np.float64]
@@ -38,6 +38,19 @@ class Scores:
     layers: Array | None = None
     curves: dict[int, dict[str, Curve]] = field(default_factory=dict)
     meta: dict[str, Any]
+    _lost: dict[tuple[int, str], Array] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def lost(self, index: int, block: Block, width: Width) -> Array:
+        """``Width.lost`` of a block by its scores, made once: it sorts them, millions where each
+        expert has channels of its own.
+        """
+        found = self._lost.get((index, width.axis))
+        if found is None:
+            found = width.lost(block, self.widths[width.score][index])
+            self._lost[index, width.axis] = found
+        return found
 
     def of(self, block: int) -> dict[str, Array]:
         """The width scores of a block, by their names."""

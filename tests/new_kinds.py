@@ -109,7 +109,13 @@ class Pool(Block):
             switch="vary",
             per_block=("uniform", False),
         ),
-        Width(axis="breadth", score="breadth", of=("breadth",), label="breadth"),
+        Width(
+            axis="breadth",
+            score="breadth",
+            of=("breadth",),
+            label="breadth",
+            per_block=("uniform", False),
+        ),
     )
 
     members: int = 6

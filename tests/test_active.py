@@ -179,7 +179,7 @@ def test_messages_and_tables_have_both_numbers():
     assert {"parameters", "active"} <= set(plan.maximal()[0].json())
     heading = as_text(plan_view(said, plan.maximal())).splitlines()[2]
     assert re.search(r"members +.*parameters +active +memory", heading)
-    assert plan.sentences() == ["kept whole, as search.vary names none of them: picked members"]
+    assert plan.sentences() == ["kept whole, as search.vary does not name them: picked members"]
     total, active = counted(parent)
     with pytest.raises(UserError, match="already") as caught:
         make_plan(parent, replace(settings, budget=("active=100%",)))
@@ -246,7 +246,7 @@ def test_axes_and_sizes_that_are_named():
         ("heads=10", "multiples of 2 up to 8"),
         ("hidden=64", "at most 32"),
         ("kv_heads=3", "at most 2"),
-        ("members=3", "intermediate, heads, hidden"),
+        ("members=3", "intermediate, heads, head_dim, state, hidden"),
     ],
 )
 def test_what_cannot_be_varied_is_refused(text, message):

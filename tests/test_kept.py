@@ -53,7 +53,7 @@ def test_what_is_kept_sums_to_the_most(seed, ties, shape):
 def test_heads_by_group_and_channels_for_all_heads(seed, per_group, width):
     groups, heads, dim = 2, 8, 5
     block = Mamba2(hidden=8, heads=heads, head_dim=dim, groups=groups, state=4)
-    of_heads, of_channels = block.widths
+    of_heads, of_channels, _ = block.widths
     channels = np.random.default_rng(seed).random((heads, dim))
     kept = of_channels.keep(block, channels, width)["head_dim"]
     norms = [float(np.linalg.norm(channels[:, d])) for d in range(dim)]

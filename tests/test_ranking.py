@@ -45,7 +45,8 @@ def test_by_kl_the_least_is_best_and_nothing_else_counts():
 class Named:
     def __init__(self, name, origin="grid", damage=0.0, kept=(0,), hidden=None):
         self.name, self.origin, self.damage = name, origin, damage
-        self.selection = type("S", (), {"kept_blocks": list(kept), "hidden": hidden})()
+        self.blocks, self.hidden = tuple(kept), hidden
+        self.selection = f"what {name} keeps"
 
 
 def made(*candidates):

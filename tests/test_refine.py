@@ -120,6 +120,8 @@ def test_the_short_list_by_kl_holds_different_blocks_first():
     ]
     kept = shortlist(by_kl, 3, "kl")
     assert len({tuple(r.candidate.selection.kept_blocks) for r in kept}) == 3
+    assert all(r.candidate.blocks == tuple(r.candidate.selection.kept_blocks) for r in kept)
+    assert all(r.candidate.student == r.candidate.selection.student(choices.parent) for r in kept)
     assert kept[0] is by_kl[0]
     assert shortlist(by_kl, 3, "agreement") == by_kl[:3]
     solvers = [
@@ -131,12 +133,7 @@ def test_the_short_list_by_kl_holds_different_blocks_first():
         by_kl[-1].candidate.name,
     ]
     halved = [
-        replace(
-            r,
-            candidate=replace(
-                r.candidate, name=f"h{i}", selection=replace(r.candidate.selection, hidden=(0, 1))
-            ),
-        )
+        replace(r, candidate=replace(r.candidate, name=f"h{i}", hidden=(0, 1)))
         for i, r in enumerate(by_kl)
     ]
     assert shortlist([*by_kl, *halved], 3, "agreement") == [by_kl[0], halved[0], by_kl[1]]

@@ -65,7 +65,8 @@ class Roofline:
         self, block: Block | None, phase: Phase, work: Generation, parent: Architecture
     ) -> tuple[float, float]:
         """(operations, bytes moved) of one prefill or decoding step: each weight and cached value
-        once, the stream twice.
+        once, the stream twice. A decoding step reads of each block what its tokens need together
+        (``kinds.Block.read_parameters``).
         """
         bare = replace(parent, blocks=())
         one = bare if block is None else replace(parent, blocks=(block,))
@@ -74,7 +75,8 @@ class Roofline:
         parameters, kv, ssm, conv = (float(v) for v in values(one))
         if block is not None:
             flops -= flops_per_token(bare, context).total
-            parameters -= values(bare)[0]
+            decoding = phase != "prefill"
+            parameters = block.read_parameters(work.batch) if decoding else block.parameters
         tokens = work.batch * (work.prompt if phase == "prefill" else 1)
         if block is None:
             tokens = work.batch  # the head works on the last position only

@@ -41,7 +41,8 @@ class Mamba2(Block):
             score="head_channels",
             of=("heads", "head_dim"),
             label="Mamba head channels",
-            searched=False,
+            candidates="parts",
+            switch="vary",
         ),
         Width(
             axis="state",
@@ -50,7 +51,8 @@ class Mamba2(Block):
             label="Mamba state",
             each="groups",
             coupled=("state channels", "group"),
-            searched=False,
+            candidates="parts",
+            switch="vary",
         ),
     )
 

@@ -39,8 +39,8 @@ class Width:
     ``searched``: the search chooses its size; otherwise only a selection names it. ``candidates``
     are the sizes it chooses from: "every" multiple of ``step``, "parts" of the whole in 32 steps
     rounded to ``step``, sizes "rounded" to the multiple that the settings name, or "divisors" of
-    the whole. ``switch`` names the search setting without
-    which it stays whole ("": it needs none). ``in_grid``: the grid of sizes that all blocks share
+    the whole. ``switch`` names the search setting without which it stays whole ("": it needs none;
+    "vary": that setting has to name the axis). ``in_grid``: the grid of sizes that all blocks share
     varies it; otherwise only the solver does. ``per_block`` is (setting, value): with that value
     the solver gives each block its own size; None: all blocks of the kind share one.
     """
@@ -60,6 +60,11 @@ class Width:
     switch: str = ""
     in_grid: bool = True
     per_block: tuple[str, bool] | None = None
+
+    @property
+    def usual(self) -> bool:
+        """Whether a search is about it without being told."""
+        return self.searched and self.switch != "vary"
 
     @property
     def axes(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ Puzzle's space of one choice a block (arXiv:2411.19146), without its replacement
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,13 +21,17 @@ from numpy.typing import NDArray
 
 from minipuzzle.arch import Architecture, Selection
 from minipuzzle.arch.narrow import kept, kept_sizes, resized
-from minipuzzle.kinds import Block
-from minipuzzle.nas.damage import block_damage, drop_damage, hidden_damage
+from minipuzzle.kinds import Block, Width
+from minipuzzle.nas.damage import drop_damage, hidden_damage, size_damage
 from minipuzzle.nas.select import kept_hidden
 from minipuzzle.scores import Scores
 from minipuzzle.settings import SearchSettings
-from minipuzzle.space import Bounds
+from minipuzzle.space import Bounds, thinned, tried
 
+OPTIONS = 512
+"""Of a block, where the settings name no sizes: local search goes through them step by step."""
+SOLVED = 64
+"""Up to so many options of a block the solver gets all of them, else those that may be best."""
 State = tuple[int | None, ...]
 """For each block the number of its option, 0 the whole block, or None where it is dropped."""
 Option = tuple[int, ...]
@@ -38,7 +43,8 @@ class Choices:
     """``options[i]`` of block i, ``damage[i]`` [options + 1] and ``costs[i]`` [options + 1, m]: the
     last entry drops the block.
 
-    ``couplings[i]`` has the coupling of each of the block's axes. ``limits`` [m] are what is left
+    ``widths[i]`` are the axes of the block's options, ``couplings[i]`` has the coupling of each.
+    ``limits`` [m] are what is left
     for blocks. ``hidden`` are the hidden channels that all states keep, None for all of them, and
     ``hidden_damage`` what that is predicted to do.
     """
@@ -49,6 +55,7 @@ class Choices:
     damage: tuple[NDArray[np.float64], ...]
     costs: tuple[NDArray[np.float64], ...]
     couplings: tuple[tuple[int, ...], ...]
+    widths: tuple[tuple[Width, ...], ...]
     limits: NDArray[np.float64]
     names: tuple[str, ...]
     hidden: tuple[int, ...] | None = None
@@ -87,6 +94,28 @@ class Choices:
         """For each block the number of each of its options."""
         return tuple({option: n for n, option in enumerate(found)} for found in self.options)
 
+    @cached_property
+    def worthwhile(self) -> tuple[NDArray[np.int64], ...]:
+        """For each block the columns that a least damage may need, ascending, dropping it the last:
+        of more than SOLVED options those that no other beats in all costs and in damage, the sizes
+        that blocks share being the same.
+        """
+        together = Counter(coupling for couplings in self.couplings for coupling in couplings)
+        found = []
+        for options, damage, costs, couplings in zip(
+            self.options, self.damage, self.costs, self.couplings, strict=True
+        ):
+            shared = [axis for axis, coupling in enumerate(couplings) if together[coupling] > 1]
+            kept = np.ones(len(options), dtype=bool)
+            if len(options) > SOLVED:
+                sizes = np.array(options)[:, shared]  # [options, shared axes]
+                values = np.column_stack([damage[:-1], costs[:-1]])
+                for same in np.unique(sizes, axis=0):
+                    here = np.flatnonzero((sizes == same).all(axis=1))
+                    kept[here] = _unbeaten(values[here])
+            found.append(np.append(np.flatnonzero(kept), len(options)))
+        return tuple(found)
+
     def selection(self, state: State) -> Selection:
         """The blocks, heads and channels that a state keeps, by the scores."""
         found = [
@@ -94,6 +123,10 @@ class Choices:
             for i, (block, number) in enumerate(zip(self.parent.blocks, state, strict=True))
         ]
         return Selection(blocks=tuple(found), hidden=self.hidden)
+
+    def sizes(self, state: State) -> dict[int, dict[str, int]]:
+        """The sizes of each block that a state keeps, in the order of the blocks."""
+        return {i: self._sizes(i, n) for i, n in enumerate(state) if n is not None}
 
     def state(self, selection: Selection) -> State | None:
         """The state of a selection; None where a block has sizes that are no option, or the hidden
@@ -106,16 +139,16 @@ class Choices:
             if stays is None:
                 found.append(None)
                 continue
-            block = self.parent.blocks[i]
-            option = tuple(kept_sizes(block, stays).values())
-            searched = {key for width in block.searched for key in width.keys}
+            sizes = kept_sizes(self.parent.blocks[i], stays)
+            option = tuple(sizes[width.axis] for width in self.widths[i])
+            searched = {key for width in self.widths[i] for key in width.keys}
             if option not in self.numbers[i] or set(stays) - searched:
                 return None
             found.append(self.numbers[i][option])
         return tuple(found)
 
     def _sizes(self, block: int, option: int) -> dict[str, int]:
-        axes = (width.axis for width in self.parent.blocks[block].searched)
+        axes = (width.axis for width in self.widths[block])
         return dict(zip(axes, self.options[block][option], strict=True))
 
 
@@ -134,29 +167,43 @@ def make_choices(
     """
     hidden = hidden or parent.hidden
     options, damage, costs, drops = [], [], [], drop_damage(scores)
-    priced: dict[Block, NDArray[np.float64]] = {}
+    known: dict[Block, tuple[list[dict[str, int]], NDArray[np.float64]]] = {}
     for i, block in enumerate(parent.blocks):
-        found = _options(parent, block, space)
-        blocks = [resized(block, sizes) for sizes in found]
-        for made in blocks:
-            if made not in priced:
-                priced[made] = of(made)
-        options.append(tuple(tuple(sizes.values()) for sizes in found))
-        predicted = [block_damage(parent, scores, i, sizes) for sizes in found]
-        damage.append(np.array([*predicted, drops[i]]))
-        costs.append(np.array([*(priced[made] for made in blocks), left * 0]))
+        if block not in known:
+            sizes = _options(parent, block, space, settings)
+            prices = [of(resized(block, one)) for one in sizes]
+            known[block] = sizes, np.array([*prices, left * 0])
+        found, priced = known[block]
+        options.append(tuple(tuple(one.values()) for one in found))
+        damage.append(np.array([*_damages(parent, scores, i, found), drops[i]]))
+        costs.append(priced)
+    widths = tuple(tried(block, settings) for block in parent.blocks)
     return Choices(
         parent=parent,
         scores=scores,
         options=tuple(options),
         damage=tuple(damage),
         costs=tuple(costs),
-        couplings=_couplings(parent, settings),
+        widths=widths,
+        couplings=_couplings(parent, widths, settings),
         limits=left,
         names=names,
         hidden=kept_hidden(parent, scores, hidden),
         hidden_damage=hidden_damage(scores, hidden),
     )
+
+
+def _unbeaten(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """[n] bool: the rows of ``values`` [n, m] than which no other is as small in all columns, the
+    first one of equal rows.
+    """
+    kept = np.ones(len(values), dtype=bool)
+    for place in np.lexsort(values.T[::-1]):
+        if kept[place]:
+            beaten = (values >= values[place]).all(axis=1)
+            beaten[place] = False
+            kept &= ~beaten
+    return kept
 
 
 def whole(choices: Choices) -> State:
@@ -184,36 +231,54 @@ def coupled(choices: Choices, state: State) -> bool:
     )
 
 
-def _options(parent: Architecture, block: Block, space: Bounds) -> list[dict[str, int]]:
+def _options(
+    parent: Architecture, block: Block, space: Bounds, settings: SearchSettings
+) -> list[dict[str, int]]:
     """Every combination of sizes of a block that its family's files can say, the whole block first;
-    an axis that the space does not name stays whole.
+    an axis that the space does not name stays whole. Of more than OPTIONS combinations there are
+    fewer sizes of the axes that have most.
     """
-    axes = {width.axis: block.sizes[width.axis] for width in block.searched}
-    sizes = [
-        sorted((n for n in space.sizes.get(axis, (size,)) if n <= size), reverse=True)
+    axes = {width.axis: block.sizes[width.axis] for width in tried(block, settings)}
+    every = {
+        axis: tuple(n for n in space.sizes.get(axis, (size,)) if n <= size)
         for axis, size in axes.items()
-    ]
+    }
+    sizes = [values[::-1] for values in thinned(every, settings.varied, OPTIONS).values()]
     found = [dict(zip(axes, values, strict=True)) for values in product(*sizes)]
     return [one for one in found if parent.rules.allows(resized(block, one))]
 
 
-def _couplings(parent: Architecture, settings: SearchSettings) -> tuple[tuple[int, ...], ...]:
+def _damages(
+    parent: Architecture, scores: Scores, index: int, options: list[dict[str, int]]
+) -> list[float]:
+    """The predicted damage of each option of a block: the sum over its axes."""
+    known = {
+        (width.axis, size): size_damage(parent, scores, index, width, size)
+        for width in parent.blocks[index].searched
+        for size in {option[width.axis] for option in options if width.axis in option}
+    }
+    return [sum(known[item] for item in option.items()) for option in options]
+
+
+def _couplings(
+    parent: Architecture, widths: tuple[tuple[Width, ...], ...], settings: SearchSettings
+) -> tuple[tuple[int, ...], ...]:
     """Numbers below 0 for axes that have one size in all blocks of a kind, others for axes whose
     size may differ from block to block.
     """
     shared = sorted(
         {
             (block.kind, width.axis)
-            for block in parent.blocks
-            for width in block.searched
+            for block, searched in zip(parent.blocks, widths, strict=True)
+            for width in searched
             if not _differs(parent, width.per_block, settings)
         }
     )
     found: list[tuple[int, ...]] = []
     own = 0
-    for block in parent.blocks:
+    for block, searched in zip(parent.blocks, widths, strict=True):
         numbers = []
-        for width in block.searched:
+        for width in searched:
             key = (block.kind, width.axis)
             if key in shared:
                 numbers.append(shared.index(key) - len(shared))

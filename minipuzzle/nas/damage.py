@@ -44,7 +44,8 @@ def size_damage(parent: Architecture, scores: Scores, index: int, width: Width, 
         x = np.concatenate([[0.0], sizes, [whole]])
         y = np.concatenate([[gone], errors, [0.0]])
         return max(0.0, float(PchipInterpolator(x, y)(size)))
-    return gone * float(width.lost(block, values_of(width, scores.of(index)))[size])
+    values_of(width, scores.of(index))
+    return gone * float(scores.lost(index, block, width)[size])
 
 
 def hidden_damage(scores: Scores, size: int) -> float:

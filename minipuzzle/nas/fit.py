@@ -40,5 +40,5 @@ def _misfit_of_block(scores: Scores, index: int, block: Block) -> str:
 
 def spare(block: Block) -> set[str]:
     """The names of scores that older files may lack: of axes that the grid leaves whole."""
-    needed = {width.score for width in block.searched if width.in_grid}
+    needed = {width.score for width in block.searched if width.usual and width.in_grid}
     return set(block.score_shapes) - needed

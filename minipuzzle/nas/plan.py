@@ -26,7 +26,7 @@ from minipuzzle.space import (
     bounds,
     check_asked,
     check_uniform,
-    left_whole,
+    left_out,
     levels,
     switches_left,
 )
@@ -37,8 +37,8 @@ GIB = 2**30
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The grid of a parent under a budget, and the points of it that fit. ``whole`` are the axes,
-    as people call them, that no setting asks to vary.
+    """The grid of a parent under a budget, and the points of it that fit. ``notes`` say which
+    sizes are left out.
     """
 
     parent: Architecture
@@ -46,7 +46,7 @@ class Plan:
     prices: Pricing
     bounds: Bounds
     feasible: Feasible
-    whole: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def points(self) -> int:
@@ -60,11 +60,9 @@ class Plan:
 
     def sentences(self) -> list[str]:
         """What budgets of time mean here: the phase, the limit and the workload that it is
-        about. Of a model with experts, which has many axes, what stays whole.
+        about; and which sizes are left out.
         """
-        sparse = self.parent.active_if_fewer is not None
-        whole = [f"kept whole, as search.vary names none of them: {', '.join(self.whole)}"]
-        return (whole if sparse and self.whole else []) + [
+        return list(self.notes) + [
             f"{t.phase} in at most {t.ms:,.1f} ms for {t.work.batch:,} x {t.work.prompt:,} tokens"
             f" read and {t.work.output:,} generated"
             for t in self.limits.times
@@ -161,7 +159,7 @@ def make_plan(parent: Architecture, settings: SearchSettings, timing: Timing | N
                 prices=prices,
                 bounds=space,
                 feasible=feasible,
-                whole=tuple(width.label for width in left_whole(parent, settings)),
+                notes=left_out(parent, level, settings, space),
             )
     raise _unreachable(space, prices, settings)
 

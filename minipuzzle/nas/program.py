@@ -101,17 +101,24 @@ def make_program(instance: Instance) -> Program:
 def _couplings(
     instance: Instance, offsets: NDArray[np.int64], shared: list[tuple[int, int]], choices: int
 ) -> list[LinearConstraint]:
-    """x_ij <= y of its tag, and at most one y in each class."""
+    """The x_ij of a block with one tag are together <= y of the tag, and at most one y in each
+    class.
+    """
     position = {key: choices + k for k, key in enumerate(shared)}
     rows, columns, values, count = [], [], [], 0
     for i, tags in enumerate(instance.tags):
+        known: dict[tuple[int, int], int] = {}
         for j, row in enumerate(tags):
-            for coupling, tag in zip(instance.classes[i], row, strict=True):
-                if tag >= 0:
-                    rows += [count, count]
-                    columns += [int(offsets[i]) + j, position[coupling, int(tag)]]
-                    values += [1.0, -1.0]
-                    count += 1
+            named = ((c, int(t)) for c, t in zip(instance.classes[i], row, strict=True) if t >= 0)
+            for key in dict.fromkeys(named):
+                if key not in known:
+                    known[key], count = count, count + 1
+                    rows.append(known[key])
+                    columns.append(position[key])
+                    values.append(-1.0)
+                rows.append(known[key])
+                columns.append(int(offsets[i]) + j)
+                values.append(1.0)
     below = csr_array((values, (rows, columns)), shape=(count, choices + len(shared)))
     kinds = sorted({c for c, _ in shared})
     one = csr_array(

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from minipuzzle.arch import Architecture
 from minipuzzle.cost.pricing import Pricing
 from minipuzzle.nas.choices import Choices, State, make_choices
 from minipuzzle.nas.program import Instance
-from minipuzzle.nas.select import Candidate
+from minipuzzle.nas.select import Candidate, student_of
 from minipuzzle.nas.solve import Infeasible, Solution, diverse, sweep
 from minipuzzle.records import FrontPoint
 from minipuzzle.scores import Scores
@@ -153,15 +154,18 @@ def candidate(
     choices: Choices, state: State, name: str, origin: str, bytes_of: BytesOf
 ) -> Candidate:
     """A state as a candidate; ``bytes_of`` prices an architecture's memory at the workload."""
-    selection = choices.selection(state)
-    student = selection.student(choices.parent)
+    sizes = choices.sizes(state)
+    hidden = choices.parent.hidden if choices.hidden is None else len(choices.hidden)
+    student = student_of(choices.parent, sizes, hidden)
     return Candidate(
         name=name,
         origin=origin,
-        selection=selection,
+        student=student,
+        blocks=tuple(sizes),
+        hidden=choices.hidden,
         damage=choices.predicted(state),
-        parameters=student.parameters,
         bytes=bytes_of(student),
+        select=partial(choices.selection, state),
     )
 
 
@@ -171,17 +175,19 @@ def instance(choices: Choices) -> Instance:
     """
     blocks = Counter(coupling for couplings in choices.couplings for coupling in couplings)
     tags = []
-    for candidates, couplings, options in zip(
-        choices.candidate_sizes, choices.couplings, choices.options, strict=True
+    for candidates, couplings, options, columns in zip(
+        choices.candidate_sizes, choices.couplings, choices.options, choices.worthwhile, strict=True
     ):
-        found = np.full((len(options) + 1, len(couplings)), -1, dtype=np.int64)
+        found = np.full((len(columns), len(couplings)), -1, dtype=np.int64)
         for axis, coupling in enumerate(couplings):
             if blocks[coupling] > 1:
-                found[:-1, axis] = [candidates[axis].index(option[axis]) for option in options]
+                sizes = [options[column][axis] for column in columns[:-1]]
+                found[:-1, axis] = [candidates[axis].index(size) for size in sizes]
         tags.append(found)
+    pairs = list(zip(choices.damage, choices.costs, choices.worthwhile, strict=True))
     return Instance(
-        damage=choices.damage,
-        costs=choices.costs,
+        damage=tuple(damage[columns] for damage, _, columns in pairs),
+        costs=tuple(costs[columns] for _, costs, columns in pairs),
         limits=choices.limits,
         names=choices.names,
         tags=tuple(tags),
@@ -192,7 +198,8 @@ def instance(choices: Choices) -> Instance:
 
 def state_of(choices: Choices, solution: Solution) -> State:
     """A solution's choices as options."""
+    found = zip(solution.choices, choices.worthwhile, choices.options, strict=True)
     return tuple(
-        None if chosen == len(options) else chosen
-        for chosen, options in zip(solution.choices, choices.options, strict=True)
+        None if columns[chosen] == len(options) else int(columns[chosen])
+        for chosen, columns, options in found
     )

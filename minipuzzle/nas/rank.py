@@ -112,8 +112,8 @@ def optimum(ranked: Sequence[Evaluated]) -> Evaluated:
 
 
 def _sort(evaluated: Evaluated, ranking: Ranking) -> tuple[object, ...]:
-    selection = evaluated.candidate.selection
-    return selection.hidden, tuple(selection.kept_blocks) if ranking == "kl" else None
+    candidate = evaluated.candidate
+    return candidate.hidden, candidate.blocks if ranking == "kl" else None
 
 
 def _order(qualities: list[Quality], ranking: Ranking) -> list[int]:

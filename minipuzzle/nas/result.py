@@ -9,6 +9,7 @@ from minipuzzle.nas.rank import Evaluated, shortlist
 from minipuzzle.records import CandidateRow, Front, ParentModel, SearchResult, SolverFacts, Step
 from minipuzzle.records.search_result import DROPPED
 from minipuzzle.settings import SearchSettings
+from minipuzzle.space import tried
 
 
 def search_result(
@@ -37,20 +38,19 @@ def search_result(
         solver=solver,
         front=front,
         funnel=tuple(steps),
-        candidates=tuple(_row(parent.architecture, r) for r in ranked),
+        candidates=tuple(_row(parent.architecture, r, settings) for r in ranked),
         top=tuple(r.candidate.name for r in kept),
         selections={r.candidate.name: r.candidate.selection for r in kept},
     )
 
 
-def _row(parent: Architecture, evaluated: Evaluated) -> CandidateRow:
+def _row(parent: Architecture, evaluated: Evaluated, settings: SearchSettings) -> CandidateRow:
     candidate = evaluated.candidate
-    kept = set(candidate.selection.kept_blocks)
-    student = candidate.selection.student(parent)
+    kept, student = set(candidate.blocks), candidate.student
     return CandidateRow(
         name=candidate.name,
         origin=candidate.origin,
-        shape=_shape(parent, student),
+        shape=_shape(parent, student, settings),
         pattern=student.pattern,
         strip="".join(letter if i in kept else DROPPED for i, letter in enumerate(parent.pattern)),
         parameters=candidate.parameters,
@@ -63,7 +63,9 @@ def _row(parent: Architecture, evaluated: Evaluated) -> CandidateRow:
     )
 
 
-def _shape(parent: Architecture, student: Architecture) -> dict[str, int | str]:
+def _shape(
+    parent: Architecture, student: Architecture, settings: SearchSettings
+) -> dict[str, int | str]:
     """Counts of the parent's kinds, and the size of each axis: a number where all blocks have it, a
     range where they differ.
     """
@@ -71,8 +73,8 @@ def _shape(parent: Architecture, student: Architecture) -> dict[str, int | str]:
     for kind in parent.kinds:
         blocks = [block for block in student.blocks if block.kind == kind]
         shape[kind] = len(blocks)
-        axes = {w.axis: None for i in parent.indices(kind) for w in parent.blocks[i].searched}
-        for axis in axes:
+        indices = parent.indices(kind)
+        for axis in {w.axis: None for i in indices for w in tried(parent.blocks[i], settings)}:
             sizes = sorted({block.sizes[axis] for block in blocks}) or [0]
             shape[axis] = sizes[0] if len(sizes) == 1 else f"{sizes[0]}-{sizes[-1]}"
     return shape

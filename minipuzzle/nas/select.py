@@ -4,13 +4,15 @@ candidates.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minipuzzle.arch import Architecture, Selection
-from minipuzzle.arch.narrow import kept, kept_sizes
+from minipuzzle.arch.narrow import Sizes, kept, kept_sizes, resized
 from minipuzzle.errors import UserError
 from minipuzzle.kinds.width import top
 from minipuzzle.nas.damage import block_damage, drop_damage, hidden_damage
@@ -22,16 +24,31 @@ from minipuzzle.space import Shape
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A selection that fits. ``origin`` says who proposed it ("grid", "solver", "local search");
-    ``damage`` is predicted; ``bytes`` is memory at the workload.
+    """What fits. ``origin`` says who proposed it ("grid", "solver", "local search"); ``damage`` is
+    predicted; ``bytes`` is memory at the workload. ``blocks`` are the positions of the kept blocks,
+    ``hidden`` the kept hidden channels, None for all of them.
     """
 
     name: str
     origin: str
-    selection: Selection
+    student: Architecture
+    blocks: tuple[int, ...]
+    hidden: tuple[int, ...] | None
     damage: float
-    parameters: int
     bytes: int
+    select: Callable[[], Selection] = field(repr=False, compare=False)
+
+    @property
+    def selection(self) -> Selection:
+        """What it keeps, made anew each time: of hundreds of candidates whose experts keep channels
+        of their own, the indices would not fit in memory.
+        """
+        return self.select()
+
+    @property
+    def parameters(self) -> int:
+        """How many it has."""
+        return self.student.parameters
 
 
 def select(parent: Architecture, scores: Scores, shape: Shape) -> Selection:
@@ -40,18 +57,30 @@ def select(parent: Architecture, scores: Scores, shape: Shape) -> Selection:
     Where blocks stay or go as layers, the measured score of a layer counts. Source:
     arXiv:2504.03624 (conditional NAS: each point keeps what importance ranks first).
     """
-    counts, sizes = dict(shape.counts), dict(shape.sizes)
-    stay = {
-        i
-        for kind, groups in ranked_layers(parent, scores).items()
-        for group in groups[: counts[kind]]
-        for i in group
-    }
+    stay, sizes = set(_kept_blocks(parent, scores, shape)), dict(shape.sizes)
     blocks = [
         kept(block, scores.of(i), sizes) if i in stay else None
         for i, block in enumerate(parent.blocks)
     ]
     return Selection(blocks=tuple(blocks), hidden=kept_hidden(parent, scores, shape.hidden))
+
+
+def _kept_blocks(parent: Architecture, scores: Scores, shape: Shape) -> tuple[int, ...]:
+    counts = dict(shape.counts)
+    return tuple(
+        sorted(
+            i
+            for kind, groups in ranked_layers(parent, scores).items()
+            for group in groups[: counts[kind]]
+            for i in group
+        )
+    )
+
+
+def student_of(parent: Architecture, sizes: Mapping[int, Sizes], hidden: int) -> Architecture:
+    """What is left where the blocks of ``sizes`` stay, each at its sizes."""
+    blocks = tuple(resized(parent.blocks[i], sizes[i]) for i in sorted(sizes))
+    return replace(parent, blocks=blocks).at_hidden(hidden)
 
 
 def kept_hidden(parent: Architecture, scores: Scores, size: int) -> tuple[int, ...] | None:
@@ -91,13 +120,23 @@ def damage(parent: Architecture, scores: Scores, selection: Selection) -> float:
     Sums of one-block errors: they only order candidates before these are evaluated, which is what
     decides.
     """
+    sizes = {
+        i: kept_sizes(parent.blocks[i], stays)
+        for i, stays in enumerate(selection.blocks)
+        if stays is not None
+    }
+    hidden = parent.hidden if selection.hidden is None else len(selection.hidden)
+    return _damage(parent, scores, sizes, hidden)
+
+
+def _damage(parent: Architecture, scores: Scores, sizes: Mapping[int, Sizes], hidden: int) -> float:
     drops = drop_damage(scores)
-    total = 0.0 if selection.hidden is None else hidden_damage(scores, len(selection.hidden))
-    for i, stays in enumerate(selection.blocks):
-        if stays is None:
-            total += float(drops[i])
+    total = 0.0 if hidden == parent.hidden else hidden_damage(scores, hidden)
+    for i in range(len(parent.blocks)):
+        if i in sizes:
+            total += block_damage(parent, scores, i, sizes[i])
         else:
-            total += block_damage(parent, scores, i, kept_sizes(parent.blocks[i], stays))
+            total += float(drops[i])
     return total
 
 
@@ -108,27 +147,16 @@ def candidates(
     keeps, it keeps too.
 
     Damage is read off tables for all shapes, so hundreds of thousands are ordered in well under a
-    second; only the ``limit`` chosen are selected.
+    second.
     """
     predicted = _damages(parent, scores, feasible.grid)
     found = []
     for index in [int(i) for i in np.lexsort((predicted, ~maximal))[:limit]]:
-        selection = select(parent, scores, feasible.shape(index))
-        amount = damage(parent, scores, selection)
+        made = _candidate(parent, scores, feasible, index, "grid")
         point = tuple(feasible.grid.points[index].tolist())
-        found.append((not maximal[index], amount, point, selection, index))
+        found.append((not maximal[index], made.damage, point, made))
     found.sort(key=lambda entry: entry[:3])
-    return [
-        Candidate(
-            name=f"c{number:03}",
-            origin="grid",
-            selection=selection,
-            damage=amount,
-            parameters=int(feasible.parameters[index]),
-            bytes=int(feasible.bytes[index]),
-        )
-        for number, (_, amount, _, selection, index) in enumerate(found, start=1)
-    ]
+    return [replace(made, name=f"c{n:03}") for n, (*_, made) in enumerate(found, start=1)]
 
 
 def largest(
@@ -139,22 +167,28 @@ def largest(
 
     Where many blocks go at once, sums of one-block scores can leave the best of these out.
     """
-    found = []
-    for number, index in enumerate(
-        np.argsort(-feasible.parameters, kind="stable")[:count], start=1
-    ):
-        selection = select(parent, scores, feasible.shape(int(index)))
-        found.append(
-            Candidate(
-                name=f"l{number:03}",
-                origin="largest",
-                selection=selection,
-                damage=damage(parent, scores, selection),
-                parameters=int(feasible.parameters[index]),
-                bytes=int(feasible.bytes[index]),
-            )
-        )
-    return found
+    order = np.argsort(-feasible.parameters, kind="stable")[:count].tolist()
+    found = [_candidate(parent, scores, feasible, index, "largest") for index in order]
+    return [replace(made, name=f"l{n:03}") for n, made in enumerate(found, start=1)]
+
+
+def _candidate(
+    parent: Architecture, scores: Scores, feasible: Feasible, index: int, origin: str
+) -> Candidate:
+    """A point as a candidate that has no name yet."""
+    shape = feasible.shape(index)
+    stay, sizes = _kept_blocks(parent, scores, shape), dict(shape.sizes)
+    hidden = kept_hidden(parent, scores, shape.hidden)
+    return Candidate(
+        name="",
+        origin=origin,
+        student=student_of(parent, dict.fromkeys(stay, sizes), shape.hidden),
+        blocks=stay,
+        hidden=hidden,
+        damage=_damage(parent, scores, dict.fromkeys(stay, sizes), shape.hidden),
+        bytes=int(feasible.bytes[index]),
+        select=partial(select, parent, scores, shape),
+    )
 
 
 def _damages(parent: Architecture, scores: Scores, points: Grid) -> NDArray[np.float64]:

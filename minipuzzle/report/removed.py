@@ -50,7 +50,7 @@ def removals(pattern: str, scores: Scores, selection: Selection) -> list[Removal
     rows = [_of_kind(kind, pattern, scores, blocks) for kind in kinds]
     for width in (width for kind in kinds for width in kind.widths):
         row = _of_width(width, scores, blocks)
-        if row is not None and (width.searched or row.count):
+        if row is not None and (width.usual or row.count):
             rows.append(row)
     return rows + ([] if selection.hidden is None else [_of_stream(scores, selection.hidden)])
 

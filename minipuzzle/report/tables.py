@@ -18,6 +18,7 @@ from minipuzzle.scores import Scores
 from minipuzzle.units import both, bytes_, percent
 
 SHOWN = 10
+TOGETHER = 7
 
 
 def scores_table(pattern: str, scores: Scores) -> RenderableType:
@@ -50,31 +51,27 @@ def candidates_table(search: SearchResult) -> RenderableType:
     """The best candidates of a search, and the layer patterns of those that go on under their
     parent's.
     """
-    # Headings in two lines and columns close together: 132 characters hold every number whole.
-    table = Table(
-        title=_funnel(search), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1)
-    )
     rows = search.candidates
     shape = shape_columns(search, [row.shape for row in rows])
-    measured = ("damage", "next token", "agreement", "loss", "KL")
     sparse = search.parent.active is not None
-    sizes = ("params", "active", "memory") if sparse else ("params", "memory")
-    for column in ("rank", "name", *shape, *sizes, *measured):
-        table.add_column(column.replace(" ", "\n"), justify="right", no_wrap=True)
-    for row in rows[:SHOWN]:
-        table.add_row(
-            str(row.rank),
-            row.name,
-            *(str(row.shape[field]) for field in shape.values()),
-            *both(row.parameters, row.active),
-            bytes_(row.bytes),
-            f"{row.damage:.3g}",
-            percent(row.next_token_accuracy, 1),
-            percent(row.agreement, 1),
-            f"{row.loss:.4f}",
-            f"{row.kl:.4f}",
-            style="bold" if row.name in search.top else "",
-        )
+    names = {"rank": [str(row.rank) for row in rows], "name": [row.name for row in rows]}
+    sizes = {label: [str(row.shape[field]) for row in rows] for label, field in shape.items()}
+    counts = [both(row.parameters, row.active) for row in rows]
+    for place, label in enumerate(("params", "active") if sparse else ("params",)):
+        sizes[label] = [count[place] for count in counts]
+    sizes["memory"] = [bytes_(row.bytes) for row in rows]
+    measured = {
+        "damage": [f"{row.damage:.3g}" for row in rows],
+        "next token": [percent(row.next_token_accuracy, 1) for row in rows],
+        "agreement": [percent(row.agreement, 1) for row in rows],
+        "loss": [f"{row.loss:.4f}" for row in rows],
+        "KL": [f"{row.kl:.4f}" for row in rows],
+    }
+    # 132 characters hold the numbers of seven axes and what is measured side by side.
+    apart = len(shape) > TOGETHER
+    parts = [names | sizes, names | measured] if apart else [names | sizes | measured]
+    bold = [row.name in search.top for row in rows]
+    tables = [_columns(part, bold, "" if i else _funnel(search)) for i, part in enumerate(parts)]
     parent = search.parent
     size = ", ".join(both(parent.parameters, parent.active, " active"))
     patterns = Text.assemble("parent  ", pattern_text(parent.pattern), f"  {size}\n")
@@ -84,7 +81,19 @@ def candidates_table(search: SearchResult) -> RenderableType:
         patterns.append_text(
             Text.assemble(f"{row.name:<7} ", pattern_text(row.strip), f"  {size}{hidden}\n")
         )
-    return Group(table, patterns)
+    return Group(*tables, patterns)
+
+
+def _columns(columns: Mapping[str, Sequence[str]], bold: Sequence[bool], title: str) -> Table:
+    """A table of the first rows of ``columns``, close together, with headings in lines."""
+    table = Table(
+        title=title or None, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1)
+    )
+    for column in columns:
+        table.add_column(column.replace(" ", "\n"), justify="right", no_wrap=True)
+    for *row, strong in list(zip(*columns.values(), bold, strict=True))[:SHOWN]:
+        table.add_row(*map(str, row), style="bold" if strong else "")
+    return table
 
 
 def plan_view(space: SearchSpace, maximal: list[Fitting]) -> RenderableType:

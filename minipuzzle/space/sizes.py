@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 
 from minipuzzle.arch import Architecture
 from minipuzzle.arch.narrow import offered
@@ -26,13 +27,35 @@ def first_blocks(parent: Architecture) -> dict[str, Block]:
     return {name: parent.blocks[parent.indices(name)[0]] for name in KINDS if name in parent.kinds}
 
 
+def tried(block: Block, settings: SearchSettings) -> tuple[Width, ...]:
+    """The widths of a block that a space is about: not those that only ``vary`` would name."""
+    named = settings.varied
+    return tuple(w for w in block.searched if w.usual or w.axis in named)
+
+
+def thinned(
+    sizes: Mapping[str, tuple[int, ...]], named: Collection[str], most: int
+) -> dict[str, tuple[int, ...]]:
+    """Every other size of the axis that has most, and so on, until there are at most ``most``
+    combinations; the smallest and the whole stay, and all sizes of axes that were ``named``.
+    """
+    found = dict(sizes)
+    while prod(map(len, found.values())) > most:
+        free = [axis for axis in found if len(found[axis]) > 2 and axis not in named]
+        if not free:
+            break
+        axis = max(free, key=lambda name: len(found[name]))
+        found[axis] = (*found[axis][:-1:2], found[axis][-1])
+    return found
+
+
 def switched(width: Width, settings: SearchSettings) -> bool:
     """Whether a search may shrink this axis: it needs no switch, its switch is on, or it is
     named.
     """
     if not width.switch or width.axis in settings.varied:
         return True
-    return width.switch != "vary" and bool(getattr(settings, width.switch))
+    return width.usual and bool(getattr(settings, width.switch))
 
 
 def axis_sizes(
@@ -76,9 +99,11 @@ def left_whole(parent: Architecture, settings: SearchSettings) -> list[Width]:
 
 def switches_left(parent: Architecture, settings: SearchSettings) -> list[str]:
     """The settings that would have the search try smaller sizes of what stays whole."""
+    dense = parent.active_if_fewer is None
     found = [
-        f"vary {width.axis}" if width.switch == "vary" else width.switch
+        width.switch if width.usual else f"vary {width.axis}"
         for width in left_whole(parent, settings)
+        if width.usual or not dense
     ]
     if not settings.tries_hidden:
         found.append("hidden_size")

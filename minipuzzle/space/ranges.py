@@ -21,8 +21,18 @@ from minipuzzle.errors import UserError
 from minipuzzle.kinds import Block
 from minipuzzle.kinds.rounding import least_count
 from minipuzzle.settings import SearchSettings
-from minipuzzle.space.levels import Level
-from minipuzzle.space.sizes import axis_sizes, first_blocks, hidden_sizes
+from minipuzzle.space.level import Level
+from minipuzzle.space.sizes import (
+    axis_sizes,
+    first_blocks,
+    hidden_sizes,
+    left_whole,
+    thinned,
+    tried,
+)
+
+MOST = 2_000_000
+"""Points of a grid at one hidden size, where the settings name no sizes: some seconds of work."""
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -89,23 +99,56 @@ def bounds(
 ) -> Bounds:
     """The space of a level: the ``grid`` of sizes that all blocks share, or the sizes that the
     solver may choose from. Axes that the settings do not switch on stay whole, as does the hidden
-    size.
+    size. Of a model of which a token uses a part, which has many axes, a grid of more than MOST
+    points at a hidden size has fewer sizes of the axes that have most.
 
     Raises: UserError for layers that have one first kind and several second ones.
     """
     blocks = first_blocks(parent)
     counts = {kind: parent.count(kind) for kind in blocks}
-    return Bounds(
+    found = Bounds(
         counts={kind: (least_count(n, level.blocks[kind]), n) for kind, n in counts.items()},
         sizes={
             width.axis: axis_sizes(parent, block, width, level.width, settings)
             for block in blocks.values()
-            for width in block.searched
+            for width in tried(block, settings)
             if width.in_grid or not grid
         },
         hidden=hidden_sizes(parent, level.hidden, settings),
         layers=_layers(parent),
     )
+    dense = parent.active_if_fewer is None
+    if not grid or dense or found.points <= MOST * len(found.hidden):
+        return found
+    most = max(1, MOST // len(found.count_points()))
+    return replace(found, sizes=thinned(found.sizes, settings.varied, most))
+
+
+def left_out(
+    parent: Architecture, level: Level, settings: SearchSettings, space: Bounds
+) -> tuple[str, ...]:
+    """Sentences on what a grid leaves out: sizes for its own size; of a model of which a token uses
+    a part, which has many axes, those that stay whole.
+    """
+    found, whole = [], [width.label for width in left_whole(parent, settings)]
+    if whole and parent.active_if_fewer is not None:
+        found.append(f"kept whole, as search.vary does not name them: {', '.join(whole)}")
+    every = {
+        width.axis: axis_sizes(parent, block, width, level.width, settings)
+        for block in first_blocks(parent).values()
+        for width in tried(block, settings)
+    }
+    fewer = [
+        f"{axis} {len(sizes)} of {len(every[axis])}"
+        for axis, sizes in space.sizes.items()
+        if len(sizes) < len(every[axis])
+    ]
+    if fewer:
+        found.append(
+            f"not every size is tried, for the size of the grid: {', '.join(fewer)}; search.vary"
+            " names others"
+        )
+    return tuple(found)
 
 
 def shape_architecture(parent: Architecture, shape: Shape) -> Architecture:

@@ -18,7 +18,7 @@ from minipuzzle.model.fp8_weights import fp8_model
 from minipuzzle.ranks import alone
 from minipuzzle.records import Adapted, load_log
 from minipuzzle.rundir import RunDir
-from minipuzzle.runs.checks import check_router
+from minipuzzle.runs.checks import check_adapter
 from minipuzzle.settings import AdapterSettings, Training
 from minipuzzle.training import distillation, next_token, train
 from minipuzzle.training.expert_load import freeze_routers
@@ -179,12 +179,12 @@ def test_load_of_experts_is_logged(tmp_path, checkpointing):
 
 def test_routers_are_trained_where_asked():
     """Beside an adapter they are not: its file has no place for them."""
-    adapter = AdapterSettings(kind="lora")
+    adapter, models = AdapterSettings(kind="lora"), [tiny("ME")]
     for router in ("auto", "frozen"):
-        check_router(Training(router=router), adapter)
-    check_router(Training(router="train"), AdapterSettings(kind=""))
+        check_adapter(Training(router=router), adapter, models)
+    check_adapter(Training(router="train"), AdapterSettings(kind=""), models)
     with pytest.raises(UserError) as caught:
-        check_router(Training(router="train"), adapter)
+        check_adapter(Training(router="train"), adapter, models)
     assert "training.router train, adapter lora" in caught.value.got
 
 

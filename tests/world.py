@@ -68,7 +68,9 @@ def distil(
     """
     student, teacher = models(folder, group, replicas)
     if adapter:
-        attach(student, make_plan(student.architecture, adapter, rank=2))
+        # experts that have one do not multiply in FP8
+        target = "mamba,attention" if "precision" in settings else "all"
+        attach(student, make_plan(student.architecture, adapter, rank=2, target=target))
     set_precision(teacher, teacher_precision, 1)
     objective, steps = distillation(teacher.requires_grad_(False)), 0
 

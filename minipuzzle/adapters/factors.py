@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from minipuzzle.adapters.plan import FACTORS, AdapterPlan, Group, Mask
 from minipuzzle.errors import UserError
 from minipuzzle.model import HybridLM
+from minipuzzle.model.base import ResidualBlock
 
 
 class GroupFactors(nn.Module):
@@ -36,7 +37,7 @@ class GroupFactors(nn.Module):
     def __init__(self, group: Group, mask: Mask, device: torch.device) -> None:
         super().__init__()
         self.scale = group.alpha / group.rank
-        self.layers = len(group.sites)
+        self.sites = group.sites
         shapes = group.shapes(mask)
         for factor in FACTORS:
             values = torch.zeros(shapes[factor], device=device) if factor in shapes else None
@@ -63,7 +64,13 @@ class GroupFactors(nn.Module):
         self.folded = list(zip(self._each(a.to(dtype)), self._each(b.to(dtype)), strict=True))
 
     def _each(self, factor: Tensor) -> tuple[Tensor, ...]:
-        return factor.unbind(0) if factor.ndim == 3 else (factor,) * self.layers
+        """Of each site: [rows, columns], or of a stack [count, rows, columns]."""
+        if not self.sites[0].stack:
+            return factor.unbind(0) if factor.ndim == 3 else (factor,) * len(self.sites)
+        counts = [site.stack for site in self.sites]
+        if factor.ndim == 3:
+            return factor.split(counts)
+        return tuple(factor.expand(count, -1, -1) for count in counts)
 
 
 class Adapters(nn.Module):
@@ -109,9 +116,18 @@ def attach(model: HybridLM, plan: AdapterPlan, *, seed: int = 0) -> Adapters:
     handles = adapters.handles
     for group in plan.groups:
         factors: Any = adapters.groups[group.name]
-        linear: Any = modules[next(group.sites[0].parts())[0]]
-        handles.append(model.embeddings.register_forward_pre_hook(partial(_fold, factors, linear)))
+        module, _, last = next(group.sites[0].weights())[0].rpartition(".")
+        handles.append(
+            model.embeddings.register_forward_pre_hook(
+                partial(_fold, factors, modules[module], last)
+            )
+        )
         for layer, site in enumerate(group.sites):
+            if site.stack:
+                block = cast(ResidualBlock, model.blocks[site.block])
+                pair = partial(_folded, factors, layer)
+                handles.append(block.add_low_rank(site.projections[0], group.rank, pair))
+                continue
             for name, rows in site.parts():
                 whole = len(site.projections) == 1
                 handles.append(
@@ -160,7 +176,7 @@ def check_start(plan: AdapterPlan, tensors: dict[str, Tensor]) -> None:
     frozen one is.
     """
     for group in plan.groups:
-        for layer in range(len(group.sites)):
+        for layer in range(group.layers):
             zero = [
                 f
                 for f in ("A", "B", "u", "v")
@@ -181,12 +197,16 @@ def _of_layer(factor: str, tensor: Tensor, layer: int) -> Tensor:
     return tensor[layer] if stacked else tensor
 
 
-def _fold(factors: GroupFactors, linear: Any, module: nn.Module, args: Any) -> None:
+def _folded(factors: GroupFactors, site: int) -> tuple[Tensor, Tensor]:
+    return factors.folded[site]
+
+
+def _fold(factors: GroupFactors, of: Any, name: str, module: nn.Module, args: Any) -> None:
     device = factors.A.device.type
     factors.fold(
         torch.get_autocast_dtype(device)
         if torch.is_autocast_enabled(device)
-        else linear.weight.dtype
+        else getattr(of, name).dtype
     )
 
 

@@ -42,7 +42,7 @@ def merge(base: Checkpoint, saved: SavedAdapter, target: Path) -> float:
     """
     _check_base(base, saved)
     saved.check(base.architecture)
-    loras = {f"{lora.module}.weight": lora for lora in saved.loras()}
+    loras = {lora.weight: lora for lora in saved.loras()}
     lost = added = 0.0
 
     def tensor(name: str) -> torch.Tensor:
@@ -50,20 +50,24 @@ def merge(base: Checkpoint, saved: SavedAdapter, target: Path) -> float:
         weight = base.tensor(name)
         if name not in loras:
             return weight
-        lora = loras[name]
-        delta = (lora.b.double() @ lora.a.double()) * (lora.alpha / lora.rank)
-        exact = weight.double() + delta.cpu()
-        written = exact.to(weight.dtype)
-        if not written.float().isfinite().all():
-            raise UserError(
-                f"The adapter takes {name} beyond what {weight.dtype} holds.",
-                got=f"{exact.abs().max().item():.3g} at the largest",
-                allowed=f"at most {torch.finfo(weight.dtype).max:.3g}",
-                next="Look at lora_alpha, or merge into a wider dtype.",
-            )
-        lost += (written.double() - exact).square().sum().item()
-        added += delta.square().sum().item()
-        return written
+        lora, result = loras[name], torch.empty_like(weight)
+        whole = (result, weight, lora.a, lora.b)
+        # a stack's matrices one after another: float64 takes four times BF16's memory
+        one_by_one = zip(*(t if lora.a.ndim == 3 else t[None] for t in whole), strict=True)
+        for written, before, a, b in one_by_one:
+            delta = (b.double() @ a.double()) * (lora.alpha / lora.rank)
+            exact = before.double() + delta.cpu()
+            written.copy_(exact)
+            if not written.float().isfinite().all():
+                raise UserError(
+                    f"The adapter takes {name} beyond what {weight.dtype} holds.",
+                    got=f"{exact.abs().max().item():.3g} at the largest",
+                    allowed=f"at most {torch.finfo(weight.dtype).max:.3g}",
+                    next="Look at lora_alpha, or merge into a wider dtype.",
+                )
+            lost += (written.double() - exact).square().sum().item()
+            added += delta.square().sum().item()
+        return result
 
     config = {**base.config, MARK: [*_merged(base), saved.fingerprint]}
     extra = base.family.extra_files(base.architecture)

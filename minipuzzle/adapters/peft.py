@@ -35,9 +35,11 @@ def export_peft(saved: SavedAdapter, base: Checkpoint, folder: Path) -> str:
 
     Modules have transformers' names; ``rank_pattern`` and ``alpha_pattern`` say where groups
     differ. The config is written last: without it PEFT finds nothing. Returns the projection that
-    PEFT will refuse ("" for none). Raises: UserError where the adapter is for another model.
+    PEFT will refuse ("" for none). Raises: UserError where the adapter is for another model, and
+    where it is for experts.
     """
     saved.check(base.architecture)
+    _check_no_stack(saved.plan)
     theirs = module_names(base)
     tensors: dict[str, Tensor] = {}
     ranks, alphas = {}, {}
@@ -69,6 +71,20 @@ def export_peft(saved: SavedAdapter, base: Checkpoint, folder: Path) -> str:
         },
     )
     return refused(saved.plan, base)
+
+
+def _check_no_stack(plan: AdapterPlan) -> None:
+    stacks = [site for group in plan.groups for site in group.sites if site.stack]
+    if stacks:
+        raise UserError(
+            "An adapter of experts cannot be exported for PEFT.",
+            got=f"blocks.{stacks[0].block}.{stacks[0].projections[0]}, {stacks[0].stack} matrices",
+            allowed="adapters of projections",
+            next=(
+                "Merge it: minipuzzle merge writes an ordinary checkpoint. Or adapt without"
+                " experts: name projections with adapter.target."
+            ),
+        )
 
 
 def refused(plan: AdapterPlan, base: Checkpoint) -> str:
@@ -162,7 +178,9 @@ def _lora(config: PeftConfig, module: str, name: str, pair: dict[str, Tensor]) -
                 got=factor.dtype,
                 allowed="finite floating-point numbers",
             )
-    return Lora(module=module, rank=rank, alpha=config.alpha_of(name), a=a, b=b)
+    return Lora(
+        module=module, weight=f"{module}.weight", rank=rank, alpha=config.alpha_of(name), a=a, b=b
+    )
 
 
 def module_names(base: Checkpoint) -> dict[str, str]:

@@ -66,12 +66,25 @@ def parse_mask(text: str) -> Mask:
 @dataclass(frozen=True, kw_only=True)
 class Site:
     """One adapted place: a projection of a block, or several that share A and u (``rows``: the
-    output size of each).
+    output size of each); or a ``stack`` of so many matrices, each a layer of the group.
     """
 
     block: int
     projections: tuple[str, ...]
     rows: tuple[int, ...]
+    stack: int = 0
+
+    def weights(self) -> Iterator[tuple[str, slice]]:
+        """(canonical name of the weight, its rows of B and v) of each projection or of the
+        stack.
+        """
+        for module, rows in self.parts():
+            yield (module if self.stack else f"{module}.weight"), rows
+
+    @property
+    def layers(self) -> int:
+        """How many layers of the group it is."""
+        return self.stack or 1
 
     def parts(self) -> Iterator[tuple[str, slice]]:
         """(canonical module name, its rows of B and v) of each projection."""
@@ -92,11 +105,23 @@ class Group:
     alpha: float
     sites: tuple[Site, ...]
 
+    @property
+    def layers(self) -> int:
+        """In all sites."""
+        return sum(site.layers for site in self.sites)
+
+    def placed(self) -> Iterator[tuple[Site, slice]]:
+        """Each site and its layers."""
+        start = 0
+        for site in self.sites:
+            yield site, slice(start, start + site.layers)
+            start += site.layers
+
     def shapes(self, mask: Mask) -> dict[str, tuple[int, ...]]:
         """The shape of each stored factor: A and B with a first axis of layers where they are not
         tied, u and v (which are stored where they are trained) always with one.
         """
-        layers = (len(self.sites),)
+        layers = (self.layers,)
         own = () if mask.tied else layers
         shapes = {"A": (*own, self.rank, self.d_in), "B": (*own, self.d_out, self.rank)}
         own_scales = {"u": (*layers, self.rank), "v": (*layers, self.d_out)}
@@ -108,7 +133,7 @@ class Group:
         """Trained parameters. Tied: [A] r d_in + [B] r d_out + [u] L r + [v] L d_out; a layer of
         its own: L times A, B.
         """
-        layers = len(self.sites)
+        layers = self.layers
         own = 1 if mask.tied else layers
         sizes = {
             "A": own * self.rank * self.d_in,
@@ -123,7 +148,7 @@ class Group:
         """Trained parameters of ordinary LoRA of the same rank at the same sites: L r (d_in +
         d_out).
         """
-        return len(self.sites) * self.rank * (self.d_in + self.d_out)
+        return self.layers * self.rank * (self.d_in + self.d_out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,10 +170,8 @@ class AdapterPlan:
 
     @property
     def lonely(self) -> tuple[str, ...]:
-        """Groups of one site, where tying saves nothing."""
-        return tuple(
-            group.name for group in self.groups if self.mask.tied and len(group.sites) == 1
-        )
+        """Groups of one layer, where tying saves nothing."""
+        return tuple(group.name for group in self.groups if self.mask.tied and group.layers == 1)
 
 
 def make_plan(
@@ -199,7 +222,7 @@ def _names(architecture: Architecture, target: str) -> set[str]:
     """The names in a target, projections by their whole name. Raises: UserError for one that this
     model does not know.
     """
-    names = {name for block in architecture.blocks for name in block.projections}
+    names = {name for block in architecture.blocks for name in (*block.projections, *block.stacks)}
     fused = {name for block in architecture.blocks for name in block.fused}
     kinds = {block.kind for block in architecture.blocks}
     known = {"all", *kinds, *names, *fused}
@@ -236,6 +259,13 @@ def _sites(index: int, block: Block, wanted: set[str]) -> Iterator[tuple[str, in
                 f"{block.kind}-{name}",
                 d_in,
                 Site(block=index, projections=(name,), rows=(d_out,)),
+            )
+    for name, (count, d_out, d_in) in block.stacks.items():
+        if wanted & {"all", block.kind, name}:
+            yield (
+                f"{block.kind}-{name}".replace(".", "_"),
+                d_in,
+                Site(block=index, projections=(name,), rows=(d_out,), stack=count),
             )
 
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,6 +30,7 @@ class _Site(TypedDict):
     block: Count
     projections: list[str]
     rows: list[Positive]
+    stack: NotRequired[Positive]
 
 
 class _Group(TypedDict):
@@ -50,9 +51,12 @@ class _Header(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class Lora:
-    """One projection's ordinary LoRA: W + (alpha/rank) b a, a [rank, d_in], b [d_out, rank]."""
+    """The ordinary LoRA of the projection ``module``, whose ``weight`` is W + (alpha/rank) b a, a
+    [rank, d_in], b [d_out, rank]; or of a stack, with a first axis of its matrices.
+    """
 
     module: str
+    weight: str
     rank: int
     alpha: float
     a: Tensor
@@ -86,34 +90,36 @@ class SavedAdapter:
         Source: arXiv:2311.09578; a diagonal matrix between two factors belongs to either of them.
         """
         for group in self.plan.groups:
-            for layer, site in enumerate(group.sites):
+            for site, layers in group.placed():
                 a, b = (
-                    self._scaled(group.name, *names, layer) for names in (("A", "u"), ("B", "v"))
+                    self._scaled(group.name, *names, site, layers)
+                    for names in (("A", "u"), ("B", "v"))
                 )
-                for module, rows in site.parts():
+                for weight, rows in site.weights():
                     yield Lora(
-                        module=module,
+                        module=weight.removesuffix(".weight"),
+                        weight=weight,
                         rank=group.rank,
                         alpha=group.alpha,
                         a=a,
-                        b=b[rows].contiguous(),
+                        b=b[..., rows, :].contiguous(),
                     )
 
     def check(self, architecture: Architecture) -> None:
         """Raises: UserError where the model has not the projections that the adapter is for."""
         for group in self.plan.groups:
             for site in group.sites:
-                found = (
-                    architecture.blocks[site.block].projections
-                    if site.block < len(architecture.blocks)
-                    else {}
-                )
+                found: dict[str, tuple[int, ...]] = {}
+                if site.block < len(architecture.blocks):
+                    block = architecture.blocks[site.block]
+                    found = {**block.projections, **block.stacks}
                 for name, rows in zip(site.projections, site.rows, strict=True):
-                    if found.get(name) != (rows, group.d_in):
+                    shape = (site.stack,) * (site.stack > 0) + (rows, group.d_in)
+                    if found.get(name) != shape:
                         raise UserError(
                             f"The adapter is for another model: blocks.{site.block}.{name}.",
                             got=found.get(name),
-                            allowed=f"a projection of shape {(rows, group.d_in)}",
+                            allowed=f"a projection of shape {shape}",
                             next="Name the checkpoint that the adapter was trained on.",
                         )
 
@@ -122,11 +128,15 @@ class SavedAdapter:
         tensors = {name: tensor.contiguous().cpu() for name, tensor in self.tensors.items()}
         write_atomic(path, save(tensors, metadata={"minipuzzle": json.dumps(_header(self))}))
 
-    def _scaled(self, group: str, factor: str, scale: str, layer: int) -> Tensor:
+    def _scaled(self, group: str, factor: str, scale: str, site: Site, layers: slice) -> Tensor:
         values = self.tensors[f"{group}.{factor}"]
-        values = values[layer] if values.ndim == 3 else values
         scales = self.tensors.get(f"{group}.{scale}")
-        return values if scales is None else scales[layer][:, None] * values
+        of = layers if site.stack else layers.start
+        if values.ndim == 3:
+            values = values[of]
+        elif site.stack:
+            values = values.expand(site.stack, -1, -1)
+        return values if scales is None else scales[of][..., None] * values
 
 
 def read_adapter(path: Path) -> SavedAdapter:
@@ -192,15 +202,29 @@ def _header(saved: SavedAdapter) -> dict[str, Any]:
         "formula": (
             "y = W x + (alpha/rank) diag(v) B diag(u) A x; a frozen u or v is 1 and not stored"
         ),
-        "groups": [asdict(group) for group in saved.plan.groups],
+        "groups": [_said(group) for group in saved.plan.groups],
     }
+
+
+def _said(group: Group) -> dict[str, Any]:
+    """A group's fields; of its sites ``stack`` only where they are one."""
+    found = asdict(group)
+    for site in found["sites"]:
+        if not site["stack"]:
+            del site["stack"]
+    return found
 
 
 def _plan(header: dict[str, Any], file: Path) -> AdapterPlan:
     groups = []
     for entry in header["groups"]:
         sites = tuple(
-            Site(block=s["block"], projections=tuple(s["projections"]), rows=tuple(s["rows"]))
+            Site(
+                block=s["block"],
+                projections=tuple(s["projections"]),
+                rows=tuple(s["rows"]),
+                stack=s.get("stack", 0),
+            )
             for s in entry["sites"]
         )
         pairs = all(len(site.projections) == len(site.rows) for site in sites)

@@ -143,6 +143,19 @@ class ResidualBlock(nn.Module):
             lambda m, i, output: read(output[..., channels])
         )
 
+    def add_low_rank(
+        self, stack: str, rank: int, pair: Callable[[], tuple[Tensor, Tensor]]
+    ) -> RemovableHandle:
+        """Compute with W + B A in place of each matrix W of a stack; ``pair`` gives (A [count,
+        rank, d_in], B [count, d_out, rank]) at each pass.
+        """
+        raise self._undeclared(f"how {stack} is adapted")
+
+    @property
+    def stacks_adapted(self) -> bool:
+        """Whether ``add_low_rank`` was asked for."""
+        return False
+
     @property
     def capturable(self) -> bool:
         """Whether a training step of it never waits for the device, so that a CUDA graph may hold

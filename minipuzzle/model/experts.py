@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -11,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from minipuzzle.kernels import Kernels
+from minipuzzle.kernels import Kernels, low_rank
 from minipuzzle.kernels.fp32_linear import fp32_linear
+from minipuzzle.kernels.low_rank import Pair
 from minipuzzle.kernels.pointwise import silu_product
 from minipuzzle.kernels.routing import Routing, route
 from minipuzzle.kinds import Block, Experts, Kept
@@ -54,6 +56,8 @@ class Router(nn.Module):
 
 class Stacks(nn.Module):
     """The experts' matrices, by their names in ``block.stacks``: [experts, rows, columns]."""
+
+    down_proj: Tensor
 
     def __init__(self, block: Experts) -> None:
         super().__init__()
@@ -100,12 +104,14 @@ class ExpertsBlock(ResidualBlock):
         # a plain dict has no weak references, which its handles hold
         self._readers: OrderedDict[int, Callable[[Any], None]] = OrderedDict()
         self._counting: OrderedDict[int, Callable[[Any], None]] = OrderedDict()
+        self._low_rank: OrderedDict[int, tuple[str, int, Callable[[], Pair]]] = OrderedDict()
 
     @property
     def capturable(self) -> bool:
         """Not where experts run one after another, whose sizes are asked of the device."""
         b, device = self.block, self.norm.weight.device
-        sizes = (b.sizes[b.inner], b.expert_width, (1 + b.gated) * b.expert_width)
+        sizes = [b.sizes[b.inner], b.expert_width, (1 + b.gated) * b.expert_width]
+        sizes += [rank for _, rank, _ in self._low_rank.values()]
         return self.kernels.captures_experts(device, torch.bfloat16, *sizes)
 
     @classmethod
@@ -164,9 +170,16 @@ class ExpertsBlock(ResidualBlock):
 
     def _routed(self, u: Tensor, gates: Tensor, chosen: Tensor) -> Tensor:
         b = self.block
-        up = self.experts.get_parameter("gate_up_proj" if b.gated else "up_proj")
-        down = self.experts.get_parameter("down_proj")
-        return self.kernels.run_experts(
+        up: Tensor = getattr(self.experts, "gate_up_proj" if b.gated else "up_proj")
+        down: Tensor = self.experts.down_proj
+        run = self.kernels.run_experts
+        if self._low_rank:
+            pairs = {
+                "down" if name.endswith("down_proj") else "up": pair()
+                for name, _, pair in self._low_rank.values()
+            }
+            run = partial(low_rank.run_experts, pairs=pairs, loop=self.kernels.experts_wait)
+        return run(
             u,
             up,
             down,
@@ -177,6 +190,17 @@ class ExpertsBlock(ResidualBlock):
             self.kept_channels,
             self._watching if self._readers else None,
         )
+
+    def add_low_rank(self, stack: str, rank: int, pair: Callable[[], Pair]) -> RemovableHandle:
+        """As ``ResidualBlock.add_low_rank``, beside the products with the frozen stack."""
+        handle = RemovableHandle(self._low_rank)
+        self._low_rank[handle.id] = (stack, rank, pair)
+        return handle
+
+    @property
+    def stacks_adapted(self) -> bool:
+        """Whether a product of low rank is beside a stack."""
+        return bool(self._low_rank)
 
     def _shared(self, x: Tensor) -> Tensor:
         b, activation = self.block, ACTIVATIONS[self.block.activation]

@@ -54,6 +54,8 @@ def set_precision(model: HybridLM, precision: str, bf16_ends: int) -> list[str]:
             next="Lower training.bf16_ends.",
         )
     check_sizes(blocks)
+    if any(block.stacks_adapted for block in blocks.values()):
+        raise adapted_stacks(precision)
     if precision == "fp8" and any(block.block.stacks for block in blocks.values()):
         require_grouped(next(model.parameters()).device)
     try:
@@ -101,6 +103,16 @@ def check_sizes(modules: dict[int, ResidualBlock]) -> None:
             allowed=f"sizes that are multiples of {MULTIPLE} ({'; '.join(sorted(why))})",
             next=f"Prune to multiples of {MULTIPLE}, or leave training.precision at bf16.",
         )
+
+
+def adapted_stacks(precision: str) -> UserError:
+    """The error of FP8 products with stacks beside which an adapter is trained."""
+    return UserError(
+        "Experts that have an adapter cannot multiply in FP8.",
+        got=f"training.precision {precision}, an adapter of experts",
+        allowed="BF16, or an adapter of other projections",
+        next="Leave training.precision at bf16, or name projections with adapter.target.",
+    )
 
 
 def require_grouped(device: torch.device) -> None:

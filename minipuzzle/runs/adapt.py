@@ -16,7 +16,7 @@ from minipuzzle.model import HybridLM
 from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.records import Adapted
 from minipuzzle.runs.adapters import adapted, keep_adapter, plan_for
-from minipuzzle.runs.checks import check_router, check_training
+from minipuzzle.runs.checks import check_adapter, check_training
 from minipuzzle.runs.disk import check_disk, training_needs
 from minipuzzle.runs.job import Job, open_checkpoint
 from minipuzzle.runs.training_folder import TrainingFolder, train_in
@@ -48,7 +48,7 @@ def _adapt(
     answers = has_answers(job.text_path("train"))
     blocks = group.first_then_all(lambda: _instructions(job) if answers else job.text("train"))
     check_training(settings.training, [job.parent.architecture], job.device, group)
-    check_router(settings.training, settings.adapter)
+    check_adapter(settings.training, settings.adapter, [job.parent.architecture])
     teacher_file = None if teacher_path is None else open_checkpoint(teacher_path)
     if teacher_file is not None:
         check_vocabularies(job.parent.architecture.vocab_size, teacher_file.architecture.vocab_size)

@@ -84,13 +84,13 @@ def plan_table(plan: AdapterPlan) -> Table:
         trained = group.trainable(plan.mask)
         table.add_row(
             group.name,
-            str(len(group.sites)),
+            str(group.layers),
             f"{trained:,}",
             f"{group.lora:,}",
             f"{trained / group.lora:.2%}",
         )
     table.add_section()
-    layers = sum(len(group.sites) for group in plan.groups)
+    layers = sum(group.layers for group in plan.groups)
     table.add_row(
         "all",
         str(layers),

@@ -14,7 +14,7 @@ from minipuzzle.data import TokenBlocks
 from minipuzzle.errors import UserError
 from minipuzzle.kernels import choose
 from minipuzzle.model import HybridLM, set_precision
-from minipuzzle.model.precision import require_engine, require_grouped
+from minipuzzle.model.precision import adapted_stacks, require_engine, require_grouped
 from minipuzzle.ranks import Ranks
 from minipuzzle.runs.adapters import plan_for
 from minipuzzle.runs.job import Job, open_checkpoint
@@ -51,12 +51,10 @@ def open_distill(
     file = job.original if teacher is None else open_checkpoint(teacher)
     check_vocabularies(job.parent.architecture.vocab_size, file.architecture.vocab_size)
     check_training(settings.training, students, job.device, group)
-    check_router(settings.training, settings.adapter)
+    check_adapter(settings.training, settings.adapter, students)
     _check_precision(
         settings.teacher_precision, settings.training.bf16_ends, [file.architecture], job.device
     )
-    for student in students if settings.adapter.kind else []:
-        plan_for(student, settings.adapter)
     if settings.winner == "tasks":
         job.text_path("calibration")
     inputs = DistillInputs(
@@ -96,9 +94,18 @@ def check_training(
     _check_precision(training.precision, training.bf16_ends, models, device)
 
 
-def check_router(training: Training, adapter: AdapterSettings) -> None:
-    """Raises: UserError where a router is to be trained beside an adapter, whose file has none."""
-    if adapter.kind and training.router == "train":
+def check_adapter(
+    training: Training, adapter: AdapterSettings, models: Sequence[Architecture]
+) -> None:
+    """Raises: UserError for an adapter that these models cannot have, for a router that is to be
+    trained beside it, since its file has none, and for experts with one in FP8.
+    """
+    if not adapter.kind:
+        return
+    groups = [group for model in models for group in plan_for(model, adapter).groups]
+    if training.precision != "bf16" and any(s.stack for group in groups for s in group.sites):
+        raise adapted_stacks(training.precision)
+    if training.router == "train":
         raise UserError(
             "An adapter leaves the routers of experts as they are.",
             got=f"training.router train, adapter {adapter.kind}",

@@ -139,6 +139,17 @@ def test_the_order_of_rows():
     assert order.offsets.dtype == torch.int32  # what grouped_mm wants
 
 
+@pytest.mark.parametrize(("tokens", "choices", "count"), [(1, 6, 128), (7, 3, 4), (60, 2, 9)])
+def test_few_rows_are_ordered_by_comparing_them(tokens, choices, count):
+    g = torch.Generator().manual_seed(0)
+    ids = torch.rand(tokens, count, generator=g).argsort(1)[:, :choices].flatten()
+    for ours, theirs in zip(
+        experts._compared(ids, count), experts._sorted(ids, count), strict=True
+    ):
+        assert ours.dtype == theirs.dtype
+        assert torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize("fast", [False, True])
 def test_on_meta(fast):
     """What is allocated: rows, then two of rows, projected rows, channels and outputs at once."""
@@ -164,6 +175,7 @@ def test_what_cuda_compiles_is_one_graph_each():
     projected, ids = torch.randn(12, 16), torch.arange(12) // 2
     kept, weights = torch.rand(6, 8) > 0.5, torch.rand(12)
     for function, arguments in (
+        (experts._compared, (ids, 6)),
         (grouped._gather, (projected, ids, 2)),
         (grouped._channels, (projected, ids, "silu", True, kept)),
         (grouped._sums, (projected, ids.view(6, 2), weights.view(6, 2))),

@@ -14,9 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minipuzzle.kernels.pointwise import product_dtype, relu_squared, silu_product
+from minipuzzle.kernels.pointwise import (
+    compiled,
+    compiles,
+    product_dtype,
+    relu_squared,
+    silu_product,
+)
 from minipuzzle.shapes import Bool, Float, Int
 
+COMPARED = 512
+"""Rows that are put in order by comparing each with each, on CUDA."""
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu2": relu_squared, "silu": F.silu}
 
 
@@ -25,28 +33,48 @@ class Order:
     """Rows, sorted by expert. Row i is token ``order[i] // k``'s choice ``order[i] % k``; choice j
     of token t is row ``inverse[t * k + j]``.
 
-    ``order``, ``inverse`` [rows] int64; ``experts`` [rows], ascending; ``offsets`` [E + 1] int32:
-    where each expert's rows begin, and the end.
+    ``chosen`` [rows], as tokens have them; ``order``, ``inverse`` [rows] int64; ``offsets`` [E + 1]
+    int32: where each expert's rows begin, and the end.
     """
 
+    chosen: Tensor
     order: Tensor
     inverse: Tensor
-    experts: Tensor
     offsets: Tensor
 
     @staticmethod
     def of(chosen: Int[Tensor, "n k"], count: int) -> Order:
         """Of the choices among ``count`` experts; a token's rows keep their order."""
-        # a GPU sorts the fewer bits the faster
-        experts, order = chosen.flatten().to(torch.int16).sort(stable=True)
-        places = torch.arange(len(order), device=chosen.device)
-        bounds = torch.arange(count + 1, dtype=torch.int16, device=chosen.device)
-        return Order(
-            order=order,
-            inverse=torch.empty_like(order).scatter_(0, order, places),
-            experts=experts.long(),
-            offsets=torch.searchsorted(experts, bounds, out_int32=True),
-        )
+        ids = chosen.flatten()
+        few = len(ids) <= COMPARED and compiles(chosen)
+        order, inverse, offsets = (compiled(_compared) if few else _sorted)(ids, count)
+        return Order(chosen=ids, order=order, inverse=inverse, offsets=offsets)
+
+    @property
+    def experts(self) -> Tensor:
+        """Each row's expert [rows], ascending."""
+        return self.chosen[self.order]
+
+
+def _sorted(ids: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(order, inverse, offsets) of ``Order``."""
+    # a GPU sorts the fewer bits the faster
+    experts, order = ids.to(torch.int16).sort(stable=True)
+    places = torch.arange(len(order), device=ids.device)
+    bounds = torch.arange(count + 1, dtype=torch.int16, device=ids.device)
+    inverse = torch.empty_like(order).scatter_(0, order, places)
+    return order, inverse, torch.searchsorted(experts, bounds, out_int32=True)
+
+
+def _compared(ids: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """As ``_sorted``, each row compared with each: three kernels instead of a dozen, which is what
+    a decode step's time is made of.
+    """
+    places, bounds = (torch.arange(n, device=ids.device) for n in (len(ids), count + 1))
+    own, other, at = ids[:, None], ids[None], places[:, None]  # [rows, 1], [1, rows], [rows, 1]
+    inverse = ((other < own) | ((other == own) & (places < at))).sum(1)
+    order = ((inverse == at) * places).sum(1)
+    return order, inverse, (other < bounds[:, None]).sum(1, dtype=torch.int32)
 
 
 Product = Callable[[Tensor, Tensor, Order], Tensor]

@@ -133,6 +133,11 @@ class Form(NamedTuple):
     gated: bool
     kept: Tensor | None
 
+    @property
+    def ids(self) -> Tensor | None:
+        """The rows' experts, where a mask asks for them."""
+        return None if self.kept is None else self.order.experts
+
 
 def forward(
     x: Tensor,
@@ -150,7 +155,7 @@ def forward(
     projected = multiply(_rows(x, order, weights), up, order, False)
     if keep is not None:
         keep(projected)
-    channels = _fused(_channels, projected)(projected, order.experts, *form[2:])  # [rows, I]
+    channels = _fused(_channels, projected)(projected, form.ids, *form[2:])  # [rows, I]
     del projected
     outputs = multiply(channels, down, order, False)  # [rows, d]
     if watch is not None:
@@ -194,7 +199,7 @@ class _Experts(torch.autograd.Function):
         by_channel = multiply(g, down, order, True)  # [rows, I], of weighted channels
         # gradients of weights [rows] and projected rows [rows, r]; weighted channels [rows, I]
         d_weights, d_projected, channels = _fused(_channels_backward, projected)(
-            projected, by_channel, weights.flatten()[order.order], order.experts, *form[2:]
+            projected, by_channel, weights.flatten()[order.order], form.ids, *form[2:]
         )
         del by_channel
         d_x = d_up = d_down = None
@@ -225,7 +230,7 @@ def _gather(x: Tensor, places: Tensor, choices: int) -> Tensor:
 
 
 def _channels(
-    projected: Tensor, ids: Tensor, activation: str, gated: bool, kept: Tensor | None
+    projected: Tensor, ids: Tensor | None, activation: str, gated: bool, kept: Tensor | None
 ) -> Tensor:
     """The channels [rows, I] of projected rows [rows, r]."""
     first, up = projected.chunk(2, -1) if gated else (projected, None)
@@ -248,7 +253,7 @@ def _channels_backward(
     projected: Tensor,
     by_channel: Tensor,
     weights: Tensor,
-    ids: Tensor,
+    ids: Tensor | None,
     activation: str,
     gated: bool,
     kept: Tensor | None,

@@ -25,7 +25,8 @@ Thing = TypeVar("Thing")
 class Registry:
     """The files of a folder of this package. Files that begin with "_" and ``base.py`` are none.
 
-    ``what`` is what one is called ("estimator"); its file holds it under that name in capitals.
+    ``what`` is what one is called ("estimator"); its file holds it under that name in capitals,
+    with "_" for " ".
     """
 
     folder: str
@@ -66,10 +67,14 @@ class Registry:
         """
         stem = self.check(name).replace("-", "_")
         module = import_module(f"minipuzzle.{self.folder.replace('/', '.')}.{stem}")
-        found = getattr(module, self.what.upper(), None)
+        found = getattr(module, self._attribute, None)
         if not isinstance(found, of):
-            raise TypeError(f"{module.__file__} must hold {self.what.upper()}, a {of.__name__}")
+            raise TypeError(f"{module.__file__} must hold {self._attribute}, a {of.__name__}")
         return found
+
+    @property
+    def _attribute(self) -> str:
+        return self.what.upper().replace(" ", "_")
 
     def _paths(self) -> list[Path]:
         paths = (HOME / self.folder).glob("*.py")
@@ -82,6 +87,8 @@ class Registry:
 
 ESTIMATORS = Registry(folder="importance/estimators", what="estimator")
 """How channels and heads of one block are scored."""
+EXPERT_ESTIMATORS = Registry(folder="importance/experts", what="expert estimator")
+"""How experts of one block are scored."""
 METRICS = Registry(folder="importance/metrics", what="metric")
 """What removing or narrowing a block does to the end of the model."""
 DIVERGENCES = Registry(folder="training/divergences", what="divergence")

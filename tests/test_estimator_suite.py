@@ -108,14 +108,16 @@ def test_it_says_what_it_does_and_where_it_is_from(name):
 def test_every_index_has_a_score(name, family, form):
     model = model_of(family, form)
     for block, scores in zip(model.architecture.blocks, scores_of(name, model), strict=True):
-        assert list(scores) == list(dict.fromkeys(width.score for width in block.widths))
-        for width in block.widths:
+        assert list(scores) == list(dict.fromkeys(width.score for width in block.own_widths))
+        for width in block.own_widths:
             values = scores[width.score]
             assert values.shape == width.score_shape(block)
             assert values.dtype == np.float64
             assert np.isfinite(values).all()
             assert (values >= 0).all()
-            assert len(np.unique(values)) > values.size // 2
+            # experts that no token chooses have 0; no weight tells the choices of a router apart
+            different = len(np.unique(values))
+            assert different > np.count_nonzero(values) // 2 > 0 or width.ordered
 
 
 @FORMS_OF_ALL
@@ -148,7 +150,7 @@ def without(model, index, width, lost):
     if width.follows is not None:
         share = block.sizes[width.follows] // block.sizes[width.axis]
         kept[width.follows] = tuple(i * share + j for i in others for j in range(share))
-    parameters = dict(copy.blocks[index].named_parameters())
+    parameters = copy.blocks[index].state_dict()  # buffers too
     with torch.no_grad():
         for weight in block.weights:
             parts = weight.indices(block.sizes, kept)
@@ -165,11 +167,13 @@ def test_an_index_that_does_nothing_is_the_first_to_go(name, family, form):
     model = model_of(family, form)
     blocks = model.architecture.blocks
     for index in {block.kind: i for i, block in enumerate(blocks)}.values():
-        for width in blocks[index].widths:
+        for width in blocks[index].own_widths:
+            if width.ordered:
+                continue
             lost = blocks[index].sizes[width.axis] - 1
             values = scores_of(name, without(model, index, width, lost))[index][width.score]
             strength = width.strength(blocks[index], values)
-            assert strength.argmin() == lost, (blocks[index].kind, width.axis)
+            assert strength[lost] == strength.min(), (blocks[index].kind, width.axis)
             assert strength[lost] <= 1e-6 * np.median(strength)
 
 

@@ -138,6 +138,7 @@ def test_every_setting_that_decides_is_in_the_identity(settings):
     free = {"save_every", "tensorboard"}
     other = {
         "estimator": "flap",
+        "experts": "frequency",
         "metric": "kl",
         "budget": ("83%",),
         "min_keep": ("width=75%",),

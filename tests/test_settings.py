@@ -73,6 +73,7 @@ def other(option):
         "search.min_keep": ("width=50%", ("width=50%",)),
         "score.estimator": ("flap", "flap"),
         "score.metric": ("kl", "kl"),
+        "score.experts": ("frequency", "frequency"),
         "distill.loss": ("cosine", "cosine"),
         "distill.rates": ("3e-5", (3e-5,)),
         "profile.workload": ("b2,p3,o4", ("b2,p3,o4",)),

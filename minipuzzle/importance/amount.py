@@ -30,7 +30,7 @@ def work(settings: ScoreSettings, architecture: Architecture, available: int) ->
     """
     samples, shared = min(settings.samples, available), min(settings.block_samples, available)
     count = len(architecture.blocks)
-    started = [variants(architecture, i, settings.curves) for i in range(count)]
+    started = [variants(architecture, i, settings.curves, settings.experts) for i in range(count)]
     step = len(architecture.layer_groups[0])
     begun = sum(count - i - (v.axis is None) for i, each in enumerate(started) for v in each)
     total = max(samples, shared) * count + shared * begun

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping
 from functools import partial
+from typing import Any
 
-from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from minipuzzle.importance.estimators import check_streamed, find
+from minipuzzle.importance.experts import find as find_experts
 from minipuzzle.importance.readings import Array, MeanAbsolute, Reading
 from minipuzzle.kinds import Block
 from minipuzzle.model.base import ResidualBlock
@@ -59,15 +60,23 @@ class Collector(_Hooks):
 
     ``sums`` are float64 and additive over batches, and may be replaced entry by entry (resumed, or
     summed over processes) before ``scores``; "magnitude" and "random" have none. ``seed`` is used
-    by "random" alone: give each block its own, or blocks of one shape get the same scores. Raises:
-    UserError as ``check_streamed``.
+    by "random" alone: give each block its own, or blocks of one shape get the same scores.
+    ``experts`` is the estimator of experts (``minipuzzle.importance.experts``). Raises: UserError
+    as ``check_streamed``.
     """
 
-    def __init__(self, block: Block, module: ResidualBlock, estimator: str, seed: int = 0) -> None:
+    def __init__(
+        self,
+        block: Block,
+        module: ResidualBlock,
+        estimator: str,
+        seed: int = 0,
+        experts: str = "reap",
+    ) -> None:
         check_streamed(estimator)
         super().__init__()
         self.block, self.module = block, module
-        self.points, self.readings = begin(block, module, estimator, seed)
+        self.points, self.readings = begin(block, module, estimator, experts, seed)
         self.sums = Sums(self.readings)
 
     def __enter__(self) -> Collector:
@@ -107,30 +116,37 @@ class HiddenCollector(_Hooks):
 
 
 def begin(
-    block: Block, module: ResidualBlock, estimator: str, seed: int
+    block: Block, module: ResidualBlock, estimator: str, experts: str, seed: int
 ) -> tuple[dict[str, str], dict[str, Reading]]:
     """(the points that are read, the readings), by the names of the block's scores; no point where
-    no activation is read.
+    no activation is read, no reading where indices are removed one by one.
     """
     points, readings = {}, {}
+    of_channels, of_experts = find(estimator), find_experts(experts)
     for name in block.score_shapes:
-        point, readings[name] = find(estimator).begin(block, module, name, seed)
+        routed = block.reads[name].way == "experts"
+        if routed and of_experts.measured:
+            continue
+        chosen = of_experts if routed else of_channels
+        point, readings[name] = chosen.begin(block, module, name, seed)
         if point:
             points[name] = point
     return points, readings
 
 
-def footprint_hooks(block: Block, estimator: str = "minitron") -> Callable[[ResidualBlock], None]:
+def footprint_hooks(
+    block: Block, estimator: str = "minitron", experts: str = "reap"
+) -> Callable[[ResidualBlock], None]:
     """Puts hooks on a module of "meta" tensors that allocate what the collectors do and keep
     nothing.
     """
 
-    def discard(reading: Reading, x: Tensor) -> None:
+    def discard(reading: Reading, x: Any) -> None:
         reading.reduce(x)
 
     def put(module: ResidualBlock) -> None:
         module.watch("branch_input", partial(discard, MeanAbsolute(block.hidden)))
-        points, readings = begin(block, module, estimator, 0)
+        points, readings = begin(block, module, estimator, experts, 0)
         for name, point in points.items():
             module.watch(point, partial(discard, readings[name]))
 

@@ -41,6 +41,12 @@ class Found:
                 arrays["layers"][variant.block // self.step] = error
             elif variant.axis is None:
                 arrays["blocks"][variant.block] = error
+            elif variant.without is not None:
+                block = self.architecture.blocks[variant.block]
+                (score,) = {w.score for w in block.own_widths if w.axis == variant.axis}
+                name = f"{variant.block}.{score}"
+                arrays.setdefault(name, np.zeros(block.score_shapes[score]))
+                arrays[name][variant.without] = error
             else:
                 name = f"{variant.block}.curve.{variant.axis}"
                 row = np.array([[variant.size, error]])

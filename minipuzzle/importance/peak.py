@@ -6,6 +6,7 @@ The formula is ``minipuzzle.memory.scoring``; here are its numbers that only tor
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -18,7 +19,7 @@ from minipuzzle.importance.collect import footprint_hooks
 from minipuzzle.importance.curves import narrowings, variants
 from minipuzzle.importance.ends import CHUNK_VALUES
 from minipuzzle.importance.metrics import find
-from minipuzzle.kinds import Block
+from minipuzzle.kinds import Block, Width
 from minipuzzle.machine import available_bytes, free_gpu_bytes, resident_bytes
 from minipuzzle.memory import Peak
 from minipuzzle.memory.scoring import ScoringLoad, on_cpu, on_gpu
@@ -100,7 +101,10 @@ def plan_peak(
     load = ScoringLoad(
         weights=tuple(block_bytes(block, dtype) for block in blocks),
         working=tuple(working[block] for block in blocks),
-        variants=tuple(len(variants(architecture, i, settings.curves)) for i in range(len(blocks))),
+        variants=tuple(
+            len(variants(architecture, i, settings.curves, settings.experts))
+            for i in range(len(blocks))
+        ),
         samples=samples,
         shared=shared,
         row=length * architecture.hidden * dtype.itemsize,
@@ -131,8 +135,8 @@ def check_peak(peak: ScoringPeak, device: torch.device) -> None:
                 got=str(need),
                 allowed=bytes_(free),
                 next=(
-                    "Lower score.block_samples, score.samples, score.batch or data.length, or turn"
-                    " the damage curves off (score.curves)."
+                    "Lower score.block_samples, score.samples, score.batch or data.length, turn the"
+                    " damage curves off (score.curves), or score experts otherwise (score.experts)."
                 ),
             )
 
@@ -140,15 +144,18 @@ def check_peak(peak: ScoringPeak, device: torch.device) -> None:
 def _working(
     block: Block, settings: ScoreSettings, length: int, dtype: torch.dtype, fast: bool
 ) -> int:
-    def masked(module: ResidualBlock) -> None:
-        kept: dict[str, tuple[int, ...]] = {}
-        for axis, size in narrowings(block):
-            width = next(w for w in block.searched if w.axis == axis)
-            kept |= width.keep(block, np.ones(width.score_shape(block)), size, kept)
+    def masked(width: Width, size: int, module: ResidualBlock) -> None:
+        kept = width.keep(block, np.ones(width.score_shape(block)), size)
         for owner, name, mask in module.masks(kept):
             setattr(owner, name, mask)
 
-    watches = [footprint_hooks(block, settings.estimator), *([masked] if settings.curves else [])]
+    largest = dict(narrowings(block)) if settings.curves else {}
+    watches = [footprint_hooks(block, settings.estimator, settings.experts)]
+    watches += [
+        partial(masked, width, largest[width.axis])
+        for width in block.searched
+        if width.axis in largest
+    ]
     return max(
         forward_bytes(
             block, batch=settings.batch, length=length, dtype=dtype, fast=fast, watch=watch

@@ -193,12 +193,10 @@ class _Run:
         if not whole:
             streams.run(module, 0, streams.samples)
         streams.run(module, streams.samples, begun)
-        if not whole or not self.settings.curves:
+        if not whole:
             return
         block = self.architecture.blocks[index]
-        for variant in [
-            v for v in variants(self.architecture, index, curves=True) if v.axis is not None
-        ]:
+        for variant in [v for v in self._variants(index) if v.axis is not None]:
             chosen = kept(block, variant, widths)
             if chosen is None:
                 continue
@@ -212,7 +210,9 @@ class _Run:
         block = self.architecture.blocks[index]
         seed = self.settings.seed + index
         with (
-            Collector(block, module, self.settings.estimator, seed) as collector,
+            Collector(
+                block, module, self.settings.estimator, seed, self.settings.experts
+            ) as collector,
             HiddenCollector(block, module) as hidden,
         ):
             streams.run(module, 0, self.watched)
@@ -227,7 +227,7 @@ class _Run:
     def _streams(self, number: int) -> Streams:
         whole = number == 0
         capacity = sum(
-            len(variants(self.architecture, i, whole and self.settings.curves))
+            len(self._variants(i) if whole else variants(self.architecture, i, curves=False))
             for i in self._left()
         )
         samples = len(self.tokens) if whole else self.shared
@@ -243,6 +243,10 @@ class _Run:
             home=self.peak.home,
             progress=self.progress,
         )
+
+    def _variants(self, index: int) -> list[Variant]:
+        settings = self.settings
+        return variants(self.architecture, index, settings.curves, settings.experts)
 
     def _left(self) -> list[int]:
         return [i for i in range(len(self.architecture.blocks)) if i not in self.removed]

@@ -89,7 +89,8 @@ class Routed:
 
     ``channels`` [rows, I], what the down matrices read; ``outputs`` [rows, d] before they are
     weighted; ``gates`` [rows], the weights; ``experts`` [rows] int64, ascending; ``offsets``
-    [E + 1] int32: where each expert's rows begin, and the end.
+    [E + 1] int32: where each expert's rows begin, and the end; ``places`` [n, k] int64: the row of
+    each choice of a token.
     """
 
     channels: Tensor
@@ -97,6 +98,7 @@ class Routed:
     gates: Tensor
     experts: Tensor
     offsets: Tensor
+    places: Tensor
 
 
 def looped(rows: Tensor, stack: Tensor, order: Order) -> Tensor:
@@ -146,6 +148,7 @@ def run_experts(
                 gates=weights.flatten()[order.order],
                 experts=order.experts,
                 offsets=order.offsets,
+                places=order.inverse.view_as(chosen),
             )
         )
     # each token's own rows are added up: the same sum every time, which index_add_'s is not

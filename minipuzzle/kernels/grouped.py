@@ -166,6 +166,7 @@ def forward(
                 gates=weights.flatten()[order.order],
                 experts=order.experts,
                 offsets=order.offsets,
+                places=order.inverse.view(weights.shape),
             )
         )
     del channels

@@ -118,6 +118,7 @@ def _run_experts(
                 gates=weights.flatten()[order.order],
                 experts=order.experts,
                 offsets=order.offsets,
+                places=order.inverse.view_as(chosen),
             )
         )
     del channels

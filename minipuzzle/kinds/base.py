@@ -192,8 +192,9 @@ class Block:
         return next(w for w in self.weights if w.name == name)
 
     def rows(self, rows: Rows) -> slice:
-        """The positions of ``rows`` in the output of their projection."""
-        dim = self.weight(f"{rows.projection}.weight").dims[0]
+        """The positions of ``rows`` in the output of their projection, or of those of a stack."""
+        stack = rows.projection in self.stacks
+        dim = self.weight(rows.projection if stack else f"{rows.projection}.weight").dims[stack]
         counts = [prod(self.sizes[axis] for axis in segment) for segment in dim]
         start = sum(counts[: rows.segment])
         return slice(start, start + counts[rows.segment])

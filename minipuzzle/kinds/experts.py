@@ -10,6 +10,7 @@ from typing import ClassVar
 from minipuzzle.kinds.axes import Rows, Weight, weight
 from minipuzzle.kinds.base import NORM, Block
 from minipuzzle.kinds.cost import Cache, Flops
+from minipuzzle.kinds.read import Read
 from minipuzzle.kinds.width import Width
 
 
@@ -180,6 +181,34 @@ class Experts(Block):
     def points(self) -> dict[str, Rows]:
         """None: its points are of its own (``minipuzzle.model.experts``)."""
         return {}
+
+    @property
+    def reads(self) -> dict[str, Read]:
+        """Experts, their channels and choices by what a pass does with them; channels beside them
+        as what reads those.
+        """
+        halves = range(2 if self.gated else 1)
+        up = "experts.gate_up_proj" if self.gated else "experts.up_proj"
+        made = tuple(Rows(up, half) for half in halves)
+        out = "latent_out_proj.weight" if self.latent else ""
+        found = {
+            "experts": Read(point="routed", way="experts", weight=out, makers=made),
+            "expert_channels": Read(
+                point="routed", way="columns of experts", weight="experts.down_proj", makers=made
+            ),
+        }
+        if self.shared_width:
+            shared = "shared_gate_up_proj" if self.gated else "shared_up_proj"
+            found["shared_channels"] = Read(
+                point="shared_channels",
+                weight="shared_down_proj.weight",
+                makers=tuple(Rows(shared, half) for half in halves),
+            )
+        if self.latent:
+            found["latent_channels"] = Read(
+                point="latent_channels", weight=out, makers=(Rows("latent_in_proj"),)
+            )
+        return {**found, "choices": Read(point="routed", way="choices", weight=out)}
 
     @property
     def expert_parameters(self) -> int:

@@ -70,8 +70,8 @@ class ExpertsBlock(ResidualBlock):
 
     Activations are watched at points of its own too: "routed", all that scoring asks of the experts
     (``kernels.experts.Routed``); "chosen" [t, top_k] int64, the experts of each token;
-    "shared_channels" [b, s, shared_width] and "latent_channels" [t, latent], what the shared down
-    and the way out of the latent size read.
+    "shared_channels" [b, s, shared_width] and "latent_channels" [b, s, latent], what the shared
+    down and the way out of the latent size read.
     """
 
     kind = Experts.kind
@@ -150,7 +150,7 @@ class ExpertsBlock(ResidualBlock):
         r = self._routed(u, gates, chosen)  # [t, latent or hidden]
         if b.latent:
             r = r if self.kept_latent is None else r * self.kept_latent
-            r = self.latent_out_proj(r)  # [t, hidden]
+            r = self.latent_out_proj(r.unflatten(0, x.shape[:2]))  # [b, s, hidden]
         added = r.view_as(x)
         return added if shared is None else added + shared
 

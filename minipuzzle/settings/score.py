@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from minipuzzle.identity import Plain, changed
-from minipuzzle.registry import ESTIMATORS, METRICS
+from minipuzzle.registry import ESTIMATORS, EXPERT_ESTIMATORS, METRICS
 from minipuzzle.settings import job
 from minipuzzle.settings.bounds import BATCHES, SEEDS, settle
 from minipuzzle.settings.data import Data
@@ -19,7 +19,8 @@ class ScoreSettings:
     """What scores see and measure: the papers use 1024 samples for widths and 128 for blocks
     (arXiv:2504.03624).
 
-    ``estimator``, one of ``registry.ESTIMATORS``, scores channels and heads; ``metric``, one of
+    ``estimator``, one of ``registry.ESTIMATORS``, scores channels and heads, ``experts``, one of
+    ``EXPERT_ESTIMATORS``, the experts of a mixture; ``metric``, one of
     ``METRICS``, measures what removing or narrowing a block does to the model's end. ``curves``
     also narrows each block; ``iterative`` removes that many blocks one after the other, scoring
     again after each (0: all scores from the whole model).
@@ -46,6 +47,9 @@ class ScoreSettings:
     estimator: str = setting(
         "mixed", "How channels and heads are scored.", names=(ESTIMATORS,), common=True
     )
+    experts: str = setting(
+        "reap", "How experts of a mixture are scored.", names=(EXPERT_ESTIMATORS,)
+    )
     metric: str = setting(
         "mse", "How the damage of removing a block is measured.", names=(METRICS,)
     )
@@ -61,6 +65,7 @@ class ScoreSettings:
     def __post_init__(self) -> None:
         settle(self)
         ESTIMATORS.check(self.estimator)
+        EXPERT_ESTIMATORS.check(self.experts)
         METRICS.check(self.metric)
 
     def identity(self) -> dict[str, Plain]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from minipuzzle.errors import UserError
 from minipuzzle.importance.products import RootProducts
 from minipuzzle.importance.readings import Array, Nothing, Reading
+from minipuzzle.importance.routed import Choices, OfExperts
 from minipuzzle.importance.widths import score_count
 from minipuzzle.kinds import Block
 from minipuzzle.model.base import ResidualBlock
@@ -51,13 +52,20 @@ class Activations(Estimator):
     ) -> tuple[str, Reading]:
         """The point and a new reading of it."""
         read, count = block.reads[name], score_count(block, name)
+        weight = module.get_parameter(read.weight) if read.weight else None
         if read.way == "products":
             return read.point, RootProducts(count)
+        if read.way == "choices":
+            return read.point, Choices(count, weight)
+        assert weight is not None, f"{name} has no matrix"
+        if read.way == "columns of experts":
+            own = weight.shape[-1]
+            return read.point, OfExperts([self.reading(matrix, own) for matrix in weight.unbind()])
         point = read.point
         if point == "channels":
             known = ("branch_input", "channels", *block.points)
             point = next(name for name in self.points if name in known)
-        return point, self.reading(module.get_parameter(read.weight), count)
+        return point, self.reading(weight, count)
 
 
 @dataclass(frozen=True, kw_only=True)

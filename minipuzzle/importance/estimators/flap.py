@@ -15,6 +15,8 @@ from minipuzzle.importance.estimators.base import Activations
 from minipuzzle.importance.readings import Array, Reading, column_norms, tokens_of
 from minipuzzle.shapes import Float, Float64
 
+ROWS = 1024
+
 
 class Fluctuation(Reading):
     """The formula of this file: ``weight`` [hidden, c], ``count`` scores of c / count channels."""
@@ -31,8 +33,9 @@ class Fluctuation(Reading):
     def reduce(self, x: Float[Tensor, "b s c"]) -> dict[str, Float64[Tensor, ...]]:
         total = x.new_zeros(x.shape[-1], dtype=torch.float64)
         squares = torch.zeros_like(total)
-        for row in x:  # float64 of one sample at a time
-            wide = row.double()
+        # float64 of one sample at a time, or of as many tokens where each is one of its own
+        for part in x.flatten(0, 1).split(x.shape[1] if x.shape[1] > 1 else ROWS):
+            wide = part.double()
             total += wide.sum(dim=0)
             squares += wide.square().sum(dim=0)
         return {"count": tokens_of(x), "total": total, "squares": squares}

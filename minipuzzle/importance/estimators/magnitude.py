@@ -55,7 +55,12 @@ def block_magnitudes(block: Block, module: Any, name: str, seed: int = 0) -> Arr
     count, makers = score_count(block, name), block.reads[name].makers
     if not makers:
         return np.ones(count)
-    rows = [getattr(module, made.projection).weight[block.rows(made)] for made in makers]
+    rows = [
+        module.get_parameter(made.projection)[:, block.rows(made)]
+        if made.projection in block.stacks
+        else module.get_parameter(f"{made.projection}.weight")[block.rows(made)]
+        for made in makers
+    ]
     each = torch.cat([part.reshape(count, -1) for part in rows], 1)  # [scores, weights of one]
     return torch.linalg.vector_norm(each.detach(), dim=1, dtype=torch.float64).cpu().numpy()
 

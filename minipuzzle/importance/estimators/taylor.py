@@ -16,7 +16,8 @@ single samples matter: the mean gradient of a trained model is nearly nothing, s
 large batch cancel.
 
 Gates: an FFN channel, a Mamba channel after the gated norm (whose statistics count as fixed), an
-index of a Mamba group's state (on C, or as well on B), an attention head, a whole block (all it
+index of a Mamba group's state (on C, or as well on B), an attention head, an expert (what it adds),
+a channel of an expert's own, the first, second ... choice of each token, a whole block (all it
 adds), and a hidden channel (all that the embedding and the blocks write there, behind the norm
 where that comes after the mixer). Units: nats a token.
 """
@@ -35,9 +36,11 @@ from torch.utils.hooks import RemovableHandle
 
 from minipuzzle.data import TokenBlocks
 from minipuzzle.importance.estimators.base import WholeModel
+from minipuzzle.importance.routed import routed_derivatives
 from minipuzzle.importance.widths import as_scores, score_count
 from minipuzzle.model import HybridLM
 from minipuzzle.model.head import matmul_fp32
+from minipuzzle.model.routed import Routed
 from minipuzzle.scores import Scores
 
 CHUNK_TOKENS = 1024
@@ -89,8 +92,24 @@ class _Gates:
         self.streams.append(h.detach())
         h.register_hook(lambda g: self._stream(index, g))
 
-    def read_width(self, index: int, name: str, y: Tensor) -> None:
+    def read_width(self, index: int, name: str, y: Tensor | Routed) -> None:
         """``y`` [b, s, c] is where the scores ``name`` of block ``index`` are read."""
+        if isinstance(y, Routed):
+            way, routed = self.architecture.blocks[index].reads[name].way, y
+            activation = y.channels if way == "columns of experts" else y.outputs
+            batch, sums, value = (
+                len(self.streams[-1]),
+                self.widths[index][name],
+                activation.detach(),
+            )
+
+            def count(gradient: Tensor) -> None:
+                rows = gradient.float() * value.float()  # [rows, c]
+                found = routed_derivatives(routed, rows, batch, way, len(sums))
+                sums.__iadd__(found.square().sum(dim=0).cpu().numpy())
+
+            activation.register_hook(count)
+            return
         value = y.detach()
         y.register_hook(lambda g: self._width(index, name, g, value))
 

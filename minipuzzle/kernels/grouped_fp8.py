@@ -1,5 +1,5 @@
-"""Experts' products in FP8: rows and matrices in E4M3, a scale for each row and each expert's
-matrix, sums in FP32; the gradients of the matrices in BF16.
+"""Experts' products in FP8: rows and matrices in E4M3 with a scale for each row and for each output
+of a matrix, sums in FP32; the gradients of the matrices in BF16.
 
 This is torchao's recipe "rowwise with gradients of weights in high precision": PyTorch's grouped
 FP8 product takes E4M3 only, and for gradients of weights it would want every expert's rows padded
@@ -79,11 +79,11 @@ def run_stored(
 
 @torch.no_grad()
 def stored_stack(stack: Tensor) -> tuple[Tensor, Tensor]:
-    """E4M3 codes of [E, out, in], and a scale for each expert [E, 1, 1]; made one by one."""
+    """E4M3 codes of [E, out, in] and their scales [E, out, 1], made expert by expert."""
     codes = torch.empty_like(stack, dtype=E4M3)
-    scale = torch.empty(len(stack), 1, 1, device=stack.device)
+    scale = torch.empty(*stack.shape[:2], 1, device=stack.device)
     for number, matrix in enumerate(stack):
-        codes[number], scale[number] = quantize(matrix, E4M3)
+        codes[number], scale[number] = quantize(matrix, E4M3, (1,))
     return codes, scale
 
 
@@ -101,7 +101,7 @@ def _product(rows: Tensor, codes: Tensor, scale: Tensor, order: Order, *, fast: 
         own,
         codes.transpose(-2, -1),
         (1 / of_rows).flatten(),  # [rows]
-        (1 / scale[:, :, 0]).expand(-1, codes.shape[1]).contiguous(),  # [E, out]
+        1 / scale[:, :, 0],  # [E, out]
         offs=order.offsets[1:],
         out_dtype=torch.bfloat16,  # it makes no other
         use_fast_accum=fast,
@@ -113,6 +113,9 @@ def _row_codes(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _stack_codes(stack: Tensor, back: bool) -> tuple[Tensor, Tensor]:
-    """Codes of [E, out, in], going back of [E, in, out], and a scale for each expert [E, 1, 1]."""
-    codes, scale = quantize(stack, E4M3, (1, 2))
-    return codes.transpose(1, 2).contiguous() if back else codes, scale
+    """Codes of [E, out, in] and scales [E, out, 1]; going back of [E, in, out], scales [E, in, 1].
+
+    One scale an expert would leave a GPU's reduction to as many of its blocks as there are experts.
+    """
+    codes, scale = quantize(stack.transpose(1, 2) if back else stack, E4M3, (2,))
+    return codes.contiguous(), scale

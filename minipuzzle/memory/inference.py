@@ -66,15 +66,16 @@ def inference_peak(architecture: Architecture, work: Generation, runtime: Runtim
 
 def weight_bytes(architecture: Architecture, size: int, fp8: bool) -> int:
     """Bytes of all weights at ``size`` bytes a value; ``fp8`` holds the matrices of blocks in one,
-    with a scale each.
+    with a scale each, experts' with one for each row.
     """
     if not fp8:
         return architecture.parameters * size
     saved = 0
     for block in architecture.blocks:
-        shapes = [(1, *shape) for shape in block.projections.values()]
-        for count, rows, columns in (*shapes, *block.stacks.values()):
-            saved += count * (rows * columns * (size - 1) - SCALE_BYTES)
+        for rows, columns in block.projections.values():
+            saved += rows * columns * (size - 1) - SCALE_BYTES
+        for count, rows, columns in block.stacks.values():  # a scale for each row
+            saved += count * rows * (columns * (size - 1) - SCALE_BYTES)
     return architecture.parameters * size - saved
 
 

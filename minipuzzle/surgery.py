@@ -56,6 +56,7 @@ def cut(parent: Checkpoint, selection: Selection, target: Path) -> Checkpoint:
         source=parent,
         config=config,
         extra=parent.family.extra_files(student),
+        mtp=sliced,
     )
     saved = Checkpoint.open(target)
     _same("parameters", saved.parameters, student.parameters, target)
@@ -149,9 +150,9 @@ def _sources(
     """
     position = selection.kept_blocks
     top = {} if selection.hidden is None else {"hidden": selection.hidden}
-    by_name = {tensor.name: tensor for tensor in parent.tensors()}
+    by_name = {tensor.name: tensor for tensor in parent.file_tensors()}
     result = {}
-    for tensor in student.tensors():
+    for tensor in student.file_tensors():
         if tensor.block is None:
             whole, kept = by_name[tensor.name], top
         else:
@@ -166,8 +167,7 @@ def _sliced(parent: Checkpoint, whole: Planned, indices: list[NDArray[np.int64] 
     """What ``indices`` keep of a tensor. Of a stack only the matrices that stay are read, one at a
     time.
     """
-    stacks = () if whole.block is None else parent.architecture.blocks[whole.block].stacks
-    if whole.weight.name not in stacks:
+    if not whole.stacked:
         return _select(parent.tensor(whole.name), indices).contiguous()
     stay = range(whole.shape[0]) if indices[0] is None else indices[0].tolist()
     size = [

@@ -135,6 +135,17 @@ def test_total_and_active_of_nemotron_3(folder, counts):
     assert (architecture.parameters, architecture.active_parameters) == counts
 
 
+def test_multi_token_prediction_of_the_super_is_counted_apart():
+    """By the formulas of its blocks; the published total is without it."""
+    hidden, latent, experts, width, shared = 4096, 1024, 512, 2688, 5376
+    attention = hidden + 2 * 32 * 128 * hidden + 2 * 2 * 128 * hidden
+    routed = experts * 2 * latent * width + experts * hidden
+    moe = routed + 2 * hidden * shared + hidden + 2 * hidden * latent
+    joins = 2 * hidden * hidden + 3 * hidden
+    architecture = read_config(EXAMPLES / "nemotron-3-super-120b-a12b")[1]
+    assert architecture.mtp_parameters == attention + moe + joins
+
+
 PRUNED = {  # ModelOpt's candidates of the Nano; the first is the one that it chose
     (("hidden", 2304), ("experts", 104), ("shared_width", 3072)): 22_276_865_600,
     (("hidden", 2560), ("heads", 48), ("experts", 96), ("expert_width", 1536)): 19_278_827_248,

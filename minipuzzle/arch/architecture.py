@@ -13,19 +13,28 @@ from minipuzzle.kinds.axes import Weight
 EMBEDDING = weight("embeddings.weight", "vocab", "hidden")
 FINAL_NORM = weight("final_norm.weight", "hidden")
 HEAD = weight("head.weight", "vocab", "hidden")
+MTP_IN = (
+    weight("embedding_norm.weight", "hidden"),
+    weight("hidden_norm.weight", "hidden"),
+    weight("in_proj.weight", "hidden", "hidden + hidden"),
+)
+"""What joins the embedding of the newest token and the stream before the blocks of a step of
+multi-token prediction.
+"""
 EVERYTHING = Rules()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tensor:
     """One tensor of a model: its canonical name, its axes, the sizes they have here, and its block
-    (None: top).
+    (None: top, or multi-token prediction). ``stacked``: it is a stack of matrices.
     """
 
     name: str
     weight: Weight
     sizes: dict[str, int]
     block: int | None
+    stacked: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -39,6 +48,9 @@ class Architecture:
 
     Embeddings are multiplied with ``embedding_multiplier``, logits divided by ``logits_divisor``.
     ``rules`` say what may be pruned.
+
+    ``mtp``: the blocks of each step of multi-token prediction. Files hold them beside the model,
+    a cut narrows their hidden size, and nothing runs, trains or counts them as the model's.
     """
 
     vocab_size: int
@@ -49,6 +61,7 @@ class Architecture:
     max_positions: int = 8192
     embedding_multiplier: float = 1.0
     logits_divisor: float = 1.0
+    mtp: tuple[tuple[Block, ...], ...] = ()
     rules: Rules = EVERYTHING
 
     def identity(self) -> dict[str, Plain]:
@@ -68,6 +81,7 @@ class Architecture:
             self,
             hidden=hidden,
             blocks=tuple(replace(block, hidden=hidden) for block in self.blocks),
+            mtp=tuple(tuple(replace(b, hidden=hidden) for b in step) for step in self.mtp),
         )
 
     def count(self, kind: str) -> int:
@@ -83,11 +97,34 @@ class Architecture:
         top = {"vocab": self.vocab_size, "hidden": self.hidden}
         yield Tensor(name=EMBEDDING.name, weight=EMBEDDING, sizes=top, block=None)
         for i, block in enumerate(self.blocks):
-            for w in block.weights:
-                yield Tensor(name=f"blocks.{i}.{w.name}", weight=w, sizes=block.sizes, block=i)
+            yield from _of_block(f"blocks.{i}", block, i)
         yield Tensor(name=FINAL_NORM.name, weight=FINAL_NORM, sizes=top, block=None)
         if not self.tied_head:
             yield Tensor(name=HEAD.name, weight=HEAD, sizes=top, block=None)
+
+    def mtp_tensors(self) -> Iterator[Tensor]:
+        """Every tensor of multi-token prediction, in file order."""
+        top = {"hidden": self.hidden}
+        for step, blocks in enumerate(self.mtp):
+            name = f"mtp.{step}"
+            for w in MTP_IN:
+                yield Tensor(name=f"{name}.{w.name}", weight=w, sizes=top, block=None)
+            for i, block in enumerate(blocks):
+                yield from _of_block(f"{name}.blocks.{i}", block, None)
+            final = f"{name}.{FINAL_NORM.name}"
+            yield Tensor(name=final, weight=FINAL_NORM, sizes=top, block=None)
+
+    def file_tensors(self) -> Iterator[Tensor]:
+        """What a file holds: the model's tensors, then those of multi-token prediction."""
+        yield from self.tensors()
+        yield from self.mtp_tensors()
+
+    @property
+    def mtp_parameters(self) -> int:
+        """The number of parameters of multi-token prediction; ``parameters`` are without them."""
+        steps = [block for blocks in self.mtp for block in blocks]
+        joins = sum(w.numel({"hidden": self.hidden}) for w in (*MTP_IN, FINAL_NORM))
+        return sum(block.parameters for block in steps) + len(self.mtp) * joins
 
     @property
     def matrices(self) -> frozenset[str]:
@@ -101,8 +138,10 @@ class Architecture:
     @property
     def buffers(self) -> frozenset[str]:
         """The names of tensors that are no parameters."""
-        blocks = enumerate(self.blocks)
-        return frozenset(f"blocks.{i}.{name}" for i, block in blocks for name in block.buffers)
+        blocks = {f"blocks.{i}": block for i, block in enumerate(self.blocks)}
+        for step, own in enumerate(self.mtp):
+            blocks |= {f"mtp.{step}.blocks.{i}": block for i, block in enumerate(own)}
+        return frozenset(f"{at}.{name}" for at, block in blocks.items() for name in block.buffers)
 
     @property
     def parameters(self) -> int:
@@ -140,3 +179,11 @@ class Architecture:
         """Whether all blocks of a kind have one form, as stock transformers wants it."""
         forms = {block.form() for block in self.blocks}
         return len(forms) == len(self.kinds)
+
+
+def _of_block(prefix: str, block: Block, index: int | None) -> Iterator[Tensor]:
+    """The tensors of one block."""
+    sizes, stacks = block.sizes, block.stacks
+    for w in block.weights:
+        name = f"{prefix}.{w.name}"
+        yield Tensor(name=name, weight=w, sizes=sizes, block=index, stacked=w.name in stacks)

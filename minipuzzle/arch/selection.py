@@ -63,7 +63,7 @@ class Selection:
             )
         blocks = [self._narrow(i, parent.blocks[i]) for i in self.kept_blocks]
         hidden = parent.hidden if self.hidden is None else len(self.hidden)
-        return replace(parent, blocks=tuple(blocks), hidden=hidden)
+        return replace(parent.at_hidden(hidden), blocks=tuple(blocks))
 
     def _narrow(self, index: int, block: Block) -> Block:
         kept = self.axes(index)

@@ -18,11 +18,8 @@ from minipuzzle.checkpoint.stored import Stored
 from minipuzzle.errors import UserError
 from minipuzzle.families import Family, Name, names_of
 
-IGNORED = {
-    "multi-token prediction (mtp.*)": re.compile(r"^mtp\."),
-    "RoPE's speeds": re.compile(r"\.rotary_emb\.inv_freq$"),
-}
-"""What transformers does not load either: it has no such heads, and computes the speeds."""
+SPEEDS = {"RoPE's speeds": re.compile(r"\.rotary_emb\.inv_freq$")}
+MTP = {"multi-token prediction (mtp.*), of which config.json says nothing,": re.compile(r"^mtp\.")}
 QUANTISATION = ("quantization_config", "compression_config", "quantization")
 """Fields of config.json (transformers', older llm-compressor's, MLX's) that say how weights are
 quantised.
@@ -73,7 +70,8 @@ def claim(
     }
     claimed = {canonical: found[0] for canonical, found in present.items() if found}
     used = [n for name in claimed.values() for n in names_of(name)]
-    extra = sorted(n for n in entries.keys() - set(used) - tied if not ignored(n))
+    skipped = ignored(architecture)
+    extra = sorted(n for n in entries.keys() - set(used) - tied if not _matched(n, skipped))
     missing = [canonical for canonical, found in present.items() if not found]
     _quantised(config, entries, used, extra)
     for canonical, accepted in names.items():
@@ -107,13 +105,19 @@ def claim(
         )
     return {
         tensor.name: placed(tensor, claimed[tensor.name], entries)
-        for tensor in architecture.tensors()
+        for tensor in architecture.file_tensors()
     }
 
 
-def ignored(name: str) -> bool:
-    """Whether transformers does not load a tensor of this name, and neither do we."""
-    return any(pattern.search(name) for pattern in IGNORED.values())
+def ignored(architecture: Architecture) -> dict[str, re.Pattern[str]]:
+    """The tensors that transformers does not load, and neither do we, by what they are called:
+    it computes the speeds, and has no multi-token prediction.
+    """
+    return SPEEDS if architecture.mtp else SPEEDS | MTP
+
+
+def _matched(name: str, patterns: dict[str, re.Pattern[str]]) -> bool:
+    return any(pattern.search(name) for pattern in patterns.values())
 
 
 def quantisation(config: dict[str, Any]) -> str | None:
@@ -145,7 +149,7 @@ def _quantised(
     config: dict[str, Any], entries: dict[str, Entry], used: list[str], extra: list[str]
 ) -> None:
     said = quantisation(config)
-    scales = [name for name in extra if QUANTISED.search(name) and not ignored(name)]
+    scales = [name for name in extra if QUANTISED.search(name)]
     weights = {name: entries[name].dtype for name in used}
     odd = [
         name

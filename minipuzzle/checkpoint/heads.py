@@ -1,5 +1,5 @@
-"""Whether a model's head is its embedding: config.json says so, and the weights may say
-otherwise.
+"""Whether a model's head is its embedding, and whether it has multi-token prediction: config.json
+says so, and the weights may say otherwise.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint.header import Entry
 from minipuzzle.checkpoint.shards import read_entries, weight_files
-from minipuzzle.families import Family, single
+from minipuzzle.families import Family, names_of, single
 
 if TYPE_CHECKING:
     import torch
@@ -33,18 +33,27 @@ def settled(
     path: Path, config: dict[str, Any], family: Family, architecture: Architecture
 ) -> Architecture:
     """``architecture``, with a head of its own where config.json says that it is tied and the
-    weights hold another one.
+    weights hold another one, and without multi-token prediction where the weights hold nothing of
+    it (transformers' save_pretrained leaves it out).
 
     As transformers 5.23: two tensors of the same values are one, different ones stay two. Without
     all of the weights config.json is believed. Raises: UserError for broken files.
     """
-    if not architecture.tied_head:
+    if not architecture.tied_head and not architecture.mtp:
         return architecture
     files = weight_files(path, config)
     if not files or not all((path / name).is_file() for name in files):
         return architecture
+    entries = read_entries(path, config)[0]
+    if architecture.mtp:
+        names = family.names(architecture)
+        held = [name for t in architecture.mtp_tensors() for name in names[t.name]]
+        if not any(piece in entries for name in held for piece in names_of(name)):
+            architecture = replace(architecture, mtp=())
+    if not architecture.tied_head:
+        return architecture
     own = replace(architecture, tied_head=False)
-    names, entries = family.names(own), read_entries(path, config)[0]
+    names = family.names(own)
     embedding, head = (
         [entries[n] for n in single(names[part]) if n in entries] for part in (EMBEDDING, HEAD)
     )

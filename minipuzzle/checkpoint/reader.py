@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from minipuzzle import families
 from minipuzzle.arch import Architecture
-from minipuzzle.checkpoint.claims import IGNORED, claim, quantisation
+from minipuzzle.checkpoint.claims import claim, ignored, quantisation
 from minipuzzle.checkpoint.config import read_config
 from minipuzzle.checkpoint.doors import travelling
 from minipuzzle.checkpoint.header import Entry
@@ -37,7 +37,7 @@ class Checkpoint:
     """A checked checkpoint: each tensor of its architecture is in its files exactly once, with the
     right shape.
 
-    ``notes`` are sentences on what the files hold and we leave out.
+    ``notes`` are sentences on what the files hold and we leave out or do not run.
     """
 
     def __init__(
@@ -98,10 +98,20 @@ class Checkpoint:
         return digest.hexdigest()[:16]
 
     def _remarks(self, entries: dict[str, Entry]) -> Iterator[str]:
-        for what, pattern in IGNORED.items():
+        for what, pattern in ignored(self.architecture).items():
             count = sum(bool(pattern.search(name)) for name in entries)
             if count:
                 yield f"{count} tensors of {what} are not read"
+        if self.architecture.mtp:
+            yield (
+                f"multi-token prediction ({self.architecture.mtp_parameters:,} parameters) is kept "
+                "and its hidden size cut with the model's; it is neither run nor trained"
+            )
+        elif self.family.architecture(self.config).mtp:
+            yield (
+                "config.json promises multi-token prediction, the weights have none: a student's "
+                "config promises none"
+            )
         if self.family.architecture(self.config).tied_head and not self.architecture.tied_head:
             yield (
                 "config.json says that the head is the embedding, the weights have another one: "
@@ -118,9 +128,11 @@ class Checkpoint:
 
     @property
     def parameters(self) -> int:
-        """The number of elements in the file, buffers apart."""
-        buffers = self.architecture.buffers
-        return sum(s.numbers for name, s in self._stored.items() if name not in buffers)
+        """The number of the model's elements in the file: without buffers, and without
+        multi-token prediction.
+        """
+        apart = {t.name for t in self.architecture.mtp_tensors()} | self.architecture.buffers
+        return sum(s.numbers for name, s in self._stored.items() if name not in apart)
 
     @property
     def bytes(self) -> int:
@@ -137,7 +149,7 @@ class Checkpoint:
         """How the files hold the weights of a name in a block, by that name; the last block's where
         blocks differ.
         """
-        tensors = self.architecture.tensors()
+        tensors = (*self.architecture.mtp_tensors(), *self.architecture.tensors())
         return {tensor.weight.name: self._stored[tensor.name].name for tensor in tensors}
 
     @property

@@ -39,13 +39,15 @@ def write_checkpoint(
     config: dict[str, Any],
     shard_bytes: int = SHARD_BYTES,
     extra: dict[str, str] | None = None,
+    mtp: Callable[[str], Tensor] | None = None,
 ) -> None:
     """Write ``architecture`` to the folder ``path``; ``tensor`` gives each tensor by canonical
     name, when its turn comes.
 
     Files larger than ``shard_bytes`` are split and indexed. Tokenizer files, templates, licences
     and the generation config are copied from ``source``; what it holds expert by expert is written
-    so. ``extra`` are text files to add. What ``config`` says of the dtype is made true, and that
+    so. ``extra`` are text files to add; ``mtp`` gives the tensors of multi-token prediction, which
+    are those of ``source`` without it. What ``config`` says of the dtype is made true, and that
     weights are quantised left out. A checkpoint that is there already is replaced once the new one
     is whole. Raises: UserError when the disk is full, leaving nothing behind, and where something
     else than a checkpoint is there, InternalError for a tensor of another shape than the
@@ -61,7 +63,10 @@ def write_checkpoint(
         temporary.chmod(0o755)
         kind = str(config["model_type"])
         forms = {} if source is None else source.forms
-        dtype = _write_weights(temporary, architecture, tensor, kind, forms, shard_bytes)
+        if mtp is None and source is not None:
+            mtp = source.tensor
+        tensors = _given(architecture, tensor, mtp)
+        dtype = _write_weights(temporary, architecture, tensors, kind, forms, shard_bytes)
         (temporary / "config.json").write_text(json.dumps(_true(config, dtype), indent=2) + "\n")
         for name, text in (extra or {}).items():
             (temporary / name).write_text(text)
@@ -108,10 +113,22 @@ def _true(config: dict[str, Any], dtype: str) -> dict[str, Any]:
     return kept | {field: dtype for field in ("dtype", "torch_dtype") if field in kept}
 
 
+def _given(
+    architecture: Architecture, tensor: Callable[[str], Tensor], mtp: Callable[[str], Tensor] | None
+) -> Iterator[tuple[Planned, Tensor]]:
+    """Each tensor of the file, read when its turn comes."""
+    for entry in architecture.tensors():
+        yield entry, tensor(entry.name)
+    for entry in architecture.mtp_tensors():
+        if mtp is None:
+            raise InternalError(f"nothing gives {entry.name}")
+        yield entry, mtp(entry.name)
+
+
 def _write_weights(
     folder: Path,
     architecture: Architecture,
-    tensor: Callable[[str], Tensor],
+    tensors: Iterator[tuple[Planned, Tensor]],
     model_type: str,
     forms: Mapping[str, Name],
     shard_bytes: int,
@@ -136,8 +153,7 @@ def _write_weights(
         shards.append(list(pending))
         pending.clear()
 
-    for entry in architecture.tensors():
-        value = tensor(entry.name)
+    for entry, value in tensors:
         if entry.name in buffers:  # FP32 in every file, whatever the weights' dtype
             value = value.float()
         if tuple(value.shape) != entry.shape:

@@ -141,6 +141,8 @@ def _write(
     writer.add_embedding_length(architecture.hidden)
     layout.add_fields(library, writer, architecture)
     notes = add_tokenizer(library, writer, checkpoint)
+    if architecture.mtp:
+        notes.append("multi-token prediction is not written: the GGUF has the model alone")
     listed: list[GgufTensor] = layout.tensors(architecture, model)
     types = _plan(library, writer, checkpoint, listed, dtype)
     softened = [

@@ -67,7 +67,7 @@ def positive(fields: Mapping[str, Any], name: str) -> int:
     return whole(fields, name, least=1)
 
 
-MOST = {"num_hidden_layers": 100_000}
+MOST = {"num_hidden_layers": 100_000, "num_nextn_predict_layers": 100}
 """Each makes a block here, before any weight is seen. Other numbers are below 2^40."""
 
 

@@ -7,7 +7,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from minipuzzle.families._fields import activation, epsilon, error, limitless, number, only, own
+from minipuzzle.families._fields import (
+    activation,
+    divides,
+    epsilon,
+    error,
+    limitless,
+    number,
+    only,
+    own,
+    whole,
+)
 
 KINDS = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
 ALIASES = {"linear_attention": "mamba", "full_attention": "attention"}
@@ -47,6 +57,10 @@ FIELDS: dict[str, Any] = {
     "hybrid_override_pattern": None,
     "layers_block_type": None,
     "block_configs": None,
+    "num_nextn_predict_layers": 0,
+    "mtp_hybrid_override_pattern": None,
+    "mtp_layers_block_type": None,
+    "mtp_block_configs": None,
     "rms_norm_eps": None,
 }
 """What the class reads and its defaults, None for a model's sizes; and what is refused where it
@@ -133,29 +147,57 @@ def layers(fields: Mapping[str, Any]) -> list[str]:
     Raises: UserError for an unknown letter or kind, another length than ``num_hidden_layers``, or a
     contradiction.
     """
-    said: dict[str, list[str]] = {}
-    if fields.get("hybrid_override_pattern") is not None:
-        said["hybrid_override_pattern"] = _from_pattern(fields["hybrid_override_pattern"])
-    if fields.get("layers_block_type") is not None:
-        said["layers_block_type"] = _from_list("layers_block_type", fields["layers_block_type"])
-    if fields.get("block_configs"):
-        said["block_configs"] = _from_list("block_configs", _types(fields["block_configs"]))
+    said = _said(fields, "hybrid_override_pattern", "layers_block_type", "block_configs")
     if not said:
         raise error(
             "The config does not say which blocks the model has.",
             got="no pattern",
             allowed="hybrid_override_pattern, layers_block_type or block_configs",
         )
+    return _agreed(said, fields.get("num_hidden_layers"), "num_hidden_layers")
+
+
+def mtp_layers(fields: Mapping[str, Any]) -> list[str]:
+    """The kind of each block of a step of multi-token prediction; of transformers' default where
+    nothing says it, but [] where the config has no experts, which the default has.
+
+    Raises: as ``layers``.
+    """
+    said = _said(fields, "mtp_hybrid_override_pattern", "mtp_layers_block_type")
+    if not said and fields["mtp_block_configs"]:
+        kinds = _from_list("mtp_block_configs", _types("mtp_block_configs", fields))
+        steps = whole(fields, "num_nextn_predict_layers", least=1)
+        divides("The number of mtp_block_configs", len(kinds), "num_nextn_predict_layers", steps)
+        return kinds[: len(kinds) // steps]
+    if not said:
+        return [] if fields["n_routed_experts"] is None else ["attention", "moe"]
+    return _agreed(said, None, "")
+
+
+def _said(fields: Mapping[str, Any], *names: str) -> dict[str, list[str]]:
+    """The kinds of blocks by each field that says them: a pattern, a list, a list of objects."""
+    pattern, types, *objects = names
+    said = {}
+    if fields.get(pattern) is not None:
+        said[pattern] = _from_pattern(pattern, fields[pattern])
+    if fields.get(types) is not None:
+        said[types] = _from_list(types, fields[types])
+    for name in objects:
+        if fields.get(name):
+            said[name] = _from_list(name, _types(name, fields))
+    return said
+
+
+def _agreed(said: dict[str, list[str]], count: Any, counted: str) -> list[str]:
     first, kinds = next(iter(said.items()))
-    count = fields.get("num_hidden_layers")
     count = len(kinds) if count is None else count
     for name, theirs in said.items():
-        unit = "letters" if name == "hybrid_override_pattern" else "entries"
+        unit = "letters" if name.endswith("pattern") else "entries"
         if len(theirs) != count or not theirs:
             raise error(
                 f"The pattern's length is not the number of layers: {name}.",
                 got=f"{len(theirs)} {unit}",
-                allowed=f"{count} (num_hidden_layers, or what {first} says)",
+                allowed=f"{count} ({counted or first}, or what {first} says)",
             )
         if theirs != kinds:
             position = next(
@@ -184,13 +226,13 @@ def supported(fields: Mapping[str, Any]) -> None:
         )
 
 
-def _from_pattern(pattern: Any) -> list[str]:
+def _from_pattern(name: str, pattern: Any) -> list[str]:
     if not isinstance(pattern, str):
-        raise error("hybrid_override_pattern is not text.", got=pattern, allowed=LETTERS)
+        raise error(f"{name} is not text.", got=pattern, allowed=LETTERS)
     for position, letter in enumerate(pattern):
         if letter not in KINDS:
             raise error(
-                f"Unknown letter {letter!r} at position {position} of hybrid_override_pattern.",
+                f"Unknown letter {letter!r} at position {position} of {name}.",
                 got=pattern,
                 allowed=LETTERS,
             )
@@ -211,13 +253,12 @@ def _from_list(name: str, listed: Any) -> list[str]:
     return kinds
 
 
-def _types(block_configs: Any) -> list[Any]:
-    if not isinstance(block_configs, list) or not all(
-        isinstance(own, dict) for own in block_configs
-    ):
+def _types(name: str, fields: Mapping[str, Any]) -> list[Any]:
+    said = fields[name]
+    if not isinstance(said, list) or not all(isinstance(own, dict) for own in said):
         raise error(
-            "block_configs is not a list of objects.",
-            got=str(block_configs)[:80],
+            f"{name} is not a list of objects.",
+            got=str(said)[:80],
             allowed="one object for each block",
         )
-    return [own.get("block_type") for own in block_configs]
+    return [own.get("block_type") for own in said]

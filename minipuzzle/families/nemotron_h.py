@@ -9,6 +9,7 @@ classes transformers needs beside it.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -17,6 +18,7 @@ from minipuzzle.arch.architecture import Tensor
 from minipuzzle.families._fields import epsilon, error, kept, positive
 from minipuzzle.families._nemotron_h_blocks import AXIS_FIELDS, block, block_config, plain, sizes
 from minipuzzle.families._nemotron_h_fields import FIELDS, canonical, layers, of_block
+from minipuzzle.families._nemotron_h_mtp import MTP, mtp, mtp_config, mtp_place
 from minipuzzle.families._parts import EXPERT, Name, named
 from minipuzzle.kinds import Experts, FeedForward
 
@@ -65,6 +67,9 @@ REWRITTEN = (
     "mamba_chunk_size",
     "attention_head_dim",
     "num_local_experts",
+    "mtp_hybrid_override_pattern",
+    "mtp_layers_block_type",
+    "mtp_block_configs",
 )
 
 
@@ -93,6 +98,7 @@ def architecture(config: dict[str, Any]) -> Architecture:
         vocab_size=positive(fields, "vocab_size"),
         hidden=hidden,
         blocks=tuple(blocks),
+        mtp=mtp(fields, hidden),
         norm_eps=epsilon(fields, "layer_norm_epsilon"),
         # tie_word_embeddings is read by no implementation of this family: each has a head of its
         # own
@@ -112,7 +118,8 @@ def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, An
     Raises: UserError for what no config of this family can say: a tied head, a bias in attention, a
     gate.
     """
-    if architecture.tied_head or any(b != plain(b) for b in architecture.blocks):
+    steps = [block for step in architecture.mtp for block in step]
+    if architecture.tied_head or any(b != plain(b) for b in (*architecture.blocks, *steps)):
         raise error(
             "nemotron_h has no tied head and no bias in attention.",
             got="an architecture with one of them",
@@ -120,7 +127,7 @@ def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, An
         )
     result = {k: v for k, v in kept(original).items() if k not in REWRITTEN}
     if result.get("num_nextn_predict_layers"):
-        result["num_nextn_predict_layers"] = 0  # ``mtp.*`` tensors are not written
+        result["num_nextn_predict_layers"] = 0
     pattern = architecture.pattern
     result |= {
         "model_type": "nemotron_h",
@@ -135,6 +142,7 @@ def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, An
     }
     for kind in AXIS_FIELDS:
         of_kind = [b for b in architecture.blocks if b.kind == kind]
+        of_kind = of_kind or [b for b in steps if b.kind == kind]
         if of_kind:
             widths = AXIS_FIELDS[kind]
             result |= sizes(max(of_kind, key=lambda b: [b.sizes.get(axis, 0) for axis in widths]))
@@ -149,7 +157,7 @@ def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, An
             "block_configs": [block_config(b, result) for b in architecture.blocks],
             "mtp_block_configs": [],
         }
-    return result
+    return result | mtp_config(architecture, result)
 
 
 def names(architecture: Architecture) -> dict[str, tuple[Name, ...]]:
@@ -161,7 +169,8 @@ def names(architecture: Architecture) -> dict[str, tuple[Name, ...]]:
     result: dict[str, tuple[Name, ...]] = {}
     for tensor in architecture.tensors():
         if tensor.weight.name in STACKS:
-            result[tensor.name] = _stack(tensor, roots)
+            bases = [f"{root}.layers.{tensor.block}." for root in roots]
+            result[tensor.name] = _stack(tensor, bases)
             continue
         if tensor.block is not None:
             theirs: tuple[str, ...] = (f"layers.{tensor.block}.{TENSORS[tensor.weight.name]}",)
@@ -171,6 +180,12 @@ def names(architecture: Architecture) -> dict[str, tuple[Name, ...]]:
         else:
             theirs = TOP[tensor.name]
         result[tensor.name] = tuple(f"{root}.{name}" for root in roots for name in theirs)
+    for tensor in architecture.mtp_tensors():
+        base, name = mtp_place(tensor.name, architecture)
+        if name in STACKS:
+            result[tensor.name] = _stack(tensor, [base])
+        else:
+            result[tensor.name] = (base + (MTP.get(name) or TENSORS[name]),)
     return result
 
 
@@ -204,9 +219,9 @@ def extra_files(architecture: Architecture) -> dict[str, str]:
     return result
 
 
-def _stack(tensor: Tensor, roots: tuple[str, ...]) -> tuple[Name, ...]:
+def _stack(tensor: Tensor, bases: Sequence[str]) -> tuple[Name, ...]:
     """One tensor for each expert, as on the hub, or a stack of them, as in transformers' memory."""
     name, count = STACKS[tensor.weight.name], tensor.shape[0]
-    bases = [f"{root}.layers.{tensor.block}.mixer.experts." for root in roots]
-    singles = [named(f"{EXPERT}.{name}.weight", base, count) for base in bases]
-    return (*singles, *(f"{base}{name}" for base in bases))
+    homes = [f"{base}mixer.experts." for base in bases]
+    singles = [named(f"{EXPERT}.{name}.weight", home, count) for home in homes]
+    return (*singles, *(f"{home}{name}" for home in homes))

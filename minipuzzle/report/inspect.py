@@ -27,6 +27,7 @@ def inspect_json(architecture: Architecture, workload: Workload) -> dict[str, An
         "vocab_size": architecture.vocab_size,
         "parameters": architecture.parameters,
         **({} if active is None else {"active": active}),
+        **({"mtp_parameters": architecture.mtp_parameters} if architecture.mtp else {}),
         "counts": {kind: architecture.count(kind) for kind in KINDS},
         "homogeneous": architecture.homogeneous,
         "not_pruned": architecture.rules.sentences(),
@@ -73,13 +74,26 @@ def inspect_view(title: str, architecture: Architecture, workload: Workload) -> 
     for name in ("weights", "KV", "SSM states", "convolution", "total"):
         parts_of_memory.add_column(name, justify="right")
     parts_of_memory.add_row(*(bytes_(v) for v in (*used.terms.values(), used.total)))
+    apart = [Text(_mtp(architecture))] if architecture.mtp else []
     rules = [Text(f"not pruned: {sentence}") for sentence in architecture.rules.sentences()]
     return Group(
         pattern_text(architecture.pattern),
         Text(legend(architecture.pattern), style="dim"),
         parts,
         parts_of_memory,
+        *apart,
         *rules,
+    )
+
+
+def _mtp(architecture: Architecture) -> str:
+    """Multi-token prediction in a line."""
+    steps = len(architecture.mtp)
+    pattern = "".join(block.letter for block in architecture.mtp[0])
+    return (
+        f"multi-token prediction: {count(architecture.mtp_parameters)} parameters beside these, "
+        f"{steps} step{'s' if steps > 1 else ''} of {pattern}; kept, its hidden size cut with the "
+        "model's, neither run nor trained"
     )
 
 

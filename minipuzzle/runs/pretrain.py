@@ -7,7 +7,7 @@ from __future__ import annotations
 import csv
 import logging
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -56,7 +56,7 @@ def run_pretrain(recipe: PretrainRecipe, run: RunDir) -> Checkpoint:
 def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
     device = group.device
     family = families.find(str(recipe.model.get("model_type", "")))
-    architecture = family.architecture(recipe.model)
+    architecture = replace(family.architecture(recipe.model), mtp=())  # it would not be trained
     tokenizer = _tokenizer(recipe, architecture)
     train_path = text_path("train", recipe.data.train, tokenizer)
     validation_path = text_path("validation", recipe.data.validation, tokenizer)

@@ -255,13 +255,9 @@ def test_taylor_is_the_derivative_of_gates(form):
 
     module.route = route
     del module.experts.down_proj
-    module.experts.get_parameter = lambda name: (
-        down * gates[0][:, None, None] * gates[1][:, None]
-        if name == "down_proj"
-        else dict(module.experts.named_parameters())[name]
-    )
     squares = [torch.zeros_like(gate) for gate in gates]
     for sample in torch.from_numpy(texts().take(4, seed=0).tokens.astype(np.int64)).split(1):
+        module.experts.down_proj = down * gates[0][:, None, None] * gates[1][:, None]
         logits = model(sample)[:, :-1].double()
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), sample[:, 1:].flatten())
         for total, part in zip(squares, torch.autograd.grad(loss, gates), strict=True):

@@ -16,12 +16,12 @@ from minipuzzle.kernels import choose, grouped
 from minipuzzle.model import HybridLM, init_model, load_model, set_precision
 from minipuzzle.model.fp8_weights import fp8_model
 from minipuzzle.ranks import alone
-from minipuzzle.records import Adapted, load_log
+from minipuzzle.records import Adapted, Distilled, load_log
 from minipuzzle.rundir import RunDir
 from minipuzzle.runs.checks import check_adapter
 from minipuzzle.settings import AdapterSettings, Training
 from minipuzzle.training import distillation, next_token, train
-from minipuzzle.training.expert_load import freeze_routers
+from minipuzzle.training.expert_load import expert_load, freeze_routers
 from minipuzzle.training.log import LOG
 from minipuzzle.training.update import make_optimizer
 
@@ -71,6 +71,27 @@ def test_pretrain_adapt_merge_eval(tmp_path, capsys):
     for facts in written:
         assert facts["expert_load"].keys() == {"1"}
         assert 1 <= facts["expert_load"]["1"]["max_over_mean"] <= 4
+
+
+def test_distill_leaves_routers_unless_asked(tmp_path):
+    save(shaken(tiny("MEE-")), tmp_path / "parent")
+    folder = ("--run", tmp_path / "run")
+    run("score", tmp_path / "parent", *folder, *FAST["score"], "--estimator", "random")
+    run("search", *folder, *FAST["search"], "--top", 1)
+    few = [*folder, *FAST["distill"]]
+    found = []
+    for router in ("auto", "train"):
+        run("distill", *few, "--router", router)
+        student = Checkpoint.open(tmp_path / "run/student")
+        (cut,) = (Checkpoint.open(path) for path in (tmp_path / "run/candidates").iterdir())
+        names = [t.name for t in cut.architecture.tensors() if "router." in t.name]
+        found.append({n for n in names if not torch.equal(student.tensor(n), cut.tensor(n))})
+        assert not torch.equal(student.tensor("head.weight"), cut.tensor("head.weight"))
+    assert found == [set(), {n for n in names if n.endswith(".weight")}]
+    load = RunDir(tmp_path / "run").stage(Distilled).expert_load
+    experts = {str(i): b.experts for i, b in enumerate(cut.architecture.blocks) if b.routers}
+    assert load.keys() == experts.keys()
+    assert all(1 <= found.max_over_mean <= experts[i] for i, found in load.items())
 
 
 def test_a_distillation_goes_on_bit_for_bit(tmp_path):
@@ -175,6 +196,17 @@ def test_load_of_experts_is_logged(tmp_path, checkpointing):
             4 * given.max().item() / given.sum().item(), rel=1e-5
         )
         assert row[f"unused_experts.{i}"] == (given == 0).sum() == (i == 1)
+
+
+def test_counting_begins_anew_with_each_row():
+    model = shaken(tiny("ME", vocab=61))
+    with expert_load(model, alone(CPU)) as load:
+        model(torch.arange(30)[None])
+        assert sum(load.given()[0]) == 30 * 2
+        assert load.row()["expert_load.1"] >= 1
+        assert sum(load.given()[0]) == 0
+    model(torch.arange(30)[None])
+    assert sum(load.given()[0]) == 0, "no longer counted"
 
 
 def test_routers_are_trained_where_asked():

@@ -17,7 +17,7 @@ import torch
 
 from minipuzzle.arch import Architecture
 from minipuzzle.arch.narrow import resized
-from minipuzzle.cost.latency import LatencyTable, describe, model_ms, surroundings
+from minipuzzle.cost.latency import LatencyTable, describe, model_ms, surroundings, varied
 from minipuzzle.kinds import Block
 from minipuzzle.machine import memory_of
 from minipuzzle.progress import SILENT, Progress
@@ -39,15 +39,15 @@ def profile(
     checked: Sequence[Architecture] = (),
     progress: Progress = SILENT,
 ) -> LatencyTable:
-    """A table of every distinct block of ``parent`` at ``widths`` sizes from whole to an eighth,
-    for each workload.
+    """A table of every distinct block of ``parent``, each of its axes at ``widths`` sizes from
+    whole to an eighth, for each workload.
 
     Its meta has a row of ``additivity`` for each of the whole models ``checked`` (the parent
     first), workload and phase. Raises: UserError for a workload that does not fit the device.
     """
-    chains = [chain(parent, size / max(1, widths - 1), machine) for size in range(widths)]
+    chains = [chain(parent, place, shrink, machine) for place, shrink in forms(parent, widths)]
     times = time_in_turns(
-        [*chains, *checked], works, machine, marked=widths, phases=phases, progress=progress
+        [*chains, *checked], works, machine, marked=len(chains), phases=phases, progress=progress
     )
     seen: dict[tuple[str, int, int, str], list[float]] = {}
     for architecture, phased in zip(chains, times, strict=False):
@@ -70,7 +70,7 @@ def profile(
     table = LatencyTable(
         meta=meta, entries={key: statistics.median(values) for key, values in seen.items()}
     )
-    meta["additivity"] = additivity(table, checked, times[widths:])
+    meta["additivity"] = additivity(table, checked, times[len(chains) :])
     meta["worst_additivity_error"] = max(
         (abs(row["error"]) for row in meta["additivity"]), default=None
     )
@@ -111,24 +111,38 @@ def additivity(
     return rows
 
 
-def chain(parent: Architecture, shrink: float, machine: Machine) -> Architecture:
-    """The model to time blocks in: the parent with every axis ``shrink`` of the way down to an
-    eighth.
+def forms(parent: Architecture, widths: int) -> list[tuple[int, float]]:
+    """The models that are timed: (which axis of each block is smaller, how far down to an eighth),
+    the whole first.
+    """
+    axes = max((len(varied(block)) for block in parent.blocks), default=0)
+    shares = [size / max(1, widths - 1) for size in range(1, widths)]
+    return [(0, 0.0), *((place, shrink) for place in range(max(1, axes)) for shrink in shares)]
+
+
+def chain(parent: Architecture, place: int, shrink: float, machine: Machine) -> Architecture:
+    """The model to time blocks in: the parent with an axis of each block ``shrink`` of the way down
+    to an eighth.
 
     A parent too large for the device is stood for by one block of each shape.
     """
     blocks = list(parent.blocks)
     if parent.parameters * machine.dtype.itemsize > MEMORY_SHARE * memory_of(machine.device):
         blocks = list(dict.fromkeys(blocks))
-    return replace(parent, blocks=tuple(_shrunk(block, shrink) for block in blocks))
+    return replace(parent, blocks=tuple(_shrunk(block, place, shrink) for block in blocks))
 
 
-def _shrunk(block: Block, shrink: float) -> Block:
-    """The block with the first width that a search chooses ``shrink`` of the way down to an
-    eighth: the one between whose sizes a latency table interpolates.
+def _shrunk(block: Block, place: int, shrink: float) -> Block:
+    """The block with one of the axes that tables vary ``shrink`` of the way down to an eighth, or
+    to the least size that goes with the others, which are whole; as it is where it has no such
+    axis.
     """
-    if not block.searched:
+    widths = varied(block)
+    if place >= len(widths):
         return block
-    width = block.searched[0]
-    size = width.nearest(block, 1 - (1 - SMALLEST) * shrink, SMALLEST)
+    width = widths[place]
+    sizes = width.candidate_sizes(block, 0.0, 1)
+    good = [n for n in sizes if resized(block, {width.axis: n}).fault() is None]
+    smallest = SMALLEST if good == list(sizes) else max(SMALLEST, good[0] / sizes[-1])
+    size = width.nearest(block, 1 - (1 - smallest) * shrink, smallest)
     return resized(block, {width.axis: size})

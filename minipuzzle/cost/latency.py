@@ -1,8 +1,9 @@
 """How long an architecture takes: a table of measured blocks, summed. No torch.
 
-Each distinct block was timed inside a running model (``minipuzzle profile``); sizes between two
-measured ones are read off a straight line. What the sums leave out is measured too and kept in the
-table: the additivity error.
+Each distinct block was timed inside a running model (``minipuzzle profile``), whole and with each
+of its axes smaller; sizes between two measured ones are read off a straight line, and where several
+axes are smaller their ratios to the whole are multiplied. What the sums leave out is measured too
+and kept in the table: the additivity error.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from dataclasses import dataclass, field
+from functools import lru_cache
+from math import prod
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Literal, NotRequired, Protocol, TypedDict
@@ -51,7 +54,7 @@ class _Stored(TypedDict):
 
 
 def _is_block(text: str) -> bool:
-    """Whether what begins as JSON describes a block: its kind, and the size of the axis that tables
+    """Whether what begins as JSON describes a block: its kind, and sizes of the axes that tables
     vary.
     """
     if not text.startswith("{"):
@@ -60,9 +63,13 @@ def _is_block(text: str) -> bool:
         found = json.loads(text)
     except (ValueError, RecursionError):
         return False
-    width = _varied(str(found.get("kind")))
-    return width is not None and all(
-        fault(found.get(axis), Positive) is None for axis in width.axes
+    kind = KINDS.get(str(found.get("kind")))
+    if kind is None:
+        return False
+    axes = [axis for width in varied(kind) for axis in width.axes]
+    return all(
+        fault(_field(kind, found, axis), Positive if axis in found else Count) is None
+        for axis in axes
     )
 
 
@@ -149,33 +156,43 @@ class LatencyTable:
         return self.entries[key]
 
     def _between(self, block: Block, phase: Phase, work: Generation, tokens: int) -> float:
-        width = _varied(block.kind)
-        if width is None:
-            got = f"{describe(block)}, {phase} of {tokens:,} tokens, batch {work.batch}"
-            raise _unmeasured(got, "blocks of this kind have one size each", work)
-        axis, here = width.axis, _without(describe(block), width)
-        size = block.sizes[axis]
-        points = sorted(
-            (json.loads(text)[axis], ms)
+        form, sizes = _split(describe(block))
+        there = f"{phase} of {tokens:,} tokens, batch {work.batch}"
+        points = {
+            tuple(found.values()): ms
             for (p, b, t, text), ms in self.entries.items()
-            if (p, b, t) == (phase, work.batch, tokens)
-            and text.startswith("{")
-            and _without(text, width) == here
-        )
-        sizes = [s for s, _ in points]
-        if not points or not sizes[0] <= size <= sizes[-1]:
-            measured = (
-                f"{axis} {sizes[0]} to {sizes[-1]}" if points else "other blocks or workloads"
-            )
+            if (p, b, t) == (phase, work.batch, tokens) and text.startswith("{")
+            for here, found in (_split(text),)
+            if here == form and set(found) == set(sizes)
+        }
+        whole = tuple(map(max, zip(*points, strict=True)))
+        if whole not in points or not sizes:
+            got = ", ".join(f"{axis} {size}" for axis, size in block.sizes.items())
             raise _unmeasured(
-                f"{block.kind} block with {axis} {size}, {phase} of {tokens:,} tokens, batch"
-                f" {work.batch}",
-                measured,
-                work,
+                f"{block.kind} block of {got}; {there}", "other blocks or workloads", work
             )
-        high = bisect_left(sizes, size)
-        (x0, y0), (x1, y1) = points[high - 1], points[high]
-        return y0 + (y1 - y0) * (size - x0) / (x1 - x0)
+        base, found = points[whole], []
+        for place, (axis, size) in enumerate(sizes.items()):
+            if size == whole[place]:
+                continue
+            line = sorted(
+                (point[place], ms)
+                for point, ms in points.items()
+                if all(
+                    n == m for i, (n, m) in enumerate(zip(point, whole, strict=True)) if i != place
+                )
+            )
+            at = [n for n, _ in line]
+            if not at[0] <= size <= at[-1]:
+                raise _unmeasured(
+                    f"{block.kind} block with {axis} {size}, {there}",
+                    f"{axis} {at[0]} to {at[-1]}",
+                    work,
+                )
+            high = bisect_left(at, size)
+            (x0, y0), (x1, y1) = line[high - 1], line[high]
+            found.append(y0 + (y1 - y0) * (size - x0) / (x1 - x0))
+        return found[0] if len(found) == 1 else base * prod(ms / base for ms in found)
 
     def save(self, path: Path) -> None:
         """Write JSON."""
@@ -238,19 +255,32 @@ def surroundings(parent: Architecture) -> str:
     return f"embedding, norm and head of {parent.vocab_size} x {parent.hidden}"
 
 
-def _varied(kind: str) -> Width | None:
-    """The width that tables vary: the first one that a search chooses; None for an unknown kind."""
-    widths = KINDS[kind].widths if kind in KINDS else ()
-    return next((width for width in widths if width.searched), None)
+def varied(kind: type[Block] | Block) -> tuple[Width, ...]:
+    """The widths that tables vary: those that a search chooses without being told."""
+    widths = kind.own_widths if isinstance(kind, Block) else kind.widths
+    return tuple(width for width in widths if width.usual)
 
 
-def _without(text: str, width: Width) -> str:
-    """The description without the size that varies; what follows it is named by its share."""
+def _field(kind: type[Block], fields: dict[str, Any], axis: str) -> Any:
+    """The size of an axis in a description, which leaves out what is at its default."""
+    return fields.get(axis, getattr(kind, axis, None))
+
+
+@lru_cache(maxsize=1 << 14)
+def _split(text: str) -> tuple[str, dict[str, int]]:
+    """A description without the sizes that tables vary, and these; what follows an axis is named by
+    its share. An axis of size 0 is none.
+    """
     fields = json.loads(text)
-    if width.follows in fields and width.axis in fields:
-        fields[width.follows] //= fields[width.axis]
-    fields.pop(width.axis, None)
-    return json.dumps(fields, sort_keys=True)
+    kind, sizes = KINDS[fields["kind"]], {}
+    for width in varied(kind):
+        size = _field(kind, fields, width.axis)
+        if size:
+            sizes[width.axis] = size
+        if width.follows in fields and size:
+            fields[width.follows] //= size
+        fields.pop(width.axis, None)
+    return json.dumps(fields, sort_keys=True), sizes
 
 
 def _unmeasured(got: str, allowed: str, work: Generation) -> UserError:

@@ -14,7 +14,7 @@ from minipuzzle.arch import Architecture
 from minipuzzle.bars import progress_bar
 from minipuzzle.cost.latency import LatencyTable
 from minipuzzle.kernels import choose
-from minipuzzle.profile import profile
+from minipuzzle.profile import forms, profile
 from minipuzzle.runs.device import pick_device, pick_dtype
 from minipuzzle.settings import Generation, SearchSettings
 from minipuzzle.space import Shape, bounds, levels, shape_architecture
@@ -49,7 +49,8 @@ def run_profile(
         if parent.parameters * kind.itemsize < LARGEST_CHECKED
         else []
     )
-    with progress_bar("profile", (widths + len(checked)) * machine.turns, "turns") as bar:
+    models = len(forms(parent, widths)) + len(checked)
+    with progress_bar("profile", models * machine.turns, "turns") as bar:
         table = profile(parent, works, machine, widths=widths, checked=checked, progress=bar)
     table.save(target)
     return table

@@ -22,6 +22,8 @@ from minipuzzle.temporary import sweep_run
 log = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=Stage)
+STEPS = "steps"
+"""The folder in a run directory that holds those of its earlier steps."""
 WORTH_SAYING = 100_000_000
 """Bytes that are freed in silence below this."""
 
@@ -97,9 +99,10 @@ class RunDir:
             self._save(replace(self.record, steps=(*before, row)))
 
     def _said(self, path: Path) -> str:
-        """A path in full, or from this folder on where it is in it: the folder may be moved."""
+        """A path in full, or from this folder on where it is in the same run: that may be moved."""
         whole, here = path.resolve(), self.path.resolve()
-        return str(whole.relative_to(here) if here in whole.parents else whole)
+        run = here.parent.parent if here.parent.name == STEPS else here
+        return os.path.relpath(whole, here) if run in whole.parents else str(whole)
 
     def _check_parent(self, path: Path, fingerprint: str) -> None:
         known = self.record.parent

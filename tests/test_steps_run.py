@@ -233,3 +233,17 @@ def test_a_student_of_the_demos_teacher_has_the_demos_texts(place, tmp_path):
     assert again.parent.path == place / "ckpt"
     with pytest.raises(UserError, match="Which train text"):
         Job(RunDir(tmp_path / "b"), checkpoint=place / "ckpt", data=mp.Data()).text_path("train")
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [("a/run", "steps/2/student"), ("a/run/steps/3", "../2/student"), ("a/other", None)],
+)
+def test_a_parent_within_the_run_is_found_after_a_move(run, said, tmp_path):
+    parent = tmp_path / "a" / "run" / "steps" / "2" / "student"
+    parent.mkdir(parents=True)
+    RunDir(tmp_path / run).set_parent(parent, "f")
+    assert RunRecord.load(tmp_path / run / "run.json").parent.path == (said or str(parent))
+    (tmp_path / "a").rename(tmp_path / "b")
+    found = RunDir(tmp_path / run.replace("a/", "b/")).parent
+    assert found.resolve().is_dir() == (said is not None)

@@ -14,6 +14,7 @@ from minipuzzle.cost.latency import Timing
 from minipuzzle.errors import UserError
 from minipuzzle.kinds import KINDS
 from minipuzzle.nas.plan import make_plan, priced
+from minipuzzle.rundir import STEPS
 from minipuzzle.settings import DistillSettings, Limits, Recipe, SearchSettings, parse_budget
 from minipuzzle.settings.steps import (
     STEPPED,
@@ -24,8 +25,7 @@ from minipuzzle.settings.steps import (
     steps_down,
 )
 
-FOLDER = "steps"
-FIRST = f"{FOLDER}/1"
+FIRST = f"{STEPS}/1"
 LARGEST_SEED = 2**63
 
 
@@ -44,7 +44,7 @@ class StepPlan:
     @property
     def folder(self) -> str:
         """Where it works, in the run directory: the last step in the run directory itself."""
-        return "." if self.number == self.of else f"{FOLDER}/{self.number}"
+        return "." if self.number == self.of else f"{STEPS}/{self.number}"
 
     def sentence(self) -> str:
         """What is about to be done."""
@@ -56,7 +56,7 @@ class StepPlan:
     @property
     def parent(self) -> str:
         """The student that it begins with, in the run directory; "" for the original."""
-        return "" if self.number == 1 else f"{FOLDER}/{self.number - 1}/student"
+        return "" if self.number == 1 else f"{STEPS}/{self.number - 1}/student"
 
 
 def plan_steps(

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from minipuzzle.errors import UserError
 from minipuzzle.identity import fingerprint
-from minipuzzle.nas.steps import FOLDER, StepPlan
+from minipuzzle.nas.steps import StepPlan
 from minipuzzle.records import EvalResult, SearchResult, StepRow
-from minipuzzle.rundir import RunDir
+from minipuzzle.rundir import STEPS, RunDir
 from minipuzzle.runs.job import Job
 from minipuzzle.settings import ScoreSettings
 
@@ -73,7 +73,7 @@ def drop_before(run: Path, step: StepPlan) -> None:
     candidates, and the students but the one that the last step begins with.
     """
     for number in range(1, min(step.number + 1, step.of)):
-        folder = run / FOLDER / str(number)
+        folder = run / STEPS / str(number)
         unneeded = [folder / "candidates"]
         if number < min(step.number, step.of - 1):
             unneeded.append(folder / "student")

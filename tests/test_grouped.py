@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from test_experts import EXPERTS, FORMS, HIDDEN, TOKENS, TOP_K, WIDTH, by_hand, gradients, problem
 
-from minipuzzle.kernels import choose, experts, grouped
+from minipuzzle.kernels import choose, experts, grouped, routing
 from minipuzzle.kernels.experts import Order
 from minipuzzle.kernels.meta import mamba_ssm_meta
 from minipuzzle.kinds import Experts, FeedForward
@@ -176,6 +176,7 @@ def test_what_cuda_compiles_is_one_graph_each():
     kept, weights = torch.rand(6, 8) > 0.5, torch.rand(12)
     for function, arguments in (
         (experts._compared, (ids, 6)),
+        (routing._weights, (projected, ids.view(6, 2).repeat(2, 1), True, 2.5)),
         (grouped._gather, (projected, ids, 2)),
         (grouped._channels, (projected, ids, "silu", True, kept)),
         (grouped._sums, (projected, ids.view(6, 2), weights.view(6, 2))),

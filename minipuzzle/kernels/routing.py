@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from minipuzzle.kernels.pointwise import compiled, compiles
 from minipuzzle.shapes import Bool, Float, Int
 
 Router = Literal["sigmoid", "softmax", "chosen_softmax"]
@@ -75,7 +76,13 @@ def _sigmoid(
         stays = stays.scatter(1, best, True)  # [n, groups]
         choice = grouped.masked_fill(~stays[..., None], -torch.inf).flatten(1)
     chosen = choice.topk(routing.top_k, -1, sorted=False)[1]
+    weigh = compiled(_weights) if compiles(scores) else _weights
+    return weigh(scores, chosen, routing.normalised, routing.scaling), chosen
+
+
+def _weights(scores: Tensor, chosen: Tensor, normalised: bool, scaling: float) -> Tensor:
+    """Of the chosen experts [n, k]; one kernel on CUDA, and one backward."""
     weights = scores.gather(1, chosen)
-    if routing.normalised:
+    if normalised:
         weights = weights / (weights.sum(-1, keepdim=True) + NO_ZERO)
-    return weights * routing.scaling, chosen
+    return weights * scaling

@@ -122,6 +122,10 @@ class Block:
         """Activations a token that the backward pass keeps, in values."""
         raise self._undeclared("saved_values")
 
+    def adapter_values(self) -> int:
+        """What the backward pass keeps besides, in values a token, where stacks have an adapter."""
+        return 0
+
     def identity(self) -> dict[str, Plain]:
         """What a saved run is compared by: the kind, and the fields that are not at their
         defaults.

@@ -269,3 +269,10 @@ class Experts(Block):
         routed = self.top_k * ((1 + self.gated) * self.expert_width + 4 * 4 + 2 * 3)
         shared = (4 if self.gated else 2) * self.shared_width + self._gate() * self.hidden
         return 2 * (self.hidden + self.latent + self.experts) + routed + shared
+
+    def adapter_values(self) -> int:
+        """Of each choice the expert's input and output, and channels after the activation (gated:
+        both factors).
+        """
+        inner = self.latent or self.hidden
+        return self.top_k * (2 * inner + (1 + self.gated) * self.expert_width)

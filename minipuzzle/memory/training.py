@@ -38,14 +38,15 @@ def training_peak(
     gpus: int = 1,
     checkpointing: bool = False,
     trained: int | None = None,
+    stacks: bool = False,
 ) -> Peak:
     """Bytes on each of ``gpus`` GPUs that share one student and one teacher, in a step that takes
     ``tokens`` tokens at once on each.
 
     ``trained`` None trains the student, whose FP32 masters, gradients and two Adam moments are in
     shards; a number is that of an adapter's parameters, whole on every GPU beside a frozen student
-    in BF16. With activation ``checkpointing`` each block keeps its input, and one block at a time
-    everything.
+    in BF16; it is on ``stacks`` of matrices too. With activation ``checkpointing`` each block keeps
+    its input, and one block at a time everything.
     """
     shared, updated = (gpus, student.parameters) if trained is None else (1, trained)
     terms = {} if teacher is None else {TEACHER: BF16 * teacher.parameters // gpus}
@@ -59,7 +60,7 @@ def training_peak(
             "gradients, FP32": GRADIENT * updated // shared,
             "Adam moments, FP32": MOMENTS * updated // shared,
             "compute copies": _copies(student, teacher, gpus, trained),
-            "activations": _activations(student, tokens, checkpointing),
+            "activations": _activations(student, tokens, checkpointing, stacks),
             "loss": LOSS_BYTES,
             RESERVE: HELD_BACK,
         }
@@ -93,8 +94,11 @@ def _copies(
     return gathered + (BF16 + GRADIENT) * max(blocks[0], heads[0])
 
 
-def _activations(student: Architecture, tokens: int, checkpointing: bool) -> int:
-    kept = [tokens * saved_bytes(block) for block in student.blocks]
+def _activations(student: Architecture, tokens: int, checkpointing: bool, stacks: bool) -> int:
+    more = [BF16 * block.adapter_values() * stacks for block in student.blocks]
+    kept = [
+        tokens * (saved_bytes(b) + extra) for b, extra in zip(student.blocks, more, strict=True)
+    ]
     inputs = BF16 * tokens * student.hidden * len(kept) + max(kept, default=0)
     # The final norm's output in BF16, and its gradient in FP32; its input is the last block's.
     ends = (BF16 + GRADIENT) * tokens * student.hidden

@@ -4,11 +4,14 @@ keep for backward.
 
 from __future__ import annotations
 
+from typing import cast
+
 from minipuzzle.arch import Architecture
 from minipuzzle.machine import free_gpu_bytes
 from minipuzzle.memory import Peak
 from minipuzzle.memory.training import LOADED, RESERVE, training_peak
 from minipuzzle.model import HybridLM, set_precision
+from minipuzzle.model.base import ResidualBlock
 from minipuzzle.settings import Training
 from minipuzzle.units import bytes_
 
@@ -77,6 +80,7 @@ def step_peak(
         gpus=ranks // settings.replicas,
         checkpointing=checkpointing,
         trained=trained if adapted else None,
+        stacks=any(cast(ResidualBlock, block).stacks_adapted for block in model.blocks),
     )
 
 

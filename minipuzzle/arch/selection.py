@@ -100,6 +100,6 @@ class Selection:
                 f"Block {index} cannot have these sizes.",
                 got=fault[0],
                 allowed=fault[1],
-                next="Choose other sizes.",
+                next=f"Keep other indices of {', '.join(kept)}.",
             )
         return narrow

@@ -24,6 +24,7 @@ from minipuzzle.settings import SearchSettings
 from minipuzzle.space.level import Level
 from minipuzzle.space.sizes import (
     axis_sizes,
+    contradicted,
     first_blocks,
     hidden_sizes,
     left_whole,
@@ -138,6 +139,11 @@ def left_out(
         for block in first_blocks(parent).values()
         for width in tried(block, settings)
     }
+    for block in first_blocks(parent).values():
+        own = {axis: sizes for axis, sizes in space.sizes.items() if axis in block.sizes}
+        for axis in [axis for axis in own if axis in settings.varied]:
+            for size, (said, allowed) in contradicted(block, own, axis).items():
+                found.append(f"{axis}={size} is not tried: {said} ({allowed})")
     fewer = [
         f"{axis} {len(sizes)} of {len(every[axis])}"
         for axis, sizes in space.sizes.items()

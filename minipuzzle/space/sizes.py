@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from math import prod
 
 from minipuzzle.arch import Architecture
@@ -110,12 +111,34 @@ def switches_left(parent: Architecture, settings: SearchSettings) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def contradicted(
+    block: Block, sizes: Mapping[str, tuple[int, ...]], axis: str
+) -> dict[int, tuple[str, str]]:
+    """Sizes of an axis that no sizes of the others go with, each with a fault of the block: what
+    holds neither with their smallest nor with their largest sizes holds with none.
+    """
+    others = [name for name in sizes if name != axis]
+    ends = [tuple(dict.fromkeys((sizes[name][0], sizes[name][-1]))) for name in others]
+    found = {}
+    for size in sizes[axis]:
+        blocks = (
+            block.resized(**{axis: size}, **dict(zip(others, chosen, strict=True)))
+            for chosen in product(*ends)
+        )
+        checked = [one.fault() for one in blocks]
+        faults = [fault for fault in checked if fault is not None]
+        if len(faults) == len(checked):
+            found[size] = faults[0]
+    return found
+
+
 def check_asked(parent: Architecture, settings: SearchSettings) -> None:
     """Raises: UserError for an option that asks for what the parent's family can't write, or names
     axes and sizes that the parent has not.
     """
     widths = [(b, width) for b in first_blocks(parent).values() for width in b.searched]
     _check_named(parent, widths, settings)
+    _check_together(parent, settings)
     refused = [name for pair in widths for name in _refused(parent, *pair, settings)]
     if settings.tries_hidden and len(hidden_sizes(parent, 0.0, settings)) == 1:
         refused.append("hidden_size" if settings.hidden_size else "vary hidden")
@@ -183,6 +206,25 @@ def _check_named(
                 allowed=f"{multiples}{whole}, the model's own",
                 next=f"Change search.vary {axis}.",
             )
+
+
+def _check_together(parent: Architecture, settings: SearchSettings) -> None:
+    for block in first_blocks(parent).values():
+        sizes = {
+            width.axis: axis_sizes(parent, block, width, 0.0, settings)
+            for width in tried(block, settings)
+        }
+        for axis in [name for name in settings.varied if name in sizes]:
+            named = settings.varied[axis].sizes
+            wrong = contradicted(block, sizes, axis)
+            for size in [size for size in named if size in wrong]:
+                said, allowed = wrong[size]
+                raise UserError(
+                    f"No sizes of other axes that are tried go with {axis}={size}.",
+                    got=f"search.vary {axis}={','.join(map(str, named))}: {said}",
+                    allowed=allowed,
+                    next=f"Take {size} out, or let search.vary name other sizes beside it.",
+                )
 
 
 def _refused(

@@ -37,15 +37,18 @@ SEARCH = (
     "test_solve",
     "test_layers_search",
 )
+SPACE = (
+    "test_space",
+    "test_search_pencil",
+    "test_cut_checks",
+    "test_layers_search",
+    "test_hidden_size",
+)
 FILES = {
     "settings/budget": ("test_time_budgets", "test_budget"),
-    "space": (
-        "test_space",
-        "test_search_pencil",
-        "test_cut_checks",
-        "test_layers_search",
-        "test_hidden_size",
-    ),
+    "space/level": SPACE,
+    "space/ranges": SPACE,
+    "space/sizes": SPACE,
     "cost/flops": ("test_roofline", "test_cost"),
     "cost/latency": ("test_time_budgets", "test_profile"),
     "cost/pricing": ("test_time_budgets", "test_refine"),

@@ -22,7 +22,7 @@ EXACT, FINE = 3, 2
 
 def fp32_linear(x: Float[Tensor, "n d"], weight: Float[Tensor, "e d"]) -> Float32[Tensor, "n e"]:
     """x @ weight^T in FP32, whatever autocast says."""
-    with torch.autocast("cuda", enabled=False) if x.is_cuda else nullcontext():
+    with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
         if x.is_cuda and x.dtype == torch.bfloat16:
             result: Tensor = SplitLinear.apply(x, weight)
             return result

@@ -1,6 +1,7 @@
 """Training steps as CUDA graphs: the same numbers as kernel by kernel, in less time."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from helpers import Watched, heard
 from minipuzzle.adapters import attach, make_plan
 from minipuzzle.arch import Architecture
 from minipuzzle.data import TokenBlocks
-from minipuzzle.kinds import Attention, FeedForward, Mamba2, Rope
+from minipuzzle.kinds import Attention, Experts, FeedForward, Mamba2, Rope
 from minipuzzle.model import frozen, init_model
+from minipuzzle.records import load_log
 from minipuzzle.settings import Training
 from minipuzzle.training import captured, distillation, train
 from minipuzzle.training.objectives import Objective, next_token
@@ -27,7 +29,14 @@ def architecture(blocks=6):
     return Architecture(vocab_size=8192, hidden=512, blocks=(m, f, a, f, m, f, m, f)[:blocks])
 
 
-def trained(folder, precision, objective, eager, monkeypatch, adapter=None):
+def with_experts():
+    e = Experts(hidden=512, experts=16, top_k=2, expert_width=512, shared_width=512)
+    return replace(
+        architecture(), blocks=(*architecture().blocks[:3], e, e, architecture().blocks[0])
+    )
+
+
+def trained(folder, precision, objective, eager, monkeypatch, adapter=None, model=architecture):
     """(losses, said, ms a step of the second ten)."""
     monkeypatch.setattr(captured, "EAGER", eager)
     rows = np.random.default_rng(0).integers(0, 8192, (STEPS * BATCH, LENGTH), dtype=np.uint32)
@@ -42,12 +51,12 @@ def trained(folder, precision, objective, eager, monkeypatch, adapter=None):
         bf16_ends=1,
         save_every=1e9,
     )
-    model = init_model(architecture(), 0, device="cuda")
+    model = init_model(model(), 0, device="cuda")
     if adapter:
-        attach(model, make_plan(model.architecture, adapter, rank=4))
+        attach(model, make_plan(model.architecture, adapter, rank=8))
     moments = []
 
-    def advance(tokens, loss):
+    def advance(tokens, loss, **of_experts):
         torch.cuda.synchronize()
         moments.append(time.perf_counter())
 
@@ -87,6 +96,23 @@ def test_a_replayed_step_with_adapters_is_the_step(tmp_path, monkeypatch):
     )
     assert not [line for line in said if "CUDA graph" in line], said
     assert replayed == pytest.approx(eager, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("precision", "adapter"), [("bf16", None), ("fp8", None), ("bf16", "lora")]
+)
+def test_a_replayed_step_of_experts_is_the_step(precision, adapter, tmp_path, monkeypatch):
+    more = {"adapter": adapter, "model": with_experts}
+    objective = distillation(frozen(init_model(with_experts(), 1, device="cuda")))
+    runs = [
+        trained(tmp_path / str(eager), precision, objective, eager, monkeypatch, **more)
+        for eager in (1 << 30, 3)
+    ]
+    assert not [line for line in runs[1][1] if "CUDA graph" in line], runs[1][1]
+    assert runs[1][0] == pytest.approx(runs[0][0], rel=5e-3)  # a close choice may fall otherwise
+    loads = [load_log(tmp_path / str(eager) / "log.csv")[0] for eager in (1 << 30, 3)]
+    counted = [{k: v for k, v in row.items() if k.startswith("expert_load")} for row in loads]
+    assert counted[1] == pytest.approx(counted[0], rel=5e-2)
 
 
 def test_what_cannot_be_captured_runs_kernel_by_kernel(tmp_path, monkeypatch):

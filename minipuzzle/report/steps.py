@@ -55,7 +55,7 @@ def steps_table(facts: Facts) -> Table:
         pad_edge=False,
     )
     for column in COLUMNS:
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(column.replace(" ", "\n"), justify="right", no_wrap=True)
     for row in step_rows(facts):
         table.add_row(*(row[key] for key in COLUMNS.values()))
     return table

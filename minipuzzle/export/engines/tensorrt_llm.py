@@ -1,6 +1,4 @@
-"""TensorRT-LLM: per-block FFN widths as a list in config.json, experts by block_configs, no FFN
-biases.
-"""
+"""TensorRT-LLM: FFN widths as a list in config.json, experts by block_configs, no FFN biases."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@ shards, whole heads.
 """
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -133,8 +134,7 @@ def test_whole_heads_keep_the_hidden_size_a_multiple_of_the_query_heads():
     ]
     assert held == [size for size in free if size % heads == 0]
     three = [
-        type(b)(**{**vars(b), "q_heads": 3, "kv_heads": 1}) if b.kind == "attention" else b
-        for b in llama.blocks
+        replace(b, q_heads=3, kv_heads=1) if b.kind == "attention" else b for b in llama.blocks
     ]
     assert not Rules(multiples=(WHOLE_HEADS,)).allows_hidden(three, 40)
     assert Rules(multiples=(WHOLE_HEADS,)).allows_hidden(three, 24)

@@ -51,9 +51,17 @@ MAMBA2 = {
     "chunk_size": 32,
     "tie_word_embeddings": True,
 }
+QWEN3_MOE = {
+    **OLMO2,
+    "head_dim": 16,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+}
 RUNS = {
     "llama": (LLAMA, ("--budget", "94%", "--method", "solver", "--kv-heads", "--refine", 4)),
     "olmo2": (OLMO2, ("--budget", "90%", "--kv-heads", "--hidden-size")),
+    "qwen3_moe": (QWEN3_MOE, ("--budget", "72%", "--vary", "experts", "--vary", "top_k")),
     "mamba2": (MAMBA2, ("--budget", "93%", "--mamba-heads")),
 }
 SEARCH = (

@@ -21,6 +21,7 @@ def on_config(config, **_):
     families = [{"Families": "families.md"}] if (docs / "families.md").exists() else []
     config.nav = [
         {"Quick start": "index.md"},
+        {"Compress a Nemotron 3 Nano": "nemotron-3-nano.md"},
         {"Commands": ["commands.md", *[{name: path(name)} for name in names]]},
         {"Python API": "api.md"},
         *families,

@@ -45,6 +45,7 @@ ELSEWHERE = {
         "bench docs/examples/nemotron-h-8b docs/examples/llama-3.1-8b docs/examples/qwen2.5-7b"
         " --prompt 65536"
     ): ("needs a GPU; test_bench runs small ones"),
+    "--run nano": "needs 59 GiB of weights; test_nano_page runs them on a tiny model",
     "torchrun": "needs several GPUs",
     "minipuzzle.embedded.corpus": "needs 300 MB of text outside the repository",
     "pretrain recipes/embedded-teacher": (
@@ -60,7 +61,7 @@ COMMAND = re.compile(
     r"^(\$ )?((?:minipuzzle|torchrun|make|pip|python -m|git clone) .*?)(?:\s{2,}#.*)?$",
     re.MULTILINE,
 )
-SHOWING = ("README.md", "docs/index.md", "docs/families.md")
+SHOWING = ("README.md", "docs/index.md", "docs/families.md", "docs/nemotron-3-nano.md")
 """Pages whose console blocks show output of commands that run as they stand."""
 RUN_AS_SHOWN = [
     (command, lines)

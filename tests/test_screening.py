@@ -109,9 +109,10 @@ def test_the_best_of_several_rates_is_taken(checkpoint, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("steps", [2, 20])
-def test_a_rate_that_breaks_training_is_none(checkpoint, tmp_path, capsys, steps):
+def test_a_rate_that_breaks_training_is_none(checkpoint, tmp_path, capsys, monkeypatch, steps):
     """After 2 steps the loss is no number, after 20 training has stopped for it."""
-    folder, tokens = tmp_path / "run", 5 * steps * STEP
+    monkeypatch.setattr("minipuzzle.runs.legs.RATE_SHARE", 1)
+    folder, tokens = tmp_path / "run", steps * STEP
     run("score", checkpoint, "--run", folder, *FAST["score"])
     run("search", "--run", folder, *FAST["search"], "--top", 1)
     length = ("--tokens", tokens, "--short-tokens", tokens)

@@ -96,7 +96,8 @@ def distil(
         )
     if stop_after:
         return
-    whole = {name: gather(student, name) for name, _ in student.named_parameters()}
+    named = (*student.named_parameters(), *student.named_buffers())
+    whole = {name: gather(student, name) for name, _ in named}
     if group.rank == 0:
         save_file(whole, folder / f"{run}.safetensors")
 

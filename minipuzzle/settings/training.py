@@ -90,6 +90,13 @@ class Training:
         "Whether routers of experts are trained; auto: by pretrain, not by distill.",
         panel=SCHEDULE,
     )
+    balance: float = setting(
+        0.0,
+        "How far a step moves the correction of an expert with fewer tokens than the others; 0:"
+        " never.",
+        within=(0.0, 1.0),
+        panel=SCHEDULE,
+    )
     micro_batch: int = setting(
         0,
         "Blocks that go through the model of a process at once.",

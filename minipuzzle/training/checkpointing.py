@@ -263,8 +263,11 @@ def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The trained parameters by their names in a state, without gradients."""
-    return {f"model.{name}": parameter.detach() for name, parameter in trainable(model)}
+    """The trained parameters by their names in a state, without gradients, and the buffers that
+    training may change.
+    """
+    found = {f"model.{name}": parameter.detach() for name, parameter in trainable(model)}
+    return found | {f"model.{name}": buffer for name, buffer in model.named_buffers()}
 
 
 def _about(path: Path) -> dict[str, Any] | None:

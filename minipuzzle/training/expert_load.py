@@ -40,6 +40,12 @@ class ExpertLoad:
             for i, block in enumerate(model.architecture.blocks)
             if block.routers
         }
+        self.seen = {i: counts.clone() for i, counts in self.counts.items()}
+        self.corrections = {
+            i: [model.get_buffer(f"blocks.{i}.{name}") for name in block.buffers]
+            for i, block in enumerate(model.architecture.blocks)
+            if i in self.counts
+        }
         self.handles = [
             cast(ResidualBlock, model.blocks[i]).watch("chosen", partial(_count, counts))
             for i, counts in self.counts.items()
@@ -67,9 +73,24 @@ class ExpertLoad:
             row[f"{LOAD}{i}"] = max(given) * len(given) / max(1.0, sum(given))
             row[f"{UNUSED}{i}"] = float(given.count(0))
         self.before = []
-        for counts in self.counts.values():
+        for counts in (*self.counts.values(), *self.seen.values()):
             counts.zero_()
         return row
+
+    def balance(self, amount: float) -> None:
+        """Move what corrects each router's choice by ``amount``: up for experts that were given
+        fewer tokens than their mean since the last call, down for those that were given more.
+
+        Source: arXiv:2408.15664 (no loss is added). Nothing waits for the device.
+        """
+        for i, counts in self.counts.items():
+            given = counts - self.seen[i]  # [experts], of this step
+            self.seen[i].copy_(counts)
+            if self.ranks.world > 1:
+                torch.distributed.all_reduce(given)
+            missing = given.sum() - given * len(given)  # > 0: fewer than the mean
+            for correction in self.corrections[i]:
+                correction.add_(missing.sign(), alpha=amount)
 
 
 @contextmanager

@@ -204,6 +204,8 @@ class _Run:
             at.updates + (not done.skipped),
         )
         at.batch, at.learning_rate = settings.batch, settings.learning_rate
+        if settings.balance:
+            self.load.balance(settings.balance)
         at.window = [*at.window, (done.loss, done.entropy, done.norm)]
         if done.skipped:
             log.warning(f"step {at.step} skipped: {done.skipped}")

@@ -43,7 +43,11 @@ def run_of(tmp_path):
             (parent / "README.md").write_bytes(card)
         (parent / "config.json").write_text(json.dumps({"_name_or_path": name}))
         (run / "student" / "config.json").write_text(json.dumps({"model_type": name}))
-        put(run, "run.json", lambda v: v["parent"].update(path=str(parent)))
+        put(
+            run,
+            "run.json",
+            lambda v: [v[of].update(path=str(parent)) for of in ("parent", "original")],
+        )
         put(
             run,
             "commands.json",

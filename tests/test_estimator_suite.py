@@ -137,7 +137,9 @@ def test_batches_add_up_and_sums_resume(name, family, form):
             a.sums[key] = a.sums[key] + b.sums[key]
         for other in (a, again):
             for key, want in one.scores().items():
-                assert np.allclose(other.scores()[key], want, rtol=1e-5, atol=1e-12)
+                # FP32 products of other batches differ in their last digits
+                noise = 1e-12 + 1e-6 * np.abs(want).max()
+                assert np.allclose(other.scores()[key], want, rtol=1e-5, atol=noise)
 
 
 def without(model, index, width, lost):

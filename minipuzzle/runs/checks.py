@@ -105,12 +105,13 @@ def check_adapter(
     groups = [group for model in models for group in plan_for(model, adapter).groups]
     if training.precision != "bf16" and any(s.stack for group in groups for s in group.sites):
         raise adapted_stacks(training.precision)
-    if training.router == "train":
+    if training.router == "train" or training.balance:
+        asked = "router train" if training.router == "train" else f"balance {training.balance:g}"
         raise UserError(
             "An adapter leaves the routers of experts as they are.",
-            got=f"training.router train, adapter {adapter.kind}",
-            allowed="auto or frozen",
-            next="Leave training.router out, or distil all weights, without an adapter.",
+            got=f"training.{asked}, adapter {adapter.kind}",
+            allowed="router auto or frozen, balance 0",
+            next="Leave that setting out, or distil all weights, without an adapter.",
         )
 
 

@@ -263,11 +263,18 @@ def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The trained parameters by their names in a state, without gradients, and the buffers that
-    training may change.
+    """The trained parameters by their names in a state, without gradients, and the buffers of
+    trained modules, which training may change; no buffer of a frozen base.
     """
     found = {f"model.{name}": parameter.detach() for name, parameter in trainable(model)}
-    return found | {f"model.{name}": buffer for name, buffer in model.named_buffers()}
+    beside = {name.rpartition(".")[0] for name, _ in model.named_parameters()}
+    adapted = any(name.startswith("model.adapters.") for name in found)
+    buffers = {} if adapted else dict(model.named_buffers())
+    return found | {
+        f"model.{name}": buffer
+        for name, buffer in buffers.items()
+        if name.rpartition(".")[0] in beside
+    }
 
 
 def _about(path: Path) -> dict[str, Any] | None:

@@ -75,7 +75,7 @@ def table(parent: Architecture) -> LatencyTable:
     entries = {}
     for phase, tokens in (("prefill", WORK.prompt), ("decode", WORK.context)):
         entries[phase, 1, tokens, surroundings(parent)] = 0.1
-        for block in {each for b in parent.blocks for each in (b, _shrunk(b, 1.0))}:
+        for block in {each for b in parent.blocks for each in (b, _shrunk(b, 0, 1.0))}:
             entries[phase, 1, tokens, describe(block)] = sum(block.sizes.values()) / 100
     return LatencyTable(meta=meta, entries=entries)
 

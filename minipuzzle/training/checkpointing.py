@@ -263,18 +263,13 @@ def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The trained parameters by their names in a state, without gradients, and the buffers of
-    trained modules, which training may change; no buffer of a frozen base.
+    """The trained parameters by their names in a state, without gradients, and the buffers, which
+    training may change; those of an adapter's frozen base are left out.
     """
     found = {f"model.{name}": parameter.detach() for name, parameter in trainable(model)}
-    beside = {name.rpartition(".")[0] for name, _ in model.named_parameters()}
-    adapted = any(name.startswith("model.adapters.") for name in found)
-    buffers = {} if adapted else dict(model.named_buffers())
-    return found | {
-        f"model.{name}": buffer
-        for name, buffer in buffers.items()
-        if name.rpartition(".")[0] in beside
-    }
+    if any(name.startswith("model.adapters.") for name in found):
+        return found
+    return found | {f"model.{name}": buffer for name, buffer in model.named_buffers()}
 
 
 def _about(path: Path) -> dict[str, Any] | None:

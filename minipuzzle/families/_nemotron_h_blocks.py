@@ -90,8 +90,15 @@ def plain(block: Block) -> Block:
             attn_head_dim=block.attn_head_dim,
         )
     if isinstance(block, Experts):
-        plain = {"router": "sigmoid", "gated": False, "activation": "relu2", "shared_gate": False}
-        return replace(block, residual_multiplier=1.0, norm_after=False, **plain)  # type: ignore[arg-type]
+        return replace(
+            block,
+            residual_multiplier=1.0,
+            norm_after=False,
+            router="sigmoid",
+            gated=False,
+            activation="relu2",
+            shared_gate=False,
+        )
     return replace(block, residual_multiplier=1.0)
 
 

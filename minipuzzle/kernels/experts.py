@@ -14,18 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minipuzzle.kernels.pointwise import (
-    compiled,
-    compiles,
-    product_dtype,
-    relu_squared,
-    silu_product,
-)
+from minipuzzle.kernels.pointwise import activate, compiled, compiles, product_dtype
 from minipuzzle.shapes import Bool, Float, Int
 
 COMPARED = 512
 """Rows that are put in order by comparing each with each, on CUDA."""
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu2": relu_squared, "silu": F.silu}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,12 +147,3 @@ def run_experts(
     # each token's own rows are added up: the same sum every time, which index_add_'s is not
     own = outputs[order.inverse.view_as(chosen)]  # [n, k, d]
     return (own * weights[..., None]).sum(1).to(x.dtype)
-
-
-def activate(projected: Float[Tensor, "rows r"], activation: str, gated: bool) -> Tensor:
-    """f(up), or f(gate) * up of the halves of ``projected``: [rows, I]."""
-    function = ACTIVATIONS[activation]
-    if not gated:
-        return function(projected)
-    gate, up = projected.chunk(2, -1)
-    return silu_product(gate, up) if function is F.silu else function(gate) * up

@@ -126,3 +126,23 @@ def _turn(x: Tensor, angles: Tensor, factor: float) -> Tensor:
     cos, sin = angles.cos()[:, :, None] * factor, angles.sin()[:, :, None] * factor
     first, second, rest = x.float().split([half, half, x.shape[-1] - 2 * half], dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), -1).to(x.dtype)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu2": relu_squared,
+    "silu": torch.nn.functional.silu,
+}
+"""The f of feed-forward blocks and of experts, by its name."""
+
+
+def gate_product(gate: Tensor, up: Tensor, activation: str) -> Tensor:
+    """f(gate) * up."""
+    return silu_product(gate, up) if activation == "silu" else ACTIVATIONS[activation](gate) * up
+
+
+def activate(projected: Float[Tensor, "*rest r"], activation: str, gated: bool) -> Tensor:
+    """f(up), or f(gate) * up of the halves of ``projected``: [..., channels]."""
+    if not gated:
+        return ACTIVATIONS[activation](projected)
+    gate, up = projected.chunk(2, -1)
+    return gate_product(gate, up, activation)

@@ -15,11 +15,10 @@ from torch.utils.hooks import RemovableHandle
 from minipuzzle.kernels import Kernels, low_rank
 from minipuzzle.kernels.fp32_linear import fp32_linear
 from minipuzzle.kernels.low_rank import Pair
-from minipuzzle.kernels.pointwise import silu_product
+from minipuzzle.kernels.pointwise import activate
 from minipuzzle.kernels.routing import Routing, route
 from minipuzzle.kinds import Block, Experts, Kept
 from minipuzzle.model.base import Context, ResidualBlock
-from minipuzzle.model.feedforward import ACTIVATIONS
 from minipuzzle.model.masks import index_mask
 from minipuzzle.shapes import Float
 
@@ -203,12 +202,9 @@ class ExpertsBlock(ResidualBlock):
         return bool(self._low_rank)
 
     def _shared(self, x: Tensor) -> Tensor:
-        b, activation = self.block, ACTIVATIONS[self.block.activation]
-        if b.gated:
-            gate, up = self.shared_gate_up_proj(x).chunk(2, -1)
-            y = silu_product(gate, up) if activation is F.silu else activation(gate) * up
-        else:
-            y = activation(self.shared_up_proj(x))
+        b = self.block
+        projected = self.shared_gate_up_proj(x) if b.gated else self.shared_up_proj(x)
+        y = activate(projected, b.activation, b.gated)
         if self.kept_shared is not None:
             y = y * self.kept_shared
         out: Tensor = self.shared_down_proj(y)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minipuzzle.kernels import Kernels
-from minipuzzle.kernels.pointwise import relu_squared, silu_product
+from minipuzzle.kernels.pointwise import activate, gate_product
 from minipuzzle.kinds import Block, FeedForward
 from minipuzzle.model.base import Context, ResidualBlock
 from minipuzzle.shapes import Float
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu2": relu_squared, "silu": F.silu}
 
 
 class FeedForwardBlock(ResidualBlock):
@@ -49,16 +45,14 @@ class FeedForwardBlock(ResidualBlock):
 
     def mixer(self, x: Float[Tensor, "b s d"], context: Context) -> Float[Tensor, "b s d"]:
         """down of the channels [b, s, intermediate]."""
-        activation = ACTIVATIONS[self.block.activation]
-        y = self._gated(x, activation) if self.block.gated else activation(self.up_proj(x))
+        y = self._channels(x)
         if self.kept is not None:
             y = y * self.kept
         return self.down_proj(y)
 
-    def _gated(self, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
-        gate, up = (
-            self.gate_up_proj(x).chunk(2, -1)
-            if self.block.packed
-            else (self.gate_proj(x), self.up_proj(x))
-        )
-        return silu_product(gate, up) if activation is F.silu else activation(gate) * up
+    def _channels(self, x: Tensor) -> Tensor:
+        b = self.block
+        if b.gated and not b.packed:
+            return gate_product(self.gate_proj(x), self.up_proj(x), b.activation)
+        projected = self.gate_up_proj(x) if b.packed else self.up_proj(x)
+        return activate(projected, b.activation, b.gated)

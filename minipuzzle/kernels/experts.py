@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minipuzzle.kernels.pointwise import activate, compiled, compiles, product_dtype
+from minipuzzle.kernels.pointwise import channels_of, compiled, compiles, product_dtype
 from minipuzzle.shapes import Bool, Float, Int
 
 COMPARED = 512
@@ -129,7 +129,7 @@ def run_experts(
     x, up, down = x.to(dtype), up.to(dtype), down.to(dtype)
     order = Order.of(chosen, len(up))
     rows = x[order.order // chosen.shape[1]]  # [rows, d]
-    channels = activate(product(rows, up, order), activation, gated)  # [rows, I]
+    channels = channels_of(activation, gated)(product(rows, up, order))  # [rows, I]
     if kept is not None:
         channels = channels * kept[order.experts]
     outputs = product(channels, down, order)  # [rows, d]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import TypeVar
 
 import torch
@@ -140,9 +140,14 @@ def gate_product(gate: Tensor, up: Tensor, activation: str) -> Tensor:
     return silu_product(gate, up) if activation == "silu" else ACTIVATIONS[activation](gate) * up
 
 
-def activate(projected: Float[Tensor, "*rest r"], activation: str, gated: bool) -> Tensor:
-    """f(up), or f(gate) * up of the halves of ``projected``: [..., channels]."""
-    if not gated:
-        return ACTIVATIONS[activation](projected)
+def channels_of(activation: str, gated: bool) -> Callable[[Float[Tensor, "*rest r"]], Tensor]:
+    """The function of a projection: f(up), or f(gate) * up of its halves, [..., channels].
+
+    A function, so that the projection has no name where it is made: f can let its memory go.
+    """
+    return partial(_of_halves, activation) if gated else ACTIVATIONS[activation]
+
+
+def _of_halves(activation: str, projected: Tensor) -> Tensor:
     gate, up = projected.chunk(2, -1)
     return gate_product(gate, up, activation)

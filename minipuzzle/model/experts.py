@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from minipuzzle.kernels import Kernels, low_rank
 from minipuzzle.kernels.fp32_linear import fp32_linear
 from minipuzzle.kernels.low_rank import Pair
-from minipuzzle.kernels.pointwise import activate
+from minipuzzle.kernels.pointwise import channels_of
 from minipuzzle.kernels.routing import Routing, route
 from minipuzzle.kinds import Block, Experts, Kept
 from minipuzzle.model.base import Context, ResidualBlock
@@ -203,8 +203,8 @@ class ExpertsBlock(ResidualBlock):
 
     def _shared(self, x: Tensor) -> Tensor:
         b = self.block
-        projected = self.shared_gate_up_proj(x) if b.gated else self.shared_up_proj(x)
-        y = activate(projected, b.activation, b.gated)
+        up = self.shared_gate_up_proj if b.gated else self.shared_up_proj
+        y = channels_of(b.activation, b.gated)(up(x))
         if self.kept_shared is not None:
             y = y * self.kept_shared
         out: Tensor = self.shared_down_proj(y)

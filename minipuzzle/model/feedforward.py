@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from minipuzzle.kernels import Kernels
-from minipuzzle.kernels.pointwise import activate, gate_product
+from minipuzzle.kernels.pointwise import channels_of, gate_product
 from minipuzzle.kinds import Block, FeedForward
 from minipuzzle.model.base import Context, ResidualBlock
 from minipuzzle.shapes import Float
@@ -54,5 +54,5 @@ class FeedForwardBlock(ResidualBlock):
         b = self.block
         if b.gated and not b.packed:
             return gate_product(self.gate_proj(x), self.up_proj(x), b.activation)
-        projected = self.gate_up_proj(x) if b.packed else self.up_proj(x)
-        return activate(projected, b.activation, b.gated)
+        up = self.gate_up_proj if b.packed else self.up_proj
+        return channels_of(b.activation, b.gated)(up(x))

@@ -18,7 +18,7 @@ from minipuzzle.kinds.axes import Rows
 from minipuzzle.kinds.base import NORM
 from minipuzzle.model import HybridLM, init_model, set_precision
 from minipuzzle.model.base import MODULES, Context, ResidualBlock, make_block, new_slot
-from minipuzzle.model.cache import Slot
+from minipuzzle.model.cache import Room, Slot
 from minipuzzle.model.footprint import forward_bytes
 from minipuzzle.settings import Training
 from minipuzzle.training.update import make_optimizer
@@ -74,9 +74,9 @@ class FadingBlock(ResidualBlock):
         self.out = nn.Linear(block.channels, block.hidden, bias=False)
 
     @classmethod
-    def new_slot(cls, block, batch, capacity, *, device, kv_dtype, state_dtype):
-        shape = (batch, block.channels)
-        return FadingSlot(last=torch.zeros(shape, device=device, dtype=state_dtype))
+    def new_slot(cls, block, room):
+        shape = (room.batch, block.channels)
+        return FadingSlot(last=torch.zeros(shape, device=room.device, dtype=room.state_dtype))
 
     def reset(self, generator):
         self.rate.uniform_(0.2, 0.9, generator=generator)
@@ -160,9 +160,8 @@ def test_a_cache_gives_what_the_whole_text_does():
     for prompt, answer in zip(prompts, generate(whole, prompts, 5), strict=True):
         text = torch.tensor([prompt + answer])
         assert whole(text)[0, len(prompt) - 1 : -1].argmax(-1).tolist() == answer
-    slot = new_slot(
-        Fading(hidden=8), 3, 9, device="cpu", kv_dtype=torch.bfloat16, state_dtype=torch.float32
-    )
+    room = Room(batch=3, capacity=9, device=torch.device("cpu"), kv_dtype=torch.bfloat16)
+    slot = new_slot(Fading(hidden=8), room)
     assert (slot.nbytes("kv"), slot.nbytes("state", "window")) == (0, 3 * 16 * 4)
 
 
@@ -232,7 +231,8 @@ def test_what_is_not_declared_raises_by_name():
         calls = {
             "mixer": lambda: module.branch(torch.zeros(1, 2, 32), Context()),
             "new_slot": lambda: new_slot(
-                module.block, 1, 2, device="cpu", kv_dtype=torch.float32, state_dtype=torch.float32
+                module.block,
+                Room(batch=1, capacity=2, device=torch.device("cpu"), kv_dtype=torch.float32),
             ),
             "reset of rate": lambda: module.reset(torch.Generator()),
             "the point 'elsewhere'": lambda: module.watch("elsewhere", print),

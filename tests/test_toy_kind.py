@@ -89,7 +89,7 @@ class ToyBlock(ResidualBlock):
         self.out_proj = nn.Linear(block.cells * block.parts, block.hidden, bias=False)
 
     @classmethod
-    def new_slot(cls, block, batch, capacity, **_):
+    def new_slot(cls, block, room):
         return None
 
     def mixer(self, x, context):

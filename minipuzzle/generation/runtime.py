@@ -10,6 +10,7 @@ import torch
 from minipuzzle.generation.step import TOKENS_AT_ONCE
 from minipuzzle.kinds import Block
 from minipuzzle.model.base import new_slot
+from minipuzzle.model.cache import Room
 from minipuzzle.model.footprint import forward_bytes
 
 
@@ -48,5 +49,7 @@ def _forward(
 
 @lru_cache(maxsize=4096)
 def _slot(block: Block, dtype: torch.dtype, state_dtype: torch.dtype) -> tuple[int, int]:
-    slot = new_slot(block, 1, 1, device="meta", kv_dtype=dtype, state_dtype=state_dtype)
+    device = torch.device("meta")
+    room = Room(batch=1, capacity=1, device=device, kv_dtype=dtype, state_dtype=state_dtype)
+    slot = new_slot(block, room)
     return (0, 0) if slot is None else (slot.nbytes("kv"), slot.nbytes("state", "window"))

@@ -5,7 +5,7 @@ with a rotary one.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from minipuzzle.kernels import Kernels
 from minipuzzle.kernels.attention import causal_attention, row_attention
 from minipuzzle.kinds import Attention, Block
 from minipuzzle.model.base import Context, ResidualBlock
-from minipuzzle.model.cache import Slot
+from minipuzzle.model.cache import Room, Slot
 from minipuzzle.model.norm import RMSNorm
 from minipuzzle.model.rope import rotate
 from minipuzzle.shapes import Float, Int
@@ -50,20 +50,11 @@ class AttentionBlock(ResidualBlock):
             self.k_norm = RMSNorm(block.kv_heads * hd if whole else hd, eps)
 
     @classmethod
-    def new_slot(
-        cls,
-        block: Block,
-        batch: int,
-        capacity: int,
-        *,
-        device: Any,
-        kv_dtype: Any,
-        state_dtype: Any,
-    ) -> AttentionSlot:
-        """Keys and values in ``kv_dtype``."""
+    def new_slot(cls, block: Block, room: Room) -> AttentionSlot:
+        """Keys and values."""
         sizes = block.sizes
-        shape = (batch, capacity, sizes["kv_heads"], sizes["attn_head_dim"])
-        keys = torch.zeros(shape, device=device, dtype=kv_dtype)
+        shape = (room.batch, room.capacity, sizes["kv_heads"], sizes["attn_head_dim"])
+        keys = torch.zeros(shape, device=room.device, dtype=room.kv_dtype)
         return AttentionSlot(keys=keys, values=torch.zeros_like(keys))
 
     def mixer(self, x: Float[Tensor, "b s d"], context: Context) -> Float[Tensor, "b s d"]:

@@ -30,7 +30,7 @@ from torch.utils.hooks import RemovableHandle
 
 from minipuzzle.kernels import Kernels
 from minipuzzle.kinds import Block, Kept
-from minipuzzle.model.cache import Slot
+from minipuzzle.model.cache import Room, Slot
 from minipuzzle.model.masks import index_mask, meanwhile
 from minipuzzle.model.norm import RMSNorm
 from minipuzzle.shapes import Float
@@ -102,19 +102,8 @@ class ResidualBlock(nn.Module):
         raise self._undeclared("mixer")
 
     @classmethod
-    def new_slot(
-        cls,
-        block: Block,
-        batch: int,
-        capacity: int,
-        *,
-        device: Any,
-        kv_dtype: Any,
-        state_dtype: Any,
-    ) -> Slot | None:
-        """What one block remembers of ``batch`` rows of up to ``capacity`` tokens, empty; None for
-        nothing.
-        """
+    def new_slot(cls, block: Block, room: Room) -> Slot | None:
+        """What one block remembers, empty; None for nothing."""
         raise NotImplementedError(f"the kind {cls.kind!r} does not declare new_slot")
 
     def reset(self, generator: torch.Generator) -> None:
@@ -231,10 +220,6 @@ def make_block(block: Block, eps: float, kernels: Kernels) -> ResidualBlock:
     return module_type(block)(block, eps, kernels)
 
 
-def new_slot(
-    block: Block, batch: int, capacity: int, *, device: Any, kv_dtype: Any, state_dtype: Any
-) -> Slot | None:
+def new_slot(block: Block, room: Room) -> Slot | None:
     """As ``ResidualBlock.new_slot``, by the block's kind."""
-    return module_type(block).new_slot(
-        block, batch, capacity, device=device, kv_dtype=kv_dtype, state_dtype=state_dtype
-    )
+    return module_type(block).new_slot(block, room)

@@ -11,6 +11,20 @@ from torch import Tensor
 from minipuzzle.kernels.attention import Rows
 
 
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """What a slot is made for: ``batch`` rows of up to ``capacity`` tokens, on a device.
+
+    ``kv_dtype`` of what is remembered of single tokens, ``state_dtype`` of sums over all of them.
+    """
+
+    batch: int
+    capacity: int
+    device: torch.device
+    kv_dtype: torch.dtype
+    state_dtype: torch.dtype = torch.float32
+
+
 @dataclass(kw_only=True)
 class Slot:
     """What one block remembers. A kind's subclass adds fields of tensors [b, ...], of each a row a

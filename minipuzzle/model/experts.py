@@ -19,6 +19,7 @@ from minipuzzle.kernels.pointwise import channels_of
 from minipuzzle.kernels.routing import Routing, route
 from minipuzzle.kinds import Block, Experts, Kept
 from minipuzzle.model.base import Context, ResidualBlock
+from minipuzzle.model.cache import Room
 from minipuzzle.model.masks import index_mask
 from minipuzzle.shapes import Float
 
@@ -114,16 +115,7 @@ class ExpertsBlock(ResidualBlock):
         return self.kernels.captures_experts(device, torch.bfloat16, *sizes)
 
     @classmethod
-    def new_slot(
-        cls,
-        block: Block,
-        batch: int,
-        capacity: int,
-        *,
-        device: Any,
-        kv_dtype: Any,
-        state_dtype: Any,
-    ) -> None:
+    def new_slot(cls, block: Block, room: Room) -> None:
         """Nothing: a token does not see the others."""
         return None
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from minipuzzle.kernels import Kernels
 from minipuzzle.kernels.pointwise import channels_of, gate_product
 from minipuzzle.kinds import Block, FeedForward
 from minipuzzle.model.base import Context, ResidualBlock
+from minipuzzle.model.cache import Room
 from minipuzzle.shapes import Float
 
 
@@ -30,16 +29,7 @@ class FeedForwardBlock(ResidualBlock):
         self.down_proj = nn.Linear(block.intermediate, block.hidden, bias=block.bias)
 
     @classmethod
-    def new_slot(
-        cls,
-        block: Block,
-        batch: int,
-        capacity: int,
-        *,
-        device: Any,
-        kv_dtype: Any,
-        state_dtype: Any,
-    ) -> None:
+    def new_slot(cls, block: Block, room: Room) -> None:
         """Nothing: a token does not see the others."""
         return None
 

@@ -20,6 +20,7 @@ from minipuzzle.kernels import choose
 from minipuzzle.kernels.meta import FlashAttentionMeta, mamba_ssm_meta
 from minipuzzle.kinds import Block
 from minipuzzle.model.base import Context, ResidualBlock, make_block, new_slot
+from minipuzzle.model.cache import Room
 from minipuzzle.model.prefetch import held_dtype
 
 
@@ -50,9 +51,8 @@ def forward_bytes(
     h = torch.empty(batch, length, block.hidden, dtype=dtype, device="meta")
     slot = None
     if past is not None:
-        slot = new_slot(
-            block, batch, past + length, device="meta", kv_dtype=dtype, state_dtype=torch.float32
-        )
+        room = Room(batch=batch, capacity=past + length, device=h.device, kv_dtype=dtype)
+        slot = new_slot(block, room)
     remembered = [] if slot is None else slot.tensors()
     with FlashAttentionMeta(), _Live([h, *module.parameters(), *remembered]) as live:
         module.branch(h, Context(slot=slot, past=past or 0))

@@ -14,7 +14,7 @@ from minipuzzle.arch import Architecture, Selection
 from minipuzzle.kernels import Kernels, choose
 from minipuzzle.kernels.pointwise import product_dtype
 from minipuzzle.model.base import Context, ResidualBlock, make_block, new_slot
-from minipuzzle.model.cache import Cache
+from minipuzzle.model.cache import Cache, Room
 from minipuzzle.model.head import matmul_fp32
 from minipuzzle.model.masks import index_mask, meanwhile
 from minipuzzle.model.norm import final_norm
@@ -152,14 +152,15 @@ class HybridLM(nn.Module):
         dtype.
         """
         weight = self.embeddings.weight
-        dtypes = {"kv_dtype": weight.dtype, "state_dtype": state_dtype}
-        return Cache(
-            slots=[
-                new_slot(block, batch, max_length, device=weight.device, **dtypes)
-                for block in self.architecture.blocks
-            ],
+        room = Room(
+            batch=batch,
             capacity=max_length,
+            device=weight.device,
+            kv_dtype=weight.dtype,
+            state_dtype=state_dtype,
         )
+        slots = [new_slot(block, room) for block in self.architecture.blocks]
+        return Cache(slots=slots, capacity=max_length)
 
     def _context(self, index: int, documents: Tensor | None, cache: Cache | None) -> Context:
         return Context(

@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from minipuzzle.kernels import Kernels
 from minipuzzle.kinds import Block, Kept, Mamba2
 from minipuzzle.model.base import Context, ResidualBlock
-from minipuzzle.model.cache import Slot
+from minipuzzle.model.cache import Room, Slot
 from minipuzzle.model.masks import index_mask
 from minipuzzle.shapes import Float
 
@@ -69,23 +69,17 @@ class Mamba2Block(ResidualBlock):
         self.out_proj = nn.Linear(block.inner, block.hidden, bias=block.proj_bias)
 
     @classmethod
-    def new_slot(
-        cls,
-        block: Block,
-        batch: int,
-        capacity: int,
-        *,
-        device: Any,
-        kv_dtype: Any,
-        state_dtype: Any,
-    ) -> MambaSlot:
+    def new_slot(cls, block: Block, room: Room) -> MambaSlot:
         """The window in ``kv_dtype``, as the activations that it holds; the state, which sums over
         all tokens, in ``state_dtype``.
         """
         b = cast(Mamba2, block)
-        window = torch.zeros(batch, b.conv_channels, b.conv_kernel, device=device, dtype=kv_dtype)
-        shape = (batch, b.heads, b.head_dim, b.state)
-        return MambaSlot(window=window, state=torch.zeros(shape, device=device, dtype=state_dtype))
+        window = (room.batch, b.conv_channels, b.conv_kernel)
+        state = (room.batch, b.heads, b.head_dim, b.state)
+        return MambaSlot(
+            window=torch.zeros(window, device=room.device, dtype=room.kv_dtype),
+            state=torch.zeros(state, device=room.device, dtype=room.state_dtype),
+        )
 
     def reset(self, generator: torch.Generator) -> None:
         """The convolution uniform within 1/sqrt(kernel); A uniform in 1..16, dt log-uniform in

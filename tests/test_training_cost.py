@@ -56,6 +56,8 @@ def test_bytes():
     assert saved_bytes(attention) == 2 * (8 + 8 + 8 + 4 + 4 + 8) + 4 * 4
     normed = replace(attention, qk_norm=True)
     assert saved_bytes(normed) == saved_bytes(attention) + 2 * (8 + 4)
+    gated = replace(attention, output_gate=True)
+    assert saved_bytes(gated) == saved_bytes(attention) + 2 * (8 + 8)
     assert saved_bytes(replace(ff, norm_after=True)) == saved_bytes(ff)
     assert saved_bytes(mamba) == 2 * (8 + 8 + (16 + 48 + 4) + 16 + 16)
     bare = Architecture(vocab_size=10, hidden=8, blocks=())  # 6 bytes a value around the final norm

@@ -44,7 +44,8 @@ class Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """The shape of a model, apart from its weights. ``norm_eps`` is used by every RMSNorm.
+    """The shape of a model, apart from its weights. ``norm_eps`` is used by every RMSNorm;
+    ``zero_centred``: the last one multiplies with 1 + its weight, as blocks' may.
 
     Embeddings are multiplied with ``embedding_multiplier``, logits divided by ``logits_divisor``.
     ``rules`` say what may be pruned.
@@ -57,6 +58,7 @@ class Architecture:
     hidden: int
     blocks: tuple[Block, ...]
     norm_eps: float = 1e-5
+    zero_centred: bool = False
     tied_head: bool = False
     max_positions: int = 8192
     embedding_multiplier: float = 1.0

@@ -19,6 +19,8 @@ class Attention(Block):
     ``rope`` None is attention without position embedding; ``qk_norm`` an RMS norm of queries and
     of keys before it, over each "head" or, by ``qk_norm_over``, over "all" heads at once; ``scale``
     what scores are multiplied with, None for attn_head_dim^-1/2; ``bias`` that of q, k and v.
+    ``output_gate``: q_proj has a second half for each head, whose sigmoid multiplies what o_proj
+    reads of the head.
     """
 
     kind: ClassVar[str] = "attention"
@@ -52,6 +54,7 @@ class Attention(Block):
     qk_norm: bool = False
     qk_norm_over: str = "head"
     scale: float | None = None
+    output_gate: bool = False
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -61,17 +64,19 @@ class Attention(Block):
             "q_heads": self.q_heads,
             "kv_heads": self.kv_heads,
             "attn_head_dim": self.attn_head_dim,
+            **({"query_and_gate": 2} if self.output_gate else {}),
         }
 
     @property
     def weights(self) -> tuple[Weight, ...]:
         """The block's tensors and their axes."""
         q, kv = "q_heads*attn_head_dim", "kv_heads*attn_head_dim"
-        tensors = [NORM, weight("q_proj.weight", q, "hidden")]
+        rows = "q_heads*query_and_gate*attn_head_dim" if self.output_gate else q
+        tensors = [NORM, weight("q_proj.weight", rows, "hidden")]
         tensors += [weight("k_proj.weight", kv, "hidden"), weight("v_proj.weight", kv, "hidden")]
         tensors.append(weight("o_proj.weight", "hidden", q))
         if self.bias:
-            tensors += [weight("q_proj.bias", q), weight("k_proj.bias", kv)]
+            tensors += [weight("q_proj.bias", rows), weight("k_proj.bias", kv)]
             tensors.append(weight("v_proj.bias", kv))
         if self.out_bias:
             tensors.append(weight("o_proj.bias", "hidden"))
@@ -83,7 +88,7 @@ class Attention(Block):
 
     @property
     def makers(self) -> tuple[Rows, ...]:
-        """A query head: its rows of q_proj."""
+        """A query head: its rows of q_proj, those of its gate among them."""
         return (Rows("q_proj"),)
 
     @property
@@ -114,9 +119,12 @@ class Attention(Block):
 
     def saved_values(self) -> int:
         """The stream, the normed input (or what is normed after), q, k, v, the output and its FP32
-        logsumexp (flash attention); where they have norms, q and k before them too.
+        logsumexp (flash attention); where they have norms, q and k before them too; of a gate its
+        sigmoid and the product.
         """
         heads = 2 * (self.q_heads + self.kv_heads) * self.attn_head_dim
         if self.qk_norm:
             heads += (self.q_heads + self.kv_heads) * self.attn_head_dim
+        if self.output_gate:
+            heads += 2 * self.q_heads * self.attn_head_dim
         return 2 * self.hidden + heads + 2 * self.q_heads

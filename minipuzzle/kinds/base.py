@@ -30,7 +30,7 @@ KINDS: dict[str, type[Block]] = {}
 @dataclass(frozen=True, kw_only=True)
 class Block:
     """One norm, one mixer, one residual add: h + multiplier x mixer(norm(h)), or with
-    ``norm_after`` h + multiplier x norm(mixer(h)).
+    ``norm_after`` h + multiplier x norm(mixer(h)). ``zero_centred`` norms have 1 + their weight.
 
     A kind declares its class attributes, its sizes, its weights and what it costs. What it does not
     declare raises NotImplementedError with the kind's and the member's name: nothing is guessed.
@@ -45,7 +45,7 @@ class Block:
     output: ClassVar[str]
     """The projection that writes into the stream ("out_proj")."""
     widths: ClassVar[tuple[Width, ...]]
-    """The ways in which it gets narrower."""
+    """How it gets narrower."""
     estimator: ClassVar[str]
     """The estimator that "mixed" takes: it ranked best (docs/results/importance.md)."""
     min_keep: ClassVar[tuple[float, float, float]] = OTHERS
@@ -57,11 +57,12 @@ class Block:
     routers: ClassVar[tuple[str, ...]] = ()
     """Weights that choose which of its parts a token passes: after a cut they stay as they were."""
     fused: ClassVar[dict[str, tuple[str, ...]]] = {}
-    """Projections of one input that an adapter may take as one, by the name for it ("qkv")."""
+    """Projections of one input that an adapter may take as one, by name ("qkv")."""
 
     hidden: int
     residual_multiplier: float = 1.0
     norm_after: bool = False
+    zero_centred: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -32,7 +32,9 @@ class AttentionSlot(Slot):
 
 
 class AttentionBlock(ResidualBlock):
-    """o_proj(softmax(q k^T) v), each query head reading its group's KV head."""
+    """o_proj(softmax(q k^T) v), each query head reading its group's KV head, times the sigmoid of a
+    gate where there is one.
+    """
 
     kind = Attention.kind
     block: Attention
@@ -40,14 +42,17 @@ class AttentionBlock(ResidualBlock):
     def __init__(self, block: Attention, eps: float, kernels: Kernels) -> None:
         super().__init__(block, eps, kernels)
         d, hd = block.hidden, block.attn_head_dim
-        self.q_proj = nn.Linear(d, block.q_heads * hd, bias=block.bias)
+        rows = block.q_heads * hd * (2 if block.output_gate else 1)
+        self.q_proj = nn.Linear(d, rows, bias=block.bias)
         self.k_proj = nn.Linear(d, block.kv_heads * hd, bias=block.bias)
         self.v_proj = nn.Linear(d, block.kv_heads * hd, bias=block.bias)
         self.o_proj = nn.Linear(block.q_heads * hd, d, bias=block.out_bias)
         if block.qk_norm:
             whole = block.qk_norm_over == "all"
-            self.q_norm = RMSNorm(block.q_heads * hd if whole else hd, eps)
-            self.k_norm = RMSNorm(block.kv_heads * hd if whole else hd, eps)
+            self.q_norm, self.k_norm = (
+                RMSNorm(heads * hd if whole else hd, eps, zero_centred=block.zero_centred)
+                for heads in (block.q_heads, block.kv_heads)
+            )
 
     @classmethod
     def new_slot(cls, block: Block, room: Room) -> AttentionSlot:
@@ -63,6 +68,10 @@ class AttentionBlock(ResidualBlock):
         hd, past = self.block.attn_head_dim, context.past
         slot = cast("AttentionSlot | None", context.slot)
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)  # each [b, s, heads * hd]
+        gate = None
+        if self.block.output_gate:  # a head's rows are its query's, then its gate's
+            # [b, s, heads, 2 hd] -> each [b, s, heads * hd]
+            q, gate = (t.flatten(2) for t in q.unflatten(2, (-1, 2 * hd)).chunk(2, -1))
         over = self.block.qk_norm_over if self.block.qk_norm else ""
         if over == "all":
             q, k = self.q_norm(q), self.k_norm(k)
@@ -93,6 +102,8 @@ class AttentionBlock(ResidualBlock):
                     k, v = (t[:, : past + length].to(q.dtype) for t in (slot.keys, slot.values))
             y = causal_attention(q, k, v, past, self.block.scale)
         y = y.reshape(batch, length, -1)  # [b, s, q_heads * hd]
+        if gate is not None:
+            y = y * torch.sigmoid(gate)
         if self.kept is not None:
             y = y * self.kept
         return self.o_proj(y)

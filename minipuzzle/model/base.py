@@ -78,7 +78,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.block = block
         self.kept = None
-        self.norm = RMSNorm(block.hidden, eps)
+        self.norm = RMSNorm(block.hidden, eps, zero_centred=block.zero_centred)
         self.branch_input = nn.Identity()
 
     def forward(self, h: Float[Tensor, "b s d"], context: Context) -> Float[Tensor, "b s d"]:

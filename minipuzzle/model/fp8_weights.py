@@ -17,6 +17,7 @@ from minipuzzle.kernels.stored_fp8 import StoredLinear
 from minipuzzle.model.base import ResidualBlock, make_block
 from minipuzzle.model.hybrid import HybridLM, default_dtype
 from minipuzzle.model.load import INIT_STD
+from minipuzzle.model.norm import RMSNorm
 from minipuzzle.model.precision import check_sizes, require_grouped
 
 
@@ -48,8 +49,9 @@ def fp8_model(
     for name, module in model.named_children():
         if name != "blocks":
             module.to_empty(device=device)
+            around = module.neutral if isinstance(module, RMSNorm) else 0.0
             for parameter in module.parameters():
-                parameter.normal_(float(parameter.ndim == 1), INIT_STD)
+                parameter.normal_(around, INIT_STD)
             _fill(module, checkpoint, f"{name}.")
     return model.eval()
 

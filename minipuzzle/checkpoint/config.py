@@ -31,5 +31,5 @@ def read_config(path: Path) -> tuple[dict[str, Any], Architecture]:
         )
     file = opened(path, "config.json", LARGEST)
     config: dict[str, Any] = read_json(file, dict[str, Any], next=RESTORE)
-    family = families.find(str(config.get("model_type", "")))
+    family = families.of(config)
     return config, settled(path, config, family, family.architecture(config))

@@ -14,9 +14,10 @@ from typing import Any, Protocol, cast
 
 from minipuzzle.arch import Architecture
 from minipuzzle.errors import UserError
+from minipuzzle.families._others import reasons
 from minipuzzle.families._parts import Name, Parts, names_of, single, written
 
-__all__ = ["Family", "Name", "Parts", "find", "known", "names_of", "single", "written"]
+__all__ = ["Family", "Name", "Parts", "find", "known", "names_of", "of", "single", "written"]
 BLOCKS = "blocks are Mamba-2, full attention, dense feed-forward and experts"
 NEW = "a new family is one file in minipuzzle/families"
 WITH_EXPERTS = ("granitemoehybrid", "nemotron_h", "nemotron_h_puzzle", "olmoe", "qwen3_moe")
@@ -83,6 +84,29 @@ def find(model_type: str) -> Family:
     return cast(Family, importlib.import_module(f"minipuzzle.families.{model_type}"))
 
 
+def of(config: Mapping[str, Any]) -> Family:
+    """The family of a config.json. Raises: UserError as ``find``; of another model than ours with
+    what it has that no block computes, as far as its fields and its type say.
+    """
+    model_type = str(config.get("model_type", ""))
+    lacks = [] if model_type in known() else reasons(config)
+    if lacks:
+        raise UserError(
+            f"Models of type {model_type!r} are not supported.",
+            got="; ".join(lacks),
+            allowed=", ".join(known()),
+            next=_text_alone(config) or _instead(model_type),
+        )
+    return find(model_type)
+
+
+def _text_alone(config: Mapping[str, Any]) -> str:
+    text = config.get("text_config")
+    if not isinstance(text, Mapping) or text.get("model_type") not in known():
+        return ""
+    return f"Save its text, a {text['model_type']!r}, as a checkpoint of its own."
+
+
 def _advice(model_type: str) -> str:
     if not model_type:
         return "Add the model_type to config.json."
@@ -90,6 +114,10 @@ def _advice(model_type: str) -> str:
     meant = next((name for name in known() if slips & _slips(name)), None)
     if meant is not None and model_type not in OTHERS:
         return f"If {meant!r} is meant, write that in config.json."
+    return _instead(model_type)
+
+
+def _instead(model_type: str) -> str:
     if "moe" in model_type or model_type == "mixtral":
         return f"Mixtures of experts are read of {', '.join(WITH_EXPERTS)}; {NEW}."
     return f"Take a model of one of these types, whose {BLOCKS}; {NEW}."

@@ -55,7 +55,7 @@ def run_pretrain(recipe: PretrainRecipe, run: RunDir) -> Checkpoint:
 
 def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
     device = group.device
-    family = families.find(str(recipe.model.get("model_type", "")))
+    family = families.of(recipe.model)
     architecture = replace(family.architecture(recipe.model), mtp=())  # it would not be trained
     tokenizer = _tokenizer(recipe, architecture)
     train_path = text_path("train", recipe.data.train, tokenizer)

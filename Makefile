@@ -15,7 +15,7 @@ test: $(VENV)/dev
 	$(BIN)/ruff format --check -q .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	MINIPUZZLE_TIME_LIMIT=60 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	XDG_CACHE_HOME=$(abspath $(VENV))/cache MINIPUZZLE_TIME_LIMIT=60 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 demo-check: $(VENV)/dev
 	$(BIN)/python tests/demo_record.py --check

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from minipuzzle.commands._shared import student
+from minipuzzle.embedded import checkpoint_path
 from minipuzzle.errors import UserError
 from minipuzzle.settings.generate import GenerateCommand
 
@@ -20,7 +21,7 @@ def run(line: GenerateCommand) -> None:
             allowed="[CHECKPOINT] PROMPT",
             next='Put the prompt in quotes: minipuzzle generate CHECKPOINT "It was".',
         )
-    checkpoint = Path(words[0]) if len(words) == 2 else student(line.run)
+    checkpoint = checkpoint_path(Path(words[0])) if len(words) == 2 else student(line.run)
     from minipuzzle.runs.generate import run_generate
 
     pieces = run_generate(

@@ -9,10 +9,11 @@ from minipuzzle.settings.inspect import InspectCommand
 def run(line: InspectCommand) -> None:
     """Print the layer pattern, the parameters and the memory."""
     from minipuzzle.checkpoint.config import read_config
+    from minipuzzle.embedded import checkpoint_path
     from minipuzzle.memory import Workload
     from minipuzzle.report.inspect import inspect_json, inspect_view
 
-    _, architecture = read_config(line.path)
+    _, architecture = read_config(checkpoint_path(line.path))
     asked = line.workload
     workload = Workload(
         context=asked.context,

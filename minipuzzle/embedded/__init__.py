@@ -13,12 +13,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from minipuzzle.embedded.teacher import checkpoint_path, teacher_path
+
+__all__ = ["checkpoint_path", "recipe_path", "teacher_path", "text_path"]
 HERE = Path(__file__).parent
-
-
-def teacher_path() -> Path:
-    """The folder of the embedded teacher, an ordinary checkpoint."""
-    return HERE / "teacher"
 
 
 def text_path(which: str) -> Path:

@@ -203,7 +203,7 @@ def choose_checkpoint(named: Path | None, run: RunDir) -> Path:
     if named is not None or run.parent is not None:
         chosen = named or run.parent
         assert chosen is not None
-        return embedded.teacher_path() if str(chosen) == EMBEDDED else chosen
+        return embedded.checkpoint_path(chosen)
     folder = Path.cwd()
     found = [
         p

@@ -33,7 +33,7 @@ from minipuzzle.runs.disk import check_disk, training_needs
 from minipuzzle.runs.meter import Meter
 from minipuzzle.runs.texts import text_path
 from minipuzzle.runs.training_folder import TrainingFolder
-from minipuzzle.settings import EMBEDDED, PretrainRecipe
+from minipuzzle.settings import PretrainRecipe
 from minipuzzle.training import next_token, train
 from minipuzzle.training.expert_load import freeze_routers, last_load
 from minipuzzle.training.log import LOG
@@ -154,7 +154,7 @@ def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
 
 
 def _tokenizer(recipe: PretrainRecipe, architecture: Architecture) -> Tokenizer:
-    folder = embedded.teacher_path() if recipe.tokenizer == EMBEDDED else Path(recipe.tokenizer)
+    folder = embedded.checkpoint_path(Path(recipe.tokenizer))
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size > architecture.vocab_size:
         raise UserError(

@@ -29,10 +29,12 @@ from unittest import mock
 
 import torch
 
+from minipuzzle import embedded
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 EXAMPLE = ROOT / "docs/examples/nemotron-h-8b/config.json"
-TEACHER = ROOT / "minipuzzle/embedded/teacher"
+TEACHER = embedded.teacher_path()
 TINY = {
     "hidden_size": 64,
     "intermediate_size": 512,

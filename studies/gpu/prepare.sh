@@ -36,7 +36,7 @@ PYTHON
         ;;
     tied) "$python" studies/tied_lora_tasks.py --shared "$data" --out .carry/tied_lora ;;
     latency)  # on a quiet machine: the embedded teacher's and the larger one's
-        "$python" -m minipuzzle profile minipuzzle/embedded/teacher --run /tmp/table_embedded --workload b1,p512,o64 --device cpu
+        "$python" -m minipuzzle profile embedded --run /tmp/table_embedded --workload b1,p512,o64 --device cpu
         "$python" - <<'PYTHON'
 import json, os, yaml
 model = yaml.safe_load(open("studies/larger_teacher.yaml"))["model"]

@@ -4,6 +4,7 @@ signature are equal sizes.
     b rows            s tokens of a row    n tokens of any rows    t tokens in a cache
     d hidden          v vocabulary         c channels              r what a product sums over
     h heads           p head_dim           g groups                z state
+    w channels of a value of the delta rule
     e experts         i channels of an expert
     k taps, entries, sums, choices         *rest any axes          #b the size b, or 1
 

@@ -23,7 +23,7 @@ from minipuzzle import embedded
 from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import write_checkpoint
 from minipuzzle.families import nemotron_h
-from minipuzzle.kinds import Attention, Experts, FeedForward, Mamba2
+from minipuzzle.kinds import Attention, DeltaNet, Experts, FeedForward, Mamba2
 from minipuzzle.model import init_model
 from minipuzzle.space import Bounds, Level, Shape
 
@@ -68,6 +68,9 @@ def tiny(
         ),
         "-": FeedForward(hidden=hidden, intermediate=intermediate),
         "*": Attention(hidden=hidden, q_heads=q_heads, kv_heads=kv_heads, attn_head_dim=8),
+        "D": DeltaNet(
+            hidden=hidden, key_groups=3, group_heads=2, key_dim=8, value_dim=12, beta_scale=2.0
+        ),
         "E": Experts(hidden=hidden, experts=4, top_k=2, expert_width=16, shared_width=16),
     }
     return Architecture(vocab_size=vocab, hidden=hidden, blocks=tuple(kinds[c] for c in pattern))

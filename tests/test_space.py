@@ -87,10 +87,18 @@ def test_least_replaces_only_what_it_names():
 
 def test_any_kind_may_be_bounded_alone_and_others_are_those_without_a_share_of_their_own():
     first = levels(["others=60%", "mamba=90%"])[0]
-    assert first.blocks == {"attention": 0.5, "moe": 0.6, "mlp": 0.6, "mamba": 0.9}
+    assert first.blocks == {
+        "attention": 0.5,
+        "delta_net": 0.6,
+        "mamba": 0.9,
+        "mlp": 0.6,
+        "moe": 0.6,
+    }
     with pytest.raises(UserError) as caught:
         levels(["experts=50%"])
-    assert "attention=S% and others=S% (blocks), moe=S%, mlp=S%, mamba=S%" in str(caught.value)
+    assert "attention=S% and others=S% (blocks), delta_net=S%, moe=S%, mlp=S%, mamba=S%" in str(
+        caught.value
+    )
 
 
 def test_blocks_of_different_sizes_have_no_global_width():

@@ -14,20 +14,21 @@ import torch
 from torch import Tensor
 
 from minipuzzle.errors import UserError
+from minipuzzle.kernels import delta, grouped, reference
 from minipuzzle.kernels import experts as reference_experts
-from minipuzzle.kernels import grouped, reference
 from minipuzzle.kinds import Block
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kernels:
     """The operations of a Mamba-2 block (signatures: ``minipuzzle.kernels.reference``), their name
-    and the reason; and how experts run.
+    and the reason; how experts run, and the gated delta rule.
 
     ``mix``, where there is one, does convolution, scan and gated norm at once and keeps less for
     the backward pass. ``run_experts`` has the signature of ``minipuzzle.kernels.experts``;
     ``experts`` says which it is and why, ``experts_wait`` whether it always asks the device for
-    sizes.
+    sizes. ``delta_rule`` and ``delta_step`` have the signatures of ``minipuzzle.kernels.delta``,
+    ``delta`` says which they are and why.
     """
 
     name: str
@@ -40,13 +41,20 @@ class Kernels:
     run_experts: Callable[..., Tensor]
     experts: str
     experts_wait: bool
+    delta_rule: Callable[..., Any]
+    delta_step: Callable[..., Any]
+    delta: str
     mix: Any = None
     mix_multiple: int = 1
 
     def describe(self, blocks: Iterable[Block]) -> str:
-        """What runs and why, for a log: that of experts where blocks have some."""
-        said = f"{self.name} ({self.reason})"
-        return f"{said}; experts: {self.experts}" if any(b.stacks for b in blocks) else said
+        """What runs and why, for a log: of an operation of their own where blocks have one."""
+        own = {"experts": self.experts, "delta rule": self.delta}
+        said = [f"{self.name} ({self.reason})"]
+        said += [
+            f"{name}: {own[name]}" for name in dict.fromkeys(b.operation for b in blocks) if name
+        ]
+        return "; ".join(said)
 
     def captures_experts(self, device: torch.device, dtype: torch.dtype, *sizes: int) -> bool:
         """Whether ``run_experts`` on matrices of these sizes never waits for the device."""
@@ -81,37 +89,52 @@ def choose(device: torch.device, requested: str = "auto") -> Kernels:
                 " to auto."
             ),
         )
-    experts = _experts(device, requested)
+    others = {**_experts(device, requested), **_delta(device, requested)}
     if requested == "reference" or why_not:
-        return _bundle(reference, "reference", why_not or "requested", *experts)
+        return _bundle(reference, "reference", why_not or "requested", others)
     from minipuzzle.kernels import cuda
 
     version = importlib.metadata.version("mamba_ssm")
     reason = f"mamba-ssm {version} on {torch.cuda.get_device_name(device)}"
-    return _bundle(cuda, "mamba-ssm", reason, *experts)
+    return _bundle(cuda, "mamba-ssm", reason, others)
 
 
-def _experts(device: torch.device, requested: str) -> tuple[Callable[..., Tensor], str]:
+def _experts(device: torch.device, requested: str) -> dict[str, Any]:
     """How experts run, and what to say of it."""
     why_not = "requested" if requested == "reference" else grouped.why_never(device)
     if why_not:
-        return reference_experts.run_experts, f"one after another ({why_not})"
+        said = f"one after another ({why_not})"
+        return {"run_experts": reference_experts.run_experts, "experts": said, "experts_wait": True}
     takes = "BF16" if device.type == "cuda" else "BF16 and FP32"
-    return grouped.run_experts, (
+    said = (
         f"torch's grouped_mm in {takes}; one after another in other dtypes and where a size is no"
         f" multiple of {grouped.ALIGNMENT} bytes"
     )
+    return {"run_experts": grouped.run_experts, "experts": said, "experts_wait": False}
 
 
-def _bundle(
-    module: Any, name: str, reason: str, run_experts: Callable[..., Tensor], experts: str
-) -> Kernels:
+def _delta(device: torch.device, requested: str) -> dict[str, Any]:
+    """How the gated delta rule runs, and what to say of it."""
+    why_not = "requested" if requested == "reference" else ""
+    if not why_not and device.type != "cuda":
+        why_not = "no CUDA device"
+    if not why_not and importlib.util.find_spec("fla") is None:
+        why_not = "not installed: fla"
+    if why_not:
+        rule, step, said = delta.delta_rule, delta.delta_step, f"reference ({why_not})"
+    else:
+        from minipuzzle.kernels import delta_cuda
+
+        rule, step = delta_cuda.delta_rule, delta_cuda.delta_step
+        said = f"fla-core {importlib.metadata.version('fla-core')} in BF16, reference in FP32"
+    return {"delta_rule": rule, "delta_step": step, "delta": said}
+
+
+def _bundle(module: Any, name: str, reason: str, others: dict[str, Any]) -> Kernels:
     return Kernels(
         name=name,
         reason=reason,
-        run_experts=run_experts,
-        experts=experts,
-        experts_wait=run_experts is not grouped.run_experts,
+        **others,
         causal_conv=module.causal_conv,
         causal_conv_step=module.causal_conv_step,
         scan=module.scan,

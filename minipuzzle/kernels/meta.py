@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, empty_like
 from torch.overrides import TorchFunctionMode
 
 from minipuzzle.kernels.choose import Kernels
+from minipuzzle.kernels.delta import CHUNK
 from minipuzzle.kernels.experts import Order, Routed
 
 
@@ -32,8 +34,8 @@ class FlashAttentionMeta(TorchFunctionMode):
 
 
 def mamba_ssm_meta(reference: Kernels) -> Kernels:
-    """Kernels that allocate what a GPU's forward does (ssd_combined.py, causal_conv1d,
-    kernels.grouped) and compute nothing.
+    """Kernels that allocate what a GPU's forward does (ssd_combined.py, causal_conv1d, fla's
+    gated_delta_rule, kernels.grouped) and compute nothing.
     """
 
     def causal_conv(
@@ -90,7 +92,33 @@ def mamba_ssm_meta(reference: Kernels) -> Kernels:
         scan_step=scan_step,
         gated_norm=gated_norm,
         run_experts=_run_experts,
+        delta_rule=_delta_rule,
+        delta_step=_delta_step,
     )
+
+
+def _delta_rule(
+    q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, **_: Any
+) -> tuple[Tensor, Tensor]:
+    batch, length, heads, values = v.shape
+    keys, chunks = k.shape[-1], -(-length // CHUNK)
+    solved = v.new_empty(batch, length, heads, CHUNK), v.new_empty(batch, length, heads, keys)
+    fresh, written = v.new_empty(v.shape), v.new_empty(v.shape)
+    entering = v.new_empty(batch, chunks, heads, keys, values)
+    state = v.new_empty(batch, heads, keys, values, dtype=torch.float32)
+    del solved, fresh
+    y = v.new_empty(v.shape)
+    del entering, written
+    return y, state
+
+
+def _delta_step(
+    q: Tensor, k: Tensor, v: Tensor, state: Tensor, decay: Tensor, beta: Tensor
+) -> Tensor:
+    new = torch.empty_like(state)
+    y = v.new_empty(v.shape)
+    del new
+    return y
 
 
 def _run_experts(

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minipuzzle.kernels.chunks import chunk_decays
 from minipuzzle.shapes import Bool, Float, Float32, Int
 
 
@@ -96,23 +97,7 @@ def scan(
     decay = (dt * a.float()).view(batch, chunks, q, groups, ratio).permute(0, 1, 3, 4, 2).cumsum(-1)
     bg = bf.view(batch, chunks, q, groups, size).permute(0, 1, 3, 2, 4)
     cg = cf.view(batch, chunks, q, groups, size).permute(0, 1, 3, 2, 4)
-    allowed = torch.ones(q, q, dtype=torch.bool, device=x.device).tril()
-    # Logarithms: from the chunk's start to t [.., q], from t to its end [.., q], through it [..]
-    carried, reaches_end, whole = decay, decay[..., -1:] - decay, decay[..., -1]
-    if documents is not None:
-        ids = F.pad(documents, (0, pad), value=-1) if pad else documents
-        ids = ids.view(batch, chunks, q)
-        # What must not pass from one document into the next decays to exp(-inf) = 0.
-        allowed = allowed & (ids[..., :, None] == ids[..., None, :])[:, :, None, None]
-        # [b, chunks, 1]: the document whose state enters each chunk
-        before = torch.cat((ids[:, :1, :1], ids[:, :-1, -1:]), 1)
-        never = float("-inf")
-        carried = decay.masked_fill((ids != before)[:, :, None, None], never)
-        last = ids[..., -1:]
-        if pad:  # the last chunk ends with padding, the document before it counts
-            last = torch.cat((last[:, :-1], documents[:, None, -1:]), 1)
-        reaches_end = reaches_end.masked_fill((ids != last)[:, :, None, None], never)
-        whole = whole.masked_fill((last != before)[..., None], never)
+    allowed, carried, reaches_end, whole = chunk_decays(decay, documents, pad)
     # Within a chunk: y_t = sum over s <= t of exp(decay_t - decay_s) (C_t . B_s) u_s  [.., q, p]
     mix = (decay[..., :, None] - decay[..., None, :]).masked_fill(~allowed, float("-inf")).exp()
     y = ((cg @ bg.transpose(-1, -2))[:, :, :, None] * mix) @ u

@@ -7,6 +7,7 @@ from minipuzzle.kinds.attention import Attention
 from minipuzzle.kinds.axes import Kept, Weight, weight
 from minipuzzle.kinds.base import KINDS, Block
 from minipuzzle.kinds.cost import Cache, Flops
+from minipuzzle.kinds.delta_net import DeltaNet
 from minipuzzle.kinds.experts import Experts
 from minipuzzle.kinds.feedforward import FeedForward
 from minipuzzle.kinds.mamba2 import Mamba2
@@ -22,6 +23,7 @@ __all__ = [
     "Attention",
     "Block",
     "Cache",
+    "DeltaNet",
     "Experts",
     "FeedForward",
     "Flops",

@@ -23,8 +23,7 @@ OTHERS = (0.83, 0.5, 0.25)
 """``Block.min_keep`` of kinds that have none of their own: the first level is for cuts such as 56B
 to 47B (docs/decisions/).
 """
-KINDS: dict[str, type[Block]] = {}
-"""Every kind by its name; ``Block.__init_subclass__`` fills it."""
+KINDS: dict[str, type[Block]] = {}  # by name; ``Block.__init_subclass__`` fills it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +55,7 @@ class Block:
     """Weights of two or three dimensions that are no projections: a convolution's, a router's."""
     routers: ClassVar[tuple[str, ...]] = ()
     """Weights that choose which of its parts a token passes: after a cut they stay as they were."""
+    operation: ClassVar[str] = ""  # of its own, as ``kernels.choose`` calls it ("experts")
     fused: ClassVar[dict[str, tuple[str, ...]]] = {}
     """Projections of one input that an adapter may take as one, by name ("qkv")."""
 

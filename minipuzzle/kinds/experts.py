@@ -34,6 +34,7 @@ class Experts(Block):
     letter: ClassVar[str] = "E"
     label: ClassVar[str] = "MoE"
     estimator: ClassVar[str] = "contribution"
+    operation: ClassVar[str] = "experts"
     apart: ClassVar[tuple[str, ...]] = ("router.weight", "shared_gate.weight")
     routers: ClassVar[tuple[str, ...]] = ("router.weight",)
     widths: ClassVar[tuple[Width, ...]] = (

@@ -192,8 +192,9 @@ class ResidualBlock(nn.Module):
             masked |= {axis for segment in weight.dims[dim] for axis in segment}
         for width in self.block.widths:  # a KV head goes with the query heads that read it
             masked |= set(width.axes) if masked & set(width.axes) else set()
-        for axis in set(kept) - masked:
-            raise self._undeclared(f"how the axis {axis!r} is masked")
+        for name in kept:  # an axis, or what each index of one keeps of another
+            if (axis := name.rpartition("*")[2]) not in masked:
+                raise self._undeclared(f"how the axis {axis!r} is masked")
         return found
 
     @contextmanager

@@ -16,10 +16,11 @@ single samples matter: the mean gradient of a trained model is nearly nothing, s
 large batch cancel.
 
 Gates: an FFN channel, a Mamba channel after the gated norm (whose statistics count as fixed), an
-index of a Mamba group's state (on C, or as well on B), an attention head, an expert (what it adds),
-a channel of an expert's own, the first, second ... choice of each token, a whole block (all it
-adds), and a hidden channel (all that the embedding and the blocks write there, behind the norm
-where that comes after the mixer). Units: nats a token.
+index of a Mamba group's state (on C, or as well on B), a channel of DeltaNet's keys (its root on q
+and on k), an attention head, an expert (what it adds), a channel of an expert's own, the first,
+second ... choice of each token, a whole block (all it adds), and a hidden channel (all that the
+embedding and the blocks write there, behind the norm where that comes after the mixer). Units: nats
+a token.
 """
 
 from __future__ import annotations

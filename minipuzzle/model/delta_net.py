@@ -1,0 +1,181 @@
+"""How gated DeltaNet runs: q, k and v through a convolution, the gated delta rule, and a norm of
+each head's values with a gate (arXiv:2412.06464).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from minipuzzle.kernels import Kernels
+from minipuzzle.kernels.delta import l2_norm
+from minipuzzle.kinds import Block, DeltaNet, Kept
+from minipuzzle.model.base import Context, ResidualBlock
+from minipuzzle.model.cache import Room, Slot
+from minipuzzle.model.masks import index_mask
+from minipuzzle.model.norm import RMSNorm
+from minipuzzle.shapes import Float
+
+KEYS = "key_groups*key_dim"
+GATES_STD = 0.02
+
+
+@dataclass(kw_only=True)
+class DeltaSlot(Slot):
+    """``window`` [b, conv_channels, kernel]: the last inputs of the convolution; ``state`` [b,
+    heads, key_dim, value_dim].
+    """
+
+    terms: ClassVar[dict[str, str]] = {"window": "window", "state": "state"}
+
+    window: Tensor
+    state: Tensor
+
+
+class DeltaNetBlock(ResidualBlock):
+    """out_proj(norm(rule(conv(q, k, v), decay, beta)) * silu(z)).
+
+    Has a point of its own: "keys" [b, s, 2 x key_groups x key_dim], q and k as the rule reads them.
+    """
+
+    kind = DeltaNet.kind
+    block: DeltaNet
+
+    def __init__(self, block: DeltaNet, eps: float, kernels: Kernels) -> None:
+        super().__init__(block, eps, kernels)
+        self.kernels = kernels
+        self.kept_keys: Tensor | None = None  # [key_groups, key_dim] bool; None for all
+        self._readers: OrderedDict[int, Callable[[Tensor], None]] = OrderedDict()  # of "keys"
+        self.in_proj_qkvz = nn.Linear(block.hidden, block.conv_channels + block.values, bias=False)
+        self.in_proj_ba = nn.Linear(block.hidden, 2 * block.heads, bias=False)
+        self.conv = nn.Conv1d(
+            block.conv_channels,
+            block.conv_channels,
+            block.conv_kernel,
+            groups=block.conv_channels,
+            bias=False,
+        )
+        self.dt_bias = nn.Parameter(torch.zeros(block.heads))
+        self.A_log = nn.Parameter(torch.zeros(block.heads))
+        own = block.gated_norm_eps
+        self.gated_norm = RMSNorm(block.value_dim, eps if own is None else own)
+        self.out_proj = nn.Linear(block.values, block.hidden, bias=False)
+
+    @classmethod
+    def new_slot(cls, block: Block, room: Room) -> DeltaSlot:
+        """The window in ``kv_dtype``, as the activations that it holds; the state, which sums over
+        all tokens, in ``state_dtype``.
+        """
+        b = cast(DeltaNet, block)
+        window = (room.batch, b.conv_channels, b.conv_kernel)
+        state = (room.batch, b.heads, b.key_dim, b.value_dim)
+        return DeltaSlot(
+            window=torch.zeros(window, device=room.device, dtype=room.kv_dtype),
+            state=torch.zeros(state, device=room.device, dtype=room.state_dtype),
+        )
+
+    @property
+    def capturable(self) -> bool:
+        """Not tried: no CUDA graph has held a training step of it."""
+        return False
+
+    def reset(self, generator: torch.Generator) -> None:
+        """b and a as the other matrices; the convolution uniform within 1/sqrt(kernel); A uniform
+        in 1..16, dt log-uniform in 1e-3..0.1, as in Mamba-2 and flash-linear-attention.
+        """
+        self.in_proj_ba.weight.normal_(0.0, GATES_STD, generator=generator)
+        bound = 1 / math.sqrt(self.block.conv_kernel)
+        self.conv.weight.uniform_(-bound, bound, generator=generator)
+        self.A_log.uniform_(1.0, 16.0, generator=generator).log_()
+        dt = torch.empty_like(self.dt_bias)
+        dt = dt.uniform_(math.log(1e-3), math.log(0.1), generator=generator).exp()
+        self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus(dt_bias) == dt
+
+    def mixer(self, x: Float[Tensor, "b s d"], context: Context) -> Float[Tensor, "b s d"]:
+        """One step of the rule where a token follows in a cache, else many at once."""
+        b, slot = self.block, cast("DeltaSlot | None", context.slot)
+        convolved, z = self.in_proj_qkvz(x).split([b.conv_channels, b.values], dim=-1)
+        beta, a = self.in_proj_ba(x).float().chunk(2, dim=-1)  # [b, s, heads]
+        beta = b.beta_scale * torch.sigmoid(beta)
+        decay = -self.A_log.float().exp() * F.softplus(a + self.dt_bias.float())
+        if slot is not None and context.past and x.shape[1] == 1:
+            weight = self.conv.weight[:, 0]
+            convolved = self.kernels.causal_conv_step(convolved[:, 0], slot.window, weight, None)
+            q, k, v = self._parts(convolved[:, None])
+            y = self.kernels.delta_step(
+                q[:, 0], k[:, 0], v[:, 0], slot.state, decay[:, 0], beta[:, 0]
+            )[:, None]
+        else:
+            q, k, v = self._parts(self._convolve(convolved, context))
+            y, state = self.kernels.delta_rule(
+                q,
+                k,
+                v,
+                decay,
+                beta,
+                documents=context.documents,
+                initial_state=slot.state if slot is not None and context.past else None,
+            )
+            if slot is not None:
+                slot.state.copy_(state)
+        # y [b, s, heads, value_dim]
+        if self.kept_keys is not None:  # the rule divides by the root of the channels of a key
+            y = y * (b.key_dim / self.kept_keys.sum(-1).max()).sqrt()
+        y = self.gated_norm(y) * F.silu(z.unflatten(-1, (b.heads, b.value_dim)))
+        y = y.flatten(-2)  # [b, s, heads * value_dim]
+        return self.out_proj(y if self.kept is None else y * self.kept)
+
+    def _convolve(self, inputs: Float[Tensor, "b s c"], context: Context) -> Float[Tensor, "b s c"]:
+        """silu of the convolution over q|k|v; a slot keeps the last inputs."""
+        b, slot = self.block, cast("DeltaSlot | None", context.slot)
+        before = b.conv_kernel - 1 if slot is not None and context.past else 0
+        if slot is not None:
+            if before:  # the convolution reaches kernel - 1 tokens back, into the window
+                window = slot.window[..., 1:].transpose(1, 2)  # [b, kernel - 1, c]
+                inputs = torch.cat((window.to(inputs.dtype), inputs), 1)
+            tail = inputs[:, -b.conv_kernel :].transpose(1, 2)  # [b, c, <= kernel]
+            slot.window.zero_()
+            slot.window[..., b.conv_kernel - tail.shape[-1] :] = tail
+        convolved: Tensor = self.kernels.causal_conv(
+            inputs, self.conv.weight[:, 0], None, context.documents
+        )
+        return convolved[:, before:]
+
+    def _parts(self, convolved: Float[Tensor, "b s c"]) -> tuple[Tensor, Tensor, Tensor]:
+        """q and k [b, s, key_groups, key_dim] of length 1, v [b, s, heads, value_dim]."""
+        b = self.block
+        pair, v = convolved.split([2 * b.keys, b.values], dim=-1)
+        pair = pair.unflatten(-1, (2, b.key_groups, b.key_dim))
+        if self.kept_keys is not None:
+            pair = pair * self.kept_keys
+        pair = l2_norm(pair).flatten(-3)  # [b, s, q|k]
+        for read in list(self._readers.values()):
+            read(pair)
+        q, k = pair.unflatten(-1, (2, b.key_groups, b.key_dim)).unbind(-3)
+        return q, k, v.unflatten(-1, (b.heads, b.value_dim))
+
+    def watch(self, point: str, read: Callable[[Tensor], None]) -> RemovableHandle:
+        """As ``ResidualBlock.watch``, with the point of its own."""
+        if point != "keys":
+            return super().watch(point, read)
+        handle = RemovableHandle(self._readers)
+        self._readers[handle.id] = read
+        return handle
+
+    def masks(self, kept: Kept) -> list[tuple[Any, str, Tensor | None]]:
+        """As ``ResidualBlock.masks``; channels of keys are 0 before their norm."""
+        others = {name: chosen for name, chosen in kept.items() if name != KEYS}
+        shape = (self.block.key_groups, self.block.key_dim)
+        mask = index_mask(math.prod(shape), kept.get(KEYS), self.norm.weight.device)
+        return [
+            *super().masks(others),
+            (self, "kept_keys", None if mask is None else mask.view(shape)),
+        ]

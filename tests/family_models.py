@@ -142,6 +142,24 @@ FORMS = {
         "own list": {**LAYERS, **SPECIAL, "no_rope_layers": [0, 1, 0], "mlp_bias": True},
     },
 }
+FORMS["lfm2"] = {
+    "plain": {
+        **LAYERS,
+        **SPECIAL,
+        "block_multiple_of": 8,
+        "layer_types": ["conv", "full_attention", "conv"],
+    },
+    "biases, own width, kernel of 4, untied": {
+        **LAYERS,
+        **SPECIAL,
+        "conv_bias": True,
+        "conv_L_cache": 4,
+        "block_auto_adjust_ff_dim": False,
+        "full_attn_idxs": [2],
+        "tie_word_embeddings": False,
+        "rope_parameters": YARN,
+    },
+}
 MAMBA = {
     "mamba_n_heads": 8,
     "mamba_d_head": 8,

@@ -35,6 +35,26 @@ def test_published_parameters(model):
     assert families.find(name).architecture(fields).parameters == parameters
 
 
+def test_published_parameters_of_lfm2():
+    """LFM2 1.2B by the fields of its own file: of 12,288 channels two thirds are there."""
+    fields = {
+        "vocab_size": 65536,
+        "hidden_size": 2048,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "block_ff_dim": 12288,
+        "tie_embedding": True,
+        "full_attn_idxs": [2, 5, 8, 10, 12, 14],
+    }
+    lfm2 = families.find("lfm2")
+    architecture = lfm2.architecture(fields)
+    assert architecture.parameters == 1_170_340_608
+    assert architecture.pattern == "C-C-*-C-C-*-C-C-*-C-*-C-*-C-*-C-"
+    written = lfm2.config(architecture, fields)
+    assert lfm2.architecture(written) == architecture
+    assert "full_attn_idxs" not in written
+
+
 def test_published_parameters_of_examples():
     codestral = {"vocab_size": 32768, "hidden_size": 4096, "num_hidden_layers": 64}
     assert families.find("mamba2").architecture(codestral).parameters == 7_285_403_648

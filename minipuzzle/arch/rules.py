@@ -49,8 +49,7 @@ class Rules:
         found = []
         if self.paired:
             found.append(
-                "single blocks can't go, only whole layers (attention or Mamba-2 with the"
-                " feed-forward after it)"
+                "single blocks can't go, only whole layers (a mixer with the feed-forward after it)"
             )
         if not self.per_block_sizes:
             found.append("blocks of one kind keep one size")

@@ -18,7 +18,10 @@ from minipuzzle.families._others import reasons
 from minipuzzle.families._parts import Name, Parts, names_of, single, written
 
 __all__ = ["Family", "Name", "Parts", "find", "known", "names_of", "of", "single", "written"]
-BLOCKS = "blocks are Mamba-2, full attention, dense feed-forward and experts"
+BLOCKS = (
+    "blocks are Mamba-2, gated DeltaNet, short convolutions, full attention, dense feed-forward and"
+    " experts"
+)
 NEW = "a new family is one file in minipuzzle/families"
 WITH_EXPERTS = ("granitemoehybrid", "nemotron_h", "nemotron_h_puzzle", "olmoe", "qwen3_moe")
 OTHERS = (

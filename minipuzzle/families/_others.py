@@ -54,7 +54,6 @@ FIELDS: dict[str, str] = {
     "rescale_every": "RWKV's time mixing",
     "qk_dim_factor": "xLSTM's matrix memory",
     "ssm_in_multiplier": "attention and Mamba-2 side by side in a block",
-    "conv_L_cache": "short convolutions",
     "num_mem_blocks": SHARED,
     "num_hidden_groups": SHARED,
     "hidden_size_per_layer_input": "embeddings of each layer",

@@ -21,7 +21,17 @@ def causal_conv(
     bias: Float[Tensor, " c"] | None,
     documents: Int[Tensor, "b s"] | None,
 ) -> Float[Tensor, "b s c"]:
-    """silu of the causal depthwise convolution.
+    """silu of ``depthwise``."""
+    return F.silu(depthwise(x, weight, bias, documents))
+
+
+def depthwise(
+    x: Float[Tensor, "b s c"],
+    weight: Float[Tensor, "c k"],
+    bias: Float[Tensor, " c"] | None,
+    documents: Int[Tensor, "b s"] | None,
+) -> Float[Tensor, "b s c"]:
+    """The causal convolution of each channel: y_t = bias + sum over i < k of weight_i x_(t-k+1+i).
 
     With ``documents`` no tap reaches into another document.
     """
@@ -35,14 +45,14 @@ def causal_conv(
             None if bias is None else bias.to(x.dtype),
             groups=x.shape[2],
         )
-        return F.silu(y).transpose(1, 2)
+        return y.transpose(1, 2)
     # Tap by tap, each masked where it would read from another document.
     total = x * weight[:, -1] if bias is None else x * weight[:, -1] + bias
     for back in range(1, min(width, x.shape[1])):
         same = (documents[:, back:] == documents[:, :-back])[..., None]  # [b, s - back, 1]
         tap = x[:, :-back] * weight[:, -1 - back] * same  # [b, s - back, c], for back tokens later
         total = total + F.pad(tap, (0, 0, back, 0))
-    return F.silu(total.to(x.dtype))
+    return total.to(x.dtype)
 
 
 def causal_conv_step(

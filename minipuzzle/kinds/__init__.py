@@ -12,6 +12,7 @@ from minipuzzle.kinds.experts import Experts
 from minipuzzle.kinds.feedforward import FeedForward
 from minipuzzle.kinds.mamba2 import Mamba2
 from minipuzzle.kinds.rope import ROPE_KINDS, Rope, rope_speeds
+from minipuzzle.kinds.short_conv import ShortConv
 from minipuzzle.kinds.width import Width
 
 for _module in iter_modules(__path__):
@@ -30,6 +31,7 @@ __all__ = [
     "Kept",
     "Mamba2",
     "Rope",
+    "ShortConv",
     "Weight",
     "Width",
     "rope_speeds",

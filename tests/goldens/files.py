@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from minipuzzle.embedded import teacher_path
+
 from . import values
 from .values import Line
 
 ROOT = Path(__file__).parents[2]
 EMBEDDED = ROOT / "minipuzzle" / "embedded"
-TEACHER = EMBEDDED / "teacher"
+TEACHER = teacher_path()
 TIMED = r"tokens/s|seconds|date|time"
 EXAMPLES = ROOT / "docs" / "examples"
 

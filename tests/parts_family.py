@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from minipuzzle import families
 from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import Checkpoint, write_checkpoint
-from minipuzzle.families._parts import named
+from minipuzzle.families._parts import Interleaved, named
 from minipuzzle.kinds import KINDS, Block, Width, weight
 from minipuzzle.kinds.base import NORM
 
@@ -23,7 +23,7 @@ class Cells(Block):
     """A stack of matrices, two of them packed in each, a packed matrix, and a buffer."""
 
     kind: ClassVar[str] = "honeycomb"
-    letter: ClassVar[str] = "C"
+    letter: ClassVar[str] = "Y"
     label: ClassVar[str] = "cells"
     estimator: ClassVar[str] = "contribution"
     buffers: ClassVar[tuple[str, ...]] = ("correction",)
@@ -50,12 +50,16 @@ class Cells(Block):
             weight("correction", "cells"),
             weight("cells.gate_up", "cells", "parts + parts", "hidden"),
             weight("packed.weight", "cells + hidden", "hidden"),
+            weight("wide.weight", "cells + hidden + cells", "hidden"),
+            weight("laid.weight", "cells + cells*parts + cells", "hidden"),
         )
 
 
 FORMS = {
     "cells.gate_up": (("cells.{expert}.gate.weight", "cells.{expert}.up.weight"), "cells.gate_up"),
     "packed.weight": (("one.weight", "two.weight"), "packed.weight"),
+    "wide.weight": (("first.weight", "first.weight", "second.weight"), "wide.weight"),
+    "laid.weight": (Interleaved("laid_by_cell.weight"), "laid.weight"),
 }
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from minipuzzle.arch import Selection
 from minipuzzle.checkpoint import Checkpoint, reader, stored
 from minipuzzle.families import Parts, written
-from minipuzzle.families._parts import named
+from minipuzzle.families._parts import Interleaved, named
 from minipuzzle.surgery import cut
 
 
@@ -37,10 +37,13 @@ def test_names_of_pieces():
     assert named("{expert}.u", "l.", 2) == Parts((("l.0.u",), ("l.1.u",)))
     assert named(("g", "u"), "l.", 7) == Parts((("l.g", "l.u"),), stacked=False)
     assert named("u", "l.", 7) == "l.u"
+    twice = named(("a", "a", "b"), "l.", 7)
+    assert (twice.names, str(twice)) == (("l.a", "l.b"), "l.a + l.b")
+    assert named(Interleaved("u"), "l.", 7) == Parts((("l.u",),), stacked=False, interleaved=True)
 
 
 def test_the_form_that_was_read_is_written():
-    patterns = (("{expert}.g", "{expert}.u"), "{expert}.gu", "gu", ("g", "u"))
+    patterns = (("{expert}.g", "{expert}.u"), "{expert}.gu", "gu", ("g", "u"), Interleaved("i"))
     ways = tuple(named(pattern, "", 3) for pattern in patterns)
     read = [named(pattern, "other.", 5) for pattern in patterns]
     assert [written(ways, way) for way in read] == list(ways)
@@ -54,7 +57,13 @@ def test_pieces_are_written_where_they_belong(singles):
     assert torch.equal(found["layers.0.cells.3.up.weight"], gate_up[3, 4:])
     assert torch.equal(found["layers.1.one.weight"], want["blocks.1.packed.weight"][:3])
     assert torch.equal(found["layers.1.two.weight"], want["blocks.1.packed.weight"][3:])
-    assert len(found) == 3 + 2 * (2 + 2) + 2 * 5 + 2 * 3  # top, norms and so on, cells
+    wide = want["blocks.1.wide.weight"]
+    assert torch.equal(found["layers.1.first.weight"], wide[:9])
+    assert torch.equal(found["layers.1.second.weight"], wide[9:])
+    laid, by_cell = want["blocks.1.laid.weight"], found["layers.1.laid_by_cell.weight"]
+    for cell, rows in enumerate(by_cell.split(1 + 2 + 1)):
+        assert torch.equal(rows, laid[[cell, 3 + 2 * cell, 4 + 2 * cell, 9 + cell]])
+    assert len(found) == 3 + 2 * (2 + 2 + 3) + 2 * 5 + 2 * 3  # top, norms and so on, cells
 
 
 @pytest.mark.parametrize("form", ["singles", "stacks"])
@@ -130,6 +139,8 @@ def test_cut_of_a_stack_keeps_its_form(form, request, tmp_path):
     assert torch.equal(
         student.tensor("blocks.0.packed.weight"), want["blocks.0.packed.weight"][rows]
     )
+    rows = [1, 4, 5 + 5, 5 + 6, 5 + 16, 5 + 19, 5 + 20 + 1, 5 + 20 + 4]
+    assert torch.equal(student.tensor("blocks.0.laid.weight"), want["blocks.0.laid.weight"][rows])
     assert torch.equal(student.tensor("blocks.0.correction"), want["blocks.0.correction"][[1, 4]])
     assert ("layers.0.cells.gate_up" in files(student.path)) == (form == "stacks")
     assert ("layers.0.cells.1.up.weight" in files(student.path)) == (form == "singles")

@@ -1,8 +1,11 @@
-"""Tensors that files hold in pieces, such as one an expert: all pieces are there, once, and fit."""
+"""Tensors that files hold in pieces, such as one an expert, or in another order: all are there,
+once, and fit.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import groupby
 from math import prod
 from pathlib import Path
 
@@ -56,15 +59,37 @@ def check_pieces(
 def piece_shapes(tensor: Tensor, name: Name) -> list[tuple[int, ...]]:
     """The shape of each of a file's tensors that hold ``tensor`` under ``name``.
 
-    Rows that are joined are the segments of that dimension (``kinds.axes``), one a piece.
+    Rows that are joined are the segments of that dimension (``kinds.axes``), in each piece as many
+    as it is named.
     """
     if isinstance(name, str):
         return [tensor.shape]
     dim = 1 if name.stacked else 0
-    segments = [prod(tensor.sizes[axis] for axis in axes) for axes in tensor.weight.dims[dim]]
-    rows = segments if len(name.pieces[0]) > 1 else [sum(segments)]
+    segments = _segments(tensor, dim)
+    rows = [sum(segments)]
+    if len(name.pieces[0]) > 1:
+        pairs = zip(name.pieces[0], segments, strict=True)
+        rows = [sum(count for _, count in own) for _, own in groupby(pairs, lambda pair: pair[0])]
     shapes = [(count, *tensor.shape[dim + 1 :]) for count in rows]
-    return [shape for joined in name.pieces for _, shape in zip(joined, shapes, strict=True)]
+    return [shape for _ in name.pieces for shape in shapes]
+
+
+def interleaved_rows(tensor: Tensor) -> list[range]:
+    """The rows of a file that hold ``tensor`` interleaved, in our order: of each segment, for each
+    index of its first axis, those of all others.
+    """
+    segments, count = _segments(tensor, 0), tensor.sizes[tensor.weight.dims[0][0][0]]
+    each, found, offset = [rows // count for rows in segments], [], 0
+    for rows in each:
+        starts = (index * sum(each) + offset for index in range(count))
+        found += [range(start, start + rows) for start in starts]
+        offset += rows
+    return found
+
+
+def _segments(tensor: Tensor, dim: int) -> list[int]:
+    """The rows of each segment of a dimension."""
+    return [prod(tensor.sizes[axis] for axis in axes) for axes in tensor.weight.dims[dim]]
 
 
 def placed(tensor: Tensor, name: Name, entries: dict[str, Entry]) -> Stored:
@@ -86,4 +111,8 @@ def placed(tensor: Tensor, name: Name, entries: dict[str, Entry]) -> Stored:
                 allowed="one dtype",
                 next="Save the checkpoint again in one dtype.",
             )
-    return Stored(name, tensor.shape, found)
+    if isinstance(name, str) or not name.interleaved:
+        return Stored(name, tensor.shape, found)
+    row = found[0].nbytes // tensor.shape[0]
+    spans = ((0, rows.start * row, len(rows) * row) for rows in interleaved_rows(tensor))
+    return Stored(name, tensor.shape, found, tuple(spans))

@@ -17,11 +17,16 @@ from minipuzzle.families import Name
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor of ``shape``, which ``entries`` of files hold under ``name``, one dtype in all."""
+    """A tensor of ``shape``, which ``entries`` of files hold under ``name``, one dtype in all.
+
+    ``order``: (entry, first byte in it, bytes) of the parts that make its data, one after another;
+    none: the entries as they are.
+    """
 
     name: Name
     shape: tuple[int, ...]
     entries: tuple[Entry, ...]
+    order: tuple[tuple[int, int, int], ...] = ()
 
     @property
     def dtype(self) -> str:
@@ -39,13 +44,20 @@ class Stored:
         return sum(entry.nbytes for entry in self.entries)
 
     @cached_property
+    def _parts(self) -> tuple[tuple[int, int, int], ...]:
+        return self.order or tuple((i, 0, entry.nbytes) for i, entry in enumerate(self.entries))
+
+    @cached_property
     def _starts(self) -> list[int]:
-        """The first byte of each piece's data in the tensor's."""
-        return [0, *accumulate(entry.nbytes for entry in self.entries[:-1])]
+        """The first byte of each part's data in the tensor's."""
+        return [0, *accumulate(size for _, _, size in self._parts[:-1])]
+
+    def _part(self, byte: int) -> int:
+        return bisect_right(self._starts, byte) - 1
 
     def piece(self, byte: int) -> int:
         """Which piece a byte of the data belongs to."""
-        return bisect_right(self._starts, byte) - 1
+        return self._parts[self._part(byte)][0]
 
     def read(self, start: int, target: memoryview) -> None:
         """Fill ``target`` with the bytes from ``start`` on; only the pieces that hold them are
@@ -55,13 +67,13 @@ class Stored:
         """
         done = 0
         while done < len(target):
-            index = self.piece(start + done)
-            entry = self.entries[index]
-            within = start + done - self._starts[index]
-            size = min(entry.nbytes - within, len(target) - done)
+            part = self._part(start + done)
+            index, first, length = self._parts[part]
+            entry, within = self.entries[index], start + done - self._starts[part]
+            size = min(length - within, len(target) - done)
             try:
                 with entry.file.open("rb", buffering=0) as file:
-                    file.seek(entry.start + within)
+                    file.seek(entry.start + first + within)
                     _fill(entry.file, file, target[done : done + size])
             except OSError as error:
                 raise changed(entry.file, error) from error

@@ -17,7 +17,7 @@ from minipuzzle.arch import Tensor as Planned
 from minipuzzle.artifacts import disk_error, unreadable
 from minipuzzle.checkpoint.claims import QUANTISATION
 from minipuzzle.checkpoint.doors import RESTORE, travelling
-from minipuzzle.checkpoint.pieces import piece_shapes
+from minipuzzle.checkpoint.pieces import interleaved_rows, piece_shapes
 from minipuzzle.checkpoint.reader import Checkpoint
 from minipuzzle.checkpoint.shards import INDEX, SINGLE
 from minipuzzle.errors import InternalError, UserError
@@ -186,7 +186,11 @@ def _write_weights(
 
 
 def _parts(planned: Planned, name: Name, value: Tensor) -> Iterator[Tensor]:
-    """``value`` as the file's tensors of ``name``; views where it is contiguous."""
+    """``value`` as the file's tensors of ``name``; views where it is contiguous and in order."""
+    if not isinstance(name, str) and name.interleaved:
+        place = [row for rows in interleaved_rows(planned) for row in rows]  # of each of our rows
+        ours = sorted(range(len(place)), key=place.__getitem__)
+        value = value[ours]
     shapes = piece_shapes(planned, name)
     rows = value.contiguous().view(-1, *shapes[0][1:])
     start = 0

@@ -22,6 +22,7 @@ def on_config(config, **_):
     config.nav = [
         {"Quick start": "index.md"},
         {"Compress a Nemotron 3 Nano": "nemotron-3-nano.md"},
+        {"Texts and conversations": "data.md"},
         {"Commands": ["commands.md", *[{name: path(name)} for name in names]]},
         {"Python API": "api.md"},
         *families,

@@ -60,7 +60,8 @@ def measure(
     teacher: HybridLM | Answers | None = None,
     progress: Progress = SILENT,
 ) -> Metrics:
-    """Evaluate on every block of a text; ``progress`` is told of blocks.
+    """Evaluate on every block of a text; ``progress`` is told of blocks. In a text with ``spans``
+    the predictions of the tokens that carry a loss count, and no document sees another one.
 
     With ``teacher`` KL(teacher || model) and the agreement are measured too; its ``Answers`` to
     this text in its place spare its forward for each of many candidates. Products are BF16's on
@@ -75,7 +76,7 @@ def measure(
     with mixed_precision(next(model.parameters()).device):
         for _, part in parts:
             sums.append(_summed(model, part, batch, teacher, before, progress))
-            counts.append(part.tokens[:, 1:].size)
+            counts.append(predictions(part))
             before += len(part)
     alone = teacher is None
     return replace(
@@ -103,9 +104,12 @@ def _summed(
     totals = torch.zeros(4, dtype=torch.float64, device=device)
     for start in range(0, len(blocks), batch):
         tokens = torch.from_numpy(blocks.tokens[start : start + batch].astype("int64")).to(device)
-        hidden = _predictions(model, tokens)
-        other = None if teacher is None else _answers(teacher, tokens, before + start)
-        targets = tokens[:, 1:].reshape(-1)
+        documents, rows = _counted(blocks, start, batch, device)
+        hidden = model.hidden_states(tokens, documents)[:, :-1].flatten(0, 1)[rows]
+        other = None
+        if teacher is not None:
+            other = _answers(teacher, tokens, documents, before + start)[rows]
+        targets = tokens[:, 1:].reshape(-1)[rows]
         for at in range(0, len(targets), CHUNK_TOKENS):
             part = slice(at, at + CHUNK_TOKENS)
             log_p = torch.log_softmax(
@@ -145,7 +149,8 @@ def answers(model: HybridLM, blocks: TokenBlocks, batch: int = 8) -> Answers:
             tokens = torch.from_numpy(blocks.tokens[start : start + batch].astype("int64")).to(
                 device
             )
-            rows.append(model.hidden_states(tokens)[:, :-1])
+            documents, _ = _counted(blocks, start, batch, device)
+            rows.append(model.hidden_states(tokens, documents)[:, :-1])
     return Answers(hidden=torch.cat(rows), head_weight=model.head_weight)
 
 
@@ -165,15 +170,29 @@ def tokens_per_second(model: HybridLM, tokens: Int[Tensor, "b s"], repeats: int 
     return tokens.numel() / sorted(seconds[1:])[repeats // 2]
 
 
-def _answers(teacher: HybridLM | Answers, tokens: Tensor, start: int) -> Tensor:
+def predictions(blocks: TokenBlocks) -> int:
+    """How many predictions ``measure`` is a mean of."""
+    following = blocks.documents[:, 1:]
+    return int((following % 2).sum()) if blocks.spans else int(following.size)
+
+
+def _counted(
+    blocks: TokenBlocks, start: int, batch: int, device: torch.device
+) -> tuple[Tensor | None, Tensor | slice]:
+    """(documents [b, s] that do not see each other, the predictions that count among b (s - 1))."""
+    if not blocks.spans:
+        return None, slice(None)
+    documents = torch.from_numpy(blocks.documents[start : start + batch]).to(device)
+    return documents // 2, (documents[:, 1:] % 2 == 1).flatten()
+
+
+def _answers(
+    teacher: HybridLM | Answers, tokens: Tensor, documents: Tensor | None, start: int
+) -> Tensor:
+    """[b (s - 1), d], those of given ``Answers`` from block ``start`` on."""
     if isinstance(teacher, Answers):
         return teacher.hidden[start : start + len(tokens)].flatten(0, 1)
-    return _predictions(teacher, tokens)
-
-
-def _predictions(model: HybridLM, tokens: Tensor) -> Tensor:
-    hidden = model.hidden_states(tokens)[:, :-1]
-    return hidden.reshape(-1, hidden.shape[-1])
+    return teacher.hidden_states(tokens, documents)[:, :-1].flatten(0, 1)
 
 
 def _synchronize(tokens: Tensor) -> None:

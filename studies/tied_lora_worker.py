@@ -22,7 +22,7 @@ from minipuzzle import embedded
 from minipuzzle.adapters import attach, make_plan
 from minipuzzle.adapters.saved import SavedAdapter
 from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.data import TokenBlocks, Tokenizer, load_blocks, load_instructions
+from minipuzzle.data import TokenBlocks, Tokenizer, load_blocks
 from minipuzzle.metrics import measure
 from minipuzzle.model import HybridLM, load_frozen, load_model
 from minipuzzle.nas.select import select
@@ -177,7 +177,7 @@ def with_answers(task: str) -> bool:
 def training_blocks(task: str) -> TokenBlocks:
     """The training text of a task."""
     if with_answers(task):
-        return load_instructions(
+        return load_blocks(
             PLACE["data"] / f"{task}.train.jsonl.xz", tokenizer(), block_length=LENGTH
         )
     name = task.split()[0]

@@ -10,7 +10,7 @@ from helpers import FAST, TEXT, run
 from minipuzzle import embedded
 from minipuzzle.adapters import attach, make_plan, read_adapter
 from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.data import Tokenizer, has_answers, load_instructions, pack
+from minipuzzle.data import Tokenizer, load_blocks, pack
 from minipuzzle.errors import UserError
 from minipuzzle.model import set_precision
 from minipuzzle.settings import Training
@@ -130,9 +130,8 @@ def test_distill_with_an_adapter_recovers_with_the_base_frozen(checkpoint, tmp_p
 
 def test_answers_alone_carry_the_loss(examples):
     """Against cross-entropy of each example by itself, in float64."""
-    assert has_answers(examples)
     tokenizer = Tokenizer.load(embedded.teacher_path())
-    blocks = load_instructions(examples, tokenizer, block_length=64)
+    blocks = load_blocks(examples, tokenizer, block_length=64)
     model = shaken(tiny("M-*-")).double()
     tokens, documents = (
         torch.from_numpy(blocks.tokens.astype("int64")),
@@ -156,12 +155,11 @@ def test_bad_examples_are_refused(tmp_path):
     good = {"prompt": "a", "answer": "b"}
     for rows, what in (
         ([good, {"prompt": "a"}], 'Line 2 .* no text in "answer"'),
-        ([good, {"prompt": "a", "answer": ""}], "no example"),
-        ([good, {"prompt": "word " * 99, "answer": "b"}], "longer than a block"),
+        ([good, {"prompt": "a", "answer": ""}], "no conversation"),
+        ([{"prompt": "word " * 99, "answer": "b"}], "longer than a block"),
     ):
         with pytest.raises(UserError, match=what):
-            load_instructions(write_rows(tmp_path / "bad.jsonl", rows), tokenizer, block_length=64)
-    assert not has_answers(write_rows(tmp_path / "text.jsonl", [{"text": "x"}]))
+            load_blocks(write_rows(tmp_path / "bad.jsonl", rows), tokenizer, block_length=64)
 
 
 def token_blocks():

@@ -6,7 +6,7 @@ import pytest
 from tokenizer_kinds import KINDS, put
 from transformers import AutoTokenizer
 
-from minipuzzle.data import Tokenizer, load_instructions
+from minipuzzle.data import Tokenizer, load_blocks
 
 EXAMPLES = [
     ("two and two:", "four"),
@@ -41,7 +41,7 @@ def test_an_answer_follows_its_prompt_directly(tmp_path, kind):
         Tokenizer.load(tmp_path / "tokenizer"),
         AutoTokenizer.from_pretrained(tmp_path / "tokenizer"),
     )
-    blocks = load_instructions(tmp_path / "a.jsonl", ours, block_length=64)
+    blocks = load_blocks(tmp_path / "a.jsonl", ours, block_length=64)
     seen = set()
     for tokens, segments in zip(blocks.tokens, blocks.documents, strict=True):
         for k in range(int(segments.max()) // 2):

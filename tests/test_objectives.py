@@ -47,10 +47,10 @@ def test_only_answers_are_trained_and_only_their_predictions_meet_the_head():
     with torch.no_grad():
         target = teacher(tokens, segments // 2)[:, :-1].log_softmax(-1)
     kl = (target.exp() * (target - logits)).sum(-1)[picked].double().sum()
-    assert answers_only(teacher)(model, tokens, segments).total.item() == pytest.approx(
+    assert distillation(teacher, spans=True)(model, tokens, segments).total.item() == pytest.approx(
         kl.item(), rel=1e-4
     )
-    with pytest.raises(ValueError, match="segments"):
+    with pytest.raises(ValueError, match="marks"):
         answers_only()(model, tokens, None)
 
 

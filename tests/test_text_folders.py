@@ -7,15 +7,9 @@ import pytest
 from test_texts import GOOD, PAIR, read_all, refused
 
 from minipuzzle import embedded
-from minipuzzle.data import (
-    Tokenizer,
-    has_answers,
-    load_blocks,
-    load_instructions,
-    read_documents,
-    read_examples,
-)
+from minipuzzle.data import Tokenizer, load_blocks, read_documents
 from minipuzzle.data.files import data_files
+from minipuzzle.data.rows import is_chat
 
 
 @pytest.fixture(scope="module")
@@ -26,19 +20,13 @@ def own():
 @pytest.mark.parametrize("name", ["a.JSONL", "a.Jsonl", "a.jsonl.GZ", "a.JSONL.gz", "a.b.jsonl"])
 def test_the_case_of_a_suffix_means_nothing(tmp_path, name):
     (tmp_path / name).write_bytes(gzip.compress(PAIR) if name.lower().endswith("gz") else PAIR)
-    assert has_answers(tmp_path / name)
-    assert has_answers(tmp_path)
-    assert list(read_examples(tmp_path)) == [("two and two:", " four")]
+    assert is_chat(tmp_path / name)
+    assert list(read_documents(tmp_path)) == ["two and two: four"]
 
 
 def test_json_lines_are_so_called_at_the_end_of_a_name(tmp_path, own):
     (tmp_path / "notes.jsonl.txt").write_bytes(PAIR * 40)
-    assert not has_answers(tmp_path)
-    assert load_blocks(tmp_path, own, block_length=16).tokens.size
-    assert (
-        "no prompts and answers"
-        in refused(tmp_path, lambda p: load_instructions(p, own, block_length=16)).what
-    )
+    assert not load_blocks(tmp_path, own, block_length=16).spans
 
 
 def put(folder, names):
@@ -124,7 +112,6 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, own):
         (tmp_path / "c.txt/d.txt", ""),
     ):
         assert got in refused(path).got
-        assert refused(path, has_answers)
     for folder in ("empty", "folder.jsonl"):
         (tmp_path / folder).mkdir()
         assert refused(tmp_path / folder).got == "an empty folder"
@@ -137,11 +124,6 @@ def test_a_file_that_may_not_be_read_is_told(tmp_path, own, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr("pathlib.Path.open", closed)  # root may read everything
-    for read in (
-        lambda p: load_blocks(p, own, block_length=8),
-        lambda p: load_instructions(p, own, block_length=8),
-        has_answers,
-        read_all,
-    ):
+    for read in (lambda p: load_blocks(p, own, block_length=8), is_chat, read_all):
         error = refused(tmp_path / "a.jsonl", read)
         assert (error.got, "permissions" in error.next) == ("Permission denied", True)

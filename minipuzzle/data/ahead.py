@@ -20,7 +20,7 @@ class Ahead:
     """
 
     def __init__(self, blocks: TokenBlocks) -> None:
-        self._blocks = blocks
+        self._blocks, self.spans = blocks, blocks.spans
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="blocks")
         self._guess: tuple[range, int] | None = None
         self._reading: Future[Rows] | None = None

@@ -8,7 +8,7 @@ loader's state.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -33,6 +33,10 @@ class TokenBlocks:
     documents within a block from 0; ``text_bytes`` is the size in UTF-8 of the text these tokens
     stand for. ``domains`` says of which text the blocks are, in their order; empty where they are
     all of one.
+
+    With ``spans`` only some tokens carry a loss, and ``documents`` says which: 2 k + 1 in the k-th
+    document of a block, 2 k are its others. Then no document sees another one, wherever a loss is
+    computed.
     """
 
     tokens: NDArray[np.unsignedinteger]
@@ -40,6 +44,7 @@ class TokenBlocks:
     fingerprint: str
     text_bytes: int
     domains: tuple[Domain, ...] = ()
+    spans: bool = False
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -48,6 +53,16 @@ class TokenBlocks:
     def block_length(self) -> int:
         """Tokens in a block."""
         return int(self.tokens.shape[1])
+
+    @property
+    def counted(self) -> int:
+        """How many tokens ``text_bytes`` is the size of: those that carry a loss."""
+        return int((self.documents % 2).sum()) if self.spans else int(self.tokens.size)
+
+    @property
+    def predicting(self) -> NDArray[np.bool_]:
+        """[n_blocks, length]: the positions that predict a token with a loss, of ``spans``."""
+        return np.pad(self.documents[:, 1:] % 2 == 1, ((0, 0), (0, 1)))
 
     def batch(
         self, step: int, batch_size: int, seed: int
@@ -139,9 +154,11 @@ def pack(
     seed: int,
     fingerprint: str,
     text_bytes: int,
+    marks: list[NDArray[np.bool_]] | None = None,
 ) -> TokenBlocks:
     """Blocks of all documents, shuffled by seed and joined; the last, incomplete block is dropped.
 
+    ``marks`` are, of each document, the tokens that carry a loss (``TokenBlocks.spans``).
     Raises: UserError for less text than one block, or a token that the vocabulary does not have.
     """
     lists = [narrow(tokens, vocab_size) for tokens in token_lists]
@@ -155,17 +172,47 @@ def pack(
             next="Give more text, or lower data.length.",
         )
     order = np.random.default_rng(seed).permutation(len(lists))
-    joined = np.concatenate([lists[i] for i in order])[: count * block_length].reshape(
+    tokens = np.concatenate([lists[i] for i in order])[: count * block_length].reshape(
         count, block_length
     )
     numbers = np.repeat(np.arange(len(lists), dtype=np.int32), [len(lists[i]) for i in order])
     documents = numbers[: count * block_length].reshape(count, block_length)
     documents -= documents[:, :1].copy()
+    if marks is not None:
+        flat = np.concatenate([marks[i] for i in order])[: documents.size]
+        documents = 2 * documents + flat.reshape(documents.shape)
     return TokenBlocks(
-        tokens=joined,
+        tokens=tokens,
         documents=documents,
         fingerprint=fingerprint,
-        text_bytes=round(text_bytes * joined.size / total),
+        text_bytes=round(text_bytes * tokens.size / total),
+        spans=marks is not None,
+    )
+
+
+def joined(parts: Sequence[TokenBlocks], names: Sequence[str] = ()) -> TokenBlocks:
+    """The blocks of several texts, one after another, as one text; with ``names`` a domain each,
+    where there are several.
+
+    Where one of them has ``spans`` all have: of the others every token carries a loss.
+    """
+    first, *others = parts
+    if not others:
+        return first
+    spans = any(p.spans for p in parts)
+    return replace(
+        first,
+        tokens=np.concatenate([p.tokens for p in parts]),
+        documents=np.concatenate(
+            [2 * p.documents + 1 if spans and not p.spans else p.documents for p in parts]
+        ),
+        text_bytes=sum(p.text_bytes for p in parts),
+        domains=tuple(
+            Domain(name, len(p), p.text_bytes) for name, p in zip(names, parts, strict=True)
+        )
+        if names
+        else (),
+        spans=spans,
     )
 
 

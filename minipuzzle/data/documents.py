@@ -5,18 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 from minipuzzle.data.files import (
     OPENERS,
     data_files,
+    encodable,
     excerpt,
     file_format,
     open_data,
-    reading,
     seems,
 )
-from minipuzzle.data.json_lines import json_lines, text_field
+from minipuzzle.data.json_lines import half_a_character, json_lines, text_field
+from minipuzzle.data.rows import is_chat, messages_of, pair_of, parquet_file, rows
 from minipuzzle.errors import UserError
 
 SEPARATOR = "\n\n\f\n"
@@ -49,10 +49,11 @@ def read_documents(path: Path) -> Iterator[str]:
 
 
 def file_documents(path: Path) -> Iterator[str]:
-    """The documents of one file, in order, empty ones left out; perhaps none. Raises: UserError as
-    ``read_documents``.
+    """The documents of one file, in order, empty ones left out; perhaps none. Of conversations
+    what is said in them, without a template. Raises: UserError as ``read_documents``.
     """
-    return (document for document in READERS[file_format(path)](path) if document.strip())
+    read = _said if is_chat(path) else READERS[file_format(path)]
+    return (document for document in read(path) if document.strip())
 
 
 def text_name(path: Path) -> str:
@@ -78,29 +79,25 @@ def _text(path: Path) -> Iterator[str]:
 
 def _jsonl(path: Path) -> Iterator[str]:
     for number, row in json_lines(path):
-        yield text_field(path, number, row, "text", '{"text": "..."} on each line')
+        where = f"Line {number} of {path}"
+        yield text_field(where, row, "text", '{"text": "..."} on each line')
+
+
+def _said(path: Path) -> Iterator[str]:
+    for where, row in rows(path):
+        if (pair := pair_of(where, row)) is not None:
+            yield "".join(pair)
+            continue
+        messages, _ = messages_of(where, row)
+        contents = [message.get("content") for message in messages]
+        said = "\n\n".join(text for text in contents if isinstance(text, str))
+        if not encodable(said):
+            raise half_a_character(where)
+        yield said
 
 
 def _parquet(path: Path) -> Iterator[str]:
-    try:
-        import pyarrow
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise UserError(
-            "Parquet needs pyarrow, which is not installed.",
-            got=path,
-            allowed="pyarrow",
-            next="pip install pyarrow, or convert the file to .jsonl.",
-        ) from error
-    with reading(path):
-        try:
-            yield from _text_column(path, parquet)
-        except pyarrow.ArrowException as error:  # not all of them are ValueErrors
-            raise ValueError(error) from error
-
-
-def _text_column(path: Path, parquet: ModuleType) -> Iterator[str]:
-    with parquet.ParquetFile(path) as file:
+    with parquet_file(path) as file:
         if "text" not in file.schema_arrow.names:
             raise UserError(
                 f"{path} has no text column.",

@@ -24,9 +24,9 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 yield number, _object(path, number, line)
 
 
-def text_field(path: Path, number: int, row: dict[str, Any], name: str, allowed: str) -> str:
-    """The string in one field of line ``number``. Raises: UserError where it is none, or cannot be
-    written as UTF-8.
+def text_field(where: str, row: dict[str, Any], name: str, allowed: str) -> str:
+    """The string in one field of a row, which stands at ``where`` ("Line 3 of FILE"). Raises:
+    UserError where it is none, or cannot be written as UTF-8.
     """
     value = row.get(name)
     if not isinstance(value, str):
@@ -36,19 +36,24 @@ def text_field(path: Path, number: int, row: dict[str, Any], name: str, allowed:
             else "fields " + excerpt(", ".join(row) or "none")
         )
         raise UserError(
-            f'Line {number} of {path} has no text in "{name}".',
+            f'{where} has no text in "{name}".',
             got=got,
             allowed=allowed,
             next="Fix or remove that line; other fields must be renamed.",
         )
     if not encodable(value):
-        raise UserError(
-            f"Line {number} of {path} holds half a character.",
-            allowed="Unicode text",
-            got="a surrogate (\\ud800 to \\udfff) without its pair",
-            next="Fix or remove that line.",
-        )
+        raise half_a_character(where)
     return value
+
+
+def half_a_character(where: str) -> UserError:
+    """The error of a text that cannot be written as UTF-8."""
+    return UserError(
+        f"{where} holds half a character.",
+        allowed="Unicode text",
+        got="a surrogate (\\ud800 to \\udfff) without its pair",
+        next="Fix or remove that line.",
+    )
 
 
 def _object(path: Path, number: int, line: bytes) -> dict[str, Any]:

@@ -7,20 +7,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
-from minipuzzle.artifacts import write_atomic
-from minipuzzle.data.blocks import Domain, TokenBlocks, narrow, pack
+from minipuzzle.data.blocks import TokenBlocks, joined, narrow, pack
+from minipuzzle.data.chat_template import read_templates
+from minipuzzle.data.conversations import Conversations, Example
 from minipuzzle.data.documents import file_documents, read_documents, text_name
+from minipuzzle.data.examples import pack_examples, read_examples
 from minipuzzle.data.files import data_files, reading, say_left_out
+from minipuzzle.data.rows import is_chat
+from minipuzzle.data.stored import read_blocks, write_blocks
 from minipuzzle.data.tokenizer import Tokenizer
-from minipuzzle.errors import UserError
 
 OTHERS = "others"
 """The domain of the files that are too short to be one."""
@@ -35,19 +37,28 @@ def load_blocks(
     cache: Path | None = None,
     max_tokens: int | None = None,
     by_file: bool = False,
+    loss_on: str = "assistant",
+    whole: bool = True,
 ) -> TokenBlocks:
     """The token blocks of a text, kept in the folder ``cache`` so that the next command finds them.
 
-    ``max_tokens`` takes only that many tokens from the start of the text (files by name, documents
-    as they stand). ``by_file`` makes each file of a folder a domain with blocks of its own, named
-    by the file; files of fewer than two blocks are one domain together. Raises: UserError as
-    ``read_documents`` and ``pack``, and for a damaged file in ``cache``.
+    Files of conversations (``conversations``) are told by their first row; ``loss_on`` says which
+    of their tokens carry a loss, "assistant" or "all". They are packed whole; without ``whole``
+    joined and cut as documents are, so that nothing fills a block. ``max_tokens`` takes only that
+    many tokens from the start of a text of documents (files by name, documents as they stand).
+    ``by_file`` makes each file of a folder a domain with blocks of its own, named by the file;
+    files of fewer than two blocks are one domain together. Raises: UserError as ``read_documents``,
+    ``read_examples`` and ``pack``, and for a damaged file in ``cache``.
     """
     digest = hashlib.sha256(
         f"{tokenizer.fingerprint} {tokenizer.eos_id} {block_length} {seed}".encode()
     )
     files = data_files(path)
     by_file = by_file and len(files) > 1
+    chats = {file for file in files if is_chat(file)}
+    if chats:
+        template = [read_templates(tokenizer.folder), tokenizer.names]
+        digest.update(f"chat {loss_on} {whole} {json.dumps(template)}".encode())
     for file in files:
         with reading(file), file.open("rb") as opened:
             digest.update(hashlib.file_digest(opened, "sha256").digest())
@@ -58,42 +69,94 @@ def load_blocks(
     fingerprint = digest.hexdigest()[:16]
     stored = None if cache is None else cache / f"{fingerprint}.safetensors"
     if stored is not None and stored.exists():
-        return _read(stored, fingerprint, block_length)
+        return read_blocks(stored, fingerprint, block_length)
     say_left_out(path)
+    reader = Conversations(tokenizer=tokenizer, loss_on=loss_on)
 
-    def packed(lists: list[NDArray[np.unsignedinteger]], size: int) -> TokenBlocks:
+    def read(file: Path) -> _Text:
+        if file in chats:
+            return _Text(examples=read_examples(file, reader, block_length if whole else None))
+        return _encode(file_documents(file), tokenizer)
+
+    def packed(text: _Text) -> TokenBlocks:
+        return _pack(text, tokenizer, block_length, seed, fingerprint, whole)
+
+    if by_file:
+        domains = _domains(((text_name(file), read(file)) for file in files), block_length)
+        blocks = joined([packed(text) for text in domains.values()], list(domains))
+    elif chats:
+        rest = chain.from_iterable(file_documents(file) for file in files if file not in chats)
+        blocks = packed(sum(map(read, sorted(chats)), _encode(rest, tokenizer)))
+    else:
+        blocks = packed(_encode(read_documents(path), tokenizer, max_tokens))
+    if stored is not None:
+        write_blocks(stored, blocks, str(path))
+    return blocks
+
+
+@dataclass(kw_only=True)
+class _Text:
+    """The tokens of documents and the size of their text in bytes; conversations."""
+
+    lists: list[NDArray[np.unsignedinteger]] = field(default_factory=list)
+    size: int = 0
+    examples: list[Example] = field(default_factory=list)
+
+    def __add__(self, other: _Text) -> _Text:
+        return _Text(
+            lists=self.lists + other.lists,
+            size=self.size + other.size,
+            examples=self.examples + other.examples,
+        )
+
+    @property
+    def documents(self) -> int:
+        """The tokens of its documents."""
+        return sum(map(len, self.lists))
+
+    @property
+    def tokens(self) -> int:
+        """All of them."""
+        return self.documents + sum(len(e.tokens) for e in self.examples)
+
+
+def _pack(
+    text: _Text, tokenizer: Tokenizer, block_length: int, seed: int, fingerprint: str, whole: bool
+) -> TokenBlocks:
+    def documents(text: _Text, marks: list[NDArray[np.bool_]] | None = None) -> TokenBlocks:
         return pack(
-            lists,
+            text.lists,
             block_length=block_length,
             vocab_size=tokenizer.vocab_size,
             seed=seed,
             fingerprint=fingerprint,
-            text_bytes=size,
+            text_bytes=text.size,
+            marks=marks,
         )
 
-    if by_file:
-        each = ((text_name(file), _encode(file_documents(file), tokenizer)) for file in files)
-        blocks = _joined(
-            {name: packed(*text) for name, text in _domains(each, block_length).items()}
+    if not text.examples:
+        return documents(text)
+    if not whole:
+        marks = [np.ones(len(tokens), bool) for tokens in text.lists]
+        size = sum(e.text_bytes for e in text.examples)
+        return documents(
+            text + _Text(lists=[e.tokens for e in text.examples], size=size),
+            marks + [e.wanted for e in text.examples],
         )
-    else:
-        blocks = packed(*_encode(read_documents(path), tokenizer, max_tokens))
-    if stored is not None:
-        tensors = {
-            "tokens": np.ascontiguousarray(blocks.tokens),
-            "documents": np.ascontiguousarray(blocks.documents),
-        }
-        about = json.dumps(
-            {"text_bytes": blocks.text_bytes, "source": str(path), "domains": blocks.domains}
-        )
-        write_atomic(stored, save(tensors, metadata={"about": about}))
-    return blocks
+    made = pack_examples(
+        text.examples,
+        block_length=block_length,
+        vocab_size=tokenizer.vocab_size,
+        filling=tokenizer.eos_id,
+        seed=seed,
+        fingerprint=fingerprint,
+    )
+    if text.documents < block_length:  # left out, as the incomplete end of any text is
+        return made
+    return joined([documents(text), made])
 
 
-def _encode(
-    documents: Iterable[str], tokenizer: Tokenizer, max_tokens: int | None = None
-) -> tuple[list[NDArray[np.unsignedinteger]], int]:
-    """The tokens of each document, and the size of their text in bytes."""
+def _encode(documents: Iterable[str], tokenizer: Tokenizer, max_tokens: int | None = None) -> _Text:
     sizes: list[int] = []
 
     def sized() -> Iterator[str]:
@@ -111,10 +174,7 @@ def _encode(
         size += round(sizes[number] * room / len(tokens))
         if total == max_tokens:
             break
-    return lists, size
-
-
-_Text = tuple[list[NDArray[np.unsignedinteger]], int]
+    return _Text(lists=lists, size=size)
 
 
 def _domains(each: Iterable[tuple[str, _Text]], block_length: int) -> dict[str, _Text]:
@@ -126,57 +186,13 @@ def _domains(each: Iterable[tuple[str, _Text]], block_length: int) -> dict[str, 
     texts: dict[str, _Text] = {}
 
     def add(name: str, text: _Text) -> None:
-        lists, size = texts.get(name, ([], 0))
-        texts[name] = (lists + text[0], size + text[1])
-
-    def tokens(name: str) -> int:
-        return sum(map(len, texts[name][0]))
+        texts[name] = texts.get(name, _Text()) + text
 
     for name, text in each:
         add(name, text)
-    for name in [name for name in texts if tokens(name) < 2 * block_length]:
+    for name in [name for name in texts if texts[name].tokens < 2 * block_length]:
         add(OTHERS, texts.pop(name))
-    if len(texts) > 1 and OTHERS in texts and tokens(OTHERS) < block_length:
+    others = texts.get(OTHERS)
+    if len(texts) > 1 and others and others.tokens < block_length and not others.examples:
         del texts[OTHERS]
     return texts
-
-
-def _joined(parts: dict[str, TokenBlocks]) -> TokenBlocks:
-    """The blocks of several texts, one after another, as one text of as many domains."""
-    first, *others = parts.values()
-    if not others:
-        return first
-    return replace(
-        first,
-        tokens=np.concatenate([p.tokens for p in parts.values()]),
-        documents=np.concatenate([p.documents for p in parts.values()]),
-        text_bytes=sum(p.text_bytes for p in parts.values()),
-        domains=tuple(Domain(name, len(p), p.text_bytes) for name, p in parts.items()),
-    )
-
-
-def _read(path: Path, fingerprint: str, block_length: int) -> TokenBlocks:
-    try:
-        with safe_open(path, framework="np") as opened:
-            about = json.loads(opened.metadata()["about"])
-            tokens, documents = opened.get_tensor("tokens"), opened.get_tensor("documents")
-        if (
-            tokens.shape != documents.shape
-            or tokens.shape[1:] != (block_length,)
-            or not len(tokens)
-        ):
-            raise ValueError(f"tokens {list(tokens.shape)}, documents {list(documents.shape)}")
-        return TokenBlocks(
-            tokens=tokens,
-            documents=documents,
-            fingerprint=fingerprint,
-            text_bytes=int(about["text_bytes"]),
-            domains=tuple(Domain(*d) for d in about.get("domains", ())),
-        )
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            "The stored tokens cannot be read.",
-            got=f"{path}: {error}",
-            allowed="a file that minipuzzle wrote",
-            next="Delete it; it is made again.",
-        ) from error

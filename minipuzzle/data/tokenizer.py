@@ -96,15 +96,35 @@ class Tokenizer:
 
         Raises: UserError for half a character, or a text that the tokenizer has no tokens for.
         """
-        if not encodable(text):
-            raise UserError(
-                "The text is not Unicode.",
-                got="a surrogate without its pair",
-                allowed="UTF-8",
-                next="Write it in UTF-8.",
-            )
+        self._check_unicode(text)
         with reported(self.folder / "tokenizer.json"):
             return list(self._tokenizer.encode(text, add_special_tokens=special_tokens).ids)
+
+    def encode_marked(
+        self, text: str, spans: Iterable[tuple[int, int]]
+    ) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
+        """The tokens of a text [n] uint32, without any around it, and which of them have characters
+        in one of ``spans`` [n] bool: as transformers marks the assistant's tokens.
+
+        Raises: as ``encode``.
+        """
+        self._check_unicode(text)
+        with reported(self.folder / "tokenizer.json"):
+            encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        marked = np.zeros(len(encoding.ids), dtype=bool)
+        for start, stop in spans:
+            at = [t for c in (start, stop - 1) if (t := encoding.char_to_token(c)) is not None]
+            if len(at) < 2:  # a character without a token at an end: look between
+                tokens = map(encoding.char_to_token, range(start, stop))
+                at = [token for token in tokens if token is not None]
+            if at:
+                marked[at[0] : at[-1] + 1] = True
+        return np.asarray(encoding.ids, dtype=np.uint32), marked
+
+    @property
+    def added(self) -> list[str]:
+        """The tokens that stand beside the words of the vocabulary, such as <|im_end|>."""
+        return [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
 
     def decode(self, ids: Iterable[int], *, special_tokens: bool = True) -> str:
         """The text of tokens, with the special ones or without."""
@@ -169,6 +189,16 @@ class Tokenizer:
                 if self._ids(before) + self._ids(after) == self._ids(before + after):
                     return cut
         return None
+
+    @staticmethod
+    def _check_unicode(text: str) -> None:
+        if not encodable(text):
+            raise UserError(
+                "The text is not Unicode.",
+                got="a surrogate without its pair",
+                allowed="UTF-8",
+                next="Write it in UTF-8.",
+            )
 
     def _ids(self, text: str) -> list[int]:
         return self.encode(text, special_tokens=False)

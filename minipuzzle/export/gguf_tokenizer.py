@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
-from minipuzzle.artifacts import read_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import Tokenizer
+from minipuzzle.data.chat_template import DEFAULT, read_templates
 from minipuzzle.errors import UserError
 
 _CONTRACTED = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
@@ -220,27 +220,9 @@ def _add_special(writer: Any, tokenizer: Tokenizer) -> list[str]:
     return []
 
 
-class _Template(TypedDict):
-    name: str
-    template: str
-
-
-class _Config(TypedDict):
-    chat_template: NotRequired[str | dict[str, str] | list[_Template] | None]
-
-
 def _chat_template(folder: Path) -> str | list[dict[str, str]] | None:
-    """chat_template.jinja, else what tokenizer_config.json has: a text, or several by name."""
-    file = folder / "chat_template.jinja"
-    config = folder / "tokenizer_config.json"
-    try:
-        if file.is_file():
-            return file.read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{file} cannot be read.", got=error, allowed="UTF-8 text", next="Copy it again."
-        ) from error
-    given = read_json(config, _Config).get("chat_template") if config.is_file() else None
-    if isinstance(given, dict):
-        return [{"name": name, "template": text} for name, text in given.items()] or None
-    return given or None
+    """A text, or several by name; None where the checkpoint has none."""
+    found = read_templates(folder)
+    if list(found) == [DEFAULT]:
+        return found[DEFAULT]
+    return [{"name": name, "template": text} for name, text in found.items()] or None

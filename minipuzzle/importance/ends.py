@@ -9,13 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from minipuzzle.errors import UserError
 from minipuzzle.importance.metrics import find
 from minipuzzle.importance.metrics.base import NO_TARGET
 from minipuzzle.importance.streams import Streams
 from minipuzzle.model.head import matmul_fp32
 from minipuzzle.model.norm import RMSNorm
 from minipuzzle.ranks import Ranks
-from minipuzzle.shapes import Float, Int
+from minipuzzle.shapes import Bool, Float, Int
 
 CHUNK_VALUES = 1 << 22
 """FP32 values of hidden states or logits compared at once: 16 MiB, of which a comparison holds a
@@ -32,11 +33,13 @@ def variant_errors(
     tokens: Int[Tensor, "shared s"],
     metric: str,
     ranks: Ranks,
+    counted: Bool[Tensor, "samples s"] | None = None,
 ) -> NDArray[np.float64]:
     """[variants] float64: the metric of each variant against ``reference``, before the final norm.
 
-    ``head`` is given where the metric compares logits; ``tokens`` are the text. Sums run in
-    float64, over the samples of all ranks.
+    ``head`` is given where the metric compares logits; ``tokens`` are the text, ``counted`` the
+    positions that are compared (None: all), perhaps of more samples. Sums run in float64, over the
+    samples of all ranks. Raises: UserError where no position counts.
     """
     measure = find(metric)
     width = reference.shape[-1]
@@ -54,10 +57,19 @@ def variant_errors(
 
     for start in range(0, len(whole), step):
         part = slice(start, min(start + step, len(whole)))
-        full = end(whole[part])  # [step, hidden or vocab]
-        scale += measure.scale(full, targets[part])
-        known = measure.prepare(full, targets[part])
+        rows = slice(None) if counted is None else counted[: len(tokens)].flatten()[part]
+        target = targets[part][rows]
+        full = end(whole[part][rows])  # [at most step, hidden or vocab]
+        scale += measure.scale(full, target)
+        known = measure.prepare(full, target)
         for v, changed in enumerate(ends):
-            sums[v] += measure.distance(known, end(changed[part]), targets[part])
+            sums[v] += measure.distance(known, end(changed[part][rows]), target)
     totals = ranks.sum(np.append(sums.cpu().numpy(), scale))
+    if counted is not None and not totals[-1]:
+        raise UserError(
+            "No token of these samples carries a loss.",
+            got=f"{ranks.world * len(tokens)} blocks of conversations",
+            allowed="a turn of the assistant in some of them",
+            next="Raise score.block_samples or data.length, or set data.loss_on to all.",
+        )
     return totals[:-1] / totals[-1]

@@ -94,8 +94,10 @@ class _Run:
         self.step = len(self.architecture.layer_groups[0])
         self.width_samples = min(settings.samples, len(blocks))
         self.block_samples = min(settings.block_samples, len(blocks))
-        chosen = blocks.take(max(self.width_samples, self.block_samples), seed=settings.seed).tokens
-        self.tokens = chosen[group.rank :: group.world]
+        chosen = blocks.take(max(self.width_samples, self.block_samples), seed=settings.seed)
+        self.tokens = chosen.tokens[group.rank :: group.world]
+        marks = chosen.predicting if blocks.spans else None
+        self.counted = None if marks is None else torch.from_numpy(marks[group.rank :: group.world])
         self.shared, self.watched = group.share(self.block_samples), group.share(self.width_samples)
         self.reader = BlockReader(
             checkpoint, device=group.device, dtype=compute_dtype(checkpoint, group.device)[0]
@@ -176,6 +178,7 @@ class _Run:
             tokens,
             self.settings.metric,
             self.group,
+            self.counted,
         )
 
     def _visit(self, streams: Streams, index: int, module: ResidualBlock, whole: bool) -> None:

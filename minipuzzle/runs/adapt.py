@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from minipuzzle.adapters.saved import NAME
-from minipuzzle.data import TokenBlocks, has_answers, load_instructions
 from minipuzzle.identity import fingerprint
 from minipuzzle.interrupt import legs
 from minipuzzle.model import HybridLM
@@ -32,8 +31,8 @@ log = logging.getLogger(__name__)
 def run_adapt(job: Job, settings: AdaptSettings, teacher_path: Path | None) -> tuple[Path, Adapted]:
     """Train an adapter on job.data.train; (the file of the adapter, what was recorded).
 
-    JSON lines of prompts and answers are learned by their answers only, other texts by every next
-    token; with a teacher by KL(teacher || model) in place of cross-entropy. Under torchrun the
+    Conversations are learned by what ``data.loss_on`` says, other texts by every next token; with a
+    teacher by KL(teacher || model) in place of cross-entropy. Under torchrun the
     weights of both are sharded over all processes. Raises: UserError where nothing would be
     trained.
     """
@@ -45,8 +44,7 @@ def run_adapt(job: Job, settings: AdaptSettings, teacher_path: Path | None) -> t
 def _adapt(
     job: Job, settings: AdaptSettings, teacher_path: Path | None, group: Ranks
 ) -> tuple[Path, Adapted]:
-    answers = has_answers(job.text_path("train"))
-    blocks = group.first_then_all(lambda: _instructions(job) if answers else job.text("train"))
+    blocks = group.first_then_all(lambda: job.text("train"))
     check_training(settings.training, [job.parent.architecture], job.device, group)
     check_adapter(settings.training, settings.adapter, [job.parent.architecture])
     teacher_file = None if teacher_path is None else open_checkpoint(teacher_path)
@@ -76,15 +74,11 @@ def _adapt(
         if teacher_file is None
         else job.load_frozen(teacher_file, group, settings.training.replicas)
     )
-    training = replace(
-        settings.training,
-        weight_decay=0.0,
-        isolate_documents=answers or settings.training.isolate_documents,
-    )
+    training = replace(settings.training, weight_decay=0.0)
     final = train_in(
         job,
         model,
-        _objective(answers, teacher),
+        _objective(blocks.spans, teacher),
         blocks,
         training,
         folder.path,
@@ -109,13 +103,7 @@ def _adapt(
     return target, job.run.stage(Adapted)
 
 
-def _objective(answers: bool, teacher: HybridLM | None) -> Objective:
-    if answers:
-        return answers_only(teacher)
-    return next_token if teacher is None else distillation(teacher)
-
-
-def _instructions(job: Job) -> TokenBlocks:
-    return load_instructions(
-        job.text_path("train"), job.tokenizer, block_length=job.data.length, seed=job.data.seed
-    )
+def _objective(spans: bool, teacher: HybridLM | None) -> Objective:
+    if teacher is not None:
+        return distillation(teacher, spans=spans)
+    return answers_only() if spans else next_token

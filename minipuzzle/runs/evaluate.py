@@ -70,7 +70,7 @@ def _eval(job: Job, others: list[Path], group: Ranks) -> EvalResult:
     result = EvalResult(
         device=device_name(job.device),
         data=str(job.data.validation),
-        tokens=int(blocks.tokens.size),
+        tokens=blocks.counted,
         rows=tuple(rows),
         costs=tuple(costs),
         distill=job.run.key("distill") if "student" in named and not others else None,
@@ -86,10 +86,10 @@ def _numbers(metrics: Metrics, blocks: TokenBlocks) -> TextNumbers:
     assert metrics.kl is not None  # measured beside a teacher
     assert metrics.agreement is not None
     return TextNumbers(
-        tokens=int(blocks.tokens.size),
+        tokens=blocks.counted,
         loss=metrics.loss,
         perplexity=metrics.perplexity,
-        bits_per_byte=metrics.bits_per_byte(blocks.text_bytes / blocks.tokens.size),
+        bits_per_byte=metrics.bits_per_byte(blocks.text_bytes / blocks.counted),
         kl=metrics.kl,
         agreement=metrics.agreement,
         next_token_accuracy=metrics.next_token_accuracy,

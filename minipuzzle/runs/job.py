@@ -90,7 +90,8 @@ class Job:
         """The "train", "calibration" or "validation" text as token blocks, tokenised once per run
         directory.
 
-        Of validation each file of a folder is a domain.
+        Of validation each file of a folder is a domain. Of calibration conversations are joined and
+        cut as documents are, since what fills a block would be scored too.
         """
         return load_blocks(
             self.text_path(which),
@@ -99,6 +100,8 @@ class Job:
             seed=self.data.seed,
             cache=self.tokens,
             by_file=which == "validation",
+            loss_on=self.data.loss_on,
+            whole=which != "calibration",
         )
 
     def validation(self, part: str) -> TokenBlocks:

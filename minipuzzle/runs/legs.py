@@ -55,7 +55,7 @@ class Legs:
         self.objective = (
             self._offline()
             if settings.teacher_logits
-            else distillation(self._teacher(), settings.loss)
+            else distillation(self._teacher(), settings.loss, spans=inputs.blocks.spans)
         )
 
     def try_rates(self, cuts: dict[str, Checkpoint]) -> dict[str, float]:

@@ -11,7 +11,7 @@ import numpy as np
 from minipuzzle.arch import Selection
 from minipuzzle.cloze import Item, average, counted
 from minipuzzle.data import TokenBlocks
-from minipuzzle.metrics import Answers, answers, measure
+from minipuzzle.metrics import Answers, answers, measure, predictions
 from minipuzzle.model import HybridLM
 from minipuzzle.nas.rank import Quality
 from minipuzzle.ranks import Ranks
@@ -67,6 +67,9 @@ class MaskedParent:
             with model.masked(selection):
                 return average(model, tasks)
         mine = np.array(masked_quality(model, selection, self.blocks, teacher))
+        if self.blocks.spans:  # means over as many predictions as each process happens to have
+            share = predictions(self.blocks)
+            mine *= share * self.group.world / self.group.sum(np.array([share]))[0]
         return Quality(*(self.group.sum(mine) / self.group.world).tolist())
 
 

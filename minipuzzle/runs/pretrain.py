@@ -34,7 +34,7 @@ from minipuzzle.runs.meter import Meter
 from minipuzzle.runs.texts import text_path
 from minipuzzle.runs.training_folder import TrainingFolder
 from minipuzzle.settings import PretrainRecipe
-from minipuzzle.training import next_token, train
+from minipuzzle.training import answers_only, next_token, train
 from minipuzzle.training.expert_load import freeze_routers, last_load
 from minipuzzle.training.log import LOG
 from minipuzzle.training.parallel import shard, write_gathered
@@ -108,7 +108,7 @@ def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
         meter = Meter(bar, tokens, architecture, recipe.data.length, device, ranks=group.world)
         final = train(
             model,
-            next_token,
+            answers_only() if blocks.spans else next_token,
             blocks,
             recipe.training,
             folder.path,
@@ -184,7 +184,7 @@ def _measured(model: HybridLM, texts: dict[str, TokenBlocks]) -> dict[str, float
     for name, blocks in texts.items():
         metrics = measure(model, blocks)
         result[name] = metrics.loss
-        per_byte = metrics.bits_per_byte(blocks.text_bytes / blocks.tokens.size)
+        per_byte = metrics.bits_per_byte(blocks.text_bytes / blocks.counted)
         log.info(f"pretrain: {name}: {metrics.loss:.4f} nats/token, {per_byte:.4f} bits/byte")
         result[f"{name} bits per byte"] = per_byte
     return result

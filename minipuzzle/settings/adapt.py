@@ -46,7 +46,9 @@ class AdaptCommand:
 
     checkpoint: Path | None = job.checkpoint()
     data: Data = group(
-        Data(), only=("train", "length", "seed"), flags={"train": "data", "seed": "data-seed"}
+        Data(),
+        only=("train", "length", "loss_on", "seed"),
+        flags={"train": "data", "seed": "data-seed"},
     )
     settings: AdaptSettings = group(AdaptSettings())
     teacher: Path | None = setting(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from minipuzzle.settings.bounds import SEEDS, settle
 from minipuzzle.settings.declare import setting
@@ -28,6 +28,9 @@ class Data:
     validation: str = setting("", "Validation text: a file, a folder, or embedded.", common=True)
     length: int = setting(
         512, "Tokens in a block of text.", unit="tokens", within=(2, 2**24), common=True
+    )
+    loss_on: Literal["assistant", "all"] = setting(
+        "assistant", "Which tokens of conversations carry loss, KL and damage."
     )
     seed: int = setting(0, "Seed of the order of the documents.", within=SEEDS)
 

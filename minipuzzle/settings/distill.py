@@ -150,7 +150,7 @@ class DistillCommand:
     )
     data: Data = group(
         Data(),
-        only=("train", "validation", "length", "seed"),
+        only=("train", "validation", "length", "loss_on", "seed"),
         flags={"train": "data", "seed": "data-seed"},
     )
     settings: DistillSettings = group(DistillSettings())

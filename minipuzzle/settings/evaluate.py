@@ -33,7 +33,7 @@ class EvalCommand:
     )
     data: Data = group(
         Data(),
-        only=("validation", "length", "seed"),
+        only=("validation", "length", "loss_on", "seed"),
         flags={"validation": "data", "seed": "data-seed"},
     )
     tasks: str = setting("", "Tasks of lm-eval in place of the text: a,b,c.", common=True)

@@ -82,7 +82,7 @@ class ScoreCommand:
     checkpoint: Path | None = job.checkpoint()
     data: Data = group(
         Data(),
-        only=("calibration", "length", "seed"),
+        only=("calibration", "length", "loss_on", "seed"),
         flags={"calibration": "data", "seed": "data-seed"},
     )
     settings: ScoreSettings = group(ScoreSettings())

@@ -200,7 +200,7 @@ class SearchCommand:
     )
     data: Data = group(
         Data(),
-        only=("validation", "calibration", "length", "seed"),
+        only=("validation", "calibration", "length", "loss_on", "seed"),
         flags={"validation": "data", "seed": "data-seed"},
     )
     run: Path = job.run_directory()

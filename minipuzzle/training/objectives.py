@@ -48,18 +48,36 @@ class Objective(ABC):
         """The loss on ``tokens``; ``documents`` keep packed ones apart."""
 
 
+def marked(documents: Int[Tensor, "b s"] | None) -> tuple[Tensor, Tensor]:
+    """(documents [b, s], which of the positions but the last [b, s - 1] predict a token that
+    carries a loss), of the ``documents`` of ``TokenBlocks.spans``.
+    """
+    if documents is None:
+        raise ValueError("a loss on some tokens needs their marks: blocks with spans")
+    return documents // 2, documents[:, 1:] % 2 == 1
+
+
 class _NextToken(Objective):
+    def __init__(self, *, spans: bool = False) -> None:
+        self.spans = spans
+
     @property
     def capturable(self) -> bool:
-        """Always."""
-        return True
+        """Unless how many tokens it is a loss of depends on the text."""
+        return not self.spans
 
     def __call__(
         self, model: HybridLM, tokens: Int[Tensor, "b s"], documents: Int[Tensor, "b s"] | None
     ) -> BatchLoss:
-        hidden = model.hidden_states(tokens, documents)[:, :-1]
-        targets = tokens[:, 1:].reshape(-1)
-        loss = linear_loss(hidden.reshape(-1, hidden.shape[-1]), model.head_weight, targets=targets)
+        targets = tokens[:, 1:]
+        if self.spans:
+            documents, wanted = marked(documents)
+            hidden = model.hidden_states(tokens, documents)[:, :-1][wanted]  # [wanted, d]
+            targets = targets[wanted]
+        else:
+            hidden = model.hidden_states(tokens, documents)[:, :-1].flatten(0, 1)
+            targets = targets.reshape(-1)
+        loss = linear_loss(hidden, model.head_weight, targets=targets)
         return BatchLoss(total=loss.total, entropy=loss.entropy, tokens=targets.numel())
 
 
@@ -67,46 +85,21 @@ next_token: Objective = _NextToken()
 """Cross-entropy of each token but the first of a block, given those before it."""
 
 
-class _AnswersOnly(Objective):
-    """Not capturable: how many tokens answer depends on the text."""
-
-    def __init__(self, teacher: HybridLM | None) -> None:
-        self.teacher = teacher
-
-    def __call__(
-        self, model: HybridLM, tokens: Int[Tensor, "b s"], documents: Int[Tensor, "b s"] | None
-    ) -> BatchLoss:
-        if documents is None:
-            raise ValueError("answers_only needs the segments: set isolate_documents")
-        examples, wanted = documents // 2, documents[:, 1:] % 2 == 1  # wanted [b, s - 1]
-        hidden = model.hidden_states(tokens, examples)[:, :-1][wanted]  # [answers, hidden]
-        if self.teacher is None:
-            found = linear_loss(hidden, model.head_weight, targets=tokens[:, 1:][wanted])
-        else:
-            with torch.no_grad():
-                target = self.teacher.hidden_states(tokens, examples)[:, :-1][wanted]
-            found = linear_loss(hidden, model.head_weight, (target, self.teacher.head_weight))
-        return BatchLoss(total=found.total, entropy=found.entropy, tokens=len(hidden))
-
-
-def answers_only(teacher: HybridLM | None = None) -> Objective:
-    """Cross-entropy of the answers' tokens, or KL(teacher || student) where they are predicted.
-
-    ``documents`` are the segments of ``data.load_instructions``: odd ones are answers, 2 k and 2 k
-    + 1 one example, which sees no other. Only the hidden states that predict an answer meet the
-    head.
+def answers_only() -> Objective:
+    """Cross-entropy of the tokens that carry a loss in blocks with ``spans``; no document sees
+    another one. Only the hidden states that predict one of them meet the head.
     """
-    return _AnswersOnly(teacher)
+    return _NextToken(spans=True)
 
 
 class _Distillation(Objective):
     @property
     def capturable(self) -> bool:
-        """Where the teacher is."""
-        return self.teacher.capturable
+        """Where the teacher is, unless how many tokens it is a loss of depends on the text."""
+        return self.teacher.capturable and not self.spans
 
-    def __init__(self, teacher: HybridLM, loss: str) -> None:
-        self.teacher = teacher
+    def __init__(self, teacher: HybridLM, loss: str, spans: bool) -> None:
+        self.teacher, self.spans = teacher, spans
         terms = loss_terms(loss)
         name = next((name for name in terms if name in DIVERGENCES.names()), "")
         self.weight = terms.pop(name, 0.0)
@@ -125,34 +118,43 @@ class _Distillation(Objective):
     def __call__(
         self, model: HybridLM, tokens: Int[Tensor, "b s"], documents: Int[Tensor, "b s"] | None
     ) -> BatchLoss:
+        wanted = None
+        if self.spans:
+            documents, wanted = marked(documents)
         # Not inference mode: its tensors cannot be saved for the student's backward pass.
         with torch.no_grad():
             target = self.teacher.hidden_states(tokens, documents)  # [b, s, d_teacher]
         hidden = model.hidden_states(tokens, documents)  # [b, s, d]
         length = hidden.shape[1] - bool(self.target_weight)  # the last position has no next token
-        student, wanted = (h[:, :length].reshape(-1, h.shape[-1]) for h in (hidden, target))
+        targets = tokens[:, 1:]
+        if wanted is None:
+            student, taught = (h[:, :length].reshape(-1, h.shape[-1]) for h in (hidden, target))
+        else:
+            student, taught = (h[:, :-1][wanted] for h in (hidden, target))  # [wanted, d]
+            targets = targets[wanted]
         found = linear_loss(
             student,
             model.head_weight,
-            (wanted, self.teacher.head_weight),
-            tokens[:, 1:].reshape(-1) if self.target_weight else None,
+            (taught, self.teacher.head_weight),
+            targets.reshape(-1) if self.target_weight else None,
             divergence=self.divergence,
             weight=self.weight,
             target_weight=self.target_weight,
         )
         total = found.total
         for loss, weight in self.states:
-            total = total + weight * loss.value(student, wanted)
+            total = total + weight * loss.value(student, taught)
         return BatchLoss(total=total, entropy=found.entropy, tokens=student.shape[0])
 
 
-def distillation(teacher: HybridLM, loss: str = DEFAULT_LOSS) -> Objective:
-    """What ``loss`` names (``settings.loss_terms``) between teacher and student at every position.
+def distillation(teacher: HybridLM, loss: str = DEFAULT_LOSS, *, spans: bool = False) -> Objective:
+    """What ``loss`` names (``settings.loss_terms``) between teacher and student at every position;
+    of blocks with ``spans`` where a token is predicted that carries a loss.
 
     The teacher runs without gradients and is never changed. Raises: UserError for a loss that is
     not known.
     """
-    return _Distillation(teacher, loss)
+    return _Distillation(teacher, loss, spans)
 
 
 def check_vocabularies(student: int, teacher: int) -> None:

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+from torch.nn import functional
 
 from minipuzzle.artifacts import check_is_file, read_json, write_atomic, write_json
 from minipuzzle.data import TokenBlocks
@@ -26,7 +27,7 @@ from minipuzzle.model import HybridLM, mixed_precision
 from minipuzzle.progress import SILENT, Progress
 from minipuzzle.ranks import Ranks
 from minipuzzle.training.keep import Keep, id_dtype
-from minipuzzle.training.objectives import BatchLoss, Objective
+from minipuzzle.training.objectives import BatchLoss, Objective, marked
 from minipuzzle.training.sparse import Entries, sparse_kl, teacher_entries
 
 ABOUT = "about.json"
@@ -57,13 +58,8 @@ class TeacherCache:
                 allowed=f"at most {vocabulary:,}",
                 next="Lower distill.teacher_keep.",
             )
-        self.folder, self.blocks, self.keep, self.seed, self.isolate = (
-            folder,
-            blocks,
-            keep,
-            seed,
-            isolate,
-        )
+        self.folder, self.blocks, self.keep, self.seed = folder, blocks, keep, seed
+        self.isolate = isolate or blocks.spans
         self.vocabulary = vocabulary
         self.about: dict[str, Plain] = {
             "schema": 1,
@@ -71,7 +67,7 @@ class TeacherCache:
             "data": blocks.fingerprint,
             "block_length": blocks.block_length,
             "seed": seed,
-            "isolate_documents": isolate,
+            "isolate_documents": self.isolate,
             "keep": f"{'sampled' if keep.sample else 'top'}-{keep.count}",
             "vocabulary": vocabulary,
         }
@@ -184,6 +180,8 @@ class TeacherCache:
                 torch.from_numpy(documents).to(device),
             )
             with mixed_precision(device):
+                if self.blocks.spans:
+                    borders, _ = marked(borders)
                 hidden = teacher.hidden_states(given, borders if self.isolate else None)
                 entries = teacher_entries(
                     hidden.flatten(0, 1), teacher.head_weight, self.keep.count, generator
@@ -258,9 +256,14 @@ class _Stored(Objective):
 
     def __call__(self, model: HybridLM, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
         entries = self.cache.entries(tokens, documents)
-        hidden = model.hidden_states(tokens, documents)
-        total = sparse_kl(hidden.reshape(-1, hidden.shape[-1]), model.head_weight, entries)
-        return BatchLoss(total=total, entropy=entries.entropy(), tokens=tokens.numel())
+        if self.cache.blocks.spans:
+            documents, wanted = marked(documents)
+            hidden = model.hidden_states(tokens, documents)[:, :-1][wanted]  # [wanted, d]
+            entries = entries.at(functional.pad(wanted, (0, 1)).flatten())
+        else:
+            hidden = model.hidden_states(tokens, documents).flatten(0, 1)
+        total = sparse_kl(hidden, model.head_weight, entries)
+        return BatchLoss(total=total, entropy=entries.entropy(), tokens=len(hidden))
 
 
 def _damaged(file: Path, got: object) -> UserError:

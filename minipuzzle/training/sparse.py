@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from minipuzzle.model.head import matmul_fp32
-from minipuzzle.shapes import Float, Float32, Float64, Int
+from minipuzzle.shapes import Bool, Float, Float32, Float64, Int
 
 CHUNK_VALUES = 1 << 26
 """FP32 logits at once: 512 tokens of 131,072 entries."""
@@ -28,6 +28,11 @@ class Entries:
     ids: Int[Tensor, "n k"]
     log_p: Float32[Tensor, "n k"]
     log_rest: Float32[Tensor, " n"] | None
+
+    def at(self, chosen: Bool[Tensor, " n"]) -> Entries:
+        """Those of the chosen tokens."""
+        rest = None if self.log_rest is None else self.log_rest[chosen]
+        return Entries(ids=self.ids[chosen], log_p=self.log_p[chosen], log_rest=rest)
 
     def weight(self) -> Float32[Tensor, "n k"]:
         """What each of the entries counts."""

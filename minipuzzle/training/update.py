@@ -103,7 +103,8 @@ def micro_batches(
         )
         moved = torch.from_numpy(tokens)
         moved = moved.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else moved
-        yield moved, torch.from_numpy(documents).to(device) if settings.isolate_documents else None
+        given = settings.isolate_documents or blocks.spans
+        yield moved, torch.from_numpy(documents).to(device) if given else None
 
 
 def check_batch(batch: int, ranks: Ranks) -> None:

@@ -3,54 +3,10 @@ on.
 """
 
 import torch
+from form_sizes import EXPERTS, LAYERS, LLAMA3, MOE, NEMOTRON, SPECIAL, YARN
+from hybrid_forms import HYBRIDS
 from transformers import AutoConfig, AutoModelForCausalLM
 
-SIZES = {"vocab_size": 120, "hidden_size": 32, "max_position_embeddings": 128}
-LAYERS = {
-    **SIZES,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
-SPECIAL = {"pad_token_id": 119, "bos_token_id": 1, "eos_token_id": 2}
-YARN = {
-    "rope_type": "yarn",
-    "rope_theta": 5e4,
-    "factor": 4.0,
-    "original_max_position_embeddings": 32,
-}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 5e4,
-    "factor": 8.0,
-    "original_max_position_embeddings": 32,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-}
-NEMOTRON = {
-    "vocab_size": 120,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "ssm_state_size": 8,
-    "mamba_num_heads": 8,
-    "mamba_head_dim": 8,
-    "n_groups": 2,
-    "chunk_size": 16,
-    "hybrid_override_pattern": "M-M*-",
-}
-EXPERTS = {"num_experts": 8, "num_experts_per_tok": 3}
-MOE = {
-    **NEMOTRON,
-    "hybrid_override_pattern": "ME*EM",
-    "n_routed_experts": 8,
-    "num_experts_per_tok": 3,
-    "moe_intermediate_size": 24,
-    "moe_shared_expert_intermediate_size": 40,
-}
 FORMS = {
     "nemotron_h": {
         "plain": NEMOTRON,
@@ -89,11 +45,18 @@ FORMS = {
     },
     "mistral": {
         "plain": {**LAYERS, "sliding_window": None},
-        "own head_dim": {**LAYERS, "head_dim": 16, "sliding_window": 128},
+        "own head_dim, window": {**LAYERS, "head_dim": 16, "sliding_window": 7},
     },
     "qwen2": {
         "plain": LAYERS,
-        "tied, yarn": {**LAYERS, "tie_word_embeddings": True, "rope_parameters": YARN},
+        "tied, yarn, window in late layers": {
+            **LAYERS,
+            "tie_word_embeddings": True,
+            "rope_parameters": YARN,
+            "use_sliding_window": True,
+            "sliding_window": 16,
+            "max_window_layers": 2,
+        },
     },
     "qwen3": {
         "plain": {**LAYERS, "head_dim": 16},
@@ -108,6 +71,20 @@ FORMS = {
             "head_dim": 16,
             "rope_parameters": YARN,
             "tie_word_embeddings": True,
+        },
+    },
+    "olmo3": {
+        "plain": LAYERS | SPECIAL | {"sliding_window": 10},
+        "own list, yarn in full layers": {
+            **LAYERS,
+            **SPECIAL,
+            "attention_bias": True,
+            "sliding_window": 20,
+            "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+            "rope_parameters": {
+                "full_attention": YARN,
+                "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
+            },
         },
     },
     "qwen3_moe": {
@@ -140,6 +117,13 @@ FORMS = {
     "smollm3": {
         "plain": LAYERS | SPECIAL,
         "own list": {**LAYERS, **SPECIAL, "no_rope_layers": [0, 1, 0], "mlp_bias": True},
+        "windows": {
+            **LAYERS,
+            **SPECIAL,
+            "use_sliding_window": True,
+            "sliding_window": 12,
+            "no_rope_layers": [0, 1, 1],
+        },
     },
 }
 FORMS["lfm2"] = {
@@ -160,93 +144,7 @@ FORMS["lfm2"] = {
         "rope_parameters": YARN,
     },
 }
-MAMBA = {
-    "mamba_n_heads": 8,
-    "mamba_d_head": 8,
-    "mamba_n_groups": 2,
-    "mamba_d_state": 8,
-    "mamba_chunk_size": 16,
-}
-FORMS |= {
-    "mamba2": {
-        "plain": {
-            **SIZES,
-            **SPECIAL,
-            "num_hidden_layers": 3,
-            "num_heads": 8,
-            "head_dim": 8,
-            "n_groups": 2,
-            "state_size": 8,
-            "chunk_size": 16,
-        },
-        "tied, biases, one group": {
-            **SIZES,
-            **SPECIAL,
-            "num_hidden_layers": 2,
-            "num_heads": 12,
-            "head_dim": 8,
-            "n_groups": 1,
-            "state_size": 16,
-            "expand": 3,
-            "chunk_size": 16,
-            "use_bias": True,
-            "use_conv_bias": False,
-            "conv_kernel": 3,
-            "tie_word_embeddings": True,
-        },
-    },
-    "bamba": {
-        "plain": {**LAYERS, **SPECIAL, **MAMBA, "attn_layer_indices": [1]},
-        "biases, linear": {
-            **LAYERS,
-            **SPECIAL,
-            **MAMBA,
-            "attn_layer_indices": [0, 2],
-            "mamba_d_head": "auto",
-            "attention_bias": True,
-            "mlp_bias": True,
-            "mamba_proj_bias": True,
-            "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4},
-        },
-    },
-    "granitemoehybrid": {
-        "multipliers": {
-            **LAYERS,
-            **SPECIAL,
-            **MAMBA,
-            "num_local_experts": 0,
-            "shared_intermediate_size": 48,
-            "layer_types": ["mamba", "attention", "mamba"],
-            "embedding_multiplier": 6.0,
-            "logits_scaling": 3.0,
-            "residual_multiplier": 0.22,
-            "attention_multiplier": 0.1,
-        },
-        "rope, tied": {
-            **LAYERS,
-            **SPECIAL,
-            **MAMBA,
-            "num_local_experts": 0,
-            "shared_intermediate_size": 40,
-            "layer_types": ["attention", "mamba", "attention"],
-            "position_embedding_type": "rope",
-            "tie_word_embeddings": True,
-            "attention_bias": True,
-            "attention_multiplier": 0.35,
-        },
-        "experts": {
-            **LAYERS,
-            **SPECIAL,
-            **MAMBA,
-            "num_local_experts": 8,
-            "num_experts_per_tok": 3,
-            "intermediate_size": 24,
-            "shared_intermediate_size": 40,
-            "layer_types": ["mamba", "attention", "mamba"],
-            "residual_multiplier": 0.22,
-        },
-    },
-}
+FORMS |= HYBRIDS
 
 
 def every_form():

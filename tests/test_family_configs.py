@@ -172,22 +172,10 @@ def test_old_fields_mean_what_new_ones_do(old, new):
         ("llama", {"rms_norm_eps": -1}, ["rms_norm_eps"]),
         ("llama", {"num_hidden_layers": 0}, ["num_hidden_layers"]),
         ("llama", {"head_dim": 3}, ["head_dim", "multiple"]),
-        ("mistral", {"sliding_window": 64}, ["sliding window", "64", "128"]),
-        ("mistral", {"max_position_embeddings": 32768}, ["sliding window", "4096"]),
-        (
-            "qwen2",
-            {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 2},
-            ["sliding window", "16"],
-        ),
-        (
-            "qwen3",
-            {
-                "use_sliding_window": True,
-                "sliding_window": 16,
-                "layer_types": ["sliding_attention"] * 3,
-            },
-            ["window"],
-        ),
+        ("mistral", {"sliding_window": 0}, ["sliding_window", "0"]),
+        ("qwen3", {"layer_types": ["sliding_attention"] * 3}, ["window of no size"]),
+        ("olmo3", {"layer_types": ["sliding_attention"] * 2}, ["layer_types", "3 of"]),
+        ("olmo3", {"rope_parameters": {"sliding_attention": 9.0}}, ["each kind of layer"]),
         ("smollm3", {"no_rope_layers": [1]}, ["no_rope_layers"]),
         (
             "mamba2",
@@ -223,11 +211,7 @@ def test_old_fields_mean_what_new_ones_do(old, new):
         ("qwen3_moe", {**EXPERTS}, ["moe_intermediate_size"]),
         ("qwen3_moe", {"num_experts_per_tok": 2}, ["num_experts is missing"]),
         ("qwen3_moe", {**EXPERTS, "mlp_only_layers": ["1"]}, ["mlp_only_layers", "['1']"]),
-        (
-            "qwen3_moe",
-            {**EXPERTS, "use_sliding_window": True, "sliding_window": 16},
-            ["sliding window", "16"],
-        ),
+        ("olmoe", {**EXPERTS, "sliding_window": 16}, ["sliding_window", "16 tokens", "128"]),
         ("olmoe", {**EXPERTS, "num_experts": 2}, ["3 chosen", "at most 2"]),
         ("olmoe", {**EXPERTS, "num_experts": 0}, ["no expert"]),
         ("olmoe", {**EXPERTS, "clip_qkv": 8.0}, ["clip_qkv", "8.0"]),
@@ -251,14 +235,6 @@ def test_refused_configs(name, fields, says):
     assert caught.value.next
     for words in says:
         assert words in str(caught.value)
-
-
-def test_a_window_that_covers_every_context_is_none():
-    for name, fields in (
-        ("mistral", {"sliding_window": 128}),
-        ("qwen2", {"use_sliding_window": True, "max_window_layers": 3}),
-    ):
-        assert families.find(name).architecture({**LAYERS, **fields}).count("attention") == 3
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -21,6 +21,7 @@ DECODED = [(name, next(iter(forms))) for name, forms in FORMS.items()]
 DECODED += [
     ("llama", "dynamic, past its context"),
     ("llama", "yarn"),
+    ("mistral", "own head_dim, window"),
     ("granitemoehybrid", "rope, tied"),
 ]
 

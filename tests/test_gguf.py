@@ -114,7 +114,7 @@ LLAMAS = [
     ("llama", "plain"),
     ("llama", "linear, biases, own head_dim"),
     ("llama", "llama3, tied"),
-    ("mistral", "own head_dim"),
+    ("mistral", "plain"),
     ("qwen2", "plain"),
     ("qwen3", "plain"),
 ]

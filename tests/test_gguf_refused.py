@@ -24,6 +24,7 @@ from minipuzzle.export.gguf import export_gguf
         ("llama", "yarn", "rope_type yarn"),
         ("llama", "dynamic, past its context", "rope_type dynamic"),
         ("qwen3", "bias", "together with biases"),
+        ("mistral", "own head_dim, window", "a sliding window"),
         ("smollm3", "plain", "smollm3"),
         ("mamba2", "plain", "mamba2"),
         ("olmo2", "plain", "olmo2"),

@@ -161,7 +161,7 @@ def test_what_it_costs_is_what_it_declares():
     assert arch.parameters - without.parameters == 3 * toy.parameters
     assert flops_per_token(arch, 9).total - flops_per_token(without, 9).total == 3 * 4 * 32 * 24
     assert saved_bytes(toy) == 2 * (2 * 32 + 2 * 24)
-    assert values(arch)[1:] == (0, 0, 0)
+    assert values(arch, 1)[1:] == (0, 0, 0)
     assert arch.pattern == "T-T-T-"
     assert arch.homogeneous
     assert not replace(arch, blocks=(replace(toy, parts=5), *arch.blocks[1:])).homogeneous

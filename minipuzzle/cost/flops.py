@@ -15,5 +15,13 @@ def flops_per_token(architecture: Architecture, context: int) -> Flops:
     an embedding is free). Norms, activations, gates and softmax are left out, as in the usual
     2 x parameters of arXiv:2001.08361.
     """
-    head = Flops(matmul=2 * architecture.vocab_size * architecture.hidden)
-    return sum((block.flops(context) for block in architecture.blocks), head)
+    return sum((block.flops(context) for block in architecture.blocks), _head(architecture))
+
+
+def text_flops(architecture: Architecture, length: int) -> Flops:
+    """As ``flops_per_token``, for a token of a text of ``length`` tokens, on average."""
+    return sum((block.text_flops(length) for block in architecture.blocks), _head(architecture))
+
+
+def _head(architecture: Architecture) -> Flops:
+    return Flops(matmul=2 * architecture.vocab_size * architecture.hidden)

@@ -78,7 +78,7 @@ def pricing(
 
 
 def _sizes(architecture: Architecture, limits: Limits, workload: Workload) -> NDArray[np.float64]:
-    counts = np.asarray(values(architecture))
+    counts = np.asarray(values(architecture, workload.context))
     parameters = [] if limits.parameters is None else [float(counts[0])]
     active = [] if limits.active is None else [float(architecture.active_parameters)]
     size = [] if limits.bytes is None else [float(part_bytes(counts, workload).sum())]

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from minipuzzle.arch import Architecture
-from minipuzzle.cost.flops import flops_per_token
+from minipuzzle.cost.flops import flops_per_token, text_flops
 from minipuzzle.errors import UserError
 from minipuzzle.identity import Plain
 from minipuzzle.kinds import Block
@@ -70,22 +70,20 @@ class Roofline:
         """
         bare = replace(parent, blocks=())
         one = bare if block is None else replace(parent, blocks=(block,))
-        context = (work.prompt + 1) // 2 if phase == "prefill" else work.context
-        flops = float(flops_per_token(one, context).total)
-        parameters, kv, ssm, conv = (float(v) for v in values(one))
+        reading = phase == "prefill"
+        context, count = (work.prompt, text_flops) if reading else (work.context, flops_per_token)
+        flops = float(count(one, context).total)
+        parameters, kv, ssm, conv = (float(v) for v in values(one, context))
         if block is not None:
-            flops -= flops_per_token(bare, context).total
-            decoding = phase != "prefill"
-            parameters = block.read_parameters(work.batch) if decoding else block.parameters
-        tokens = work.batch * (work.prompt if phase == "prefill" else 1)
+            flops -= count(bare, context).total
+            parameters = block.parameters if reading else block.read_parameters(work.batch)
+        tokens = work.batch * (work.prompt if reading else 1)
         if block is None:
             tokens = work.batch  # the head works on the last position only
             if not parent.tied_head:
                 parameters -= (
                     parent.vocab_size * parent.hidden
                 )  # the embeddings: a row a token, in the stream's bytes
-        cached = work.batch * (
-            kv * (work.prompt if phase == "prefill" else work.context) + 2 * (ssm + conv)
-        )
+        cached = work.batch * (kv + 2 * (ssm + conv))
         moved = VALUE_BYTES * (parameters + cached + 2 * tokens * parent.hidden)
         return flops * tokens, moved

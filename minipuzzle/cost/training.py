@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from minipuzzle.arch import Architecture
-from minipuzzle.cost.flops import flops_per_token
+from minipuzzle.cost.flops import text_flops
 from minipuzzle.memory import card_of
 
 
@@ -17,9 +17,8 @@ def training_flops(
     forward's. Recomputed work (activation checkpointing, the loss's second pass) does not count, as
     usual for MFU (arXiv:2204.02311, appendix B).
     """
-    context = (length + 1) // 2
-    teaching = 0 if teacher is None else flops_per_token(teacher, context).total
-    return (2 if frozen else 3) * flops_per_token(student, context).total + teaching
+    teaching = 0 if teacher is None else text_flops(teacher, length).total
+    return (2 if frozen else 3) * text_flops(student, length).total + teaching
 
 
 def peak_flops(device_name: str) -> float | None:

@@ -62,6 +62,8 @@ def unsupported(architecture: Architecture) -> tuple[str, str] | None:
         )
     if rope.kind not in ("default", "linear", "llama3"):
         return f"rope_type {rope.kind}", "default, linear, llama3"
+    if any(b.seen(architecture.max_positions) < architecture.max_positions for b in attention):
+        return "a sliding window", "none, or one of max_position_embeddings"
     if any(b.qk_norm and b.bias for b in attention):
         return "norms of q and k together with biases", "one of them"
     if any(not b.gated or b.packed or b.activation != "silu" for b in ffn):

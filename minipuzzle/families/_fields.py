@@ -32,7 +32,6 @@ of other shapes.
 """
 SAME = {"silu": ("silu", "swish"), "relu2": ("relu2",)}
 """The names that transformers has for an activation."""
-KINDS_OF_ATTENTION = {"full_attention": False, "attention": False, "sliding_attention": True}
 
 
 def own(config: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,40 +162,6 @@ def limitless(fields: Mapping[str, Any]) -> None:
         ["0", "infinity"],
     ):
         raise error("time_step_limit is not supported.", got=limit, allowed="[0.0, Infinity]")
-
-
-def slides(fields: Mapping[str, Any], implied: bool) -> bool:
-    """Whether ``layer_types`` has a layer with a sliding window; ``implied`` where it is null.
-
-    Raises: UserError for a list of another length than the layers, or with another kind of
-    attention.
-    """
-    kinds, layers = fields["layer_types"], positive(fields, "num_hidden_layers")
-    if kinds is None:
-        return implied
-    known = isinstance(kinds, list) and all(str(kind) in KINDS_OF_ATTENTION for kind in kinds)
-    if not known or len(kinds) != layers:
-        raise error(
-            "layer_types does not name each layer's kind of attention.",
-            got=kinds,
-            allowed=f"{layers} of {', '.join(KINDS_OF_ATTENTION)}",
-        )
-    return any(KINDS_OF_ATTENTION[kind] for kind in kinds)
-
-
-def windowless(fields: Mapping[str, Any], window: Any) -> None:
-    """Raises: UserError where a sliding window cuts attention short before the longest context."""
-    longest = positive(fields, "max_position_embeddings")
-    if type(window) is not int or window < longest:
-        raise UserError(
-            "Attention with a sliding window is not supported.",
-            got=f"a window of {window} tokens, {longest} positions",
-            allowed="no window, or one that covers max_position_embeddings",
-            next=(
-                "If you use no context longer than the window, set max_position_embeddings to it in"
-                " config.json."
-            ),
-        )
 
 
 def possible(block: B) -> B:

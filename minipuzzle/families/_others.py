@@ -141,10 +141,6 @@ def _special(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _windows(config: Mapping[str, Any]) -> Iterator[str]:
-    window, kinds = config.get("sliding_window"), config.get("layer_types")
-    some = isinstance(kinds, list) and "sliding_attention" in kinds
-    if type(window) is int and some and window < (config.get("max_position_embeddings") or 0):
-        yield f"attention with a sliding window (sliding_window: {window})"
     layers = config.get("attention_layers")
     if isinstance(layers, list) and "local" in layers:
         yield f"attention with a sliding window (window_size: {config.get('window_size')})"

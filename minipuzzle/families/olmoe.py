@@ -7,9 +7,10 @@ from typing import Any
 from minipuzzle.arch import Architecture
 from minipuzzle.families import llama
 from minipuzzle.families._experts import EXPERT_FIELDS, EXPERT_TENSORS, read_experts, write_experts
-from minipuzzle.families._fields import error, flag, only, own, positive, windowless
+from minipuzzle.families._fields import error, flag, only, own, positive
 from minipuzzle.families._layers import LAYER_FIELDS, Tensors, attention_sizes, first, layer_names
 from minipuzzle.families._parts import Name
+from minipuzzle.families._windows import window_of
 from minipuzzle.families.llama import FIXED_HEADS, biases, extra_files, read, write
 
 __all__ = ["FIELDS", "architecture", "config", "extra_files", "names"]
@@ -36,8 +37,13 @@ def architecture(config: dict[str, Any]) -> Architecture:
     """
     fields = own(config, FIELDS)
     only(fields, {"clip_qkv": None})
-    if fields["sliding_window"] is not None:  # some of transformers' attention kernels obey it
-        windowless(fields, fields["sliding_window"])
+    window, longest = window_of(fields), positive(fields, "max_position_embeddings")
+    if window is not None and window < longest:
+        raise error(
+            "sliding_window is not supported: only some of transformers' kernels obey it here.",
+            got=f"{window} tokens, {longest} positions",
+            allowed="null, or all of max_position_embeddings",
+        )
     hidden, bias = positive(fields, "hidden_size"), flag(fields, "attention_bias")
     q, _, head_dim = attention_sizes(fields, hidden)
     if q * head_dim != hidden:  # the class has a norm of that width

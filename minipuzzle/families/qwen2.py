@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from minipuzzle.arch import Architecture
-from minipuzzle.families._fields import flag, own, positive, slides, whole, windowless
+from minipuzzle.families._fields import flag, own, positive, whole
 from minipuzzle.families._layers import LAYER_FIELDS
+from minipuzzle.families._windows import slid, window_of, windows, write_windows
 from minipuzzle.families.llama import FIXED_HEADS, extra_files, names, read, write
 
 __all__ = ["FIELDS", "architecture", "config", "extra_files", "names"]
@@ -25,26 +26,18 @@ FIELDS = LAYER_FIELDS | {
 def architecture(config: dict[str, Any]) -> Architecture:
     """As ``llama.architecture``."""
     fields = own(config, FIELDS)
-    full_attention(fields)
-    return read(fields, bias=True, rules=FIXED_HEADS)
+    return slid(read(fields, bias=True, rules=FIXED_HEADS), late_windows(fields))
 
 
 def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, Any]:
     """As ``llama.config``."""
-    return write(architecture, original, "qwen2", "Qwen2ForCausalLM", **no_window(architecture))
+    return write(architecture, original, "qwen2", "Qwen2ForCausalLM", **write_windows(architecture))
 
 
-def full_attention(fields: Mapping[str, Any]) -> None:
-    """Raises: UserError where a layer has a window that is shorter than the longest context."""
-    window = fields["sliding_window"] if flag(fields, "use_sliding_window") else None
-    late = whole(fields, "max_window_layers") < positive(fields, "num_hidden_layers")
-    if slides(fields, implied=window is not None and late):
-        windowless(fields, window)
-
-
-def no_window(architecture: Architecture) -> dict[str, Any]:
-    """The fields that say that no layer has a window."""
-    return {
-        "use_sliding_window": False,
-        "layer_types": ["full_attention"] * (len(architecture.blocks) // 2),
-    }
+def late_windows(fields: Mapping[str, Any]) -> list[int | None]:
+    """The window of each layer: where no list says it, that of the layers from
+    ``max_window_layers`` on.
+    """
+    window = window_of(fields) if flag(fields, "use_sliding_window") else None
+    first, layers = whole(fields, "max_window_layers"), positive(fields, "num_hidden_layers")
+    return windows(fields, window, [window is not None and i >= first for i in range(layers)])

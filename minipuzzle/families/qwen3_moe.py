@@ -14,9 +14,10 @@ from minipuzzle.families._experts import (
     read_experts,
     write_experts,
 )
-from minipuzzle.families._fields import error, flag, own, positive, windowless
+from minipuzzle.families._fields import error, flag, own, positive
 from minipuzzle.families._layers import LAYER_FIELDS, Tensors, feed_forward, first, layer_names
 from minipuzzle.families._parts import Name
+from minipuzzle.families._windows import slid, window_of, windows_of
 from minipuzzle.families.llama import biases, extra_files, read, write
 from minipuzzle.kinds import Block
 
@@ -41,25 +42,29 @@ WIDTH = "moe_intermediate_size"
 
 
 def architecture(config: dict[str, Any]) -> Architecture:
-    """As ``llama.architecture``. Raises: UserError also for an active sliding window, for a list of
-    dense layers that is none, and for more chosen experts than there are.
+    """As ``llama.architecture``; a sliding window that is used is that of all layers. Raises:
+    UserError also for a list of dense layers that is none, and for more chosen experts than there
+    are.
     """
     fields = own(config, FIELDS)
-    if flag(fields, "use_sliding_window") and fields["sliding_window"] is not None:
-        windowless(fields, fields["sliding_window"])
-    bias = flag(fields, "attention_bias")
-    return read(fields, bias=bias, out_bias=bias, qk_norm=True, seconds=_seconds(fields))
+    window = window_of(fields) if flag(fields, "use_sliding_window") else None
+    bias, seconds = flag(fields, "attention_bias"), _seconds(fields)
+    result = read(fields, bias=bias, out_bias=bias, qk_norm=True, seconds=seconds)
+    return slid(result, [window] * len(seconds))
 
 
 def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, Any]:
     """As ``llama.config``; dense layers are listed, whatever step the parent's are in."""
+    window = next(iter(windows_of(architecture)), None)
+    uniform: dict[str, Any] = {"use_sliding_window": window is not None}
+    uniform |= {} if window is None else {"sliding_window": window}
     return write(
         architecture,
         {k: v for k, v in original.items() if k != "num_local_experts"},
         "qwen3_moe",
         "Qwen3MoeForCausalLM",
         attention_bias=biases(architecture)["attention_bias"],
-        use_sliding_window=False,
+        **uniform,
         decoder_sparse_step=1,
         mlp_only_layers=[i // 2 for i in architecture.indices("mlp")],
         **write_experts(first(architecture, "moe"), WIDTH),

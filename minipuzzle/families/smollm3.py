@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from minipuzzle.arch import Architecture
-from minipuzzle.families._fields import error, flag, own, positive, slides, windowless
+from minipuzzle.families._fields import error, flag, own, positive
 from minipuzzle.families._layers import LAYER_FIELDS
+from minipuzzle.families._windows import slid, window_of, windows, write_windows
 from minipuzzle.families.llama import FIXED_HEADS, biases, extra_files, names, read, write
-from minipuzzle.families.qwen2 import no_window
 from minipuzzle.kinds import Attention
 
 __all__ = ["FIELDS", "architecture", "config", "extra_files", "names"]
@@ -35,10 +35,10 @@ FIELDS = LAYER_FIELDS | {
 def architecture(config: dict[str, Any]) -> Architecture:
     """As ``llama.architecture``; a layer that ``no_rope_layers`` has a 0 for has no RoPE."""
     fields = own(config, FIELDS)
-    turned, window = _turned(fields), fields["sliding_window"]
+    turned, window = _turned(fields), window_of(fields)
     active = flag(fields, "use_sliding_window") and window is not None
-    if slides(fields, implied=active and not all(turned)):
-        windowless(fields, window)  # layers that are listed slide whatever use_sliding_window is
+    # layers that are listed slide whatever use_sliding_window is
+    own_windows = windows(fields, window, [active and not turns for turns in turned])
     bias = flag(fields, "attention_bias")
     turning = read(
         fields, bias=bias, out_bias=bias, mlp_bias=flag(fields, "mlp_bias"), rules=FIXED_HEADS
@@ -47,13 +47,13 @@ def architecture(config: dict[str, Any]) -> Architecture:
         replace(b, rope=b.rope if turned[i // 2] else None) if isinstance(b, Attention) else b
         for i, b in enumerate(turning.blocks)
     )
-    return replace(turning, blocks=tuple(blocks))
+    return slid(replace(turning, blocks=tuple(blocks)), own_windows)
 
 
 def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, Any]:
     """As ``llama.config``."""
     turned = [int(b.rope is not None) for b in architecture.blocks if isinstance(b, Attention)]
-    others = {**no_window(architecture), **biases(architecture), "no_rope_layers": turned}
+    others = {**write_windows(architecture), **biases(architecture), "no_rope_layers": turned}
     return write(architecture, original, "smollm3", "SmolLM3ForCausalLM", **others)
 
 

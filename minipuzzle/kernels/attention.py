@@ -50,6 +50,16 @@ class Rows:
             key_starts=starts * capacity,
         )
 
+    def wrapped(self, capacity: int) -> Rows:
+        """The same rows in a ring of ``capacity`` tokens, each the last so many of its row."""
+        return Rows(
+            index=self.index,
+            positions=self.positions % capacity,
+            lengths=self.lengths.clamp(max=capacity),
+            query_starts=self.query_starts,
+            key_starts=self.query_starts * capacity,
+        )
+
     def advance(self) -> None:
         """One token further, in place."""
         self.positions.add_(1)
@@ -62,9 +72,12 @@ def causal_attention(
     v: Float[Tensor, "b t kv p"],
     past: int,
     scale: float | None,
+    window: int | None = None,
 ) -> Float[Tensor, "b s h p"]:
-    """Query i sees keys 0..past + i; t = past + s."""
+    """Query i sees keys 0..past + i, of these the last ``window``; t = past + s."""
     length, mask = q.shape[1], None
+    if window is not None and past + length > window:
+        return _windowed(q, k, v, past, scale, window)
     # One query sees all keys; without a past the plain causal mask is right.
     if past and length > 1:
         if _cudnn(q, k):
@@ -86,6 +99,47 @@ def causal_attention(
         v.transpose(1, 2),
         attn_mask=mask,
         is_causal=past == 0,
+        scale=scale,
+        enable_gqa=q.shape[2] != k.shape[2],
+    ).transpose(1, 2)
+
+
+def _windowed(
+    q: Tensor, k: Tensor, v: Tensor, past: int, scale: float | None, window: int
+) -> Tensor:
+    """As ``causal_attention``, ``window`` queries at a time: they see at most 2 window - 1 keys,
+    so neither time nor a mask grows with the square of the length.
+    """
+    parts = []
+    for start in range(0, q.shape[1], window):
+        stop = min(start + window, q.shape[1])
+        first = max(0, past + start + 1 - window)
+        seen = slice(first, past + stop)
+        # query start + i is at key past + start + i: it sees that one and the window - 1 before it
+        here = past + start - first
+        mask = torch.ones(stop - start, past + stop - first, dtype=torch.bool, device=q.device)
+        mask = mask.tril_(here).triu_(here + 1 - window)  # [queries, keys]
+        parts.append(masked_attention(q[:, start:stop], k[:, seen], v[:, seen], mask, scale))
+    return torch.cat(parts, 1)
+
+
+def masked_attention(
+    q: Float[Tensor, "b s h p"],
+    k: Float[Tensor, "b t kv p"],
+    v: Float[Tensor, "b t kv p"],
+    mask: Tensor,
+    scale: float | None,
+) -> Float[Tensor, "b s h p"]:
+    """Query i sees key j where ``mask`` [s, t], or [b, 1, s, t], is true."""
+    ratio = q.shape[2] // k.shape[2]
+    # CUDA's kernel for masks wants equal heads; without it all scores are held
+    if q.is_cuda and ratio > 1:
+        k, v = (t.repeat_interleave(ratio, 2) for t in (k, v))
+    return F.scaled_dot_product_attention(
+        q.transpose(1, 2),  # [b, heads, s, hd], as PyTorch has it
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        attn_mask=mask,
         scale=scale,
         enable_gqa=q.shape[2] != k.shape[2],
     ).transpose(1, 2)
@@ -145,7 +199,7 @@ def row_attention(
         )[0]
         return y[:, None]
     k, v = (t[:, :most].to(q.dtype).transpose(1, 2) for t in (keys, values))  # [b, kv, most, d]
-    seen = torch.arange(most, device=q.device) <= rows.positions[:, None]  # [b, most]
+    seen = torch.arange(most, device=q.device) < rows.lengths[:, None]  # [b, most]
     return F.scaled_dot_product_attention(
         q.transpose(1, 2),
         k,

@@ -20,7 +20,7 @@ class Attention(Block):
     of keys before it, over each "head" or, by ``qk_norm_over``, over "all" heads at once; ``scale``
     what scores are multiplied with, None for attn_head_dim^-1/2; ``bias`` that of q, k and v.
     ``output_gate``: q_proj has a second half for each head, whose sigmoid multiplies what o_proj
-    reads of the head.
+    reads of the head. ``sliding_window``: a token sees the last so many, itself among them.
     """
 
     kind: ClassVar[str] = "attention"
@@ -55,6 +55,7 @@ class Attention(Block):
     qk_norm_over: str = "head"
     scale: float | None = None
     output_gate: bool = False
+    sliding_window: int | None = None
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -102,20 +103,30 @@ class Attention(Block):
         return rope is not None and rope.kind == "dynamic" and length > rope.original
 
     def form(self) -> Self:
-        """Blocks may differ in their position embedding and still count as alike."""
-        return replace(self, rope=None)
+        """Blocks may differ in their position embedding and window and still count as alike."""
+        return replace(self, rope=None, sliding_window=None)
+
+    def seen(self, context: int) -> int:
+        """How many of so many tokens the last one sees."""
+        return context if self.sliding_window is None else min(context, self.sliding_window)
 
     def cache(self, context: int) -> Cache:
-        """A key and a value of every KV head for each token."""
-        return Cache(kv=2 * self.kv_heads * self.attn_head_dim * context)
+        """A key and a value of every KV head for each token, or each of the window."""
+        return Cache(kv=2 * self.kv_heads * self.attn_head_dim * self.seen(context))
 
     def flops(self, context: int) -> Flops:
-        """2 x head_dim for each query head and token seen, for the scores and again for the values;
-        a causal prefill of n tokens averages a context of (n + 1) / 2.
+        """2 x head_dim for each query head and token seen, for the scores and again for the
+        values.
         """
+        seen = self.seen(context)
         return Flops(
-            matmul=self.product_flops(), attention=4 * self.q_heads * self.attn_head_dim * context
+            matmul=self.product_flops(), attention=4 * self.q_heads * self.attn_head_dim * seen
         )
+
+    def text_flops(self, length: int) -> Flops:
+        """Tokens 1..n see (n + 1) / 2 on average; beyond a window w each sees w."""
+        w = self.seen(length)
+        return self.flops((w * (w + 1) // 2 + (length - w) * w) // length)
 
     def saved_values(self) -> int:
         """The stream, the normed input (or what is normed after), q, k, v, the output and its FP32

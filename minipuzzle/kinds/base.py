@@ -99,9 +99,7 @@ class Block:
 
     @property
     def makers(self) -> tuple[Rows, ...]:
-        """The rows of projections that make what its widths score, the scored axes first among the
-        axes of each.
-        """
+        """The rows that make what its widths score, the scored axes first of the axes of each."""
         raise self._undeclared("makers")
 
     @property
@@ -119,6 +117,10 @@ class Block:
         """Forward operations for one token that sees ``context`` tokens, itself included."""
         raise self._undeclared("flops")
 
+    def text_flops(self, length: int) -> Flops:
+        """Forward operations for a token of a text of ``length``, on average."""
+        return self.flops((length + 1) // 2)
+
     def saved_values(self) -> int:
         """Activations a token that the backward pass keeps, in values."""
         raise self._undeclared("saved_values")
@@ -128,9 +130,7 @@ class Block:
         return 0
 
     def identity(self) -> dict[str, Plain]:
-        """What a saved run is compared by: the kind, and the fields that are not at their
-        defaults.
-        """
+        """What a saved run is compared by: the kind, and fields that are not at their defaults."""
         return {"kind": self.kind, **changed(self)}
 
     def depends_on_length(self, length: int) -> bool:

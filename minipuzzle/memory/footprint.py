@@ -59,15 +59,15 @@ def resident(architecture: Architecture, workload: Workload) -> Peak:
     (``kinds.Block.cache``), for every sequence. Source: the form of NVIDIA Model Optimizer's
     mcore_memory_footprint_mb; reproduces the 31.7 GiB budget of arXiv:2504.03624.
     """
-    sizes = part_bytes(np.asarray(values(architecture)), workload)
+    sizes = part_bytes(np.asarray(values(architecture, workload.context)), workload)
     return Peak(terms=dict(zip(PARTS, map(int, sizes), strict=True)))
 
 
-def values(architecture: Architecture) -> tuple[int, int, int, int]:
-    """How many values each of ``PARTS`` has: parameters, keys and values a token, SSM states and
-    convolution windows a sequence.
+def values(architecture: Architecture, context: int) -> tuple[int, int, int, int]:
+    """How many values each of ``PARTS`` has: parameters; keys and values, SSM states and
+    convolution windows of a sequence of ``context`` tokens.
     """
-    caches = [block.cache(1) for block in architecture.blocks]
+    caches = [block.cache(context) for block in architecture.blocks]
     return (
         architecture.parameters,
         sum(cache.kv for cache in caches),
@@ -77,14 +77,13 @@ def values(architecture: Architecture) -> tuple[int, int, int, int]:
 
 
 def part_bytes(counts: NDArray[np.int64], workload: Workload) -> NDArray[np.float64]:
-    """Bytes of each part [..., 4], rounded up, from ``values`` [..., 4]: a grid and one model are
-    priced alike.
+    """Bytes of each part [..., 4], rounded up, from ``values`` [..., 4] at the workload's context:
+    a grid and one model are priced alike.
 
     float64 because a long context times a large batch can pass int64; exact below 2**53 bytes (9
     PB).
     """
-    state = workload.batch * BYTES[workload.state]
-    tokens = float(workload.context) * workload.batch
-    factors = np.array([BYTES[workload.weights], tokens * BYTES[workload.kv], state, state])
+    kv, state = (workload.batch * BYTES[name] for name in (workload.kv, workload.state))
+    factors = np.array([BYTES[workload.weights], kv, state, state])
     sizes: NDArray[np.float64] = np.ceil(counts * factors)
     return sizes

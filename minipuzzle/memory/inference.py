@@ -52,11 +52,11 @@ def inference_peak(architecture: Architecture, work: Generation, runtime: Runtim
     capacity = work.prompt + work.output
     reading = _activations(architecture, rows, length, work.prompt - length, runtime)
     decoding = _activations(architecture, work.batch, 1, capacity - 1, runtime)
-    kv, states = _slots(architecture, runtime)
+    kv, states = _slots(architecture, capacity, runtime)
     return Peak(
         terms={
             "weights": weight_bytes(architecture, runtime.value_bytes, runtime.fp8_weights),
-            "kv": work.batch * capacity * kv,
+            "kv": work.batch * kv,
             "states": work.batch * states,
             "activations": max(reading, decoding),
             "logits": LOGIT_BYTES * architecture.vocab_size * (2 * work.batch + rows),
@@ -81,8 +81,7 @@ def weight_bytes(architecture: Architecture, size: int, fp8: bool) -> int:
 
 def cache_bytes(architecture: Architecture, rows: int, capacity: int, runtime: Runtime) -> int:
     """Bytes that the caches of ``rows`` rows hold for ``capacity`` tokens each."""
-    kv, states = _slots(architecture, runtime)
-    return rows * (capacity * kv + states)
+    return rows * sum(_slots(architecture, capacity, runtime))
 
 
 def largest_batch(
@@ -105,9 +104,15 @@ def largest_batch(
     return low
 
 
-def _slots(architecture: Architecture, runtime: Runtime) -> tuple[int, int]:
-    slots = [runtime.slot_bytes(block) for block in architecture.blocks]
-    return sum(kv for kv, _ in slots), sum(states for _, states in slots)
+def _slots(architecture: Architecture, capacity: int, runtime: Runtime) -> tuple[int, int]:
+    """(keys and values, states) of a sequence of up to ``capacity`` tokens."""
+    keys = states = 0
+    for block in architecture.blocks:
+        token, fixed = runtime.slot_bytes(block)
+        states += fixed
+        if token:  # of so many tokens: a window's at most
+            keys += token * (block.cache(capacity).kv // block.cache(1).kv)
+    return keys, states
 
 
 def _activations(

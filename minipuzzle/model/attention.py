@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import ClassVar, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minipuzzle.kernels import Kernels
-from minipuzzle.kernels.attention import causal_attention, row_attention
+from minipuzzle.kernels.attention import Rows, causal_attention, masked_attention, row_attention
 from minipuzzle.kinds import Attention, Block
 from minipuzzle.model.base import Context, ResidualBlock
 from minipuzzle.model.cache import Room, Slot
@@ -23,12 +22,37 @@ from minipuzzle.shapes import Float, Int
 
 @dataclass(kw_only=True)
 class AttentionSlot(Slot):
-    """Keys and values so far: [b, capacity, kv_heads, head_dim]."""
+    """Keys and values so far: [b, capacity, kv_heads, head_dim]. Under a sliding window the last
+    ones only, where that is shorter: a token is at its position modulo the capacity.
+    """
 
     terms: ClassVar[dict[str, str]] = {"keys": "kv", "values": "kv"}
 
     keys: Tensor
     values: Tensor
+
+    def join(self, k: Tensor, v: Tensor, past: int, seen: int) -> tuple[Tensor, Tensor]:
+        """The last ``seen`` keys and values before the position ``past``, then the new ones k and
+        v [b, s, kv_heads, head_dim], of which note is taken.
+        """
+        capacity, length = self.keys.shape[1], k.shape[1]
+        stop = past + length
+        if stop <= capacity:
+            self.keys[:, past:stop], self.values[:, past:stop] = k, v
+            if not past:  # the new ones are all there are: they need not be rounded
+                return k, v
+            return self.keys[:, past - seen : stop].to(k), self.values[:, past - seen : stop].to(v)
+        if length == 1:  # what the token sees is the whole ring, in an order that changes nothing
+            self.keys[:, past % capacity], self.values[:, past % capacity] = k[:, 0], v[:, 0]
+            return self.keys.to(k), self.values.to(v)
+        # places of the ring: of what is read, and of the last ones that are new
+        old = torch.arange(past - seen, past, device=k.device) % capacity
+        new = torch.arange(max(past, stop - capacity), stop, device=k.device) % capacity
+        found = []
+        for held, fresh in ((self.keys, k), (self.values, v)):
+            found.append(torch.cat((held[:, old].to(fresh), fresh), 1))
+            held[:, new] = fresh[:, -len(new) :].to(held.dtype)
+        return found[0], found[1]
 
 
 class AttentionBlock(ResidualBlock):
@@ -56,9 +80,9 @@ class AttentionBlock(ResidualBlock):
 
     @classmethod
     def new_slot(cls, block: Block, room: Room) -> AttentionSlot:
-        """Keys and values."""
-        sizes = block.sizes
-        shape = (room.batch, room.capacity, sizes["kv_heads"], sizes["attn_head_dim"])
+        """Keys and values, no more than a window of them."""
+        own = cast(Attention, block)
+        shape = (room.batch, own.seen(room.capacity), own.kv_heads, own.attn_head_dim)
         keys = torch.zeros(shape, device=room.device, dtype=room.kv_dtype)
         return AttentionSlot(keys=keys, values=torch.zeros_like(keys))
 
@@ -88,25 +112,37 @@ class AttentionBlock(ResidualBlock):
             )
             q, k = (rotate(t, self.block.rope, places, past + length) for t in (q, k))
         if slot is not None and rows is not None:
-            # one token a row, each at its own place: s is 1
-            slot.keys[rows.index, rows.positions] = k[:, 0].to(slot.keys.dtype)
-            slot.values[rows.index, rows.positions] = v[:, 0].to(slot.values.dtype)
-            y = row_attention(q, slot.keys, slot.values, rows, past + 1, self.block.scale)
+            y = self._one_a_row(q, k, v, slot, rows, past)
         elif context.documents is not None:
             y = self._within_documents(q, k, v, context.documents)
         else:
+            seen = self.block.seen(past + 1) - 1  # of those before, by the first new one
             if slot is not None:
-                slot.keys[:, past : past + length] = k
-                slot.values[:, past : past + length] = v
-                if past:  # else the new ones are all there are: they need not be rounded
-                    k, v = (t[:, : past + length].to(q.dtype) for t in (slot.keys, slot.values))
-            y = causal_attention(q, k, v, past, self.block.scale)
+                k, v = slot.join(k, v, past, seen)
+            y = causal_attention(q, k, v, seen, self.block.scale, self.block.sliding_window)
         y = y.reshape(batch, length, -1)  # [b, s, q_heads * hd]
         if gate is not None:
             y = y * torch.sigmoid(gate)
         if self.kept is not None:
             y = y * self.kept
         return self.o_proj(y)
+
+    def _one_a_row(
+        self,
+        q: Float[Tensor, "b 1 h p"],
+        k: Float[Tensor, "b 1 kv p"],
+        v: Float[Tensor, "b 1 kv p"],
+        slot: AttentionSlot,
+        rows: Rows,
+        past: int,
+    ) -> Float[Tensor, "b 1 h p"]:
+        """Each row's query sees the keys of its row so far, a window's at most."""
+        if self.block.sliding_window is not None:
+            rows = rows.wrapped(slot.keys.shape[1])
+        slot.keys[rows.index, rows.positions] = k[:, 0].to(slot.keys.dtype)
+        slot.values[rows.index, rows.positions] = v[:, 0].to(slot.values.dtype)
+        most = self.block.seen(past + 1)
+        return row_attention(q, slot.keys, slot.values, rows, most, self.block.scale)
 
     def _within_documents(
         self,
@@ -115,20 +151,10 @@ class AttentionBlock(ResidualBlock):
         v: Float[Tensor, "b s kv p"],
         documents: Int[Tensor, "b s"],
     ) -> Float[Tensor, "b s h p"]:
-        """Queries see the keys before them of their own document."""
-        length = q.shape[1]
-        same = documents[:, :, None] == documents[:, None, :]  # [b, s, s]
-        causal = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()
-        mask = (same & causal)[:, None]  # [b, 1, s, s]: the same for all heads
-        ratio = self.block.q_heads // self.block.kv_heads
-        # CUDA's kernel for masks wants equal heads; without it all scores are held
-        if q.is_cuda and ratio > 1:
-            k, v = (t.repeat_interleave(ratio, 2) for t in (k, v))
-        return F.scaled_dot_product_attention(
-            q.transpose(1, 2),  # [b, heads, s, hd], as PyTorch has it
-            k.transpose(1, 2),
-            v.transpose(1, 2),
-            attn_mask=mask,
-            scale=self.block.scale,
-            enable_gqa=q.shape[2] != k.shape[2],
-        ).transpose(1, 2)
+        """Queries see the keys before them of their own document, and of their window."""
+        mask = documents[:, :, None] == documents[:, None, :]  # [b, s, s]
+        mask = mask.tril_()
+        if self.block.sliding_window is not None:
+            mask = mask.triu_(1 - self.block.sliding_window)
+        # the same for all heads: [b, 1, s, s]
+        return masked_attention(q, k, v, mask[:, None], self.block.scale)

@@ -58,7 +58,8 @@ def costs(parent: Architecture, points: Grid, workload: Workload) -> Costs:
     """
     total = np.zeros((len(points), 5), dtype=np.int64)
     for hidden, here in points.by_hidden():
-        total[here] = _values(parent.at_hidden(hidden), points.where(here))
+        at = parent.at_hidden(hidden)
+        total[here] = _values(at, points.where(here), workload.context)
     return Costs(
         parameters=total[:, 0],
         active=total[:, 4],
@@ -66,21 +67,21 @@ def costs(parent: Architecture, points: Grid, workload: Workload) -> Costs:
     )
 
 
-def _values(parent: Architecture, points: Grid) -> Ints:
+def _values(parent: Architecture, points: Grid, context: int) -> Ints:
     """[n, 5]: ``memory.values`` and the active parameters of points that all have the parent's
     hidden size.
     """
-    base = _values_of(replace(parent, blocks=()))
+    base = _values_of(replace(parent, blocks=()), context)
     total = np.tile(base, (len(points), 1))
     for kind in points.kinds:
         forms, which = points.forms(parent, kind)
-        added = [_values_of(replace(parent, blocks=(block,))) - base for block in forms]
+        added = [_values_of(replace(parent, blocks=(block,)), context) - base for block in forms]
         total += points.column(kind)[:, None] * np.reshape(added, (-1, 5))[which]
     return total
 
 
-def _values_of(architecture: Architecture) -> Ints:
-    return np.array([*values(architecture), architecture.active_parameters])
+def _values_of(architecture: Architecture, context: int) -> Ints:
+    return np.array([*values(architecture, context), architecture.active_parameters])
 
 
 def times(points: Grid, prices: Pricing) -> Floats:

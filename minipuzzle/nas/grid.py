@@ -64,9 +64,11 @@ class Grid:
 
     def forms(self, parent: Architecture, kind: str) -> tuple[list[Block], Ints]:
         """(a block of a kind for each combination of sizes that occurs, [n] which of them a point
-        has). All blocks of a kind cost the same.
+        has). All blocks of a kind cost the same, or less than the one that remembers most: where
+        some have a sliding window, a point counts as if none had.
         """
-        block = parent.blocks[parent.indices(kind)[0]]
+        of_kind = [block for block in parent.blocks if block.kind == kind]
+        block = max(of_kind, key=lambda block: block.cache(parent.max_positions).kv)
         axes = [width.axis for width in block.searched if width.axis in self.axes]
         rows, which = self._distinct(axes)
         return [resized(block, dict(zip(axes, row, strict=True))) for row in rows], which

@@ -7,7 +7,7 @@ from test_active import WORK, parent_of, scored
 
 from minipuzzle.cost.pricing import pricing
 from minipuzzle.kinds import KINDS
-from minipuzzle.nas import choices
+from minipuzzle.nas import choices, unbeaten
 from minipuzzle.nas.plan import make_plan
 from minipuzzle.nas.propose import candidate, instance, state_of
 from minipuzzle.nas.solve import diverse, solve
@@ -22,7 +22,7 @@ def registered(monkeypatch):
 
 def made(monkeypatch, seed, solved, parent, **settings):
     """The choices of a parent where the solver gets at most ``solved`` options of a block whole."""
-    monkeypatch.setattr(choices, "SOLVED", solved)
+    monkeypatch.setattr(unbeaten, "SOLVED", solved)
     asked = SearchSettings(multiple=4, vary=("members=3,4,6", "picked"), **settings)
     limits = Limits(
         parameters=int(0.7 * parent.parameters), active=int(0.9 * parent.active_parameters)
@@ -44,7 +44,7 @@ def test_the_solver_finds_the_same_among_the_options_that_may_be_best(monkeypatc
     few = made(monkeypatch, seed, 1, parent, uniform=uniform)
     assert few.options == whole.options
     counts = [sum(map(len, found.worthwhile)) for found in (few, whole)]
-    assert uniform or counts[0] < 0.8 * counts[1]
+    assert counts[0] < (0.95 if uniform else 0.8) * counts[1]
     found = solve(instance(few))
     assert found.damage == pytest.approx(best.damage)
     for solution in diverse(instance(few), 3, overlap=0.9):
@@ -61,7 +61,7 @@ def test_the_solver_finds_the_same_among_the_options_that_may_be_best(monkeypatc
 def test_rows_that_no_other_beats_are_those_of_brute_force():
     for seed in range(30):
         values = np.random.default_rng(seed).integers(0, 5, (20, 3)).astype(float)
-        kept = choices._unbeaten(values)
+        kept = unbeaten.unbeaten(values)
         for i, row in enumerate(values):
             others = [o for j, o in enumerate(values) if j != i and (o <= row).all()]
             beaten = any((o < row).any() for o in others)

@@ -10,7 +10,6 @@ Puzzle's space of one choice a block (arXiv:2411.19146), without its replacement
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,14 +23,13 @@ from minipuzzle.arch.narrow import kept, kept_sizes, resized
 from minipuzzle.kinds import Block, Width
 from minipuzzle.nas.damage import drop_damage, hidden_damage, size_damage
 from minipuzzle.nas.select import kept_hidden
+from minipuzzle.nas.unbeaten import worthwhile
 from minipuzzle.scores import Scores
 from minipuzzle.settings import SearchSettings
 from minipuzzle.space import Bounds, thinned, tried
 
 OPTIONS = 512
 """Of a block, where the settings name no sizes: local search goes through them step by step."""
-SOLVED = 64
-"""Up to so many options of a block the solver gets all of them, else those that may be best."""
 State = tuple[int | None, ...]
 """For each block the number of its option, 0 the whole block, or None where it is dropped."""
 Option = tuple[int, ...]
@@ -96,25 +94,8 @@ class Choices:
 
     @cached_property
     def worthwhile(self) -> tuple[NDArray[np.int64], ...]:
-        """For each block the columns that a least damage may need, ascending, dropping it the last:
-        of more than SOLVED options those that no other beats in all costs and in damage, the sizes
-        that blocks share being the same.
-        """
-        together = Counter(coupling for couplings in self.couplings for coupling in couplings)
-        found = []
-        for options, damage, costs, couplings in zip(
-            self.options, self.damage, self.costs, self.couplings, strict=True
-        ):
-            shared = [axis for axis, coupling in enumerate(couplings) if together[coupling] > 1]
-            kept = np.ones(len(options), dtype=bool)
-            if len(options) > SOLVED:
-                sizes = np.array(options)[:, shared]  # [options, shared axes]
-                values = np.column_stack([damage[:-1], costs[:-1]])
-                for same in np.unique(sizes, axis=0):
-                    here = np.flatnonzero((sizes == same).all(axis=1))
-                    kept[here] = _unbeaten(values[here])
-            found.append(np.append(np.flatnonzero(kept), len(options)))
-        return tuple(found)
+        """For each block the columns that the solver gets (``minipuzzle.nas.unbeaten``)."""
+        return worthwhile(self.options, self.damage, self.costs, self.couplings)
 
     def selection(self, state: State) -> Selection:
         """The blocks, heads and channels that a state keeps, by the scores."""
@@ -191,19 +172,6 @@ def make_choices(
         hidden=kept_hidden(parent, scores, hidden),
         hidden_damage=hidden_damage(scores, hidden),
     )
-
-
-def _unbeaten(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """[n] bool: the rows of ``values`` [n, m] than which no other is as small in all columns, the
-    first one of equal rows.
-    """
-    kept = np.ones(len(values), dtype=bool)
-    for place in np.lexsort(values.T[::-1]):
-        if kept[place]:
-            beaten = (values >= values[place]).all(axis=1)
-            beaten[place] = False
-            kept &= ~beaten
-    return kept
 
 
 def whole(choices: Choices) -> State:

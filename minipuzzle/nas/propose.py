@@ -4,7 +4,6 @@ them.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -170,20 +169,30 @@ def candidate(
 
 
 def instance(choices: Choices) -> Instance:
-    """The choices as a problem for the solver: sizes are tags that all kept blocks of a coupling
-    share.
+    """The choices as a problem for the solver: sizes that blocks share are tags. Axes that the same
+    blocks share are one tag: of an axis each, HiGHS proves little and slowly.
     """
-    blocks = Counter(coupling for couplings in choices.couplings for coupling in couplings)
-    tags = []
-    for candidates, couplings, options, columns in zip(
-        choices.candidate_sizes, choices.couplings, choices.options, choices.worthwhile, strict=True
+    blocks: dict[int, list[int]] = {}  # coupling -> the blocks that have it
+    for i, couplings in enumerate(choices.couplings):
+        for coupling in couplings:
+            blocks.setdefault(coupling, []).append(i)
+    numbers: dict[tuple[int, tuple[int, ...]], int] = {}  # (class, its sizes) -> tag
+    tags, classes = [], []
+    for couplings, options, columns in zip(
+        choices.couplings, choices.options, choices.worthwhile, strict=True
     ):
-        found = np.full((len(columns), len(couplings)), -1, dtype=np.int64)
+        mine: dict[int, list[int]] = {}  # class, the first coupling of the same blocks -> axes
         for axis, coupling in enumerate(couplings):
-            if blocks[coupling] > 1:
-                sizes = [options[column][axis] for column in columns[:-1]]
-                found[:-1, axis] = [candidates[axis].index(size) for size in sizes]
+            if len(blocks[coupling]) > 1:
+                first = min(c for c in couplings if blocks[c] == blocks[coupling])
+                mine.setdefault(first, []).append(axis)
+        found = np.full((len(columns), len(mine)), -1, dtype=np.int64)
+        for place, (number, axes) in enumerate(mine.items()):
+            for row, column in enumerate(columns[:-1].tolist()):
+                sizes = tuple(options[column][axis] for axis in axes)
+                found[row, place] = numbers.setdefault((number, sizes), len(numbers))
         tags.append(found)
+        classes.append(tuple(mine))
     pairs = list(zip(choices.damage, choices.costs, choices.worthwhile, strict=True))
     return Instance(
         damage=tuple(damage[columns] for damage, _, columns in pairs),
@@ -191,7 +200,7 @@ def instance(choices: Choices) -> Instance:
         limits=choices.limits,
         names=choices.names,
         tags=tuple(tags),
-        classes=choices.couplings,
+        classes=tuple(classes),
         together=tuple(group for group in choices.parent.layer_groups if len(group) > 1),
     )
 

@@ -135,7 +135,7 @@ def test_defaults_that_identities_leave_out_stay():
 )
 def test_every_setting_that_decides_is_in_the_identity(settings):
     """Each field, changed alone, changes what a finished run is compared by."""
-    free = {"save_every", "tensorboard"}
+    free = {"save_every", "tensorboard", "prompts"}  # not where prompts lie: what they say
     other = {
         "estimator": "flap",
         "experts": "frequency",
@@ -149,6 +149,7 @@ def test_every_setting_that_decides_is_in_the_identity(settings):
         "router": "train",
         "winner": "tasks",
         "loss": "cosine",
+        "on_policy_loss": "jsd",
         "teacher_precision": "fp8",
         "rates": (1e-3, 2e-3),
         "adapter": AdapterSettings(kind="tl6"),

@@ -2,6 +2,8 @@
 agree.
 """
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -24,9 +26,10 @@ def exact(name, s, t):
         return kl(t, s)
     if name == "reverse-kl":
         return kl(s, t)
-    if name == "jsd":
-        m = torch.logsumexp(torch.stack((s, t)), 0) - torch.tensor(2.0).log()
-        return (kl(t, m) + kl(s, m)) / 2
+    if name.startswith("jsd"):
+        beta = {"jsd": 0.5, "jsd-10": 0.1, "jsd-90": 0.9}[name]  # the teacher's share
+        m = torch.logaddexp(t + math.log(beta), s + math.log(1 - beta))
+        return beta * kl(t, m) + (1 - beta) * kl(s, m)
     ids = t.topk(10, -1).indices  # top-k: k words and the rest as one more
     buckets = [
         torch.cat((x.gather(1, ids), (-x.gather(1, ids).exp().sum(-1, keepdim=True)).log1p()), 1)

@@ -75,6 +75,7 @@ def other(option):
         "score.metric": ("kl", "kl"),
         "score.experts": ("frequency", "frequency"),
         "distill.loss": ("cosine", "cosine"),
+        "distill.on_policy_loss": ("jsd", "jsd"),
         "distill.rates": ("3e-5", (3e-5,)),
         "profile.workload": ("b2,p3,o4", ("b2,p3,o4",)),
         "bench.batch": ("auto", None),
@@ -89,7 +90,7 @@ def other(option):
         value = next(c for c in option.choices if c != option.default)
         return value, value
     if option.setting.parse is not None:
-        return "3k", 3000
+        return ("62.5%", 0.625) if option.kind is float else ("3k", 3000)
     if option.kind is int:
         value = option.default + 1
         return str(value), value

@@ -18,6 +18,7 @@ from minipuzzle.model.precision import adapted_stacks, require_engine, require_g
 from minipuzzle.ranks import Ranks
 from minipuzzle.runs.adapters import plan_for
 from minipuzzle.runs.job import Job, open_checkpoint
+from minipuzzle.runs.prompts import Prompts, load_prompts
 from minipuzzle.settings import AdapterSettings, DistillSettings, Training
 from minipuzzle.training import check_vocabularies
 from minipuzzle.training.board import require_board
@@ -29,11 +30,14 @@ from minipuzzle.training.update import check_batch
 
 @dataclass(frozen=True, kw_only=True)
 class DistillInputs:
-    """The teacher, the training text, and the half of the validation text that chooses."""
+    """The teacher, the training text, the half of the validation text that chooses, and prompts
+    where the student continues some.
+    """
 
     teacher: Checkpoint
     blocks: TokenBlocks
     validation: TokenBlocks
+    prompts: Prompts | None = None
 
 
 def open_distill(
@@ -61,10 +65,40 @@ def open_distill(
         teacher=file,
         blocks=group.first_then_all(lambda: job.text("train")),
         validation=group.first_then_all(lambda: job.validation("search")),
+        prompts=_open_prompts(job, settings, group),
     )
     if settings.teacher_logits:
         open_cache(settings, inputs)
     return inputs
+
+
+def _open_prompts(job: Job, settings: DistillSettings, group: Ranks) -> Prompts | None:
+    if not settings.on_policy and not settings.prompts:
+        return None
+    if not settings.on_policy or not settings.prompts:
+        raise UserError(
+            "Steps on the student's own completions need prompts and a share.",
+            got=f"distill.on_policy {settings.on_policy:g}, distill.prompts"
+            f" {settings.prompts or 'none'}",
+            allowed="both, or none of them",
+            next="Name both: on_policy 50%, and prompts as a file.",
+        )
+    if group.world > 1:
+        raise UserError(
+            "Steps on the student's own completions run in one process.",
+            got=f"{group.world} processes",
+            allowed="1, since decoding is not sharded",
+            next="Start without torchrun, or leave distill.on_policy out.",
+        )
+    if settings.completion >= job.data.length:
+        raise UserError(
+            "A completion leaves no room for its prompt.",
+            got=f"distill.completion {settings.completion:,}, data.length {job.data.length:,}",
+            allowed=f"at most {job.data.length - 1:,}",
+            next="Lower distill.completion, or raise data.length.",
+        )
+    room = job.data.length - settings.completion
+    return load_prompts(Path(settings.prompts), job.tokenizer, room)
 
 
 def open_cache(settings: DistillSettings, inputs: DistillInputs) -> TeacherCache:

@@ -54,7 +54,8 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
             group.by_first(lambda: check_disk("distill", needs, job.device))
         cuts = group.first_then_all(lambda: _cuts(job))
         made = [cuts[name].fingerprint for name in sorted(cuts)]
-        known = (job.run.key("prune"), made, inputs.teacher.fingerprint, inputs.blocks.fingerprint)
+        known = [job.run.key("prune"), made, inputs.teacher.fingerprint, inputs.blocks.fingerprint]
+        known += [] if inputs.prompts is None else [inputs.prompts.fingerprint]
         key, identity = (
             fingerprint(*known, settings.decisive()),
             fingerprint(*known, settings.fixed()),

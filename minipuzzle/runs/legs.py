@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 
 from minipuzzle.bars import progress_bar
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.cloze import Item, average, counted
+from minipuzzle.identity import fingerprint
 from minipuzzle.interrupt import Interrupt
 from minipuzzle.metrics import measure
 from minipuzzle.model import HybridLM, set_precision
@@ -25,6 +26,7 @@ from minipuzzle.training.expert_load import freeze_routers
 from minipuzzle.training.guard import BrokenDown
 from minipuzzle.training.loop import STATES
 from minipuzzle.training.objectives import Objective
+from minipuzzle.training.on_policy import OnPolicy
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +57,9 @@ class Legs:
         self.objective = (
             self._offline()
             if settings.teacher_logits
-            else distillation(self._teacher(), settings.loss, spans=inputs.blocks.spans)
+            else distillation(self.teacher, settings.loss, spans=inputs.blocks.spans)
         )
+        self.on_policy = self._on_policy() if inputs.prompts is not None else None
 
     def try_rates(self, cuts: dict[str, Checkpoint]) -> dict[str, float]:
         """The first candidate's validation loss at each of the rates, after a short run or a fifth
@@ -174,6 +177,7 @@ class Legs:
             f"distill: {label}",
             group=self.group,
             teacher=teacher,
+            on_policy=self.on_policy,
         )
         self.stop.check(self.group)
         return final
@@ -190,11 +194,26 @@ class Legs:
             load_parameters(self.folder.path / after / STATES, model, self.group)
         return model
 
-    def _teacher(self) -> HybridLM:
+    @cached_property
+    def teacher(self) -> HybridLM:
+        """Loaded where it is needed first."""
         self.job.forget_parent()
         teacher = self.job.load_frozen(self.inputs.teacher, self.group, self.training.replicas)
         set_precision(teacher, self.settings.teacher_precision, self.training.bf16_ends)
         return teacher
+
+    def _on_policy(self) -> OnPolicy:
+        settings, prompts = self.settings, self.inputs.prompts
+        assert prompts is not None
+        said = (settings.on_policy, settings.completion, settings.on_policy_loss)
+        return OnPolicy(
+            share=settings.on_policy,
+            prompts=prompts.tokens,
+            length=settings.completion,
+            ends=self.job.tokenizer.ends,
+            objective=distillation(self.teacher, settings.on_policy_loss, spans=True),
+            identity=fingerprint(*said, prompts.fingerprint),
+        )
 
     def _offline(self) -> Objective:
         """The objective from stored words; the teacher is loaded only for shards that are
@@ -210,7 +229,7 @@ class Legs:
             " shards are missing"
         )
         if missing:
-            teacher = self._teacher()
+            teacher = self.teacher
             with progress_bar(
                 "distill: teacher", len(missing) * cache.rows * length, "tokens"
             ) as bar:

@@ -30,6 +30,7 @@ from minipuzzle.training import train
 from minipuzzle.training.checkpointing import list_states
 from minipuzzle.training.loop import STATES
 from minipuzzle.training.objectives import Objective
+from minipuzzle.training.on_policy import OnPolicy
 
 log = logging.getLogger(__name__)
 
@@ -191,6 +192,7 @@ def train_in(
     *,
     group: Ranks,
     teacher: Architecture | None,
+    on_policy: OnPolicy | None = None,
 ) -> float:
     """``train`` in a folder of the run, with a progress bar."""
     with progress_bar(label, settings.tokens, "tokens") as bar:
@@ -214,4 +216,5 @@ def train_in(
             progress=meter,
             ranks=group,
             teacher=teacher,
+            on_policy=on_policy,
         )

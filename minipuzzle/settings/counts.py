@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from fractions import Fraction
 from typing import Any
@@ -27,6 +28,28 @@ def parse_count(text: str) -> int:
     if unit not in COUNT_UNITS or (number * COUNT_UNITS[unit]).denominator != 1:
         raise malformed(text, COUNTS)
     return whole(number * COUNT_UNITS[unit], text, COUNTS)
+
+
+def parse_share(text: str) -> float:
+    """A share: "50%" and "0.5" are a half, "0" none. Raises: UserError for anything else."""
+    number, percent, rest = text.strip().partition("%")
+    try:
+        share = float(number) / (100 if percent else 1)
+    except ValueError:
+        share = math.nan
+    if rest or not 0 <= share <= 1:
+        raise UserError(
+            f"{text!r} is not a share.",
+            got=text,
+            allowed="0% to 100%, or 0 to 1",
+            next="Write it in one of those forms.",
+        )
+    return share
+
+
+def share(default: float, help: str, **more: Any) -> float:
+    """A setting that is a share, from 0 to 1 or in percent."""
+    return setting(default, help, unit="share", parse=parse_share, within=(0.0, 1.0), **more)
 
 
 def token_count(

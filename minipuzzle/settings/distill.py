@@ -12,7 +12,7 @@ from minipuzzle.registry import DIVERGENCES, LOSSES
 from minipuzzle.settings import job
 from minipuzzle.settings.adapter import AdapterSettings
 from minipuzzle.settings.bounds import FASTEST, TOKENS, settle
-from minipuzzle.settings.counts import token_count
+from minipuzzle.settings.counts import share, token_count
 from minipuzzle.settings.data import Data
 from minipuzzle.settings.declare import group, setting
 from minipuzzle.settings.losses import DEFAULT_LOSS, loss_terms
@@ -25,7 +25,7 @@ RATES, ADAPTER_RATES = (5e-5, 1.5e-4, 5e-4, 1.5e-3), (4e-3, 1.6e-2, 6.4e-2)
 student that begins close to its teacher wants a low one (docs/results/headline.md), LoRA and VeRA a
 hundred times more (docs/results/tied_lora.md).
 """
-TEACHER = "Teacher"
+TEACHER, ON_POLICY = "Teacher", "On-policy"
 
 
 def parse_rates(text: str) -> tuple[float, ...]:
@@ -57,6 +57,10 @@ class DistillSettings:
     ADAPTER_RATES for an adapter. With a folder ``teacher_logits`` the teacher is asked once, before
     training; ``teacher_keep`` of its tokens at each position ("top-64", "sampled-50") are stored
     there.
+
+    In the share ``on_policy`` of the steps the student continues ``prompts`` by up to
+    ``completion`` tokens, and ``on_policy_loss`` compares both models at those tokens only
+    (``training.on_policy``).
     """
 
     SECTION: ClassVar[str] = "distill"
@@ -88,6 +92,31 @@ class DistillSettings:
         " (sampled-K).",
         panel=TEACHER,
     )
+    on_policy: float = share(
+        0.0,
+        "Share of the steps in which the student continues prompts and learns from the teacher's"
+        " view of what it wrote.",
+        panel=ON_POLICY,
+        common=True,
+    )
+    prompts: str = setting(
+        "",
+        'Prompts that the student continues: JSON lines with "prompt", or any text, whose'
+        " documents they are.",
+        unit="file",
+        shown="none",
+        panel=ON_POLICY,
+        common=True,
+    )
+    completion: int = token_count(
+        128, "Most tokens of a completion.", within=(1, 2**24), panel=ON_POLICY
+    )
+    on_policy_loss: str = setting(
+        "reverse-kl",
+        "The divergence at the tokens of completions.",
+        names=(DIVERGENCES,),
+        panel=ON_POLICY,
+    )
     rates: tuple[float, ...] = setting(
         (),
         "Peak learning rate, or several to try in short runs of the first candidate: 5e-5,5e-4.",
@@ -112,6 +141,14 @@ class DistillSettings:
                 allowed=f"{DEFAULT_LOSS}, for which the stored tokens are enough",
                 next="Leave one of both out.",
             )
+        DIVERGENCES.check(self.on_policy_loss)
+        if self.on_policy and self.teacher_logits:
+            raise UserError(
+                "Stored logits do not cover what a student writes.",
+                got="distill.teacher_logits with distill.on_policy",
+                allowed="one of them",
+                next="Leave one of both out.",
+            )
 
     def resolved(self) -> DistillSettings:
         """The same with its rates spelt out: ``rates`` to try (two or more, or none) and the
@@ -127,15 +164,20 @@ class DistillSettings:
 
     def fixed(self) -> dict[str, Plain]:
         """As ``Training.fixed``, the training's own included. Of stored teacher logits it matters
-        what was kept of them, not where they lie.
+        what was kept of them, of prompts what they say, not where they lie.
         """
         keep = {"teacher_keep": self.teacher_keep} if self.teacher_logits else {}
-        others = changed(self, without=("teacher_logits", "teacher_keep", "rates", "training"))
+        others = changed(
+            self, without=("teacher_logits", "teacher_keep", "prompts", "rates", "training")
+        )
         return {**others, **keep, "training": self.training.fixed()}
 
     def decisive(self) -> dict[str, Plain]:
         """As ``Training.decisive``."""
-        return {**changed(self, without=("training",)), "training": self.training.decisive()}
+        return {
+            **changed(self, without=("prompts", "training")),
+            "training": self.training.decisive(),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,6 +77,14 @@ class ExpertLoad:
             counts.zero_()
         return row
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Meanwhile choices are not counted: the model writes, or is measured."""
+        before = {i: counts.clone() for i, counts in self.counts.items()}
+        yield
+        for i, counts in self.counts.items():
+            counts.copy_(before[i])
+
     def balance(self, amount: float) -> None:
         """Move what corrects each router's choice by ``amount``: up for experts that were given
         fewer tokens than their mean since the last call, down for those that were given more.

@@ -7,11 +7,11 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor
 
 from minipuzzle.arch import Architecture
 from minipuzzle.data import TokenBlocks
@@ -30,7 +30,9 @@ from minipuzzle.training.expert_load import ExpertLoad, expert_load, summary
 from minipuzzle.training.guard import Guard
 from minipuzzle.training.log import LOG, TrainingLog
 from minipuzzle.training.objectives import Objective
+from minipuzzle.training.on_policy import FIELDS, Completions, OnPolicy
 from minipuzzle.training.pace import Pace
+from minipuzzle.training.position import Position
 from minipuzzle.training.prepare import prepare, unprepare
 from minipuzzle.training.schedule import learning_rate
 from minipuzzle.training.update import Update, check_batch, make_optimizer, micro_batches, update
@@ -40,26 +42,6 @@ log = logging.getLogger(__name__)
 LOG_EVERY_STEPS = 10
 FINAL_ROWS = 3
 STATES = "state"
-
-
-@dataclass(kw_only=True)
-class Position:
-    """Where a run stands, kept in each saved state. ``tokens`` of the data stream are used up
-    (skipped steps count), in ``step`` batches, ``updates`` of which changed the model; ``window``
-    holds what the log has not yet written, ``given`` the tokens of experts meanwhile, and
-    ``losses`` the last ones that it has, unrounded.
-    """
-
-    tokens: int = 0
-    step: int = 0
-    updates: int = 0
-    seconds: float = 0.0
-    batch: int = 0
-    learning_rate: float = 0.0
-    guard: dict[str, Any] = field(default_factory=dict)
-    window: list[tuple[float, float, float]] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    given: list[list[float]] = field(default_factory=list)
 
 
 def train(
@@ -73,18 +55,21 @@ def train(
     progress: Progress = SILENT,
     ranks: Ranks | None = None,
     teacher: Architecture | None = None,
+    on_policy: OnPolicy | None = None,
 ) -> float:
     """Train ``model`` in place and return the mean loss (nats per token) of the last logged steps.
 
     Only parameters that require gradients are trained and saved. ``folder`` receives ``state/`` and
     ``log.csv``; when they are there already, from the same ``identity`` and settings, training goes
     on after the last saved state, and the result equals an uninterrupted run's bit for bit on a
-    CPU. Batch and learning rate may differ from before. ``progress`` is told of tokens
-    and of their mean ``loss``. FP32 master weights; on CUDA the
-    products run in BF16, or in FP8 as ``settings.precision`` says; the trained model is a BF16 one
-    again. With ``ranks`` of several processes the model is sharded (``parallel.shard``; adapters
-    are not, and each process holds all of them) and each takes its share of every batch.
-    ``teacher`` is what the objective runs beside it, for the estimate of memory. SIGTERM saves and
+    CPU. Batch and learning rate may differ from before. ``progress`` is told of tokens and of their
+    mean ``loss``. FP32 master weights; on CUDA the products run in BF16, or in FP8 as
+    ``settings.precision`` says; the trained model is a BF16 one again.
+
+    With ``ranks`` of several processes the model is sharded (``parallel.shard``; adapters are not,
+    and each process holds all of them) and each takes its share of every batch. ``teacher`` is what
+    the objective runs beside it, for the estimate of memory. Where it is the turn of ``on_policy``,
+    a step is on what the model writes and uses up a batch of ``blocks`` unread. SIGTERM saves and
     exits with 0, Ctrl-C saves and raises KeyboardInterrupt. Raises: UserError where training breaks
     down, the state is another run's, or the disk is full.
     """
@@ -92,7 +77,11 @@ def train(
     ranks = ranks or alone(next(model.parameters()).device)
     check_batch(settings.batch, ranks)
     identity = fingerprint(
-        identity, settings.fixed(), blocks.fingerprint, model.architecture.identity()
+        identity,
+        settings.fixed(),
+        blocks.fingerprint,
+        model.architecture.identity(),
+        *([] if on_policy is None else [on_policy.identity]),
     )
     states = States(folder / STATES, identity, ranks)
     with interrupt(ranks) as stop, expert_load(model, ranks) as load:
@@ -101,7 +90,17 @@ def train(
             if chosen := prepare(model.train(), settings, at_once, ranks.world, teacher):
                 log.info(chosen)
             losses = _Run(
-                model, objective, blocks, settings, folder, ranks, states, stop, progress, load
+                model,
+                objective,
+                blocks,
+                settings,
+                folder,
+                ranks,
+                states,
+                stop,
+                progress,
+                load,
+                on_policy,
             ).finish()
         except UserError:
             if ranks.world == 1:  # among several a writer may wait for one that is gone
@@ -127,10 +126,11 @@ class _Run:
         stop: Interrupt,
         progress: Progress,
         load: ExpertLoad,
+        on_policy: OnPolicy | None,
     ) -> None:
         self.model, self.blocks, self.settings = model, blocks, settings
         self.ranks, self.states, self.stop = ranks, states, stop
-        self.progress, self.load = progress, load
+        self.progress, self.load, self.on_policy = progress, load, on_policy
         self.device, self.ahead = next(model.parameters()).device, Ahead(blocks)
         self.optimizer = make_optimizer(model, settings)
         whole = (
@@ -141,11 +141,15 @@ class _Run:
         whole = whole and self.device.type == "cuda"
         captures = whole and objective.capturable and model.capturable
         self.backward = Backward(model, objective, captures=captures)
+        if on_policy is not None:
+            self.on_completions = Backward(model, on_policy.objective, captures=False)
         saved = states.load(model, self.optimizer)
         self.at = Position(**(saved or {}))
         self.guard = Guard(**self.at.guard)
         self.load.before = self.at.given
-        self.log = TrainingLog.resume(folder / LOG, step=self.at.step, more=load.fields)
+        self.written = Completions(**self.at.written)
+        more = [*load.fields, *(FIELDS if on_policy is not None else ())]
+        self.log = TrainingLog.resume(folder / LOG, step=self.at.step, more=more)
         wanted = settings.tensorboard and ranks.rank == 0
         self.board = open_board(folder / "tensorboard", self.at.step) if wanted else None
         self.pace = Pace(settings.save_every, time.monotonic())
@@ -187,11 +191,14 @@ class _Run:
         # Random numbers (an adapter's dropout) follow from the position, so that no state of a
         # generator is saved.
         torch.manual_seed(int(fingerprint(settings.seed, at.tokens, self.ranks.rank), 16) >> 1)
+        own = self._completions()
         done = update(
             self.model,
-            self.backward,
+            self.on_completions if own else self.backward,
             self.optimizer,
-            micro_batches(self.ahead, settings, at.tokens // length, self.ranks, self.device),
+            iter(own)
+            if own
+            else micro_batches(self.ahead, settings, at.tokens // length, self.ranks, self.device),
             clip=settings.clip,
             guard=self.guard,
             ranks=self.ranks,
@@ -206,13 +213,30 @@ class _Run:
         at.batch, at.learning_rate = settings.batch, settings.learning_rate
         if settings.balance:
             self.load.balance(settings.balance)
-        at.window = [*at.window, (done.loss, done.entropy, done.norm)]
+        if own:
+            self.written.add(done.loss, [segments for _, segments in own])
+        at.window = [*at.window, (math.nan if own else done.loss, done.entropy, done.norm)]
         if done.skipped:
             log.warning(f"step {at.step} skipped: {done.skipped}")
         return done
 
+    def _completions(self) -> list[tuple[Tensor, Tensor]]:
+        """This step's batch where it is on completions, made by the weights as they are; else
+        nothing.
+        """
+        if self.on_policy is None or not self.on_policy.turn(self.at.step):
+            return []
+        size, seed = self.settings.batch, self.settings.seed
+        at_once = self.settings.micro_batch or size
+        with self.load.paused():
+            return list(self.on_policy.batch(self.model, self.at.step, size, at_once, seed))
+
     def _write_row(self) -> None:
         loss, entropy, norm = map(_mean, zip(*self.at.window, strict=True))
+        written = {} if self.on_policy is None else self.written.row(len(self.at.window))
+        if math.isnan(loss):  # no step was on text
+            loss = written.get("completion_loss", loss)
+        self.written = Completions()
         self.at.window, self.at.losses = [], [*self.at.losses, loss][-FINAL_ROWS:]
         load = self.load.row()
         self.log.add(
@@ -225,15 +249,17 @@ class _Run:
             seconds=time.monotonic() - self.started,
             skipped=self.guard.skipped,
             **load,
+            **written,
         )
         if self.board is not None:
             write_row(self.board, self.log.rows[-1])
-        self.progress.update(self.at.tokens, loss=loss, **summary(load))
+        known = {name: value for name, value in written.items() if math.isfinite(value)}
+        self.progress.update(self.at.tokens, loss=loss, **summary(load), **known)
 
     def _save(self) -> None:
         began = time.monotonic()
         self.at.seconds, self.at.guard = began - self.started, self.guard.state()
-        self.at.given = self.load.given()
+        self.at.given, self.at.written = self.load.given(), asdict(self.written)
         if self.ranks.rank == 0:
             self.log.write()
         self.states.save(self.model, self.optimizer, asdict(self.at))

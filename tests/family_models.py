@@ -114,6 +114,22 @@ FORMS = {
             "rope_parameters": YARN,
         },
     },
+    "mixtral": {
+        "window": {**LAYERS, "num_local_experts": 8, "num_experts_per_tok": 3, "sliding_window": 16}
+    },
+    "granite": {
+        "multipliers, biases, tied": {
+            **LAYERS,
+            **SPECIAL,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "tie_word_embeddings": True,
+            "embedding_multiplier": 6.0,
+            "logits_scaling": 3.0,
+            "residual_multiplier": 0.22,
+            "attention_multiplier": 0.1,
+        }
+    },
     "smollm3": {
         "plain": LAYERS | SPECIAL,
         "own list": {**LAYERS, **SPECIAL, "no_rope_layers": [0, 1, 0], "mlp_bias": True},

@@ -20,7 +20,7 @@ WHY = {
     "t5": ["an encoder beside", "is_encoder_decoder: true"],
     "bart": ["an encoder beside"],
     "gpt2": ["learned positions", "layer_norm_epsilon", "activation_function: gelu_new"],
-    "gpt_neo": ["sliding window", "window_size: 256"],
+    "gpt_neo": ["learned positions", "layer_norm_epsilon"],
     "gptj": ["side by side", "LayerNorm"],
     "gpt_neox": ["side by side", "use_parallel_residual: true", "hidden_act: gelu"],
     "opt": ["learned positions", "activation_function: relu"],

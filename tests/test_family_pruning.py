@@ -76,7 +76,8 @@ def test_masked_sliced_and_theirs_agree(name, form, tmp_path):
     parent = Checkpoint.open(tmp_path / "parent")
     selection = most(parent.architecture)
     assert (selection.hidden is not None) == (
-        name in ("nemotron_h", "llama", "mistral", "olmo2", "olmo3", "qwen3", "qwen3_moe")
+        name
+        in ("nemotron_h", "llama", "mistral", "mixtral", "olmo2", "olmo3", "qwen3", "qwen3_moe")
     )
     tokens = torch.randint(0, 119, (2, 40), generator=torch.Generator().manual_seed(2))
     student = cut(parent, selection, tmp_path / "student")

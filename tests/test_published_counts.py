@@ -15,6 +15,7 @@ PUBLISHED = {  # the parameters that the checkpoints on the hub have
     "Qwen 2.5 0.5B": ("qwen2", 494_032_768, (151936, 896, 4864, 24, 14, 2, True)),
     "Qwen 3 0.6B": ("qwen3", 596_049_920, (151936, 1024, 3072, 28, 16, 8, True)),
     "OLMo 2 7B": ("olmo2", 7_298_617_344, (100352, 4096, 11008, 32, 32, 32, False)),
+    "Granite 3.1 8B": ("granite", 8_170_848_256, (49155, 4096, 12800, 40, 32, 8, True)),
     "SmolLM 3 3B": ("smollm3", 3_075_098_624, (128256, 2048, 11008, 36, 16, 4, True)),
 }
 NAMES = (
@@ -87,6 +88,18 @@ WITH_EXPERTS = {  # (total, active); Nemotron 3 is in test_published_moe.py
             "num_experts": 128,
             "num_experts_per_tok": 8,
             "norm_topk_prob": True,
+        },
+    ),
+    "Mixtral 8x7B": (
+        (46_702_792_704, 12_879_925_248),
+        "mixtral",
+        {
+            "vocab_size": 32000,
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_experts_per_tok": 2,
         },
     ),
     "OLMoE-1B-7B": (

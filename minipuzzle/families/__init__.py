@@ -23,16 +23,23 @@ BLOCKS = (
     " experts"
 )
 NEW = "a new family is one file in minipuzzle/families"
-WITH_EXPERTS = ("granitemoehybrid", "nemotron_h", "nemotron_h_puzzle", "olmoe", "qwen3_moe")
+WITH_EXPERTS = (
+    "granitemoehybrid",
+    "mixtral",
+    "nemotron_h",
+    "nemotron_h_puzzle",
+    "olmoe",
+    "qwen3_moe",
+)
 OTHERS = (
     "jamba",
     "llava",
     "mamba",
-    "mixtral",
     "mllama",
     "molmo2",
     "nemotron",
     "olmo",
+    "pixtral",
     "zamba",
     "zamba2",
 )
@@ -121,7 +128,7 @@ def _advice(model_type: str) -> str:
 
 
 def _instead(model_type: str) -> str:
-    if "moe" in model_type or model_type == "mixtral":
+    if "moe" in model_type:
         return f"Mixtures of experts are read of {', '.join(WITH_EXPERTS)}; {NEW}."
     return f"Take a model of one of these types, whose {BLOCKS}; {NEW}."
 

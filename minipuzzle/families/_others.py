@@ -35,7 +35,6 @@ FIELDS: dict[str, str] = {
     "logits_soft_cap": CAPPED,
     "output_logit_soft_cap": CAPPED,
     "attention_chunk_size": "attention within chunks",
-    "attention_window_size": "attention with a sliding window",
     "llama_4_scaling_beta": "queries that grow with the position",
     "attn_temperature_tuning": "queries that grow with the position",
     "alibi": ALIBI,
@@ -71,6 +70,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "gemma3_text": ("a norm before and after each mixer",),
     "glm": ("RoPE that turns neighbouring channels",),
     "glm4": ("RoPE that turns neighbouring channels", "a norm before and after each mixer"),
+    "gpt_neo": (LEARNED,),
     "gpt_oss": ("attention sinks",),
     "gptj": (PARALLEL, "RoPE that turns neighbouring channels"),
     "helium": ("RoPE that turns neighbouring channels",),
@@ -136,14 +136,7 @@ def _special(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"{KDA} (linear_attn_config: kda_layers)"
     if isinstance(config.get("intermediate_size"), list):
         yield "widths that differ by layer (intermediate_size)"
-    yield from _windows(config)
     yield from _ropes(config)
-
-
-def _windows(config: Mapping[str, Any]) -> Iterator[str]:
-    layers = config.get("attention_layers")
-    if isinstance(layers, list) and "local" in layers:
-        yield f"attention with a sliding window (window_size: {config.get('window_size')})"
 
 
 def _ropes(config: Mapping[str, Any]) -> Iterator[str]:

@@ -3,9 +3,13 @@ on.
 """
 
 import torch
+from delta_forms import DELTA_NETS
 from form_sizes import EXPERTS, LAYERS, LLAMA3, MOE, NEMOTRON, SPECIAL, YARN
 from hybrid_forms import HYBRIDS
 from transformers import AutoConfig, AutoModelForCausalLM
+
+from minipuzzle.checkpoint.pieces import interleaved_rows
+from minipuzzle.families import names_of
 
 FORMS = {
     "nemotron_h": {
@@ -160,7 +164,7 @@ FORMS["lfm2"] = {
         "rope_parameters": YARN,
     },
 }
-FORMS |= HYBRIDS
+FORMS |= HYBRIDS | DELTA_NETS
 
 
 def every_form():
@@ -179,6 +183,22 @@ def theirs_of(family, fields, seed=0):
             if name.endswith("e_score_correction_bias"):
                 buffer.add_(torch.randn_like(buffer) * 0.1)
     return unclamped(model)
+
+
+def in_file(written, accepted, tensor):
+    """A tensor of ours in a file or a model of theirs, where it has one of the ``accepted`` names,
+    is in pieces or in another order.
+    """
+    name = next((name for name in accepted if set(names_of(name)) <= written.keys()), None)
+    if name is None:
+        return None
+    if isinstance(name, str):
+        return written[name]
+    pieces = [dict.fromkeys(joined) for joined in name.pieces]
+    joined = [torch.cat([written[piece] for piece in own]) for own in pieces]
+    if name.interleaved:
+        return joined[0][[row for rows in interleaved_rows(tensor) for row in rows]]
+    return torch.stack(joined) if name.stacked else joined[0]
 
 
 def unclamped(model):

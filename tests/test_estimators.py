@@ -20,11 +20,17 @@ from minipuzzle.importance import (
     taylor_scores,
 )
 from minipuzzle.importance.collect import footprint_hooks
-from minipuzzle.kinds import Attention, FeedForward, Mamba2
+from minipuzzle.kinds import Attention, DeltaNet, FeedForward, Mamba2
 from minipuzzle.model import HybridLM
 from minipuzzle.registry import ESTIMATORS
 
-KEYS = {Mamba2: "head_channels", FeedForward: "intermediate", Attention: "q_heads"}
+KEYS = {
+    Mamba2: "head_channels",
+    DeltaNet: "value_heads",
+    FeedForward: "intermediate",
+    Attention: "q_heads",
+}
+HEADS = {Attention: lambda block: block.q_heads, DeltaNet: lambda block: block.heads}
 
 
 def activations(model, x):
@@ -68,36 +74,27 @@ def by_head(a, heads):
 
 def expected(estimator, block, got):
     y, norms = got["last"], np.linalg.norm(got["weight"], axis=0)
+    heads = HEADS.get(type(block), lambda block: 0)(block)  # that are scored as one
     if estimator in ("minitron", "minitron-pre"):
         if isinstance(block, Mamba2):
-            return minitron(got["first"][..., block.inner : 2 * block.inner]).reshape(
-                block.heads, block.head_dim
-            )
-        if isinstance(block, Attention):
-            return minitron(np.linalg.norm(by_head(y, block.q_heads), axis=-1))
-        return minitron(y if estimator == "minitron" else got["first"])
-    if estimator == "flap":
+            scores = minitron(got["first"][..., block.inner : 2 * block.inner])
+        elif heads:
+            scores = minitron(np.linalg.norm(by_head(y, heads), axis=-1))
+        else:
+            scores = minitron(y if estimator == "minitron" else got["first"])
+    elif estimator == "flap":
         scores = y.reshape(-1, y.shape[-1]).var(0, ddof=1) * norms**2
-        if isinstance(block, Attention):
-            return scores.reshape(block.q_heads, -1).sum(1)
+        scores = scores.reshape(heads, -1).sum(1) if heads else scores
     elif estimator == "wanda":
         scores = np.abs(got["weight"]).mean(0) * np.sqrt((y**2).mean((0, 1)))
-        if isinstance(block, Attention):
-            return scores.reshape(block.q_heads, -1).sum(1)
+        scores = scores.reshape(heads, -1).sum(1) if heads else scores
+    elif heads:
+        parts = np.moveaxis(by_head(y, heads), 2, 0)
+        pairs = zip(parts, np.split(got["weight"], heads, axis=1), strict=True)
+        scores = np.array([np.linalg.norm(p @ c.T, axis=-1).mean() for p, c in pairs])
     else:
         scores = np.abs(y).mean((0, 1)) * norms
-        if isinstance(block, Attention):
-            parts, columns = (
-                np.moveaxis(by_head(y, block.q_heads), 2, 0),
-                np.split(got["weight"], block.q_heads, axis=1),
-            )
-            return np.array(
-                [
-                    np.linalg.norm(p @ c.T, axis=-1).mean()
-                    for p, c in zip(parts, columns, strict=True)
-                ]
-            )
-    return scores.reshape(block.heads, block.head_dim) if isinstance(block, Mamba2) else scores
+    return scores.reshape(block.score_shapes[block.widths[0].score])
 
 
 @pytest.mark.parametrize("estimator", ["minitron", "minitron-pre", "flap", "contribution", "wanda"])

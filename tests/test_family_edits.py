@@ -1,12 +1,13 @@
 """Configs of the families with one field changed: the logits of transformers, or a refusal."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 from family_bases import BASE, NAMES, NO_DEFAULT_HERE, type_of
-from family_models import theirs_of
+from family_models import in_file, theirs_of
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from minipuzzle import families
@@ -24,13 +25,12 @@ def ours_of(name, fields, tensors, tokens):
     family = families.find(type_of(name))
     arch = family.architecture(json.loads(json.dumps(fields)))
     model = HybridLM(arch, device="cpu", dtype=torch.float32).eval()
-    shapes = {t.name: t.shape for t in arch.tensors()}
-    buffers = [(n, b) for n, b in model.named_buffers() if n in arch.buffers]
-    for canonical, parameter in [*model.named_parameters(), *buffers]:
-        theirs = next((n for n in family.names(arch)[canonical] if n in tensors), None)
-        if theirs is None or tensors[theirs].shape != shapes[canonical]:
-            raise UserError("Not in the file.", got=theirs, allowed=shapes[canonical], next="")
-        parameter.copy_(tensors[theirs])
+    ours, names = model.state_dict(), family.names(arch)
+    for tensor in arch.tensors():
+        theirs = in_file(tensors, names[tensor.name], tensor)
+        if theirs is None or theirs.shape != tensor.shape:
+            raise UserError("Not in the file.", got=theirs, allowed=tensor.shape, next="")
+        ours[tensor.name].copy_(theirs)
     return model(tokens)
 
 
@@ -280,17 +280,12 @@ def test_what_a_parent_s_config_leaves_over_is_not_written_into_a_student_s(name
             model = AutoModelForCausalLM.from_config(
                 CONFIG_MAPPING[type_of(name)].from_dict(written)
             )
-        shapes = {t.name: t.shape for t in architecture.tensors()}
-        parameters = {n: tuple(p.shape) for n, p in model.named_parameters()}
-        parameters |= {
-            n: tuple(b.shape) for n, b in model.named_buffers() if n.endswith("correction_bias")
-        }
-        theirs = {
-            canonical: next(parameters[n] for n in accepted if n in parameters)
-            for canonical, accepted in family.names(architecture).items()
-        }
-        assert theirs == shapes
-        assert len(parameters) == len(shapes)
+        state, names = model.state_dict(), family.names(architecture)
+        for tensor in architecture.tensors():
+            assert in_file(state, names[tensor.name], tensor).shape == tensor.shape
+        assert sum(value.numel() for value in state.values()) == sum(
+            math.prod(tensor.shape) for tensor in architecture.tensors()
+        ) + architecture.tied_head * math.prod(model.lm_head.weight.shape)
         assert not {"auto_map", "is_causal", "per_layer_config", "partial_rotary_factor"} & set(
             written
         )

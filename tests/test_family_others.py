@@ -36,7 +36,7 @@ WHY = {
     "cohere2": ["side by side"],
     "deepseek_v3": ["latent attention (MLA)", "kv_lora_rank: 512"],
     "kimi_linear": ["a decay for each key channel", "MLA"],
-    "qwen3_next": ["delta nets", "linear_key_head_dim: 128"],
+    "qwen3_next": ["shared expert", "shared_expert_intermediate_size: 512"],
     "gpt_oss": ["attention sinks", "swiglu_limit: 7.0"],
     "glm4": ["neighbouring channels"],
     "mllama": ["cross-attention", "vision_config"],

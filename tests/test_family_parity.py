@@ -4,14 +4,13 @@ directions.
 
 import pytest
 import torch
-from family_models import FORMS, every_form, theirs_of, unclamped
+from family_models import FORMS, every_form, in_file, theirs_of, unclamped
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from minipuzzle import families
 from minipuzzle.arch import Selection
 from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.families._parts import names_of
 from minipuzzle.generation import generate
 from minipuzzle.model import load_model
 from minipuzzle.surgery import cut
@@ -43,15 +42,6 @@ def pair(request, tmp_path_factory):
     return theirs, checkpoint, load_model(checkpoint).eval()
 
 
-def in_file(written, accepted):
-    """The tensor that a file has under one of these names, or in pieces of an expert each."""
-    name = next(name for name in accepted if set(names_of(name)) <= written.keys())
-    if isinstance(name, str):
-        return written[name]
-    joined = [torch.cat([written[piece] for piece in pieces]) for pieces in name.pieces]
-    return torch.stack(joined) if name.stacked else joined[0]
-
-
 def tokens_for(theirs, length=LENGTH):
     # without the first and last words, which may be padding: theirs masks it in generate, and gives
     # it no gradient
@@ -77,13 +67,16 @@ def test_logits_and_gradients(pair):
         == sum(p.numel() for p in mine.values())
     )
     buffers, state = checkpoint.architecture.buffers, ours.state_dict()
-    for canonical, accepted in checkpoint.family.names(checkpoint.architecture).items():
-        assert torch.equal(state[canonical], in_file(written, accepted))
+    found = {name: parameter.grad for name, parameter in gradients.items()}
+    names = checkpoint.family.names(checkpoint.architecture)
+    for tensor in checkpoint.architecture.tensors():
+        canonical = tensor.name
+        assert torch.equal(state[canonical], in_file(written, names[canonical], tensor))
         if canonical in buffers:
             continue
-        theirs_name = next(n for n in accepted if n in gradients)
-        scale = gradients[theirs_name].grad.norm().clamp(min=1e-6)
-        assert (mine[canonical].grad - gradients[theirs_name].grad).norm() / scale < 1e-3, canonical
+        want = in_file(found, names[canonical], tensor)
+        scale = want.norm().clamp(min=1e-6)
+        assert (mine[canonical].grad - want).norm() / scale < 1e-3, canonical
 
 
 @pytest.mark.parametrize("pair", DECODED, indirect=True, ids=": ".join)

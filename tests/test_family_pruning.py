@@ -16,7 +16,7 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.cost.flops import flops_per_token
 from minipuzzle.errors import UserError
 from minipuzzle.importance import Collector, HiddenCollector
-from minipuzzle.kinds import Attention, Experts, FeedForward, Mamba2
+from minipuzzle.kinds import Attention, DeltaNet, Experts, FeedForward, Mamba2
 from minipuzzle.model import load_model
 from minipuzzle.model.base import Context
 from minipuzzle.surgery import cut, verify_logits
@@ -37,11 +37,11 @@ def most(architecture, seed=0):
             kept = {"intermediate": tuple(channels)}
         elif isinstance(block, Attention) and "kv_heads" not in rules.fixed:
             kept = block.searched[0].keep(block, kv[: block.q_heads], block.kv_heads // 2)
-        elif isinstance(block, Experts):
+        elif isinstance(block, Experts | DeltaNet):
             for width in block.own_widths:
                 values, whole = rng.random(width.score_shape(block)), block.sizes[width.axis]
                 # transformers' grouped products want rows of whole 16 bytes
-                step = 1 if width.axis in ("experts", "top_k") else 8
+                step = 8 if block.stacks and width.axis not in ("experts", "top_k") else 1
                 size = max(1, whole * 2 // 3 // step * step)
                 size = 6 if width.axis == "experts" else size
                 kept |= width.keep(block, values, size, kept)
@@ -68,6 +68,9 @@ CUT += [
     ("qwen3_moe", "dense layers, gates that sum to 1, bias"),
     ("olmoe", "gates that sum to 1, bias, yarn"),
 ]
+FREE = ["nemotron_h", "llama", "mistral", "mixtral", "olmo2", "olmo3", "olmo_hybrid"]
+FREE += ["qwen3", "qwen3_moe"]
+"""Families whose hidden size a search may choose."""
 
 
 @pytest.mark.parametrize(("name", "form"), CUT, ids=lambda part: part)
@@ -75,10 +78,7 @@ def test_masked_sliced_and_theirs_agree(name, form, tmp_path):
     theirs_of(name, FORMS[name][form]).save_pretrained(tmp_path / "parent")
     parent = Checkpoint.open(tmp_path / "parent")
     selection = most(parent.architecture)
-    assert (selection.hidden is not None) == (
-        name
-        in ("nemotron_h", "llama", "mistral", "mixtral", "olmo2", "olmo3", "qwen3", "qwen3_moe")
-    )
+    assert (selection.hidden is not None) == (name in FREE)
     tokens = torch.randint(0, 119, (2, 40), generator=torch.Generator().manual_seed(2))
     student = cut(parent, selection, tmp_path / "student")
     assert student.parameters < parent.parameters

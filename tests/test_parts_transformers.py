@@ -37,7 +37,8 @@ def in_pieces(family, form):
     module = families.find(family)
     fields = {"model_type": family, **FORMS[family][form]}
     names = module.names(module.architecture(fields))
-    return any(isinstance(accepted[0], Parts) for accepted in names.values())
+    first = [accepted[0] for accepted in names.values()]
+    return any(isinstance(name, Parts) and name.stacked for name in first)
 
 
 @pytest.fixture(

@@ -16,6 +16,7 @@ from test_estimators import expected, minitron
 from minipuzzle.arch import Selection
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import pack
+from minipuzzle.families import names_of
 from minipuzzle.importance import score, taylor_scores
 from minipuzzle.model import HybridLM, load_model
 from minipuzzle.model.base import Context
@@ -79,10 +80,12 @@ def near(value):
 
 
 def their_name(case, index, name):
-    """What transformers' model calls a parameter of ours; None where it has none."""
+    """What transformers' model calls a parameter of ours, or its first piece; None where it has
+    none.
+    """
     known = dict(case.theirs.named_parameters())
     accepted = case.checkpoint.family.names(case.architecture).get(f"blocks.{index}.{name}", ())
-    return next((n for n in accepted if n in known), None)
+    return next((n for name in accepted for n in names_of(name) if n in known), None)
 
 
 def their_modules(case, index, name):

@@ -31,7 +31,15 @@ from minipuzzle.data.tokenizer_json import (
 )
 from minipuzzle.errors import UserError
 
-ALWAYS_PLAIN = ("granite", "granitemoehybrid", "mistral", "mixtral", "olmo2", "olmo3")
+ALWAYS_PLAIN = (
+    "granite",
+    "granitemoehybrid",
+    "mistral",
+    "mixtral",
+    "olmo2",
+    "olmo3",
+    "olmo_hybrid",
+)
 """Model types whose tokenizer.json transformers takes as it is, whatever class is named."""
 
 CLASS_OF_TYPE = {

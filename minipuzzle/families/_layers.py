@@ -9,6 +9,7 @@ from typing import Any
 
 from minipuzzle import families
 from minipuzzle.arch import Architecture
+from minipuzzle.errors import UserError
 from minipuzzle.families._fields import activation, divides, error, flag, limitless, positive
 from minipuzzle.families._parts import Name, Pattern, named
 from minipuzzle.families._rope_fields import ROPE_FIELDS
@@ -87,14 +88,18 @@ def checked(result: dict[str, Any], architecture: Architecture) -> dict[str, Any
     """``result``, if it says the architecture. Raises: UserError where its family reads another one
     from it.
     """
-    again = families.find(result["model_type"]).architecture(result)
+    what = f"A {result['model_type']} config can't say this architecture."
+    try:
+        again = families.find(result["model_type"]).architecture(result)
+    except UserError as fault:
+        raise error(what, got=f"{fault.what} {fault.got}", allowed=fault.allowed) from fault
     if again != architecture:
         pairs = zip(architecture.blocks, again.blocks, strict=False)
         where = next(
             (f"block {i}: {a}" for i, (a, b) in enumerate(pairs) if a != b), architecture.pattern
         )
         raise error(
-            f"A {result['model_type']} config can't say this architecture.",
+            what,
             got=where,
             allowed="; ".join(again.rules.sentences()) or "what its config.json has fields for",
         )

@@ -46,7 +46,6 @@ FIELDS: dict[str, str] = {
     "shared_expert_intermediate_size": "a shared expert behind a gate",
     "swiglu_limit": "experts whose gate is clamped",
     "linear_num_heads": KDA,
-    "linear_key_head_dim": "gated delta nets",
     "linear_attn_alpha_factor": "linear attention (lightning)",
     "mamba_dt_rank": MAMBA_1,
     "lru_width": "gated linear recurrences (RG-LRU)",

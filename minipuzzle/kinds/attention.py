@@ -104,7 +104,7 @@ class Attention(Block):
 
     def form(self) -> Self:
         """Blocks may differ in their position embedding and window and still count as alike."""
-        return replace(self, rope=None, sliding_window=None)
+        return replace(super().form(), rope=None, sliding_window=None)
 
     def seen(self, context: int) -> int:
         """How many of so many tokens the last one sees."""

@@ -238,8 +238,8 @@ class Block:
         }
 
     def form(self) -> Self:
-        """The block without what may differ among blocks that count as alike."""
-        return self
+        """The block without what may differ among blocks that count as alike: its norm's place."""
+        return replace(self, norm_after=False)
 
     def resized(self, **sizes: int) -> Self:
         """The block with other sizes of some axes, by their names."""

@@ -8,6 +8,7 @@ from conftest import shaken
 
 from minipuzzle.arch import Architecture
 from minipuzzle.cost.flops import flops_per_token
+from minipuzzle.importance.estimators.magnitude import block_magnitudes
 from minipuzzle.kinds import ShortConv
 from minipuzzle.model.base import Context
 from minipuzzle.model.cache import Room
@@ -69,3 +70,30 @@ def test_its_flops_are_counted_by_hand():
     flops = flops_per_token(Architecture(vocab_size=8, hidden=2048, blocks=(block,)), 1)
     assert block.flops(1).matmul == 2 * 4 * 2048**2
     assert flops.scan == 2048 * (2 + 3 + 2)
+
+
+def test_what_backward_keeps_is_what_it_says():
+    """What autograd saves of a pass of the mixer, and the stream; weights and padding apart."""
+    module, x = made(3), torch.randn(1, LENGTH, 16, requires_grad=True)
+    weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    kept, held = {}, []  # held, so that no storage is given out twice
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+            held.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        module.mixer(x, Context())
+    padding = 4 * 2 * CHANNELS  # two zeros before the first token
+    assert sum(kept.values()) - padding == 4 * LENGTH * (module.block.saved_values() - 16)
+
+
+def test_a_channel_is_made_by_its_rows_of_b_of_c_and_of_x():
+    module = made(3)
+    rows = module.in_proj.weight.detach().double().view(3, CHANNELS, 16)
+    want = rows.square().sum((0, 2)).sqrt().numpy()
+    found = block_magnitudes(module.block, module, "conv_channels")
+    assert abs(found - want).max() < 1e-6

@@ -106,17 +106,13 @@ REFUSED = {
         ["missing"],
     ),
     "a tensor in two shards": (twice, ["two shards", NORM]),
-    "FP8 with scales": (
-        lambda f: (fp8(f), say(f, quantization_config=FP8)),
-        ["quantised (fp8)", "weight_scale_inv", "BF16"],
-    ),
     "FP8 with scales that config.json is silent on": (
         fp8,
         ["quantised", "weight_scale_inv", "F8_E4M3"],
     ),
     "FP8 without its scales": (
         lambda f: (fp8(f), without("scale_inv")(f), say(f, quantization_config=FP8)),
-        ["quantised (fp8)", "F8_E4M3"],
+        ["no scales", "weight_scale_inv", "FP8 with scales, fp8"],
     ),
     "GPTQ": (renamed(lambda n: n.replace("proj.weight", "proj.qweight")), ["quantised", "qweight"]),
     "whole numbers": (shaped(torch.int8), ["quantised", "I8"]),

@@ -5,7 +5,6 @@ the files are instead.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,22 +13,22 @@ from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint.header import Entry
 from minipuzzle.checkpoint.heads import EMBEDDING, HEAD, TORCH_DTYPES
 from minipuzzle.checkpoint.pieces import RESTORE, check_pieces, placed, whole
+from minipuzzle.checkpoint.quantised import (
+    ACTIVATIONS,
+    CODES,
+    QUANTISED,
+    Fp8,
+    declared,
+    fp8_of,
+    refused,
+)
+from minipuzzle.checkpoint.scales import scale_name
 from minipuzzle.checkpoint.stored import Stored
 from minipuzzle.errors import UserError
 from minipuzzle.families import Family, Name, names_of
 
 SPEEDS = {"RoPE's speeds": re.compile(r"\.rotary_emb\.inv_freq$")}
 MTP = {"multi-token prediction (mtp.*), of which config.json says nothing,": re.compile(r"^mtp\.")}
-QUANTISATION = ("quantization_config", "compression_config", "quantization")
-"""Fields of config.json (transformers', older llm-compressor's, MLX's) that say how weights are
-quantised.
-"""
-QUANTISED = re.compile(
-    r"(^|[._])(weight_scale(_inv|_2)?|(input|output|activation|[qkv]|kv)_scale|scales|qweight"
-    r"|qzeros|g_idx|weight_packed|weight_shape|weight_zero_point|weight_g_idx|SCB|weight_format"
-    r"|(nested_)?absmax|(nested_)?quant_map|quant_state"
-    r"|(input|output|weight)_quantizer|amax)([.]|$)"
-)
 WRAPPERS = {
     "module": "DataParallel",
     "_orig_mod": "torch.compile",
@@ -73,7 +72,10 @@ def claim(
     skipped = ignored(architecture)
     extra = sorted(n for n in entries.keys() - set(used) - tied if not _matched(n, skipped))
     missing = [canonical for canonical, found in present.items() if not found]
-    _quantised(config, entries, used, extra)
+    said = declared(path, config)
+    fp8 = fp8_of(said)
+    beside = _quantised(said, fp8, entries, used, extra)
+    extra = [name for name in extra if name not in beside]
     for canonical, accepted in names.items():
         check_pieces(path, accepted, claimed.get(canonical), entries)
     if missing:
@@ -103,10 +105,22 @@ def claim(
             allowed="the tensors that config.json describes",
             next=_extra(extra) or "Check that config.json belongs to these weights.",
         )
+    plain = _plain(config, entries[names_of(claimed[EMBEDDING])[0]])
     return {
-        tensor.name: placed(tensor, claimed[tensor.name], entries)
+        tensor.name: placed(tensor, claimed[tensor.name], entries, fp8, plain)
         for tensor in architecture.file_tensors()
     }
+
+
+def _plain(config: dict[str, Any], embedding: Entry) -> str:
+    """The dtype, as safetensors names it, in which weights that FP8 codes mean are given: the
+    config's, or else the embedding's.
+    """
+    said = config.get("dtype") or config.get("torch_dtype")
+    known = {theirs: ours for ours, theirs in TORCH_DTYPES.items() if not ours.startswith("F8")}
+    return known.get(str(said)) or (
+        embedding.dtype if embedding.dtype in known.values() else "BF16"
+    )
 
 
 def ignored(architecture: Architecture) -> dict[str, re.Pattern[str]]:
@@ -120,56 +134,27 @@ def _matched(name: str, patterns: dict[str, re.Pattern[str]]) -> bool:
     return any(pattern.search(name) for pattern in patterns.values())
 
 
-def quantisation(config: dict[str, Any]) -> str | None:
-    """How config.json says that the weights are quantised, such as "fp8"; None where it does
-    not.
-    """
-    for field in QUANTISATION:
-        said = config.get(field)
-        if said:
-            kinds = (
-                [said.get(k) for k in ("quant_method", "quant_algo", "bits")]
-                if isinstance(said, dict)
-                else []
-            )
-            return next((str(kind)[:40] for kind in kinds if kind), field)
-    return None
-
-
-def scaled(entries: dict[str, Entry]) -> list[str]:
-    """The tensors by whose names or dtypes (but FP8) weights are seen to be quantised."""
-    return [
-        name
-        for name, e in entries.items()
-        if QUANTISED.search(name) or e.dtype in ("F8_E8M0", "I8", "U8")
-    ]
-
-
 def _quantised(
-    config: dict[str, Any], entries: dict[str, Entry], used: list[str], extra: list[str]
-) -> None:
-    said = quantisation(config)
-    scales = [name for name in extra if QUANTISED.search(name)]
-    weights = {name: entries[name].dtype for name in used}
+    said: Any, fp8: Fp8 | None, entries: dict[str, Entry], used: list[str], extra: list[str]
+) -> list[str]:
+    """The tensors that belong to FP8 codes: their scales, and those of activations and caches.
+
+    Raises: UserError for every other quantisation.
+    """
+    codes = [name for name in used if fp8 and entries[name].dtype == CODES]
+    beside = {scale_name(name, entries) for name in codes} | {
+        name for name in extra if codes and ACTIVATIONS.search(name)
+    }
+    scales = [name for name in extra if QUANTISED.search(name) and name not in beside]
+    weights = {name: entries[name].dtype for name in used if name not in codes}
     odd = [
         name
         for name, dtype in weights.items()
         if dtype not in TORCH_DTYPES or (said and dtype.startswith("F8"))
     ]
     if scales or odd:
-        how = f" ({said})" if said else ""
-        example = scales[0] if scales else f"{odd[0]} in {weights[odd[0]]}"
-        dtypes = ", ".join(
-            dtype for dtype, _ in Counter(e.dtype for e in entries.values()).most_common(3)
-        )
-        raise UserError(
-            f"These weights are quantised{how}, and only plain ones are read.",
-            got=f"{example}; dtypes {dtypes}",
-            allowed="BF16, F16, F32 or F64 weights without scales",
-            next="Take the checkpoint in BF16 that this one was made from, or save a dequantised "
-            "one with the tool that made it (transformers: from_pretrained with dequantize=True in "
-            "the quantisation's config, then save_pretrained).",
-        )
+        raise refused(said, scales[0] if scales else f"{odd[0]} in {weights[odd[0]]}", entries)
+    return [name for name in extra if name in beside]
 
 
 def _missing(

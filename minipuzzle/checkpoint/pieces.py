@@ -11,6 +11,8 @@ from pathlib import Path
 
 from minipuzzle.arch import Tensor
 from minipuzzle.checkpoint.header import Entry
+from minipuzzle.checkpoint.quantised import CODES, Fp8
+from minipuzzle.checkpoint.scales import scale_of
 from minipuzzle.checkpoint.stored import Stored
 from minipuzzle.errors import UserError
 from minipuzzle.families import Name, Parts, names_of
@@ -92,9 +94,14 @@ def _segments(tensor: Tensor, dim: int) -> list[int]:
     return [prod(tensor.sizes[axis] for axis in axes) for axes in tensor.weight.dims[dim]]
 
 
-def placed(tensor: Tensor, name: Name, entries: dict[str, Entry]) -> Stored:
-    """Where ``tensor`` lies, which the files hold under ``name``. Raises: UserError for a piece of
-    another shape, and for pieces of different dtypes.
+def placed(
+    tensor: Tensor, name: Name, entries: dict[str, Entry], fp8: Fp8 | None = None, plain: str = ""
+) -> Stored:
+    """Where ``tensor`` lies, which the files hold under ``name``, with the scales of ``fp8`` where
+    they hold codes, which are given in the dtype ``plain``.
+
+    Raises: UserError for a piece of another shape, for pieces of different dtypes, and for codes
+    without scales.
     """
     names = names_of(name)
     found = tuple(entries[piece] for piece in names)
@@ -117,8 +124,12 @@ def placed(tensor: Tensor, name: Name, entries: dict[str, Entry]) -> Stored:
                 allowed="one dtype",
                 next="Save the checkpoint again in one dtype.",
             )
-    if isinstance(name, str) or not name.interleaved:
-        return Stored(name, tensor.shape, found)
-    row = found[0].nbytes // tensor.shape[0]
-    spans = ((0, rows.start * row, len(rows) * row) for rows in interleaved_rows(tensor))
-    return Stored(name, tensor.shape, found, tuple(spans))
+    spans: tuple[tuple[int, int, int], ...] = ()
+    if not isinstance(name, str) and name.interleaved:
+        row = found[0].nbytes // tensor.shape[0]
+        rows = interleaved_rows(tensor)
+        spans = tuple((0, some.start * row, len(some) * row) for some in rows)
+    if fp8 is None or found[0].dtype != CODES:
+        return Stored(name, tensor.shape, found, spans)
+    scales = tuple(scale_of(piece, entries, fp8) for piece in names)
+    return Stored(name, tensor.shape, found, spans, scales, plain)

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from minipuzzle import families
 from minipuzzle.arch import Architecture
-from minipuzzle.checkpoint.claims import claim, ignored, quantisation
+from minipuzzle.checkpoint.claims import claim, ignored
 from minipuzzle.checkpoint.config import read_config
 from minipuzzle.checkpoint.doors import travelling
 from minipuzzle.checkpoint.header import Entry
 from minipuzzle.checkpoint.heads import TORCH_DTYPES
 from minipuzzle.checkpoint.identity import digests, state_of
+from minipuzzle.checkpoint.quantised import declared, named
 from minipuzzle.checkpoint.shards import read_entries
 from minipuzzle.checkpoint.stored import Stored, changed
 from minipuzzle.errors import UserError
@@ -52,8 +53,7 @@ class Checkpoint:
         self.architecture = architecture
         self.family = families.find(str(config["model_type"]))
         self._stored = claim(path, config, self.family, architecture, entries)
-        held = [piece for s in self._stored.values() for piece in names_of(s.name)]
-        self._entries = {piece: entries[piece] for piece in held}
+        self._entries = {name: e for s in self._stored.values() for name, e in s.held.items()}
         self._states = {entry.file: state_of(entry.file) for entry in self._entries.values()}
         self.notes = tuple(self._remarks(entries))
 
@@ -93,7 +93,7 @@ class Checkpoint:
         known = digests(self._entries)
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
         for name, stored in sorted(self._stored.items()):
-            data = " ".join(known[piece] for piece in names_of(stored.name))
+            data = " ".join(known[piece] for piece in stored.held)
             digest.update(f"{name} {stored.dtype} {stored.shape} {data}".encode())
         return digest.hexdigest()[:16]
 
@@ -117,10 +117,16 @@ class Checkpoint:
                 "config.json says that the head is the embedding, the weights have another one: "
                 "it is read as the model's own"
             )
-        said = quantisation(self.config)
-        if said:
+        said = named(declared(self.path, self.config))
+        codes = [s for s in self._stored.values() if s.scales]
+        if codes:
             yield (
-                f"config.json says that the weights are quantised ({said}), they are plain "
+                f"{len(codes)} tensors are FP8 codes with scales ({said}), read as {codes[0].plain}"
+                " weights; activations are not rounded to FP8 here"
+            )
+        elif said:
+            yield (
+                f"config says that the weights are quantised ({said}), they are plain "
                 f"{self.dtype}: read as they are"
             )
         for link in travelling(self.path)[1]:
@@ -136,12 +142,19 @@ class Checkpoint:
 
     @property
     def bytes(self) -> int:
-        """The size of the tensors in the file."""
-        return sum(stored.nbytes for stored in self._stored.values())
+        """The size of the tensors in the file, scales included."""
+        return sum(entry.nbytes for entry in self._entries.values())
+
+    @property
+    def plain_bytes(self) -> int:
+        """The size of the tensors as they are given, and as a checkpoint cut from this one holds
+        them: FP8 codes as weights.
+        """
+        return sum(stored.plain_bytes for stored in self._stored.values())
 
     @property
     def dtype(self) -> str:
-        """The dtype of most tensors, as safetensors names it."""
+        """The dtype in which most tensors are given, as safetensors names it."""
         return Counter(s.dtype for s in self._stored.values()).most_common(1)[0][0]
 
     @property
@@ -167,7 +180,8 @@ class Checkpoint:
         from safetensors import SafetensorError, safe_open
 
         stored = self._stored[name]
-        if not isinstance(stored.name, str) or name in self.architecture.buffers:
+        pieced = not isinstance(stored.name, str) or stored.scales
+        if pieced or name in self.architecture.buffers:
             whole = torch.empty(stored.shape, dtype=self.held_dtype(name))
             self.read_into(name, whole)
             return whole
@@ -204,12 +218,13 @@ class Checkpoint:
         Read into one buffer of PIECE_BYTES, or of one row where that is larger, that the next piece
         overwrites: a tensor of any size costs that much memory and no mapped pages (which would
         count as the process's own). A row of a stack of experts is an expert's matrix.
-        ``pinned`` memory suits copies to a GPU. Raises: as ``tensor``.
+        ``pinned`` memory suits copies to a GPU; FP8 codes become weights in memory that is not.
+        Raises: as ``tensor``.
         """
         import torch
 
         stored = self._stored[name]
-        dtype: torch.dtype = getattr(torch, TORCH_DTYPES[stored.dtype])
+        dtype: torch.dtype = getattr(torch, TORCH_DTYPES[stored.entries[0].dtype])
         last = stored.shape[0] if stop is None else stop
         row_bytes = stored.nbytes // stored.shape[0]
         step = max(1, min(last - start, PIECE_BYTES // row_bytes))
@@ -218,6 +233,8 @@ class Checkpoint:
             size = min(step, last - first) * row_bytes
             stored.read(first * row_bytes, buffer.numpy().data[:size])
             values = buffer[:size].view(dtype).view(-1, *stored.shape[1:])
+            if stored.scales:
+                values = stored.dequantised(first * row_bytes, values)
             _check_finite(stored, first * row_bytes, values)
             yield first, values
 
@@ -240,7 +257,7 @@ def _check_finite(stored: Stored, start: int, values: Tensor) -> None:
     finite = torch.isfinite(values.float() if values.element_size() == 1 else values)
     if not finite.all():
         first = int((~finite).flatten().nonzero()[0])
-        piece = names_of(stored.name)[stored.piece(start + first * values.element_size())]
+        piece = names_of(stored.name)[stored.piece(start + first * stored.entries[0].width)]
         raise UserError(
             f"Tensor {piece} holds NaN or infinity.",
             got=f"{(~finite).sum()} of {values.numel()} values",

@@ -47,14 +47,13 @@ def read_entries(path: Path, config: dict[str, Any]) -> tuple[dict[str, Entry], 
     """
     names = weight_files(path, config)
     if not names:
-        pickled = sorted(
-            p.name for p in (*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth"))
-        )
+        others = ("*.bin", "*.pt", "*.pth", "*.gguf")
+        found = sorted(file.name for pattern in others for file in path.glob(pattern))
         raise UserError(
             f"There are no safetensors weights in {path}.",
-            got=", ".join(pickled[:8]) or "no weights",
+            got=", ".join(found[:8]) or "no weights",
             allowed=f"{SINGLE} or {INDEX} with its shards "
-            "(pickled weights can run code and are never read)",
+            "(pickled weights can run code and are never read; GGUF is only written)",
             next="Save the model with safe_serialization=True, or check the path.",
         )
     missing = [name for name in names if not (path / name).is_file()]
@@ -65,19 +64,19 @@ def read_entries(path: Path, config: dict[str, Any]) -> tuple[dict[str, Entry], 
             allowed="every shard that the index names",
             next="Copy or download the file again.",
         )
-    found: dict[str, Entry] = {}
+    entries: dict[str, Entry] = {}
     for name in names:
         header = read_header(opened(path, name))
-        twice = sorted(header.keys() & found.keys())
+        twice = sorted(header.keys() & entries.keys())
         if twice:
             raise UserError(
                 "A tensor is in two shards.",
-                got=f"{twice[0]} in {found[twice[0]].file.name} and {name}",
+                got=f"{twice[0]} in {entries[twice[0]].file.name} and {name}",
                 allowed="each tensor once",
                 next="Restore the checkpoint.",
             )
-        found |= header
-    return found, _beside(path, found) if (path / INDEX).is_file() else ()
+        entries |= header
+    return entries, _beside(path, entries) if (path / INDEX).is_file() else ()
 
 
 def _beside(path: Path, found: dict[str, Entry]) -> tuple[str, ...]:

@@ -1,4 +1,6 @@
-"""How a tensor of ours lies in files: the data of its pieces, one after another."""
+"""How a tensor of ours lies in files: the data of its pieces, one after another, with scales where
+they are FP8 codes.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,16 @@ from functools import cached_property
 from itertools import accumulate
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from minipuzzle.checkpoint.header import Entry
+from minipuzzle.checkpoint.header import DTYPE_BYTES, Entry
+from minipuzzle.checkpoint.heads import TORCH_DTYPES
+from minipuzzle.checkpoint.scales import Scale
 from minipuzzle.errors import UserError
-from minipuzzle.families import Name
+from minipuzzle.families import Name, names_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -20,18 +28,21 @@ class Stored:
     """A tensor of ``shape``, which ``entries`` of files hold under ``name``, one dtype in all.
 
     ``order``: (entry, first byte in it, bytes) of the parts that make its data, one after another;
-    none: the entries as they are.
+    none: the entries as they are. Where they are FP8 codes, each has its ``scales``, and ``plain``
+    is the dtype in which the weights that they mean are given.
     """
 
     name: Name
     shape: tuple[int, ...]
     entries: tuple[Entry, ...]
     order: tuple[tuple[int, int, int], ...] = ()
+    scales: tuple[Scale, ...] = ()
+    plain: str = ""
 
     @property
     def dtype(self) -> str:
-        """The dtype, as safetensors names it."""
-        return self.entries[0].dtype
+        """The dtype in which it is given, as safetensors names it."""
+        return self.plain or self.entries[0].dtype
 
     @property
     def numbers(self) -> int:
@@ -40,8 +51,19 @@ class Stored:
 
     @property
     def nbytes(self) -> int:
-        """The size of its data."""
+        """The size of its data, without scales."""
         return sum(entry.nbytes for entry in self.entries)
+
+    @property
+    def held(self) -> dict[str, Entry]:
+        """All that the files hold of it, by the names there: pieces, then scales."""
+        pieces = dict(zip(names_of(self.name), self.entries, strict=True))
+        return pieces | {scale.name: scale.entry for scale in self.scales}
+
+    @property
+    def plain_bytes(self) -> int:
+        """The size of its numbers in the dtype in which it is given."""
+        return self.numbers * DTYPE_BYTES[self.dtype]
 
     @cached_property
     def _parts(self) -> tuple[tuple[int, int, int], ...]:
@@ -78,6 +100,39 @@ class Stored:
             except OSError as error:
                 raise changed(entry.file, error) from error
             done += size
+
+    def dequantised(self, start: int, codes: Tensor) -> Tensor:
+        """The weights (FP32 products, rounded once to the dtype in which they are given) that
+        ``codes`` [rows, ...] mean, whose data begins at the byte ``start``.
+
+        Raises: UserError as ``read``.
+        """
+        import torch
+
+        lines = codes.view(-1, codes.shape[-1])  # [lines, columns]
+        result = torch.empty(codes.shape, dtype=getattr(torch, TORCH_DTYPES[self.dtype]))
+        flat = result.view(lines.shape)
+        done, columns = 0, lines.shape[1]
+        while done < len(lines):  # a part of the files at a time
+            part = self._part(start + done * columns)
+            index, first, length = self._parts[part]
+            within = start + done * columns - self._starts[part]
+            count = min(len(lines) - done, (length - within) // columns)
+            here, scale = slice(done, done + count), self.scales[index]
+            values = scale.of_lines(_values(scale.entry), (first + within) // columns, count)
+            flat[here] = lines[here].float() * values
+            done += count
+        return result
+
+
+def _values(entry: Entry) -> Tensor:
+    """A small tensor of a file, in FP32."""
+    import torch
+
+    data = bytearray(entry.nbytes)
+    whole = Stored("", entry.shape, (entry,))
+    whole.read(0, memoryview(data))
+    return torch.frombuffer(data, dtype=getattr(torch, TORCH_DTYPES[entry.dtype])).float()
 
 
 def _fill(path: Path, file: io.RawIOBase, target: memoryview) -> None:

@@ -15,9 +15,9 @@ from minipuzzle import families
 from minipuzzle.arch import Architecture
 from minipuzzle.arch import Tensor as Planned
 from minipuzzle.artifacts import disk_error, unreadable
-from minipuzzle.checkpoint.claims import QUANTISATION
 from minipuzzle.checkpoint.doors import RESTORE, travelling
 from minipuzzle.checkpoint.pieces import interleaved_rows, piece_shapes
+from minipuzzle.checkpoint.quantised import QUANTISATION
 from minipuzzle.checkpoint.reader import Checkpoint
 from minipuzzle.checkpoint.shards import INDEX, SINGLE
 from minipuzzle.errors import InternalError, UserError

@@ -9,11 +9,14 @@ from minipuzzle.settings.inspect import InspectCommand
 def run(line: InspectCommand) -> None:
     """Print the layer pattern, the parameters and the memory."""
     from minipuzzle.checkpoint.config import read_config
+    from minipuzzle.checkpoint.held import quantised
     from minipuzzle.embedded import checkpoint_path
     from minipuzzle.memory import Workload
     from minipuzzle.report.inspect import inspect_json, inspect_view
 
-    _, architecture = read_config(checkpoint_path(line.path))
+    path = checkpoint_path(line.path)
+    config, architecture = read_config(path)
+    found = quantised(path, config)
     asked = line.workload
     workload = Workload(
         context=asked.context,
@@ -23,6 +26,6 @@ def run(line: InspectCommand) -> None:
         state=asked.state,
     )
     if line.as_json:
-        print_json(inspect_json(architecture, workload))
+        print_json(inspect_json(architecture, workload, found))
     else:
-        out.print(inspect_view(str(line.path), architecture, workload))
+        out.print(inspect_view(str(line.path), architecture, workload, found))

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from minipuzzle.checkpoint.claims import quantisation, scaled
+from minipuzzle.checkpoint import held
 from minipuzzle.checkpoint.config import read_config
-from minipuzzle.checkpoint.shards import read_entries, weight_files
+from minipuzzle.checkpoint.held import Quantised
+from minipuzzle.checkpoint.quantised import MODELOPT
 from minipuzzle.export.engines import find
 from minipuzzle.export.engines.base import Answer, Asked, Engine, apart, no, unproven
 from minipuzzle.export.ran import ran
@@ -42,7 +42,7 @@ def verdicts(path: Path) -> list[Verdict]:
     """
     config, architecture = read_config(path)
     asked = Asked(path=path, family=str(config["model_type"]), architecture=architecture)
-    quantised = _quantised(path, config)
+    quantised = _answer(held.quantised(path, config))
     found = sorted(((find(name), name) for name in ENGINES.names()), key=lambda e: e[0].place)
     return [_verdict(engine, name, asked, quantised) for engine, name in found]
 
@@ -55,7 +55,7 @@ def _verdict(
     else:
         answer, readable = quantised
         source = NOT_LOOKED_AT
-        if engine.gguf:  # what we write is not quantised, so it depends on whether we can read it
+        if engine.gguf:  # what we write has no scales, so it depends on whether we can read it
             answer = engine.answer(asked) if readable else no(answer.how)
             source = _source(engine, name, asked)
     return Verdict(engine=engine.label, loads=answer.loads, how=answer.how, source=source)
@@ -68,20 +68,15 @@ def _source(engine: Engine, name: str, asked: Asked) -> str:
     return f"read: {engine.read}" if asked.family in engine.families else NOT_LOOKED_AT
 
 
-def _quantised(path: Path, config: dict[str, Any]) -> tuple[Answer, bool] | None:
+def _answer(found: Quantised | None) -> tuple[Answer, bool] | None:
     """(the answer of engines that read the checkpoint itself, whether minipuzzle reads the weights)
     where config.json or the weights say that they are quantised; None where nothing does.
     """
-    beside = "hf_quant_config.json"
-    said = quantisation(config) or ("modelopt" if (path / beside).is_file() else None)
-    claim = f"config.json (or {beside}) says that weights are quantised ({said})"
-    files = weight_files(path, config)
-    if not files or not all((path / name).is_file() for name in files):
-        return (unproven(f"{claim}: not tried"), False) if said else None
-    entries = read_entries(path, config)[0]
-    scales = scaled(entries)
-    narrow = [name for name, entry in entries.items() if entry.dtype.startswith("F8")]
-    if scales or narrow:
-        seen = said or f"{(scales or narrow)[0]}"
-        return unproven(f"quantised weights ({seen}): not tried"), not scales and not said
-    return (no(f"{claim}, and they are not: take that out"), True) if said else None
+    if found is None:
+        return None
+    claim = f"config.json (or {MODELOPT}) says that weights are quantised ({found.said})"
+    if not found.bytes:
+        return unproven(f"{claim}: not tried"), found.read
+    if found.seen is None:
+        return no(f"{claim}, and they are not: take that out"), True
+    return unproven(f"quantised weights ({found.said or found.seen}): not tried"), found.read

@@ -11,13 +11,16 @@ from rich.table import Table
 from rich.text import Text
 
 from minipuzzle.arch import Architecture
+from minipuzzle.checkpoint.held import Quantised
 from minipuzzle.kinds import KINDS
 from minipuzzle.memory import Workload, resident
 from minipuzzle.report.pattern import legend, pattern_text
 from minipuzzle.units import bytes_, count, percent, sized
 
 
-def inspect_json(architecture: Architecture, workload: Workload) -> dict[str, Any]:
+def inspect_json(
+    architecture: Architecture, workload: Workload, quantised: Quantised | None = None
+) -> dict[str, Any]:
     """The same facts for scripts; memory in bytes."""
     used, active = resident(architecture, workload), architecture.active_if_fewer
     return {
@@ -31,12 +34,15 @@ def inspect_json(architecture: Architecture, workload: Workload) -> dict[str, An
         "counts": {kind: architecture.count(kind) for kind in KINDS},
         "homogeneous": architecture.homogeneous,
         "not_pruned": architecture.rules.sentences(),
+        **({} if quantised is None else {"quantised": asdict(quantised)}),
         "workload": asdict(workload),
         "memory": {**used.terms, "total": used.total},
     }
 
 
-def inspect_view(title: str, architecture: Architecture, workload: Workload) -> RenderableType:
+def inspect_view(
+    title: str, architecture: Architecture, workload: Workload, quantised: Quantised | None = None
+) -> RenderableType:
     """Layer pattern, parameters by kind of block, memory by part."""
     total = architecture.parameters
     active = architecture.active_if_fewer
@@ -81,9 +87,21 @@ def inspect_view(title: str, architecture: Architecture, workload: Workload) -> 
         Text(legend(architecture.pattern), style="dim"),
         parts,
         parts_of_memory,
+        *([] if quantised is None else [Text(_files(quantised))]),
         *apart,
         *rules,
     )
+
+
+def _files(found: Quantised) -> str:
+    """How quantised files hold the weights, in a line."""
+    parts = ", ".join(f"{dtype} {bytes_(size)}" for dtype, size in found.bytes.items())
+    whole = f" {bytes_(sum(found.bytes.values()))} ({parts})," if found.bytes else ""
+    if found.bytes and found.seen is None:
+        return f"the files:{whole} not quantised, though config.json says so ({found.said})"
+    how = f"quantised ({found.said or found.seen})"
+    read = "read as weights" if found.read else "not a format that minipuzzle reads"
+    return f"the files:{whole} {how}: {read}"
 
 
 def _mtp(architecture: Architecture) -> str:

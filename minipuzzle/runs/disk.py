@@ -51,7 +51,7 @@ def distill_needs(
     At most FINALISTS screening runs and the best short run keep a state beside the leg in hand
     (``runs.race``); candidates and student have the parent's bytes a parameter.
     """
-    each = parent.bytes / parent.parameters
+    each = parent.plain_bytes / parent.parameters
     kept = 0 if len(students) == 1 else 1 if len(students) <= FINALISTS else FINALISTS
     states = (kept + STATES_AT_ONCE) * state_bytes(max(trained))
     return [

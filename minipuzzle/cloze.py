@@ -49,12 +49,12 @@ class Item:
     sizes: list[int]
 
 
-def tasks_of(path: Path, words: Tokenizer, count: int = EXAMPLES) -> dict[str, list[Item]]:
-    """The tasks that a text yields, at most ``count`` examples of each. Raises: UserError as
+def tasks_of(paths: list[Path], words: Tokenizer, count: int = EXAMPLES) -> dict[str, list[Item]]:
+    """The tasks that texts yield, at most ``count`` examples of each. Raises: UserError as
     ``read_documents``.
     """
     rng = np.random.default_rng(0)
-    documents = list(read_documents(path))
+    documents = [document for path in paths for document in read_documents(path)]
     passages = [p for d in documents for p in re.split(r"\n\s*\n", d) if 200 < len(p) < 4000]
     sentences = [re.split(r"(?<=[.!?])\s+", " ".join(p.split())) for p in passages]
     lines = [[x for x in d.split("\n") if x.strip()] for d in documents]

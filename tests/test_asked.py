@@ -11,7 +11,7 @@ from minipuzzle import embedded
 from minipuzzle.artifacts import read_json
 from minipuzzle.data.tokenizer import train_tokenizer
 from minipuzzle.rundir import RunDir
-from minipuzzle.runs.texts import text_path
+from minipuzzle.runs.texts import text_parts
 
 TEXTS = ("train", "calibration", "validation")
 
@@ -131,7 +131,7 @@ def test_the_demos_teacher_has_its_own_and_says_so(tmp_path, capsys):
             path, run=tmp_path / f"run-{path == copy}", device="cpu", data=mp.Data(length=64)
         )
         for which in TEXTS:
-            assert job.text_path(which) == embedded.text_path(which)
+            assert job.text_parts(which)[0].path == embedded.text_path(which)
             assert (
                 f"{which} text: {embedded.text_path(which)} (the demo's)" in capsys.readouterr().err
             )
@@ -142,7 +142,7 @@ def test_the_demos_text_is_for_models_with_its_tokenizer(theirs, tmp_path, capsy
     other.
     """
     job = mp.load(theirs, run=tmp_path / "run", device="cpu", data=mp.Data(calibration="embedded"))
-    assert job.text_path("calibration") == embedded.text_path("calibration")
+    assert job.text_parts("calibration")[0].path == embedded.text_path("calibration")
     other = shutil.copytree(theirs, tmp_path / "other")
     train_tokenizer(["some other words"] * 9, 300).save(str(other / "tokenizer.json"))
     capsys.readouterr()
@@ -152,7 +152,7 @@ def test_the_demos_text_is_for_models_with_its_tokenizer(theirs, tmp_path, capsy
         in capsys.readouterr().err
     )
     with pytest.raises(mp.UserError, match="Which train text"):
-        text_path("train", "", job.tokenizer)
+        text_parts("train", "", job.tokenizer, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_the_first_ones_are_ranked_again():
 
 def test_a_model_at_chance_has_no_tasks():
     words = Tokenizer.load(embedded.teacher_path())
-    tasks = cloze.tasks_of(TEXT, words, count=8)
+    tasks = cloze.tasks_of([TEXT], words, count=8)
     assert {"copy", "recall", "next sentence"} <= set(tasks)
     assert all(len(items) <= 8 for items in tasks.values())
     with pytest.raises(mp.UserError, match="No task distinguishes the candidates"):

@@ -232,7 +232,7 @@ def test_a_student_of_the_demos_teacher_has_the_demos_texts(place, tmp_path):
     assert again.original.path == teacher
     assert again.parent.path == place / "ckpt"
     with pytest.raises(UserError, match="Which train text"):
-        Job(RunDir(tmp_path / "b"), checkpoint=place / "ckpt", data=mp.Data()).text_path("train")
+        Job(RunDir(tmp_path / "b"), checkpoint=place / "ckpt", data=mp.Data()).text_parts("train")
 
 
 @pytest.mark.parametrize(

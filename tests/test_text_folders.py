@@ -10,6 +10,7 @@ from minipuzzle import embedded
 from minipuzzle.data import Tokenizer, load_blocks, read_documents
 from minipuzzle.data.files import data_files
 from minipuzzle.data.rows import is_chat
+from minipuzzle.messages import print_messages
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,13 @@ def test_hidden_files_and_licences_are_no_text_and_what_is_left_out_is_said(tmp_
             "license_texts.jsonl",
         ],
     )
-    assert [p.name for p in data_files(tmp_path)] == ["a.txt", "b.jsonl", "license_texts.jsonl"]
+    assert [p.name for p in data_files(tmp_path)] == [
+        "a.txt",
+        "b.jsonl",
+        "license_texts.jsonl",
+        "d.txt",
+    ]
+    print_messages()
     load_blocks(tmp_path, own, block_length=2)
     said = capsys.readouterr().err
     for name in (
@@ -65,7 +72,7 @@ def test_hidden_files_and_licences_are_no_text_and_what_is_left_out_is_said(tmp_
         "NOTICE.txt",
         "c.csv",
         "README.md",
-        "more",
+        "with that in more",
     ):
         assert name in said
     assert "._b" not in said
@@ -74,21 +81,17 @@ def test_hidden_files_and_licences_are_no_text_and_what_is_left_out_is_said(tmp_
     ]  # named itself, it is one
 
 
-def test_a_folder_whose_texts_lie_below_says_where(tmp_path):
-    put(
-        tmp_path,
-        [
-            "README.md",
-            "data/en/train.jsonl",
-            "data/de/train.txt.gz",
-            ".cache/a.txt",
-            "docs/LICENSE.txt",
-        ],
-    )
-    error = refused(tmp_path)
-    assert "folders below" in error.what
-    assert error.got == f"{tmp_path}/data/de, {tmp_path}/data/en"
-    assert str(tmp_path / "data/de") in error.next
+def test_texts_in_folders_below_are_read(tmp_path, own, monkeypatch):
+    names = ["data/en/train.jsonl", "data/de/train.txt.gz", "data/de/b.txt"]
+    put(tmp_path, ["README.md", *names[:1], *names[2:], ".cache/a.txt", "docs/LICENSE.txt"])
+    (tmp_path / names[1]).write_bytes(gzip.compress(b"words"))
+    (tmp_path / "again").symlink_to(tmp_path / "data")  # a link may lead round
+    assert data_files(tmp_path) == [tmp_path / name for name in sorted(names)]
+    (tmp_path / "data/en/train.jsonl").write_bytes(GOOD * 9)
+    blocks = load_blocks(tmp_path, own, block_length=2, by_file=True)
+    assert [d.name for d in blocks.domains] == ["data/de/b", "data/en/train", "others"]
+    monkeypatch.setattr("minipuzzle.data.files.MOST_FOLDERS", 2)
+    assert "too many folders" in refused(tmp_path).what
 
 
 @pytest.mark.parametrize("name", ["b.jsonl.zst", "b.txt.zip", "b.parquet.gz", "b.txt.gz.xz"])

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from minipuzzle.data.shares import apportion, schedule
 from minipuzzle.errors import UserError
 
 
@@ -36,7 +37,8 @@ class TokenBlocks:
 
     With ``spans`` only some tokens carry a loss, and ``documents`` says which: 2 k + 1 in the k-th
     document of a block, 2 k are its others. Then no document sees another one, wherever a loss is
-    computed.
+    computed. ``shares`` are what each domain has of a stream, in whole numbers; empty where each
+    block comes as often.
     """
 
     tokens: NDArray[np.unsignedinteger]
@@ -45,6 +47,7 @@ class TokenBlocks:
     text_bytes: int
     domains: tuple[Domain, ...] = ()
     spans: bool = False
+    shares: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -74,13 +77,22 @@ class TokenBlocks:
         """(tokens [n, length] int64, documents [n, length] int32) at n positions of an endless
         stream of blocks.
 
-        Each epoch is a permutation of all blocks by (seed, epoch).
+        Each epoch is a permutation of all blocks by (seed, epoch); with ``shares`` those of each
+        domain are in epochs of their own.
         """
-        rows = [_order(len(self), seed, p // len(self))[p % len(self)] for p in positions]
+        rows = [self._row(p, seed) for p in positions]
         return self.tokens[rows].astype(np.int64), self.documents[rows]
 
+    def distinct(self, positions: int) -> int:
+        """How many of the first ``positions`` of a stream it takes to meet every block that is
+        there: those of one epoch; all of them in a blend, whose domains have epochs of their own.
+        """
+        return positions if self.shares else min(positions, len(self))
+
     def take(self, count: int, seed: int = 0) -> TokenBlocks:
-        """``count`` blocks chosen by seed. Raises: UserError where there are fewer."""
+        """``count`` blocks chosen by seed, of each domain its share. Raises: UserError where there
+        are fewer.
+        """
         if count > len(self):
             raise UserError(
                 "The text is too short.",
@@ -88,7 +100,12 @@ class TokenBlocks:
                 allowed=f"at least {count}",
                 next="Give more text, or ask for fewer samples.",
             )
-        return self._rows(np.sort(_order(len(self), seed, 0)[:count]), f"take {count} {seed}")
+        return self._rows(self._chosen(count, seed), f"take {count} {seed}")
+
+    def proportioned(self, seed: int = 0) -> TokenBlocks:
+        """As many blocks as there are in these ``shares``, chosen by seed."""
+        rows = self._chosen(None, seed)
+        return self if len(rows) == len(self) else self._rows(rows, f"shares {seed}")
 
     def every_other(self, first: int) -> TokenBlocks:
         """Blocks first, first + 2, ...: two disjoint halves for ``first`` 0 and 1."""
@@ -104,6 +121,7 @@ class TokenBlocks:
                     self._rows(np.arange(start, start + d.blocks), f"domain {d.name}"),
                     text_bytes=d.text_bytes,
                     domains=(),
+                    shares=(),
                 ),
             )
             for d, start in zip(self.domains, starts, strict=True)
@@ -134,16 +152,42 @@ class TokenBlocks:
             fingerprint=digest,
             text_bytes=round(self.text_bytes * share),
             domains=domains,
+            shares=tuple(share for share, n in zip(self.shares, counts, strict=False) if n),
         )
+
+    def _row(self, position: int, seed: int) -> int:
+        if not self.shares:
+            return int(_order(len(self), seed, position // len(self))[position % len(self)])
+        sources, before = schedule(self.shares)
+        epoch, place = divmod(position, len(sources))
+        source, blocks = sources[place], self.domains[sources[place]].blocks
+        number = epoch * self.shares[source] + before[place]  # of this source's blocks
+        order = _order(blocks, seed, int(number // blocks), int(source))
+        return int(self._edges()[source] + order[number % blocks])
+
+    def _chosen(self, count: int | None, seed: int) -> NDArray[np.int64]:
+        """The rows, rising, of ``count`` blocks, in these ``shares`` as far as there are enough of
+        each domain; None: as many as there are in them.
+        """
+        if not self.shares:
+            return np.sort(_order(len(self), seed, 0)[:count])
+        counts = apportion(self.shares, [domain.blocks for domain in self.domains], count)
+        chosen = [
+            start + np.sort(_order(domain.blocks, seed, 0, source)[:taken])
+            for source, (start, domain, taken) in enumerate(
+                zip(self._edges()[:-1], self.domains, counts, strict=True)
+            )
+        ]
+        return np.concatenate(chosen)
 
     def _edges(self) -> NDArray[np.int64]:
         """Where each domain starts, and where the last one ends."""
         return np.cumsum([0, *(domain.blocks for domain in self.domains)])
 
 
-@lru_cache(maxsize=4)
-def _order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    return np.random.default_rng((seed, epoch)).permutation(count)
+@lru_cache(maxsize=16)
+def _order(count: int, seed: int, epoch: int, *source: int) -> NDArray[np.int64]:
+    return np.random.default_rng((seed, epoch, *source)).permutation(count)
 
 
 def pack(

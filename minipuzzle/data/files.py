@@ -15,7 +15,6 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import IO, cast
 
@@ -32,8 +31,11 @@ NOT_OPENED = (".zst", ".zstd", ".lz4", ".lzma", ".br", ".z", ".zip", ".7z", ".ta
 FORMATS = (".txt", ".jsonl", ".parquet")
 ALLOWED = (
     '.txt, .jsonl (a "text" field), each also .xz, .bz2 or .gz, .parquet (a "text" column), '
-    "or a folder of them"
+    "or a folder of them, or of such folders"
 )
+MOST_FOLDERS = 10_000
+"""Below one: more are no text, but a disk.
+"""
 BOM = b"\xef\xbb\xbf"
 STARTS = {
     b"\xff\xfe": "UTF-16 or UTF-32",
@@ -57,32 +59,58 @@ _ABOUT = re.compile(
 
 
 def data_files(path: Path) -> list[Path]:
-    """The files of a text: itself, or all known ones in the folder, sorted by name; see ``_counts``
-    for those left out.
+    """The files of a text: itself, or all known ones in the folder and those below it, sorted by
+    name; see ``_counts`` for those left out.
 
-    Raises: UserError where there are none, and for what cannot be read: a link to nothing, a pipe,
-    an unknown compression.
+    Raises: UserError where there are none, or too many folders, and for what cannot be read: a link
+    to nothing, a pipe, an unknown compression.
     """
     with reading(path):
         if not _is_folder(path):
             return [_regular(path)]
-        found = [_regular(p) for p in sorted(path.iterdir()) if _counts(p) and not p.is_dir()]
+        found = [_regular(p) for p in _below(path) if _counts(p)]
         if not found:
             raise _nothing_in(path)
     return found
 
 
 def say_left_out(path: Path) -> None:
-    """Print which visible files and folders of a folder are no part of its text."""
+    """Print which visible files of a folder are no part of its text, and in which folders below it
+    the others lie.
+    """
     if path.is_dir():
-        taken = set(data_files(path))
-        others = [
-            p.name for p in sorted(path.iterdir()) if p not in taken and not p.name.startswith(".")
-        ]
+        taken = data_files(path)
+        others = [str(p.relative_to(path)) for p in _below(path) if p not in set(taken)]
         if others:
             line = f"text of {path}: {len(taken)} of {len(taken) + len(others)} entries; "
             line += f"not read: {excerpt(', '.join(others), 200)}"
             log.info(line)
+        below = sorted({str(p.parent.relative_to(path)) for p in taken if p.parent != path})
+        if below:
+            log.info(f"text of {path}: with that in {excerpt(', '.join(below), 200)}")
+
+
+def _below(path: Path) -> list[Path]:
+    """The visible files in a folder and in those below it, and links to folders, which are not
+    followed.
+    """
+    found = []
+    for number, (folder, folders, files) in enumerate(os.walk(path, onerror=_raise)):
+        if number == MOST_FOLDERS:
+            raise UserError(
+                f"{path} holds too many folders to be a text.",
+                got=f"over {MOST_FOLDERS:,}",
+                allowed=ALLOWED,
+                next="Name the folder that the texts lie in.",
+            )
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        links = [name for name in folders if (Path(folder) / name).is_symlink()]
+        found += [Path(folder) / name for name in files + links if not name.startswith(".")]
+    return sorted(found)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def file_format(path: Path) -> str:
@@ -194,19 +222,6 @@ def _counts(path: Path) -> bool:
 
 
 def _nothing_in(path: Path) -> UserError:
-    below = []
-    for folder, folders, files in islice(os.walk(path), 1000):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if any(_counts(Path(name)) for name in files):
-            below.append(folder)
-    if below:
-        more = f" and {len(below) - 4} more" if len(below) > 4 else ""
-        return UserError(
-            f"{path} holds no text itself: its texts lie in folders below.",
-            got=", ".join(below[:4]) + more,
-            allowed=ALLOWED,
-            next=f"Name one of them, such as {below[0]}.",
-        )
     names = ", ".join(sorted(p.name for p in path.iterdir() if not p.name.startswith(".")))
     return _unknown(path, f"a folder of {excerpt(names, 200)}" if names else "an empty folder")
 

@@ -63,7 +63,7 @@ def load_blocks(
         with reading(file), file.open("rb") as opened:
             digest.update(hashlib.file_digest(opened, "sha256").digest())
         if by_file:
-            digest.update(f"domain {text_name(file)}".encode())
+            digest.update(f"domain {_domain(path, file)}".encode())
     if max_tokens is not None:
         digest.update(f"first {max_tokens}".encode())
     fingerprint = digest.hexdigest()[:16]
@@ -82,7 +82,7 @@ def load_blocks(
         return _pack(text, tokenizer, block_length, seed, fingerprint, whole)
 
     if by_file:
-        domains = _domains(((text_name(file), read(file)) for file in files), block_length)
+        domains = _domains(((_domain(path, file), read(file)) for file in files), block_length)
         blocks = joined([packed(text) for text in domains.values()], list(domains))
     elif chats:
         rest = chain.from_iterable(file_documents(file) for file in files if file not in chats)
@@ -118,6 +118,11 @@ class _Text:
     def tokens(self) -> int:
         """All of them."""
         return self.documents + sum(len(e.tokens) for e in self.examples)
+
+
+def _domain(folder: Path, file: Path) -> str:
+    """A file's name in its folder, without the endings of its format."""
+    return str(file.relative_to(folder).with_name(text_name(file)))
 
 
 def _pack(

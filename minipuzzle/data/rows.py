@@ -36,7 +36,7 @@ def rows(file: Path) -> Iterator[tuple[str, Row]]:
         number = 0
         for batch in opened.iter_batches(columns=fields):
             for row in batch.to_pylist():
-                yield f"Row {number} of {file}", _without_nulls(row)
+                yield f"Row {number} of {file}", plain(row)
                 number += 1
 
 
@@ -141,10 +141,10 @@ def parquet_file(path: Path) -> Iterator[Any]:
             raise ValueError(error) from error
 
 
-def _without_nulls(value: Any) -> Any:
-    """Of dicts without what is null, at every depth; of JSON's types alone."""
+def plain(value: Any) -> Any:
+    """A value of JSON's types alone, without what is null in a dict, at every depth."""
     if isinstance(value, dict):
-        return {str(k): _without_nulls(v) for k, v in value.items() if v is not None}
+        return {str(k): plain(v) for k, v in value.items() if v is not None}
     if isinstance(value, list | tuple):
-        return [_without_nulls(item) for item in value]
+        return [plain(item) for item in value]
     return value if value is None or isinstance(value, str | int | float) else str(value)

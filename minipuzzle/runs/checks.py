@@ -60,7 +60,7 @@ def open_distill(
         settings.teacher_precision, settings.training.bf16_ends, [file.architecture], job.device
     )
     if settings.winner == "tasks":
-        job.text_path("calibration")
+        job.text_parts("calibration")
     inputs = DistillInputs(
         teacher=file,
         blocks=group.first_then_all(lambda: job.text("train")),

@@ -13,7 +13,7 @@ import torch
 from minipuzzle import embedded
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.cloze import Item, tasks_of
-from minipuzzle.data import TokenBlocks, Tokenizer, load_blocks
+from minipuzzle.data import TokenBlocks, Tokenizer
 from minipuzzle.errors import UserError
 from minipuzzle.kernels import choose
 from minipuzzle.model import HybridLM, frozen_model, load_frozen, load_model
@@ -21,7 +21,7 @@ from minipuzzle.ranks import Ranks
 from minipuzzle.records import Original
 from minipuzzle.rundir import RunDir
 from minipuzzle.runs.device import pick_device
-from minipuzzle.runs.texts import own_texts, text_path
+from minipuzzle.runs.texts import Part, load_text, own_texts, text_parts
 from minipuzzle.settings import EMBEDDED, Data
 from minipuzzle.training.parallel import load_sharded
 
@@ -56,7 +56,7 @@ class Job:
         tokens: Path | None = None,
     ) -> None:
         self.run, self.tokens = run, tokens or run / "tokens"
-        self._texts: dict[str, Path] = {}
+        self._texts: dict[str, list[Part]] = {}
         self.device = pick_device(device)
         self.parent = open_checkpoint(choose_checkpoint(checkpoint, run))
         first = original or run.original
@@ -78,31 +78,18 @@ class Job:
         check_tokenizer(tokenizer, self.parent)
         return tokenizer
 
-    def text_path(self, which: str) -> Path:
+    def text_parts(self, which: str) -> list[Part]:
         """Where that text is; says so. Raises: UserError where none is named, or it is the demo's
         and the model is not.
         """
         if which not in self._texts:
-            self._texts[which] = text_path(which, getattr(self.data, which), self.tokenizer)
+            named = getattr(self.data, which)
+            self._texts[which] = text_parts(which, named, self.tokenizer, self.tokens)
         return self._texts[which]
 
     def text(self, which: str) -> TokenBlocks:
-        """The "train", "calibration" or "validation" text as token blocks, tokenised once per run
-        directory.
-
-        Of validation each file of a folder is a domain. Of calibration conversations are joined and
-        cut as documents are, since what fills a block would be scored too.
-        """
-        return load_blocks(
-            self.text_path(which),
-            self.tokenizer,
-            block_length=self.data.length,
-            seed=self.data.seed,
-            cache=self.tokens,
-            by_file=which == "validation",
-            loss_on=self.data.loss_on,
-            whole=which != "calibration",
-        )
+        """The "train", "calibration" or "validation" text as token blocks (``load_text``)."""
+        return load_text(which, self.text_parts(which), self.tokenizer, self.data, self.tokens)
 
     def validation(self, part: str) -> TokenBlocks:
         """Every other block of the validation text: "search" chooses on one half, "eval" reports
@@ -120,7 +107,8 @@ class Job:
 
     def tasks(self) -> dict[str, list[Item]]:
         """Tasks made of the calibration text, for choosing: what is reported is another text."""
-        return tasks_of(self.text_path("calibration"), self.tokenizer)
+        paths = [part.path for part in self.text_parts("calibration")]
+        return tasks_of(paths, self.tokenizer)
 
     def load(
         self, checkpoint: Checkpoint, group: Ranks | None = None, replicas: int = 1

@@ -18,6 +18,8 @@ from minipuzzle.artifacts import write_json
 from minipuzzle.bars import progress_bar
 from minipuzzle.checkpoint import Checkpoint, write_checkpoint
 from minipuzzle.data import TokenBlocks, Tokenizer, load_blocks
+from minipuzzle.data.blend import epochs
+from minipuzzle.data.files import data_files
 from minipuzzle.errors import UserError
 from minipuzzle.identity import fingerprint
 from minipuzzle.interrupt import legs
@@ -31,7 +33,7 @@ from minipuzzle.runs.checks import check_training
 from minipuzzle.runs.device import device_name, pick_device
 from minipuzzle.runs.disk import check_disk, training_needs
 from minipuzzle.runs.meter import Meter
-from minipuzzle.runs.texts import text_path
+from minipuzzle.runs.texts import Part, load_text, text_parts
 from minipuzzle.runs.training_folder import TrainingFolder
 from minipuzzle.settings import PretrainRecipe
 from minipuzzle.training import answers_only, next_token, train
@@ -58,26 +60,24 @@ def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
     family = families.of(recipe.model)
     architecture = replace(family.architecture(recipe.model), mtp=())  # it would not be trained
     tokenizer = _tokenizer(recipe, architecture)
-    train_path = text_path("train", recipe.data.train, tokenizer)
-    validation_path = text_path("validation", recipe.data.validation, tokenizer)
+    texts = {
+        which: text_parts(which, getattr(recipe.data, which), tokenizer, run / "tokens")
+        for which in ("train", "validation")
+    }
     blocks = group.first_then_all(
-        lambda: load_blocks(
-            train_path,
-            tokenizer,
-            block_length=recipe.data.length,
-            seed=recipe.data.seed,
-            cache=run / "tokens",
-        )
+        lambda: load_text("train", texts["train"], tokenizer, recipe.data, run / "tokens")
     )
-    held_out = group.first_then_all(lambda: _validation(recipe, validation_path, tokenizer, run))
+    held_out = group.first_then_all(
+        lambda: _validation(recipe, texts["validation"], tokenizer, run)
+    )
     check_training(recipe.training, [architecture], device, group)
     kernels = choose(device)
-    texts = (tokenizer.fingerprint, blocks.fingerprint)
-    identity = fingerprint(recipe.model, recipe.training.fixed(), *texts)
+    inputs = (tokenizer.fingerprint, blocks.fingerprint)
+    identity = fingerprint(recipe.model, recipe.training.fixed(), *inputs)
     key = fingerprint(
         recipe.model,
         recipe.training.decisive(),
-        *texts,
+        *inputs,
         [text.fingerprint for text in held_out.values()],
     )
     target, folder = run / "model", TrainingFolder(run, "pretrain", identity, key)
@@ -104,6 +104,8 @@ def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
     if group.world > 1:
         shard(model, group, recipe.training.replicas)
     tokens = recipe.training.tokens
+    for line in epochs(blocks, tokens):
+        log.info(f"pretrain: {line}")
     with progress_bar("pretrain", tokens, "tokens") as bar:
         meter = Meter(bar, tokens, architecture, recipe.data.length, device, ranks=group.world)
         final = train(
@@ -167,12 +169,16 @@ def _tokenizer(recipe: PretrainRecipe, architecture: Architecture) -> Tokenizer:
 
 
 def _validation(
-    recipe: PretrainRecipe, path: Path, tokenizer: Tokenizer, run: RunDir
+    recipe: PretrainRecipe, parts: list[Part], tokenizer: Tokenizer, run: RunDir
 ) -> dict[str, TokenBlocks]:
-    """The texts by the names of their files."""
-    files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    """The texts by the names of their files, or of a blend's sources."""
+    if len(parts) > 1:
+        blend = load_text("validation", parts, tokenizer, recipe.data, run / "tokens")
+        return dict(blend.by_domain())
+    path = parts[0].path
+    files = data_files(path)
     return {
-        file.name: load_blocks(
+        file.name if file == path else str(file.relative_to(path)): load_blocks(
             file, tokenizer, block_length=recipe.data.length, cache=run / "tokens"
         )
         for file in files

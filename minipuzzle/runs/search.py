@@ -45,7 +45,7 @@ def run_search(job: Job, settings: SearchSettings) -> SearchResult:
     """
     with job.run.locked(), ranks(job.device) as group:
         if settings.by_tasks:
-            job.text_path("calibration")  # asked for before anything is measured
+            job.text_parts("calibration")  # asked for before anything is measured
         blocks = group.first_then_all(lambda: job.validation("search"))
         blocks = blocks.take(min(settings.validation_blocks, len(blocks)), seed=0)
         parent = MaskedParent(job, blocks, group)

@@ -5,15 +5,21 @@ this folder, or the demo's own for the demo's own teacher. Nobody else's is gues
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from minipuzzle import embedded
 from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.data import Tokenizer
+from minipuzzle.data import TokenBlocks, Tokenizer, blended, load_blocks
+from minipuzzle.data.documents import text_name
+from minipuzzle.data.files import file_format
+from minipuzzle.data.hub import PREFIX, fetched
 from minipuzzle.errors import UserError
 from minipuzzle.settings import EMBEDDED, Data
+from minipuzzle.settings.blend import Source, parse_sources
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +37,23 @@ def own_texts(data: Data, parent: Checkpoint) -> Data:
     return replace(data, **named)
 
 
-def text_path(which: str, named: str, tokenizer: Tokenizer) -> Path:
-    """The file or folder of the "train", "calibration" or "validation" text for a model with this
-    tokenizer; says it.
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A source of a text: its ``name`` in reports, where it is, and its share or number of blocks
+    (``settings.blend``), neither where it is the only one.
+    """
 
-    Raises: UserError where none is named and none lies in ``data/``, and for the demo's text with
-    another tokenizer than the demo's.
+    name: str
+    path: Path
+    source: Source
+
+
+def text_parts(which: str, named: str, tokenizer: Tokenizer, fetch_to: Path) -> list[Part]:
+    """The sources of the "train", "calibration" or "validation" text for a model with this
+    tokenizer; says them. Data sets are fetched into a folder.
+
+    Raises: UserError where none is named and none lies in ``data/``, for shares that cannot be
+    read, and for the demo's text with another tokenizer than the demo's.
     """
     named = named or _in_this_folder(which)
     if not named:
@@ -49,6 +66,53 @@ def text_path(which: str, named: str, tokenizer: Tokenizer) -> Path:
             allowed="a file or folder of text that the model should be good at",
             next=(f"Name it with data.{which}, or put it into this folder as data/{which}."),
         )
+    sources = (Source(name=named),) if _exists(named) else parse_sources(named)
+    paths = [_path(which, source, tokenizer, fetch_to) for source in sources]
+    names = [_short(source.name) for source in sources]
+    if len(set(names)) < len(names):
+        names = [source.name for source in sources]
+    return [
+        Part(name=name, path=path, source=source)
+        for name, path, source in zip(names, paths, sources, strict=True)
+    ]
+
+
+def load_text(
+    which: str, parts: Sequence[Part], tokenizer: Tokenizer, data: Data, cache: Path
+) -> TokenBlocks:
+    """The token blocks of a text, tokenised once per ``cache``.
+
+    A blend's sources are its domains; of one for training all blocks are kept, and a stream has
+    them in its shares; else as many blocks of each are taken as make them. Of validation each file
+    of a folder is a domain. Of calibration conversations are joined and cut as documents are, since
+    what fills a block would be scored too. Raises: UserError as ``load_blocks``, and for fewer
+    blocks than are asked for.
+    """
+    each = [
+        load_blocks(
+            part.path,
+            tokenizer,
+            block_length=data.length,
+            seed=data.seed,
+            cache=cache,
+            by_file=which == "validation" and len(parts) == 1,
+            loss_on=data.loss_on,
+            whole=which != "calibration",
+        )
+        for part in parts
+    ]
+    each = [
+        blocks.take(part.source.blocks, data.seed) if part.source.blocks else blocks
+        for part, blocks in zip(parts, each, strict=True)
+    ]
+    if len(parts) == 1:
+        return each[0]
+    blend = blended(each, [part.name for part in parts], [part.source.weight for part in parts])
+    return blend if which == "train" else blend.proportioned(data.seed)
+
+
+def _path(which: str, source: Source, tokenizer: Tokenizer, fetch_to: Path) -> Path:
+    named = source.name
     if (
         named == EMBEDDED
         and tokenizer.fingerprint != Tokenizer.load(embedded.teacher_path()).fingerprint
@@ -59,9 +123,31 @@ def text_path(which: str, named: str, tokenizer: Tokenizer) -> Path:
             allowed="a file or folder of text that this model should be good at",
             next=f"Name one with data.{which}.",
         )
-    path = embedded.text_path(which) if named == EMBEDDED else Path(named)
-    log.info(f"{which} text: {path}" + (" (the demo's)" if named == EMBEDDED else ""))
+    if named.startswith(PREFIX):
+        path = fetched(named, fetch_to)
+    else:
+        path = embedded.text_path(which) if named == EMBEDDED else Path(named)
+    about = " (the demo's)" if named == EMBEDDED else ""
+    if source.weight:
+        share = f"{source.share / 100:g} %" if source.share else f"{source.blocks:,} blocks"
+        about += f", {share}"
+    log.info(f"{which} text: {path}{about}")
     return path
+
+
+def _short(named: str) -> str:
+    """A name for reports: the file's without its endings, the folder's, or the data set's."""
+    if named.startswith(PREFIX):
+        return re.split(r"[:\[]", named.removeprefix(PREFIX))[0].rsplit("/", 1)[-1]
+    path = Path(named)
+    return text_name(path) if file_format(path) else path.name or named
+
+
+def _exists(named: str) -> bool:
+    try:
+        return Path(named).exists()
+    except (OSError, ValueError):  # a name that cannot be one of a file
+        return False
 
 
 def _in_this_folder(which: str) -> str:

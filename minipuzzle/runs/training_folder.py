@@ -19,6 +19,7 @@ from pathlib import Path
 from minipuzzle.arch import Architecture
 from minipuzzle.bars import progress_bar
 from minipuzzle.data import TokenBlocks
+from minipuzzle.data.blend import epochs
 from minipuzzle.model import HybridLM
 from minipuzzle.ranks import Ranks
 from minipuzzle.records import LegRecord, TrainingRecord
@@ -194,7 +195,11 @@ def train_in(
     teacher: Architecture | None,
     on_policy: OnPolicy | None = None,
 ) -> float:
-    """``train`` in a folder of the run, with a progress bar."""
+    """``train`` in a folder of the run, with a progress bar; says how often it reads each source of
+    a blend.
+    """
+    for line in epochs(blocks, settings.tokens):
+        log.info(f"{label}: {line}")
     with progress_bar(label, settings.tokens, "tokens") as bar:
         meter = Meter(
             bar,

@@ -13,7 +13,8 @@ EMBEDDED = "embedded"
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Texts (files or folders) and the length of their blocks.
+    """Texts (files, folders, data sets ``hf:NAME``, or blends of these: ``blend``) and the length of
+    their blocks.
 
     "embedded" names the demo's text, for models with the demo's tokenizer. What is not named ("")
     is that text for the embedded teacher; for any other model it is asked for, since nobody else's
@@ -23,9 +24,17 @@ class Data:
     SECTION: ClassVar[str] = "data"
     PANEL: ClassVar[str] = "Texts"
 
-    train: str = setting("", "Training text: a file, a folder, or embedded.", common=True)
-    calibration: str = setting("", "Calibration text: a file, a folder, or embedded.", common=True)
-    validation: str = setting("", "Validation text: a file, a folder, or embedded.", common=True)
+    train: str = setting(
+        "", "Training text: a file, a folder, hf:NAME, embedded, or a blend of such.", common=True
+    )
+    calibration: str = setting(
+        "",
+        "Calibration text: a file, a folder, hf:NAME, embedded, or a blend of such.",
+        common=True,
+    )
+    validation: str = setting(
+        "", "Validation text: a file, a folder, hf:NAME, embedded, or a blend of such.", common=True
+    )
     length: int = setting(
         512, "Tokens in a block of text.", unit="tokens", within=(2, 2**24), common=True
     )

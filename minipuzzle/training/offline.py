@@ -84,11 +84,13 @@ class TeacherCache:
 
     def disk_bytes(self, tokens: int) -> int:
         """The same as a number."""
-        return self.keep.bytes_per_token(self.vocabulary) * min(tokens, self.blocks.tokens.size)
+        length = self.blocks.block_length
+        blocks = self.blocks.distinct(-(-tokens // length))
+        return self.keep.bytes_per_token(self.vocabulary) * min(tokens, blocks * length)
 
     def missing(self, count: int) -> list[int]:
         """The shards that the first ``count`` blocks of training need and that are not there."""
-        shards = -(-min(count, len(self.blocks)) // self.rows)
+        shards = -(-self.blocks.distinct(count) // self.rows)
         return [i for i in range(shards) if not self._path(i).exists()]
 
     def fill(
@@ -167,7 +169,7 @@ class TeacherCache:
     def _ask(
         self, teacher: HybridLM, index: int, batch: int, device: torch.device
     ) -> dict[str, Tensor]:
-        first, last = index * self.rows, min((index + 1) * self.rows, len(self.blocks))
+        first, last = index * self.rows, self.blocks.distinct((index + 1) * self.rows)
         generator = torch.Generator(device) if self.keep.sample else None
         if generator is not None:
             generator.manual_seed(int(fingerprint(self.about, index), 16) >> 1)

@@ -199,6 +199,8 @@ def test_a_text_is_a_blend_by_its_name(parent, monkeypatch, capsys):
     assert train.shares == (6, 3, 1)
     prose = dict(train.by_domain())["prose"]
     assert (prose.documents % 2 == 1).all()
+    alone = job(parent, "alone", train="prose").text("train")
+    assert np.array_equal(prose.tokens, alone.tokens)  # all of it, whatever its share
     held_out = made.validation("eval")
     counts = [d.blocks for d in held_out.domains]
     assert [round(10 * n / sum(counts)) for n in counts] == [6, 3, 1]

@@ -13,8 +13,8 @@ EMBEDDED = "embedded"
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Texts (files, folders, data sets ``hf:NAME``, or blends of these: ``blend``) and the length of
-    their blocks.
+    """Texts (files, folders, data sets ``hf:NAME``, or blends: ``blend``) and the length of their
+    blocks.
 
     "embedded" names the demo's text, for models with the demo's tokenizer. What is not named ("")
     is that text for the embedded teacher; for any other model it is asked for, since nobody else's

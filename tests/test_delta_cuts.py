@@ -18,7 +18,7 @@ from minipuzzle.model import load_model
 from minipuzzle.surgery import cut
 
 SIZES = {"key_groups": 3, "group_heads": 1, "key_dim": 4, "value_dim": 7}
-FAMILIES = ["olmo_hybrid"]
+FAMILIES = ["olmo_hybrid", "qwen3_next"]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

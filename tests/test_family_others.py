@@ -13,7 +13,8 @@ from minipuzzle import families
 from minipuzzle.errors import UserError
 from minipuzzle.families import _others as others
 
-OURS = "llama mistral qwen2 qwen3 qwen3_moe olmo2 nemotron_h mamba2 bamba smollm3 granitemoehybrid"
+OURS = "llama mistral qwen2 qwen3 qwen3_moe qwen3_next olmo2 nemotron_h mamba2 bamba smollm3"
+OURS += " granitemoehybrid"
 WHY = {
     "bert": ["no causal decoder", "type_vocab_size: 2"],
     "roberta": ["no causal decoder"],
@@ -36,7 +37,6 @@ WHY = {
     "cohere2": ["side by side"],
     "deepseek_v3": ["latent attention (MLA)", "kv_lora_rank: 512"],
     "kimi_linear": ["a decay for each key channel", "MLA"],
-    "qwen3_next": ["shared expert", "shared_expert_intermediate_size: 512"],
     "gpt_oss": ["attention sinks", "swiglu_limit: 7.0"],
     "glm4": ["neighbouring channels"],
     "mllama": ["cross-attention", "vision_config"],
@@ -105,8 +105,6 @@ SEEN = {
         part in name for name in names for part in ("vision", "visual", "audio", "speech", "image")
     ),
     "attention sinks": lambda kinds, names: any("sinks" in name for name in names),
-    "behind a gate": lambda kinds, names: any("shared_expert_gate" in name for name in names),
-    "delta nets": lambda kinds, names: any("DeltaNet" in kind for kind in kinds),
     "AltUp": lambda kinds, names: any("altup" in name for name in names),
 }
 """Part of what we say -> whether transformers' model has it, by the classes of its modules and the

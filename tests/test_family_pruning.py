@@ -69,7 +69,7 @@ CUT += [
     ("olmoe", "gates that sum to 1, bias, yarn"),
 ]
 FREE = ["nemotron_h", "llama", "mistral", "mixtral", "olmo2", "olmo3", "olmo_hybrid"]
-FREE += ["qwen3", "qwen3_moe"]
+FREE += ["qwen3", "qwen3_moe", "qwen3_next"]
 """Families whose hidden size a search may choose."""
 
 

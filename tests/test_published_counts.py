@@ -103,6 +103,20 @@ WITH_EXPERTS = {  # (total, active); Nemotron 3 is in test_published_moe.py
             "num_experts_per_tok": 2,
         },
     ),
+    "Qwen3-Next-80B-A3B": (
+        (79_674_391_296, 3_874_929_408),
+        "qwen3_next",
+        {
+            "vocab_size": 151936,
+            "hidden_size": 2048,
+            "num_hidden_layers": 48,
+            "num_attention_heads": 16,
+            "intermediate_size": 5120,
+            "moe_intermediate_size": 512,
+            "num_experts": 512,
+            "num_experts_per_tok": 10,
+        },
+    ),
     "OLMoE-1B-7B": (
         (6_919_161_856, 1_282_017_280),
         "olmoe",

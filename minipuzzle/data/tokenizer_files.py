@@ -43,7 +43,7 @@ ALWAYS_PLAIN = (
 """Model types whose tokenizer.json transformers takes as it is, whatever class is named."""
 
 CLASS_OF_TYPE = {
-    **dict.fromkeys(("qwen2", "qwen3", "qwen3_moe"), "Qwen2Tokenizer"),
+    **dict.fromkeys(("qwen2", "qwen3", "qwen3_moe", "qwen3_next"), "Qwen2Tokenizer"),
     **dict.fromkeys(("mamba2", "olmoe"), "GPTNeoXTokenizer"),
 }
 """What transformers takes where the files name no class."""

@@ -30,6 +30,7 @@ WITH_EXPERTS = (
     "nemotron_h_puzzle",
     "olmoe",
     "qwen3_moe",
+    "qwen3_next",
 )
 OTHERS = (
     "jamba",

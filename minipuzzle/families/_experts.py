@@ -1,5 +1,5 @@
-"""What families share whose feed-forward is SwiGLU experts that a softmax chooses: Qwen 3 MoE,
-OLMoE.
+"""What families share whose feed-forward is SwiGLU experts that a softmax chooses: Qwen 3 MoE and
+Next, OLMoE.
 """
 
 from __future__ import annotations
@@ -7,9 +7,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from minipuzzle.arch import Architecture
 from minipuzzle.families._fields import activation, error, flag, positive, possible, whole
+from minipuzzle.families._layers import feed_forward
 from minipuzzle.families._parts import EXPERT, Pattern
-from minipuzzle.kinds import Experts
+from minipuzzle.kinds import Block, Experts
 
 EXPERT_FIELDS: dict[str, Any] = {
     "num_experts": None,
@@ -28,6 +30,15 @@ EXPERT_TENSORS: dict[str, str | tuple[Pattern, ...]] = {
     ),
     "experts.down_proj": (f"mlp.experts.{EXPERT}.down_proj.weight", "mlp.experts.down_proj"),
 }
+SHARED_TENSORS: dict[str, str | tuple[Pattern, ...]] = {
+    "shared_gate_up_proj.weight": (
+        tuple(f"mlp.shared_expert.{p}_proj.weight" for p in ("gate", "up")),
+    ),
+    "shared_down_proj.weight": "mlp.shared_expert.down_proj.weight",
+    "shared_gate.weight": "mlp.shared_expert_gate.weight",
+}
+DENSE_FIELDS: dict[str, Any] = {"decoder_sparse_step": 1, "mlp_only_layers": None}
+"""Which layers have a dense SwiGLU in place of experts."""
 
 
 def expert_count(fields: Mapping[str, Any]) -> int:
@@ -42,8 +53,10 @@ def expert_count(fields: Mapping[str, Any]) -> int:
     return whole(fields, "num_experts" if both[1] is None else "num_local_experts")
 
 
-def read_experts(fields: Mapping[str, Any], hidden: int, width: str) -> Experts:
-    """The block of ``EXPERT_FIELDS``, ``width`` the field of an expert's width."""
+def read_experts(fields: Mapping[str, Any], hidden: int, width: str, **options: Any) -> Experts:
+    """The block of ``EXPERT_FIELDS``, ``width`` the field of an expert's width; ``options`` are the
+    family's own.
+    """
     activation(fields, "hidden_act", "silu")
     if not (count := expert_count(fields)):
         raise error("There is no expert.", got="num_experts 0", allowed="a whole number above 0")
@@ -56,6 +69,7 @@ def read_experts(fields: Mapping[str, Any], hidden: int, width: str) -> Experts:
         normalised=flag(fields, "norm_topk_prob"),
         gated=True,
         activation="silu",
+        **options,
     )
     return possible(block)
 
@@ -70,3 +84,31 @@ def write_experts(block: Experts | None, width: str) -> dict[str, Any]:
         width: block.expert_width,
         "norm_topk_prob": block.normalised,
     }
+
+
+def second_blocks(fields: Mapping[str, Any], width: str, **options: Any) -> list[Block]:
+    """The second block of each layer, as ``read_experts`` has it; dense where ``mlp_only_layers``
+    has the layer, where its number is no multiple of ``decoder_sparse_step``, or where there are no
+    experts at all.
+    """
+    hidden, layers = positive(fields, "hidden_size"), positive(fields, "num_hidden_layers")
+    step, said = positive(fields, "decoder_sparse_step"), fields["mlp_only_layers"] or []
+    if not isinstance(said, list) or not all(type(index) is int for index in said):
+        raise error(
+            "mlp_only_layers is not a list of whole numbers.",
+            got=said,
+            allowed="the positions of dense layers",
+        )
+    sparse = [i not in said and (i + 1) % step == 0 for i in range(layers)]
+    if any(sparse) and expert_count(fields) == 0:
+        sparse = [False] * layers
+    moe = read_experts(fields, hidden, width, **options) if any(sparse) else None
+    mlp = None if all(sparse) else feed_forward(fields, hidden)
+    blocks = (moe if routed else mlp for routed in sparse)
+    return [block for block in blocks if block is not None]
+
+
+def write_dense(architecture: Architecture) -> dict[str, Any]:
+    """The fields of dense layers: they are listed."""
+    dense = [i // 2 for i in architecture.indices("mlp")]
+    return {"decoder_sparse_step": 1, "mlp_only_layers": dense}

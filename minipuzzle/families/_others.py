@@ -43,7 +43,6 @@ FIELDS: dict[str, str] = {
     "parallel_attn": PARALLEL,
     "use_parallel_residual": PARALLEL,
     "lm_head_bias": "a bias in the head",
-    "shared_expert_intermediate_size": "a shared expert behind a gate",
     "swiglu_limit": "experts whose gate is clamped",
     "linear_num_heads": KDA,
     "linear_attn_alpha_factor": "linear attention (lightning)",

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from minipuzzle.arch import Architecture
 from minipuzzle.families import llama
 from minipuzzle.families._experts import (
+    DENSE_FIELDS,
     EXPERT_FIELDS,
     EXPERT_TENSORS,
-    expert_count,
-    read_experts,
+    second_blocks,
+    write_dense,
     write_experts,
 )
-from minipuzzle.families._fields import error, flag, own, positive
-from minipuzzle.families._layers import LAYER_FIELDS, Tensors, feed_forward, first, layer_names
+from minipuzzle.families._fields import flag, own
+from minipuzzle.families._layers import LAYER_FIELDS, Tensors, first, layer_names
 from minipuzzle.families._parts import Name
 from minipuzzle.families._windows import slid, window_of, windows_of
 from minipuzzle.families.llama import biases, extra_files, read, write
-from minipuzzle.kinds import Block
 
 __all__ = ["FIELDS", "architecture", "config", "extra_files", "names"]
 FIELDS = (
     LAYER_FIELDS
     | EXPERT_FIELDS
+    | DENSE_FIELDS
     | {
         "intermediate_size": None,
         "moe_intermediate_size": None,
@@ -33,8 +33,6 @@ FIELDS = (
         "attention_bias": False,
         "use_sliding_window": False,
         "sliding_window": 4096,
-        "decoder_sparse_step": 1,
-        "mlp_only_layers": None,
     }
 )
 TENSORS: Tensors = {**llama.TENSORS, "moe": EXPERT_TENSORS}
@@ -48,7 +46,7 @@ def architecture(config: dict[str, Any]) -> Architecture:
     """
     fields = own(config, FIELDS)
     window = window_of(fields) if flag(fields, "use_sliding_window") else None
-    bias, seconds = flag(fields, "attention_bias"), _seconds(fields)
+    bias, seconds = flag(fields, "attention_bias"), second_blocks(fields, WIDTH)
     result = read(fields, bias=bias, out_bias=bias, qk_norm=True, seconds=seconds)
     return slid(result, [window] * len(seconds))
 
@@ -65,8 +63,7 @@ def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, An
         "Qwen3MoeForCausalLM",
         attention_bias=biases(architecture)["attention_bias"],
         **uniform,
-        decoder_sparse_step=1,
-        mlp_only_layers=[i // 2 for i in architecture.indices("mlp")],
+        **write_dense(architecture),
         **write_experts(first(architecture, "moe"), WIDTH),
     )
 
@@ -74,24 +71,3 @@ def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, An
 def names(architecture: Architecture) -> dict[str, tuple[Name, ...]]:
     """Canonical tensor name -> how a file holds it."""
     return layer_names(architecture, TENSORS, llama.TOP)
-
-
-def _seconds(fields: Mapping[str, Any]) -> list[Block]:
-    """The second block of each layer: dense where ``mlp_only_layers`` has it, where its number is
-    no multiple of ``decoder_sparse_step``, or where there are no experts at all.
-    """
-    hidden, layers = positive(fields, "hidden_size"), positive(fields, "num_hidden_layers")
-    step, said = positive(fields, "decoder_sparse_step"), fields["mlp_only_layers"] or []
-    if not isinstance(said, list) or not all(type(index) is int for index in said):
-        raise error(
-            "mlp_only_layers is not a list of whole numbers.",
-            got=said,
-            allowed="the positions of dense layers",
-        )
-    sparse = [i not in said and (i + 1) % step == 0 for i in range(layers)]
-    if any(sparse) and expert_count(fields) == 0:
-        sparse = [False] * layers
-    moe = read_experts(fields, hidden, WIDTH) if any(sparse) else None
-    mlp = None if all(sparse) else feed_forward(fields, hidden)
-    blocks = (moe if routed else mlp for routed in sparse)
-    return [block for block in blocks if block is not None]

@@ -108,8 +108,8 @@ def placed(
     shapes = piece_shapes(tensor, name)
     if isinstance(name, Parts) and not name.stacked:
         # where rows that are joined are split does not matter: transformers may save equal parts
-        rows = sum(prod(entry.shape[:1]) for entry in found)
-        if all((rows, *entry.shape[1:]) == tensor.shape for entry in found):
+        whole = sum(prod(entry.shape[:1]) for entry in found)
+        if all((whole, *entry.shape[1:]) == tensor.shape for entry in found):
             shapes = [entry.shape for entry in found]
     for piece, entry, shape in zip(names, found, shapes, strict=True):
         if entry.shape != shape:
@@ -127,8 +127,8 @@ def placed(
     spans: tuple[tuple[int, int, int], ...] = ()
     if not isinstance(name, str) and name.interleaved:
         row = found[0].nbytes // tensor.shape[0]
-        rows = interleaved_rows(tensor)
-        spans = tuple((0, some.start * row, len(some) * row) for some in rows)
+        runs = interleaved_rows(tensor)
+        spans = tuple((0, rows.start * row, len(rows) * row) for rows in runs)
     if fp8 is None or found[0].dtype != CODES:
         return Stored(name, tensor.shape, found, spans)
     scales = tuple(scale_of(piece, entries, fp8) for piece in names)

@@ -13,18 +13,18 @@ from minipuzzle import families
 from minipuzzle.errors import UserError
 from minipuzzle.families import _others as others
 
-OURS = "llama mistral qwen2 qwen3 qwen3_moe qwen3_next olmo2 nemotron_h mamba2 bamba smollm3"
-OURS += " granitemoehybrid"
+OURS = "llama mistral mixtral qwen2 qwen3 qwen3_moe qwen3_next olmo2 nemotron_h mamba2 bamba"
+OURS += " smollm3 granitemoehybrid"
 WHY = {
     "bert": ["no causal decoder", "type_vocab_size: 2"],
     "roberta": ["no causal decoder"],
     "t5": ["an encoder beside", "is_encoder_decoder: true"],
     "bart": ["an encoder beside"],
-    "gpt2": ["learned positions", "layer_norm_epsilon", "activation_function: gelu_new"],
-    "gpt_neo": ["learned positions", "layer_norm_epsilon"],
+    "gpt2": ["positions added", "layer_norm_epsilon", "activation_function: gelu_new"],
+    "gpt_neo": ["positions added", "layer_norm_epsilon"],
     "gptj": ["side by side", "LayerNorm"],
     "gpt_neox": ["side by side", "use_parallel_residual: true", "hidden_act: gelu"],
-    "opt": ["learned positions", "activation_function: relu"],
+    "opt": ["positions added", "activation_function: relu"],
     "bloom": ["ALiBi", "LayerNorm"],
     "mpt": ["ALiBi", "alibi: true"],
     "falcon": ["side by side", "parallel_attn: true"],
@@ -45,12 +45,9 @@ WHY = {
     "zamba2": ["share their weights", "num_mem_blocks: 1"],
     "falcon_h1": ["attention and Mamba-2 side by side"],
     "lfm2": ["short convolutions", "conv_L_cache: 3"],
-    "phi3": [],
-    "mixtral": [],
+    "phi3": ["q, k and v in one matrix"],
 }
-"""Types that are none of ours today, and what their configs have to be told; nothing where no
-field says more than that the file is missing.
-"""
+"""Types that were none of ours, and what their configs have to be told."""
 
 
 @cache
@@ -97,7 +94,7 @@ SEEN = {
     others.CROSS: lambda kinds, names: any(
         part in name for name in names for part in ("cross_attn", "crossattention", "encoder_attn")
     ),
-    others.LEARNED: lambda kinds, names: any(
+    others.ADDED: lambda kinds, names: any(
         part in name for name in names for part in ("wpe", "embed_positions", "positions_embed")
     ),
     "an encoder beside": lambda kinds, names: any("encoder" in name for name in names),
@@ -126,6 +123,14 @@ def test_what_is_said_is_so(name):
 
 def test_every_type_by_name_alone_is_one_of_transformers():
     assert set(others.CLASSES) <= set(CONFIG_MAPPING)
+
+
+def test_where_nothing_is_known_the_file_is_what_is_missing():
+    config = default_of("exaone4") | {"model_type": "exaone5"}
+    with pytest.raises(UserError, match="no file here says what its tensors are called"):
+        families.of(config)
+    with pytest.raises(UserError, match="Unknown model_type 'exaone5'"):
+        families.of({"model_type": "exaone5"})
 
 
 def test_of_a_model_of_images_the_text_is_looked_at():

@@ -23,6 +23,7 @@ BLOCKS = (
     " experts"
 )
 NEW = "a new family is one file in minipuzzle/families"
+NO_FILE = "no field that a block can't compute, but no file here says what its tensors are called"
 WITH_EXPERTS = (
     "granitemoehybrid",
     "mixtral",
@@ -101,14 +102,15 @@ def of(config: Mapping[str, Any]) -> Family:
     """
     model_type = str(config.get("model_type", ""))
     lacks = [] if model_type in known() else reasons(config)
-    if lacks:
-        raise UserError(
-            f"Models of type {model_type!r} are not supported.",
-            got="; ".join(lacks),
-            allowed=", ".join(known()),
-            next=_text_alone(config) or _instead(model_type),
-        )
-    return find(model_type)
+    a_model = model_type and "vocab_size" in config and not _meant(model_type)
+    if model_type in known() or not (lacks or a_model):
+        return find(model_type)
+    raise UserError(
+        f"Models of type {model_type!r} are not supported.",
+        got="; ".join(lacks) or NO_FILE,
+        allowed=", ".join(known()),
+        next=_text_alone(config) or _instead(model_type),
+    )
 
 
 def _text_alone(config: Mapping[str, Any]) -> str:
@@ -121,11 +123,16 @@ def _text_alone(config: Mapping[str, Any]) -> str:
 def _advice(model_type: str) -> str:
     if not model_type:
         return "Add the model_type to config.json."
-    slips = _slips(model_type)
-    meant = next((name for name in known() if slips & _slips(name)), None)
-    if meant is not None and model_type not in OTHERS:
+    if meant := _meant(model_type):
         return f"If {meant!r} is meant, write that in config.json."
     return _instead(model_type)
+
+
+def _meant(model_type: str) -> str | None:
+    """The type that a slip of spelling means."""
+    slips = _slips(model_type)
+    meant = (name for name in known() if slips & _slips(name))
+    return None if model_type in OTHERS else next(meant, None)
 
 
 def _instead(model_type: str) -> str:

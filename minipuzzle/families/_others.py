@@ -19,7 +19,8 @@ CROSS = "cross-attention"
 CAPPED = "softly capped logits"
 PARALLEL = "attention and feed-forward side by side in a block"
 ALIBI = "ALiBi, distances added to attention's scores"
-LEARNED = "learned positions"
+SINKS = "attention sinks"
+ADDED = "positions added to the embedding"
 MAMBA_1 = "Mamba-1"
 KDA = "a delta net with a decay for each key channel (KDA)"
 SHARED = "blocks that share their weights"
@@ -68,23 +69,28 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "gemma3_text": ("a norm before and after each mixer",),
     "glm": ("RoPE that turns neighbouring channels",),
     "glm4": ("RoPE that turns neighbouring channels", "a norm before and after each mixer"),
-    "gpt_neo": (LEARNED,),
-    "gpt_oss": ("attention sinks",),
+    "gpt_neo": (ADDED,),
+    "gpt_oss": (SINKS,),
+    "granite_swa": (SINKS,),
+    "granitemoe_swa": (SINKS,),
     "gptj": (PARALLEL, "RoPE that turns neighbouring channels"),
     "helium": ("RoPE that turns neighbouring channels",),
+    "hunyuan_v1_dense": ("norms of q and k after RoPE",),
     "modernbert": (BOTH_SIDES,),
+    "mimo_v2_flash": (SINKS,),
     "nanochat": ("norms without weights",),
     "bitnet": ("ternary weights", "norms within attention and feed-forward"),
     "nemotron": (f"{LAYER_NORM}, its scale 1 + weight",),
     "olmo": (f"{LAYER_NORM}, without weights",),
-    "opt": (LEARNED, LAYER_NORM),
+    "opt": (ADDED, LAYER_NORM),
     "phi": (PARALLEL, "a bias in the head"),
+    "phi3": ("q, k and v in one matrix",),
     "phimoe": (LAYER_NORM,),
 }
 """What transformers' class of a type computes though no field of config.json says so."""
 ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "activation")
 COMPUTED = ("silu", "swish", "relu2")
-PARTS = ("vision_config", "audio_config", "vit_config")
+PARTS = ("vision_config", "audio_config", "vit_config", "vq_config")
 
 
 def reasons(config: Mapping[str, Any]) -> list[str]:
@@ -123,7 +129,7 @@ def _special(config: Mapping[str, Any]) -> Iterator[str]:
     if config.get("time_step_rank") and not config.get("n_groups"):
         yield f"{MAMBA_1} (time_step_rank: {config['time_step_rank']})"
     if config.get("n_positions") and not config.get("rotary_dim"):
-        yield f"{LEARNED} (n_positions: {config['n_positions']})"
+        yield f"{ADDED} (n_positions: {config['n_positions']})"
     for name in ACTIVATIONS:
         if isinstance(config.get(name), str) and config[name] not in COMPUTED:
             yield f"another activation ({name}: {config[name]})"

@@ -16,6 +16,7 @@ from minipuzzle.settings.verbs import COMMANDS
 NEEDED = {
     "inspect": (("path", Path("x")),),
     "merge": (("checkpoint", Path("x")), ("adapter", Path("y"))),
+    "quantize": (("checkpoint", Path("x")),),
     "generate": (("words", ("It was",)),),
     "bench": (("checkpoints", (Path("x"),)),),
     "pretrain": (("recipe", Path("r.yaml")),),
@@ -79,6 +80,7 @@ def other(option):
         "distill.rates": ("3e-5", (3e-5,)),
         "profile.workload": ("b2,p3,o4", ("b2,p3,o4",)),
         "bench.batch": ("auto", None),
+        "quantize.group": ("64", 64),
         "bench.seconds": ("5", 5.0),
         "eval.limit": ("5", 5),
     }

@@ -9,7 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from minipuzzle import families
 from minipuzzle.arch import Architecture
@@ -30,6 +30,16 @@ if TYPE_CHECKING:
 SHARD_BYTES = 5_000_000_000
 
 
+class Encoder(Protocol):
+    """Writes tensors otherwise than as they are."""
+
+    def config(self) -> dict[str, Any]:
+        """What config.json says of them, in its field quantization_config."""
+
+    def __call__(self, name: str, value: Tensor) -> dict[str, Tensor]:
+        """What is written, by name, in place of the file's tensor ``name``."""
+
+
 def write_checkpoint(
     path: Path,
     architecture: Architecture,
@@ -40,6 +50,7 @@ def write_checkpoint(
     shard_bytes: int = SHARD_BYTES,
     extra: dict[str, str] | None = None,
     mtp: Callable[[str], Tensor] | None = None,
+    encoder: Encoder | None = None,
 ) -> None:
     """Write ``architecture`` to the folder ``path``; ``tensor`` gives each tensor by canonical
     name, when its turn comes.
@@ -48,9 +59,10 @@ def write_checkpoint(
     and the generation config are copied from ``source``; what it holds expert by expert is written
     so. ``extra`` are text files to add; ``mtp`` gives the tensors of multi-token prediction, which
     are those of ``source`` without it. What ``config`` says of the dtype is made true, and that
-    weights are quantised left out. A checkpoint that is there already is replaced once the new one
-    is whole. Raises: UserError when the disk is full, leaving nothing behind, and where something
-    else than a checkpoint is there, InternalError for a tensor of another shape than the
+    weights are quantised left out, but where an ``encoder`` quantises them: then each tensor is
+    written under the family's first name. A checkpoint that is there already is replaced once the
+    new one is whole. Raises: UserError when the disk is full, leaving nothing behind, and where
+    something else than a checkpoint is there, InternalError for a tensor of another shape than the
     architecture's.
     """
     path = path.resolve()
@@ -62,12 +74,15 @@ def write_checkpoint(
         temporary.mkdir()
         temporary.chmod(0o755)
         kind = str(config["model_type"])
-        forms = {} if source is None else source.forms
+        forms = {} if source is None or encoder is not None else source.forms
         if mtp is None and source is not None:
             mtp = source.tensor
         tensors = _given(architecture, tensor, mtp)
-        dtype = _write_weights(temporary, architecture, tensors, kind, forms, shard_bytes)
-        (temporary / "config.json").write_text(json.dumps(_true(config, dtype), indent=2) + "\n")
+        dtype = _write_weights(temporary, architecture, tensors, kind, forms, shard_bytes, encoder)
+        said = _true(config, dtype)
+        if encoder is not None:
+            said["quantization_config"] = encoder.config()
+        (temporary / "config.json").write_text(json.dumps(said, indent=2) + "\n")
         for name, text in (extra or {}).items():
             (temporary / name).write_text(text)
         if source is not None:
@@ -132,6 +147,7 @@ def _write_weights(
     model_type: str,
     forms: Mapping[str, Name],
     shard_bytes: int,
+    encoder: Encoder | None,
 ) -> str:
     """The dtype of most numbers written, as torch names it. ``forms``: how weights of a name within
     a block are written, where a family knows several ways.
@@ -164,11 +180,12 @@ def _write_weights(
         numbers[str(value.dtype).removeprefix("torch.")] += value.numel()
         name = written(names[entry.name], forms.get(entry.weight.name))
         for piece, part in zip(names_of(name), _parts(entry, name, value), strict=True):
-            bytes_ = part.numel() * part.element_size()
+            held = {piece: part} if encoder is None else encoder(piece, part)
+            bytes_ = sum(values.nbytes for values in held.values())
             if size and size + bytes_ > shard_bytes:
                 flush()
                 size = 0
-            pending[piece] = part
+            pending |= held
             size, total = size + bytes_, total + bytes_
     flush()
     dtype = numbers.most_common(1)[0][0]

@@ -17,6 +17,7 @@ from minipuzzle.settings.inspect import InspectCommand
 from minipuzzle.settings.merge import MergeCommand
 from minipuzzle.settings.profile import ProfileCommand
 from minipuzzle.settings.prune import PruneCommand
+from minipuzzle.settings.quantize import QuantizeCommand
 from minipuzzle.settings.recipe import (
     DemoCommand,
     PretrainCommand,
@@ -42,6 +43,7 @@ COMMANDS: dict[str, Any] = {
     "bench": BenchCommand,
     "report": ReportCommand,
     "export": ExportCommand,
+    "quantize": QuantizeCommand,
     "pretrain": PretrainCommand,
     "run": RunCommand,
     "demo": DemoCommand,

@@ -1,0 +1,201 @@
+"""Matrices as compressed-tensors stores them: its scales, codes and packing, by calls to it.
+
+Which weights are matrices the kinds say: projections and stacks of experts. Head, embeddings,
+routers, convolutions, norms and the recurrence's vectors stay whole. Source: compressed-tensors
+0.20; llm-compressor 0.14 for what it shares between matrices that engines join
+(observers/helpers.py).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from minipuzzle.arch import Tensor as Planned
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.checkpoint.heads import HEAD
+from minipuzzle.checkpoint.pieces import piece_shapes
+from minipuzzle.errors import UserError
+from minipuzzle.families import names_of
+from minipuzzle.memory.formats import Format
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
+"""Layers of one input, as files name them, that engines join to one product: they share NVFP4's
+scale of the whole matrix.
+"""
+WEIGHT = ".weight"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A tensor of the file to be: of which tensor of ours, from which of its file's pieces."""
+
+    planned: Planned
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def layer(self) -> str:
+        """The layer whose weight it is."""
+        return self.name.removesuffix(WEIGHT)
+
+
+def split(checkpoint: Checkpoint) -> tuple[list[Piece], list[Piece]]:
+    """(matrices that are quantised, everything else), as the written file names them.
+
+    Raises: UserError where experts have no names of their own.
+    """
+    architecture = checkpoint.architecture
+    names = checkpoint.family.names(architecture)
+    wanted: list[Piece] = []
+    others: list[Piece] = []
+    for planned in architecture.file_tensors():
+        name = names[planned.name][0]
+        block = None if planned.block is None else architecture.blocks[planned.block]
+        mine = block is not None and planned.weight.name in block.matrices
+        for piece, shape in zip(names_of(name), piece_shapes(planned, name), strict=True):
+            (wanted if mine else others).append(Piece(planned, piece, shape))
+    stacked = [piece for piece in wanted if len(piece.shape) != 2 or WEIGHT not in piece.name]
+    if stacked:
+        raise UserError(
+            "The experts of this family are one tensor in a file, which no engine takes quantised.",
+            got=f"{stacked[0].name} {list(stacked[0].shape)}",
+            allowed="a matrix an expert",
+            next="Quantise this checkpoint with the engine that will run it.",
+        )
+    return wanted, others
+
+
+def check_groups(matrices: list[Piece], format: Format) -> None:
+    """Raises: UserError where the columns of a matrix are no whole groups."""
+    odd = [piece for piece in matrices if not format.divides(piece.shape[1])]
+    if odd:
+        columns = ", ".join(str(size) for size in sorted({piece.shape[1] for piece in odd}))
+        raise UserError(
+            f"Columns are no multiples of {format.group}, for which {format.packing} has a scale.",
+            got=f"{columns} columns in {len(odd)} matrices, first {odd[0].name}",
+            allowed=f"multiples of {format.group}",
+            next="Change quantize.group where the format is int4, or quantize.format (fp8 takes"
+            " every size); a search that rounds widths to multiples keeps them whole.",
+        )
+
+
+class Encoder:
+    """Gives a matrix's tensors in ``format``, and what config.json says of them."""
+
+    def __init__(self, checkpoint: Checkpoint, format: Format) -> None:
+        self.matrices, self.others = split(checkpoint)
+        check_groups(self.matrices, format)
+        self.format = format
+        self._wanted = {piece.name for piece in self.matrices}
+        self._checkpoint = checkpoint
+        self._scheme, self._compressor = _scheme(format)
+        self._tops: dict[str, Tensor] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all tensors of the file to be."""
+        checkpoint, total = self._checkpoint, 0
+        for piece in self.others:
+            width = checkpoint.held_dtype(piece.planned.name).itemsize
+            total += width * prod(piece.shape)
+        for piece in self.matrices:
+            width = checkpoint.held_dtype(piece.planned.name).itemsize
+            rows, columns = piece.shape
+            total += self.format.nbytes(rows, columns, width)
+        return total
+
+    def config(self) -> dict[str, Any]:
+        """config.json's quantization_config, as llm-compressor writes it."""
+        from compressed_tensors import __version__
+        from compressed_tensors.quantization import QuantizationConfig
+
+        said = QuantizationConfig(
+            config_groups={"group_0": self._scheme},
+            format=self.format.packing,
+            quantization_status="compressed",
+            ignore=list(self._ignored()),
+        ).model_dump(mode="json")
+        return said | {"sparsity_config": {}, "transform_config": {}, "version": __version__}
+
+    def _ignored(self) -> Iterator[str]:
+        """The head, and linear layers that stay whole: by their names without the layer's number,
+        for engines put other words before it.
+        """
+        architecture = self._checkpoint.architecture
+        names = self._checkpoint.family.names(replace(architecture, tied_head=False))
+        yield names_of(names[HEAD][0])[0].removesuffix(WEIGHT)
+        tails = {
+            re.sub(r"^.*?\.\d+\.", "", piece.layer)
+            for piece in self.others
+            if piece.planned.block is not None and len(piece.shape) == 2
+        }
+        yield from (f"re:.*\\.{re.escape(tail)}$" for tail in sorted(tails))
+        if architecture.mtp:
+            yield "re:.*mtp.*"
+
+    def __call__(self, name: str, value: Tensor) -> dict[str, Tensor]:
+        """What the file holds of its tensor ``name``: the format's tensors, or itself."""
+        if name not in self._wanted:
+            return {name: value}
+        from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
+
+        grouped = value.unflatten(-1, (-1, self.format.group or value.shape[1]))
+        # [rows, groups] of the least and of the largest number in each
+        least, most = grouped.amin(-1), grouped.amax(-1)
+        state = {"weight": value.contiguous()}
+        if self._scheme.weights.strategy == "tensor_group":
+            top = self._shared_top(name)
+            state["weight_global_scale"] = generate_gparam(-top, top)
+        state["weight_scale"], _ = calculate_qparams(
+            least, most, self._scheme.weights, global_scale=state.get("weight_global_scale")
+        )
+        layer = name.removesuffix("weight")
+        made = self._compressor.compress(state, self._scheme)
+        return {layer + part: tensor.detach().contiguous() for part, tensor in made.items()}
+
+    def _shared_top(self, name: str) -> Tensor:
+        """The largest magnitude [1] of a matrix and of those that engines join to it."""
+        if not self._tops:
+            self._tops = dict(self._largest())
+        layer = name.removesuffix(WEIGHT)
+        parent, _, own = layer.rpartition(".")
+        group = next((group for group in JOINED if own in group), (own,))
+        found = [self._tops.get(f"{parent}.{tail}") for tail in group]
+        tops = [top for top in found if top is not None]
+        return max(tops, key=float)
+
+    def _largest(self) -> Iterator[tuple[str, Tensor]]:
+        """(layer, the largest magnitude of its weight), over all of the checkpoint."""
+        of: dict[str, list[Piece]] = {}
+        for piece in self.matrices:
+            of.setdefault(piece.planned.name, []).append(piece)
+        for name, pieces in of.items():
+            rows = self._checkpoint.tensor(name).flatten(0, -2)
+            for piece, part in zip(pieces, rows.split([p.shape[0] for p in pieces]), strict=True):
+                yield piece.layer, part.abs().max().reshape(1)
+
+
+def _scheme(format: Format) -> tuple[Any, Any]:
+    """compressed-tensors' (scheme, compressor). Raises: UserError where it is not installed."""
+    try:
+        from compressed_tensors.compressors import BaseCompressor
+        from compressed_tensors.quantization import preset_name_to_scheme
+    except ImportError as error:
+        raise UserError(
+            "Quantised checkpoints are written by compressed-tensors, which is not installed.",
+            got=error,
+            allowed="compressed-tensors 0.15 or later",
+            next='pip install "minipuzzle[quant]"',
+        ) from error
+    scheme = preset_name_to_scheme(format.scheme, ["Linear"])
+    if scheme.weights.strategy == "group":
+        scheme.weights.group_size = format.group
+    scheme.format = format.packing
+    return scheme, BaseCompressor.get_value_from_registry(format.packing)

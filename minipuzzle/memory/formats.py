@@ -1,0 +1,73 @@
+"""Formats of quantised matrices, and what a matrix takes in a file, scales included. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """Codes of ``bits``, with a scale for each ``group`` of columns in a row (0: for a whole row).
+
+    ``scheme`` and ``packing`` are compressed-tensors' names of what the codes mean and of how they
+    are stored. ``scale_bytes`` 0: scales have the weights' dtype. ``apart`` are bytes that each
+    matrix has besides: NVFP4's second scale, INT4's shape.
+    """
+
+    label: str
+    scheme: str
+    packing: str
+    bits: int
+    group: int = 0
+    scale_bytes: int = 0
+    apart: int = 0
+
+    def nbytes(self, rows: int, columns: int, width: int) -> int:
+        """The bytes of a matrix of weights that have ``width`` bytes each."""
+        scales = rows * (columns // self.group if self.group else 1)
+        return rows * columns * self.bits // 8 + scales * (self.scale_bytes or width) + self.apart
+
+    def divides(self, columns: int) -> bool:
+        """Whether so many columns are whole groups."""
+        return not self.group or columns % self.group == 0
+
+
+FORMATS = {
+    "fp8": Format(
+        label="FP8, a scale a row; activations to FP8 a token at a time",
+        scheme="FP8_DYNAMIC",
+        packing="float-quantized",
+        bits=8,
+    ),
+    "nvfp4": Format(
+        label="NVFP4: E2M1 codes, an FP8 scale for 16, an FP32 one a matrix",
+        scheme="NVFP4A16",
+        packing="nvfp4-pack-quantized",
+        bits=4,
+        group=16,
+        scale_bytes=1,
+        apart=4,
+    ),
+    "mxfp4": Format(
+        label="MXFP4: E2M1 codes, a power of two for 32",
+        scheme="MXFP4A16",
+        packing="mxfp4-pack-quantized",
+        bits=4,
+        group=32,
+        scale_bytes=1,
+    ),
+    "int4": Format(
+        label="INT4, symmetric, a scale a group",
+        scheme="W4A16",
+        packing="pack-quantized",
+        bits=4,
+        group=128,
+        apart=16,
+    ),
+}
+
+
+def format_of(name: str, group: int) -> Format:
+    """The format of a name; ``group`` is INT4's."""
+    found = FORMATS[name]
+    return replace(found, group=group) if name == "int4" else found

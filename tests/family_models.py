@@ -134,6 +134,14 @@ FORMS = {
             "attention_multiplier": 0.1,
         }
     },
+    "phi3": {
+        "half of each head turns, a window": {
+            **LAYERS,
+            **SPECIAL,
+            "sliding_window": 16,
+            "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5},
+        }
+    },
     "smollm3": {
         "plain": LAYERS | SPECIAL,
         "own list": {**LAYERS, **SPECIAL, "no_rope_layers": [0, 1, 0], "mlp_bias": True},

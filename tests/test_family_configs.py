@@ -214,6 +214,11 @@ def test_old_fields_mean_what_new_ones_do(old, new):
         ("olmoe", {**EXPERTS, "sliding_window": 16}, ["sliding_window", "16 tokens", "128"]),
         ("olmoe", {**EXPERTS, "num_experts": 2}, ["3 chosen", "at most 2"]),
         ("mixtral", {**EXPERTS, "num_experts": 2}, ["3 chosen", "at most 2"]),
+        (
+            "phi3",
+            {"rope_scaling": {"rope_type": "linear", "factor": 2}},
+            ["rope_type", "linear", "default"],
+        ),
         ("mixtral", {"num_experts_per_tok": 9}, ["9 chosen", "at most 8"]),
         ("olmoe", {**EXPERTS, "num_experts": 0}, ["no expert"]),
         ("olmoe", {**EXPERTS, "clip_qkv": 8.0}, ["clip_qkv", "8.0"]),

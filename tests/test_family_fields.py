@@ -40,6 +40,7 @@ NO_EFFECT = {  # on logits: how a model is made, trained, spread and answers
     "pad_token_id",
     "quantization_config",
     "rescale_prenorm_residual",
+    "resid_pdrop",
     "residual_in_fp32",
     "return_dict",
     "router_jitter_noise",

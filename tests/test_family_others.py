@@ -14,7 +14,7 @@ from minipuzzle.errors import UserError
 from minipuzzle.families import _others as others
 
 OURS = "llama mistral mixtral qwen2 qwen3 qwen3_moe qwen3_next olmo2 nemotron_h mamba2 bamba"
-OURS += " smollm3 granitemoehybrid"
+OURS += " phi3 smollm3 granitemoehybrid"
 WHY = {
     "bert": ["no causal decoder", "type_vocab_size: 2"],
     "roberta": ["no causal decoder"],
@@ -45,7 +45,6 @@ WHY = {
     "zamba2": ["share their weights", "num_mem_blocks: 1"],
     "falcon_h1": ["attention and Mamba-2 side by side"],
     "lfm2": ["short convolutions", "conv_L_cache: 3"],
-    "phi3": ["q, k and v in one matrix"],
 }
 """Types that were none of ours, and what their configs have to be told."""
 

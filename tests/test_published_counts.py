@@ -17,6 +17,7 @@ PUBLISHED = {  # the parameters that the checkpoints on the hub have
     "OLMo 2 7B": ("olmo2", 7_298_617_344, (100352, 4096, 11008, 32, 32, 32, False)),
     "Granite 3.1 8B": ("granite", 8_170_848_256, (49155, 4096, 12800, 40, 32, 8, True)),
     "OLMo Hybrid 7B": ("olmo_hybrid", 7_430_870_688, (100352, 3840, 11008, 32, 30, None, False)),
+    "Phi 4 14B": ("phi3", 14_659_507_200, (100352, 5120, 17920, 40, 40, 10, False)),
     "SmolLM 3 3B": ("smollm3", 3_075_098_624, (128256, 2048, 11008, 36, 16, 4, True)),
 }
 NAMES = (

@@ -39,6 +39,7 @@ ALWAYS_PLAIN = (
     "olmo2",
     "olmo3",
     "olmo_hybrid",
+    "phi3",
 )
 """Model types whose tokenizer.json transformers takes as it is, whatever class is named."""
 

@@ -84,7 +84,6 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "olmo": (f"{LAYER_NORM}, without weights",),
     "opt": (ADDED, LAYER_NORM),
     "phi": (PARALLEL, "a bias in the head"),
-    "phi3": ("q, k and v in one matrix",),
     "phimoe": (LAYER_NORM,),
 }
 """What transformers' class of a type computes though no field of config.json says so."""

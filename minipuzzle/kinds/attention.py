@@ -21,6 +21,7 @@ class Attention(Block):
     what scores are multiplied with, None for attn_head_dim^-1/2; ``bias`` that of q, k and v.
     ``output_gate``: q_proj has a second half for each head, whose sigmoid multiplies what o_proj
     reads of the head. ``sliding_window``: a token sees the last so many, itself among them.
+    ``packed``: q, k and v lie in one matrix.
     """
 
     kind: ClassVar[str] = "attention"
@@ -56,6 +57,7 @@ class Attention(Block):
     scale: float | None = None
     output_gate: bool = False
     sliding_window: int | None = None
+    packed: bool = False
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -69,16 +71,23 @@ class Attention(Block):
         }
 
     @property
+    def inputs(self) -> dict[str, str]:
+        """The projections that read the stream, by name, and their rows."""
+        q, kv = "q_heads*attn_head_dim", "kv_heads*attn_head_dim"
+        rows = "q_heads*query_and_gate*attn_head_dim" if self.output_gate else q
+        if self.packed:
+            return {"qkv_proj": f"{rows} + {kv} + {kv}"}
+        return {"q_proj": rows, "k_proj": kv, "v_proj": kv}
+
+    @property
     def weights(self) -> tuple[Weight, ...]:
         """The block's tensors and their axes."""
         q, kv = "q_heads*attn_head_dim", "kv_heads*attn_head_dim"
-        rows = "q_heads*query_and_gate*attn_head_dim" if self.output_gate else q
-        tensors = [NORM, weight("q_proj.weight", rows, "hidden")]
-        tensors += [weight("k_proj.weight", kv, "hidden"), weight("v_proj.weight", kv, "hidden")]
+        inputs = self.inputs.items()
+        tensors = [NORM, *(weight(f"{name}.weight", rows, "hidden") for name, rows in inputs)]
         tensors.append(weight("o_proj.weight", "hidden", q))
         if self.bias:
-            tensors += [weight("q_proj.bias", rows), weight("k_proj.bias", kv)]
-            tensors.append(weight("v_proj.bias", kv))
+            tensors += [weight(f"{name}.bias", rows) for name, rows in inputs]
         if self.out_bias:
             tensors.append(weight("o_proj.bias", "hidden"))
         if self.qk_norm:
@@ -90,7 +99,7 @@ class Attention(Block):
     @property
     def makers(self) -> tuple[Rows, ...]:
         """A query head: its rows of q_proj, those of its gate among them."""
-        return (Rows("q_proj"),)
+        return (Rows("qkv_proj" if self.packed else "q_proj"),)
 
     @property
     def points(self) -> dict[str, Rows]:

@@ -66,10 +66,14 @@ class AttentionBlock(ResidualBlock):
     def __init__(self, block: Attention, eps: float, kernels: Kernels) -> None:
         super().__init__(block, eps, kernels)
         d, hd = block.hidden, block.attn_head_dim
-        rows = block.q_heads * hd * (2 if block.output_gate else 1)
-        self.q_proj = nn.Linear(d, rows, bias=block.bias)
-        self.k_proj = nn.Linear(d, block.kv_heads * hd, bias=block.bias)
-        self.v_proj = nn.Linear(d, block.kv_heads * hd, bias=block.bias)
+        rows, kv = block.q_heads * hd * (2 if block.output_gate else 1), block.kv_heads * hd
+        self.rows = (rows, kv, kv)  # of q, of k and of v
+        if block.packed:
+            self.qkv_proj = nn.Linear(d, sum(self.rows), bias=block.bias)
+        else:
+            self.q_proj = nn.Linear(d, rows, bias=block.bias)
+            self.k_proj = nn.Linear(d, kv, bias=block.bias)
+            self.v_proj = nn.Linear(d, kv, bias=block.bias)
         self.o_proj = nn.Linear(block.q_heads * hd, d, bias=block.out_bias)
         if block.qk_norm:
             whole = block.qk_norm_over == "all"
@@ -91,7 +95,10 @@ class AttentionBlock(ResidualBlock):
         batch, length, _ = x.shape
         hd, past = self.block.attn_head_dim, context.past
         slot = cast("AttentionSlot | None", context.slot)
-        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)  # each [b, s, heads * hd]
+        if self.block.packed:
+            q, k, v = self.qkv_proj(x).split(self.rows, -1)
+        else:
+            q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)  # each [b, s, heads * hd]
         gate = None
         if self.block.output_gate:  # a head's rows are its query's, then its gate's
             # [b, s, heads, 2 hd] -> each [b, s, heads * hd]

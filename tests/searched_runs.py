@@ -3,6 +3,8 @@
 from conftest import save, shaken, tiny
 from helpers import FAST, TEXT, run
 
+from minipuzzle.training import loop
+
 SHORT = (
     "--tokens",
     1024,
@@ -39,6 +41,20 @@ def dying_at(call, function):
         if len(calls) == call:
             raise Died
         return function(*args, **options)
+
+    return killed
+
+
+def dying_at_step(call):
+    """``_Run._step`` of the training loop, which dies in place of step ``call``."""
+    step, calls = loop._Run._step, []
+
+    def killed(run, due):
+        calls.append(1)
+        if len(calls) == call:
+            run.states.settle()  # its thread would write on in this process
+            raise Died
+        return step(run, due)
 
     return killed
 

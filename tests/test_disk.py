@@ -27,7 +27,8 @@ def free(monkeypatch, size):
 def test_a_distillation_of_8b_to_4b(tmp_path, count, states):
     """Beside the two states of the leg in hand: the best short run's, or three screening runs'."""
     parent = SimpleNamespace(plain_bytes=16_200_000_000, parameters=8_100_000_000)
-    found = distill_needs(tmp_path, parent, [4_050_000_000] * count, [4_050_000_000] * count)
+    sizes = [4_050_000_000] * count
+    found = distill_needs(tmp_path, parent, sizes, sizes, averaged=False)
     assert {need.what: need.bytes for need in found} == {
         "candidates": 8_100_000_000 * count,
         "training checkpoints": states * 48_600_000_000,
@@ -38,7 +39,7 @@ def test_a_distillation_of_8b_to_4b(tmp_path, count, states):
 def test_what_lies_there_already_is_not_needed_again(tmp_path, monkeypatch, capsys):
     (tmp_path / "adapt/state/7").mkdir(parents=True)
     (tmp_path / "adapt/state/7/shard").write_bytes(bytes(1000))
-    needs = training_needs(tmp_path / "adapt", 100, tmp_path / "adapt/state/7", 400)
+    needs = training_needs(tmp_path / "adapt", 100, tmp_path / "adapt/state/7", 400, averaged=False)
     assert [need.missing() for need in needs] == [2 * state_bytes(100) - 1000, 400]
     assert Need("none", 10, tmp_path / "not there").missing() == 10
     free(monkeypatch, 1800)

@@ -15,14 +15,16 @@ from minipuzzle.errors import UserError
 from minipuzzle.kernels import choose, grouped
 from minipuzzle.model import HybridLM, init_model, load_model, set_precision
 from minipuzzle.model.fp8_weights import fp8_model
+from minipuzzle.model.norm import RMSNorm
 from minipuzzle.ranks import alone
 from minipuzzle.records import Adapted, Distilled, load_log
 from minipuzzle.rundir import RunDir
 from minipuzzle.runs.checks import check_adapter
 from minipuzzle.settings import AdapterSettings, Training
 from minipuzzle.training import distillation, next_token, train
-from minipuzzle.training.expert_load import expert_load, freeze_routers
+from minipuzzle.training.expert_load import expert_load
 from minipuzzle.training.log import LOG
+from minipuzzle.training.trained import choose_trained, trained_count
 from minipuzzle.training.update import make_optimizer
 
 CORRECTION = "blocks.1.router.correction"
@@ -80,8 +82,8 @@ def test_distill_leaves_routers_unless_asked(tmp_path):
     run("search", *folder, *FAST["search"], "--top", 1)
     few = [*folder, *FAST["distill"]]
     found = []
-    for router in ("auto", "train"):
-        run("distill", *few, "--router", router)
+    for which in ("auto", "all"):
+        run("distill", *few, "--train", which)
         student = Checkpoint.open(tmp_path / "run/student")
         (cut,) = (Checkpoint.open(path) for path in (tmp_path / "run/candidates").iterdir())
         names = [t.name for t in cut.architecture.tensors() if "router." in t.name]
@@ -162,14 +164,24 @@ def trained(folder, model, **settings):
     return row, {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
 
 
-def test_frozen_routers_stay(tmp_path):
-    model = shaken(tiny("ME*", vocab=61))
-    every = {name for name, _ in model.named_parameters()}
-    _, moved = trained(tmp_path / "all", deepcopy(model))
-    assert moved == every
-    freeze_routers(model)
-    _, moved = trained(tmp_path / "frozen", model)
-    assert every - moved == {"blocks.1.router.weight"}
+def test_only_the_weights_that_are_named_are_trained(tmp_path):
+    model = shaken(tiny("MED*", vocab=61))
+    every, router = {name for name, _ in model.named_parameters()}, {"blocks.1.router.weight"}
+    norms = {f"{name}.weight" for name, m in model.named_modules() if isinstance(m, RMSNorm)}
+    norms |= {name for name in every if "norm" in name}
+    wanted = {"all": every, "all-but-routers": every - router, "norms": norms, "routers": router}
+    for which, names in wanted.items():
+        each = deepcopy(model)
+        choose_trained(each, which)
+        _, moved = trained(tmp_path / which, each)
+        assert moved == names
+        (state,) = (tmp_path / which / "state").iterdir()
+        saved = json.loads((state / "state.json").read_text())["tensors"]
+        assert {n.removeprefix("exp_avg.") for n in saved if n.startswith("exp_avg.")} == names
+        size = sum(p.numel() for name, p in each.named_parameters() if name in names)
+        assert trained_count(each.architecture, which) == size
+    with pytest.raises(UserError, match="no routers"):
+        choose_trained(shaken(tiny("M*", vocab=61)), "routers")
 
 
 @pytest.mark.parametrize("checkpointing", ["off", "on"])
@@ -212,12 +224,13 @@ def test_counting_begins_anew_with_each_row():
 def test_routers_are_trained_where_asked():
     """Beside an adapter they are not: its file has no place for them."""
     adapter, models = AdapterSettings(kind="lora"), [tiny("ME")]
-    for router in ("auto", "frozen"):
-        check_adapter(Training(router=router), adapter, models)
-    check_adapter(Training(router="train"), AdapterSettings(kind=""), models)
-    with pytest.raises(UserError) as caught:
-        check_adapter(Training(router="train"), adapter, models)
-    assert "training.router train, adapter lora" in caught.value.got
+    for which in ("auto", "all-but-routers"):
+        check_adapter(Training(train=which), adapter, models)
+    for which in ("all", "norms", "routers"):
+        check_adapter(Training(train=which), AdapterSettings(kind=""), models)
+        with pytest.raises(UserError) as caught:
+            check_adapter(Training(train=which), adapter, models)
+        assert f"training.train {which}, adapter lora" in caught.value.got
 
 
 def test_weight_decay_reaches_the_stacks():

@@ -146,7 +146,7 @@ def test_every_setting_that_decides_is_in_the_identity(settings):
         "method": "solver",
         "precision": "fp8",
         "activation_checkpointing": "on",
-        "router": "train",
+        "train": "norms",
         "winner": "tasks",
         "loss": "cosine",
         "on_policy_loss": "jsd",

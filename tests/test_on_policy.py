@@ -13,7 +13,7 @@ from chats import published, put_chat
 from conftest import shaken, tiny
 from helpers import FAST, Watched, heard, run
 from on_policy_case import completions, models
-from searched_runs import Died, dying_at
+from searched_runs import Died, dying_at_step
 from test_distill import text_blocks
 
 from minipuzzle import embedded
@@ -138,7 +138,7 @@ def test_it_learns_says_so_and_goes_on_bit_equal(tmp_path, monkeypatch):
     assert all(1 < row["completion_tokens"] <= 6 for row in rows)
     assert {"loss", "on_policy", "completion_loss", "completion_tokens"} == set(said[-1])
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "update", dying_at(26, loop.update))  # a step on completions
+        patch.setattr(loop._Run, "_step", dying_at_step(26))
         with pytest.raises(Died):
             trained("killed")
     killed, rows_killed = trained("killed")

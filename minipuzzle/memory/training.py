@@ -39,13 +39,15 @@ def training_peak(
     checkpointing: bool = False,
     trained: int | None = None,
     stacks: bool = False,
+    averaged: bool = False,
 ) -> Peak:
     """Bytes on each of ``gpus`` GPUs that share one student and one teacher, in a step that takes
     ``tokens`` tokens at once on each.
 
     ``trained`` None trains the student, whose FP32 masters, gradients and two Adam moments are in
     shards; a number is that of an adapter's parameters, whole on every GPU beside a frozen student
-    in BF16; it is on ``stacks`` of matrices too. With activation ``checkpointing`` each block keeps
+    in BF16; it is on ``stacks`` of matrices too. ``averaged``
+    keeps the mean of what is trained besides. With activation ``checkpointing`` each block keeps
     its input, and one block at a time everything.
     """
     shared, updated = (gpus, student.parameters) if trained is None else (1, trained)
@@ -63,6 +65,7 @@ def training_peak(
             "activations": _activations(student, tokens, checkpointing, stacks),
             "loss": LOSS_BYTES,
             RESERVE: HELD_BACK,
+            **({"average, FP32": MASTER * updated // shared} if averaged else {}),
         }
     )
 
@@ -72,9 +75,9 @@ def saved_bytes(block: Block) -> int:
     return BF16 * block.saved_values()
 
 
-def state_bytes(trained: int) -> int:
-    """Of one saved state of ``trained`` parameters, on disk."""
-    return (MASTER + MOMENTS) * trained
+def state_bytes(trained: int, *, averaged: bool = False) -> int:
+    """Of one saved state of ``trained`` parameters, on disk; ``averaged``: with their mean."""
+    return (MASTER + MOMENTS + MASTER * averaged) * trained
 
 
 def _copies(

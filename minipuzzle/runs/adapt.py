@@ -65,7 +65,9 @@ def _adapt(
         group.by_first(folder.finish)
         return target, job.run.stage(Adapted)
     trained = plan_for(job.parent.architecture, settings.adapter).trainable
-    needs = training_needs(folder.path, trained, target, 4 * trained)
+    needs = training_needs(
+        folder.path, trained, target, 4 * trained, averaged=settings.training.average > 0
+    )
     group.by_first(lambda: check_disk("adapt", needs, job.device))
     model = adapted(job, job.parent, settings.adapter, settings.training, group)
     group.by_first(folder.claim)

@@ -131,7 +131,7 @@ def check_training(
 def check_adapter(
     training: Training, adapter: AdapterSettings, models: Sequence[Architecture]
 ) -> None:
-    """Raises: UserError for an adapter that these models cannot have, for a router that is to be
+    """Raises: UserError for an adapter that these models cannot have, for weights that are to be
     trained beside it, since its file has none, and for experts with one in FP8.
     """
     if not adapter.kind:
@@ -139,13 +139,14 @@ def check_adapter(
     groups = [group for model in models for group in plan_for(model, adapter).groups]
     if training.precision != "bf16" and any(s.stack for group in groups for s in group.sites):
         raise adapted_stacks(training.precision)
-    if training.router == "train" or training.balance:
-        asked = "router train" if training.router == "train" else f"balance {training.balance:g}"
+    others = training.train not in ("auto", "all-but-routers")
+    if others or training.balance:
+        asked = f"train {training.train}" if others else f"balance {training.balance:g}"
         raise UserError(
-            "An adapter leaves the routers of experts as they are.",
+            "An adapter leaves all weights as they are.",
             got=f"training.{asked}, adapter {adapter.kind}",
-            allowed="router auto or frozen, balance 0",
-            next="Leave that setting out, or distil all weights, without an adapter.",
+            allowed="train auto, balance 0",
+            next="Leave that setting out, or distil without an adapter.",
         )
 
 

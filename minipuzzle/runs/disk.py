@@ -44,7 +44,12 @@ class Need:
 
 
 def distill_needs(
-    run: Path, parent: Checkpoint, students: Sequence[int], trained: Sequence[int]
+    run: Path,
+    parent: Checkpoint,
+    students: Sequence[int],
+    trained: Sequence[int],
+    *,
+    averaged: bool,
 ) -> list[Need]:
     """Of a distillation of candidates with ``students`` parameters each, ``trained`` of them.
 
@@ -53,7 +58,7 @@ def distill_needs(
     """
     each = parent.plain_bytes / parent.parameters
     kept = 0 if len(students) == 1 else 1 if len(students) <= FINALISTS else FINALISTS
-    states = (kept + STATES_AT_ONCE) * state_bytes(max(trained))
+    states = (kept + STATES_AT_ONCE) * state_bytes(max(trained), averaged=averaged)
     return [
         Need("candidates", round(each * sum(students)), run / "candidates"),
         Need("training checkpoints", states, run / "distill"),
@@ -61,9 +66,11 @@ def distill_needs(
     ]
 
 
-def training_needs(folder: Path, trained: int, result: Path, result_bytes: int) -> list[Need]:
+def training_needs(
+    folder: Path, trained: int, result: Path, result_bytes: int, *, averaged: bool
+) -> list[Need]:
     """Of one training of ``trained`` parameters in ``folder``, and of what is made in the end."""
-    states = STATES_AT_ONCE * state_bytes(trained)
+    states = STATES_AT_ONCE * state_bytes(trained, averaged=averaged)
     return [
         Need("training checkpoints", states, folder),
         Need(result.name, result_bytes, result, anew=True),

@@ -26,13 +26,14 @@ from minipuzzle.runs.adapters import keep_adapter, plan_for
 from minipuzzle.runs.checks import DistillInputs, open_cache, open_distill
 from minipuzzle.runs.disk import Need, check_disk, distill_needs
 from minipuzzle.runs.job import Job
-from minipuzzle.runs.legs import LONG, Legs
+from minipuzzle.runs.legs import LONG, USUAL, Legs
 from minipuzzle.runs.prune import run_prune
 from minipuzzle.runs.training_folder import TrainingFolder
 from minipuzzle.settings import DistillSettings
 from minipuzzle.training.expert_load import last_load
 from minipuzzle.training.log import LOG
 from minipuzzle.training.parallel import write_gathered
+from minipuzzle.training.trained import trained_count
 
 log = logging.getLogger(__name__)
 
@@ -111,9 +112,13 @@ def disk_needs(job: Job, settings: DistillSettings, inputs: DistillInputs) -> li
     """What a distillation of the candidates of search.json writes."""
     models, kind = students(job), settings.adapter
     trained = [
-        plan_for(model, kind).trainable if kind.kind else model.parameters for model in models
+        plan_for(model, kind).trainable
+        if kind.kind
+        else trained_count(model, settings.training.trains(USUAL))
+        for model in models
     ]
-    needs = distill_needs(job.run.path, job.parent, [m.parameters for m in models], trained)
+    sizes, averaged = [m.parameters for m in models], settings.training.average > 0
+    needs = distill_needs(job.run.path, job.parent, sizes, trained, averaged=averaged)
     if settings.teacher_logits:
         tokens = max(settings.training.tokens, settings.short_tokens)
         cache = open_cache(settings, inputs)

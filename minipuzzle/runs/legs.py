@@ -21,17 +21,20 @@ from minipuzzle.runs.job import Job
 from minipuzzle.runs.race import Leg, Outcome, race
 from minipuzzle.runs.training_folder import TrainingFolder, train_in
 from minipuzzle.settings import DistillSettings, Training
+from minipuzzle.settings.training import Trained
 from minipuzzle.training import distillation, load_parameters
-from minipuzzle.training.expert_load import freeze_routers
 from minipuzzle.training.guard import BrokenDown
 from minipuzzle.training.loop import STATES
 from minipuzzle.training.objectives import Objective
 from minipuzzle.training.on_policy import OnPolicy
+from minipuzzle.training.trained import choose_trained
 
 log = logging.getLogger(__name__)
 
 LONG = "long"
 """The folder of the long run among those of a distillation's training."""
+USUAL: Trained = "all-but-routers"
+"""What a distillation trains: a router would see its gradient through chosen experts alone."""
 RATE_SHARE = 5
 """A fifth of a long run told which rate suits it: docs/decisions/learning-rate.md."""
 
@@ -188,8 +191,7 @@ class Legs:
             model = adapted(self.job, checkpoint, self.settings.adapter, self.training, self.group)
         else:
             model = self.job.load(checkpoint, self.group, self.training.replicas)
-            if self.training.router != "train":
-                freeze_routers(model)
+            choose_trained(model, self.training.trains(USUAL))
         if after:
             load_parameters(self.folder.path / after / STATES, model, self.group)
         return model

@@ -37,9 +37,10 @@ from minipuzzle.runs.texts import Part, load_text, text_parts
 from minipuzzle.runs.training_folder import TrainingFolder
 from minipuzzle.settings import PretrainRecipe
 from minipuzzle.training import answers_only, next_token, train
-from minipuzzle.training.expert_load import freeze_routers, last_load
+from minipuzzle.training.expert_load import last_load
 from minipuzzle.training.log import LOG
 from minipuzzle.training.parallel import shard, write_gathered
+from minipuzzle.training.trained import choose_trained, trained_count
 from minipuzzle.units import sized
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,11 @@ def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
         group.by_first(folder.finish)
         return Checkpoint.open(target)
     needs = training_needs(
-        folder.path, architecture.parameters, target, 2 * architecture.parameters
+        folder.path,
+        trained_count(architecture, recipe.training.trains("all")),
+        target,
+        2 * architecture.parameters,
+        averaged=recipe.training.average > 0,
     )
     group.by_first(lambda: check_disk("pretrain", needs, device))
     size = sized(architecture.parameters, architecture.active_if_fewer)
@@ -99,8 +104,7 @@ def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
         device if group.world == 1 else torch.device("cpu")
     )  # shards move to their devices block by block
     model = init_model(architecture, seed=recipe.training.seed, device=where, kernels=kernels)
-    if recipe.training.router == "frozen":
-        freeze_routers(model)
+    choose_trained(model, recipe.training.trains("all"))
     if group.world > 1:
         shard(model, group, recipe.training.replicas)
     tokens = recipe.training.tokens

@@ -20,7 +20,12 @@ from minipuzzle.identity import plain
 T = TypeVar("T")
 LARGEST = 10**300
 """Of whole numbers that are read where any number is asked for: larger ones are no floats."""
-RENAMED = {"checkpoint_seconds": "save_every", "least": "min_keep", "own_heads": "per_block_heads"}
+RENAMED = {
+    "checkpoint_seconds": "save_every",
+    "least": "min_keep",
+    "own_heads": "per_block_heads",
+    "router": "train",
+}
 NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
 """Numbers that are words to PyYAML, which follows YAML 1.1: 5e-4 and 1.5e6 (to it only 5.0e-4 and
 1.5e+6 are numbers).

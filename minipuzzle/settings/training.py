@@ -8,12 +8,12 @@ from typing import ClassVar, Literal
 
 from minipuzzle.identity import Plain, changed
 from minipuzzle.settings.bounds import BATCHES, FASTEST, SEEDS, TOKENS, settle
-from minipuzzle.settings.counts import token_count
+from minipuzzle.settings.counts import share, token_count
 from minipuzzle.settings.declare import setting
 
 Precision = Literal["bf16", "fp8", "fp8-emulated"]
 Checkpointing = Literal["auto", "on", "off"]
-Router = Literal["auto", "train", "frozen"]
+Trained = Literal["auto", "all", "all-but-routers", "norms", "routers"]
 
 RATE, ADAPT_RATE = 5e-4, 4e-3
 """Of a training and of an adapter's where no learning rate is named and none is tried."""
@@ -40,8 +40,10 @@ class Training:
     at either end. The state is saved ``save_every`` seconds after the last save was on disk, or
     later where saves would take more than a tenth of the time (``training.pace``), and at the end.
     ``activation_checkpointing`` "auto" recomputes blocks in the backward pass where a GPU's memory
-    would not hold them. ``router`` is about the matrices that choose experts; what corrects the
-    choice is no parameter and stays in any case.
+    would not hold them. ``train`` names the weights (``training.trained``): routers are the
+    matrices that choose experts; what corrects the choice is no parameter and stays in any case.
+    With ``average`` the result is the mean of the weights after each step of the last share of the
+    tokens (``training.average``).
     """
 
     SECTION: ClassVar[str] = "training"
@@ -85,9 +87,14 @@ class Training:
     isolate_documents: bool = setting(
         False, "Let no token see another document of its block.", panel=SCHEDULE
     )
-    router: Router = setting(
+    train: Trained = setting(
         "auto",
-        "Whether routers of experts are trained; auto: by pretrain, not by distill.",
+        "Which weights are trained; auto: all by pretrain, all but routers of experts by distill.",
+        panel=SCHEDULE,
+    )
+    average: float = share(
+        0.0,
+        "Share of the steps, the last ones, whose weights are averaged into the result.",
         panel=SCHEDULE,
     )
     balance: float = setting(
@@ -144,6 +151,10 @@ class Training:
         them.
         """
         return changed(self, without=("save_every", "tensorboard"))
+
+    def trains(self, usual: Trained) -> Trained:
+        """Which weights, where a command trains the ``usual`` ones."""
+        return usual if self.train == "auto" else self.train
 
     def at(self, rate: float) -> Training:
         """The same with this learning rate where none is named."""

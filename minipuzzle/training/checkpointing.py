@@ -12,10 +12,11 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from minipuzzle.errors import UserError
 from minipuzzle.identity import fingerprint
 from minipuzzle.ranks import Ranks
 from minipuzzle.training import shards
+from minipuzzle.training.trained import trainable, trained_tensors
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ ABOUT = "state.json"
 SCHEMA = 3
 MOMENTS = ("exp_avg", "exp_avg_sq")
 KEPT = 2
+NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class States:
@@ -45,8 +48,14 @@ class States:
         self._writing: Future[None] | None = None
         self._newest = -1
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
-        """Restore the newest whole state and return its progress; None where nothing was saved yet.
+    def load(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        more: Mapping[str, Tensor] = NOTHING,
+    ) -> dict[str, Any] | None:
+        """Restore the newest whole state, of ``more`` what was saved of it, and return its
+        progress; None where nothing was saved yet.
 
         Raises: UserError where the states belong to another run or another version of minipuzzle,
         or every one of them is damaged.
@@ -68,6 +77,7 @@ class States:
                     )
                     optimizer.state[parameter] = {"step": step, **moments}
                     tensors |= {f"{key}.{name}": value for key, value in moments.items()}
+            tensors |= {name: more[name] for name in more if name in about["tensors"]}
             shards.read(path, tensors)
             progress: dict[str, Any] = about["progress"]
             self._newest = progress["tokens"]
@@ -87,10 +97,14 @@ class States:
         return self._writing is not None and not self._writing.done()
 
     def save(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        progress: dict[str, Any],
+        more: Mapping[str, Tensor] = NOTHING,
     ) -> None:
-        """Write the state as it is now, once the save before is on disk (``writing``); a thread
-        checks what was written.
+        """Write the state as it is now, and ``more`` tensors by name, once the save before is on
+        disk (``writing``); a thread checks what was written.
 
         Raises: UserError where this save or the one before failed (a full disk); the newest whole
         state is untouched.
@@ -102,6 +116,7 @@ class States:
         for name, parameter in trainable(model):
             moments = optimizer.state.get(parameter, {})
             tensors |= {f"{key}.{name}": moments[key] for key in MOMENTS if key in moments}
+        tensors |= more
         path = self.folder / f"{progress['tokens']:015}"
         temporary = self.folder / f".{path.name}.writing"
         if self.device.type == "cuda":
@@ -251,25 +266,6 @@ def _damaged(path: Path, about: dict[str, Any] | None, ranks: Ranks) -> list[str
 
 def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in path.iterdir())
-
-
-def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """The named parameters that are trained: only they, and what the optimiser knows of them, are
-    saved.
-    """
-    return [
-        (name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
-    ]
-
-
-def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The trained parameters by their names in a state, without gradients, and the buffers, which
-    training may change; those of an adapter's frozen base are left out.
-    """
-    found = {f"model.{name}": parameter.detach() for name, parameter in trainable(model)}
-    if any(name.startswith("model.adapters.") for name in found):
-        return found
-    return found | {f"model.{name}": buffer for name, buffer in model.named_buffers()}
 
 
 def _about(path: Path) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""How evenly routers spread tokens over experts while a model is trained, and which routers are.
+"""How evenly routers spread tokens over experts while a model is trained.
 
 Choices are counted on the device, also in a step that a CUDA graph replays, and read when the log
 is written.
@@ -131,13 +131,6 @@ def last_load(log: Path) -> dict[str, ExpertLoadRecord]:
         for name, value in row.items()
         if name.startswith(LOAD)
     }
-
-
-def freeze_routers(model: HybridLM) -> None:
-    """Let no router be trained: which experts a token sees stays what it was."""
-    for i, block in enumerate(model.architecture.blocks):
-        for name in block.routers:
-            model.get_parameter(f"blocks.{i}.{name}").requires_grad_(False)
 
 
 def _experts(model: HybridLM, block: int) -> int:

@@ -23,9 +23,11 @@ from minipuzzle.model import HybridLM
 from minipuzzle.progress import SILENT, Progress
 from minipuzzle.ranks import Ranks, alone
 from minipuzzle.settings import RATE, Training
+from minipuzzle.training.average import Average
 from minipuzzle.training.board import open_board, write_row
 from minipuzzle.training.captured import Backward
 from minipuzzle.training.checkpointing import States
+from minipuzzle.training.curve import Curve
 from minipuzzle.training.expert_load import ExpertLoad, expert_load, summary
 from minipuzzle.training.guard import Guard
 from minipuzzle.training.log import LOG, TrainingLog
@@ -56,6 +58,7 @@ def train(
     ranks: Ranks | None = None,
     teacher: Architecture | None = None,
     on_policy: OnPolicy | None = None,
+    curve: Curve | None = None,
 ) -> float:
     """Train ``model`` in place and return the mean loss (nats per token) of the last logged steps.
 
@@ -69,9 +72,9 @@ def train(
     With ``ranks`` of several processes the model is sharded (``parallel.shard``; adapters are not,
     and each process holds all of them) and each takes its share of every batch. ``teacher`` is what
     the objective runs beside it, for the estimate of memory. Where it is the turn of ``on_policy``,
-    a step is on what the model writes and uses up a batch of ``blocks`` unread. SIGTERM saves and
-    exits with 0, Ctrl-C saves and raises KeyboardInterrupt. Raises: UserError where training breaks
-    down, the state is another run's, or the disk is full.
+    a step is on what the model writes and uses up a batch of ``blocks`` unread; ``curve`` gets its
+    points. SIGTERM saves and exits with 0, Ctrl-C saves and raises KeyboardInterrupt. Raises:
+    UserError where training breaks down, the state is another run's, or the disk is full.
     """
     settings = settings.at(RATE)
     ranks = ranks or alone(next(model.parameters()).device)
@@ -101,6 +104,7 @@ def train(
                 progress,
                 load,
                 on_policy,
+                curve,
             ).finish()
         except UserError:
             if ranks.world == 1:  # among several a writer may wait for one that is gone
@@ -127,10 +131,12 @@ class _Run:
         progress: Progress,
         load: ExpertLoad,
         on_policy: OnPolicy | None,
+        curve: Curve | None,
     ) -> None:
         self.model, self.blocks, self.settings = model, blocks, settings
         self.ranks, self.states, self.stop = ranks, states, stop
-        self.progress, self.load, self.on_policy = progress, load, on_policy
+        self.progress, self.load = progress, load
+        self.on_policy, self.curve = on_policy, curve
         self.device, self.ahead = next(model.parameters()).device, Ahead(blocks)
         self.optimizer = make_optimizer(model, settings)
         whole = (
@@ -143,8 +149,12 @@ class _Run:
         self.backward = Backward(model, objective, captures=captures)
         if on_policy is not None:
             self.on_completions = Backward(model, on_policy.objective, captures=False)
-        saved = states.load(model, self.optimizer)
+        self.average = Average(model, settings.average, settings.tokens)
+        saved = states.load(model, self.optimizer, self.average.tensors)
         self.at = Position(**(saved or {}))
+        self.average.count = self.at.averaged
+        if curve is not None:
+            curve.resume(self.at.curve)
         self.guard = Guard(**self.at.guard)
         self.load.before = self.at.given
         self.written = Completions(**self.at.written)
@@ -155,13 +165,13 @@ class _Run:
         self.pace = Pace(settings.save_every, time.monotonic())
         self.started = time.monotonic() - self.at.seconds
         if saved is not None:
-            self._note_changes()
+            log.info(self.at.going_on(settings))
 
     def finish(self) -> list[float]:
         """Step until the tokens are used up; the last losses that were logged."""
         self.progress.update(self.at.tokens, loss=math.nan)
         while self.at.tokens < self.settings.tokens:
-            began, writing = time.monotonic(), self.states.writing
+            began, writing, before = time.monotonic(), self.states.writing, self.at.tokens
             done = self._step(not writing and self.pace.due(began))
             self.pace.stepped(began, time.monotonic(), writing=writing)
             last = self.at.tokens >= self.settings.tokens
@@ -170,8 +180,13 @@ class _Run:
             stopping, saving = (vote > 0 for vote in done.votes)
             if stopping:
                 self.stop.agreed.set()
+            if last:
+                self.average.take()
+            if self.curve is not None and self.curve.due(before, self.at.tokens):
+                with self.load.paused():
+                    self.curve.add(self.model, self.at.tokens)
             if stopping or saving or last:
-                self._save()
+                self._save(last)
             if stopping and not last:
                 self.states.wait()
                 log.info(
@@ -213,6 +228,7 @@ class _Run:
         at.batch, at.learning_rate = settings.batch, settings.learning_rate
         if settings.balance:
             self.load.balance(settings.balance)
+        self.average.add(at.tokens)
         if own:
             self.written.add(done.loss, [segments for _, segments in own])
         at.window = [*at.window, (math.nan if own else done.loss, done.entropy, done.norm)]
@@ -256,29 +272,17 @@ class _Run:
         known = {name: value for name, value in written.items() if math.isfinite(value)}
         self.progress.update(self.at.tokens, loss=loss, **summary(load), **known)
 
-    def _save(self) -> None:
+    def _save(self, last: bool) -> None:
         began = time.monotonic()
         self.at.seconds, self.at.guard = began - self.started, self.guard.state()
         self.at.given, self.at.written = self.load.given(), asdict(self.written)
         if self.ranks.rank == 0:
             self.log.write()
-        self.states.save(self.model, self.optimizer, asdict(self.at))
+        self.at.averaged = self.average.count
+        self.at.curve = [] if self.curve is None else self.curve.points
+        more = {} if last else self.average.tensors  # the weights are the mean by then
+        self.states.save(self.model, self.optimizer, asdict(self.at), more)
         self.pace.saved(began, time.monotonic())
-
-    def _note_changes(self) -> None:
-        settings, at = self.settings, self.at
-        changed = [
-            f"{name} {before:g} -> {now:g}"
-            for name, before, now in (
-                ("batch", at.batch, settings.batch),
-                ("learning rate", at.learning_rate, settings.learning_rate),
-            )
-            if before != now
-        ]
-        log.info(
-            f"going on after {at.tokens:,} tokens"
-            + (f", with {', '.join(changed)}" if changed else "")
-        )
 
 
 def _mean(values: tuple[float, ...]) -> float:

@@ -80,6 +80,7 @@ def step_peak(
         gpus=ranks // settings.replicas,
         checkpointing=checkpointing,
         trained=trained if adapted else None,
+        averaged=settings.average > 0,
         stacks=any(cast(ResidualBlock, block).stacks_adapted for block in model.blocks),
     )
 

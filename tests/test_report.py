@@ -5,6 +5,7 @@ holds so far.
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -15,7 +16,9 @@ from words import found, visible
 
 from minipuzzle.artifacts import read_json
 from minipuzzle.errors import UserError
+from minipuzzle.records import Distilled
 from minipuzzle.report.page import build_report
+from minipuzzle.rundir import RunDir
 from minipuzzle.scores import Scores
 from minipuzzle.units import bytes_, count, percent
 
@@ -110,6 +113,14 @@ def test_report_and_card_grow_with_the_run(checkpoint, tmp_path):
     run("distill", "--run", folder, *FAST["distill"])
     text, _ = check(build_report(folder))
     assert unfilled(text) == ["quality", "cost"]
+    assert "No forecast of what more tokens would bring: 0 points, at least 6" in text
+    made = RunDir(folder)
+    done = made.stage(Distilled)
+    made.mark(replace(done, curve=[(n, 3 + n**-0.5) for n in (1, 2, 4, 8, 16, 32)]))
+    text, seen = check(build_report(folder))
+    assert "with 2 x the tokens 3.1250 (95 % interval 3.1250 to 3.1250), 4 x the tokens" in text
+    assert seen.count("svg") == 5
+    made.mark(done)
     card = ModelCard.load(folder / "student" / "README.md")
     assert (card.data.license, card.data.language, card.data.eval_results) == (
         "apache-2.0",

@@ -99,7 +99,9 @@ class Pruned(Stage):
 class Distilled(Stage):
     """``search``: the key of the search it went by. Losses are validation losses in nats a token,
     by candidate (short runs, screening runs) or learning rate; ``short_tasks`` are averages of
-    tasks. ``expert_load``, here and below: in the last logged steps, by number of the block.
+    tasks. ``curve``: (tokens, loss on a
+    sample) along the long run. ``expert_load``, here and below: in the last logged steps, by number
+    of the block.
     """
 
     name: ClassVar[str] = "distill"
@@ -109,6 +111,7 @@ class Distilled(Stage):
     screening_validation_loss: dict[Name, Measured] = field(default_factory=dict)
     final_kl: Measured
     long_validation_loss: tuple[Measured, Measured] | None = None
+    curve: list[tuple[Count, Measured]] = field(default_factory=list)
     tokens: Count
     learning_rate: float = 0.0
     rate_validation_loss: dict[str, Measured] = field(default_factory=dict)

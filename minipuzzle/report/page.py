@@ -22,6 +22,7 @@ from minipuzzle.report.evaluated import (
     eval_rows,
 )
 from minipuzzle.report.facts import SOURCES, Facts, versions
+from minipuzzle.report.forecast import forecast
 from minipuzzle.report.pattern import color_key, pattern_html
 from minipuzzle.report.selected import block_rows, block_titles, removed_rows, why
 from minipuzzle.report.steps import step_rows
@@ -39,7 +40,7 @@ METRICS = {
 
 SECTIONS = (
     "steps", "block_scores", "patterns", "hidden", "removed", "pareto", "front", "more",
-    "curves", "rows", "numbers", "costs", "domains", "tasks",
+    "curves", "forecast", "forecast_picture", "rows", "numbers", "costs", "domains", "tasks",
 )  # fmt: skip
 """What the page leaves out where a run has not come so far."""
 
@@ -67,6 +68,7 @@ def build_report(run: Path) -> Path:
         values |= _search_values(facts, facts.search)
     if facts.logs:
         values |= {"curves": plots.loss_curves(facts.logs), "trained": _trained(facts)}
+        values["forecast"], values["forecast_picture"] = _forecast(facts)
     if facts.steps:
         values["steps"] = step_rows(facts)
     if facts.measured is not None:
@@ -170,6 +172,29 @@ def _trained(facts: Facts) -> str:
         text += f"Validation loss after {done.short_tokens:,} tokens each: "
         text += ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()) + "."
     return text
+
+
+def _forecast(facts: Facts) -> tuple[str, str]:
+    """(what more tokens would bring, its picture); empty before a distillation, and the picture
+    where there is no forecast.
+    """
+    done = facts.distilled
+    if done is None:
+        return "", ""
+    found = forecast(done.curve)
+    if isinstance(found, str):
+        return f"No forecast of what more tokens would bring: {found}.", ""
+    ahead = ", ".join(
+        f"{factor} x the tokens {loss:.4f} (95 % interval {low:.4f} to {high:.4f})"
+        for factor, (loss, low, high) in found.losses.items()
+    )
+    text = (
+        f"Forecast of the validation loss, by a power law through {len(done.curve)} points of the"
+        f" long run on a sample of the text, {done.curve[-1][1]:.4f} at its end: with {ahead}. The"
+        " interval is that of the fit alone. The learning rate falls towards the end of a run and"
+        " takes the loss down with it, so that the forecast is rather too low."
+    )
+    return text, plots.forecast_picture(done.curve, found)
 
 
 def _active_change(first: EvalRow, last: EvalRow) -> list[tuple[str, str]]:

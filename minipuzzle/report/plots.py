@@ -9,6 +9,7 @@ import numpy as np
 
 from minipuzzle.kinds import Kept
 from minipuzzle.records import SearchResult
+from minipuzzle.report.forecast import Forecast
 from minipuzzle.report.pattern import BLUE, ORANGE, colors
 from minipuzzle.report.removed import channel_scores, kept_share
 from minipuzzle.report.svg import GREY, plain_log, svg
@@ -171,6 +172,23 @@ def cost_axis(search: SearchResult) -> tuple[str, float, str]:
         return "bytes", unit, f"memory ({name})"
     size, name = (1e9, "billions") if search.parent.parameters >= 1e9 else (1e6, "millions")
     return "parameters", size, f"parameters ({name})"
+
+
+def forecast_picture(points: Sequence[tuple[int, float]], found: Forecast) -> str:
+    """The validation loss over tokens, and what more tokens would bring, with intervals."""
+
+    def draw(axes: Any) -> None:
+        tokens, losses = zip(*points, strict=True)
+        axes.plot([n / 1e3 for n in tokens], losses, marker=".", color=BLUE, label="measured")
+        for factor, (loss, low, high) in found.losses.items():
+            bars = [[loss - low], [high - loss]]
+            style: dict[str, Any] = {"fmt": "o", "capsize": 4, "color": ORANGE}
+            label = "forecast, 95 %" if factor == min(found.losses) else None
+            axes.errorbar([factor * tokens[-1] / 1e3], [loss], yerr=bars, label=label, **style)
+        axes.set(xlabel="tokens (thousands)", ylabel="validation loss (nats a token)", xscale="log")
+        axes.legend()
+
+    return svg(draw, "forecast")
 
 
 def loss_curves(logs: dict[str, list[dict[str, float]]]) -> str:

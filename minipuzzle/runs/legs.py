@@ -23,6 +23,7 @@ from minipuzzle.runs.training_folder import TrainingFolder, train_in
 from minipuzzle.settings import DistillSettings, Training
 from minipuzzle.settings.training import Trained
 from minipuzzle.training import distillation, load_parameters
+from minipuzzle.training.curve import POINTS, Curve
 from minipuzzle.training.guard import BrokenDown
 from minipuzzle.training.loop import STATES
 from minipuzzle.training.objectives import Objective
@@ -35,6 +36,7 @@ LONG = "long"
 """The folder of the long run among those of a distillation's training."""
 USUAL: Trained = "all-but-routers"
 """What a distillation trains: a router would see its gradient through chosen experts alone."""
+CURVE_SHARE = 0.02
 RATE_SHARE = 5
 """A fifth of a long run told which rate suits it: docs/decisions/learning-rate.md."""
 
@@ -54,6 +56,7 @@ class Legs:
         self.job, self.settings, self.group, self.inputs = job, settings, group, inputs
         self.folder, self.stop, self.training = folder, stop, settings.training
         self.tasks: dict[str, float] = {}
+        self.curve: list[tuple[int, float]] = []
         self._asked: dict[str, list[Item]] = {}
         if settings.winner == "tasks":
             self._asked = counted(job.load_frozen(job.original, group), job.tasks())
@@ -151,7 +154,9 @@ class Legs:
         """
         model = self._student(cut, after="" if short is None else f"{name}-short")
         before = measure(model, self.inputs.validation).loss if short is None else short
-        final = self._train(model, self.training, LONG, name, "long run")
+        curve = self._curve()
+        final = self._train(model, self.training, LONG, name, "long run", curve)
+        self.curve = curve.points
         after = measure(model, self.inputs.validation).loss
         log.info(
             f"distill: validation loss {before:.4f} nats/token before the long run, {after:.4f}"
@@ -165,7 +170,13 @@ class Legs:
         return model, final, (before, after)
 
     def _train(
-        self, model: HybridLM, settings: Training, name: str, identity: str, label: str
+        self,
+        model: HybridLM,
+        settings: Training,
+        name: str,
+        identity: str,
+        label: str,
+        curve: Curve | None = None,
     ) -> float:
         folder, identity = self.folder.path / name, f"{self.folder.identity} {identity}"
         teacher = None if self.settings.teacher_logits else self.inputs.teacher.architecture
@@ -181,9 +192,19 @@ class Legs:
             group=self.group,
             teacher=teacher,
             on_policy=self.on_policy,
+            curve=curve,
         )
         self.stop.check(self.group)
         return final
+
+    def _curve(self) -> Curve:
+        """Of the long run, on as many validation blocks as take CURVE_SHARE of its time."""
+        whole, tokens = self.inputs.validation, self.training.tokens
+        # A token costs a forward of the teacher, and one and a backward pass (two) of the student.
+        each = CURVE_SHARE * 4 * tokens / (POINTS * whole.block_length)
+        sample = whole.take(min(len(whole), max(4, int(each))))
+        steps = self.training.steps(self.inputs.blocks.block_length)
+        return Curve(lambda model: measure(model, sample).loss, tokens, steps)
 
     def _student(self, checkpoint: Checkpoint, after: str) -> HybridLM:
         """A candidate's model, with the weights that the run ``after`` left where one is named."""

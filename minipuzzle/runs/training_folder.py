@@ -29,6 +29,7 @@ from minipuzzle.runs.meter import Meter
 from minipuzzle.settings import Training
 from minipuzzle.training import train
 from minipuzzle.training.checkpointing import list_states
+from minipuzzle.training.curve import Curve
 from minipuzzle.training.loop import STATES
 from minipuzzle.training.objectives import Objective
 from minipuzzle.training.on_policy import OnPolicy
@@ -194,6 +195,7 @@ def train_in(
     group: Ranks,
     teacher: Architecture | None,
     on_policy: OnPolicy | None = None,
+    curve: Curve | None = None,
 ) -> float:
     """``train`` in a folder of the run, with a progress bar; says how often it reads each source of
     a blend.
@@ -222,4 +224,5 @@ def train_in(
             ranks=group,
             teacher=teacher,
             on_policy=on_policy,
+            curve=curve,
         )

@@ -11,10 +11,16 @@ import torch
 from family_models import FORMS, theirs_of
 from transformers import AutoModelForCausalLM
 
+from minipuzzle import families
 from minipuzzle.arch import Selection
 from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.errors import UserError
+from minipuzzle.importance import random_scores
 from minipuzzle.kinds import DeltaNet
 from minipuzzle.model import load_model
+from minipuzzle.nas.choices import make_choices
+from minipuzzle.settings import SearchSettings
+from minipuzzle.space import bounds, levels
 from minipuzzle.surgery import cut
 
 SIZES = {"key_groups": 3, "group_heads": 1, "key_dim": 4, "value_dim": 7}
@@ -90,3 +96,40 @@ def test_masked_is_cut(parent, axis, tmp_path):
     assert (got - want).abs().max() < 2e-5 * largest
     assert (ours - want).abs().max() < 2e-5 * largest
     assert (whole - want).abs().max() > 0.01 * largest
+
+
+def test_a_kind_that_has_to_stay_stays():
+    """transformers refuses an OLMo Hybrid without attention: neither a grid nor a solver offers
+    one, and none is written.
+    """
+    parent = families.find("olmo_hybrid").architecture(FORMS["olmo_hybrid"]["plain"])
+    assert "one block of kind attention stays at least" in parent.rules.sentences()
+    settings = SearchSettings(budget=("80%",), method="solver")
+    last = levels(())[-1]
+    assert last.blocks["attention"] == 0
+    space = bounds(parent, last, settings)
+    assert {kind: low for kind, (low, _) in space.counts.items()} == {
+        "attention": 1,
+        "delta_net": 1,
+        "mlp": 1,
+    }
+    scores = random_scores(parent, seed=0)
+    choices = make_choices(
+        parent,
+        scores,
+        space,
+        settings,
+        lambda block: np.array([float(block.parameters)]),
+        np.array([float(sum(block.parameters for block in parent.blocks))]),
+        ("parameters",),
+    )
+    whole = [0] * len(parent.blocks)
+    for kind in ("attention", "delta_net"):
+        first, second = sorted(parent.indices(kind), key=scores.blocks.__getitem__)
+        for gone, fits in (([first], True), ([second], False), ([first, second], False)):
+            state = [None if i - i % 2 in gone else option for i, option in enumerate(whole)]
+            assert choices.fits(tuple(state)) == fits
+    gone = parent.indices("attention")
+    kept = [i for i in range(len(parent.blocks)) if i - i % 2 not in gone]
+    with pytest.raises(UserError, match="be without attention blocks"):
+        parent.rules.check(parent.blocks, kept, [parent.blocks[i] for i in kept])

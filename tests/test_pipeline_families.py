@@ -58,7 +58,22 @@ QWEN3_MOE = {
     "num_experts_per_tok": 2,
     "moe_intermediate_size": 32,
 }
+DELTA = {
+    "layer_types": ["linear_attention", "full_attention"] * 2,
+    "linear_num_key_heads": 4,
+    "linear_num_value_heads": 8,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 16,
+}
 RUNS = {
+    "olmo_hybrid": (
+        {**OLMO2, **DELTA},
+        ("--budget", "85%", "--method", "solver", "--kv-heads", "--refine", 4),
+    ),
+    "qwen3_next": (
+        {**QWEN3_MOE, **DELTA, "shared_expert_intermediate_size": 32},
+        ("--budget", "80%", "--vary", "value_dim=8,16", "--vary", "key_dim=4,8"),
+    ),
     "llama": (LLAMA, ("--budget", "94%", "--method", "solver", "--kv-heads", "--refine", 4)),
     "olmo2": (OLMO2, ("--budget", "90%", "--kv-heads", "--hidden-size")),
     "qwen3_moe": (QWEN3_MOE, ("--budget", "72%", "--vary", "experts", "--vary", "top_k")),

@@ -93,6 +93,7 @@ def test_any_kind_may_be_bounded_alone_and_others_are_those_without_a_share_of_t
         "mamba": 0.9,
         "mlp": 0.6,
         "moe": 0.6,
+        "short_conv": 0.6,
     }
     with pytest.raises(UserError) as caught:
         levels(["experts=50%"])

@@ -36,13 +36,15 @@ class Rules:
 
     ``paired``: blocks 2i and 2i + 1, a mixer and its feed-forward, are one layer and stay or go
     together. ``per_block_sizes``: blocks of a kind may differ in size. ``fixed``: axes that keep
-    the parent's size. ``multiples``: sizes that must be whole multiples of others.
+    the parent's size. ``multiples``: sizes that must be whole multiples of others. ``needs``: kinds
+    of which at least one block stays.
     """
 
     paired: bool = False
     per_block_sizes: bool = True
     fixed: tuple[str, ...] = ()
     multiples: tuple[Multiple, ...] = ()
+    needs: tuple[str, ...] = ()
 
     def sentences(self) -> list[str]:
         """What can't be pruned, for people; empty where all can."""
@@ -55,6 +57,7 @@ class Rules:
             found.append("blocks of one kind keep one size")
         if self.fixed:
             found.append(f"{', '.join(self.fixed)} keep their size")
+        found += [f"one block of kind {kind} stays at least" for kind in self.needs]
         return found + [multiple.sentence for multiple in self.multiples]
 
     def allows(self, block: Block) -> bool:
@@ -81,6 +84,12 @@ class Rules:
                 "drop a single block of a layer",
                 f"block {alone} without block {alone ^ 1}",
                 "whole layers: a mixer and its feed-forward",
+            )
+        if lost := [kind for kind in self.needs if kind not in {block.kind for block in blocks}]:
+            raise _refused(
+                f"be without {lost[0]} blocks",
+                f"none of {sum(block.kind == lost[0] for block in parent)}",
+                "one block of the kind at least",
             )
         for position, block in zip(kept, blocks, strict=True):
             self._check_block(parent[position], position, block)

@@ -46,6 +46,8 @@ FIELDS = (
         "attention_bias": False,
     }
 )
+RULES = replace(llama.RULES, needs=("delta_net", "attention"))
+"""transformers refuses a model whose layers are all of one kind."""
 GATED_NORM_EPS = 1e-5
 """Of each head's values, whatever rms_norm_eps is: flash-linear-attention's default."""
 
@@ -122,7 +124,7 @@ def architecture(config: dict[str, Any]) -> Architecture:
         norm_eps=epsilon(fields, "rms_norm_eps"),
         tied_head=flag(fields, "tie_word_embeddings"),
         max_positions=positive(fields, "max_position_embeddings"),
-        rules=llama.RULES,
+        rules=RULES,
     )
 
 

@@ -148,6 +148,8 @@ def make_choices(
     """
     hidden = hidden or parent.hidden
     options, damage, costs, drops = [], [], [], drop_damage(scores)
+    # of a kind that has to stay, the block that would be missed most: without it no budget is kept
+    stay = {max(parent.indices(kind), key=drops.__getitem__) for kind in parent.rules.needs}
     known: dict[Block, tuple[list[dict[str, int]], NDArray[np.float64]]] = {}
     for i, block in enumerate(parent.blocks):
         if block not in known:
@@ -157,7 +159,7 @@ def make_choices(
         found, priced = known[block]
         options.append(tuple(tuple(one.values()) for one in found))
         damage.append(np.array([*_damages(parent, scores, i, found), drops[i]]))
-        costs.append(priced)
+        costs.append(np.array([*priced[:-1], 2 * left + 1]) if i in stay else priced)
     widths = tuple(tried(block, settings) for block in parent.blocks)
     return Choices(
         parent=parent,

@@ -107,8 +107,10 @@ def bounds(
     """
     blocks = first_blocks(parent)
     counts = {kind: parent.count(kind) for kind in blocks}
+    least = {kind: least_count(n, level.blocks[kind]) for kind, n in counts.items()}
+    least |= {kind: max(1, least[kind]) for kind in parent.rules.needs}
     found = Bounds(
-        counts={kind: (least_count(n, level.blocks[kind]), n) for kind, n in counts.items()},
+        counts={kind: (least[kind], n) for kind, n in counts.items()},
         sizes={
             width.axis: axis_sizes(parent, block, width, level.width, settings)
             for block in blocks.values()

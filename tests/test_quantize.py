@@ -17,9 +17,11 @@ from transformers import AutoModelForCausalLM
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.embedded import teacher_path
 from minipuzzle.errors import UserError
+from minipuzzle.export.inputs import largest_inputs
 from minipuzzle.memory.formats import FORMATS
 from minipuzzle.model import load_model
-from minipuzzle.runs.quantize import run_quantize
+from minipuzzle.runs.quantize import calibration, run_quantize
+from minipuzzle.settings import Data
 from minipuzzle.settings.quantize import QuantizeCommand
 
 ROOT = Path(__file__).parents[1]
@@ -118,6 +120,46 @@ def test_matrices_that_engines_join_share_a_scale(tmp_path):
         }
     alone = weights[f"{EXPERT}.down_proj.weight"].abs().max()
     assert values[f"{EXPERT}.down_proj.weight_global_scale"] == 448 * 6 / alone
+
+
+@torch.no_grad()
+def test_static_scales_are_of_what_transformers_reads(tmp_path):
+    out, source = tmp_path / "out", teacher_path()
+    written = run_quantize(source, out, "fp8-static", 128, data=Data(length=64), samples=6)
+    values = load_file(out / "model.safetensors")
+    assert written.bytes == sum(tensor.nbytes for tensor in values.values())
+    theirs = unclamped(AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval())
+    seen = {}
+
+    def read(name):
+        return lambda module, inputs: seen.setdefault(name, []).append(inputs[0].abs().max())
+
+    layers = {
+        name: module
+        for name, module in theirs.named_modules()
+        if isinstance(module, torch.nn.Linear) and name != "lm_head"
+    }
+    for name, module in layers.items():
+        module.register_forward_pre_hook(read(name.replace("model.", "backbone.", 1)))
+    tokens = calibration(Checkpoint.open(source), Data(length=64)).tokens[:6]
+    theirs(torch.from_numpy(tokens.astype("int64")), use_cache=False)
+    weights = load_file(source / "model.safetensors")
+    assert len(layers) == len([name for name in values if name.endswith("input_scale")]) == 32
+    for name, tops in seen.items():
+        for part, top in (("input", max(tops)), ("weight", weights[f"{name}.weight"].abs().max())):
+            scale = values[f"{name}.{part}_scale"]
+            assert (scale.dtype, scale.shape) == (torch.bfloat16, (1,))
+            assert float(scale) == pytest.approx(float(top) / 448, rel=2**-8), (name, part)
+    again = Checkpoint.open(out)
+    matrix = again.tensor("blocks.0.in_proj.weight").float()
+    whole = weights["backbone.layers.0.mixer.in_proj.weight"].float()
+    assert (matrix - whole).abs().max() <= whole.abs().max() / 16
+
+
+def test_what_experts_read_is_not_measured(tmp_path):
+    source = load_model(Checkpoint.open(made(tmp_path, "qwen3_moe")))
+    with pytest.raises(UserError, match="without a token"):
+        largest_inputs(source, [TOKENS])
 
 
 def test_columns_that_groups_do_not_divide(tmp_path):

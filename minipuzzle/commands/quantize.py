@@ -14,7 +14,15 @@ def run(line: QuantizeCommand) -> None:
     from minipuzzle.runs.quantize import run_quantize
 
     path = checkpoint_path(line.checkpoint)
-    written = run_quantize(path, line.target, line.format, line.group)
+    written = run_quantize(
+        path,
+        line.target,
+        line.format,
+        line.group,
+        data=line.data,
+        samples=line.samples,
+        device=line.device,
+    )
     if line.as_json:
         print_json(table(written))
         return

@@ -9,7 +9,7 @@ routers, convolutions, norms and the recurrence's vectors stay whole. Source: co
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -89,11 +89,17 @@ def check_groups(matrices: list[Piece], format: Format) -> None:
 class Encoder:
     """Gives a matrix's tensors in ``format``, and what config.json says of them."""
 
-    def __init__(self, checkpoint: Checkpoint, format: Format) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, format: Format, inputs: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """``inputs``: by the canonical name of a matrix the largest magnitude [1] of what it reads,
+        where the format has a scale for it.
+        """
         self.matrices, self.others = split(checkpoint)
         check_groups(self.matrices, format)
+        self._inputs = inputs or {}
         self.format = format
-        self._wanted = {piece.name for piece in self.matrices}
+        self._wanted = {piece.name: piece for piece in self.matrices}
         self._checkpoint = checkpoint
         self._scheme, self._compressor = _scheme(format)
         self._tops: dict[str, Tensor] = {}
@@ -146,10 +152,17 @@ class Encoder:
             return {name: value}
         from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
 
-        grouped = value.unflatten(-1, (-1, self.format.group or value.shape[1]))
-        # [rows, groups] of the least and of the largest number in each
+        # [rows, groups], or [1] of a whole matrix: the least and the largest that share a scale
+        if self.format.one:
+            grouped = value.reshape(1, -1)
+        else:
+            grouped = value.unflatten(-1, (-1, self.format.group or value.shape[1]))
         least, most = grouped.amin(-1), grouped.amax(-1)
         state = {"weight": value.contiguous()}
+        if self.format.one:
+            top = self._inputs[self._wanted[name].planned.name]
+            scale, _ = calculate_qparams(-top, top, self._scheme.input_activations)
+            state["input_scale"] = scale.to(value.dtype)
         if self._scheme.weights.strategy == "tensor_group":
             top = self._shared_top(name)
             state["weight_global_scale"] = generate_gparam(-top, top)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """Codes of ``bits``, with a scale for each ``group`` of columns in a row (0: for a whole row).
+    """Codes of ``bits``, with a scale for each ``group`` of columns in a row (0: for a whole row),
+    or with ``one`` for the whole matrix and one for its inputs, which are measured beforehand.
 
     ``scheme`` and ``packing`` are compressed-tensors' names of what the codes mean and of how they
     are stored. ``scale_bytes`` 0: scales have the weights' dtype. ``apart`` are bytes that each
@@ -19,12 +20,13 @@ class Format:
     packing: str
     bits: int
     group: int = 0
+    one: bool = False
     scale_bytes: int = 0
     apart: int = 0
 
     def nbytes(self, rows: int, columns: int, width: int) -> int:
         """The bytes of a matrix of weights that have ``width`` bytes each."""
-        scales = rows * (columns // self.group if self.group else 1)
+        scales = 2 if self.one else rows * (columns // self.group if self.group else 1)
         return rows * columns * self.bits // 8 + scales * (self.scale_bytes or width) + self.apart
 
     def divides(self, columns: int) -> bool:
@@ -38,6 +40,13 @@ FORMATS = {
         scheme="FP8_DYNAMIC",
         packing="float-quantized",
         bits=8,
+    ),
+    "fp8-static": Format(
+        label="FP8, a scale a matrix and a measured one for its inputs",
+        scheme="FP8",
+        packing="float-quantized",
+        bits=8,
+        one=True,
     ),
     "nvfp4": Format(
         label="NVFP4: E2M1 codes, an FP8 scale for 16, an FP32 one a matrix",

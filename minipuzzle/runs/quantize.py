@@ -5,22 +5,35 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from minipuzzle.checkpoint import write_checkpoint
+from minipuzzle.checkpoint import Checkpoint, write_checkpoint
 from minipuzzle.checkpoint.config import read_config
 from minipuzzle.checkpoint.shards import read_entries
+from minipuzzle.data import TokenBlocks, Tokenizer
 from minipuzzle.errors import InternalError, UserError
 from minipuzzle.export.compressed import Encoder
+from minipuzzle.export.inputs import largest_inputs
+from minipuzzle.kernels import choose
 from minipuzzle.memory.formats import format_of
+from minipuzzle.model import load_model
+from minipuzzle.runs.device import pick_device, pick_dtype
 from minipuzzle.runs.disk import Need, check_disk
-from minipuzzle.runs.job import open_checkpoint
+from minipuzzle.runs.job import check_tokenizer, open_checkpoint
+from minipuzzle.runs.texts import load_text, own_texts, text_parts
+from minipuzzle.settings import Data
 from minipuzzle.units import bytes_
 
 log = logging.getLogger(__name__)
 
 DTYPES = ("BF16", "F16", "F32")
+TEXTS = Data()
+BATCH = 4
+"""Blocks of text at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +50,37 @@ class Written:
     quantised: int
 
 
-def run_quantize(path: Path, target: Path, name: str, group: int) -> Written:
-    """Write the checkpoint in ``path`` to ``target`` in the format ``name``.
+def calibration(checkpoint: Checkpoint, data: Data) -> TokenBlocks:
+    """The calibration text in the checkpoint's tokens. Raises: UserError where there is none."""
+    data = own_texts(data, checkpoint)
+    tokenizer = Tokenizer.load(checkpoint.path)
+    check_tokenizer(tokenizer, checkpoint)
+    with TemporaryDirectory() as folder:
+        parts = text_parts("calibration", data.calibration, tokenizer, Path(folder))
+        return load_text("calibration", parts, tokenizer, data, Path(folder))
+
+
+def _inputs(checkpoint: Checkpoint, data: Data, samples: int, device: str) -> dict[str, Tensor]:
+    tokens = torch.from_numpy(calibration(checkpoint, data).tokens[:samples].astype(np.int64))
+    where = pick_device(device)
+    dtype, kernels = pick_dtype("auto", where), choose(where)
+    model = load_model(checkpoint, device=where, dtype=dtype, kernels=kernels).eval()
+    log.info(f"quantize: reads {tokens.numel():,} tokens")
+    return largest_inputs(model, (batch.to(where) for batch in tokens.split(BATCH)))
+
+
+def run_quantize(
+    path: Path,
+    target: Path,
+    name: str,
+    group: int,
+    *,
+    data: Data = TEXTS,
+    samples: int = 128,
+    device: str = "auto",
+) -> Written:
+    """Write the checkpoint in ``path`` to ``target`` in the format ``name``; ``group`` are columns
+    of int4. fp8-static reads ``samples`` blocks of the calibration text.
 
     Raises: UserError where columns are no whole groups, where the target is the checkpoint itself,
     and where compressed-tensors is not installed; InternalError where bytes are not those planned.
@@ -59,7 +101,8 @@ def run_quantize(path: Path, target: Path, name: str, group: int) -> Written:
             next="Take the checkpoint that this one was made from.",
         )
     format = format_of(name, group)
-    encoder = Encoder(checkpoint, format)
+    inputs = _inputs(checkpoint, data, samples, device) if format.one else None
+    encoder = Encoder(checkpoint, format, inputs)
     planned = encoder.nbytes
     log.info(f"quantize: {bytes_(checkpoint.bytes)} become {bytes_(planned)}: {format.label}")
     check_disk("quantize", [Need("checkpoint", planned, target, anew=True)], torch.device("cpu"))

@@ -9,9 +9,10 @@ from typing import ClassVar, Literal
 from minipuzzle.errors import UserError
 from minipuzzle.settings import job
 from minipuzzle.settings.bounds import settle
-from minipuzzle.settings.declare import needed, setting
+from minipuzzle.settings.data import Data
+from minipuzzle.settings.declare import group, needed, setting
 
-NumberFormat = Literal["fp8", "nvfp4", "mxfp4", "int4"]
+NumberFormat = Literal["fp8", "fp8-static", "nvfp4", "mxfp4", "int4"]
 GROUPS = (32, 64, 128)
 """Columns that may share a scale in INT4: what engines have kernels for."""
 
@@ -25,12 +26,20 @@ class QuantizeCommand:
 
     checkpoint: Path = needed("Checkpoint in BF16, FP16 or FP32.", argument=True)
     format: NumberFormat = setting("fp8", "Format of the matrices of blocks.", common=True)
+    samples: int = setting(
+        128,
+        "Blocks of text on which fp8-static measures what each matrix reads.",
+        unit="blocks",
+        within=(1, 10**9),
+    )
+    data: Data = group(Data(), only=("calibration", "length"))
     group: int = setting(
         128, "Columns that share a scale in int4: 32, 64 or 128.", unit="columns", common=True
     )
     target: Path = setting(
         Path("quantised"), "Folder to write.", flag="out", unit="folder", common=True
     )
+    device: str = job.device()
     as_json: bool = job.as_json()
 
     def __post_init__(self) -> None:

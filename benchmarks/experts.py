@@ -40,6 +40,7 @@ from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHMoE
 
 from minipuzzle.artifacts import write_json
 from minipuzzle.kernels import choose, experts
+from minipuzzle.kernels.experts import Call
 from minipuzzle.kernels.grouped import gathered
 from minipuzzle.kernels.grouped_fp8 import experts_in_fp8, why_not
 from minipuzzle.kernels.pointwise import replayed
@@ -226,7 +227,7 @@ def decoding(module: Any, x: Tensor, options: argparse.Namespace) -> list[dict[s
         row: dict[str, Any] = {"tokens": tokens, "experts": read}
         size = read * 2 * options.hidden * options.width * x.element_size()
         for name, run in ways.items():
-            step = partial(run, part, up, down, weights, chosen, "relu2", False)
+            step = partial(run, Call(part, up, down, weights, chosen, "relu2", False))
             seconds = step_seconds(step, x.device)
             row[name] = {"ms": 1e3 * seconds, "gb_s": size / seconds / 1e9}
         found.append(row)

@@ -6,7 +6,7 @@ from transformers import NemotronHConfig, Qwen3MoeConfig
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHExperts
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts
 
-from minipuzzle.kernels.experts import run_experts
+from minipuzzle.kernels.experts import Call, run_experts
 
 EXPERTS, TOP_K, HIDDEN, WIDTH, TOKENS = 6, 2, 16, 8, 30
 FORMS = [("relu2", False), ("silu", True), ("relu2", True), ("silu", False)]
@@ -51,7 +51,7 @@ def test_sums_and_gradients(activation, gated, masked):
     kept = torch.rand(EXPERTS, WIDTH, generator=torch.Generator().manual_seed(2)) > 0.3
     kept = kept if masked else None
     want, _, _ = by_hand(*tensors, chosen, activation, gated, kept)
-    got = run_experts(*tensors, chosen, activation, gated, kept)
+    got = run_experts(Call(*tensors, chosen, activation, gated, kept))
     assert got.dtype == torch.float64
     assert (got - want).abs().max() < 1e-12
     for ours, theirs in zip(gradients(got, tensors), gradients(want, tensors), strict=True):
@@ -66,7 +66,7 @@ def test_what_is_watched(activation, gated):
     """Rows by expert, with the gradients of the real thing."""
     tensors, chosen = problem(gated)
     seen = []
-    got = run_experts(*tensors, chosen, activation, gated, None, seen.append)
+    got = run_experts(Call(*tensors, chosen, activation, gated, None, seen.append))
     want, channels, outputs = by_hand(*tensors, chosen, activation, gated)
     (routed,) = seen
     rows = chosen.flatten().argsort(stable=True)
@@ -105,7 +105,7 @@ def test_transformers_modules(gated, dtype):
         module.get_parameter("gate_up_proj" if gated else "up_proj").copy_(up)
         module.down_proj.copy_(down)
         want = module(x, chosen, weights)
-        got = run_experts(x, up, down, weights, chosen, "silu" if gated else "relu2", gated)
+        got = run_experts(Call(x, up, down, weights, chosen, "silu" if gated else "relu2", gated))
     assert got.dtype == want.dtype == dtype
     error = (got.double() - want.double()).norm() / want.double().norm()
     assert error < (1e-6 if dtype == torch.float32 else 6e-3)
@@ -114,4 +114,4 @@ def test_transformers_modules(gated, dtype):
 def test_no_token_at_all():
     tensors, chosen = problem(False)
     tensors[0], tensors[3] = tensors[0][:0], tensors[3][:0]
-    assert run_experts(*tensors, chosen[:0], "relu2", False).shape == (0, HIDDEN)
+    assert run_experts(Call(*tensors, chosen[:0], "relu2", False)).shape == (0, HIDDEN)

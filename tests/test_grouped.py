@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from test_experts import EXPERTS, FORMS, HIDDEN, TOKENS, TOP_K, WIDTH, by_hand, gradients, problem
 
 from minipuzzle.kernels import choose, experts, grouped, routing
-from minipuzzle.kernels.experts import Order
+from minipuzzle.kernels.experts import Call, Order
 from minipuzzle.kernels.meta import mamba_ssm_meta
 from minipuzzle.kinds import Experts, FeedForward
 from minipuzzle.model.footprint import _Live
@@ -41,7 +41,7 @@ def test_sums_and_gradients(activation, gated, masked, dtype, monkeypatch):
     exact = [t.detach().double().requires_grad_() for t in tensors]
     want, _, _ = by_hand(*exact, chosen, activation, gated, kept)
     products = counted(monkeypatch)
-    got = grouped.run_experts(*tensors, chosen, activation, gated, kept)
+    got = grouped.run_experts(Call(*tensors, chosen, activation, gated, kept))
     assert len(products) == 2
     assert got.dtype == dtype
     assert error(got, want) < BOUND[dtype]
@@ -54,17 +54,19 @@ def test_sums_and_gradients(activation, gated, masked, dtype, monkeypatch):
     assert (grads[2][3] == 0).all()
     with torch.no_grad():
         assert torch.equal(
-            grouped.run_experts(*tensors, chosen, activation, gated, kept), got.detach()
+            grouped.run_experts(Call(*tensors, chosen, activation, gated, kept)), got.detach()
         )
 
 
 def test_frozen_matrices_cost_no_product(monkeypatch):
     tensors, chosen = problem(False, torch.float32)
-    want = gradients(grouped.run_experts(*tensors, chosen, "relu2", False), tensors)
+    want = gradients(grouped.run_experts(Call(*tensors, chosen, "relu2", False)), tensors)
     for t in tensors[1:3]:
         t.requires_grad_(False)
     products = counted(monkeypatch)
-    got = gradients(grouped.run_experts(*tensors, chosen, "relu2", False), [tensors[0], tensors[3]])
+    got = gradients(
+        grouped.run_experts(Call(*tensors, chosen, "relu2", False)), [tensors[0], tensors[3]]
+    )
     assert products == [(60, WIDTH), (60, HIDDEN), (60, WIDTH), (60, HIDDEN)]
     assert torch.equal(got[0], want[0])
     assert torch.equal(got[1], want[3])
@@ -79,7 +81,7 @@ def test_kept_for_the_backward_pass_are_the_projected_rows():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        result = grouped.run_experts(*tensors, chosen, "silu", True)
+        result = grouped.run_experts(Call(*tensors, chosen, "silu", True))
     given = {t.untyped_storage().data_ptr() for t in tensors}
     own = [size for place, size in packed.items() if place not in given]
     assert own == [TOKENS * TOP_K * 2 * WIDTH * 4]
@@ -93,7 +95,7 @@ def test_what_is_watched(grad):
     for run in (grouped.run_experts, experts.run_experts):
         seen = []
         with torch.set_grad_enabled(grad):
-            result = run(*tensors, chosen, "silu", True, None, seen.append)
+            result = run(Call(*tensors, chosen, "silu", True, None, seen.append))
         (routed,) = seen
         values = [routed.channels, routed.outputs, routed.gates, routed.experts, routed.offsets]
         if grad:
@@ -107,12 +109,12 @@ def test_what_is_watched(grad):
 def test_what_grouped_mm_does_not_take_runs_in_the_loop(monkeypatch):
     products = counted(monkeypatch)
     tensors, chosen = problem(False)  # float64
-    want = experts.run_experts(*tensors, chosen, "relu2", False)
-    assert torch.equal(grouped.run_experts(*tensors, chosen, "relu2", False), want)
+    want = experts.run_experts(Call(*tensors, chosen, "relu2", False))
+    assert torch.equal(grouped.run_experts(Call(*tensors, chosen, "relu2", False)), want)
     tensors, chosen = problem(False, torch.float32)
     narrow = [tensors[0], tensors[1][:, :6], tensors[2][..., :6], tensors[3]]  # 24 bytes
-    want = experts.run_experts(*narrow, chosen, "relu2", False)
-    assert torch.equal(grouped.run_experts(*narrow, chosen, "relu2", False), want)
+    want = experts.run_experts(Call(*narrow, chosen, "relu2", False))
+    assert torch.equal(grouped.run_experts(Call(*narrow, chosen, "relu2", False)), want)
     assert products == []
     assert grouped.fits(CPU, torch.float32, 4, 12)
     assert not grouped.fits(CPU, torch.bfloat16, 4, 12)
@@ -161,7 +163,7 @@ def test_on_meta(fast):
     kernels = mamba_ssm_meta(choose(CPU)) if fast else choose(CPU)
     given = [x, up, down, weights, chosen]
     with torch.no_grad(), _Live(given) as live:
-        result = kernels.run_experts(*given, "silu", True)
+        result = kernels.run_experts(Call(*given, "silu", True))
     assert (result.shape, result.dtype) == (x.shape, x.dtype)
     pointers = count * 8 * 3 + 4 * (EXPERTS + 1)
     least = 2 * count * (HIDDEN + width)

@@ -7,7 +7,7 @@ import torch
 from test_experts import EXPERTS, HIDDEN, TOP_K, problem
 
 from minipuzzle.kernels import grouped, grouped_fp8
-from minipuzzle.kernels.experts import Order
+from minipuzzle.kernels.experts import Call, Order
 from minipuzzle.kernels.fp8 import E4M3, quantize
 
 run_emulated = partial(grouped.run_experts, multiply=grouped_fp8.emulated)
@@ -56,7 +56,7 @@ def test_sums_and_gradients_are_near_the_plain_ones(activation, gated):
     tensors, chosen = problem(gated, torch.float32)
     ends = []
     for run in (grouped.run_experts, run_emulated):
-        result = run(*tensors, chosen, activation, gated)
+        result = run(Call(*tensors, chosen, activation, gated))
         g = torch.linspace(-1, 1, HIDDEN).expand_as(result)
         ends.append([result, *torch.autograd.grad(result, tensors, g)])
     for plain, fp8 in zip(*ends, strict=True):

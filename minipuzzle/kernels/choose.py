@@ -25,7 +25,7 @@ class Kernels:
     and the reason; how experts run, and the gated delta rule.
 
     ``mix``, where there is one, does convolution, scan and gated norm at once and keeps less for
-    the backward pass. ``run_experts`` has the signature of ``minipuzzle.kernels.experts``;
+    the backward pass. ``run_experts`` takes a ``minipuzzle.kernels.experts.Call``;
     ``experts`` says which it is and why, ``experts_wait`` whether it always asks the device for
     sizes. ``delta_rule`` and ``delta_step`` have the signatures of ``minipuzzle.kernels.delta``,
     ``delta`` says which they are and why.

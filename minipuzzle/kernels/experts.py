@@ -8,7 +8,7 @@ Products with a stack of matrices are loops here, and this is the oracle of the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -76,6 +76,35 @@ transposed matrix.
 """
 
 
+@dataclass(frozen=True)
+class Call:
+    """What experts are asked to compute, on ``x`` [n, d]: ``up`` [E, r, d] and ``down`` [E, d, I]
+    are their matrices, ``chosen`` [n, k] int64 each token's experts, ``weights`` [n, k] its gates.
+
+    ``activation`` is "relu2" or "silu". r = I, or 2 I where ``gated``: gate rows, then up rows.
+    ``kept`` [E, I] bool: the channels of each expert that its down matrix still reads. ``watch`` is
+    called with the rows; gradients flow through what it sees.
+    """
+
+    x: Float[Tensor, "n d"]
+    up: Float[Tensor, "e r d"]
+    down: Float[Tensor, "e d i"]
+    weights: Float[Tensor, "n k"]
+    chosen: Int[Tensor, "n k"]
+    activation: str
+    gated: bool
+    kept: Bool[Tensor, "e i"] | None = None
+    watch: Callable[[Routed], None] | None = None
+
+    def to(self, dtype: torch.dtype) -> Call:
+        """The same with input and matrices in a dtype."""
+        return replace(self, x=self.x.to(dtype), up=self.up.to(dtype), down=self.down.to(dtype))
+
+    def order(self) -> Order:
+        """Its rows by expert."""
+        return Order.of(self.chosen, len(self.up))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Routed:
     """What scoring reads of experts: rows sorted by expert.
@@ -105,36 +134,20 @@ def looped(rows: Tensor, stack: Tensor, order: Order) -> Tensor:
     return torch.cat(products) if products else rows.new_empty(0, stack.shape[1])
 
 
-def run_experts(
-    x: Float[Tensor, "n d"],
-    up: Float[Tensor, "e r d"],
-    down: Float[Tensor, "e d i"],
-    weights: Float[Tensor, "n k"],
-    chosen: Int[Tensor, "n k"],
-    activation: str,
-    gated: bool,
-    kept: Bool[Tensor, "e i"] | None = None,
-    watch: Callable[[Routed], None] | None = None,
-    *,
-    product: Product = looped,
-) -> Float[Tensor, "n d"]:
+def run_experts(call: Call, *, product: Product = looped) -> Float[Tensor, "n d"]:
     """Sum over choices [n, d] in x's dtype, or that of autocast on CUDA; added up in the wider of
     it and the weights' dtype.
-
-    ``activation`` is "relu2" or "silu". r = I, or 2 I where ``gated``: gate rows, then up rows.
-    ``kept``: the channels of each expert that its down matrix still reads. ``watch`` is called with
-    the rows; gradients flow through what it sees.
     """
-    dtype = product_dtype(x)
-    x, up, down = x.to(dtype), up.to(dtype), down.to(dtype)
-    order = Order.of(chosen, len(up))
-    rows = x[order.order // chosen.shape[1]]  # [rows, d]
-    channels = channels_of(activation, gated)(product(rows, up, order))  # [rows, I]
-    if kept is not None:
-        channels = channels * kept[order.experts]
-    outputs = product(channels, down, order)  # [rows, d]
-    if watch is not None:
-        watch(
+    call = call.to(product_dtype(call.x))
+    order, chosen, weights = call.order(), call.chosen, call.weights
+    rows = call.x[order.order // chosen.shape[1]]  # [rows, d]
+    projected = product(rows, call.up, order)  # [rows, r]
+    channels = channels_of(call.activation, call.gated)(projected)  # [rows, I]
+    if call.kept is not None:
+        channels = channels * call.kept[order.experts]
+    outputs = product(channels, call.down, order)  # [rows, d]
+    if call.watch is not None:
+        call.watch(
             Routed(
                 channels=channels,
                 outputs=outputs,
@@ -146,4 +159,4 @@ def run_experts(
         )
     # each token's own rows are added up: the same sum every time, which index_add_'s is not
     own = outputs[order.inverse.view_as(chosen)]  # [n, k, d]
-    return (own * weights[..., None]).sum(1).to(x.dtype)
+    return (own * weights[..., None]).sum(1).to(call.x.dtype)

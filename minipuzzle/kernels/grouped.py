@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minipuzzle.kernels import experts
-from minipuzzle.kernels.experts import Order, Routed, looped
+from minipuzzle.kernels.experts import Call, Order, Routed, looped
 from minipuzzle.kernels.pointwise import compiled, compiles, product_dtype
-from minipuzzle.shapes import Bool, Float, Int
+from minipuzzle.shapes import Float
 
 ALIGNMENT = 16
 """Bytes: rows of matrices begin at multiples of it, or grouped_mm refuses them."""
@@ -52,44 +52,28 @@ def fits(device: torch.device, dtype: torch.dtype, *sizes: int) -> bool:
     )
 
 
-def run_experts(
-    x: Float[Tensor, "n d"],
-    up: Float[Tensor, "e r d"],
-    down: Float[Tensor, "e d i"],
-    weights: Float[Tensor, "n k"],
-    chosen: Int[Tensor, "n k"],
-    activation: str,
-    gated: bool,
-    kept: Bool[Tensor, "e i"] | None = None,
-    watch: Callable[[Routed], None] | None = None,
-    *,
-    multiply: Multiply | None = None,
-) -> Float[Tensor, "n d"]:
+def run_experts(call: Call, *, multiply: Multiply | None = None) -> Float[Tensor, "n d"]:
     """As ``experts.run_experts``, on CUDA in the dtype of autocast; added up in FP32. ``multiply``
     makes the products with the stacks; gradients of the stacks are always in the dtype.
 
     Dtypes and sizes that ``grouped_mm`` does not take run there: in a loop, and on CUDA few rows,
     or any in a CUDA graph, with copies of the matrices.
     """
-    dtype = product_dtype(x)
-    plain = experts.run_experts
-    if not fits(x.device, dtype, x.shape[1], up.shape[1], down.shape[2]):
+    x, dtype = call.x, product_dtype(call.x)
+    if not fits(x.device, dtype, x.shape[1], call.up.shape[1], call.down.shape[2]):
         copies = x.is_cuda and (
-            chosen.numel() <= len(up) or torch.cuda.is_current_stream_capturing()
+            call.chosen.numel() <= len(call.up) or torch.cuda.is_current_stream_capturing()
         )
-        product = gathered if copies else looped
-        return plain(x, up, down, weights, chosen, activation, gated, kept, watch, product=product)
-    x, up, down = x.to(dtype), up.to(dtype), down.to(dtype)
+        return experts.run_experts(call, product=gathered if copies else looped)
+    call = call.to(dtype)
     with torch.autocast("cuda", enabled=False) if x.is_cuda else nullcontext():
         if not torch.is_grad_enabled():
-            form = Form(multiply or _multiply, Order.of(chosen, len(up)), activation, gated, kept)
-            return forward(x, up, down, weights, form, watch)
-        if watch is not None:  # gradients flow through what it sees
-            return plain(
-                x, up, down, weights, chosen, activation, gated, kept, watch, product=grouped
-            )
-        form = Form(multiply or _multiply, Order.of(chosen, len(up)), activation, gated, kept)
-        result: Tensor = _Experts.apply(x, up, down, weights, form)
+            form = Form.of(call, multiply or _multiply)
+            return forward(call.x, call.up, call.down, call.weights, form, call.watch)
+        if call.watch is not None:  # gradients flow through what it sees
+            return experts.run_experts(call, product=grouped)
+        form = Form.of(call, multiply or _multiply)
+        result: Tensor = _Experts.apply(call.x, call.up, call.down, call.weights, form)
         return result
 
 
@@ -132,6 +116,11 @@ class Form(NamedTuple):
     activation: str
     gated: bool
     kept: Tensor | None
+
+    @staticmethod
+    def of(call: Call, multiply: Multiply) -> Form:
+        """A call's, with the products of its stacks."""
+        return Form(multiply, call.order(), call.activation, call.gated, call.kept)
 
     @property
     def ids(self) -> Tensor | None:

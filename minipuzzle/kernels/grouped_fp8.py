@@ -8,7 +8,6 @@ to a multiple of 16. ``emulated`` makes the same casts on any device.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from minipuzzle.kernels import grouped
 from minipuzzle.kernels.choose import Kernels
-from minipuzzle.kernels.experts import Order, Routed, looped
+from minipuzzle.kernels.experts import Call, Order, looped
 from minipuzzle.kernels.fp8 import E4M3, quantize
 from minipuzzle.kernels.pointwise import compiled
 
@@ -51,30 +50,17 @@ def scaled(rows: Tensor, stack: Tensor, order: Order, back: bool) -> Tensor:
     return _product(rows, codes, scale, order, fast=not back)
 
 
-def run_stored(
-    x: Tensor,
-    up: Tensor,
-    down: Tensor,
-    weights: Tensor,
-    chosen: Tensor,
-    activation: str,
-    gated: bool,
-    kept: Tensor | None = None,
-    watch: Callable[[Routed], None] | None = None,
-    *,
-    scales: tuple[Tensor, Tensor],
-) -> Tensor:
+def run_stored(call: Call, *, scales: tuple[Tensor, Tensor]) -> Tensor:
     """As ``experts.run_experts`` without gradients, on ``stored_stack``'s codes."""
 
     def multiply(rows: Tensor, stack: Tensor, order: Order, back: bool) -> Tensor:
-        scale = scales[0] if stack is up else scales[1]
+        scale = scales[0] if stack is call.up else scales[1]
         if rows.is_cuda:
             return _product(rows, stack, scale, order, fast=True)
         return _emulated_product(rows, stack, scale, order)
 
-    order = Order.of(chosen, len(up))
-    form = grouped.Form(multiply, order, activation, gated, kept)
-    return grouped.forward(x, up, down, weights, form, watch)
+    form = grouped.Form.of(call, multiply)
+    return grouped.forward(call.x, call.up, call.down, call.weights, form, call.watch)
 
 
 @torch.no_grad()

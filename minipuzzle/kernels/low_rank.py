@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from minipuzzle.kernels import experts, grouped
-from minipuzzle.kernels.experts import Order, Product, Routed, looped
+from minipuzzle.kernels.experts import Call, Order, Product, looped
 from minipuzzle.kernels.pointwise import product_dtype
 
 Pair = tuple[Tensor, Tensor]
 """(A [E, rank, in], B [E, out, rank]): each expert's matrix is W + B A, which is never made."""
 
 
-def run_experts(
-    x: Tensor,
-    up: Tensor,
-    down: Tensor,
-    weights: Tensor,
-    chosen: Tensor,
-    activation: str,
-    gated: bool,
-    kept: Tensor | None = None,
-    watch: Callable[[Routed], None] | None = None,
-    *,
-    pairs: Mapping[str, Pair],
-    loop: bool = False,
-) -> Tensor:
+def run_experts(call: Call, *, pairs: Mapping[str, Pair], loop: bool = False) -> Tensor:
     """As ``experts.run_experts``, with the ``pairs`` of "up" and "down"; grouped products where all
     sizes, the ranks too, allow it and nobody asks for a ``loop``.
     """
-    dtype = product_dtype(x)
-    x, up, down = x.to(dtype), up.to(dtype), down.to(dtype)
+    dtype = product_dtype(call.x)
+    call = call.to(dtype)
+    x, up, down = call.x, call.up, call.down
     sizes = [*up.shape[1:], *down.shape[1:], *(len(a[0]) for a, _ in pairs.values())]
     whole = not loop and grouped.fits(x.device, dtype, *sizes)
     base: Product = grouped.grouped if whole else looped
@@ -48,6 +36,4 @@ def run_experts(
         return y + base(base(rows, a, order), b, order)
 
     with torch.autocast("cuda", enabled=False) if x.is_cuda else nullcontext():
-        return experts.run_experts(
-            x, up, down, weights, chosen, activation, gated, kept, watch, product=product
-        )
+        return experts.run_experts(call, product=product)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from minipuzzle.kernels.choose import Kernels
 from minipuzzle.kernels.delta import CHUNK
-from minipuzzle.kernels.experts import Order, Routed
+from minipuzzle.kernels.experts import Call, Routed
 
 
 class FlashAttentionMeta(TorchFunctionMode):
@@ -121,29 +120,20 @@ def _delta_step(
     return y
 
 
-def _run_experts(
-    x: Tensor,
-    up: Tensor,
-    down: Tensor,
-    weights: Tensor,
-    chosen: Tensor,
-    activation: str,
-    gated: bool,
-    kept: Tensor | None = None,
-    watch: Callable[[Routed], None] | None = None,
-) -> Tensor:
-    order, count = Order.of(chosen, len(up)), chosen.numel()
-    held = [x.new_empty(count, x.shape[1]), x.new_empty(count, up.shape[1])]  # rows, projected
+def _run_experts(call: Call) -> Tensor:
+    x, chosen = call.x, call.chosen
+    order, count = call.order(), chosen.numel()
+    held = [x.new_empty(count, x.shape[1]), x.new_empty(count, call.up.shape[1])]  # rows, projected
     del held[0]
-    channels = x.new_empty(count, down.shape[2])
+    channels = x.new_empty(count, call.down.shape[2])
     held.clear()
     outputs = x.new_empty(count, x.shape[1])
-    if watch is not None:
-        watch(
+    if call.watch is not None:
+        call.watch(
             Routed(
                 channels=channels,
                 outputs=outputs,
-                gates=weights.flatten()[order.order],
+                gates=call.weights.flatten()[order.order],
                 experts=order.experts,
                 offsets=order.offsets,
                 places=order.inverse.view_as(chosen),

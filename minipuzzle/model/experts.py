@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from minipuzzle.kernels import Kernels, low_rank
+from minipuzzle.kernels.experts import Call
 from minipuzzle.kernels.fp32_linear import fp32_linear
 from minipuzzle.kernels.low_rank import Pair
 from minipuzzle.kernels.pointwise import channels_of
@@ -171,15 +172,17 @@ class ExpertsBlock(ResidualBlock):
             }
             run = partial(low_rank.run_experts, pairs=pairs, loop=self.kernels.experts_wait)
         return run(
-            u,
-            up,
-            down,
-            gates,
-            chosen,
-            b.activation,
-            b.gated,
-            self.kept_channels,
-            self._watching if self._readers else None,
+            Call(
+                x=u,
+                up=up,
+                down=down,
+                weights=gates,
+                chosen=chosen,
+                activation=b.activation,
+                gated=b.gated,
+                kept=self.kept_channels,
+                watch=self._watching if self._readers else None,
+            )
         )
 
     def add_low_rank(self, stack: str, rank: int, pair: Callable[[], Pair]) -> RemovableHandle:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from minipuzzle.kernels import choose, experts, grouped, grouped_fp8
+from minipuzzle.kernels.experts import Call
 from minipuzzle.kernels.fp32_linear import fp32_linear
 from minipuzzle.kernels.pointwise import replayed
 from minipuzzle.kernels.routing import Routing, route
@@ -51,8 +52,8 @@ def test_sums_and_gradients(activation, gated, masked, weights):
     g = torch.Generator(device=CUDA).manual_seed(2)
     kept = torch.rand(EXPERTS, WIDTH, generator=g, device=CUDA) > 0.3 if masked else None
     exact = [t.detach().double().requires_grad_() for t in tensors]
-    want = experts.run_experts(*exact, chosen, activation, gated, kept)
-    got = run(*tensors, chosen, activation, gated, kept)
+    want = experts.run_experts(Call(*exact, chosen, activation, gated, kept))
+    got = run(Call(*tensors, chosen, activation, gated, kept))
     assert got.dtype == torch.bfloat16
     theirs = gradients(want, exact)
     torch.full((1 << 22,), torch.nan, device=CUDA)  # memory that is not written is seen
@@ -62,16 +63,16 @@ def test_sums_and_gradients(activation, gated, masked, weights):
     assert max(errors) < 1e-2
     assert (ours[1][3] == 0).all()
     assert (ours[2][3] == 0).all()
-    again = gradients(run(*tensors, chosen, activation, gated, kept), tensors)
+    again = gradients(run(Call(*tensors, chosen, activation, gated, kept)), tensors)
     assert all(torch.equal(a, b) for a, b in zip(ours, again, strict=True))  # deterministic
 
 
 def test_under_autocast_with_fp32_weights():
     tensors, chosen = problem(False)
     wide = [t.detach().float().requires_grad_() for t in tensors]
-    want = gradients(grouped.run_experts(*tensors, chosen, "relu2", False), tensors)
+    want = gradients(grouped.run_experts(Call(*tensors, chosen, "relu2", False)), tensors)
     with torch.autocast("cuda", dtype=torch.bfloat16):
-        result = grouped.run_experts(*wide, chosen, "relu2", False)
+        result = grouped.run_experts(Call(*wide, chosen, "relu2", False))
     assert result.dtype == torch.bfloat16
     for a, b in zip(gradients(result, wide), want, strict=True):
         assert a.dtype == torch.float32
@@ -85,7 +86,7 @@ def test_what_is_watched(grad):
     for run in (grouped.run_experts, experts.run_experts):
         seen = []
         with torch.set_grad_enabled(grad):
-            result = run(*tensors, chosen, "silu", True, None, seen.append)
+            result = run(Call(*tensors, chosen, "silu", True, None, seen.append))
         (routed,) = seen
         values = [result, routed.channels, routed.outputs, routed.gates]
         if grad:
@@ -106,7 +107,9 @@ def test_a_forward_and_backward_pass_in_a_cuda_graph():
 
     def step(x):
         weights, chosen = route(x.float() @ router.t(), routing, correction)
-        result = grouped.run_experts(x, tensors[1], tensors[2], weights, chosen, "relu2", False)
+        result = grouped.run_experts(
+            Call(x, tensors[1], tensors[2], weights, chosen, "relu2", False)
+        )
         return result, *torch.autograd.grad(result.float().square().sum(), [x, *tensors[1:3]])
 
     fixed, side = tensors[0].detach().clone().requires_grad_(), torch.cuda.Stream()
@@ -135,20 +138,20 @@ def test_a_decode_step_in_a_cuda_graph(tokens, dtype):
     """FP32, which has no grouped product, does not wait for the device either."""
     tensors, chosen = problem(True, tokens)
     tensors = [t.detach().to(dtype) for t in tensors]
-    exact = experts.run_experts(*(t.double() for t in tensors), chosen, "silu", True)
+    exact = experts.run_experts(Call(*(t.double() for t in tensors), chosen, "silu", True))
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with replayed(), torch.cuda.stream(side):
         for _ in range(3):
-            grouped.run_experts(*tensors, chosen, "silu", True)
+            grouped.run_experts(Call(*tensors, chosen, "silu", True))
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with replayed(), torch.cuda.graph(graph, stream=side):
-        result = grouped.run_experts(*tensors, chosen, "silu", True)
+        result = grouped.run_experts(Call(*tensors, chosen, "silu", True))
     graph.replay()
     assert error(result, exact) < (1e-2 if dtype == torch.bfloat16 else 1e-3)
     chosen.copy_((chosen + 1) % EXPERTS)  # other experts
-    other = experts.run_experts(*(t.double() for t in tensors), chosen, "silu", True)
+    other = experts.run_experts(Call(*(t.double() for t in tensors), chosen, "silu", True))
     graph.replay()
     assert error(result, other) < (1e-2 if dtype == torch.bfloat16 else 1e-3)
 
@@ -157,20 +160,20 @@ def test_memory_of_a_forward_and_backward_pass():
     """Kept are the projected rows; without gradients no more than two of the rows' tensors."""
     tensors, chosen = problem(False, tokens=20000)
     for _ in range(2):  # the first compiles
-        result = grouped.run_experts(*tensors, chosen, "relu2", False)
+        result = grouped.run_experts(Call(*tensors, chosen, "relu2", False))
         gradients(result, tensors)
         del result
     rows = 20000 * TOP_K
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
-    result = grouped.run_experts(*tensors, chosen, "relu2", False)
+    result = grouped.run_experts(Call(*tensors, chosen, "relu2", False))
     kept = torch.cuda.memory_allocated() - before - result.nbytes
     print(f"kept for the backward pass: {kept:,} bytes, projected rows {rows * WIDTH * 2:,}")
     assert rows * WIDTH * 2 <= kept < rows * (WIDTH * 2 + 4 * 8) * 1.1
     del result
     torch.cuda.reset_peak_memory_stats()
     with torch.no_grad():
-        grouped.run_experts(*tensors, chosen, "relu2", False)
+        grouped.run_experts(Call(*tensors, chosen, "relu2", False))
     peak = torch.cuda.max_memory_allocated() - before
     assert peak < 1.15 * 2 * rows * (HIDDEN + WIDTH) + 2 * 20000 * HIDDEN
 
@@ -187,7 +190,7 @@ def test_fp8_equals_its_emulation(activation, gated):
         assert error(got, want) < 1e-2
     ends = []
     for multiply in (None, grouped_fp8.scaled, grouped_fp8.emulated):
-        result = grouped.run_experts(*tensors, chosen, activation, gated, multiply=multiply)
+        result = grouped.run_experts(Call(*tensors, chosen, activation, gated), multiply=multiply)
         ends.append([result, *gradients(result, tensors)])
     for plain, fp8, emulated in zip(*ends, strict=True):
         assert error(fp8, emulated) < error(fp8, plain) < 0.12
@@ -201,10 +204,10 @@ def test_stored_fp8(tokens):
     x, up, down, weights = (t.detach() for t in tensors)
     (up8, up_scale), (down8, down_scale) = map(grouped_fp8.stored_stack, (up, down))
     got = grouped_fp8.run_stored(
-        x, up8, down8, weights, chosen, "silu", True, scales=(up_scale, down_scale)
+        Call(x, up8, down8, weights, chosen, "silu", True), scales=(up_scale, down_scale)
     )
     want = grouped.run_experts(
-        x, up, down, weights, chosen, "silu", True, multiply=grouped_fp8.emulated
+        Call(x, up, down, weights, chosen, "silu", True), multiply=grouped_fp8.emulated
     )
     assert got.dtype == torch.bfloat16
     print(f"stored FP8, {tokens} tokens: {error(got, want):.1e} from the emulation")

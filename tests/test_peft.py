@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from test_model import theirs_of
 
 from minipuzzle.adapters import attach, export_peft, import_peft, make_plan, merge, open_adapter
-from minipuzzle.adapters.peft import module_names
+from minipuzzle.adapters.peft_names import usual
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import pack
 from minipuzzle.errors import UserError
@@ -134,7 +134,8 @@ def injected(checkpoint, folder):
     values = load_file(folder / "adapter_model.safetensors")
     parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for module, name in module_names(checkpoint).items():
+        for module, way in usual(checkpoint).items():
+            (name,) = way
             for factor in "AB":
                 value = values.pop(f"base_model.model.{name}.lora_{factor}.weight")
                 parameters[f"{module}.lora_{factor}.default.weight"].copy_(value)

@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from minipuzzle.adapters.peft_config import CONFIG, PeftConfig, read_peft_config
+from minipuzzle.adapters.peft_names import Way, joined, usual, ways
 from minipuzzle.adapters.plan import AdapterPlan, Group, Site, parse_mask
 from minipuzzle.adapters.saved import Lora, SavedAdapter
 from minipuzzle.artifacts import write_atomic, write_json
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
-from minipuzzle.families import single
 
 WEIGHTS = "adapter_model.safetensors"
 KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
@@ -40,14 +40,14 @@ def export_peft(saved: SavedAdapter, base: Checkpoint, folder: Path) -> str:
     """
     saved.check(base.architecture)
     _check_no_stack(saved.plan)
-    theirs = module_names(base)
+    theirs = usual(base)
     tensors: dict[str, Tensor] = {}
     ranks, alphas = {}, {}
     for lora in saved.loras():
-        name = theirs[lora.module]
-        tensors[f"base_model.model.{name}.lora_A.weight"] = lora.a.contiguous().clone()
-        tensors[f"base_model.model.{name}.lora_B.weight"] = lora.b.clone()
-        ranks[name], alphas[name] = lora.rank, lora.alpha
+        for name, rows in theirs[lora.module].items():
+            tensors[f"base_model.model.{name}.lora_A.weight"] = lora.a.contiguous().clone()
+            tensors[f"base_model.model.{name}.lora_B.weight"] = lora.b[rows].clone()
+            ranks[name], alphas[name] = lora.rank, lora.alpha
     rank, alpha = next(iter(ranks.values())), next(iter(alphas.values()))
     write_atomic(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
     write_json(
@@ -59,7 +59,7 @@ def export_peft(saved: SavedAdapter, base: Checkpoint, folder: Path) -> str:
             "r": rank,
             "lora_alpha": _plain(alpha),
             "lora_dropout": 0.0,
-            "target_modules": _targets(set(ranks), set(theirs.values())),
+            "target_modules": _targets(set(ranks), {n for way in theirs.values() for n in way}),
             "bias": "none",
             "fan_in_fan_out": False,
             "use_rslora": False,
@@ -114,7 +114,8 @@ def import_peft(folder: Path, base: Checkpoint) -> SavedAdapter:
 
 
 def _loras(config: PeftConfig, tensors: dict[str, Tensor], base: Checkpoint) -> list[Lora]:
-    ours = {name: module for module, names in _all_names(base).items() for name in names}
+    every = ways(base)
+    ours = {name: (module, way) for module, found in every.items() for way in found for name in way}
     pairs: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, tensor in tensors.items():
         match = KEY.fullmatch(key)
@@ -129,34 +130,46 @@ def _loras(config: PeftConfig, tensors: dict[str, Tensor], base: Checkpoint) -> 
         raise config.error(
             "adapts nothing.", got="a file without factors", allowed="lora_A and lora_B"
         )
-    _check_targets(config, {ours[name] for name in pairs}, list(pairs), base)
-    return [_lora(config, ours[name], name, pair) for name, pair in pairs.items()]
+    _check_targets(config, set(pairs), every)
+    parts: dict[str, list[tuple[Lora, list[int]]]] = defaultdict(list)
+    for name, pair in pairs.items():
+        module, way = ours[name]
+        lora, rows = _lora(config, module, name, pair), way[name]
+        whole = len(way) == 1 and rows == sorted(rows)  # of its size ``SavedAdapter.check`` speaks
+        if not whole and len(lora.b) != len(rows):
+            raise config.error(
+                f"{name} has another size.", got=f"{len(lora.b)} rows", allowed=f"{len(rows)} rows"
+            )
+        parts[module].append((lora, rows))
+    return [joined(own, sum(map(len, every[module][0].values()))) for module, own in parts.items()]
 
 
-def _check_targets(config: PeftConfig, found: set[str], names: list[str], base: Checkpoint) -> None:
+def _check_targets(config: PeftConfig, names: set[str], every: dict[str, tuple[Way, ...]]) -> None:
     """Raises: UserError where the file has other modules than the config: PEFT would not load them,
     or leave what it lacks as it starts; or a module under two names.
     """
-    alien = [name for name in names if not config.adapts(name)]
+    alien = sorted(name for name in names if not config.adapts(name))
     if alien:
         raise config.error(
             "target_modules leaves out what the file adapts.",
             got=alien[0],
             allowed="factors of target_modules alone",
         )
-    for module, accepted in _all_names(base).items():
-        if module not in found and any(map(config.adapts, accepted)):
+    for found in every.values():
+        there = [way for way in found if names & way.keys()]
+        lacking = [n for way in there or found for n in way if n not in names and config.adapts(n)]
+        if lacking:
             raise config.error(
                 "target_modules names what the file does not adapt.",
-                got=accepted[0],
+                got=lacking[0],
                 allowed="factors of all of them",
             )
-    if len(found) != len(names):
-        raise config.error(
-            "adapts a module twice.",
-            got=", ".join(sorted(names)[:4]),
-            allowed="each module under one name",
-        )
+        if len(there) > 1:
+            raise config.error(
+                "adapts a module twice.",
+                got=", ".join(sorted(names)[:4]),
+                allowed="each module under one name",
+            )
 
 
 def _lora(config: PeftConfig, module: str, name: str, pair: dict[str, Tensor]) -> Lora:
@@ -181,29 +194,6 @@ def _lora(config: PeftConfig, module: str, name: str, pair: dict[str, Tensor]) -
     return Lora(
         module=module, weight=f"{module}.weight", rank=rank, alpha=config.alpha_of(name), a=a, b=b
     )
-
-
-def module_names(base: Checkpoint) -> dict[str, str]:
-    """Canonical module name -> transformers' name, of every projection; ``model.`` is the root of
-    today's transformers.
-    """
-    return {
-        module: next((name for name in names if name.startswith("model.")), names[0])
-        for module, names in _all_names(base).items()
-    }
-
-
-def _all_names(base: Checkpoint) -> dict[str, tuple[str, ...]]:
-    named = base.family.names(base.architecture)
-    modules = [
-        f"blocks.{i}.{name}"
-        for i, block in enumerate(base.architecture.blocks)
-        for name in block.projections
-    ]
-    return {
-        module: tuple(n.removesuffix(".weight") for n in single(named[f"{module}.weight"]))
-        for module in modules
-    }
 
 
 def _targets(adapted: set[str], all_modules: set[str]) -> list[str]:

@@ -50,7 +50,7 @@ class DeltaNet(Block):
             axis="group_heads",
             score="value_heads",
             of=("key_groups", "group_heads"),
-            label="value heads a key group",
+            label="value heads a group",
             each="key_groups",
             coupled=("value heads", "key group"),
             shares=(0.5,),

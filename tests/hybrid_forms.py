@@ -1,6 +1,6 @@
 """Forms of the families whose layers have other mixers beside attention, or none."""
 
-from form_sizes import LAYERS, MAMBA, SIZES, SPECIAL
+from form_sizes import EXPERTS, LAYERS, MAMBA, SIZES, SPECIAL
 
 HYBRIDS = {
     "mamba2": {
@@ -80,5 +80,44 @@ HYBRIDS = {
             "layer_types": ["mamba", "attention", "mamba"],
             "residual_multiplier": 0.22,
         },
+    },
+}
+QWEN3_5 = {
+    **LAYERS,
+    **SPECIAL,
+    "num_hidden_layers": 3,
+    "head_dim": 16,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+HYBRIDS |= {
+    "qwen3_5_text": {
+        "plain": QWEN3_5,
+        "usual layers, tied, bias, more turns": {
+            **QWEN3_5,
+            "num_hidden_layers": 4,
+            "layer_types": None,
+            "linear_key_head_dim": 16,
+            "linear_num_value_heads": 2,
+            "attention_bias": True,
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e5,
+                "partial_rotary_factor": 0.5,
+                "mrope_section": [2, 1, 1],
+            },
+        },
+    },
+    "qwen3_5_moe_text": {
+        "plain": {
+            **{k: v for k, v in QWEN3_5.items() if k != "intermediate_size"},
+            **EXPERTS,
+            "moe_intermediate_size": 24,
+            "shared_expert_intermediate_size": 40,
+        }
     },
 }

@@ -26,7 +26,7 @@ def free(monkeypatch, size):
 @pytest.mark.parametrize(("count", "states"), [(1, 2), (2, 3), (3, 3), (4, 5), (9, 5)])
 def test_a_distillation_of_8b_to_4b(tmp_path, count, states):
     """Beside the two states of the leg in hand: the best short run's, or three screening runs'."""
-    parent = SimpleNamespace(plain_bytes=16_200_000_000, parameters=8_100_000_000)
+    parent = SimpleNamespace(copied_bytes=0, plain_bytes=16_200_000_000, parameters=8_100_000_000)
     sizes = [4_050_000_000] * count
     found = distill_needs(tmp_path, parent, sizes, sizes, averaged=False)
     assert {need.what: need.bytes for need in found} == {

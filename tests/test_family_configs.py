@@ -20,7 +20,7 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
 from minipuzzle.families._rules import WHOLE_EXPANSION
 
-OTHERS = [name for name in families.known() if not name.startswith("nemotron")]
+OTHERS = [name for name in FORMS if not name.startswith("nemotron")]
 FORMS_OF_OTHERS = [pair for pair in every_form() if pair[0] in OTHERS]
 
 

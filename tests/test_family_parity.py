@@ -27,8 +27,8 @@ DECODED += [
 
 def test_every_family_has_a_model_here():
     assert (
-        sorted([*FORMS, "nemotron_h_puzzle"]) == families.known()
-    )  # that one's is in test_checkpoint.py
+        sorted([*FORMS, "nemotron_h_puzzle", "qwen3_5", "qwen3_5_moe"]) == families.known()
+    )  # the last are in test_checkpoint.py and test_qwen3_5.py
 
 
 @pytest.fixture(scope="module", params=every_form(), ids=lambda param: ": ".join(param))

@@ -69,7 +69,7 @@ CUT += [
     ("olmoe", "gates that sum to 1, bias, yarn"),
 ]
 FREE = ["nemotron_h", "llama", "mistral", "mixtral", "olmo2", "olmo3", "olmo_hybrid"]
-FREE += ["qwen3", "qwen3_moe", "qwen3_next"]
+FREE += ["qwen3", "qwen3_moe", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"]
 """Families whose hidden size a search may choose."""
 
 

@@ -173,6 +173,39 @@ def test_total_and_active(model):
     assert families.find(name).architecture(written) == architecture
 
 
+QWEN3_5 = {  # (total, active); layers, hidden, width or experts, heads, value heads of 16, tied
+    "0.8B": ((752_393_024, 752_393_024), (24, 1024, 3584, 8, 2, 16, True)),
+    "2B": ((1_881_825_088, 1_881_825_088), (24, 2048, 6144, 8, 2, 16, True)),
+    "4B": ((4_205_751_296, 4_205_751_296), (32, 2560, 9216, 16, 4, 32, True)),
+    "9B": ((8_953_803_264, 8_953_803_264), (32, 4096, 12288, 16, 4, 32, False)),
+    "27B": ((26_895_998_464, 26_895_998_464), (64, 5120, 17408, 24, 4, 48, False)),
+    "35B-A3B": ((34_660_610_688, 3_454_988_928), (40, 2048, (256, 8, 512), 16, 2, 32, False)),
+    "122B-A10B": ((122_111_526_912, 9_771_288_576), (48, 3072, (256, 8, 1024), 32, 2, 64, False)),
+    "397B-A17B": ((396_346_350_336, 17_349_040_896), (60, 4096, (512, 10, 1024), 32, 2, 64, False)),
+}
+
+
+@pytest.mark.parametrize("model", QWEN3_5)
+def test_total_and_active_of_qwen3_5(model):
+    """The text alone; what sees and what drafts is not counted."""
+    counts, (layers, hidden, inner, q, kv, values, tied) = QWEN3_5[model]
+    sizes = (248_320, hidden, inner, layers, q, kv, tied)
+    fields = {**dict(zip(NAMES, sizes, strict=True)), "linear_num_value_heads": values}
+    name = "qwen3_5"
+    if isinstance(inner, tuple):
+        name, (experts, chosen, width) = "qwen3_5_moe", inner
+        fields |= {"num_experts": experts, "num_experts_per_tok": chosen}
+        fields |= dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), width)
+        del fields["intermediate_size"]
+    family, config = families.find(name), {"text_config": fields | {"mtp_num_hidden_layers": 1}}
+    architecture = family.architecture(config)
+    assert (architecture.parameters, architecture.active_parameters) == counts
+    assert family.architecture(family.config(architecture, config)) == architecture
+    if model == "27B":  # of its text, as public tests of converters count them
+        tensors = (family.names(architecture)[t.name][0] for t in architecture.tensors())
+        assert sum(len(families.names_of(found)) for found in tensors) == 851
+
+
 def test_multi_token_prediction_of_the_super_is_counted_apart():
     """By the formulas of its blocks; the published total is without it."""
     hidden, latent, experts, width, shared = 4096, 1024, 512, 2688, 5376

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from minipuzzle import families
 from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint.header import Entry
 from minipuzzle.checkpoint.heads import EMBEDDING, HEAD, TORCH_DTYPES
@@ -70,7 +71,8 @@ def claim(
     claimed = {canonical: found[0] for canonical, found in present.items() if found}
     used = [n for name in claimed.values() for n in names_of(name)]
     skipped = ignored(architecture)
-    extra = sorted(n for n in entries.keys() - set(used) - tied if not _matched(n, skipped))
+    others = entries.keys() - set(used) - tied - set(copied(family, entries))
+    extra = sorted(n for n in others if not _matched(n, skipped))
     missing = [canonical for canonical, found in present.items() if not found]
     said = declared(path, config)
     fp8 = fp8_of(said)
@@ -121,6 +123,11 @@ def _plain(config: dict[str, Any], embedding: Entry) -> str:
     return known.get(str(said)) or (
         embedding.dtype if embedding.dtype in known.values() else "BF16"
     )
+
+
+def copied(family: Family, entries: dict[str, Entry]) -> list[str]:
+    """The tensors that are no part of the text."""
+    return [name for name in entries if name.startswith(families.copied(family))]
 
 
 def ignored(architecture: Architecture) -> dict[str, re.Pattern[str]]:

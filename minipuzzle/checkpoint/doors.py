@@ -32,6 +32,7 @@ COPIED = (
     "chat_template.json",
     "generation_config.json",
     "preprocessor_config.json",
+    "video_preprocessor_config.json",
     "processor_config.json",
 )
 """Files that a pruned model needs as its parent did. A list of names: a pattern takes scripts,

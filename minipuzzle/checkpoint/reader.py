@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from minipuzzle import families
 from minipuzzle.arch import Architecture
-from minipuzzle.checkpoint.claims import claim, ignored
+from minipuzzle.checkpoint.claims import claim, copied, ignored
 from minipuzzle.checkpoint.config import read_config
 from minipuzzle.checkpoint.doors import travelling
 from minipuzzle.checkpoint.header import Entry
@@ -38,7 +38,8 @@ class Checkpoint:
     """A checked checkpoint: each tensor of its architecture is in its files exactly once, with the
     right shape.
 
-    ``notes`` are sentences on what the files hold and we leave out or do not run.
+    ``notes`` are sentences on what the files hold and we leave out or do not run. ``copied`` are
+    tensors that are no part of the text: whatever is made of this checkpoint has them as they are.
     """
 
     def __init__(
@@ -53,8 +54,10 @@ class Checkpoint:
         self.architecture = architecture
         self.family = families.find(str(config["model_type"]))
         self._stored = claim(path, config, self.family, architecture, entries)
+        self.copied = {name: entries[name] for name in copied(self.family, entries)}
         self._entries = {name: e for s in self._stored.values() for name, e in s.held.items()}
-        self._states = {entry.file: state_of(entry.file) for entry in self._entries.values()}
+        self._every = self._entries | self.copied
+        self._states = {entry.file: state_of(entry.file) for entry in self._every.values()}
         self.notes = tuple(self._remarks(entries))
 
     @staticmethod
@@ -90,11 +93,13 @@ class Checkpoint:
         for file, state in self._states.items():
             if state_of(file) != state:
                 raise changed(file, "another size or time")
-        known = digests(self._entries)
+        known = digests(self._every)
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
         for name, stored in sorted(self._stored.items()):
             data = " ".join(known[piece] for piece in stored.held)
             digest.update(f"{name} {stored.dtype} {stored.shape} {data}".encode())
+        for name, entry in sorted(self.copied.items()):
+            digest.update(f"{name} {entry.dtype} {entry.shape} {known[name]}".encode())
         return digest.hexdigest()[:16]
 
     def _remarks(self, entries: dict[str, Entry]) -> Iterator[str]:
@@ -102,6 +107,12 @@ class Checkpoint:
             count = sum(bool(pattern.search(name)) for name in entries)
             if count:
                 yield f"{count} tensors of {what} are not read"
+        if self.copied:
+            numbers = sum(entry.numbers for entry in self.copied.values())
+            yield (
+                f"{len(self.copied)} tensors that are no text ({numbers:,} parameters) are copied "
+                "as they are; they are neither counted nor run nor trained"
+            )
         if self.architecture.mtp:
             yield (
                 f"multi-token prediction ({self.architecture.mtp_parameters:,} parameters) is kept "
@@ -142,8 +153,13 @@ class Checkpoint:
 
     @property
     def bytes(self) -> int:
-        """The size of the tensors in the file, scales included."""
+        """The size of the text's tensors in the file, scales included."""
         return sum(entry.nbytes for entry in self._entries.values())
+
+    @property
+    def copied_bytes(self) -> int:
+        """The size of what is no text."""
+        return sum(entry.nbytes for entry in self.copied.values())
 
     @property
     def plain_bytes(self) -> int:
@@ -177,22 +193,22 @@ class Checkpoint:
         infinity, and where the file is not any more what was opened.
         """
         import torch
-        from safetensors import SafetensorError, safe_open
 
         stored = self._stored[name]
-        pieced = not isinstance(stored.name, str) or stored.scales
-        if pieced or name in self.architecture.buffers:
+        plain = not stored.scales and name not in self.architecture.buffers
+        if not isinstance(stored.name, str) or not plain:
             whole = torch.empty(stored.shape, dtype=self.held_dtype(name))
             self.read_into(name, whole)
             return whole
-        path = stored.entries[0].file
-        try:
-            with safe_open(path, framework="pt") as file:
-                result: Tensor = file.get_tensor(stored.name)
-        except (OSError, SafetensorError) as error:
-            raise changed(path, error) from error
+        result = _opened(stored.name, stored.entries[0])
         _check_finite(stored, 0, result)
         return result
+
+    def copied_tensor(self, name: str) -> Tensor:
+        """One of ``copied``, as it is. Raises: UserError where the file is not any more what was
+        opened.
+        """
+        return _opened(name, self.copied[name])
 
     def held_dtype(self, name: str) -> torch.dtype:
         """The dtype in which ``tensor`` gives a tensor."""
@@ -248,6 +264,17 @@ class Checkpoint:
             name, pinned=target.is_cuda, start=start, stop=start + len(target)
         ):
             target[first - start : first - start + len(values)].copy_(values)
+
+
+def _opened(name: str, entry: Entry) -> Tensor:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(entry.file, framework="pt") as file:
+            result: Tensor = file.get_tensor(name)
+    except (OSError, SafetensorError) as error:
+        raise changed(entry.file, error) from error
+    return result
 
 
 def _check_finite(stored: Stored, start: int, values: Tensor) -> None:

@@ -55,15 +55,15 @@ def write_checkpoint(
     """Write ``architecture`` to the folder ``path``; ``tensor`` gives each tensor by canonical
     name, when its turn comes.
 
-    Files larger than ``shard_bytes`` are split and indexed. Tokenizer files, templates, licences
-    and the generation config are copied from ``source``; what it holds expert by expert is written
-    so. ``extra`` are text files to add; ``mtp`` gives the tensors of multi-token prediction, which
-    are those of ``source`` without it. What ``config`` says of the dtype is made true, and that
-    weights are quantised left out, but where an ``encoder`` quantises them: then each tensor is
-    written under the family's first name. A checkpoint that is there already is replaced once the
-    new one is whole. Raises: UserError when the disk is full, leaving nothing behind, and where
-    something else than a checkpoint is there, InternalError for a tensor of another shape than the
-    architecture's.
+    Files larger than ``shard_bytes`` are split and indexed. Tokenizer files, templates, licences,
+    the generation config and tensors that are no text are copied from ``source``; what it holds
+    expert by expert is written so. ``extra`` are text files to add; ``mtp`` gives the tensors of
+    multi-token prediction, which are those of ``source`` without it. What ``config`` says of the
+    dtype is made true, and that weights are quantised left out, but where an ``encoder`` quantises
+    them: then each tensor is written under the family's first name. A checkpoint that is there
+    already is replaced once the new one is whole. Raises: UserError when the disk is full, leaving
+    nothing behind, and where something else than a checkpoint is there, InternalError for a tensor
+    of another shape than the architecture's.
     """
     path = path.resolve()
     _check_target(path)
@@ -78,7 +78,11 @@ def write_checkpoint(
         if mtp is None and source is not None:
             mtp = source.tensor
         tensors = _given(architecture, tensor, mtp)
-        dtype = _write_weights(temporary, architecture, tensors, kind, forms, shard_bytes, encoder)
+        copied = () if source is None else source.copied
+        as_they_are = ((name, source.copied_tensor(name)) for name in copied if source is not None)
+        dtype = _write_weights(
+            temporary, architecture, tensors, kind, forms, as_they_are, shard_bytes, encoder
+        )
         said = _true(config, dtype)
         if encoder is not None:
             said["quantization_config"] = encoder.config()
@@ -146,11 +150,13 @@ def _write_weights(
     tensors: Iterator[tuple[Planned, Tensor]],
     model_type: str,
     forms: Mapping[str, Name],
+    copied: Iterator[tuple[str, Tensor]],
     shard_bytes: int,
     encoder: Encoder | None,
 ) -> str:
     """The dtype of most numbers written, as torch names it. ``forms``: how weights of a name within
-    a block are written, where a family knows several ways.
+    a block are written, where a family knows several ways; ``copied`` come after the
+    ``architecture``'s tensors under their own names.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -169,6 +175,15 @@ def _write_weights(
         shards.append(list(pending))
         pending.clear()
 
+    def put(held: dict[str, Tensor]) -> None:
+        nonlocal size, total
+        bytes_ = sum(values.nbytes for values in held.values())
+        if size and size + bytes_ > shard_bytes:
+            flush()
+            size = 0
+        pending.update(held)
+        size, total = size + bytes_, total + bytes_
+
     for entry, value in tensors:
         if entry.name in buffers:  # FP32 in every file, whatever the weights' dtype
             value = value.float()
@@ -180,13 +195,9 @@ def _write_weights(
         numbers[str(value.dtype).removeprefix("torch.")] += value.numel()
         name = written(names[entry.name], forms.get(entry.weight.name))
         for piece, part in zip(names_of(name), _parts(entry, name, value), strict=True):
-            held = {piece: part} if encoder is None else encoder(piece, part)
-            bytes_ = sum(values.nbytes for values in held.values())
-            if size and size + bytes_ > shard_bytes:
-                flush()
-                size = 0
-            pending |= held
-            size, total = size + bytes_, total + bytes_
+            put({piece: part} if encoder is None else encoder(piece, part))
+    for piece, part in copied:
+        put({piece: part})
     flush()
     dtype = numbers.most_common(1)[0][0]
     if len(shards) == 1:

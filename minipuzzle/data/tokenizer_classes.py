@@ -1,7 +1,7 @@
 """What transformers 5 builds anew for a tokenizer class, from a tokenizer.json's vocabulary, merges
 and post-processor; everything else in the file is not read for these.
 
-Source: transformers 5.23, models/{llama,qwen2,gpt2,gpt_neox}/tokenization_*.py.
+Source: transformers 5.23, models/{llama,qwen2,qwen3_5,gpt2,gpt_neox}/tokenization_*.py.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ _END = "<|endoftext|>"
 REBUILT: dict[str, dict[str, Any]] = {
     "LlamaTokenizer": {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"},
     "Qwen2Tokenizer": {"unk_token": _END, "eos_token": _END, "pad_token": _END},
+    "Qwen3_5Tokenizer": {"unk_token": _END, "eos_token": _END, "pad_token": _END},
     "GPT2Tokenizer": {"unk_token": _END, "bos_token": _END, "eos_token": _END},
     "GPTNeoXTokenizer": {
         "unk_token": _END,
@@ -61,7 +62,6 @@ REFUSED = frozenset(
         "Parakeet",
         "Pegasus",
         "PLBart",
-        "Qwen3_5",
         "Reformer",
         "RemBert",
         "Roberta",
@@ -79,10 +79,17 @@ REFUSED = frozenset(
 )
 """Classes that transformers rebuilds too, of kinds of models that are not read here."""
 
-_QWEN2 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_QWEN = {
+    "Qwen2Tokenizer": (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
+    # marks belong to the letters that they follow
+    "Qwen3_5Tokenizer": (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
+        r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
+}
 
 
 def rebuild(name: str, data: dict[str, Any], file: Any, config: dict[str, Any]) -> Any:
@@ -120,12 +127,12 @@ def rebuild(name: str, data: dict[str, Any], file: Any, config: dict[str, Any]) 
         prefix = bool(prefix)
         made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
         made.decoder = decoders.ByteLevel()
-    if name in ("Qwen2Tokenizer", "GPTNeoXTokenizer"):
+    if name in (*_QWEN, "GPTNeoXTokenizer"):
         made.normalizer = normalizers.NFC()
-    if name == "Qwen2Tokenizer":
+    if name in _QWEN:
         made.pre_tokenizer = pre_tokenizers.Sequence(
             [
-                pre_tokenizers.Split(Regex(_QWEN2), "isolated"),
+                pre_tokenizers.Split(Regex(_QWEN[name]), "isolated"),
                 pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=False),
             ]
         )

@@ -43,11 +43,15 @@ ALWAYS_PLAIN = (
 )
 """Model types whose tokenizer.json transformers takes as it is, whatever class is named."""
 
+QWEN3_5 = ("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text")
 CLASS_OF_TYPE = {
     **dict.fromkeys(("qwen2", "qwen3", "qwen3_moe", "qwen3_next"), "Qwen2Tokenizer"),
+    **dict.fromkeys(QWEN3_5, "Qwen3_5Tokenizer"),
     **dict.fromkeys(("mamba2", "olmoe"), "GPTNeoXTokenizer"),
 }
 """What transformers takes where the files name no class."""
+ALWAYS_OF_TYPE = {*QWEN3_5, "qwen2"} - {"qwen3_5_text"}
+"""Where other classes are known to be named by mistake."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +146,8 @@ def _class_name(config: dict[str, Any], model: dict[str, Any], data: dict[str, A
     name = str(named or CLASS_OF_TYPE.get(str(kind), "")).removesuffix("Fast")
     if kind in ALWAYS_PLAIN:
         return ""
-    if kind == "qwen2":  # other classes are known to be named by mistake there
-        name = "Qwen2Tokenizer"
+    if kind in ALWAYS_OF_TYPE:
+        name = CLASS_OF_TYPE[str(kind)]
     elif name == "LlamaTokenizer" and _byte_level(data):
         return ""
     if name in REFUSED or (name in REBUILT and data["model"].get("type") != "BPE"):
@@ -168,9 +172,13 @@ def _byte_level(data: dict[str, Any]) -> bool:
 
 
 def _ends(folder: Path, model: dict[str, Any]) -> tuple[int, ...]:
-    """eos_token_id of generation_config.json, else of config.json: a number or several."""
+    """eos_token_id of generation_config.json, else of config.json or its text_config: a number or
+    several.
+    """
     given = read_optional(folder / "generation_config.json").get("eos_token_id")
-    given = model.get("eos_token_id") if given is None else given
+    text = model.get("text_config")
+    for config in (model, text if isinstance(text, dict) else {}):  # of a model of several parts
+        given = config.get("eos_token_id") if given is None else given
     numbers = given if isinstance(given, list) else [] if given is None else [given]
     if not all(type(n) is int and n >= 0 for n in numbers):
         raise meaningless(folder, "eos_token_id", given, "a token's number, or a list of them")

@@ -19,7 +19,7 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.checkpoint.heads import HEAD
 from minipuzzle.checkpoint.pieces import piece_shapes
 from minipuzzle.errors import UserError
-from minipuzzle.families import names_of
+from minipuzzle.families import copied, names_of
 from minipuzzle.memory.formats import Format
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Encoder:
     @property
     def nbytes(self) -> int:
         """The bytes of all tensors of the file to be."""
-        checkpoint, total = self._checkpoint, 0
+        checkpoint, total = self._checkpoint, self._checkpoint.copied_bytes
         for piece in self.others:
             width = checkpoint.held_dtype(piece.planned.name).itemsize
             total += width * prod(piece.shape)
@@ -145,6 +145,8 @@ class Encoder:
         yield from (f"re:.*\\.{re.escape(tail)}$" for tail in sorted(tails))
         if architecture.mtp:
             yield "re:.*mtp.*"
+        for prefix in copied(self._checkpoint.family):  # "model.visual."
+            yield f"re:.*{prefix.split('.')[-2]}.*"
 
     def __call__(self, name: str, value: Tensor) -> dict[str, Tensor]:
         """What the file holds of its tensor ``name``: the format's tensors, or itself."""

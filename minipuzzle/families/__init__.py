@@ -30,6 +30,8 @@ WITH_EXPERTS = (
     "nemotron_h",
     "nemotron_h_puzzle",
     "olmoe",
+    "qwen3_5_moe",
+    "qwen3_5_moe_text",
     "qwen3_moe",
     "qwen3_next",
 )
@@ -75,6 +77,14 @@ class Family(Protocol):
 
     def extra_files(self, architecture: Architecture) -> dict[str, str]:
         """Python files that a checkpoint must carry for other engines to read it."""
+
+
+def copied(family: Family) -> tuple[str, ...]:
+    """How the names begin of tensors that are no part of the text, such as a vision part's: they
+    are copied as they are. A family that has any says so in ``COPIED``.
+    """
+    found: tuple[str, ...] = getattr(family, "COPIED", ())
+    return found
 
 
 def known() -> list[str]:

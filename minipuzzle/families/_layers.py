@@ -64,19 +64,24 @@ one.
 
 
 def layer_names(
-    architecture: Architecture, tensors: Tensors, top: Mapping[str, str]
+    architecture: Architecture, tensors: Tensors, top: Mapping[str, str], root: str = "model."
 ) -> dict[str, tuple[Name, ...]]:
-    """Canonical name -> how the file holds it."""
+    """Canonical name -> how the file holds it; ``root`` stands before "layers."."""
     result: dict[str, tuple[Name, ...]] = {}
     for tensor in architecture.tensors():
         if tensor.block is None:
             result[tensor.name] = (top[tensor.name],)
         else:
             theirs = tensors[architecture.blocks[tensor.block].kind][tensor.weight.name]
-            patterns = (theirs,) if isinstance(theirs, str) else theirs
-            prefix = f"model.layers.{tensor.block // 2}."
-            result[tensor.name] = tuple(named(p, prefix, tensor.shape[0]) for p in patterns)
+            prefix = f"{root}layers.{tensor.block // 2}."
+            result[tensor.name] = in_layer(theirs, prefix, tensor.shape[0])
     return result
+
+
+def in_layer(theirs: str | tuple[Pattern, ...], prefix: str, count: int) -> tuple[Name, ...]:
+    """What a table of tensors says of one, whose first dimension has ``count`` indices."""
+    patterns = (theirs,) if isinstance(theirs, str) else theirs
+    return tuple(named(pattern, prefix, count) for pattern in patterns)
 
 
 def first(architecture: Architecture, kind: str) -> Any:

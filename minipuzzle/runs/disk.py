@@ -57,12 +57,15 @@ def distill_needs(
     (``runs.race``); candidates and student have the parent's bytes a parameter.
     """
     each = parent.plain_bytes / parent.parameters
+    copied = parent.copied_bytes
     kept = 0 if len(students) == 1 else 1 if len(students) <= FINALISTS else FINALISTS
     states = (kept + STATES_AT_ONCE) * state_bytes(max(trained), averaged=averaged)
     return [
-        Need("candidates", round(each * sum(students)), run / "candidates"),
+        Need(
+            "candidates", round(each * sum(students)) + copied * len(students), run / "candidates"
+        ),
         Need("training checkpoints", states, run / "distill"),
-        Need("student", round(each * max(students)), run / "student", anew=True),
+        Need("student", round(each * max(students)) + copied, run / "student", anew=True),
     ]
 
 

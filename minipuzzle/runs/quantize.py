@@ -124,7 +124,7 @@ def run_quantize(
         path=target,
         format=name,
         bytes=written,
-        before=checkpoint.bytes,
+        before=checkpoint.bytes + checkpoint.copied_bytes,
         matrices=len(encoder.matrices),
         quantised=weights,
     )

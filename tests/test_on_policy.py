@@ -5,6 +5,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from minipuzzle.data import Tokenizer
 from minipuzzle.errors import UserError
 from minipuzzle.generation import Sampling, generate
 from minipuzzle.records import load_log
+from minipuzzle.runs import checks
 from minipuzzle.runs.prompts import load_prompts
 from minipuzzle.settings import DistillSettings, Training
 from minipuzzle.settings.counts import parse_share
@@ -209,6 +211,13 @@ def test_what_does_not_go_together_is_refused():
         DistillSettings(teacher_logits="t", **both)
     with pytest.raises(UserError, match="no divergence 'cosine'"):
         DistillSettings(on_policy_loss="cosine", **both)
+    for processes, training, message in (
+        (2, Training(), "run in one process"),
+        (1, Training(precision="fp8"), "writes in BF16"),
+    ):
+        settings = DistillSettings(training=training, **both)
+        with pytest.raises(UserError, match=message):
+            checks._open_prompts(None, settings, SimpleNamespace(world=processes))
     moved = DistillSettings(on_policy="50%", prompts="q").fixed()
     assert moved == DistillSettings(**both).fixed() != DistillSettings().fixed()
 

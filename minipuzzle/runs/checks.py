@@ -90,6 +90,13 @@ def _open_prompts(job: Job, settings: DistillSettings, group: Ranks) -> Prompts 
             allowed="1, since decoding is not sharded",
             next="Start without torchrun, or leave distill.on_policy out.",
         )
+    if settings.training.precision == "fp8":
+        raise UserError(
+            "A student writes in BF16 or FP32.",
+            got="distill.on_policy with training.precision fp8",
+            allowed="training.precision bf16; the teacher's may be fp8",
+            next="Change training.precision: decoding has too few rows for a product in FP8.",
+        )
     if settings.completion >= job.data.length:
         raise UserError(
             "A completion leaves no room for its prompt.",

@@ -26,6 +26,8 @@ from minipuzzle.training.objectives import Objective
 
 PROMPT, COMPLETION, PADDING = 0, 1, 2
 """Marks as ``TokenBlocks.spans`` has them: what is odd counts in the loss."""
+MULTIPLE = 16
+"""Of tokens in an FP8 product."""
 ROUNDING = 1e-9
 """0.29 * 100 is 28.999999999999996, and its 29th step is due."""
 
@@ -90,7 +92,6 @@ class OnPolicy:
         prompts = self._prompts(self._before(step) * size, size, seed)
         drawn = int(fingerprint(seed, "completions", step), 16) >> 1
         training = model.training
-        # As in use: no dropout of an adapter.
         completions = generate(
             model.eval(),
             prompts,
@@ -123,10 +124,12 @@ class OnPolicy:
 
 
 def _rows(prompts: list[list[int]], completions: list[list[int]]) -> tuple[Tensor, Tensor]:
-    """(tokens [b, s], segments [b, s]), s the longest row: no token sees the padding behind it."""
+    """(tokens [b, s], segments [b, s]), s the longest row, rounded up to what a teacher in FP8
+    takes: no token sees the padding behind it.
+    """
     rows = list(zip(prompts, completions, strict=True))
     longest = max(len(p) + len(c) for p, c in rows)
-    tokens = torch.zeros(len(rows), longest, dtype=torch.int64)
+    tokens = torch.zeros(len(rows), -(-longest // MULTIPLE) * MULTIPLE, dtype=torch.int64)
     segments = torch.full_like(tokens, PADDING)
     for row, (prompt, completion) in enumerate(rows):
         middle, end = len(prompt), len(prompt) + len(completion)

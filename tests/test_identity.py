@@ -144,6 +144,7 @@ def test_every_setting_that_decides_is_in_the_identity(settings):
         "min_keep": ("width=75%",),
         "vary": ("experts",),
         "method": "solver",
+        "domains": "worst",
         "precision": "fp8",
         "activation_checkpointing": "on",
         "train": "norms",

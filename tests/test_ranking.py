@@ -3,12 +3,19 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
+from conftest import shaken, tiny
 from helpers import Watched
 
+from minipuzzle import embedded
+from minipuzzle.arch import Selection
+from minipuzzle.data import Tokenizer, load_blocks
 from minipuzzle.errors import UserError
 from minipuzzle.nas.rank import Evaluated, Quality, evaluate, optimum, reranked, shortlist
+from minipuzzle.ranks import alone
 from minipuzzle.rundir import RunDir
 from minipuzzle.runs.evaluations import Evaluations
+from minipuzzle.runs.parent import MaskedParent
 
 
 def ranked(ranking, *values):
@@ -95,3 +102,52 @@ def test_each_candidate_is_measured_once_and_told(tmp_path):
     with pytest.raises(UserError):
         Evaluations(job, "key", lambda selection: Quality(0.5, 0.5, float("nan"), 0.1))("d", None)
     assert not evaluations.file.exists()
+
+
+def test_by_the_worst_domain_a_candidate_that_loses_one_goes_back():
+    """The first is best in prose and on the whole, but last in code."""
+    texts = {
+        "prose": [(0.9, 0.9, 1.0, 0.1), (0.8, 0.8, 1.1, 0.2), (0.7, 0.7, 1.2, 0.5)],
+        "code": [(0.1, 0.1, 5.0, 0.6), (0.2, 0.2, 4.0, 0.4), (0.3, 0.3, 3.0, 0.3)],
+    }
+    whole = [(0.9, 0.9, 1.2, 0.15), (0.8, 0.8, 1.4, 0.2), (0.7, 0.7, 1.5, 0.4)]
+    made = [
+        Evaluated(
+            candidate=i,
+            quality=Quality(*whole[i], {name: Quality(*rows[i]) for name, rows in texts.items()}),
+        )
+        for i in range(3)
+    ]
+    for ranking, worst in (("agreement", [1, 0, 2]), ("kl", [1, 2, 0])):
+        mean = [r.candidate for r in reranked(made, ranking)]
+        assert mean == [0, 1, 2]
+        # ranks 1, 2, 3 in prose and 3, 2, 1 in code: only the second is nowhere last
+        assert [r.candidate for r in reranked(made, ranking, "worst")] == worst
+
+
+def test_a_search_by_the_worst_domain_writes_and_keeps_each(tmp_path):
+    """What is measured of a domain is what is measured of it alone, and it goes on from disk."""
+    job = SimpleNamespace(run=RunDir(tmp_path), device=SimpleNamespace(type="cpu"))
+    quality = Quality(0.5, 0.5, 1.0, 0.1, {"a": Quality(0.25, 0.5, 2.0, 0.2)})
+    first = Evaluations(job, "key", lambda selection: quality)("a", None)
+    again = Evaluations(job, "key", None)("a", None)
+    assert again == first == quality
+
+
+def test_domains_of_a_masked_parent_are_measured_each(tmp_path):
+    tokens = Tokenizer.load(embedded.teacher_path())
+    blocks = load_blocks(embedded.text_path("validation"), tokens, block_length=64, by_file=True)
+    blocks = blocks.take(12, seed=0)
+    model = shaken(tiny("M-"))
+    kept = Selection(blocks=({}, None))
+    group = alone(torch.device("cpu"))
+    job = SimpleNamespace(frozen_parent=lambda group: model)
+    found = MaskedParent(job, blocks, group)(kept)
+    assert list(found.domains) == [d.name for d in blocks.domains]
+    for name, part in blocks.by_domain():
+        alone_in_it = MaskedParent(job, part, group)(kept)
+        assert alone_in_it.domains == {}
+        assert found.domains[name][:4] == pytest.approx(alone_in_it[:4], rel=1e-6)
+    assert found.kl == pytest.approx(
+        sum(found.domains[d.name].kl * d.blocks for d in blocks.domains) / len(blocks), rel=1e-6
+    )

@@ -9,25 +9,31 @@ solver's candidates are ranked by KL from the parent, the measure that Puzzle fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 from minipuzzle.arch import Selection
 from minipuzzle.nas.select import Candidate
 from minipuzzle.progress import SILENT, Progress
-from minipuzzle.settings import Ranking
+from minipuzzle.settings import Domains, Ranking
 
 
 class Quality(NamedTuple):
     """What a model does on a text: shares of tokens, and nats a token; ``kl`` is KL(parent ||
-    candidate).
+    candidate). ``domains`` has the same of each domain of the text, where it has several.
     """
 
     next_token_accuracy: float
     agreement: float
     loss: float
     kl: float
+    domains: Mapping[str, Quality] = MappingProxyType({})
+
+    def parts(self, domains: Domains) -> list[Quality]:
+        """What it is ranked by: itself by the mean, each of its domains by the worst."""
+        return list(self.domains.values()) if domains == "worst" and self.domains else [self]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +53,7 @@ def evaluate(
     measure: Callable[[str, Selection], Quality],
     ranking: Ranking,
     progress: Progress = SILENT,
+    domains: Domains = "mean",
 ) -> list[Evaluated]:
     """Every candidate with what ``measure`` says of its name and selection, best rank first;
     ``progress`` is told of candidates.
@@ -56,12 +63,16 @@ def evaluate(
         quality = measure(candidate.name, candidate.selection)
         results.append(Evaluated(candidate=candidate, quality=quality))
         progress.advance()
-    return reranked(results, ranking)
+    return reranked(results, ranking, domains)
 
 
-def reranked(results: Sequence[Evaluated], ranking: Ranking) -> list[Evaluated]:
-    """The same, best first, with their ranks."""
-    order = _order([r.quality for r in results], ranking)
+def reranked(
+    results: Sequence[Evaluated], ranking: Ranking, domains: Domains = "mean"
+) -> list[Evaluated]:
+    """The same, best first, with their ranks: by the mean over the text, or by the domain that each
+    is worst in.
+    """
+    order = _order([r.quality for r in results], ranking, domains)
     return [replace(results[i], rank=place) for place, i in enumerate(order, start=1)]
 
 
@@ -116,14 +127,29 @@ def _sort(evaluated: Evaluated, ranking: Ranking) -> tuple[object, ...]:
     return candidate.hidden, candidate.blocks if ranking == "kl" else None
 
 
-def _order(qualities: list[Quality], ranking: Ranking) -> list[int]:
+def worst_kl(quality: Quality, domains: Domains) -> float:
+    """The KL that a candidate is ranked by."""
+    return max(part.kl for part in quality.parts(domains))
+
+
+def _order(qualities: list[Quality], ranking: Ranking, domains: Domains) -> list[int]:
     if ranking == "kl":
-        return sorted(range(len(qualities)), key=lambda i: qualities[i].kl)
-    by_accuracy = _ranks([r.next_token_accuracy for r in qualities])
-    by_agreement = _ranks([r.agreement for r in qualities])
-    return sorted(
-        range(len(qualities)), key=lambda i: (by_accuracy[i] + by_agreement[i], qualities[i].loss)
-    )
+        return sorted(range(len(qualities)), key=lambda i: worst_kl(qualities[i], domains))
+    # accuracies of different texts do not compare, ranks of candidates in them do
+    each = zip(*(quality.parts(domains) for quality in qualities), strict=True)
+    summed = [
+        [
+            accuracy + agreement
+            for accuracy, agreement in zip(
+                _ranks([part.next_token_accuracy for part in parts]),
+                _ranks([part.agreement for part in parts]),
+                strict=True,
+            )
+        ]
+        for parts in each
+    ]
+    worst = [max(ranks) for ranks in zip(*summed, strict=True)]
+    return sorted(range(len(qualities)), key=lambda i: (worst[i], qualities[i].loss))
 
 
 def _ranks(values: list[float]) -> list[float]:

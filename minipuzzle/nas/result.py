@@ -6,7 +6,15 @@ from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.nas.plan import Plan
 from minipuzzle.nas.rank import Evaluated, shortlist
-from minipuzzle.records import CandidateRow, Front, ParentModel, SearchResult, SolverFacts, Step
+from minipuzzle.records import (
+    CandidateRow,
+    DomainRow,
+    Front,
+    ParentModel,
+    SearchResult,
+    SolverFacts,
+    Step,
+)
 from minipuzzle.records.search_result import DROPPED
 from minipuzzle.settings import SearchSettings
 from minipuzzle.space import tried
@@ -45,7 +53,7 @@ def search_result(
 
 
 def _row(parent: Architecture, evaluated: Evaluated, settings: SearchSettings) -> CandidateRow:
-    candidate = evaluated.candidate
+    candidate, quality = evaluated.candidate, evaluated.quality
     kept, student = set(candidate.blocks), candidate.student
     return CandidateRow(
         name=candidate.name,
@@ -57,7 +65,11 @@ def _row(parent: Architecture, evaluated: Evaluated, settings: SearchSettings) -
         active=student.active_parameters if parent.active_if_fewer is not None else None,
         bytes=candidate.bytes,
         damage=candidate.damage,
-        **evaluated.quality._asdict(),
+        **dict(zip(quality._fields[:4], quality[:4], strict=True)),
+        domains={
+            name: DomainRow(**dict(zip(part._fields[:4], part[:4], strict=True)))
+            for name, part in quality.domains.items()
+        },
         rank=evaluated.rank,
         tasks=evaluated.tasks,
     )

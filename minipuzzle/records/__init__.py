@@ -22,6 +22,7 @@ from minipuzzle.records.run_record import (
 )
 from minipuzzle.records.search_result import (
     CandidateRow,
+    DomainRow,
     Fitting,
     Front,
     FrontPoint,
@@ -43,6 +44,7 @@ __all__ = [
     "CommandRow",
     "CostRow",
     "Distilled",
+    "DomainRow",
     "EvalResult",
     "EvalRow",
     "ExpertLoadRecord",

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, cast
 
 from minipuzzle.arch import Selection
@@ -179,13 +179,24 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DomainRow:
+    """What a candidate does on a domain of the validation text."""
+
+    next_token_accuracy: float
+    agreement: float
+    loss: float
+    kl: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class CandidateRow:
     """A candidate that was evaluated under masks, before training.
 
     ``shape``: how many blocks of each kind, and the size of each axis ("6-8" where blocks differ).
     ``strip`` is the parent's pattern with a dot for each dropped block. ``bytes`` at the workload,
     ``damage`` as predicted by the scores; ``loss`` and ``kl`` in nats a token, the others shares.
-    ``tasks``: the average of tasks, where they were asked.
+    ``tasks``: the average of tasks, where they were asked. ``domains``: each of the text's, where
+    it has several.
     """
 
     name: Name
@@ -203,6 +214,7 @@ class CandidateRow:
     kl: float
     rank: Positive
     tasks: float | None = None
+    domains: dict[str, DomainRow] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,12 @@ class Evaluations:
         self.found: dict[str, Quality] = {}
         stored = PartialSearch.load(self.file) if self.file.exists() else None
         if stored is not None and stored.key == self.key:
-            self.found = {name: Quality(*values) for name, values in stored.results.items()}
+            self.found = {
+                name: Quality(
+                    *values, {d: Quality(*v) for d, v in stored.domains.get(name, {}).items()}
+                )
+                for name, values in stored.results.items()
+            }
 
     def __call__(self, name: str, selection: Selection) -> Quality:
         """What a candidate does: as it was measured before, else measured now and kept.
@@ -35,10 +40,21 @@ class Evaluations:
         """
         if name not in self.found:
             quality = self.measure(selection)
-            PartialSearch(key=self.key, results={name: quality}).checked()
+            self._record({name: quality}).checked()
             self.found[name] = quality
-            PartialSearch(key=self.key, results=dict(self.found)).save(self.file)
+            self._record(self.found).save(self.file)
         return self.found[name]
+
+    def _record(self, found: dict[str, Quality]) -> PartialSearch:
+        return PartialSearch(
+            key=self.key,
+            results={name: quality[:4] for name, quality in found.items()},
+            domains={
+                name: {domain: part[:4] for domain, part in quality.domains.items()}
+                for name, quality in found.items()
+                if quality.domains
+            },
+        )
 
     def forget(self) -> None:
         """The search is done."""

@@ -12,7 +12,7 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.cloze import Item, average, counted
 from minipuzzle.identity import fingerprint
 from minipuzzle.interrupt import Interrupt
-from minipuzzle.metrics import measure
+from minipuzzle.metrics import Metrics, measure
 from minipuzzle.model import HybridLM, set_precision
 from minipuzzle.ranks import Ranks
 from minipuzzle.runs.adapters import adapted
@@ -134,10 +134,11 @@ class Legs:
             f"{name} {leg.label}",
             f"{name}, {leg.label}",
         )
-        loss = measure(model, self.inputs.validation).loss
+        found = measure(model, self.inputs.validation)
+        loss = found.loss
         log.info(
             f"distill: {name} after {leg.before + leg.tokens:,} tokens: validation loss {loss:.4f}"
-            " nats/token"
+            f" nats/token{_by_domain(found)}"
         )
         if by_tasks:
             self.tasks[name] = average(model, self._asked)
@@ -157,10 +158,11 @@ class Legs:
         curve = self._curve()
         final = self._train(model, self.training, LONG, name, "long run", curve)
         self.curve = curve.points
-        after = measure(model, self.inputs.validation).loss
+        found = measure(model, self.inputs.validation)
+        after = found.loss
         log.info(
             f"distill: validation loss {before:.4f} nats/token before the long run, {after:.4f}"
-            " after it"
+            f" after it{_by_domain(found)}"
         )
         if not after < before:
             log.warning(
@@ -260,3 +262,9 @@ class Legs:
                     teacher, missing, self.group, max(1, training.batch // self.group.world), bar
                 )
         return cache.objective()
+
+
+def _by_domain(found: Metrics) -> str:
+    """The loss of each domain of the text, where it has several."""
+    each = [f"{name} {part.loss:.4f}" for name, part in found.domains.items()]
+    return f" ({', '.join(each)})" if each else ""

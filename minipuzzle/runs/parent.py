@@ -4,6 +4,7 @@ of a torchrun.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from minipuzzle.arch import Selection
 from minipuzzle.cloze import Item, average, counted
 from minipuzzle.data import TokenBlocks
-from minipuzzle.metrics import Answers, answers, measure, predictions
+from minipuzzle.metrics import Answers, Metrics, answers, measure, predictions
 from minipuzzle.model import HybridLM
 from minipuzzle.nas.rank import Quality
 from minipuzzle.ranks import Ranks
@@ -29,6 +30,7 @@ class MaskedParent:
     def __init__(self, job: Job, blocks: TokenBlocks, group: Ranks) -> None:
         self.job, self.group = job, group
         self.blocks = blocks.share(group.rank, group.world)
+        self.names = [domain.name for domain in blocks.domains]
         self._loaded: tuple[HybridLM, Answers] | None = None
 
     def __call__(self, selection: Selection) -> Quality:
@@ -66,11 +68,27 @@ class MaskedParent:
             tasks = self._tasks
             with model.masked(selection):
                 return average(model, tasks)
-        mine = np.array(masked_quality(model, selection, self.blocks, teacher))
+        found = masked_quality(model, selection, self.blocks, teacher)
+        mine = np.array(found[:4])
         if self.blocks.spans:  # means over as many predictions as each process happens to have
             share = predictions(self.blocks)
             mine *= share * self.group.world / self.group.sum(np.array([share]))[0]
-        return Quality(*(self.group.sum(mine) / self.group.world).tolist())
+        accuracy, agreement, loss, kl = (self.group.sum(mine) / self.group.world).tolist()
+        return Quality(accuracy, agreement, loss, kl, self._domains(found.domains))
+
+    def _domains(self, found: Mapping[str, Quality]) -> dict[str, Quality]:
+        """Each domain over all processes: means over as many predictions as each has of it."""
+        if not self.names:
+            return {}
+        sums = np.zeros((len(self.names), 5))
+        for name, part in self.blocks.by_domain():
+            count = predictions(part)
+            sums[self.names.index(name)] = [count, *(count * np.array(found[name][:4]))]
+        sums = self.group.sum(sums)
+        return {
+            name: Quality(*(row[1:] / row[0]).tolist())
+            for name, row in zip(self.names, sums, strict=True)
+        }
 
 
 def masked_quality(
@@ -81,4 +99,9 @@ def masked_quality(
     """
     with model.masked(selection):
         m = measure(model, blocks, batch=batch, teacher=teacher)
-    return Quality(m.next_token_accuracy, m.agreement or 0.0, m.loss, m.kl or 0.0)
+    return _quality(m)
+
+
+def _quality(m: Metrics) -> Quality:
+    domains = {name: _quality(part) for name, part in m.domains.items()}
+    return Quality(m.next_token_accuracy, m.agreement or 0.0, m.loss, m.kl or 0.0, domains)

@@ -17,7 +17,7 @@ from minipuzzle.nas.choices import State
 from minipuzzle.nas.fit import misfit
 from minipuzzle.nas.plan import Plan, make_plan
 from minipuzzle.nas.propose import Proposals, candidate, front, propose_each
-from minipuzzle.nas.rank import Evaluated, Quality, by_tasks, evaluate, reranked
+from minipuzzle.nas.rank import Evaluated, Quality, by_tasks, evaluate, reranked, worst_kl
 from minipuzzle.nas.refine import Refined, refine
 from minipuzzle.nas.result import search_result
 from minipuzzle.nas.timing import load_timing
@@ -147,7 +147,7 @@ class Search:
         started = time.monotonic()
         ranking: Ranking = "kl" if solver else "agreement"
         with progress_bar("search: candidates", len(found), "candidates") as bar:
-            ranked = evaluate(found, self.evaluations, ranking, bar)
+            ranked = evaluate(found, self.evaluations, ranking, bar, self.settings.domains)
         self._step(
             "evaluated on validation text", len(found), len(ranked), time.monotonic() - started
         )
@@ -182,6 +182,7 @@ class Search:
                 " search"
             )
             return ranked
+        start_kl = worst_kl(ranked[0].quality, self.settings.domains)
         with progress_bar("search: local search on KL", self.settings.refine, "moves") as bar:
 
             def quality(state: State) -> Quality:
@@ -190,17 +191,18 @@ class Search:
             end = refine(
                 choices,
                 start,
-                ranked[0].quality.kl,
-                lambda state: quality(state).kl,
+                start_kl,
+                lambda state: worst_kl(quality(state), self.settings.domains),
                 self.settings.refine,
                 bar,
             )
-        self._say(end, ranked[0])
+        self._say(end, start_kl)
         self._step("moves tried from the best", end.tried, end.accepted, time.monotonic() - started)
         if end.state == start:
             return ranked
         better = candidate(choices, end.state, "r001", "local search", self.plan.bytes)
-        return reranked([*ranked, Evaluated(candidate=better, quality=quality(end.state))], "kl")
+        more = Evaluated(candidate=better, quality=quality(end.state))
+        return reranked([*ranked, more], "kl", self.settings.domains)
 
     def _solved(self, each: list[Proposals]) -> tuple[SolverFacts, Front]:
         facts = SolverFacts(
@@ -214,11 +216,11 @@ class Search:
         self.steps.append(Step(stage=stage, entered=entered, left=left, seconds=seconds))
 
     @staticmethod
-    def _say(end: Refined, first: Evaluated) -> None:
+    def _say(end: Refined, start: float) -> None:
         state = "no further move helps" if end.settled else "the moves given are used up"
         log.info(
             f"search: local search tried {end.tried} models, took {end.accepted} moves, KL"
-            f" {first.quality.kl:.4f} -> {end.value:.4f} nats/token; {state}"
+            f" {start:.4f} -> {end.value:.4f} nats/token; {state}"
         )
 
 

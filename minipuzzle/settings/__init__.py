@@ -15,7 +15,7 @@ from minipuzzle.settings.generate import Sampling
 from minipuzzle.settings.losses import DEFAULT_LOSS, loss_terms
 from minipuzzle.settings.recipe import PretrainRecipe, Recipe
 from minipuzzle.settings.score import ScoreSettings
-from minipuzzle.settings.search import Method, Ranking, SearchSettings
+from minipuzzle.settings.search import Domains, Method, Ranking, SearchSettings
 from minipuzzle.settings.training import ADAPT_RATE, RATE, Checkpointing, Precision, Training
 from minipuzzle.settings.workload import Generation, Phase, check_tokens, parse_work
 
@@ -33,6 +33,7 @@ __all__ = [
     "Checkpointing",
     "Data",
     "DistillSettings",
+    "Domains",
     "Generation",
     "Limits",
     "Method",

@@ -19,6 +19,7 @@ from minipuzzle.settings.workload import Generation
 
 Method = Literal["minipuzzle", "solver"]
 Ranking = Literal["agreement", "kl"]
+Domains = Literal["mean", "worst"]
 MEMORY, TIME, SPACE, SOLVER = (
     "Memory budgets: the workload",
     "Time budgets: the workload and its times",
@@ -101,6 +102,12 @@ class SearchSettings:
     )
     validation_blocks: int = setting(
         128, "Blocks of validation text for each candidate.", unit="blocks", within=(1, 10**9)
+    )
+    domains: Domains = setting(
+        "mean",
+        "Rank by the mean over the validation text, or by the domain (a file, a blend's source)"
+        " that a candidate is worst in.",
+        flag="by-domain",
     )
     by_tasks: int = setting(
         0,

@@ -13,11 +13,15 @@ from compressed_tensors.quantization import QuantizationScheme
 from family_models import unclamped
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
 
-from minipuzzle.checkpoint import Checkpoint
+from minipuzzle import families
+from minipuzzle.checkpoint import Checkpoint, read_config
+from minipuzzle.cli import app
 from minipuzzle.embedded import teacher_path
 from minipuzzle.errors import UserError
 from minipuzzle.export.inputs import largest_inputs
+from minipuzzle.export.planned import planned_bytes, split
 from minipuzzle.memory.formats import FORMATS
 from minipuzzle.model import load_model
 from minipuzzle.runs.quantize import calibration, run_quantize
@@ -45,6 +49,22 @@ def test_the_bytes_are_llm_compressors(case, tmp_path):
     assert digest(file) == GOLDEN[case]
     assert written.bytes == sum(tensor.nbytes for tensor in load_file(file).values())
     assert written.before == Checkpoint.open(teacher_path()).bytes
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "config.json").write_bytes((teacher_path() / "config.json").read_bytes())
+    asked = ["quantize", str(tmp_path / "config"), "--format", name, "--group", group or "128"]
+    planned = CliRunner().invoke(app, [*asked, "--json"], catch_exceptions=False).stdout
+    assert json.loads(planned)["bytes"] == written.bytes
+
+
+def test_47b_in_nvfp4_is_4_and_a_half_bits_and_what_stays_whole():
+    """And 27.40 GiB, which docs/decisions/memory-formula.md says."""
+    config, model = read_config(ROOT / "docs/examples/nemotron-h-47b")
+    matrices, others = split(families.of(config), model)
+    shapes = [shape for block in model.blocks for shape in block.projections.values()]
+    coded = sum(rows * columns for rows, columns in shapes)
+    size = planned_bytes(matrices, others, FORMATS["nvfp4"], lambda name: 2)
+    assert size == coded * 9 // 16 + 4 * len(shapes) + 2 * (model.parameters - coded)
+    assert f"{size / 2**30:.2f}" == "27.40"
 
 
 def plain(source, folder, target):

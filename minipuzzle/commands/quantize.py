@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from minipuzzle.checked import table
-from minipuzzle.commands._shared import out, print_json
+from minipuzzle.commands._shared import config_only, out, print_json
 from minipuzzle.settings.quantize import QuantizeCommand
 from minipuzzle.units import bytes_, count
 
 
 def run(line: QuantizeCommand) -> None:
-    """Write it, and print what it takes."""
+    """Write it, and print what it takes; of a config.json alone, what would be written."""
     from minipuzzle.embedded import checkpoint_path
-    from minipuzzle.runs.quantize import run_quantize
 
     path = checkpoint_path(line.checkpoint)
+    if config_only(path):
+        _plan(path, line)
+        return
+    from minipuzzle.runs.quantize import run_quantize
+
     written = run_quantize(
         path,
         line.target,
@@ -30,5 +36,29 @@ def run(line: QuantizeCommand) -> None:
         f"{line.format}: {written.path}  {bytes_(written.bytes)} ({written.bytes:,} bytes as"
         f" planned, was {bytes_(written.before)}); {written.matrices} matrices of"
         f" {count(written.quantised)} weights    next: vllm serve {written.path}",
+        soft_wrap=True,
+    )
+
+
+def _plan(path: Path, line: QuantizeCommand) -> None:
+    from minipuzzle import families
+    from minipuzzle.checkpoint.config import read_config
+    from minipuzzle.export.planned import check_groups, planned_bytes, split
+    from minipuzzle.memory.formats import format_of
+
+    config, architecture = read_config(path)
+    format, buffers = format_of(line.format, line.group), architecture.buffers
+    family = families.of(config)
+    matrices, others = split(family, architecture)
+    check_groups(matrices, format)
+    size = planned_bytes(matrices, others, format, lambda name: 4 if name in buffers else 2)
+    if line.as_json:
+        print_json({"format": line.format, "bytes": size, "matrices": len(matrices)})
+        return
+    beside = ", without what is copied beside the text model" if families.copied(family) else ""
+    out.print(
+        f"{line.format}: {bytes_(size)} ({size:,} bytes) of BF16's"
+        f" {bytes_(2 * architecture.parameters)}; {len(matrices)} matrices{beside}."
+        f" {format.label}. There are no weights here: nothing is written.",
         soft_wrap=True,
     )

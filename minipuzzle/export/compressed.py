@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from math import prod
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from minipuzzle.arch import Tensor as Planned
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.checkpoint.heads import HEAD
-from minipuzzle.checkpoint.pieces import piece_shapes
 from minipuzzle.errors import UserError
+from minipuzzle.export.planned import WEIGHT, Piece, check_groups, planned_bytes, split
 from minipuzzle.families import copied, names_of
 from minipuzzle.memory.formats import Format
 
@@ -29,61 +27,6 @@ JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3")
 """Layers of one input, as files name them, that engines join to one product: they share NVFP4's
 scale of the whole matrix.
 """
-WEIGHT = ".weight"
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A tensor of the file to be: of which tensor of ours, from which of its file's pieces."""
-
-    planned: Planned
-    name: str
-    shape: tuple[int, ...]
-
-    @property
-    def layer(self) -> str:
-        """The layer whose weight it is."""
-        return self.name.removesuffix(WEIGHT)
-
-
-def split(checkpoint: Checkpoint) -> tuple[list[Piece], list[Piece]]:
-    """(matrices that are quantised, everything else), as the written file names them.
-
-    Raises: UserError where experts have no names of their own.
-    """
-    architecture = checkpoint.architecture
-    names = checkpoint.family.names(architecture)
-    wanted: list[Piece] = []
-    others: list[Piece] = []
-    for planned in architecture.file_tensors():
-        name = names[planned.name][0]
-        block = None if planned.block is None else architecture.blocks[planned.block]
-        mine = block is not None and planned.weight.name in block.matrices
-        for piece, shape in zip(names_of(name), piece_shapes(planned, name), strict=True):
-            (wanted if mine else others).append(Piece(planned, piece, shape))
-    stacked = [piece for piece in wanted if len(piece.shape) != 2 or WEIGHT not in piece.name]
-    if stacked:
-        raise UserError(
-            "The experts of this family are one tensor in a file, which no engine takes quantised.",
-            got=f"{stacked[0].name} {list(stacked[0].shape)}",
-            allowed="a matrix an expert",
-            next="Quantise this checkpoint with the engine that will run it.",
-        )
-    return wanted, others
-
-
-def check_groups(matrices: list[Piece], format: Format) -> None:
-    """Raises: UserError where the columns of a matrix are no whole groups."""
-    odd = [piece for piece in matrices if not format.divides(piece.shape[1])]
-    if odd:
-        columns = ", ".join(str(size) for size in sorted({piece.shape[1] for piece in odd}))
-        raise UserError(
-            f"Columns are no multiples of {format.group}, for which {format.packing} has a scale.",
-            got=f"{columns} columns in {len(odd)} matrices, first {odd[0].name}",
-            allowed=f"multiples of {format.group}",
-            next="Change quantize.group where the format is int4, or quantize.format (fp8 takes"
-            " every size); a search that rounds widths to multiples keeps them whole.",
-        )
 
 
 class Encoder:
@@ -95,7 +38,7 @@ class Encoder:
         """``inputs``: by the canonical name of a matrix the largest magnitude [1] of what it reads,
         where the format has a scale for it.
         """
-        self.matrices, self.others = split(checkpoint)
+        self.matrices, self.others = split(checkpoint.family, checkpoint.architecture)
         check_groups(self.matrices, format)
         self._inputs = inputs or {}
         self.format = format
@@ -107,15 +50,10 @@ class Encoder:
     @property
     def nbytes(self) -> int:
         """The bytes of all tensors of the file to be."""
-        checkpoint, total = self._checkpoint, self._checkpoint.copied_bytes
-        for piece in self.others:
-            width = checkpoint.held_dtype(piece.planned.name).itemsize
-            total += width * prod(piece.shape)
-        for piece in self.matrices:
-            width = checkpoint.held_dtype(piece.planned.name).itemsize
-            rows, columns = piece.shape
-            total += self.format.nbytes(rows, columns, width)
-        return total
+        checkpoint = self._checkpoint
+        return checkpoint.copied_bytes + planned_bytes(
+            self.matrices, self.others, self.format, lambda n: checkpoint.held_dtype(n).itemsize
+        )
 
     def config(self) -> dict[str, Any]:
         """config.json's quantization_config, as llm-compressor writes it."""

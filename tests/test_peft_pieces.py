@@ -15,7 +15,7 @@ from minipuzzle.model import load_model
 pytestmark = pytest.mark.filterwarnings(
     "ignore::UserWarning", "ignore::RuntimeWarning", "ignore::FutureWarning"
 )
-FORM = {"olmo_hybrid": "plain", "qwen3_next": "dense"}
+FORM = {"olmo_hybrid": "plain", "qwen3_next": "dense", "qwen3_5_text": "plain"}
 
 
 @pytest.fixture(params=FORM)

@@ -38,6 +38,7 @@ VISION = {
 }
 ROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 0]}
 TEXT_CONFIG = {**QWEN3_5, "num_hidden_layers": 4, "layer_types": None, "rope_parameters": ROPE}
+SHORT = ("--tokens", 1024, "--short-tokens", 256, *DISTILL[4:])
 CLASSES = {
     "qwen3_5": (Qwen3_5ForConditionalGeneration, {}),
     "qwen3_5_moe": (
@@ -99,11 +100,15 @@ def test_from_checkpoint_to_student(tmp_path, capsys):
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(embedded.teacher_path() / file, parent / file)
     folder, text = tmp_path / "run", tmp_path / "short.txt"
-    text.write_text(TEXT.read_text()[:9000])
+    text.write_text(TEXT.read_text()[:6000])
+    run("inspect", parent)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "model.visual.* is no text: copied as it is" in shown
+    assert "15.04 k parameters beside these, 1 step of *-" in shown
     run("score", parent, "--run", folder, *FAST["score"], "--data", text)
     run("search", "--run", folder, "--data", text, *SEARCH, "--budget", "94%", "--kv-heads")
     assert "hidden keep their size" in " ".join(capsys.readouterr().err.split())
-    run("distill", "--run", folder, "--data", text, "--validation", text, *DISTILL)
+    run("distill", "--run", folder, "--data", text, "--validation", text, *SHORT)
     run("eval", "--run", folder, "--data", text, "--length", 64, "--device", "cpu")
     rows = json.loads((folder / "eval.json").read_text())["rows"]
     assert rows[2]["kl"] < rows[1]["kl"]
@@ -132,6 +137,7 @@ def test_from_checkpoint_to_student(tmp_path, capsys):
 @pytest.mark.parametrize("name", CLASSES)
 def test_what_drafts_tokens_keeps_its_sizes_and_what_sees_is_copied(name, tmp_path):
     parent = Checkpoint.open(saved(tmp_path / "parent", name))
+    fingerprint = parent.fingerprint
     assert any("21 tensors that are no text" in note for note in parent.notes)
     assert any("multi-token prediction" in note for note in parent.notes)
     kept = []
@@ -153,7 +159,6 @@ def test_what_drafts_tokens_keeps_its_sizes_and_what_sees_is_copied(name, tmp_pa
     sizes = student.config["text_config"]["mtp_sizes"]
     assert sizes["num_attention_heads"] == 4
     assert ("num_experts" in sizes) == (name == "qwen3_5_moe")
-    assert student.fingerprint != parent.fingerprint
     again = cut(student, Selection.everything(student.architecture), tmp_path / "again")
     assert again.fingerprint == student.fingerprint
     if name == "qwen3_5":  # the other has its experts in one tensor, which is refused
@@ -164,6 +169,10 @@ def test_what_drafts_tokens_keeps_its_sizes_and_what_sees_is_copied(name, tmp_pa
     narrow = Selection(blocks=tuple({} for _ in kept), hidden=tuple(range(16)))
     with pytest.raises(UserError, match="change the size of hidden"):
         cut(parent, narrow, tmp_path / "narrow")
+    held = load_file(parent.path / "model.safetensors")
+    held["model.visual.merger.norm.bias"] += 1
+    save_file(held, parent.path / "model.safetensors", metadata={"format": "pt"})
+    assert Checkpoint.open(parent.path).fingerprint != fingerprint
 
 
 def test_a_text_alone_narrows_what_drafts_tokens(tmp_path):

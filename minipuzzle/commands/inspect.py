@@ -8,6 +8,7 @@ from minipuzzle.settings.inspect import InspectCommand
 
 def run(line: InspectCommand) -> None:
     """Print the layer pattern, the parameters and the memory."""
+    from minipuzzle import families
     from minipuzzle.checkpoint.config import read_config
     from minipuzzle.checkpoint.held import quantised
     from minipuzzle.embedded import checkpoint_path
@@ -16,7 +17,7 @@ def run(line: InspectCommand) -> None:
 
     path = checkpoint_path(line.path)
     config, architecture = read_config(path)
-    found = quantised(path, config)
+    found, copied = quantised(path, config), families.copied(families.of(config))
     asked = line.workload
     workload = Workload(
         context=asked.context,
@@ -26,6 +27,6 @@ def run(line: InspectCommand) -> None:
         state=asked.state,
     )
     if line.as_json:
-        print_json(inspect_json(architecture, workload, found))
+        print_json(inspect_json(architecture, workload, found, copied))
     else:
-        out.print(inspect_view(str(line.path), architecture, workload, found))
+        out.print(inspect_view(str(line.path), architecture, workload, found, copied))

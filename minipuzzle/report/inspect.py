@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -19,7 +20,10 @@ from minipuzzle.units import bytes_, count, percent, sized
 
 
 def inspect_json(
-    architecture: Architecture, workload: Workload, quantised: Quantised | None = None
+    architecture: Architecture,
+    workload: Workload,
+    quantised: Quantised | None = None,
+    copied: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The same facts for scripts; memory in bytes."""
     used, active = resident(architecture, workload), architecture.active_if_fewer
@@ -31,6 +35,7 @@ def inspect_json(
         "parameters": architecture.parameters,
         **({} if active is None else {"active": active}),
         **({"mtp_parameters": architecture.mtp_parameters} if architecture.mtp else {}),
+        **({"copied": list(copied)} if copied else {}),
         "counts": {kind: architecture.count(kind) for kind in KINDS},
         "homogeneous": architecture.homogeneous,
         "not_pruned": architecture.rules.sentences(),
@@ -41,9 +46,15 @@ def inspect_json(
 
 
 def inspect_view(
-    title: str, architecture: Architecture, workload: Workload, quantised: Quantised | None = None
+    title: str,
+    architecture: Architecture,
+    workload: Workload,
+    quantised: Quantised | None = None,
+    copied: Sequence[str] = (),
 ) -> RenderableType:
-    """Layer pattern, parameters by kind of block, memory by part."""
+    """Layer pattern, parameters by kind of block, memory by part; ``copied``: how the names begin
+    of tensors that are no text.
+    """
     total = architecture.parameters
     active = architecture.active_if_fewer
     headline = f"{title}: {sized(total, active)} in {len(architecture.blocks)} blocks"
@@ -81,6 +92,10 @@ def inspect_view(
         parts_of_memory.add_column(name, justify="right")
     parts_of_memory.add_row(*(bytes_(v) for v in (*used.terms.values(), used.total)))
     apart = [Text(_mtp(architecture))] if architecture.mtp else []
+    apart += [
+        Text(f"{prefix}* is no text: copied as it is, neither counted nor run nor trained")
+        for prefix in copied
+    ]
     rules = [Text(f"not pruned: {sentence}") for sentence in architecture.rules.sentences()]
     return Group(
         pattern_text(architecture.pattern),
@@ -116,5 +131,5 @@ def _mtp(architecture: Architecture) -> str:
 
 
 def _sizes(sizes: dict[str, int]) -> str:
-    skipped = ("hidden", "one", "kernel")
+    skipped = ("hidden", "one", "kernel", "query_and_gate")
     return ", ".join(f"{axis} {size}" for axis, size in sizes.items() if axis not in skipped)

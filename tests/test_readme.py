@@ -45,6 +45,7 @@ ELSEWHERE = {
         "bench docs/examples/nemotron-h-8b docs/examples/llama-3.1-8b docs/examples/qwen2.5-7b"
         " --prompt 65536"
     ): ("needs a GPU; test_bench runs small ones"),
+    "--on-policy": "prompts of the reader; test_on_policy runs small ones",
     "--run nano": "needs 59 GiB of weights; test_nano_page runs them on a tiny model",
     "torchrun": "needs several GPUs",
     "minipuzzle.embedded.corpus": "needs 300 MB of text outside the repository",

@@ -36,7 +36,7 @@ LONG = "long"
 """The folder of the long run among those of a distillation's training."""
 USUAL: Trained = "all-but-routers"
 """What a distillation trains: a router would see its gradient through chosen experts alone."""
-CURVE_SHARE = 0.02
+CURVE_SHARE, FEWEST_BLOCKS = 0.02, 16
 RATE_SHARE = 5
 """A fifth of a long run told which rate suits it: docs/decisions/learning-rate.md."""
 
@@ -200,11 +200,13 @@ class Legs:
         return final
 
     def _curve(self) -> Curve:
-        """Of the long run, on as many validation blocks as take CURVE_SHARE of its time."""
+        """Of the long run, on as many validation blocks as take CURVE_SHARE of its time, and on
+        FEWEST_BLOCKS at least.
+        """
         whole, tokens = self.inputs.validation, self.training.tokens
         # A token costs a forward of the teacher, and one and a backward pass (two) of the student.
         each = CURVE_SHARE * 4 * tokens / (POINTS * whole.block_length)
-        sample = whole.take(min(len(whole), max(4, int(each))))
+        sample = whole.take(min(len(whole), max(FEWEST_BLOCKS, int(each))))
         steps = self.training.steps(self.inputs.blocks.block_length)
         return Curve(lambda model: measure(model, sample).loss, tokens, steps)
 

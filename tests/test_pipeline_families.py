@@ -66,10 +66,6 @@ DELTA = {
     "linear_value_head_dim": 16,
 }
 RUNS = {
-    "olmo_hybrid": (
-        {**OLMO2, **DELTA},
-        ("--budget", "85%", "--method", "solver", "--kv-heads", "--refine", 4),
-    ),
     "qwen3_next": (
         {**QWEN3_MOE, **DELTA, "shared_expert_intermediate_size": 32},
         ("--budget", "80%", "--vary", "value_dim=8,16", "--vary", "key_dim=4,8"),

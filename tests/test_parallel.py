@@ -24,6 +24,7 @@ def world(tmp_path_factory):
     one = alone(CPU)
     distil(folder, one, "one")
     distil(folder, one, "one-adapter", adapter="tl6")
+    distil(folder, one, "one-averaged", average=0.5)
     distil(
         folder, one, "one-fp8", micro_batch=3, **FP8
     )  # each process's share: a scale is that of what is multiplied at once
@@ -45,7 +46,7 @@ def column(folder, run, name):
 
 
 @pytest.mark.parametrize(
-    "run", ["two", "hsdp", "micro", "borrowed", "adapter", "fp8", "adapter-fp8"]
+    "run", ["two", "hsdp", "micro", "borrowed", "adapter", "averaged", "fp8", "adapter-fp8"]
 )
 def test_two_processes_equal_one(world, run):
     start = dict(load_model(Checkpoint.open(world / "student")).named_parameters())

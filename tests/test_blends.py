@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,8 +21,12 @@ from minipuzzle.data.blend import epochs
 from minipuzzle.data.shares import apportion, schedule
 from minipuzzle.errors import UserError
 from minipuzzle.messages import print_messages
+from minipuzzle.ranks import alone
 from minipuzzle.settings.blend import Source, parse_sources
 from minipuzzle.training import next_token, train
+from minipuzzle.training.keep import Keep
+from minipuzzle.training.offline import TeacherCache
+from minipuzzle.training.sparse import teacher_entries
 
 LENGTH = 512
 WEIGHTS = [(6000, 3000, 1000), (1, 1), (9700, 100, 100, 100), (3333, 3333, 3334), (96, 32), (7,)]
@@ -108,6 +113,29 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_blocks(tmp_path):
     again = trained("stopped")
     assert torch.equal(whole, again)
     assert torch.equal(torch.cat(seen[:8]), torch.cat(seen[8:]))
+
+
+def test_stored_logits_are_those_of_the_blend(tmp_path):
+    """More blocks than there are: a small source comes again, long before a large one does."""
+    made = blend((6, 3, 1), (40, 2, 1), length=16)
+    teacher = shaken(tiny("M-", hidden=16, vocab=61))
+    options = {"teacher": "t", "vocabulary": 60_000, "seed": 0, "isolate": False}
+    cache = TeacherCache(tmp_path, made, Keep.parse("top-8"), **options)
+    cache.rows, cache.vocabulary = 16, 61
+    wrapped = lambda tokens, documents: teacher.hidden_states(tokens % 61, documents)  # noqa: E731
+    asked = SimpleNamespace(
+        hidden_states=wrapped, head_weight=teacher.head_weight, parameters=teacher.parameters
+    )
+    assert cache.missing(60) == [0, 1, 2, 3]
+    cache.fill(asked, cache.missing(60), alone(torch.device("cpu")), 4)
+    cache.objective()
+    tokens, documents = (torch.from_numpy(x) for x in made.stream(range(60), 0))
+    said = cache.entries(tokens, documents)
+    hidden = teacher.hidden_states(tokens % 61, None).flatten(0, 1)
+    wanted = teacher_entries(hidden, teacher.head_weight, 8)
+    assert torch.equal(said.ids, wanted.ids)
+    with pytest.raises(UserError, match="not in the cache"):
+        cache.entries(*(torch.from_numpy(x) for x in made.stream(range(64, 68), 0)))
 
 
 def test_a_share_of_a_text_is_its_share_of_what_is_chosen():

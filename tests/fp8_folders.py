@@ -36,7 +36,7 @@ def narrow(folder, strategy, named="weight_scale"):
     def change(values):
         found = dict(values)
         for name, weight in values.items():
-            if not name.endswith("proj.weight"):
+            if "_proj" not in name or weight.ndim != 2:
                 continue
             top = largest(weight, strategy)
             scale, _ = calculate_qparams(-top, top, scheme.weights)

@@ -1,6 +1,7 @@
 """FP8 checkpoints are read as the weights that compressed-tensors and transformers make of them."""
 
 import json
+from itertools import product
 
 import fp8_folders
 import pytest
@@ -45,8 +46,10 @@ def both(tmp_path, family, strategy, named="weight_scale", dtype=torch.float32):
     return narrowed, plain
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
-@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize(
+    ("family", "how"),  # whole matrices, one an expert, one whose rows are in another order
+    [*product(["llama", "qwen3_moe"], HOW), ("qwen3_next", "DeepSeek's blocks")],
+)
 def test_each_number_is_that_of_compressed_tensors(how, family, tmp_path, monkeypatch):
     strategy, named, said = HOW[how]
     narrowed, plain = both(tmp_path, family, strategy, named, torch.bfloat16)

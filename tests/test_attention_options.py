@@ -16,7 +16,7 @@ from minipuzzle.arch import Architecture, Selection
 from minipuzzle.cost.flops import flops_per_token, text_flops
 from minipuzzle.generation.runtime import Runtime
 from minipuzzle.generation.step import Decoder, prefill
-from minipuzzle.kernels.attention import causal_attention, masked_attention
+from minipuzzle.kernels.attention import Rows, causal_attention, masked_attention
 from minipuzzle.kinds import Attention, FeedForward, Rope
 from minipuzzle.memory import Workload, resident
 from minipuzzle.memory.inference import cache_bytes
@@ -136,6 +136,14 @@ def test_a_window_in_pieces_and_a_token_a_row_is_the_window_of_a_whole_text():
         got = decoder.step(torch.stack([TOKENS[i, n + step] for i, n in enumerate(lengths)]))
         want = torch.stack([whole[i, n + step] for i, n in enumerate(lengths)])
         assert (got - want).abs().max() < 1e-4
+
+
+def test_rows_in_a_ring_are_the_last_of_each():
+    """As a GPU's kernel reads them: where they are written, how many, and where they begin."""
+    rows = Rows.of([2, 17], 40, torch.device("cpu")).wrapped(6)
+    assert rows.positions.tolist() == [2, 5]
+    assert rows.lengths.tolist() == [3, 6]
+    assert rows.key_starts.tolist() == [0, 6, 12]
 
 
 def test_a_window_bounds_what_is_held_and_counted():

@@ -10,6 +10,7 @@ from test_scoring_suite import error, near, scored, tokens_of
 
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.importance import Collector, HiddenCollector, routed, work
+from minipuzzle.importance.amount import one_by_one_sentence
 from minipuzzle.importance.collect import footprint_hooks
 from minipuzzle.importance.curves import narrowings, one_by_one, variants
 from minipuzzle.importance.peak import plan_peak
@@ -63,6 +64,9 @@ def test_what_it_takes_is_counted_first(parent):
     assert counts == [1 + n for n in experts]
     more = sum(n * (len(counts) - i) * 128 for i, n in enumerate(experts))
     assert work(damage, arch, 10**6) - work(plain, arch, 10**6) == more
+    times = 1 + more / work(plain, arch, 10**6)
+    assert f"one by one: {times:.1f} times the" in one_by_one_sentence(damage, arch, 10**6)
+    assert one_by_one_sentence(plain, arch, 10**6) == ""
     need = {"samples": 4, "shared": 2, "length": 32, "device": CPU, "fast": False}
     peaks = [plan_peak(parent, s, **need).device.terms["activations"] for s in (plain, damage)]
     row = 32 * arch.hidden * 4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from minipuzzle.arch import Architecture
 from minipuzzle.errors import UserError
 from minipuzzle.importance.curves import variants
@@ -38,3 +40,15 @@ def work(settings: ScoreSettings, architecture: Architecture, available: int) ->
         layers = sum(range(0, left, step)) if step > 1 else 0
         total += shared * (left * (left + 1) // 2 + layers)
     return total
+
+
+def one_by_one_sentence(settings: ScoreSettings, architecture: Architecture, available: int) -> str:
+    """What removing experts one by one adds to ``work``, in words; "" where none are."""
+    usual = replace(settings, experts=ScoreSettings().experts)
+    total, without = (work(s, architecture, available) for s in (settings, usual))
+    if total == without:
+        return ""
+    return (
+        f"experts removed one by one: {total / without:.1f} times the work of score.experts"
+        f" {usual.experts}, {total:,} samples x blocks"
+    )

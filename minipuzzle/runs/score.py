@@ -9,6 +9,7 @@ from contextlib import suppress
 from minipuzzle.bars import progress_bar
 from minipuzzle.identity import fingerprint
 from minipuzzle.importance import score, work
+from minipuzzle.importance.amount import one_by_one_sentence
 from minipuzzle.interrupt import interrupt
 from minipuzzle.ranks import ranks
 from minipuzzle.records import Scored
@@ -44,6 +45,8 @@ def run_score(job: Job, settings: ScoreSettings) -> Scores:
                 f"score: {len(others)} unfinished with other settings stay in {job.run / PARTIAL};"
                 " delete them, or go on with those settings"
             )
+        if said := one_by_one_sentence(settings, job.parent.architecture, len(blocks)):
+            log.info(f"score: {said}")
         total = work(settings, job.parent.architecture, len(blocks))
         with interrupt(group), progress_bar("score", total, "samples x blocks") as bar:
             scores = score(

@@ -75,6 +75,7 @@ LOAD = ScoringLoad(
     keeps_end=False,
     piece=1,
     chunk=11,
+    saved=13,
 )
 
 
@@ -87,19 +88,23 @@ def test_scoring_on_a_cpu_by_pencil():
         "two blocks": 20,
         "working set": 100,
         "I/O buffers": 3,
+        "freed, kept by malloc": 2 * 100 + 2 * 1,
     }
-    assert peak.total == 1000 + 60 + 20 + 100 + 3
+    assert peak.total == 1000 + 60 + 20 + 100 + 3 + 202
+    large = on_cpu(replace(LOAD, working=(5, 7, 1 << 30)), process=0)
+    assert large["freed, kept by malloc"] == (64 << 20) + 2  # larger blocks go back at once
     early = on_cpu(replace(LOAD, working=(500, 7, 100)), process=0)
     assert early.terms["activations"] == (6 + 1 * 2) * 3  # later streams are not resident yet
     assert early.terms["two blocks"] == 10 + 30
-    end = on_cpu(replace(LOAD, head=90, chunk=11, keeps_end=True), process=0)
+    end = on_cpu(replace(LOAD, head=900, chunk=11, keeps_end=True), process=0)
     assert end.terms == {
         "this process": 0,
         "parent's last hidden states": 2 * 3,
         "activations": 60,
         "metric buffers": 66,
         "I/O buffers": 3,
-        "head": 90,
+        "head": 900,
+        "freed, kept by malloc": 2 * 11 + 2 * 1,
     }
 
 
@@ -113,11 +118,11 @@ def test_scoring_on_a_gpu_by_pencil():
         "working set": 100,
         "I/O buffers": 3,
     }
-    assert host.total == 1000 + CUDA_LIBRARIES + 3
+    assert host.total == 1000 + CUDA_LIBRARIES + 3 + 2 * 1 + 13
     edge = device.total / (1 - HEADROOM)
     assert on_gpu(LOAD, process=0, free=int(edge) + 1)[2]
     device, host, fits = on_gpu(LOAD, process=1000, free=int(edge) - 1)
     assert not fits
     assert device["a batch"] == 4 * 3
     assert "activations" not in device.terms
-    assert host.total == 1000 + CUDA_LIBRARIES + 3 + 60
+    assert host.total == 1000 + CUDA_LIBRARIES + 3 + 2 * 1 + 13 + 60

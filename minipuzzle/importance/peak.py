@@ -19,6 +19,7 @@ from minipuzzle.importance.collect import footprint_hooks
 from minipuzzle.importance.curves import narrowings, variants
 from minipuzzle.importance.ends import CHUNK_VALUES
 from minipuzzle.importance.metrics import find
+from minipuzzle.importance.state import PIECE_ROWS_BYTES
 from minipuzzle.kinds import Block, Width
 from minipuzzle.machine import available_bytes, free_gpu_bytes, resident_bytes
 from minipuzzle.memory import Peak
@@ -113,6 +114,7 @@ def plan_peak(
         keeps_end=settings.iterative > 1,
         piece=PIECE_BYTES,
         chunk=FP32_BYTES * CHUNK_VALUES,
+        saved=PIECE_ROWS_BYTES,
     )
     if device.type == "cpu":
         peak = on_cpu(load, resident_bytes())

@@ -22,10 +22,15 @@ CHUNKS = 6
 # GiB on an H100).
 CUDA_LIBRARIES = 3 * GIB // 4
 
+# glibc keeps what was freed at the end of a thread's heap, up to twice the largest block that was
+# freed, blocks of more than 32 MiB apart, which it maps (mallopt(3), M_TRIM_THRESHOLD).
+MAPPED = 1 << 25
+
 # Share of the free memory of a GPU that is left to its allocator's rounding.
 HEADROOM = 0.02
 
 ACTIVATIONS = "activations"
+HEAPS = "freed, kept by malloc"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +42,7 @@ class ScoringLoad:
     ``shared`` for each variant, ``batch`` at once. ``head`` is that of a metric on logits, 0 for
     one on hidden states; ``keeps_end`` where the parent's last hidden states are kept for later
     rounds.
-    ``piece`` is read from disk at once, ``chunk`` is compared at once.
+    ``piece`` is read from disk at once, ``chunk`` compared, ``saved`` written.
     """
 
     weights: tuple[int, ...]
@@ -51,6 +56,7 @@ class ScoringLoad:
     keeps_end: bool
     piece: int
     chunk: int
+    saved: int
 
     @property
     def io(self) -> int:
@@ -77,6 +83,12 @@ class ScoringLoad:
             for here, after, working in zip(self.weights, following, self.working, strict=True)
         ]
 
+    def heaps(self, largest: int) -> dict[str, int]:
+        """What the heaps keep of the thread that computes, whose largest block is ``largest``, and
+        of the one that reads.
+        """
+        return {HEAPS: sum(2 * min(MAPPED, block) for block in (largest, self.piece))}
+
     @property
     def end(self) -> dict[str, int]:
         """The terms of comparing, after the last block."""
@@ -92,9 +104,11 @@ def on_cpu(load: ScoringLoad, process: int) -> Peak:
     """
     activations = load.activations
     phases = [
-        {ACTIVATIONS: size} | visit for size, visit in zip(activations, load.visits, strict=True)
+        {ACTIVATIONS: size} | visit | load.heaps(visit["working set"])
+        for size, visit in zip(activations, load.visits, strict=True)
     ]
-    worst = _largest([*phases, {ACTIVATIONS: activations[-1]} | load.end])
+    last = {ACTIVATIONS: activations[-1]} | load.end | load.heaps(load.chunk)
+    worst = _largest([*phases, last])
     return Peak(terms={"this process": process, **load.kept, **worst})
 
 
@@ -105,6 +119,7 @@ def on_gpu(load: ScoringLoad, process: int, free: int) -> tuple[Peak, Peak, bool
     computing = _largest([*load.visits, load.end])
     activations = load.activations[-1]
     host = {"this process": process, "CUDA's libraries": CUDA_LIBRARIES, "I/O buffers": load.io}
+    host |= load.heaps(0) | {"a part of the streams while they are saved": load.saved}
     whole = Peak(terms={**load.kept, ACTIVATIONS: activations, **computing})
     if whole.total <= free * (1 - HEADROOM):
         return whole, Peak(terms=host), True

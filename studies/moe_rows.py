@@ -4,50 +4,48 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from moe_search import SCORED, run_of, searched
+from moe_texts import texts
 
-import minipuzzle as mp
-from minipuzzle import embedded
 from minipuzzle.arch import Architecture, Selection
 from minipuzzle.arch.narrow import kept
 from minipuzzle.artifacts import write_json
 from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.data import TokenBlocks, Tokenizer, load_blocks
+from minipuzzle.data import TokenBlocks
 from minipuzzle.metrics import Metrics, measure
 from minipuzzle.model import HybridLM, load_frozen, load_model, mixed_precision
+from minipuzzle.runs.distill import write_student
 from minipuzzle.scores import Scores
-from minipuzzle.settings import Data, ScoreSettings, SearchSettings, Training
+from minipuzzle.settings import Training
 from minipuzzle.surgery import cut
 from minipuzzle.training import distillation, train
+from minipuzzle.training.trained import choose_trained
 
-LENGTH, BATCH, STEPS = 512, 32, 3
+BATCH, STEPS = 32, 3
 SEEDS = (0, 1)
 RATES = (5e-4, 1.5e-3)
 BUDGETS = ("75%", "50%", "active=75%")
-SCORED = ("reap", "frequency", "random")
-TEXTS = Path(".carry/moe")
+Select = Callable[[Checkpoint, Path, str, int], Selection]
+"""(teacher, root, budget, seed) -> what stays."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A way to cut. ``select`` makes (teacher, root, budget) a selection; None for those that
-    search, all blocks of experts alike unless ``per_block``.
+    """A way to cut. ``select`` is None for those that search, all blocks of experts alike unless
+    ``per_block``.
     """
 
     name: str
     budgets: tuple[str, ...]
-    select: Callable[[Checkpoint, Path, str], Selection] | None = None
+    select: Select | None = None
     steps: int = 1
     per_block: bool = False
-
-    def cuts(self, budget: str) -> bool:
-        """Whether the row can reach a budget."""
-        return budget in self.budgets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,30 +59,40 @@ class Case:
     rate: float
     seed: int
 
+    @property
+    def name(self) -> str:
+        """As a file."""
+        name = f"{self.row}.{self.budget}.{self.rate:g}.{self.seed}"
+        return name.replace("%", "").replace(" ", "_")
+
     def path(self, root: Path) -> Path:
         """Its result."""
-        name = f"{self.row}.{self.budget}.{self.rate:g}.{self.seed}.json".replace("%", "")
-        return root / "cases" / name
+        return root / "cases" / f"{self.name}.json"
 
     def words(self) -> list[str]:
         """It as options."""
         return [word for k, v in asdict(self).items() for word in (f"--{k}", str(v))]
 
 
-def by_experts(score: str) -> Callable[[Checkpoint, Path, str], Selection]:
-    """The best experts by a score, equally many in each block."""
+def by_experts(score: str) -> Select:
+    """The best experts by a score, equally many in each block; "random" draws them."""
 
-    def select(teacher: Checkpoint, root: Path, budget: str) -> Selection:
-        scores = Scores.load(root / score / "scores.safetensors")
+    def select(teacher: Checkpoint, root: Path, budget: str, seed: int) -> Selection:
+        name = SCORED[0] if score == "random" else score
+        scores = Scores.load(root / name / "scores.safetensors")
+        if score == "random":
+            draw = np.random.default_rng(seed)
+            drawn = {i: draw.random(len(v)) for i, v in scores.widths["experts"].items()}
+            scores = replace(scores, widths={**scores.widths, "experts": drawn})
         return narrowest(teacher, scores, "experts", 1, budget)
 
     return select
 
 
-def by_axis(axis: str, step: int) -> Callable[[Checkpoint, Path, str], Selection]:
+def by_axis(axis: str, step: int) -> Select:
     """The best indices of one axis, equally many in each block."""
 
-    def select(teacher: Checkpoint, root: Path, budget: str) -> Selection:
+    def select(teacher: Checkpoint, root: Path, budget: str, seed: int) -> Selection:
         scores = Scores.load(root / SCORED[0] / "scores.safetensors")
         return narrowest(teacher, scores, axis, step, budget)
 
@@ -92,6 +100,7 @@ def by_axis(axis: str, step: int) -> Callable[[Checkpoint, Path, str], Selection
 
 
 ROWS = (
+    Row(name="three steps", budgets=BUDGETS[1:2], steps=STEPS),
     Row(name="reap", budgets=BUDGETS[:2], select=by_experts("reap")),
     Row(name="frequency", budgets=BUDGETS[:2], select=by_experts("frequency")),
     Row(name="random", budgets=BUDGETS[:2], select=by_experts("random")),
@@ -99,15 +108,14 @@ ROWS = (
     Row(name="chosen", budgets=BUDGETS[2:], select=by_axis("top_k", 1)),
     Row(name="search", budgets=BUDGETS),
     Row(name="search a block", budgets=BUDGETS[:2], per_block=True),
-    Row(name="three steps", budgets=BUDGETS[1:2], steps=STEPS),
 )
-TRIED = {
-    "experts": range(8, 33, 4),
-    "expert_width": range(128, 513, 32),
-    "shared_width": (256, 384, 512),
-    "top_k": (2, 3, 4),
-}
-"""Sizes that a search tries of each axis of experts: some hundred options a block."""
+"""The longest first: while it runs the others do."""
+
+
+def searches() -> list[tuple[str, bool]]:
+    """(budget, each block its own sizes) of the searches of one step."""
+    rows = [row for row in ROWS if row.select is None and row.steps == 1]
+    return [(budget, row.per_block) for row in rows for budget in row.budgets]
 
 
 def size(architecture: Architecture, budget: str) -> int:
@@ -130,106 +138,39 @@ def narrowest(teacher: Checkpoint, scores: Scores, axis: str, step: int, budget:
     raise ValueError(f"{axis} alone does not reach {budget}")
 
 
-def texts(name: str, root: Path) -> TokenBlocks:
-    """A text, tokenised once."""
-    tokenizer = Tokenizer.load(embedded.teacher_path())
-    return load_blocks(TEXTS / name, tokenizer, block_length=LENGTH, cache=root / "tokens")
-
-
-def job_of(root: Path, checkpoint: Path, run: str) -> mp.Job:
-    """A job on the texts of this study."""
-    data = Data(
-        calibration=str(TEXTS / "calibration"), validation=str(TEXTS / "choice"), length=LENGTH
-    )
-    return mp.load(checkpoint, run=root / run, data=data)
-
-
-def prepare(root: Path) -> None:
-    """What all cases share: the teacher's scores, a run directory for each estimator of experts;
-    the searches of one step; the texts' tokens.
-    """
-    teacher = root / "teacher" / "model"
-    for name in SCORED:
-        mp.score(job_of(root, teacher, name), settings_of(name))
-    for row in ROWS:
-        for budget in row.budgets if row.select is None and row.steps == 1 else ():
-            run = run_of(row, budget)
-            shutil.copytree(root / SCORED[0], root / run)  # its scores are this search's too
-            searched(root, teacher, budget, run, row.per_block)
-    for name in ("train", "val", "choice"):
-        texts(name, root)
-
-
-def run_of(row: Row, budget: str) -> str:
-    """The run directory of a search of one step."""
-    return f"{row.name.replace(' ', '_')}.{budget.strip('%').replace('=', '.')}"
-
-
-def settings_of(experts: str) -> ScoreSettings:
-    """As many blocks of text as there are."""
-    return ScoreSettings(samples=512, block_samples=32, batch=16, experts=experts)
-
-
-def searched(
-    root: Path, checkpoint: Path, budget: str, run: str, per_block: bool = False
-) -> Checkpoint:
-    """The best student of our search over all axes."""
-    job = job_of(root, checkpoint, run)
-    mp.score(job, settings_of(SCORED[0]))
-    sizes = next(b.sizes for b in job.parent.architecture.blocks if "experts" in b.sizes)
-    vary = [
-        f"{axis}={','.join(str(n) for n in tried if n <= sizes[axis])}"
-        for axis, tried in TRIED.items()
-    ]
-    settings = SearchSettings(
-        budget=(budget,),
-        method="solver",
-        min_keep=("others=75%",),
-        vary=tuple(vary),
-        uniform=not per_block,
-        candidates=48,
-        validation_blocks=32,
-        refine=48,
-        top=1,
-    )
-    mp.search(job, settings)
-    return next(iter(mp.prune(job).values()))
-
-
 def run_case(root: Path, case: Case, tokens: int) -> None:
-    """Cut, measure, recover, measure; ``case.path(root)``."""
+    """Cut, measure, recover, measure; ``case.path(root)``. Steps that an earlier call finished are
+    not done again.
+    """
     torch.manual_seed(case.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     row = next(row for row in ROWS if row.name == case.row)
-    path = root / "teacher" / "model"
-    teacher, rate = Checkpoint.open(path), case.rate or best_rate(root, case)
+    teacher = Checkpoint.open(root / "teacher" / "model")
+    rate = case.rate or best_rate(root, case)
     frozen, val = load_frozen(teacher, device=device), texts("val", root)
-    choice = texts("choice", root)
-    before: Metrics | None = None
-    with tempfile.TemporaryDirectory(dir=root) as scratch:
-        folder = Path(scratch)
-        student = teacher
-        for step in range(row.steps):
-            source = student
-            if row.select is not None:
-                student = cut(source, row.select(source, root, case.budget), folder / "cut")
-            elif row.steps == 1:
-                student = Checkpoint.open(
-                    next((root / run_of(row, case.budget) / "candidates").iterdir())
-                )
-            else:
-                share = (float(case.budget.strip("%")) / 100) ** ((step + 1) / row.steps)
-                limit = str(int(share * teacher.architecture.parameters))
-                student = searched(root, source.path, limit, f"{folder.name}/s{step}")
-            model = load_model(student, device=device).eval()
-            if step == row.steps - 1 or before is None:
-                before = measured(model, val, frozen)
-            recover(
-                model, frozen, root, folder / f"state{step}", rate, tokens // row.steps, case.seed
-            )
-            if step < row.steps - 1:
-                student = saved(model, student, folder / f"student{step}")
-        after, chosen = measured(model, val, frozen), measured(model, choice, None)
+    folder, source = root / "work" / case.name, teacher
+    folder.mkdir(parents=True, exist_ok=True)
+    for step in range(row.steps):
+        after_step = folder / f"student{step}"
+        if after_step.exists():
+            source = Checkpoint.open(after_step)
+            continue
+        student = cut_out(root, case, row, source, step)
+        model = load_model(student, device=device).eval()
+        if step == row.steps - 1:
+            before = measured(model, val, frozen)
+        recover(
+            model,
+            frozen,
+            root,
+            folder / f"state{step}",
+            rate,
+            tokens // row.steps,
+            case.seed + step,
+        )
+        if step < row.steps - 1:
+            source = saved(model, student, after_step)
+    after, chosen = measured(model, val, frozen), measured(model, texts("choice", root), None)
     write_json(
         case.path(root),
         {
@@ -246,6 +187,23 @@ def run_case(root: Path, case: Case, tokens: int) -> None:
             "teacher": plain(measured(frozen, val, None)),
         },
     )
+    shutil.rmtree(folder)
+
+
+def cut_out(root: Path, case: Case, row: Row, source: Checkpoint, step: int) -> Checkpoint:
+    """What a step begins to recover."""
+    folder = root / "work" / case.name
+    if row.select is not None:
+        shutil.rmtree(folder / "cut", ignore_errors=True)
+        return cut(source, row.select(source, root, case.budget, case.seed), folder / "cut")
+    if row.steps == 1:
+        candidates = root / run_of(case.budget, row.per_block) / "candidates"
+        return Checkpoint.open(next(candidates.iterdir()))
+    # each step the same share of the one before
+    whole = Checkpoint.open(root / "teacher" / "model").architecture.parameters
+    share = (float(case.budget.strip("%")) / 100) ** ((step + 1) / row.steps)
+    limit = str(int(share * whole))
+    return searched(root, source.path, limit, f"work/{case.name}/s{step}")
 
 
 def best_rate(root: Path, case: Case) -> float:
@@ -264,7 +222,8 @@ def recover(
     tokens: int,
     seed: int,
 ) -> None:
-    """Distil from the whole teacher."""
+    """Distil from the whole teacher, routers as they are: distill's default."""
+    choose_trained(model, "all-but-routers")
     settings = Training(
         tokens=tokens, learning_rate=rate, batch=BATCH, seed=seed, final_ratio=0.02, save_every=1e9
     )
@@ -274,17 +233,8 @@ def recover(
 
 def saved(model: HybridLM, source: Checkpoint, target: Path) -> Checkpoint:
     """A trained student as a checkpoint."""
-    from minipuzzle.checkpoint import write_checkpoint
-
     state = model.state_dict()
-    write_checkpoint(
-        target,
-        model.architecture,
-        lambda name: state[name].to(torch.bfloat16).cpu(),
-        source=source,
-        config=source.config,
-        extra={},
-    )
+    write_student(source, state.__getitem__, target)
     return Checkpoint.open(target)
 
 

@@ -101,7 +101,7 @@ def prepare(root: Path, workers: int) -> None:
         words = {part: ["part", str(root), "--name", part] for part in parts}
         pooled(
             root,
-            [Work(name=p.replace(" ", "."), words=words[p], result=done(root, p)) for p in parts],
+            [Work(name=done(root, p).stem, words=words[p], result=done(root, p)) for p in parts],
             workers,
         )
         if missing := [part for part in parts if not done(root, part).exists()]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from moe_search import SCORED, run_of, searched
-from moe_texts import texts
+from moe_texts import plain_name, texts
 
 from minipuzzle.arch import Architecture, Selection
 from minipuzzle.arch.narrow import kept
@@ -62,8 +62,7 @@ class Case:
     @property
     def name(self) -> str:
         """As a file."""
-        name = f"{self.row}.{self.budget}.{self.rate:g}.{self.seed}"
-        return name.replace("%", "").replace(" ", "_")
+        return plain_name(f"{self.row}.{self.budget}.{self.rate:g}.{self.seed}")
 
     def path(self, root: Path) -> Path:
         """Its result."""

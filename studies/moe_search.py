@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from moe_texts import job_of, texts
+from moe_texts import job_of, plain_name, texts
 
 import minipuzzle as mp
 from minipuzzle.artifacts import write_json
@@ -36,7 +36,7 @@ def waves(searches: list[tuple[str, bool]]) -> list[list[str]]:
 
 def done(root: Path, part: str) -> Path:
     """Exists when a part is done: its seconds."""
-    return root / "parts" / f"{part.replace(' ', '.')}.json"
+    return root / "parts" / f"{plain_name(part)}.json"
 
 
 def run_part(root: Path, part: str) -> None:
@@ -50,7 +50,7 @@ def run_part(root: Path, part: str) -> None:
     elif words[0] == "score":
         mp.score(job_of(root, teacher, words[1]), settings_of(words[1]))
     else:
-        # the scores' folder may hold only scores: each search has its own, with a link to them
+        # a run directory holds one search: each has its own, with a copy of the scores
         run = run_of(words[1], own=words[2] == "block")
         (root / run).mkdir(exist_ok=True)
         for name in ("scores.safetensors", "run.json"):
@@ -62,7 +62,7 @@ def run_part(root: Path, part: str) -> None:
 
 def run_of(budget: str, own: bool) -> str:
     """The run directory of a search of one step."""
-    name = budget.replace("%", "").replace("=", ".")
+    name = plain_name(budget)
     return f"search.{name}.block" if own else f"search.{name}"
 
 

@@ -13,6 +13,11 @@ LENGTH = 512
 TEXTS = Path(".carry/moe")
 
 
+def plain_name(text: str) -> str:
+    """For a file: a GPU machine brings back no names with odd characters."""
+    return text.replace("%", "").replace("=", "-").replace(" ", "_")
+
+
 def texts(name: str, root: Path) -> TokenBlocks:
     """A text; of those that are measured each file is a domain."""
     return load_blocks(

@@ -191,8 +191,8 @@ def _forecast(facts: Facts) -> tuple[str, str]:
     text = (
         f"Forecast of the validation loss, by a power law through {len(done.curve)} points of the"
         f" long run on a sample of the text, {done.curve[-1][1]:.4f} at its end: with {ahead}. The"
-        " interval is that of the fit alone. The learning rate falls towards the end of a run and"
-        " takes the loss down with it, so that the forecast is rather too low."
+        " interval is that of the fit alone: a longer run would have another learning rate at each"
+        " of these points."
     )
     return text, plots.forecast_picture(done.curve, found)
 

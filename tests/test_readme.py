@@ -45,9 +45,6 @@ ELSEWHERE = {
         "bench docs/examples/nemotron-h-8b docs/examples/llama-3.1-8b docs/examples/qwen2.5-7b"
         " --prompt 65536"
     ): ("needs a GPU; test_bench runs small ones"),
-    "score ckpt8b": "texts of the reader's; test_chat_data reads small ones",
-    "support.jsonl": "texts of the reader's; test_chat_data reads small ones",
-    "--on-policy": "prompts of the reader's; test_on_policy runs small ones",
     "--run nano": "needs 59 GiB of weights; test_nano_page runs them on a tiny model",
     "torchrun": "needs several GPUs",
     "minipuzzle.embedded.corpus": "needs 300 MB of text outside the repository",

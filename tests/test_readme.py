@@ -45,6 +45,8 @@ ELSEWHERE = {
         "bench docs/examples/nemotron-h-8b docs/examples/llama-3.1-8b docs/examples/qwen2.5-7b"
         " --prompt 65536"
     ): ("needs a GPU; test_bench runs small ones"),
+    "sums.jsonl": "what examples/chat.py makes; test_chat_page scores a part of it",
+    "speeches.val.txt": "what examples/chat.py makes; test_blends reads small ones",
     "--run nano": "needs 59 GiB of weights; test_nano_page runs them on a tiny model",
     "torchrun": "needs several GPUs",
     "minipuzzle.embedded.corpus": "needs 300 MB of text outside the repository",

@@ -1,7 +1,8 @@
 # studies/moe.py on one H200 without network. The machine goes back after 30 idle seconds with the teacher and all that was cut, so
 # the calls follow each other without a pause; 1,700 s of device time together (start of the machine included, say 100 s). First,
-# here: python studies/moe.py data. carry=[".gpu", ".whl", ".carry/moe"] in every call, kind nvidia-h200:
-#   1. run "bash studies/gpu/moe.sh teacher"        timeout_s 590   # unpack 30 s, teacher 250 s, prepare 120 s; prints "prepared"
+# here: python studies/moe.py data. A call carries 64 MiB with the tracked tree, and what came once stays; kind nvidia-h200:
+#   0. run "bash studies/gpu/moe.sh unpack"         timeout_s 120   # carry=[".gpu", ".whl"]
+#   1. run "bash studies/gpu/moe.sh teacher"        timeout_s 590   # carry=[".carry/moe"]; teacher 250 s, prepare 120 s; "prepared"
 #   2. run "bash studies/gpu/moe.sh cases 540"      timeout_s 590   # 48 cases, 8 at a time: about 100 s for each 8
 #   3. run "bash studies/gpu/moe.sh cases 380"      timeout_s 430   # the rest, with the table
 #   4. give_back; here: python studies/moe.py table FILES_AT (it needs FILES_AT/cases alone)

@@ -22,6 +22,7 @@ from typing import Any
 import minipuzzle as mp
 from minipuzzle import embedded
 from minipuzzle.artifacts import write_json
+from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.metrics import measure
 from minipuzzle.model import load_model
 from minipuzzle.pipeline import compress
@@ -141,7 +142,7 @@ def one(folder: Path, question: str, way: str, rate: float, seed: int) -> Result
         data=Data(validation=str(folder / "validation"), length=LENGTH),
         device="cpu",
     )
-    model = load_model(mp.Checkpoint.open(run / "student")).eval()
+    model = load_model(Checkpoint.open(run / "student")).eval()
     result = Result(
         way=way,
         rate=rate,

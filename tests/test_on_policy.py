@@ -210,9 +210,12 @@ def test_prompts_of_conversations_are_transformers(tmp_path):
 
 def test_what_does_not_go_together_is_refused():
     assert [parse_share(t) for t in ("50%", "0.5", "1", "0", "100 %")] == [0.5, 0.5, 1, 0, 1]
-    for wrong in ("101%", "-1%", "half", "50%%", "nan", ""):
+    for wrong in ("half", "50%%", "nan", ""):
         with pytest.raises(UserError, match="not a share"):
             parse_share(wrong)
+    for wrong in ("101%", "-1%"):
+        with pytest.raises(UserError, match=r"distill\.on_policy is out of bounds"):
+            DistillSettings(on_policy=wrong, prompts="p")
     both = {"on_policy": "50%", "prompts": "p"}
     with pytest.raises(UserError, match="do not cover"):
         DistillSettings(teacher_logits="t", **both)

@@ -66,7 +66,9 @@ class VerbCommand(TyperCommand):
 
 
 def _registries(verb: str) -> list[Registry]:
-    return [each for option in options(COMMANDS[verb]) for each in option.setting.names]
+    """Each once, whichever options name what it has."""
+    found = (each for option in options(COMMANDS[verb]) for each in option.setting.names)
+    return list(dict.fromkeys(found))
 
 
 _HELP = ("--help", "Show all options.")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minipuzzle.shapes import Float
+from minipuzzle.shapes import Bool, Float
 
 # The widest heads that PyTorch's flash attention and cuDNN's take.
 FLASH_HEAD_DIM = 256
@@ -127,7 +127,7 @@ def masked_attention(
     q: Float[Tensor, "b s h p"],
     k: Float[Tensor, "b t kv p"],
     v: Float[Tensor, "b t kv p"],
-    mask: Tensor,
+    mask: Bool[Tensor, "*rest s t"],
     scale: float | None,
 ) -> Float[Tensor, "b s h p"]:
     """Query i sees key j where ``mask`` [s, t], or [b, 1, s, t], is true."""

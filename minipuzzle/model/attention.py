@@ -31,7 +31,9 @@ class AttentionSlot(Slot):
     keys: Tensor
     values: Tensor
 
-    def join(self, k: Tensor, v: Tensor, past: int, seen: int) -> tuple[Tensor, Tensor]:
+    def join(
+        self, k: Float[Tensor, "b s kv p"], v: Float[Tensor, "b s kv p"], past: int, seen: int
+    ) -> tuple[Float[Tensor, "b t kv p"], Float[Tensor, "b t kv p"]]:
         """The last ``seen`` keys and values before the position ``past``, then the new ones k and
         v [b, s, kv_heads, head_dim], of which note is taken.
         """

@@ -31,13 +31,13 @@ def parse_count(text: str) -> int:
 
 
 def parse_share(text: str) -> float:
-    """A share: "50%" and "0.5" are a half, "0" none. Raises: UserError for anything else."""
+    """A share: "50%" and "0.5" are a half, "0" none. Raises: UserError for what is no number."""
     number, percent, rest = text.strip().partition("%")
     try:
         share = float(number) / (100 if percent else 1)
     except ValueError:
         share = math.nan
-    if rest or not 0 <= share <= 1:
+    if rest or math.isnan(share):
         raise UserError(
             f"{text!r} is not a share.",
             got=text,

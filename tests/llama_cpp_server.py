@@ -54,8 +54,9 @@ class LlamaCpp:
         )["tokens"]
 
     def greedy(self, prompt, count, words=40):
-        """(tokens [count], the ``words`` likeliest words of each step: [{word: log
-        probability}]).
+        """(tokens [count], the ``words`` likeliest words of each step: [{word: log probability}]).
+
+        The server says none of a token that ends within a character: nothing stands there.
         """
         answer = self._post(
             "/completion",
@@ -69,10 +70,12 @@ class LlamaCpp:
                 "cache_prompt": False,
             },
         )
-        steps = [
-            {w["id"]: w["logprob"] for w in step["top_logprobs"]}
-            for step in answer.get("completion_probabilities", [])
-        ]
+        steps, shown = [], answer.get("completion_probabilities", [])
+        for token in answer["tokens"]:
+            known = shown and shown[0]["id"] == token
+            likeliest = shown.pop(0)["top_logprobs"] if known else []
+            steps.append({w["id"]: w["logprob"] for w in likeliest})
+        assert not shown
         return answer["tokens"], steps
 
     def _post(self, path, body):

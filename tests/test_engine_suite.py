@@ -75,3 +75,15 @@ def test_an_engine_that_ran_nothing_of_a_family_says_so(tmp_path, monkeypatch):
     asked("llama", "plain", tmp_path)
     monkeypatch.setattr("minipuzzle.export.ran.runs", lambda: ())
     assert not any(v.source.startswith("ran") for v in verdicts(tmp_path))
+
+
+@pytest.mark.parametrize(("layers", "loads"), [("DD*DD*", "unproven"), ("D*DD", "no")])
+def test_mlx_takes_every_nth_layer_of_qwen3_5_for_attention(layers, loads, tmp_path):
+    kinds = {"D": "linear_attention", "*": "full_attention"}
+    fields = {"layer_types": [kinds[k] for k in layers], "num_hidden_layers": len(layers)}
+    fields = {"model_type": "qwen3_5_text", **FORMS["qwen3_5_text"]["plain"], **fields}
+    architecture = families.find("qwen3_5_text").architecture(fields)
+    found = Asked(path=tmp_path, family="qwen3_5_text", architecture=architecture)
+    answer = find("mlx").answer(found)
+    assert answer.loads == loads
+    assert ("full_attention_interval must be 3" in answer.how) == (loads == "unproven")

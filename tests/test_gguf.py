@@ -77,6 +77,7 @@ def test_the_pruned_student_says_the_same_in_llama_cpp_in_transformers_and_here(
         tokens, steps = server.greedy(prompt, STEPS)
     assert prompt + tokens == ours
     assert len(steps) == STEPS
+    assert all(steps)
     assert largest_difference(steps, log_p) <= 1e-4
 
 

@@ -10,6 +10,7 @@ from peft import PeftModel
 
 from minipuzzle.adapters import attach, export_peft, import_peft, make_plan, merge
 from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.errors import UserError
 from minipuzzle.model import load_model
 
 pytestmark = pytest.mark.filterwarnings(
@@ -33,7 +34,6 @@ def test_peft_computes_the_same_and_is_read_again(base, tmp_path):
     theirs, checkpoint = base
     ours = load_model(checkpoint).eval()
     whole = ours(TOKENS)
-    # not the feed-forward: PEFT takes a dense one of Qwen3-Next for experts
     target = "attention,delta_net"
     attach(ours, make_plan(ours.architecture, "lora", rank=4, alpha=6.0, target=target))
     shake(ours.adapters, 0.1)
@@ -51,3 +51,19 @@ def test_peft_computes_the_same_and_is_read_again(base, tmp_path):
     merge(checkpoint, import_peft(tmp_path / "again", checkpoint), tmp_path / "merged")
     merged = load_model(Checkpoint.open(tmp_path / "merged")).eval()
     assert (merged(TOKENS) - other).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("family", "form", "target"),
+    [("qwen3_next", "dense", "mlp"), ("qwen3_next", "plain", "attention,shared_down")],
+)
+def test_what_peft_would_lose_is_refused(family, form, target, tmp_path):
+    """It takes a dense SwiGLU of Qwen3-Next, and the shared expert, for experts."""
+    theirs_of(family, FORMS[family][form]).save_pretrained(tmp_path / "base")
+    checkpoint = Checkpoint.open(tmp_path / "base")
+    ours = load_model(checkpoint)
+    attach(ours, make_plan(ours.architecture, "lora", rank=4, target=target))
+    with pytest.raises(UserError, match="PEFT would lose") as caught:
+        export_peft(saved_of(ours), checkpoint, tmp_path / "out")
+    assert "down_proj" in str(caught.value)
+    assert not (tmp_path / "out").exists()

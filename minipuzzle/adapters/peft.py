@@ -28,6 +28,12 @@ REFUSED = {"nemotron_h": "out_proj", "mamba2": "out_proj"}
 reads its weight past the module.
 """
 
+TAKEN_FOR_EXPERTS = ("qwen3_moe", "qwen3_next")
+"""model_types of which PEFT 0.21 takes gate_proj, up_proj and down_proj for those of the experts
+wherever they stand, loads what a dense layer or a shared expert has nowhere, and says nothing.
+"""
+SWIGLU = {"gate_proj", "up_proj", "gate_up_proj", "down_proj"}
+
 
 def export_peft(saved: SavedAdapter, base: Checkpoint, folder: Path) -> str:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors`` of a LoRA that computes the
@@ -35,11 +41,12 @@ def export_peft(saved: SavedAdapter, base: Checkpoint, folder: Path) -> str:
 
     Modules have transformers' names; ``rank_pattern`` and ``alpha_pattern`` say where groups
     differ. The config is written last: without it PEFT finds nothing. Returns the projection that
-    PEFT will refuse ("" for none). Raises: UserError where the adapter is for another model, and
-    where it is for experts.
+    PEFT will refuse ("" for none). Raises: UserError where the adapter is for another model, where
+    it is for experts, and where PEFT would lose a part of it.
     """
     saved.check(base.architecture)
     _check_no_stack(saved.plan)
+    _check_none_lost(saved.plan, str(base.config["model_type"]))
     theirs = usual(base)
     tensors: dict[str, Tensor] = {}
     ranks, alphas = {}, {}
@@ -83,6 +90,22 @@ def _check_no_stack(plan: AdapterPlan) -> None:
             next=(
                 "Merge it: minipuzzle merge writes an ordinary checkpoint. Or adapt without"
                 " experts: name projections with adapter.target."
+            ),
+        )
+
+
+def _check_none_lost(plan: AdapterPlan, model_type: str) -> None:
+    sites = (site for group in plan.groups for site in group.sites)
+    names = {name for site in sites for name in site.projections}
+    lost = sorted(name for name in names if name.removeprefix("shared_") in SWIGLU)
+    if lost and model_type in TAKEN_FOR_EXPERTS:
+        raise UserError(
+            "PEFT would lose a part of this adapter without a word.",
+            got=f"{', '.join(lost)} of {model_type}, which it takes for those of experts",
+            allowed=f"adapters of other projections of {model_type}",
+            next=(
+                "Merge it: minipuzzle merge writes an ordinary checkpoint. Or adapt without these:"
+                " name projections with adapter.target."
             ),
         )
 

@@ -1,7 +1,8 @@
 """GGUF files, which llama.cpp reads: any width in any block, one tensor in memory at a time.
 
-What a family's blocks are called there is in ``gguf_nemotron_h`` and ``gguf_llama``; words and
-merges are in ``gguf_tokenizer``. The file itself is written by llama.cpp's own ``gguf`` package.
+What a family's blocks are called there is in ``gguf_nemotron_h``, ``gguf_llama`` and
+``gguf_qwen``; words and merges are in ``gguf_tokenizer``. The file itself is written by llama.cpp's
+own ``gguf`` package.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import disk_error
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
-from minipuzzle.export import gguf_llama, gguf_nemotron_h
+from minipuzzle.export import gguf_llama, gguf_nemotron_h, gguf_qwen
 from minipuzzle.export.gguf_tensor import GgufTensor
 from minipuzzle.progress import SILENT, Progress
 from minipuzzle.temporary import temporary_beside
@@ -106,7 +107,7 @@ def layout_of(model_type: str, architecture: Architecture) -> tuple[ModuleType, 
     Raises: UserError for a family without one, or shapes that llama.cpp has no place for.
     """
 
-    layouts: tuple[ModuleType, ...] = (gguf_nemotron_h, gguf_llama)
+    layouts: tuple[ModuleType, ...] = (gguf_nemotron_h, gguf_llama, gguf_qwen)
     found = next((layout for layout in layouts if model_type in layout.MODEL_TYPES), None)
     if found is None:
         raise UserError(
@@ -115,7 +116,7 @@ def layout_of(model_type: str, architecture: Architecture) -> tuple[ModuleType, 
             next=LATER,
             allowed=", ".join(t for layout in layouts for t in layout.MODEL_TYPES),
         )
-    reason = found.unsupported(architecture)
+    reason = found.unsupported(model_type, architecture)
     if reason is not None:
         raise UserError(
             f"llama.cpp has no place for this architecture as {model_type}.",
@@ -143,6 +144,8 @@ def _write(
     notes = add_tokenizer(library, writer, checkpoint)
     if architecture.mtp:
         notes.append("multi-token prediction is not written: the GGUF has the model alone")
+    if checkpoint.copied:
+        notes.append("the vision part is not written: the GGUF has the text's model")
     listed: list[GgufTensor] = layout.tensors(architecture, model)
     types = _plan(library, writer, checkpoint, listed, dtype)
     softened = [

@@ -45,7 +45,7 @@ def model_name(model_type: str, architecture: Architecture) -> str:
     return MODEL_TYPES[model_type]
 
 
-def unsupported(architecture: Architecture) -> tuple[str, str] | None:
+def unsupported(model_type: str, architecture: Architecture) -> tuple[str, str] | None:
     """(what is there, what is allowed) for the first thing that llama.cpp cannot hold; None where
     it can hold all.
     """

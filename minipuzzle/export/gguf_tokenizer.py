@@ -24,11 +24,16 @@ _TEKKEN = (
     rf"[^\r\n\p{{L}}\p{{N}}]?[{_UPPER}]*[{_LOWER}]+|[^\r\n\p{{L}}\p{{N}}]?[{_UPPER}]+[{_LOWER}]*|\p{{N}}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_MARKED = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}|"
+    r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 SPLITS: dict[tuple[Any, ...], str] = {
     ("bytes, GPT-2's pattern",): "gpt-2",
     ("each digit", "bytes, GPT-2's pattern"): "smollm",
     (_CONTRACTED + r"\p{N}{1,3}" + _REST, "bytes"): "llama-bpe",
     (_CONTRACTED + r"\p{N}" + _REST, "bytes"): "qwen2",
+    (_MARKED, "bytes"): "qwen35",
     (_TEKKEN, "bytes"): "tekken",
 }
 WHOLE_WORDS_FIRST = ("llama-bpe", "tekken")

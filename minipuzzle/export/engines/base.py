@@ -17,6 +17,8 @@ EVERYWHERE = ("llama", "mistral", "qwen2", "qwen3")
 """Families that every engine here has had for years."""
 WITH_EXPERTS = ("qwen3_moe", "olmoe", "granitemoehybrid")
 """Families whose configs have one size of experts for all blocks."""
+DELTA_NETS = ("qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text")
+"""Families of gated DeltaNet with attention behind a gate; their configs have one size for all."""
 FP8_STEP = 16
 """Grouped products in FP8 take columns in steps of 16 bytes."""
 AS_IT_IS = "as it is: an ordinary checkpoint of its family"
@@ -59,6 +61,15 @@ def ordinary(asked: Asked) -> Answer:
     if asked.family in EVERYWHERE:
         return yes(AS_IT_IS)
     return unproven("whether it has this family was not looked up")
+
+
+def reported(asked: Asked) -> Answer:
+    """``ordinary`` of an engine that others report to have classes for Qwen's DeltaNet."""
+    if asked.family in DELTA_NETS:
+        return unproven(
+            "others report that it has this family; GPUs must share its DeltaNet heads equally"
+        )
+    return ordinary(asked)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from minipuzzle.data import Tokenizer
 from minipuzzle.errors import UserError
-from minipuzzle.export.engines.base import EVERYWHERE, HYBRIDS, Answer, Asked, Engine, no, yes
+from minipuzzle.export.engines.base import (
+    DELTA_NETS,
+    EVERYWHERE,
+    HYBRIDS,
+    Answer,
+    Asked,
+    Engine,
+    no,
+    yes,
+)
 from minipuzzle.export.gguf import layout_of
 from minipuzzle.export.gguf_tokenizer import described
 
@@ -21,8 +30,8 @@ def _rule(asked: Asked) -> Answer:
 ENGINE = Engine(
     label="llama.cpp",
     place=4,
-    read="llama.cpp, src/llama-model.cpp, convert_hf_to_gguf.py",
-    families=(*HYBRIDS, *EVERYWHERE),
+    read="llama.cpp, src/models, convert_hf_to_gguf.py, conversion/qwen.py",
+    families=(*HYBRIDS, *EVERYWHERE, *DELTA_NETS),
     rule=_rule,
     others=_rule,
     gguf=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from minipuzzle.export.engines.base import (
+    DELTA_NETS,
     HYBRIDS,
     WITH_EXPERTS,
     Answer,
@@ -36,7 +37,18 @@ def _objection(asked: Asked) -> Answer | None:
     return None
 
 
+def _turns(asked: Asked) -> Answer:
+    """Of Qwen's DeltaNet: it does not read ``layer_types``."""
+    full = ["kv_heads" in block.sizes for block in asked.architecture.blocks[::2]]
+    every = full.index(True) + 1 if True in full else len(full) + 1
+    if full != [(i + 1) % every == 0 for i in range(len(full))]:
+        return no("it takes every n-th layer for attention, and here they are at no such distance")
+    return unproven(f"its class was read, not run; full_attention_interval must be {every}")
+
+
 def _rule(asked: Asked) -> Answer:
+    if asked.family in DELTA_NETS:
+        return _turns(asked)
     experts = with_experts(asked.architecture)
     if not asked.architecture.homogeneous:
         axes = ", ".join(sorted(varying(asked.architecture)))
@@ -57,8 +69,8 @@ def _others(asked: Asked) -> Answer:
 ENGINE = Engine(
     label="mlx",
     place=5,
-    read="mlx-lm 0.32.2, mlx_lm/models",
-    families=(*HYBRIDS, *WITH_EXPERTS),
+    read="mlx-lm 0.32.2, mlx_lm/models; 02de46c and 012facae for Qwen3-Next and 3.5",
+    families=(*HYBRIDS, *WITH_EXPERTS, *DELTA_NETS),
     rule=_rule,
     others=_others,
 )

@@ -10,6 +10,7 @@ from minipuzzle.export.engines.base import (
     Engine,
     no,
     renormalised,
+    reported,
     split,
     unproven,
     yes,
@@ -38,5 +39,6 @@ ENGINE = Engine(
     read="SGLang 0.5.23, srt/models, srt/configs/nemotron_h.py",
     families=(*HYBRIDS, *WITH_EXPERTS),
     rule=_rule,
+    others=reported,
     splits=True,
 )

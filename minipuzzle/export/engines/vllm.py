@@ -10,6 +10,7 @@ from minipuzzle.export.engines.base import (
     Engine,
     no,
     renormalised,
+    reported,
     split,
     unproven,
     yes,
@@ -37,5 +38,6 @@ ENGINE = Engine(
     read="vLLM 0.33.0, model_executor/models/nemotron_h.py; 0.32.0 for other families",
     families=(*HYBRIDS, *WITH_EXPERTS),
     rule=_rule,
+    others=reported,
     splits=True,
 )

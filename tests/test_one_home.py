@@ -11,7 +11,8 @@ from minipuzzle.kinds import KINDS
 PACKAGE = Path(minipuzzle.__file__).parent
 CLASSES = {kind.__name__ for kind in KINDS.values()}
 WRITERS = {
-    PACKAGE / "export" / f"gguf{part}.py" for part in ("", "_experts", "_llama", "_nemotron_h")
+    PACKAGE / "export" / f"gguf{part}.py"
+    for part in ("", "_experts", "_llama", "_nemotron_h", "_qwen")
 }
 
 

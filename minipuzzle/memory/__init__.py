@@ -1,7 +1,8 @@
 """What fits where: bytes by named term, before anything runs. Formulas; imports no torch.
 
-``footprint``: weights and caches at a workload. ``inference``, ``scoring``, ``training``: the peak
-of a command. ``cards``: what GPUs have. What only running a block can tell comes in as numbers.
+``footprint``: weights and caches at a workload. ``inference``, ``scoring``, ``searching``,
+``training``: the peak of a command. ``cards``: what GPUs have. What only running a block can tell
+comes in as numbers.
 """
 
 from minipuzzle.memory.cards import CARDS, Card, card_of

@@ -83,17 +83,18 @@ class ScoringLoad:
             for here, after, working in zip(self.weights, following, self.working, strict=True)
         ]
 
-    def heaps(self, largest: int) -> dict[str, int]:
-        """What the heaps keep of the thread that computes, whose largest block is ``largest``, and
-        of the one that reads.
-        """
-        return {HEAPS: sum(2 * min(MAPPED, block) for block in (largest, self.piece))}
-
     @property
     def end(self) -> dict[str, int]:
         """The terms of comparing, after the last block."""
         terms = {"metric buffers": CHUNKS * self.chunk, "I/O buffers": self.io}
         return terms | ({"head": self.head} if self.head else {})
+
+
+def heaps(computed: int, read: int) -> dict[str, int]:
+    """What the heaps keep of the thread that computes and of the one that reads, by their largest
+    blocks.
+    """
+    return {HEAPS: sum(2 * min(MAPPED, block) for block in (computed, read))}
 
 
 def on_cpu(load: ScoringLoad, process: int) -> Peak:
@@ -104,10 +105,10 @@ def on_cpu(load: ScoringLoad, process: int) -> Peak:
     """
     activations = load.activations
     phases = [
-        {ACTIVATIONS: size} | visit | load.heaps(visit["working set"])
+        {ACTIVATIONS: size} | visit | heaps(visit["working set"], load.piece)
         for size, visit in zip(activations, load.visits, strict=True)
     ]
-    last = {ACTIVATIONS: activations[-1]} | load.end | load.heaps(load.chunk)
+    last = {ACTIVATIONS: activations[-1]} | load.end | heaps(load.chunk, load.piece)
     worst = _largest([*phases, last])
     return Peak(terms={"this process": process, **load.kept, **worst})
 
@@ -119,7 +120,7 @@ def on_gpu(load: ScoringLoad, process: int, free: int) -> tuple[Peak, Peak, bool
     computing = _largest([*load.visits, load.end])
     activations = load.activations[-1]
     host = {"this process": process, "CUDA's libraries": CUDA_LIBRARIES, "I/O buffers": load.io}
-    host |= load.heaps(0) | {"a part of the streams while they are saved": load.saved}
+    host |= heaps(0, load.piece) | {"a part of the streams while they are saved": load.saved}
     whole = Peak(terms={**load.kept, ACTIVATIONS: activations, **computing})
     if whole.total <= free * (1 - HEADROOM):
         return whole, Peak(terms=host), True

@@ -18,6 +18,9 @@ from minipuzzle.nas.rank import Quality
 from minipuzzle.ranks import Ranks
 from minipuzzle.runs.job import Job
 
+BATCH = 8
+"""Blocks of text at once."""
+
 
 class MaskedParent:
     """Measures selections on ``blocks``; loaded for the first one.
@@ -62,7 +65,7 @@ class MaskedParent:
     def _measured(self, selection: Selection, by_tasks: bool) -> Quality | float:
         if self._loaded is None:
             model = self.job.frozen_parent(self.group)
-            self._loaded = model, answers(model, self.blocks)
+            self._loaded = model, answers(model, self.blocks, BATCH)
         model, teacher = self._loaded
         if by_tasks:
             tasks = self._tasks
@@ -92,7 +95,12 @@ class MaskedParent:
 
 
 def masked_quality(
-    model: HybridLM, selection: Selection, blocks: TokenBlocks, teacher: Answers, *, batch: int = 8
+    model: HybridLM,
+    selection: Selection,
+    blocks: TokenBlocks,
+    teacher: Answers,
+    *,
+    batch: int = BATCH,
 ) -> Quality:
     """What a parent does on ``blocks`` under a selection's masks, beside its own answers whole,
     those of the ``teacher``.

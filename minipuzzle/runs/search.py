@@ -26,6 +26,7 @@ from minipuzzle.records import Front, Searched, SearchResult, SolverFacts, Step
 from minipuzzle.runs.evaluations import Evaluations
 from minipuzzle.runs.job import Job
 from minipuzzle.runs.parent import MaskedParent
+from minipuzzle.runs.search_memory import check_memory
 from minipuzzle.scores import Scores
 from minipuzzle.settings import Ranking, SearchSettings
 
@@ -49,6 +50,8 @@ def run_search(job: Job, settings: SearchSettings) -> SearchResult:
         blocks = group.first_then_all(lambda: job.validation("search"))
         blocks = blocks.take(min(settings.validation_blocks, len(blocks)), seed=0)
         parent = MaskedParent(job, blocks, group)
+        if group.world == 1:
+            check_memory(job, blocks)
 
         def work() -> SearchResult | None:
             if group.rank > 0:

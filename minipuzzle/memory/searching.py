@@ -1,0 +1,55 @@
+"""What a search holds, by term, before it begins: the parent whole, its own answers to the text,
+and what one masked forward over a batch takes. Its candidates are masks, which take nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from minipuzzle.memory.peak import Peak
+from minipuzzle.memory.scoring import PIECES, heaps
+
+# Of a chunk of predictions over the vocabulary, in FP32: logarithms of both, the parent's
+# probabilities, a difference and a product.
+CHUNKS = 5
+
+# The stream before and after a block.
+STREAMS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchLoad:
+    """What one process's search does, in bytes: the parent's ``weights``; ``rows``, its last hidden
+    states of the text, ``batch`` those of a batch; ``working``, the largest working set of a
+    block's forward; ``chunk``, the FP32 logits of the predictions that are compared at once;
+    ``piece``, what is read from disk at once.
+    """
+
+    weights: int
+    rows: int
+    batch: int
+    working: int
+    chunk: int
+    piece: int
+
+
+def search_peak(load: SearchLoad, process: int | None = None) -> Peak:
+    """The peak on the device that computes. With ``process``, the bytes that this process holds
+    already, that is the CPU, where what is freed goes back later.
+    """
+    parent = {"the parent": load.weights}
+    answers = parent | {"the parent's answers": load.rows}
+    phases = [
+        (parent | {"I/O buffers": PIECES * load.piece}, 0),
+        (answers | {"answers before they are joined": load.rows}, load.working),
+        (answers | {"working set": load.working, "streams": STREAMS * load.batch}, load.working),
+        (answers | {"metric buffers": CHUNKS * load.chunk, "streams": load.batch}, load.chunk),
+    ]
+    if process is None:
+        found = [terms for terms, _ in phases]
+    else:
+        found = [
+            {"this process": process, **terms, **heaps(largest, load.piece)}
+            for terms, largest in phases
+        ]
+    return Peak(terms=max(found, key=lambda terms: sum(terms.values())))

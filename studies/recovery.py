@@ -27,6 +27,7 @@ from minipuzzle.metrics import measure
 from minipuzzle.model import load_model
 from minipuzzle.pipeline import compress
 from minipuzzle.records import EvalResult
+from minipuzzle.report.svg import save_png
 from minipuzzle.settings import Data, Recipe
 from minipuzzle.settings.recipe_file import build
 
@@ -170,7 +171,10 @@ def run(folder: Path, question: str) -> None:
 
 
 def table(folder: Path) -> None:
-    """Losses above the teacher's in percent, a mean and the seeds' range, as far as they are."""
+    """Losses above the teacher's in percent, a mean and the seeds' range, as far as they are, and
+    a picture of them.
+    """
+    drawn = {}
     found = [Result(**json.loads(p.read_text())) for p in sorted(folder.glob("results/*.json"))]
     head = ["", "M", "rate", *(f"{d}: pruned" for d in DOMAINS), *DOMAINS, "worst", "KL", "seeds"]
     for question, ways in QUESTIONS.items():
@@ -180,20 +184,39 @@ def table(folder: Path) -> None:
             first = [result for result in mine if result.seed == SEEDS[0]]
             if first:
                 best = min(first, key=lambda result: result.choice)
-                print(line(way, [best, *(r for r in mine if r.seed != SEEDS[0])]))
+                runs = [best, *(r for r in mine if r.seed != SEEDS[0])]
+                print(line(way, runs))
+                drawn[f"{question}: {way}"] = {d: [above(r, d) for r in runs] for d in DOMAINS}
+    save_png(lambda axes: draw(axes, drawn), folder / "recovery.png", (8, 5))
+
+
+def above(result: Result, domain: str, when: str = "student") -> float:
+    """Its loss above the teacher's, in percent."""
+    return 100 * (float(getattr(result, when)[domain]) / result.teacher[domain] - 1)
+
+
+def draw(axes: Any, drawn: dict[str, dict[str, list[float]]]) -> None:
+    """A group of bars a way, one a domain, seeds as whiskers."""
+    for place, domain in enumerate(DOMAINS):
+        each = [by_domain[domain] for by_domain in drawn.values()]
+        means = [statistics.mean(losses) for losses in each]
+        spread = [(max(losses) - min(losses)) / 2 for losses in each]
+        rows = [row + place / 4 for row in range(len(drawn))]
+        axes.barh(rows, means, 0.25, xerr=spread, color=f"C{place}", label=domain)
+    axes.set_yticks([row + 0.25 for row in range(len(drawn))], list(drawn))
+    axes.invert_yaxis()
+    axes.set_xlabel("loss above the teacher's after recovery, %")
+    axes.legend()
 
 
 def line(way: str, runs: list[Result]) -> str:
     """A row of Markdown."""
 
-    def above(losses: dict[str, float], result: Result, domain: str) -> float:
-        return 100 * (losses[domain] / result.teacher[domain] - 1)
-
     cells = [way, f"{runs[0].parameters / 1e6:.2f}", f"{runs[0].rate:g}"]
-    cells += [f"{above(runs[0].pruned, runs[0], d):+.1f} %" for d in DOMAINS]
+    cells += [f"{above(runs[0], d, 'pruned'):+.1f} %" for d in DOMAINS]
     means = {}
     for domain in DOMAINS:
-        each = [above(result.student, result, domain) for result in runs]
+        each = [above(result, domain) for result in runs]
         means[domain] = statistics.mean(each)
         cells.append(f"{means[domain]:+.2f} ± {(max(each) - min(each)) / 2:.2f} %")
     worst = max(means, key=means.__getitem__)

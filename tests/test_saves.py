@@ -156,7 +156,7 @@ def test_a_save_never_waits_for_the_one_before(tmp_path, monkeypatch):
 
     def slow(*args, **options):
         begun.append(args)
-        time.sleep(0.05)
+        time.sleep(0.01)
         return check(*args, **options)
 
     monkeypatch.setattr(shards, "check", slow)

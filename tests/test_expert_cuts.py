@@ -4,13 +4,12 @@ hand, says what transformers' model of our cut file says, and our masked parent 
 
 import types
 
-import numpy as np
 import pytest
 import torch
+from axis_cuts import kept_of
 from family_models import FORMS, theirs_of, unclamped
 from transformers import AutoModelForCausalLM
 
-from minipuzzle.arch import Selection
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.model import load_model
 from minipuzzle.surgery import cut
@@ -48,18 +47,6 @@ def parent(request, tmp_path_factory):
                 value.mul_(2)
     theirs.save_pretrained(folder)
     return Checkpoint.open(folder)
-
-
-def kept_of(architecture, axis):
-    """Random indices of one axis in each block that has it; another choice in each block."""
-    rng = np.random.default_rng(3)
-    chosen = []
-    for block in architecture.blocks:
-        of = [width for width in block.own_widths if width.axis == axis]
-        values = [rng.random(width.score_shape(block)) for width in of]
-        pairs = zip(of, values, strict=True)
-        chosen.append({k: v for w, x in pairs for k, v in w.keep(block, x, SIZES[axis]).items()})
-    return Selection(blocks=tuple(chosen))
 
 
 def mask(theirs, checkpoint, selection, axis):
@@ -119,7 +106,7 @@ def test_masked_is_cut(parent, axis, tmp_path):
     if axis not in AXES[family]:
         assert not any(axis in block.sizes for block in parent.architecture.blocks)
         return
-    selection = kept_of(parent.architecture, axis)
+    selection = kept_of(parent.architecture, axis, SIZES[axis])
     tokens = torch.randint(1, 118, (2, 40), generator=torch.Generator().manual_seed(1))
     student = cut(parent, selection, tmp_path / "student")
     assert student.config["model_type"] == family

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import save, shaken, tiny
+from form_sizes import NEMOTRON
 from transformers import AutoModelForCausalLM, NemotronHConfig, NemotronHForCausalLM
 
 from minipuzzle.arch import Architecture
@@ -15,21 +16,7 @@ from minipuzzle.generation import generate
 from minipuzzle.kinds import Attention, FeedForward, Mamba2
 from minipuzzle.model import HybridLM, load_model
 
-BASE = {
-    "vocab_size": 120,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "ssm_state_size": 8,
-    "mamba_num_heads": 8,
-    "mamba_head_dim": 8,
-    "n_groups": 2,
-    "chunk_size": 16,
-    "hybrid_override_pattern": "M-M*-",
-    "use_cache": False,
-}
+BASE = {**NEMOTRON, "use_cache": False}
 CONFIGS = {
     "plain": ({}, 53),
     "one group": ({"n_groups": 1}, 53),

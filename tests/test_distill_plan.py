@@ -29,8 +29,10 @@ def plan(**options):
 
 @pytest.mark.parametrize(("gpus", "gigabytes"), [(8, 108), (16, 54), (32, 27), (64, 13.5)])
 def test_weights_and_states(gpus, gigabytes):
-    """Teacher 113 GB + student 16 bytes a parameter, 749 GB: 862 GB over all GPUs."""
-    terms = plan().peak(gpus, checkpointing=True).terms
+    """Teacher 113 GB + student 16 bytes a parameter, 749 GB: 862 GB over all GPUs, where a step
+    adds gradients up; the largest block's new ones are there besides, 0.5 % of them.
+    """
+    terms = plan(batch=10**6).peak(gpus, checkpointing=True).terms
     held = sum(size for name, size in terms.items() if "BF16" in name or "FP32" in name)
     assert held / 1e9 == pytest.approx(gigabytes, rel=0.01)
 
@@ -49,22 +51,28 @@ def test_activations_flops_and_hours():
 
 
 def test_gpus_needed():
-    """The reference's 16 x 80 GB leaves out what is gathered (12 GiB here): with it, 24."""
+    """As the reference says, 16 x 80 GB; where gradients add up beside what is gathered (12 GiB
+    here), which it leaves out, 24.
+    """
     made = plan()
-    assert made.least_gpus("80 GB", checkpointing=True) == 24
+    assert made.least_gpus("80 GB", checkpointing=True) == 16
+    assert plan(batch=10**6).least_gpus("80 GB", checkpointing=True) == 24
     assert made.least_gpus("141 GB", checkpointing=True) == 8
     assert made.least_gpus("80 GB", checkpointing=False) is None
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("gpus", [1, 2, 8])
-def test_the_plan_is_the_check_before_the_run(gpus, checkpointing):
+@pytest.mark.parametrize("batch", [3, 6])
+def test_the_plan_is_the_check_before_the_run(batch, gpus, checkpointing):
     """Both ask ``memory.training_peak``: term by term the same for the same models and settings."""
     teacher, student = tiny("M-M*-M-", heads=16), tiny("M-*-")
-    made = DistillPlan(student=student, teacher=teacher, tokens=10**6, length=64, micro_batch=3)
+    made = DistillPlan(
+        student=student, teacher=teacher, tokens=10**6, length=64, micro_batch=3, batch=batch * gpus
+    )
     checked = step_peak(
         HybridLM(student, device="meta"),
-        Training(micro_batch=3, batch=3 * gpus),
+        Training(micro_batch=3, batch=batch * gpus),
         3 * 64,
         gpus,
         teacher,
@@ -83,8 +91,8 @@ def test_replicas_hold_a_whole_model_each():
 
 
 def test_rows_from_one_gpu_on():
-    """On one GPU nothing is gathered: 16 bytes a student's parameter, autocast's copy of it in two
-    more, and the teacher in BF16.
+    """On one GPU nothing is gathered: 16 bytes a student's parameter once the backward pass is
+    through (but for the final norm's gradient), and the teacher in BF16.
     """
     made = plan()
     rows = {row.gpus: row for row in made.rows}
@@ -93,7 +101,7 @@ def test_rows_from_one_gpu_on():
     peak = made.peak(1, True)
     assert peak.total == rows[1].bytes["checkpointing"]
     rest = peak["activations"] + peak["loss"] + peak["held back"]
-    assert peak.total - rest == 18 * student + 2 * teacher
+    assert peak.total - rest == 16 * student + 2 * teacher - 4 * made.student.hidden
     assert rows[2].days == pytest.approx(rows[1].days / 2)
 
 
@@ -115,12 +123,12 @@ def test_command(capsys):
     )
     torch = {name for name in sys.modules if name.startswith("torch")}
     run("distill", "--plan", *options, "--length", 8192, "--json")
-    assert json.loads(capsys.readouterr().out)["least_gpus"]["80 GB"]["checkpointing"] == 24
+    assert json.loads(capsys.readouterr().out)["least_gpus"]["80 GB"]["checkpointing"] == 16
     run("distill", "--plan", *options, "--length", 8192)
     shown = capsys.readouterr().out
-    assert "at least 24 GPUs" in shown
+    assert "at least 16 GPUs" in shown
     assert re.search(r"^ +1 .* GiB", shown, re.MULTILINE)
-    total = sum(plan().peak(24, checkpointing=True).terms.values()) / 2**30
+    total = sum(plan().peak(16, checkpointing=True).terms.values()) / 2**30
     assert re.search(rf"^total +{total:.2f} GiB$", shown, re.MULTILINE)
     run("distill", "--plan", code=2)
     assert "docs/examples" in capsys.readouterr().err

@@ -46,6 +46,7 @@ def _print_plan(line: DistillCommand) -> None:
         tokens=training.tokens,
         length=line.data.length,
         micro_batch=max(1, training.micro_batch),
+        batch=training.batch if training.micro_batch else 0,
         mfu=line.mfu,
         device=line.gpu,
     )

@@ -37,7 +37,8 @@ class PlanRow:
 class DistillPlan:
     """A student and a teacher, ``micro_batch`` blocks of ``length`` tokens a GPU at once, all
     parameters sharded over all GPUs (FSDP2), ``tokens`` in all at ``mfu`` of the peak of the
-    ``device`` named.
+    ``device`` named. Where all GPUs together take fewer blocks at once than a ``batch`` (0: they
+    take one), a step adds up gradients.
     """
 
     student: Architecture
@@ -45,6 +46,7 @@ class DistillPlan:
     tokens: int
     length: int
     micro_batch: int = 1
+    batch: int = 0
     mfu: float = 0.35
     device: str = "h100"
 
@@ -69,6 +71,7 @@ class DistillPlan:
             teacher=self.teacher,
             gpus=gpus,
             checkpointing=checkpointing,
+            accumulates=self.batch > gpus * self.micro_batch,
         )
 
     def least_gpus(self, card: str, checkpointing: bool) -> int | None:
@@ -140,6 +143,7 @@ class DistillPlan:
             "tokens": self.tokens,
             "length": self.length,
             "micro_batch": self.micro_batch,
+            "batch": self.batch,
             "mfu": self.mfu,
             "device": self.device,
             "flops_per_token": self.flops_per_token,

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from minipuzzle.arch import Architecture
 from minipuzzle.kinds import Block
+from minipuzzle.memory.backward import BlockBytes, worst_moment
 from minipuzzle.memory.peak import Peak
 
 # Bytes a parameter. Products are in BF16; what Adam adds up over steps is in FP32.
@@ -40,15 +41,17 @@ def training_peak(
     trained: int | None = None,
     stacks: bool = False,
     averaged: bool = False,
+    accumulates: bool = False,
 ) -> Peak:
-    """Bytes on each of ``gpus`` GPUs that share one student and one teacher, in a step that takes
-    ``tokens`` tokens at once on each.
+    """Bytes on each of ``gpus`` GPUs that share one student and one teacher, at the worst moment of
+    a step that takes ``tokens`` tokens at once on each; what is measured beside it:
+    docs/decisions/memory-of-a-step.md.
 
     ``trained`` None trains the student, whose FP32 masters, gradients and two Adam moments are in
     shards; a number is that of an adapter's parameters, whole on every GPU beside a frozen student
     in BF16; it is on ``stacks`` of matrices too. ``averaged``
     keeps the mean of what is trained besides. With activation ``checkpointing`` each block keeps
-    its input, and one block at a time everything.
+    its input, and one block at a time everything. A step of several micro-batches ``accumulates``.
     """
     shared, updated = (gpus, student.parameters) if trained is None else (1, trained)
     terms = {} if teacher is None else {TEACHER: BF16 * teacher.parameters // gpus}
@@ -56,13 +59,20 @@ def training_peak(
         terms[MASTERS] = MASTER * updated // shared
     else:
         terms |= {FROZEN: BF16 * student.parameters // gpus, ADAPTER: MASTER * updated}
+    blocks = _blocks(student, tokens, gpus, trained is None, checkpointing, stacks)
+    matrix = 0 if trained is not None else GRADIENT * student.vocab_size * student.hidden // gpus
+    worst = worst_moment(
+        blocks, head=matrix, embedding=0 if student.tied_head else matrix, accumulates=accumulates
+    )
+    # The final norm's output in BF16, and its gradient in FP32; its input is the last block's.
+    ends = (BF16 + GRADIENT) * tokens * student.hidden
     return Peak(
         terms={
             **terms,
-            "gradients, FP32": GRADIENT * updated // shared,
+            "gradients, FP32": worst.gradients if trained is None else GRADIENT * updated,
             "Adam moments, FP32": MOMENTS * updated // shared,
-            "compute copies": _copies(student, teacher, gpus, trained),
-            "activations": _activations(student, tokens, checkpointing, stacks),
+            "compute copies": worst.copies + _gathered(student, teacher, gpus, trained),
+            "activations": worst.activations + ends,
             "loss": LOSS_BYTES,
             RESERVE: HELD_BACK,
             **({"average, FP32": MASTER * updated // shared} if averaged else {}),
@@ -80,29 +90,37 @@ def state_bytes(trained: int, *, averaged: bool = False) -> int:
     return (MASTER + MOMENTS + MASTER * averaged) * trained
 
 
-def _copies(
+def _gathered(
     student: Architecture, teacher: Architecture | None, gpus: int, trained: int | None
 ) -> int:
-    """Of weights, in the dtype of products, beside the shards or masters."""
-    if gpus == 1:  # autocast casts each trained weight once a step, and keeps that until its end
-        return BF16 * (student.parameters if trained is None else trained)
+    """Of weights, in the dtype of products, beside the shards or an adapter's masters."""
+    own = 0 if trained is None else BF16 * trained
+    if gpus == 1:
+        return own
     models = [student] if teacher is None else [student, teacher]
     heads = [model.vocab_size * model.hidden for model in models]
     blocks = [max((block.parameters for block in m.blocks), default=0) for m in models]
     # Heads stay gathered for the whole step, and two blocks: the one at work and the next.
     gathered = BF16 * sum(heads) + 2 * BF16 * max(blocks)
     if trained is not None:
-        return gathered + BF16 * trained
+        return gathered + own
     # The largest gradient is whole once in BF16, and once in FP32 to be summed over the GPUs.
     return gathered + (BF16 + GRADIENT) * max(blocks[0], heads[0])
 
 
-def _activations(student: Architecture, tokens: int, checkpointing: bool, stacks: bool) -> int:
-    more = [BF16 * block.adapter_values() * stacks for block in student.blocks]
-    kept = [
-        tokens * (saved_bytes(b) + extra) for b, extra in zip(student.blocks, more, strict=True)
+def _blocks(
+    student: Architecture, tokens: int, gpus: int, whole: bool, checkpointing: bool, stacks: bool
+) -> list[BlockBytes]:
+    """What each block of a student holds in a step that trains the ``whole`` of it, or nothing but
+    an adapter. On one GPU autocast casts each trained weight once.
+    """
+    return [
+        BlockBytes(
+            gradients=GRADIENT * block.parameters // gpus if whole else 0,
+            copies=BF16 * block.parameters if whole and gpus == 1 else 0,
+            kept=tokens * (saved_bytes(block) + BF16 * block.adapter_values() * stacks),
+            given=BF16 * tokens * student.hidden,
+            recomputed=checkpointing,
+        )
+        for block in student.blocks
     ]
-    inputs = BF16 * tokens * student.hidden * len(kept) + max(kept, default=0)
-    # The final norm's output in BF16, and its gradient in FP32; its input is the last block's.
-    ends = (BF16 + GRADIENT) * tokens * student.hidden
-    return (inputs if checkpointing else sum(kept)) + ends

@@ -81,6 +81,7 @@ def step_peak(
         checkpointing=checkpointing,
         trained=trained if adapted else None,
         averaged=settings.average > 0,
+        accumulates=0 < settings.micro_batch < settings.batch // ranks,
         stacks=any(cast(ResidualBlock, block).stacks_adapted for block in model.blocks),
     )
 

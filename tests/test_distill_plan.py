@@ -76,7 +76,7 @@ def test_the_plan_is_the_check_before_the_run(batch, gpus, checkpointing):
         3 * 64,
         gpus,
         teacher,
-        checkpointing=checkpointing,
+        recomputed=student.kinds if checkpointing else (),
     )
     planned = made.peak(gpus, checkpointing)
     assert planned.terms == checked.terms
@@ -86,8 +86,8 @@ def test_the_plan_is_the_check_before_the_run(batch, gpus, checkpointing):
 def test_replicas_hold_a_whole_model_each():
     student = tiny("M-*-")
     model = HybridLM(student, device="meta")
-    halves = step_peak(model, Training(replicas=2), 64, 4, checkpointing=False)
-    assert halves == step_peak(model, Training(), 64, 2, checkpointing=False)
+    halves = step_peak(model, Training(replicas=2), 64, 4, recomputed=())
+    assert halves == step_peak(model, Training(), 64, 2, recomputed=())
 
 
 def test_rows_from_one_gpu_on():

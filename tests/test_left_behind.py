@@ -50,7 +50,7 @@ def state(model):
         wanted,
         model._dropped,
         model._hidden_mask,
-        model.activation_checkpointing,
+        model.recomputed,
         model.fp8_layers[:],
     )
 

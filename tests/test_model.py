@@ -160,12 +160,26 @@ def test_activation_checkpointing_changes_nothing():
     model = shaken(tiny(vocab=61)).train()
     tokens = torch.randint(0, 61, (2, 30))
     gradients = []
-    for again in (False, True):
-        model.activation_checkpointing = again
+    for again in ((), ("mamba",), model.architecture.kinds):
+        model.recomputed = frozenset(again)
         model.zero_grad()
         model(tokens).logsumexp(-1).sum().backward()
         gradients.append([p.grad.clone() for p in model.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    for found in gradients[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(gradients[0], found, strict=True))
+
+
+def test_only_blocks_of_the_chosen_kinds_are_computed_again():
+    model, ran = shaken(tiny(vocab=61)).train(), []
+    for i, block in enumerate(model.blocks):
+        block.register_forward_pre_hook(lambda m, inputs, i=i: ran.append(i))
+    blocks = range(len(model.blocks))
+    for kinds in ((), ("mlp",), ("mamba", "attention"), model.architecture.kinds):
+        ran.clear()
+        model.recomputed = frozenset(kinds)
+        model(torch.randint(0, 61, (2, 30))).sum().backward()
+        again = [i for i in reversed(blocks) if model.architecture.blocks[i].kind in kinds]
+        assert ran == [*blocks, *again]
 
 
 def test_any_width_per_block():

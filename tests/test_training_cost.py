@@ -13,12 +13,15 @@ from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint.config import read_config
 from minipuzzle.cost.flops import flops_per_token
 from minipuzzle.cost.training import peak_flops, training_flops
+from minipuzzle.errors import UserError
 from minipuzzle.kernels import choose
 from minipuzzle.kinds import Attention, Experts, FeedForward, Mamba2
 from minipuzzle.memory.backward import BlockBytes, Moment, worst_moment
 from minipuzzle.memory.training import LOADED, RESERVE, saved_bytes, training_peak
 from minipuzzle.model.base import Context, make_block
 from minipuzzle.model.footprint import _Live
+from minipuzzle.ranks import alone
+from minipuzzle.runs.checks import check_training
 from minipuzzle.runs.meter import Meter
 from minipuzzle.settings import Training
 from minipuzzle.training.prepare import prepare
@@ -104,7 +107,10 @@ def test_checkpointing_and_many_gpus_by_pencil():
     kept = 1000 * 10 * (saved_bytes(ff) + saved_bytes(mamba))
     # 1,000 tokens are many for such blocks: the worst moment is the last block's
     assert beyond(model) == rest + 4 * 80 + 4 * mamba.parameters + 2 * inside + kept
-    less = beyond(model, checkpointing=True)
+    less = beyond(model, recomputed=("mlp", "mamba"))
+    # of one kind: at the loss, autocast's copies of what is recomputed are still there
+    inputs = 1000 * 10 * (16 + saved_bytes(mamba))
+    assert beyond(model, recomputed=("mlp",)) == rest + 4 * 80 + 2 * inside + inputs
     last = 19 * 1000 * 16 + 1000 * saved_bytes(mamba)
     assert less == rest + 4 * 80 + 4 * mamba.parameters + 2 * mamba.parameters + last
     assert beyond(model, accumulates=True) == rest + 4 * (model.parameters - 8) + (
@@ -192,7 +198,7 @@ def test_meter(monkeypatch):
     ]
 
 
-@pytest.mark.parametrize("checkpointing", ["auto", "on", "off"])
+@pytest.mark.parametrize("checkpointing", ["auto", "on", "off", "mlp"])
 def test_prepare_says_what_it_chose(checkpointing):
     model = shaken(tiny("-M-", heads=16, head_dim=4, vocab=61))
     said = prepare(
@@ -200,6 +206,14 @@ def test_prepare_says_what_it_chose(checkpointing):
         Training(activation_checkpointing=checkpointing, precision="fp8-emulated", bf16_ends=1),
         64,
     )
-    assert model.activation_checkpointing == (checkpointing == "on")
-    on = "; activation checkpointing (on)" if checkpointing == "on" else ""
+    assert model.recomputed == {"on": {"mlp", "mamba"}, "mlp": {"mlp"}}.get(checkpointing, set())
+    on = f"; activation checkpointing ({checkpointing})" if model.recomputed else ""
     assert said == "2 linear layers in fp8-emulated" + on
+
+
+def test_kinds_that_a_model_does_not_have_are_refused():
+    cpu = torch.device("cpu")
+    with pytest.raises(UserError, match="does not have") as found:
+        check_training(Training(activation_checkpointing="mlp,ffn"), [tiny()], cpu, alone(cpu))
+    assert "mlp,ffn: ffn" in str(found.value)
+    check_training(Training(activation_checkpointing="mlp,mamba"), [tiny()], cpu, alone(cpu))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from minipuzzle.commands._shared import command, make_job, out, print_json, sizes
 from minipuzzle.errors import UserError
 from minipuzzle.settings.distill import DistillCommand
+from minipuzzle.settings.training import named_kinds
 from minipuzzle.units import sized
 
 
@@ -46,6 +47,7 @@ def _print_plan(line: DistillCommand) -> None:
         tokens=training.tokens,
         length=line.data.length,
         micro_batch=max(1, training.micro_batch),
+        recomputed=named_kinds(training.activation_checkpointing),
         batch=training.batch if training.micro_batch else 0,
         mfu=line.mfu,
         device=line.gpu,

@@ -38,7 +38,8 @@ class DistillPlan:
     """A student and a teacher, ``micro_batch`` blocks of ``length`` tokens a GPU at once, all
     parameters sharded over all GPUs (FSDP2), ``tokens`` in all at ``mfu`` of the peak of the
     ``device`` named. Where all GPUs together take fewer blocks at once than a ``batch`` (0: they
-    take one), a step adds up gradients.
+    take one), a step adds up gradients. Activation checkpointing is of the kinds ``recomputed``
+    (none named: of all).
     """
 
     student: Architecture
@@ -47,6 +48,7 @@ class DistillPlan:
     length: int
     micro_batch: int = 1
     batch: int = 0
+    recomputed: frozenset[str] = frozenset()
     mfu: float = 0.35
     device: str = "h100"
 
@@ -64,13 +66,13 @@ class DistillPlan:
             )
 
     def peak(self, gpus: int, checkpointing: bool) -> Peak:
-        """Bytes on each of ``gpus`` GPUs."""
+        """Bytes on each of ``gpus`` GPUs, with activation ``checkpointing`` or without."""
         return training_peak(
             self.student,
             self.length * self.micro_batch,
             teacher=self.teacher,
             gpus=gpus,
-            checkpointing=checkpointing,
+            recomputed=(self.recomputed or self.student.kinds) if checkpointing else (),
             accumulates=self.batch > gpus * self.micro_batch,
         )
 
@@ -144,6 +146,7 @@ class DistillPlan:
             "length": self.length,
             "micro_batch": self.micro_batch,
             "batch": self.batch,
+            **({"recomputed": sorted(self.recomputed)} if self.recomputed else {}),
             "mfu": self.mfu,
             "device": self.device,
             "flops_per_token": self.flops_per_token,

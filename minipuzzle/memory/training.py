@@ -4,6 +4,8 @@ check before a run.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from minipuzzle.arch import Architecture
 from minipuzzle.kinds import Block
 from minipuzzle.memory.backward import BlockBytes, worst_moment
@@ -37,7 +39,7 @@ def training_peak(
     *,
     teacher: Architecture | None = None,
     gpus: int = 1,
-    checkpointing: bool = False,
+    recomputed: Collection[str] = (),
     trained: int | None = None,
     stacks: bool = False,
     averaged: bool = False,
@@ -50,8 +52,8 @@ def training_peak(
     ``trained`` None trains the student, whose FP32 masters, gradients and two Adam moments are in
     shards; a number is that of an adapter's parameters, whole on every GPU beside a frozen student
     in BF16; it is on ``stacks`` of matrices too. ``averaged``
-    keeps the mean of what is trained besides. With activation ``checkpointing`` each block keeps
-    its input, and one block at a time everything. A step of several micro-batches ``accumulates``.
+    keeps the mean of what is trained besides. Blocks of the kinds ``recomputed`` keep their input,
+    and one of them at a time everything. A step of several micro-batches ``accumulates``.
     """
     shared, updated = (gpus, student.parameters) if trained is None else (1, trained)
     terms = {} if teacher is None else {TEACHER: BF16 * teacher.parameters // gpus}
@@ -59,7 +61,7 @@ def training_peak(
         terms[MASTERS] = MASTER * updated // shared
     else:
         terms |= {FROZEN: BF16 * student.parameters // gpus, ADAPTER: MASTER * updated}
-    blocks = _blocks(student, tokens, gpus, trained is None, checkpointing, stacks)
+    blocks = _blocks(student, tokens, gpus, trained is None, recomputed, stacks)
     matrix = 0 if trained is not None else GRADIENT * student.vocab_size * student.hidden // gpus
     worst = worst_moment(
         blocks, head=matrix, embedding=0 if student.tied_head else matrix, accumulates=accumulates
@@ -109,7 +111,12 @@ def _gathered(
 
 
 def _blocks(
-    student: Architecture, tokens: int, gpus: int, whole: bool, checkpointing: bool, stacks: bool
+    student: Architecture,
+    tokens: int,
+    gpus: int,
+    whole: bool,
+    recomputed: Collection[str],
+    stacks: bool,
 ) -> list[BlockBytes]:
     """What each block of a student holds in a step that trains the ``whole`` of it, or nothing but
     an adapter. On one GPU autocast casts each trained weight once.
@@ -120,7 +127,7 @@ def _blocks(
             copies=BF16 * block.parameters if whole and gpus == 1 else 0,
             kept=tokens * (saved_bytes(block) + BF16 * block.adapter_values() * stacks),
             given=BF16 * tokens * student.hidden,
-            recomputed=checkpointing,
+            recomputed=block.kind in recomputed,
         )
         for block in student.blocks
     ]

@@ -26,8 +26,8 @@ class HybridLM(nn.Module):
     ``Architecture.tensors()``.
 
     Tokens are [b, s] int64; ``documents`` [b, s], ascending along s, keeps attention and state from
-    crossing from one packed document into the next. Set ``activation_checkpointing`` to recompute
-    blocks in the backward pass.
+    crossing from one packed document into the next. Blocks of the kinds in ``recomputed`` keep only
+    their input, and are computed again in the backward pass (activation checkpointing).
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class HybridLM(nn.Module):
         super().__init__()
         self.architecture = architecture
         self.kernels = kernels or choose(torch.device(device))
-        self.activation_checkpointing = False
+        self.recomputed: frozenset[str] = frozenset()
         self.fp8_layers: list[str] = []  # set by model.precision
         self._dropped: frozenset[int] = frozenset()
         self._hidden_mask: Tensor | None = None
@@ -88,8 +88,9 @@ class HybridLM(nn.Module):
             if i in self._dropped:
                 continue
             block, context = self.blocks[i], self._context(i, documents, cache)
-            if self.activation_checkpointing and torch.is_grad_enabled():
-                h = checkpoint(block, h, context, use_reentrant=False)
+            if self.architecture.blocks[i].kind in self.recomputed and torch.is_grad_enabled():
+                # no block draws random numbers, and a state of a generator cannot be captured
+                h = checkpoint(block, h, context, use_reentrant=False, preserve_rng_state=False)
             else:
                 h = block(h, context)
         return h

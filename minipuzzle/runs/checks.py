@@ -20,6 +20,7 @@ from minipuzzle.runs.adapters import plan_for
 from minipuzzle.runs.job import Job, open_checkpoint
 from minipuzzle.runs.prompts import Prompts, load_prompts
 from minipuzzle.settings import AdapterSettings, DistillSettings, Training
+from minipuzzle.settings.training import ALL_OR_NONE, named_kinds
 from minipuzzle.training import check_vocabularies
 from minipuzzle.training.board import require_board
 from minipuzzle.training.keep import Keep
@@ -132,7 +133,20 @@ def check_training(
     check_replicas(group, training.replicas)
     if training.tensorboard:
         require_board()
+    _check_kinds(training.activation_checkpointing, models)
     _check_precision(training.precision, training.bf16_ends, models, device)
+
+
+def _check_kinds(checkpointing: str, models: Sequence[Architecture]) -> None:
+    """Raises: UserError where activation checkpointing names a kind that no model has."""
+    there = sorted({kind for model in models for kind in model.kinds})
+    if wrong := sorted(named_kinds(checkpointing) - {*there}):
+        raise UserError(
+            "Activation checkpointing names blocks that this model does not have.",
+            got=f"training.activation_checkpointing {checkpointing}: {', '.join(wrong)}",
+            allowed=f"{', '.join(ALL_OR_NONE)}, or of {', '.join(there)}, with commas between",
+            next="Change training.activation_checkpointing.",
+        )
 
 
 def check_adapter(

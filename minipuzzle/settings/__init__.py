@@ -16,7 +16,7 @@ from minipuzzle.settings.losses import DEFAULT_LOSS, loss_terms
 from minipuzzle.settings.recipe import PretrainRecipe, Recipe
 from minipuzzle.settings.score import ScoreSettings
 from minipuzzle.settings.search import Domains, Method, Ranking, SearchSettings
-from minipuzzle.settings.training import ADAPT_RATE, RATE, Checkpointing, Precision, Training
+from minipuzzle.settings.training import ADAPT_RATE, RATE, Precision, Training
 from minipuzzle.settings.workload import Generation, Phase, check_tokens, parse_work
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "AdaptSettings",
     "AdapterSettings",
     "Budget",
-    "Checkpointing",
     "Data",
     "DistillSettings",
     "Domains",

@@ -12,9 +12,9 @@ from minipuzzle.settings.counts import share, token_count
 from minipuzzle.settings.declare import setting
 
 Precision = Literal["bf16", "fp8", "fp8-emulated"]
-Checkpointing = Literal["auto", "on", "off"]
 Trained = Literal["auto", "all", "all-but-routers", "norms", "routers"]
 
+ALL_OR_NONE = ("auto", "on", "off")
 RATE, ADAPT_RATE = 5e-4, 4e-3
 """Of a training and of an adapter's where no learning rate is named and none is tried."""
 SCHEDULE, MEMORY, SAVES = (
@@ -40,8 +40,9 @@ class Training:
     at either end. The state is saved ``save_every`` seconds after the last save was on disk, or
     later where saves would take more than a tenth of the time (``training.pace``), and at the end.
     ``activation_checkpointing`` "auto" recomputes blocks in the backward pass where a GPU's memory
-    would not hold them. ``train`` names the weights (``training.trained``): routers are the
-    matrices that choose experts; what corrects the choice is no parameter and stays in any case.
+    would not hold them, "mlp,mamba" those of these kinds in any case (``named_kinds``). ``train``
+    names the weights (``training.trained``): routers are the matrices that choose experts; what
+    corrects the choice is no parameter and stays in any case.
     With ``average`` the result is the mean of the weights after each step of the last share of the
     tokens (``training.average``).
     """
@@ -127,9 +128,10 @@ class Training:
         within=(0, 10_000),
         panel=MEMORY,
     )
-    activation_checkpointing: Checkpointing = setting(
+    activation_checkpointing: str = setting(
         "auto",
-        "Keep only the input of each block, and recompute the rest in the backward pass.",
+        "Keep only the input of each block, and recompute the rest in the backward pass: auto, on,"
+        " off, or only of blocks of some kinds: mlp,mamba.",
         panel=MEMORY,
     )
 
@@ -159,6 +161,11 @@ class Training:
     def at(self, rate: float) -> Training:
         """The same with this learning rate where none is named."""
         return self if self.learning_rate else replace(self, learning_rate=rate)
+
+
+def named_kinds(checkpointing: str) -> frozenset[str]:
+    """The kinds of blocks that ``activation_checkpointing`` names: none of "auto", "on", "off"."""
+    return frozenset() if checkpointing in ALL_OR_NONE else frozenset(checkpointing.split(","))
 
 
 CHANGEABLE = (

@@ -25,18 +25,23 @@ EAGER = 3
 class Backward:
     """Gives the model's parameters the gradients of a batch's summed loss.
 
-    With ``captures`` batches after the first EAGER of a shape replay a graph; it sets gradients
-    instead of adding to them, so a step must be one batch. What is then returned is overwritten by
-    the next call.
+    With ``captures`` batches after the first EAGER of a shape replay a graph. It sets gradients, so
+    that a step must be one batch; where a step ``adds`` those of several, it adds to buffers that
+    are set to 0 by the first one, before which no parameter has a gradient. What is then returned
+    is overwritten by the next call.
     """
 
-    def __init__(self, model: HybridLM, objective: Objective, *, captures: bool) -> None:
-        self.model, self.objective, self.captures = model, objective, captures
+    def __init__(
+        self, model: HybridLM, objective: Objective, *, captures: bool, adds: bool = False
+    ) -> None:
+        self.model, self.objective = model, objective
+        self.captures, self.adds = captures, adds
         self.tokens = torch.empty(0, dtype=torch.int64)
         self.seen = 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.loss: BatchLoss
         self.gradients: list[tuple[torch.nn.Parameter, Tensor]] = []
+        self.given: list[torch.nn.Parameter] = []
 
     def __call__(self, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
         """Raises: UserError where the loss depends on no trained parameter."""
@@ -45,11 +50,14 @@ class Backward:
         if tokens.shape != self.tokens.shape:
             self.tokens, self.seen, self.graph, self.gradients = tokens.clone(), 0, None, []
         self.seen += 1
+        first = all(p.grad is None for p in self.model.parameters())
         if self.seen > EAGER and self.graph is None:
             self._capture()
         if self.graph is None:
             return self._run(tokens, None)
         self.tokens.copy_(tokens)
+        if self.adds and first:
+            torch._foreach_zero_([gradient for _, gradient in self.gradients])
         self.graph.replay()
         for parameter, gradient in self.gradients:
             parameter.grad = gradient
@@ -61,9 +69,14 @@ class Backward:
         if not batch.total.requires_grad:
             raise no_gradient("a loss that depends on no trained parameter")
         batch.total.backward()
+        self.given = [p for p in self.model.parameters() if p.grad is not None]
         return replace(batch, total=batch.total.detach())
 
     def _capture(self) -> None:
+        before = [(p, p.grad) for p in self.model.parameters()]
+        for parameter in self.given if self.adds else ():  # added to, not made by the graph
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
         try:
             graph = torch.cuda.CUDAGraph()
             with _capturing(graph):
@@ -74,7 +87,8 @@ class Backward:
                 "training steps are launched kernel by kernel, not as a CUDA graph:"
                 f" {str(error).splitlines()[0]}"
             )
-            self.model.zero_grad(set_to_none=True)
+            for parameter, gradient in before:
+                parameter.grad = gradient
             return
         self.graph = graph
         self.gradients = [(p, p.grad) for p in self.model.parameters() if p.grad is not None]

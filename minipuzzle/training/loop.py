@@ -139,14 +139,11 @@ class _Run:
         self.on_policy, self.curve = on_policy, curve
         self.device, self.ahead = next(model.parameters()).device, Ahead(blocks)
         self.optimizer = make_optimizer(model, settings)
-        whole = (
-            settings.micro_batch in (0, settings.batch)
-            and ranks.world == 1
-            and not model.activation_checkpointing
-        )
-        whole = whole and self.device.type == "cuda"
-        captures = whole and objective.capturable and model.capturable
-        self.backward = Backward(model, objective, captures=captures)
+        size = min(settings.micro_batch or settings.batch, settings.batch)
+        alike = settings.batch % size == 0  # a graph is of one shape
+        captures = alike and ranks.world == 1 and self.device.type == "cuda"
+        captures = captures and objective.capturable and model.capturable
+        self.backward = Backward(model, objective, captures=captures, adds=size < settings.batch)
         if on_policy is not None:
             self.on_completions = Backward(model, on_policy.objective, captures=False)
         self.average = Average(model, settings.average, settings.tokens)

@@ -4,6 +4,7 @@ keep for backward.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import cast
 
 from minipuzzle.arch import Architecture
@@ -13,8 +14,10 @@ from minipuzzle.memory.training import LOADED, RESERVE, training_peak
 from minipuzzle.model import HybridLM, set_precision
 from minipuzzle.model.base import ResidualBlock
 from minipuzzle.settings import Training
+from minipuzzle.settings.training import named_kinds
 from minipuzzle.units import bytes_
 
+NONE = frozenset[str]()
 SAFE = 0.9
 """Of the memory that is free: fragmentation and what the estimate does not see take the rest."""
 
@@ -33,19 +36,17 @@ def prepare(
     """
     layers = set_precision(model, settings.precision, settings.bf16_ends)
     wanted, device = settings.activation_checkpointing, next(model.parameters()).device
-    model.activation_checkpointing = wanted == "on"
+    every = frozenset(model.architecture.kinds)
+    model.recomputed = every if wanted == "on" else every & named_kinds(wanted)
     parts = [f"{len(layers)} linear layers in {settings.precision}"] if layers else []
     if device.type == "cuda":
         # What is loaded is no longer free, and neither is CUDA's context.
-        kept, recomputed = (
-            step_peak(model, settings, tokens, ranks, teacher, checkpointing=c)
-            for c in (False, True)
-        )
         there = (*LOADED, RESERVE)
         free = free_gpu_bytes(device)
-        if wanted == "auto":
-            model.activation_checkpointing = kept.without(there).total > SAFE * free
-        chosen = recomputed if model.activation_checkpointing else kept
+        chosen = step_peak(model, settings, tokens, ranks, teacher, recomputed=model.recomputed)
+        if wanted == "auto" and chosen.without(there).total > SAFE * free:
+            model.recomputed = every
+            chosen = step_peak(model, settings, tokens, ranks, teacher, recomputed=every)
         missing = chosen.without(there).total
         parts.append(
             f"{bytes_(chosen.total)} on each GPU (estimate), {bytes_(missing)} of them beside what"
@@ -56,7 +57,7 @@ def prepare(
                 "it may run out: lower training.micro_batch, training.batch or data.length, or use"
                 " more GPUs with torchrun"
             )
-    if model.activation_checkpointing:
+    if model.recomputed:
         parts.append(f"activation checkpointing ({wanted})")
     return "; ".join(parts)
 
@@ -68,7 +69,7 @@ def step_peak(
     ranks: int = 1,
     teacher: Architecture | None = None,
     *,
-    checkpointing: bool,
+    recomputed: Collection[str],
 ) -> Peak:
     """What a step holds on each device: ``memory.training_peak`` of this model."""
     adapted = hasattr(model, "adapters")
@@ -78,7 +79,7 @@ def step_peak(
         tokens,
         teacher=teacher,
         gpus=ranks // settings.replicas,
-        checkpointing=checkpointing,
+        recomputed=recomputed,
         trained=trained if adapted else None,
         averaged=settings.average > 0,
         accumulates=0 < settings.micro_batch < settings.batch // ranks,
@@ -91,4 +92,4 @@ def unprepare(model: HybridLM) -> None:
     twice.
     """
     set_precision(model.eval(), "bf16", 0)
-    model.activation_checkpointing = False
+    model.recomputed = NONE

@@ -36,7 +36,9 @@ def with_experts():
     )
 
 
-def trained(folder, precision, objective, eager, monkeypatch, adapter=None, model=architecture):
+def trained(
+    folder, precision, objective, eager, monkeypatch, adapter=None, model=architecture, **more
+):
     """(losses, said, ms a step of the second ten)."""
     monkeypatch.setattr(captured, "EAGER", eager)
     rows = np.random.default_rng(0).integers(0, 8192, (STEPS * BATCH, LENGTH), dtype=np.uint32)
@@ -50,6 +52,7 @@ def trained(folder, precision, objective, eager, monkeypatch, adapter=None, mode
         precision=precision,
         bf16_ends=1,
         save_every=1e9,
+        **more,
     )
     model = init_model(model(), 0, device="cuda")
     if adapter:
@@ -84,6 +87,25 @@ def test_a_replayed_step_is_the_step(precision, kind, tmp_path, monkeypatch):
         f"\n{kind}, {precision}: {slow:.1f} ms a step, as a graph {fast:.1f}; losses {eager}"
         f" {replayed}"
     )
+    assert replayed == pytest.approx(eager, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"micro_batch": 1},
+        {"activation_checkpointing": "mlp"},
+        {"activation_checkpointing": "on", "micro_batch": 2},
+    ],
+    ids=str,
+)
+def test_a_replayed_step_of_micro_batches_and_of_recomputed_blocks(more, tmp_path, monkeypatch):
+    """Gradients added up by replays, and blocks computed again inside the graph."""
+    objective = distillation(frozen(init_model(architecture(8), 1, device="cuda")))
+    eager, _, slow = trained(tmp_path / "eager", "bf16", objective, 1 << 30, monkeypatch, **more)
+    replayed, said, fast = trained(tmp_path / "graph", "bf16", objective, 3, monkeypatch, **more)
+    assert not [line for line in said if "CUDA graph" in line], said
+    print(f"\n{more}: {slow:.1f} ms a step, as a graph {fast:.1f}")
     assert replayed == pytest.approx(eager, rel=2e-3)
 
 

@@ -236,12 +236,12 @@ def test_fused_mixer_equals_the_operations_one_by_one(packed):
     assert error(ends[0][1][worst], ends[1][1][worst]) < 6e-2
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_memory_estimate(checkpointing):
+@pytest.mark.parametrize("recomputed", [(), ("mlp",), ("mamba", "mlp", "attention")], ids=str)
+def test_memory_estimate(recomputed):
     """The estimate before a run against what a step takes, both beyond the weights."""
     architecture = hybrid(vocab=32768)
     model = init_model(architecture, 0, device="cuda")
-    model.activation_checkpointing = checkpointing
+    model.recomputed = frozenset(recomputed)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     teacher, tokens = (
         frozen(init_model(architecture, 1, device="cuda")),
@@ -256,10 +256,10 @@ def test_memory_estimate(checkpointing):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     took = torch.cuda.max_memory_allocated() - before
-    peak = training_peak(architecture, tokens.numel(), checkpointing=checkpointing)
+    peak = training_peak(architecture, tokens.numel(), recomputed=recomputed)
     told = peak.without((*LOADED, RESERVE)).total
     print(
-        f"a step takes {took / 2**30:.2f} GiB, {told / 2**30:.2f} estimated, checkpointing"
-        f" {checkpointing}"
+        f"a step takes {took / 2**30:.2f} GiB, {told / 2**30:.2f} estimated, recomputed"
+        f" {recomputed}"
     )
     assert 0.6 < told / took < 1.7

@@ -159,11 +159,7 @@ def _watched(model: HybridLM, gates: _Gates) -> Iterator[None]:
     """Hooks on every gate; weights without gradients, no activation checkpointing (hooks would fire
     twice), eval mode.
     """
-    before = (
-        model.training,
-        model.activation_checkpointing,
-        [p.requires_grad for p in model.parameters()],
-    )
+    before = (model.training, model.recomputed, [p.requires_grad for p in model.parameters()])
     handles: list[RemovableHandle] = []
     try:
         # The embedding's output is where the graph begins.
@@ -180,13 +176,13 @@ def _watched(model: HybridLM, gates: _Gates) -> Iterator[None]:
                 handles.append(module.watch(module.block.reads[name].point, read))
         handles.append(_on_input(model.final_norm, gates.read_stream))
         model.eval().requires_grad_(False)
-        model.activation_checkpointing = False
+        model.recomputed = frozenset()
         yield
     finally:
         for handle in handles:
             handle.remove()
         model.train(before[0])
-        model.activation_checkpointing = before[1]
+        model.recomputed = before[1]
         for parameter, needed in zip(model.parameters(), before[2], strict=True):
             parameter.requires_grad_(needed)
 

@@ -126,20 +126,21 @@ def measured(
 def memory(peak: ScoringPeak, device: torch.device) -> dict[str, Any]:
     """GiB printed and measured, on the CPU and on the GPU."""
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    host = (peak.host or peak.device).total
+    computing, cpu = peak.needs[0].peak, peak.needs[-1].peak
+    host = cpu.total
     result = {
         "host_printed_gib": host / GIB,
         "host_measured_gib": resident / GIB,
         "host_ratio": resident / host,
-        "terms": peak.device.terms,
-        "host_terms": {} if peak.host is None else peak.host.terms,
+        "terms": computing.terms,
+        "host_terms": cpu.terms if len(peak.needs) > 1 else {},
     }
     if device.type == "cuda":
         used = torch.cuda.max_memory_allocated(device)
         result |= {
-            "gpu_printed_gib": peak.device.total / GIB,
+            "gpu_printed_gib": computing.total / GIB,
             "gpu_measured_gib": used / GIB,
-            "gpu_ratio": used / peak.device.total,
+            "gpu_ratio": used / computing.total,
         }
     return result
 

@@ -21,6 +21,12 @@ def free_gpu_bytes(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] + unused
 
 
+def free_bytes(device: torch.device) -> int:
+    """What this process may hold on the device: on a CPU with what it holds already."""
+    on_cpu = device.type == "cpu"
+    return available_bytes() + resident_bytes() if on_cpu else free_gpu_bytes(device)
+
+
 def available_bytes() -> int:
     """CPU memory that this process may still take: what the machine has, or its control group where
     that allows less.

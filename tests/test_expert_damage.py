@@ -68,7 +68,9 @@ def test_what_it_takes_is_counted_first(parent):
     assert f"one by one: {times:.1f} times the" in one_by_one_sentence(damage, arch, 10**6)
     assert one_by_one_sentence(plain, arch, 10**6) == ""
     need = {"samples": 4, "shared": 2, "length": 32, "device": CPU, "fast": False}
-    peaks = [plan_peak(parent, s, **need).device.terms["activations"] for s in (plain, damage)]
+    peaks = [
+        plan_peak(parent, s, **need).needs[0].peak.terms["activations"] for s in (plain, damage)
+    ]
     row = 32 * arch.hidden * 4
     assert peaks[1] - peaks[0] == sum(experts) * 2 * row
 

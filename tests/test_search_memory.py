@@ -7,11 +7,11 @@ import torch
 from conftest import VOCAB
 from helpers import TEXT
 
+from minipuzzle import machine
 from minipuzzle.errors import UserError
 from minipuzzle.memory.searching import SearchLoad, search_peak
 from minipuzzle.model import load_frozen
 from minipuzzle.rundir import RunDir
-from minipuzzle.runs import search_memory
 from minipuzzle.runs.job import Job
 from minipuzzle.runs.parent import BATCH
 from minipuzzle.runs.search_memory import check_memory, load_of
@@ -44,7 +44,7 @@ def test_weights_and_answers_are_what_is_loaded(checkpoint, tmp_path, monkeypatc
     assert load.rows == states.nbytes * len(blocks) // BATCH
     assert load.chunk == 1024 * VOCAB * 4
     assert check_memory(job, blocks)["the parent"] == load.weights
-    monkeypatch.setattr(search_memory, "available_bytes", lambda: -(1 << 40))
+    monkeypatch.setattr(machine, "available_bytes", lambda: -(1 << 40))
     with pytest.raises(UserError, match="does not fit") as error:
         check_memory(job, blocks)
     assert "search.validation_blocks" in error.value.next

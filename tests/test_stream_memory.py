@@ -7,11 +7,11 @@ import torch
 from conftest import save, shaken, tiny
 from streamed_scores import CPU, LENGTH, VOCAB, run, saved_parent
 
+from minipuzzle import machine
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
-from minipuzzle.importance import peak as peak_module
 from minipuzzle.importance.curves import narrowings
-from minipuzzle.importance.peak import block_bytes, check_peak, plan_peak
+from minipuzzle.importance.peak import block_bytes, plan_peak
 from minipuzzle.model.footprint import forward_bytes
 from minipuzzle.model.prefetch import BlockReader
 from minipuzzle.settings import ScoreSettings
@@ -28,8 +28,8 @@ def test_peak_has_the_terms_a_pencil_gives(parent):
     blocks = parent.architecture.blocks
     count = sum(1 + len(narrowings(b)) for b in blocks)
     row = LENGTH * 32 * 4
-    assert peak.device["activations"] <= (6 + 3 * count) * row
-    assert peak.device.terms.get("two blocks", 0) <= max(
+    assert peak.needs[0].peak["activations"] <= (6 + 3 * count) * row
+    assert peak.needs[0].peak.terms.get("two blocks", 0) <= max(
         block_bytes(a, torch.float32) + block_bytes(b, torch.float32) for a, b in pairwise(blocks)
     )
     assert block_bytes(blocks[1], torch.float32) == 4 * (32 + 2 * 32 * 64)
@@ -53,18 +53,18 @@ def test_working_set_is_what_the_forward_allocates():
 
 
 def test_what_does_not_fit_is_refused_before_it_is_read(parent, tmp_path, monkeypatch):
-    monkeypatch.setattr(peak_module, "available_bytes", lambda: 0)
+    monkeypatch.setattr(machine, "available_bytes", lambda: -(1 << 40))
     monkeypatch.setattr(BlockReader, "blocks", lambda *a: pytest.fail("read"))
     with pytest.raises(UserError, match="does not fit") as error:
         run(parent, tmp_path)
     assert "score.block_samples" in error.value.next
     assert "activations" in error.value.got
     monkeypatch.undo()
-    assert peak_module.available_bytes() > 1 << 20
+    assert machine.available_bytes() > 1 << 20
     peak = plan_peak(
         parent, ScoreSettings(), samples=6, shared=3, length=LENGTH, device=CPU, fast=False
     )
-    check_peak(peak, CPU)
+    peak.check()
 
 
 def test_nan_weights_are_refused(tmp_path):

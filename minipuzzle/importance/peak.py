@@ -14,21 +14,20 @@ import torch
 
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.checkpoint.reader import PIECE_BYTES
-from minipuzzle.errors import UserError
 from minipuzzle.importance.collect import footprint_hooks
 from minipuzzle.importance.curves import narrowings, variants
 from minipuzzle.importance.ends import CHUNK_VALUES
 from minipuzzle.importance.metrics import find
 from minipuzzle.importance.state import PIECE_ROWS_BYTES
 from minipuzzle.kinds import Block, Width
-from minipuzzle.machine import available_bytes, free_gpu_bytes, resident_bytes
-from minipuzzle.memory import Peak
+from minipuzzle.machine import free_bytes, free_gpu_bytes, resident_bytes
+from minipuzzle.memory import Need, check_fit, takes
 from minipuzzle.memory.scoring import ScoringLoad, on_cpu, on_gpu
 from minipuzzle.model.base import ResidualBlock
 from minipuzzle.model.footprint import forward_bytes
 from minipuzzle.model.prefetch import held_dtype
 from minipuzzle.settings import ScoreSettings
-from minipuzzle.units import GIB, bytes_
+from minipuzzle.units import GIB
 
 LARGE_BLOCK = GIB
 FP32_BYTES = 4
@@ -36,22 +35,29 @@ FP32_BYTES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringPeak:
-    """The peaks on the computing ``device``, and in CPU memory (``host``) where that is another;
-    where the activations lie (``home``), and the ``dtype`` of computing with its reason.
+    """The ``needs`` on the computing device, and in CPU memory where that is another; where the
+    activations lie (``home``), and the ``dtype`` of computing with its reason.
     """
 
-    device: Peak
-    host: Peak | None
+    needs: tuple[Need, ...]
     home: torch.device
     dtype: torch.dtype
     reason: str
 
     def __str__(self) -> str:
-        where = "CPU" if self.host is None else "GPU"
-        text = f"score takes at most, of {where} memory, {self.device}"
-        if self.host is not None:
-            text += f"; of CPU memory, {self.host}"
-        return f"{text} (computes in {str(self.dtype).removeprefix('torch.')}: {self.reason})"
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{takes('score', self.needs)} (computes in {dtype}: {self.reason})"
+
+    def check(self) -> None:
+        """Raises: UserError where the device's or the CPU's memory is too small."""
+        check_fit(
+            "Scoring",
+            self.needs,
+            next=(
+                "Lower score.block_samples, score.samples, score.batch or data.length, turn the"
+                " damage curves off (score.curves), or score experts otherwise (score.experts)."
+            ),
+        )
 
 
 def compute_dtype(checkpoint: Checkpoint, device: torch.device) -> tuple[torch.dtype, str]:
@@ -116,31 +122,18 @@ def plan_peak(
         chunk=FP32_BYTES * CHUNK_VALUES,
         saved=PIECE_ROWS_BYTES,
     )
+    cpu = torch.device("cpu")
     if device.type == "cpu":
-        peak = on_cpu(load, resident_bytes())
-        return ScoringPeak(device=peak, host=None, home=device, dtype=dtype, reason=reason)
-    peak, host, fits = on_gpu(load, resident_bytes(), free_gpu_bytes(device))
-    home = device if fits else torch.device("cpu")
-    return ScoringPeak(device=peak, host=host, home=home, dtype=dtype, reason=reason)
-
-
-def check_peak(peak: ScoringPeak, device: torch.device) -> None:
-    """Raises: UserError where the device or the CPU's memory is too small for the peak."""
-    cpu = available_bytes() + resident_bytes()
-    needs = [("CPU", peak.device, cpu)]
-    if peak.host is not None:
-        needs = [("GPU", peak.device, free_gpu_bytes(device)), ("CPU", peak.host, cpu)]
-    for where, need, free in needs:
-        if need.total > free:
-            raise UserError(
-                f"Scoring does not fit into the {where}'s memory.",
-                got=str(need),
-                allowed=bytes_(free),
-                next=(
-                    "Lower score.block_samples, score.samples, score.batch or data.length, turn the"
-                    " damage curves off (score.curves), or score experts otherwise (score.experts)."
-                ),
-            )
+        whole = Need(where="CPU", peak=on_cpu(load, resident_bytes()), free=free_bytes(cpu))
+        return ScoringPeak(needs=(whole,), home=device, dtype=dtype, reason=reason)
+    free = free_gpu_bytes(device)
+    peak, host, fits = on_gpu(load, resident_bytes(), free)
+    needs = (
+        Need(where="GPU", peak=peak, free=free),
+        Need(where="CPU", peak=host, free=free_bytes(cpu)),
+    )
+    home = device if fits else cpu
+    return ScoringPeak(needs=needs, home=home, dtype=dtype, reason=reason)
 
 
 def _working(

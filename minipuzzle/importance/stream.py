@@ -32,7 +32,7 @@ from minipuzzle.importance.curves import Variant, kept, variants
 from minipuzzle.importance.ends import variant_errors
 from minipuzzle.importance.found import Found
 from minipuzzle.importance.metrics import find
-from minipuzzle.importance.peak import ScoringPeak, check_peak, compute_dtype, plan_peak
+from minipuzzle.importance.peak import ScoringPeak, compute_dtype, plan_peak
 from minipuzzle.importance.state import SavedTensors, State
 from minipuzzle.importance.streams import Streams
 from minipuzzle.interrupt import Interrupt, interrupt
@@ -68,8 +68,8 @@ def score(
     check_settings(settings, checkpoint.architecture)
     with ranks(device) as group, interrupt(group) as stop, torch.no_grad():
         run = _Run(checkpoint, blocks, settings, group, partial, stop, progress)
-        check_peak(run.peak, device)
         log.info(str(run.peak))
+        run.peak.check()
         return run.scores()
 
 

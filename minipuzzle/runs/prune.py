@@ -11,12 +11,14 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.identity import fingerprint
 from minipuzzle.records import PartialPrune, Pruned, SearchResult
 from minipuzzle.runs.job import Job
+from minipuzzle.runs.prune_memory import check_prune_memory
 from minipuzzle.surgery import cut, verify_logits
 from minipuzzle.units import sized
 
 log = logging.getLogger(__name__)
 
-PROBE_TOKENS = 64
+PROBE = (2, 64)
+"""Rows and tokens of random text that parent and file are compared on."""
 PARTIAL = "prune.partial.json"
 
 
@@ -42,9 +44,13 @@ def run_prune(job: Job) -> dict[str, Checkpoint]:
         stored = PartialPrune.load(partial) if partial.exists() else None
         errors = dict(stored.errors) if stored is not None and stored.key == key else {}
         cuts = {}
+        left = [name for name in paths if not _is_cut(errors, name, paths[name])]
+        if left:
+            chosen = [search.selections[name] for name in left]
+            check_prune_memory(job.parent, chosen, PROBE, job.device)
         job.run.unmark("prune")
         for name, path in paths.items():
-            if name in errors and (path / "config.json").exists():
+            if name not in left:
                 log.info(f"prune: kept {path}")
                 cuts[name] = Checkpoint.open(path)
                 continue
@@ -56,12 +62,15 @@ def run_prune(job: Job) -> dict[str, Checkpoint]:
     return cuts
 
 
+def _is_cut(errors: dict[str, float], name: str, path: Path) -> bool:
+    """Whether a killed command has cut and checked it."""
+    return name in errors and (path / "config.json").exists()
+
+
 def _cut(job: Job, search: SearchResult, name: str, path: Path) -> tuple[Checkpoint, float]:
     selection = search.selections[name]
     made = cut(job.parent, selection, path)
-    tokens = np.random.default_rng(0).integers(
-        0, job.parent.architecture.vocab_size, (2, PROBE_TOKENS)
-    )
+    tokens = np.random.default_rng(0).integers(0, job.parent.architecture.vocab_size, PROBE)
     error = verify_logits(job.parent, made, selection, tokens, job.device)
     size = sized(made.parameters, made.architecture.active_if_fewer)
     log.info(

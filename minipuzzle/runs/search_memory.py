@@ -12,15 +12,13 @@ import torch
 
 from minipuzzle.checkpoint.reader import PIECE_BYTES
 from minipuzzle.data import TokenBlocks
-from minipuzzle.errors import UserError
-from minipuzzle.machine import available_bytes, free_gpu_bytes, resident_bytes
-from minipuzzle.memory import Peak
+from minipuzzle.machine import free_bytes, resident_bytes
+from minipuzzle.memory import Need, Peak, check_fit, takes
 from minipuzzle.memory.searching import SearchLoad, search_peak
 from minipuzzle.metrics import CHUNK_TOKENS
 from minipuzzle.model.footprint import forward_bytes
 from minipuzzle.runs.job import Job
 from minipuzzle.runs.parent import BATCH
-from minipuzzle.units import bytes_
 
 log = logging.getLogger(__name__)
 FP32 = 4
@@ -33,18 +31,16 @@ def check_memory(job: Job, blocks: TokenBlocks) -> Peak:
     on_cpu = job.device.type == "cpu"
     peak = search_peak(load_of(job, blocks), resident_bytes() if on_cpu else None)
     where = "CPU" if on_cpu else "GPU"
-    log.info(f"search takes at most, of {where} memory, {peak}")
-    free = available_bytes() + resident_bytes() if on_cpu else free_gpu_bytes(job.device)
-    if peak.total > free:
-        raise UserError(
-            f"Searching does not fit into the {where}'s memory.",
-            got=str(peak),
-            allowed=bytes_(free),
-            next=(
-                "Lower search.validation_blocks or data.length, or search in several processes"
-                " (torchrun)."
-            ),
-        )
+    needs = [Need(where=where, peak=peak, free=free_bytes(job.device))]
+    log.info(takes("search", needs))
+    check_fit(
+        "Searching",
+        needs,
+        next=(
+            "Lower search.validation_blocks or data.length, or search in several processes"
+            " (torchrun)."
+        ),
+    )
     return peak
 
 

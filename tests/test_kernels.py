@@ -1,5 +1,7 @@
 """The reference kernels against plain recurrences in float64, written here."""
 
+import os
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -122,3 +124,30 @@ def test_choose_says_why_and_refuses_what_cannot_run():
     with pytest.raises(UserError, match="cannot run here") as error:
         choose(torch.device("cpu"), "mamba-ssm")
     assert error.value.got == "no CUDA device"
+
+
+def test_tuning_is_kept_from_before_kernels_are_imported(tmp_path, monkeypatch):
+    """Triton reads TRITON_CACHE_AUTOTUNING where a kernel is declared (triton 3.6,
+    runtime/autotuner.py).
+    """
+    for name in ("mamba_ssm", "causal_conv1d"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(
+            "import os\n"
+            'raise ImportError(f\'{os.getenv("TRITON_CACHE_AUTOTUNING")}'
+            ' {os.getenv("TRITON_CACHE_DIR")}\')'
+        )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("minipuzzle.kernels.grouped.why_never", lambda device: "asks the device")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name in ("TRITON_CACHE_AUTOTUNING", "TRITON_CACHE_DIR"):
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    choose(torch.device("cpu"))
+    assert "TRITON_CACHE_AUTOTUNING" not in os.environ
+    with pytest.raises(ImportError, match=f"^1 {tmp_path}/minipuzzle/triton$"):
+        choose(torch.device("cuda"))
+    monkeypatch.setenv("TRITON_CACHE_AUTOTUNING", "0")
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/elsewhere")
+    with pytest.raises(ImportError, match=r"^0 /elsewhere$"):
+        choose(torch.device("cuda"))

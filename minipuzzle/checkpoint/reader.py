@@ -22,9 +22,9 @@ from minipuzzle.checkpoint.heads import TORCH_DTYPES
 from minipuzzle.checkpoint.identity import digests, state_of
 from minipuzzle.checkpoint.quantised import declared, named
 from minipuzzle.checkpoint.shards import read_entries
-from minipuzzle.checkpoint.stored import Stored, changed
+from minipuzzle.checkpoint.stored import changed
 from minipuzzle.errors import UserError
-from minipuzzle.families import Name, names_of
+from minipuzzle.families import Name
 
 if TYPE_CHECKING:
     import torch
@@ -194,6 +194,8 @@ class Checkpoint:
         """
         import torch
 
+        from minipuzzle.checkpoint.fill import check_finite
+
         stored = self._stored[name]
         plain = not stored.scales and name not in self.architecture.buffers
         if not isinstance(stored.name, str) or not plain:
@@ -201,7 +203,7 @@ class Checkpoint:
             self.read_into(name, whole)
             return whole
         result = _opened(stored.name, stored.entries[0])
-        _check_finite(stored, 0, result)
+        check_finite(stored, 0, result)
         return result
 
     def copied_tensor(self, name: str) -> Tensor:
@@ -239,6 +241,8 @@ class Checkpoint:
         """
         import torch
 
+        from minipuzzle.checkpoint.fill import check_finite
+
         stored = self._stored[name]
         dtype: torch.dtype = getattr(torch, TORCH_DTYPES[stored.entries[0].dtype])
         last = stored.shape[0] if stop is None else stop
@@ -251,15 +255,24 @@ class Checkpoint:
             values = buffer[:size].view(dtype).view(-1, *stored.shape[1:])
             if stored.scales:
                 values = stored.dequantised(first * row_bytes, values)
-            _check_finite(stored, first * row_bytes, values)
+            check_finite(stored, first * row_bytes, values)
             yield first, values
 
     def read_into(self, name: str, target: Tensor, start: int = 0) -> None:
         """Fill ``target`` (any dtype and device) with a tensor's rows from ``start`` on, a piece at
-        a time.
+        a time: several threads read (``fill``) but where scales have to be multiplied.
 
         Raises: as ``pieces``.
         """
+        import torch
+
+        from minipuzzle.checkpoint.fill import fill
+
+        stored = self._stored[name]
+        if target.is_contiguous() and not stored.scales:
+            dtype: torch.dtype = getattr(torch, TORCH_DTYPES[stored.dtype])
+            fill(stored, start * (stored.nbytes // stored.shape[0]), target, dtype)
+            return
         for first, values in self.pieces(
             name, pinned=target.is_cuda, start=start, stop=start + len(target)
         ):
@@ -275,19 +288,3 @@ def _opened(name: str, entry: Entry) -> Tensor:
     except (OSError, SafetensorError) as error:
         raise changed(entry.file, error) from error
     return result
-
-
-def _check_finite(stored: Stored, start: int, values: Tensor) -> None:
-    """``values``: a tensor's data from the byte ``start`` on."""
-    import torch
-
-    finite = torch.isfinite(values.float() if values.element_size() == 1 else values)
-    if not finite.all():
-        first = int((~finite).flatten().nonzero()[0])
-        piece = names_of(stored.name)[stored.piece(start + first * stored.entries[0].width)]
-        raise UserError(
-            f"Tensor {piece} holds NaN or infinity.",
-            got=f"{(~finite).sum()} of {values.numel()} values",
-            allowed="finite weights",
-            next="Take a checkpoint from before training broke.",
-        )

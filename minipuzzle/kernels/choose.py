@@ -16,6 +16,7 @@ from torch import Tensor
 from minipuzzle.errors import UserError
 from minipuzzle.kernels import delta, grouped, reference
 from minipuzzle.kernels import experts as reference_experts
+from minipuzzle.kernels.tuning import keep_tuning
 from minipuzzle.kinds import Block
 
 
@@ -66,8 +67,8 @@ class Kernels:
 
 
 def choose(device: torch.device, requested: str = "auto") -> Kernels:
-    """The kernels for a device: "auto", "reference" or "mamba-ssm". Raises: UserError where they
-    cannot run.
+    """The kernels for a device: "auto", "reference" or "mamba-ssm"; on a GPU what Triton tunes is
+    kept from now on. Raises: UserError where they cannot run.
     """
     missing = [p for p in ("mamba_ssm", "causal_conv1d") if importlib.util.find_spec(p) is None]
     why_not = (
@@ -89,6 +90,8 @@ def choose(device: torch.device, requested: str = "auto") -> Kernels:
                 " to auto."
             ),
         )
+    if device.type == "cuda":
+        keep_tuning()
     others = {**_experts(device, requested), **_delta(device, requested)}
     if requested == "reference" or why_not:
         return _bundle(reference, "reference", why_not or "requested", others)

@@ -27,10 +27,9 @@ def load_model(
     """The checkpoint's model, its tensors read one at a time. Raises: UserError for NaN or infinite
     weights.
     """
-    model = HybridLM(checkpoint.architecture, device=device, dtype=dtype, kernels=kernels)
-    for name, tensor in model.state_dict().items():
-        checkpoint.read_into(name, tensor)
-    return model
+    kernels = kernels or choose(torch.device(device))
+    made = HybridLM(checkpoint.architecture, device="meta", dtype=dtype, kernels=kernels)
+    return _filled(made, checkpoint, device)
 
 
 @torch.no_grad()
@@ -43,7 +42,13 @@ def load_frozen(
 
     Raises: UserError for NaN or infinite weights.
     """
-    model = frozen_model(checkpoint.architecture, device, kernels=kernels)
+    made = frozen_model(checkpoint.architecture, device, kernels=kernels, where="meta")
+    return _filled(made, checkpoint, device)
+
+
+def _filled(model: HybridLM, checkpoint: Checkpoint, device: torch.device | str) -> HybridLM:
+    """``model``, made on "meta" (so nothing is drawn in vain), with the checkpoint's weights."""
+    model.to_empty(device=device)
     for name, tensor in model.state_dict().items():
         checkpoint.read_into(name, tensor)
     return model

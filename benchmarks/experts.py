@@ -33,7 +33,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import transformers
-from experts_ways import SCALING, Run, allocated, graph_seconds, now, ours, products, theirs
+from _clocks import WARM_UPS, Run, allocated, graph_seconds, now, step_seconds
+from experts_ways import SCALING, ours, products, theirs
 from torch import Tensor
 from transformers import NemotronHConfig
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHMoE
@@ -43,10 +44,9 @@ from minipuzzle.kernels import choose, experts
 from minipuzzle.kernels.experts import Call
 from minipuzzle.kernels.grouped import gathered
 from minipuzzle.kernels.grouped_fp8 import experts_in_fp8, why_not
-from minipuzzle.kernels.pointwise import replayed
 from minipuzzle.kernels.routing import Routing, route
 
-ROUNDS, WARM_UPS, ERROR_TOKENS, REPLAYS = 12, 3, 256, 50
+ROUNDS, ERROR_TOKENS = 12, 256
 CAPTURED = ("ours", "ours, FP8", "transformers grouped_mm")
 CEILINGS = ("dense", "batched")
 DECODED = (1, 8, 64)
@@ -234,27 +234,6 @@ def decoding(module: Any, x: Tensor, options: argparse.Namespace) -> list[dict[s
         cells = "".join(f"{row[n]['ms']:>14.3f}{row[n]['gb_s']:>8.0f}" for n in ways)
         print(f"{tokens:>6}{read:>9}{cells}", flush=True)
     return found
-
-
-def step_seconds(step: Callable[[], Tensor], device: torch.device) -> float:
-    """Median of REPLAYS steps; a CUDA graph's where there is one."""
-    run: Callable[[], Any] = step
-    if device.type == "cuda":
-        side = torch.cuda.Stream()
-        with replayed(), torch.cuda.stream(side):
-            for _ in range(WARM_UPS):
-                step()
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with replayed(), torch.cuda.graph(graph, stream=side):
-            step()
-        run = graph.replay
-    seconds = []
-    for _ in range(WARM_UPS + REPLAYS):
-        began = now(device)
-        run()
-        seconds.append(now(device) - began)
-    return statistics.median(seconds[WARM_UPS:])
 
 
 if __name__ == "__main__":

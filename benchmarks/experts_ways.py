@@ -1,46 +1,21 @@
-"""The ways of benchmarks/experts.py to run one block of experts, and its clocks."""
+"""The ways of benchmarks/experts.py to run one block of experts."""
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
+from _clocks import Run
 from torch import Tensor
 
 from minipuzzle.kernels import Kernels
 from minipuzzle.kinds import Experts
 from minipuzzle.model.base import Context, make_block
 
-REPLAYS, WARM_UPS = 24, 3
 SCALING = 2.5
-Run = Callable[[Tensor], Tensor]
-
-
-def graph_seconds(run: Run, module: Any, x: Tensor, gradient: Tensor) -> float:
-    """Forward and backward replayed as one CUDA graph, which makes its gradients anew."""
-    leaf, graph = x.detach().requires_grad_(), torch.cuda.CUDAGraph()
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(WARM_UPS):
-            run(leaf).backward(gradient)
-            module.zero_grad(set_to_none=True)
-            leaf.grad = None
-    torch.cuda.current_stream().wait_stream(side)
-    with torch.cuda.graph(graph):
-        run(leaf).backward(gradient)
-    times = []
-    for _ in range(REPLAYS):
-        began = now(x.device)
-        graph.replay()
-        times.append(now(x.device) - began)
-    module.zero_grad(set_to_none=True)
-    return statistics.median(times)
 
 
 def ours(module: Any, options: argparse.Namespace, kernels: Kernels) -> Run:
@@ -99,19 +74,3 @@ def products(options: argparse.Namespace, x: Tensor, *, apart: bool) -> Callable
             torch.matmul(gradient.transpose(-2, -1), inputs)
 
     return run
-
-
-def now(device: torch.device) -> float:
-    """Seconds, when all that was asked for is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def allocated(device: torch.device, module: Any) -> int:
-    """Bytes allocated now; the peak is counted from here."""
-    if device.type != "cuda":
-        return 0
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    return torch.cuda.memory_allocated()

@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
-PARTS = {"_rows", "distill_trainers", "experts_ways", "random_checkpoint", "scoring_large", "watch"}
+PARTS = {
+    "_clocks",
+    "_rows",
+    "delta_net_decode",
+    "distill_trainers",
+    "experts_ways",
+    "random_checkpoint",
+    "scoring_large",
+    "watch",
+}
 """Helpers of the scripts."""
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py"))
 

@@ -9,46 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from delta_loop import DOCUMENTS, SHAPES, inputs, loop, near
 from transformers.models.qwen3_next import modeling_qwen3_next as theirs
 
 from minipuzzle.kernels import choose, delta
 from minipuzzle.kinds import DeltaNet
-
-SHAPES = {"one head a key": (2, 2, 16, 16), "three heads a key": (2, 6, 12, 20)}
-
-
-def inputs(length, shape="three heads a key", slow=False, batch=2, seed=0):
-    """q and k of length 1, v, decay and beta up to 2, float64."""
-    groups, heads, keys, values = SHAPES[shape]
-    g = torch.Generator().manual_seed(seed)
-    rand = lambda *s: torch.randn(batch, length, *s, generator=g, dtype=torch.float64)  # noqa: E731
-    q, k = (torch.nn.functional.normalize(rand(groups, keys), dim=-1) for _ in range(2))
-    decay = -torch.nn.functional.softplus(rand(heads) - (4 if slow else 0)) * 3
-    return [q, k, rand(heads, values), decay, 2 * torch.sigmoid(rand(heads))]
-
-
-def loop(q, k, v, decay, beta, documents=None, state=None):
-    """The rule of the docstring, a token at a time; states [b, h, p, w]."""
-    ratio, rows = v.shape[2] // k.shape[2], []
-    q, k = (t.repeat_interleave(ratio, 2) for t in (q, k))
-    shape = (len(v), v.shape[2], k.shape[3], v.shape[3])
-    state = torch.zeros(shape, dtype=v.dtype) if state is None else state
-    for t in range(v.shape[1]):
-        if documents is not None and t:
-            state = state * (documents[:, t] == documents[:, t - 1])[:, None, None, None]
-        state = state * decay[:, t].exp()[..., None, None]
-        told = torch.einsum("bhpw,bhp->bhw", state, k[:, t])
-        error = beta[:, t, :, None] * (v[:, t] - told)
-        state = state + torch.einsum("bhp,bhw->bhpw", k[:, t], error)
-        rows.append(torch.einsum("bhpw,bhp->bhw", state, q[:, t]) * q.shape[-1] ** -0.5)
-    return torch.stack(rows, 1), state
-
-
-def near(got, want, bound=1e-5):
-    assert (got - want).abs().max() < bound * want.abs().max().clamp(min=1e-2)
-
-
-DOCUMENTS = torch.tensor([[0] * 30 + [1] * 34 + [2] * 3 + [5] * 83, [0] * 64 + [1] * 64 + [3] * 22])
 
 
 @pytest.mark.parametrize("length", [1, 5, 64, 150])
@@ -56,7 +21,7 @@ DOCUMENTS = torch.tensor([[0] * 30 + [1] * 34 + [2] * 3 + [5] * 83, [0] * 64 + [
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("slow", [False, True])
 def test_rule_and_gradients_are_the_loop(length, packed, shape, slow):
-    exact = inputs(length, shape, slow)
+    exact = inputs(length, SHAPES[shape], slow)
     documents = DOCUMENTS[:, :length] if packed else None
     _, heads, keys, values = SHAPES[shape]
     generator = torch.Generator().manual_seed(9)
@@ -117,10 +82,28 @@ def fla(monkeypatch):
             parts.append(loop(*(t[:, a:b] for t in (q, k, v, g, beta)), state=own))
         return torch.cat([y for y, _ in parts], 1), torch.cat([state for _, state in parts])
 
-    own = SimpleNamespace(chunk_gated_delta_rule=chunk, fused_recurrent_gated_delta_rule=chunk)
-    monkeypatch.setitem(sys.modules, "fla", SimpleNamespace())
-    monkeypatch.setitem(sys.modules, "fla.ops", SimpleNamespace())
-    monkeypatch.setitem(sys.modules, "fla.ops.gated_delta_rule", own)
+    class Step:
+        def __getitem__(self, grid):
+            assert grid == (3 * 2 * 6,)  # 20 values 8 at a time, rows, heads
+            return self
+
+        def __call__(self, *, q, k, v, g, beta, o, h0, ht, scale, T, H, HV, K, V, BK, BV, **_):
+            assert (T, H, HV, K, V, BK, BV) == (1, 2, 6, 12, 20, 16, 8)
+            assert all(t.is_contiguous() for t in (q, k, v, g, beta, o, h0))
+            y, last = loop(*(t[:, None] for t in (q, k, v, g, beta)), state=h0)
+            o.copy_(y[:, 0] * K**0.5 * scale)
+            ht.copy_(last)
+
+    names = ("fla", "fla.ops", "fla.ops.gated_delta_rule")
+    own = {
+        **{name: SimpleNamespace() for name in names[:2]},
+        names[2]: SimpleNamespace(chunk_gated_delta_rule=chunk),
+        f"{names[2]}.fused_recurrent": SimpleNamespace(
+            fused_recurrent_gated_delta_rule_fwd_kernel=Step()
+        ),
+    }
+    for name, module in own.items():
+        monkeypatch.setitem(sys.modules, name, module)
     yield import_module("minipuzzle.kernels.delta_cuda")
     sys.modules.pop("minipuzzle.kernels.delta_cuda")
 
@@ -140,6 +123,8 @@ def test_flas_kernels_are_given_documents_as_one_row(fla, packed, started):
     wanted = delta.delta_step(q, k, v, again, decay, beta)
     near(fla.delta_step(q, k, v, last, decay, beta), wanted)
     near(last, again)
+    with pytest.raises(ValueError, match="strides"):
+        fla.delta_step(q, k, v, last.transpose(2, 3), decay, beta)
 
 
 def test_choose_says_how_the_rule_runs():
@@ -148,16 +133,3 @@ def test_choose_says_how_the_rule_runs():
     if not torch.cuda.is_available():
         assert kernels.describe([block]).endswith("delta rule: reference (no CUDA device)")
     assert "delta rule" not in kernels.describe([])
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("packed", [False, True])
-def test_flas_kernels_are_the_rule(packed):
-    pytest.importorskip("fla")
-    fast = choose(torch.device("cuda"))
-    tensors = [t.to("cuda", torch.bfloat16) for t in inputs(150)]
-    documents = DOCUMENTS.cuda() if packed else None
-    want, last = delta.delta_rule(*(t.float() for t in tensors), documents=documents)
-    got, state = fast.delta_rule(*tensors, documents=documents)
-    near(got.float(), want, 2e-2)
-    near(state, last, 2e-2)

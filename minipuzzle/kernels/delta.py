@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minipuzzle.kernels.chunks import chunk_decays
+from minipuzzle.kernels.pointwise import compiled, compiles
 from minipuzzle.shapes import Float, Float32, Int
 
 CHUNK = 64
@@ -25,8 +26,33 @@ EPS = 1e-6
 """Of ``l2_norm``, as in flash-linear-attention."""
 
 
-def l2_norm(x: Float[Tensor, "*rest p"]) -> Float[Tensor, "*rest p"]:
-    """x / sqrt(sum(x^2) + EPS) over the last axis, inside in FP32; in x's dtype."""
+def gates(
+    ba: Float[Tensor, "b s both"],
+    a_log: Float[Tensor, " h"],
+    dt_bias: Float[Tensor, " h"],
+    beta_scale: float,
+) -> tuple[Float32[Tensor, "b s h"], Float32[Tensor, "b s h"]]:
+    """(decay, beta) of the rule in FP32, from b and a next to each other: -exp(a_log) x
+    softplus(a + dt_bias) and beta_scale x sigmoid(b). On CUDA one compiled kernel.
+    """
+    run = compiled(_gates) if compiles(ba) else _gates
+    return run(ba, a_log, dt_bias, beta_scale)
+
+
+def _gates(ba: Tensor, a_log: Tensor, dt_bias: Tensor, beta_scale: float) -> tuple[Tensor, Tensor]:
+    b, a = ba.float().chunk(2, dim=-1)  # [b, s, h]
+    return -a_log.float().exp() * F.softplus(a + dt_bias.float()), beta_scale * torch.sigmoid(b)
+
+
+def l2_norm(x: Float[Tensor, "b s *rest p"]) -> Float[Tensor, "b s *rest p"]:
+    """x / sqrt(sum(x^2) + EPS) over the last axis, inside in FP32; in x's dtype. On CUDA one
+    compiled kernel.
+    """
+    run = compiled(_l2_norm) if compiles(x.flatten(2)) else _l2_norm
+    return run(x)
+
+
+def _l2_norm(x: Tensor) -> Tensor:
     wide = x.float()
     return (wide * torch.rsqrt(wide.square().sum(-1, keepdim=True) + EPS)).to(x.dtype)
 

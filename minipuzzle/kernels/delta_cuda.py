@@ -5,10 +5,14 @@ are chosen.
 from __future__ import annotations
 
 import torch
-from fla.ops.gated_delta_rule import chunk_gated_delta_rule, fused_recurrent_gated_delta_rule
+from fla.ops.gated_delta_rule import chunk_gated_delta_rule
+from fla.ops.gated_delta_rule.fused_recurrent import fused_recurrent_gated_delta_rule_fwd_kernel
 from torch import Tensor
 
 from minipuzzle.kernels import delta
+
+STEP_COLUMNS = 8
+"""Channels of values, columns of a state, that a program of ``delta_step`` updates."""
 
 
 def delta_rule(
@@ -61,17 +65,56 @@ def document_starts(documents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def delta_step(
-    q: Tensor, k: Tensor, v: Tensor, state: Tensor, decay: Tensor, beta: Tensor
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    state: Tensor,
+    decay: Tensor,
+    beta: Tensor,
+    *,
+    columns: int = STEP_COLUMNS,
 ) -> Tensor:
-    """As ``delta.delta_step``."""
-    y, new = fused_recurrent_gated_delta_rule(
-        q=q[:, None],
-        k=k[:, None],
-        v=v[:, None],
-        g=decay.float()[:, None],
-        beta=beta[:, None],
-        initial_state=state.float(),
-        output_final_state=True,
-    )
-    state.copy_(new)
-    return y[:, 0]
+    """As ``delta.delta_step``. fla's own call writes a new state, which would have to be copied.
+    A program of its kernel writes what it alone has read, so that both may be one tensor: half the
+    bytes.
+
+    Raises: ValueError for a state that is not contiguous.
+    """
+    if not state.is_contiguous():
+        raise ValueError(f"a recurrent state with the strides {state.stride()}")
+    batch, heads, values = v.shape
+    groups, keys = k.shape[1:]
+    q, k, v, decay, beta = (t.contiguous() for t in (q, k, v, decay, beta))
+    y = torch.empty_like(v)
+    with torch.cuda.device_of(v):
+        fused_recurrent_gated_delta_rule_fwd_kernel[(-(-values // columns) * batch * heads,)](
+            q=q,
+            k=k,
+            v=v,
+            g=decay,
+            gk=None,
+            gv=None,
+            beta=beta,
+            A_log=None,
+            dt_bias=None,
+            o=y,
+            h0=state,
+            ht=state,
+            cu_seqlens=None,
+            scale=keys**-0.5,
+            T=1,
+            H=groups,
+            HV=heads,
+            K=keys,
+            V=values,
+            BK=1 << (keys - 1).bit_length(),
+            BV=columns,
+            IS_BETA_HEADWISE=True,
+            USE_QK_L2NORM_IN_KERNEL=False,
+            APPLY_BETA_SIGMOID=False,
+            ALLOW_NEG_EIGVAL=False,
+            STATE_V_FIRST=False,
+            num_warps=1,
+            num_stages=3,
+        )
+    return y

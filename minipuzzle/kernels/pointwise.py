@@ -1,5 +1,5 @@
-"""RMS norm, squared ReLU, SwiGLU's product and RoPE's turn. On CUDA each is one compiled kernel, so
-that nothing is moved or kept in FP32 on the way.
+"""RMS norm, one with a gate, squared ReLU, SwiGLU's product and RoPE's turn. On CUDA each is one
+compiled kernel, so that nothing is moved or kept in FP32 on the way.
 
 Eagerly, autocast would turn the square into FP32 and the norm would keep an FP32 copy of its input
 for backward.
@@ -60,6 +60,20 @@ def rms_norm(
     return torch.nn.functional.rms_norm(x.float(), x.shape[-1:], weight.float(), eps).to(dtype)
 
 
+def gated_rms_norm(
+    x: Float[Tensor, "b s h d"],
+    weight: Float[Tensor, " d"],
+    eps: float,
+    z: Float[Tensor, "b s h d"],
+) -> Float[Tensor, "b s h d"]:
+    """``rms_norm`` of x, then times silu(z)."""
+    if not compiles(x[:, :, 0]):
+        return rms_norm(x, weight, eps) * torch.nn.functional.silu(z)
+    dtype = product_dtype(x)
+    with torch.autocast("cuda", enabled=False):
+        return compiled(_gated_rms_norm)(x, weight, eps, z, dtype)
+
+
 def relu_squared(x: Tensor) -> Tensor:
     """relu(x)^2 in x's dtype."""
     if not compiles(x):
@@ -110,6 +124,12 @@ def _rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tens
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight.float()).to(
         dtype
     )
+
+
+def _gated_rms_norm(x: Tensor, weight: Tensor, eps: float, z: Tensor, dtype: torch.dtype) -> Tensor:
+    wide, gate = x.float(), z.float()
+    normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight.float()
+    return (normed * torch.nn.functional.silu(gate)).to(dtype)
 
 
 def _relu_squared(x: Tensor) -> Tensor:

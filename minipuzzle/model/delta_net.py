@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from minipuzzle.kernels import Kernels
-from minipuzzle.kernels.delta import l2_norm
+from minipuzzle.kernels.delta import gates, l2_norm
+from minipuzzle.kernels.pointwise import gated_rms_norm
 from minipuzzle.kinds import Block, DeltaNet, Kept
 from minipuzzle.model.base import Context, ResidualBlock
 from minipuzzle.model.cache import Room, Slot
@@ -82,11 +83,6 @@ class DeltaNetBlock(ResidualBlock):
             state=torch.zeros(state, device=room.device, dtype=room.state_dtype),
         )
 
-    @property
-    def capturable(self) -> bool:
-        """Not tried: no CUDA graph has held a training step of it."""
-        return False
-
     def reset(self, generator: torch.Generator) -> None:
         """b and a as the other matrices; the convolution uniform within 1/sqrt(kernel); A uniform
         in 1..16, dt log-uniform in 1e-3..0.1, as in Mamba-2 and flash-linear-attention.
@@ -103,9 +99,8 @@ class DeltaNetBlock(ResidualBlock):
         """One step of the rule where a token follows in a cache, else many at once."""
         b, slot = self.block, cast("DeltaSlot | None", context.slot)
         convolved, z = self.in_proj_qkvz(x).split([b.conv_channels, b.values], dim=-1)
-        beta, a = self.in_proj_ba(x).float().chunk(2, dim=-1)  # [b, s, heads]
-        beta = b.beta_scale * torch.sigmoid(beta)
-        decay = -self.A_log.float().exp() * F.softplus(a + self.dt_bias.float())
+        # [b, s, heads]
+        decay, beta = gates(self.in_proj_ba(x), self.A_log, self.dt_bias, b.beta_scale)
         if slot is not None and context.past and x.shape[1] == 1:
             weight = self.conv.weight[:, 0]
             convolved = self.kernels.causal_conv_step(convolved[:, 0], slot.window, weight, None)
@@ -129,7 +124,11 @@ class DeltaNetBlock(ResidualBlock):
         # y [b, s, heads, value_dim]
         if self.kept_keys is not None:  # the rule divides by the root of the channels of a key
             y = y * (b.key_dim / self.kept_keys.sum(-1).max()).sqrt()
-        y = self.gated_norm(y) * F.silu(z.unflatten(-1, (b.heads, b.value_dim)))
+        norm, z = self.gated_norm, z.unflatten(-1, (b.heads, b.value_dim))
+        if norm.kept is None:
+            y = gated_rms_norm(y, norm.weight, norm.eps, z)
+        else:
+            y = norm(y) * F.silu(z)
         y = y.flatten(-2)  # [b, s, heads * value_dim]
         return self.out_proj(y if self.kept is None else y * self.kept)
 

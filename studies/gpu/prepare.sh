@@ -14,7 +14,7 @@ fetch() {
 for part in ${@:-wheels corpus text tied latency}; do
     case $part in
     wheels) fetch .whl rich markdown-it-py mdurl pygments shellingham click jinja2 markupsafe pyyaml pytest pluggy iniconfig einops \
-        hypothesis sortedcontainers annotated-doc typing_extensions packaging ;;
+        fla-core==0.6.0 hypothesis sortedcontainers annotated-doc beartype typing_extensions packaging ;;
     peers)  # distill_speed.py and kl_loss.py
         fetch .carry/peers trl==1.16.0 liger-kernel==0.8.5 nvidia-modelopt==0.47.0 datasets==5.2.0 dill multiprocess httpx2 \
             httpcore2 truststore omegaconf pulp==3.3.0 pytz pydantic==2.14.3 pydantic_core==2.50.4 annotated_types typing_inspection

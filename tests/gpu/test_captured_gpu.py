@@ -11,7 +11,7 @@ from helpers import Watched, heard
 from minipuzzle.adapters import attach, make_plan
 from minipuzzle.arch import Architecture
 from minipuzzle.data import TokenBlocks
-from minipuzzle.kinds import Attention, Experts, FeedForward, Mamba2, Rope
+from minipuzzle.kinds import Attention, DeltaNet, Experts, FeedForward, Mamba2, Rope
 from minipuzzle.model import frozen, init_model
 from minipuzzle.records import load_log
 from minipuzzle.settings import Training
@@ -34,6 +34,13 @@ def with_experts():
     return replace(
         architecture(), blocks=(*architecture().blocks[:3], e, e, architecture().blocks[0])
     )
+
+
+def with_delta_net():
+    """With the heads of benchmarks/delta_net.py, for which Triton tunes its kernels once."""
+    d = DeltaNet(hidden=512, key_groups=16, group_heads=2, key_dim=128, value_dim=128)
+    _, f, a, *_ = architecture().blocks
+    return replace(architecture(), blocks=(d, f, d, f, a, f))
 
 
 def trained(
@@ -135,6 +142,17 @@ def test_a_replayed_step_of_experts_is_the_step(precision, adapter, tmp_path, mo
     loads = [load_log(tmp_path / str(eager) / "log.csv")[0] for eager in (1 << 30, 3)]
     counted = [{k: v for k, v in row.items() if k.startswith("expert_load")} for row in loads]
     assert counted[1] == pytest.approx(counted[0], rel=5e-2)
+
+
+def test_a_replayed_step_of_delta_net_is_the_step(tmp_path, monkeypatch):
+    objective = distillation(frozen(init_model(with_delta_net(), 1, device="cuda")))
+    (eager, _, slow), (replayed, said, fast) = (
+        trained(tmp_path / str(n), "bf16", objective, n, monkeypatch, model=with_delta_net)
+        for n in (1 << 30, 3)
+    )
+    assert not [line for line in said if "CUDA graph" in line], said
+    print(f"\ndelta net: {slow:.1f} ms a step, as a graph {fast:.1f}; losses {eager} {replayed}")
+    assert replayed == pytest.approx(eager, rel=2e-3)
 
 
 def test_what_cannot_be_captured_runs_kernel_by_kernel(tmp_path, monkeypatch):

@@ -46,7 +46,8 @@ def column(folder, run, name):
 
 
 @pytest.mark.parametrize(
-    "run", ["two", "hsdp", "micro", "borrowed", "adapter", "averaged", "fp8", "adapter-fp8"]
+    "run",
+    ["two", "hsdp", "micro", "context", "borrowed", "adapter", "averaged", "fp8", "adapter-fp8"],
 )
 def test_two_processes_equal_one(world, run):
     start = dict(load_model(Checkpoint.open(world / "student")).named_parameters())

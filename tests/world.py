@@ -128,6 +128,8 @@ def more_in_two(folder: Path, group: Ranks) -> None:
     distil(folder, group, "adapter-resumed", adapter="tl6")
     distil(folder, group, "adapter-moved", adapter="tl6", stop_after=3)
     distil(folder, group, "averaged", average=0.5)
+    distil(folder, group, "context", stop_after=3)
+    distil(folder, group, "context", context_parallel=2, micro_batch=3)
     distil(folder, group, "fp8", **FP8)
     distil(folder, group, "adapter-fp8", adapter="lora", activation_checkpointing="on", **FP8)
     if DEVICE.type == "cpu":

@@ -80,7 +80,7 @@ def causal_attention(
         return _windowed(q, k, v, past, scale, window)
     # One query sees all keys; without a past the plain causal mask is right.
     if past and length > 1:
-        if _cudnn(q, k):
+        if not (q.requires_grad and torch.is_grad_enabled()) and _cudnn(q, k):
             return _joined(
                 q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), past, scale
             ).transpose(1, 2)
@@ -147,7 +147,7 @@ def masked_attention(
 
 def _joined(q: Tensor, k: Tensor, v: Tensor, past: int, scale: float | None) -> Tensor:
     """The new keys with cuDNN's causal mask, the old ones without, KEYS_AT_ONCE at a time, joined
-    by their normalisers.
+    by their normalisers. It has no backward pass.
 
     On Hopper cuDNN's kernel is twice as fast as PyTorch's flash attention, but its mask begins with
     the first key. Pieces of the old keys have one shape, so they share a plan. q [b, h, s, d], k

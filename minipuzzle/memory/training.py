@@ -44,6 +44,7 @@ def training_peak(
     stacks: bool = False,
     averaged: bool = False,
     accumulates: bool = False,
+    context_parallel: int = 1,
 ) -> Peak:
     """Bytes on each of ``gpus`` GPUs that share one student and one teacher, at the worst moment of
     a step that takes ``tokens`` tokens at once on each; what is measured beside it:
@@ -53,7 +54,9 @@ def training_peak(
     shards; a number is that of an adapter's parameters, whole on every GPU beside a frozen student
     in BF16; it is on ``stacks`` of matrices too. ``averaged``
     keeps the mean of what is trained besides. Blocks of the kinds ``recomputed`` keep their input,
-    and one of them at a time everything. A step of several micro-batches ``accumulates``.
+    and one of them at a time everything. A step of several micro-batches ``accumulates``. Where
+    ``context_parallel`` GPUs have a part of each sequence each, ``tokens`` are those of one part,
+    beside which a block holds the others' keys and values.
     """
     shared, updated = (gpus, student.parameters) if trained is None else (1, trained)
     terms = {} if teacher is None else {TEACHER: BF16 * teacher.parameters // gpus}
@@ -61,7 +64,8 @@ def training_peak(
         terms[MASTERS] = MASTER * updated // shared
     else:
         terms |= {FROZEN: BF16 * student.parameters // gpus, ADAPTER: MASTER * updated}
-    blocks = _blocks(student, tokens, gpus, trained is None, recomputed, stacks)
+    others = tokens * (context_parallel - 1)
+    blocks = _blocks(student, tokens, others, gpus, trained is None, recomputed, stacks)
     matrix = 0 if trained is not None else GRADIENT * student.vocab_size * student.hidden // gpus
     worst = worst_moment(
         blocks, head=matrix, embedding=0 if student.tied_head else matrix, accumulates=accumulates
@@ -113,6 +117,7 @@ def _gathered(
 def _blocks(
     student: Architecture,
     tokens: int,
+    others: int,
     gpus: int,
     whole: bool,
     recomputed: Collection[str],
@@ -125,7 +130,8 @@ def _blocks(
         BlockBytes(
             gradients=GRADIENT * block.parameters // gpus if whole else 0,
             copies=BF16 * block.parameters if whole and gpus == 1 else 0,
-            kept=tokens * (saved_bytes(block) + BF16 * block.adapter_values() * stacks),
+            kept=tokens * (saved_bytes(block) + BF16 * block.adapter_values() * stacks)
+            + (BF16 * block.cache(others).kv if others else 0),
             given=BF16 * tokens * student.hidden,
             recomputed=block.kind in recomputed,
         )

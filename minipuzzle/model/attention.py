@@ -119,15 +119,21 @@ class AttentionBlock(ResidualBlock):
                 if rows is None
                 else rows.positions[:, None]
             )
-            q, k = (rotate(t, self.block.rope, places, past + length) for t in (q, k))
+            shares = 1 if context.parallel is None else context.parallel.world
+            whole = past + length if shares == 1 else shares * length
+            q, k = (rotate(t, self.block.rope, places, whole) for t in (q, k))
+        if context.parallel is not None:  # keys and values of the parts before, and our own
+            k, v = (t[:, : past + length] for t in map(context.parallel.join, (k, v)))
         if slot is not None and rows is not None:
             y = self._one_a_row(q, k, v, slot, rows, past)
         elif context.documents is not None:
-            y = self._within_documents(q, k, v, context.documents)
+            y = self._within_documents(q, k, v, context.documents[:, : past + length])
         else:
             seen = self.block.seen(past + 1) - 1  # of those before, by the first new one
             if slot is not None:
                 k, v = slot.join(k, v, past, seen)
+            elif context.parallel is not None:
+                k, v = k[:, past - seen :], v[:, past - seen :]
             y = causal_attention(q, k, v, seen, self.block.scale, self.block.sliding_window)
         y = y.reshape(batch, length, -1)  # [b, s, q_heads * hd]
         if gate is not None:
@@ -156,14 +162,17 @@ class AttentionBlock(ResidualBlock):
     def _within_documents(
         self,
         q: Float[Tensor, "b s h p"],
-        k: Float[Tensor, "b s kv p"],
-        v: Float[Tensor, "b s kv p"],
-        documents: Int[Tensor, "b s"],
+        k: Float[Tensor, "b t kv p"],
+        v: Float[Tensor, "b t kv p"],
+        documents: Int[Tensor, "b t"],
     ) -> Float[Tensor, "b s h p"]:
-        """Queries see the keys before them of their own document, and of their window."""
-        mask = documents[:, :, None] == documents[:, None, :]  # [b, s, s]
-        mask = mask.tril_()
+        """Queries, of the last s tokens, see the keys before them of their own document, and of
+        their window.
+        """
+        past = k.shape[1] - q.shape[1]
+        mask = documents[:, past:, None] == documents[:, None, :]  # [b, s, t]
+        mask = mask.tril_(past)
         if self.block.sliding_window is not None:
-            mask = mask.triu_(1 - self.block.sliding_window)
-        # the same for all heads: [b, 1, s, s]
+            mask = mask.triu_(past + 1 - self.block.sliding_window)
+        # the same for all heads: [b, 1, s, t]
         return masked_attention(q, k, v, mask[:, None], self.block.scale)

@@ -31,9 +31,10 @@ from torch.utils.hooks import RemovableHandle
 from minipuzzle.kernels import Kernels
 from minipuzzle.kinds import Block, Kept
 from minipuzzle.model.cache import Room, Slot
+from minipuzzle.model.context_parallel import ContextParallel
 from minipuzzle.model.masks import index_mask, meanwhile
 from minipuzzle.model.norm import RMSNorm
-from minipuzzle.shapes import Float
+from minipuzzle.shapes import Float, Float32, Int
 
 MODULES: dict[str, type[ResidualBlock]] = {}
 """The module of every kind by its name; ``ResidualBlock.__init_subclass__`` fills it."""
@@ -45,13 +46,39 @@ class Context:
 
     ``documents`` [b, s] int64, ascending along s: nothing crosses from one into the next. ``slot``:
     what the block remembers, of which it takes note; ``past``: the tokens seen before these.
-    ``hidden_mask`` [hidden] bool: the hidden channels that stay.
+    ``hidden_mask`` [hidden] bool: the hidden channels that stay. ``parallel`` where the stream is
+    one part of each sequence: ``past`` tokens are in the parts before, and ``documents`` are those
+    of the whole sequence.
     """
 
     documents: Tensor | None = None
     slot: Slot | None = None
     past: int = 0
     hidden_mask: Tensor | None = None
+    parallel: ContextParallel | None = None
+
+    def own_documents(self, length: int, before: int = 0) -> Int[Tensor, "b t"] | None:
+        """Those of ``length`` tokens that this process has and of ``before`` before them, counted
+        from 0 as kernels want it.
+        """
+        if self.documents is None or self.parallel is None:
+            return self.documents
+        found = self.documents[:, self.past - before : self.past + length]
+        return found - found[:, :1]
+
+    def enter(
+        self, inputs: Float[Tensor, "b s c"], reach: int, shape: tuple[int, ...]
+    ) -> tuple[Float[Tensor, "b t c"], Float32[Tensor, "*shape"] | None]:
+        """(inputs of a convolution after the ``reach`` before them, the state of this ``shape`` in
+        which the part before has ended, 0 where its document has) of a ``parallel`` part; in the
+        first one nothing is before.
+        """
+        assert self.parallel is not None
+        found, state = self.parallel.enter(self.parallel.with_tail(inputs, reach), shape)
+        if state is not None and self.documents is not None:
+            same = self.documents[:, self.past - 1] == self.documents[:, self.past]  # [b]
+            state = state * same.view(-1, *[1] * (state.ndim - 1))
+        return found, state
 
     def masked(self, added: Float[Tensor, "b s d"]) -> Float[Tensor, "b s d"]:
         """``added`` [b, s, hidden], 0 in hidden channels that are cut."""

@@ -109,18 +109,21 @@ class DeltaNetBlock(ResidualBlock):
                 q[:, 0], k[:, 0], v[:, 0], slot.state, decay[:, 0], beta[:, 0]
             )[:, None]
         else:
-            q, k, v = self._parts(self._convolve(convolved, context))
+            convolved, entering = self._convolve(convolved, context)
+            q, k, v = self._parts(convolved)
             y, state = self.kernels.delta_rule(
                 q,
                 k,
                 v,
                 decay,
                 beta,
-                documents=context.documents,
-                initial_state=slot.state if slot is not None and context.past else None,
+                documents=context.own_documents(x.shape[1]),
+                initial_state=entering,
             )
             if slot is not None:
                 slot.state.copy_(state)
+            if context.parallel is not None:
+                y = context.parallel.leave(y, state)
         # y [b, s, heads, value_dim]
         if self.kept_keys is not None:  # the rule divides by the root of the channels of a key
             y = y * (b.key_dim / self.kept_keys.sum(-1).max()).sqrt()
@@ -132,10 +135,19 @@ class DeltaNetBlock(ResidualBlock):
         y = y.flatten(-2)  # [b, s, heads * value_dim]
         return self.out_proj(y if self.kept is None else y * self.kept)
 
-    def _convolve(self, inputs: Float[Tensor, "b s c"], context: Context) -> Float[Tensor, "b s c"]:
-        """silu of the convolution over q|k|v; a slot keeps the last inputs."""
-        b, slot = self.block, cast("DeltaSlot | None", context.slot)
+    def _convolve(
+        self, inputs: Float[Tensor, "b s c"], context: Context
+    ) -> tuple[Float[Tensor, "b s c"], Float[Tensor, "b h p w"] | None]:
+        """(silu of the convolution over q|k|v, the state before the first token); a slot keeps the
+        last inputs.
+        """
+        b, slot, length = self.block, cast("DeltaSlot | None", context.slot), inputs.shape[1]
         before = b.conv_kernel - 1 if slot is not None and context.past else 0
+        entering = slot.state if slot is not None and context.past else None
+        if context.parallel is not None:
+            shape = (len(inputs), b.heads, b.key_dim, b.value_dim)
+            inputs, entering = context.enter(inputs, b.conv_kernel - 1, shape)
+            before = inputs.shape[1] - length
         if slot is not None:
             if before:  # the convolution reaches kernel - 1 tokens back, into the window
                 window = slot.window[..., 1:].transpose(1, 2)  # [b, kernel - 1, c]
@@ -144,9 +156,9 @@ class DeltaNetBlock(ResidualBlock):
             slot.window.zero_()
             slot.window[..., b.conv_kernel - tail.shape[-1] :] = tail
         convolved: Tensor = self.kernels.causal_conv(
-            inputs, self.conv.weight[:, 0], None, context.documents
+            inputs, self.conv.weight[:, 0], None, context.own_documents(length, before)
         )
-        return convolved[:, before:]
+        return convolved[:, before:], entering
 
     def _parts(self, convolved: Float[Tensor, "b s c"]) -> tuple[Tensor, Tensor, Tensor]:
         """q and k [b, s, key_groups, key_dim] of length 1, v [b, s, heads, value_dim]."""

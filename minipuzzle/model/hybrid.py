@@ -15,6 +15,7 @@ from minipuzzle.kernels import Kernels, choose
 from minipuzzle.kernels.pointwise import product_dtype
 from minipuzzle.model.base import Context, ResidualBlock, make_block, new_slot
 from minipuzzle.model.cache import Cache, Room
+from minipuzzle.model.context_parallel import ContextParallel
 from minipuzzle.model.head import matmul_fp32
 from minipuzzle.model.masks import index_mask, meanwhile
 from minipuzzle.model.norm import final_norm
@@ -27,7 +28,9 @@ class HybridLM(nn.Module):
 
     Tokens are [b, s] int64; ``documents`` [b, s], ascending along s, keeps attention and state from
     crossing from one packed document into the next. Blocks of the kinds in ``recomputed`` keep only
-    their input, and are computed again in the backward pass (activation checkpointing).
+    their input, and are computed again in the backward pass (activation checkpointing). Where
+    ``parallel`` is set the model runs one part of each sequence: tokens and documents are whole,
+    hidden states and logits those of this process's part.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class HybridLM(nn.Module):
         self.architecture = architecture
         self.kernels = kernels or choose(torch.device(device))
         self.recomputed: frozenset[str] = frozenset()
+        self.parallel: ContextParallel | None = None
         self.fp8_layers: list[str] = []  # set by model.precision
         self._dropped: frozenset[int] = frozenset()
         self._hidden_mask: Tensor | None = None
@@ -78,7 +82,7 @@ class HybridLM(nn.Module):
     def run_blocks(
         self,
         h: Float[Tensor, "b s d"],
-        documents: Int[Tensor, "b s"] | None,
+        documents: Int[Tensor, "b whole"] | None,
         start: int,
         stop: int,
         cache: Cache | None = None,
@@ -87,7 +91,7 @@ class HybridLM(nn.Module):
         for i in range(start, stop):
             if i in self._dropped:
                 continue
-            block, context = self.blocks[i], self._context(i, documents, cache)
+            block, context = self.blocks[i], self._context(i, h.shape[1], documents, cache)
             if self.architecture.blocks[i].kind in self.recomputed and torch.is_grad_enabled():
                 # no block draws random numbers, and a state of a generator cannot be captured
                 h = checkpoint(block, h, context, use_reentrant=False, preserve_rng_state=False)
@@ -100,12 +104,14 @@ class HybridLM(nn.Module):
         tokens: Int[Tensor, "b s"],
         documents: Int[Tensor, "b s"] | None = None,
         cache: Cache | None = None,
-    ) -> Float[Tensor, "b s d"]:
+    ) -> Float[Tensor, "b part d"]:
         """The stream after the final norm, just before the head (divided by the logits'
         divisor).
 
         With a ``cache`` the tokens follow those it has seen, of which it takes note.
         """
+        if self.parallel is not None:
+            tokens = tokens[:, self.parallel.part(tokens.shape[1])]
         h = self.run_blocks(self.embed(tokens), documents, 0, len(self.blocks), cache)
         if cache is not None:
             cache.length += tokens.shape[1]
@@ -117,7 +123,7 @@ class HybridLM(nn.Module):
         tokens: Int[Tensor, "b s"],
         documents: Int[Tensor, "b s"] | None = None,
         cache: Cache | None = None,
-    ) -> Float32[Tensor, "b s v"]:
+    ) -> Float32[Tensor, "b part v"]:
         """Logits."""
         h = self.hidden_states(tokens, documents, cache)
         return matmul_fp32(h.flatten(0, 1), self.head_weight.to(h.dtype).t()).unflatten(
@@ -163,12 +169,16 @@ class HybridLM(nn.Module):
         slots = [new_slot(block, room) for block in self.architecture.blocks]
         return Cache(slots=slots, capacity=max_length)
 
-    def _context(self, index: int, documents: Tensor | None, cache: Cache | None) -> Context:
+    def _context(
+        self, index: int, length: int, documents: Tensor | None, cache: Cache | None
+    ) -> Context:
+        before = 0 if self.parallel is None else self.parallel.rank * length
         return Context(
             documents=documents,
             slot=None if cache is None else cache.slots[index],
-            past=0 if cache is None else cache.length,
+            past=before if cache is None else cache.length,
             hidden_mask=self._hidden_mask,
+            parallel=self.parallel,
         )
 
 

@@ -96,10 +96,11 @@ class Mamba2Block(ResidualBlock):
         """One step of the recurrence where a token follows in a cache, else the scan."""
         b, slot, past = self.block, cast("MambaSlot | None", context.slot), context.past
         projected = self.in_proj(x)  # [b, s, z|x|B|C|dt]
-        # a slot needs the states, a mask the norm and a reader B and C, that the fused kernel does
-        # not give
+        # a slot and the part of a sequence need the states, a mask the norm and a reader B and C,
+        # that the fused kernel does not give
         if (
             slot is None
+            and context.parallel is None
             and not self._readers
             and self.kept is None
             and self.kept_state is None
@@ -145,8 +146,13 @@ class Mamba2Block(ResidualBlock):
         context: Context,
     ) -> Float[Tensor, "b s h p"]:
         """Of many tokens; convolved is x|B|C."""
-        b, slot = self.block, cast("MambaSlot | None", context.slot)
+        b, slot, parallel = self.block, cast("MambaSlot | None", context.slot), context.parallel
         before = b.conv_kernel - 1 if slot is not None and context.past else 0
+        entering = slot.state if slot is not None and context.past else None
+        if parallel is not None:
+            shape = (len(dt), b.heads, b.head_dim, b.state)
+            convolved, entering = context.enter(convolved, b.conv_kernel - 1, shape)
+            before = convolved.shape[1] - dt.shape[1]
         if slot is not None:
             if before:  # the convolution reaches kernel - 1 tokens back, into the window
                 convolved = torch.cat(
@@ -155,7 +161,8 @@ class Mamba2Block(ResidualBlock):
             tail = convolved[:, -b.conv_kernel :].transpose(1, 2)  # [b, x|B|C, <= kernel]
             slot.window.zero_()
             slot.window[..., b.conv_kernel - tail.shape[-1] :] = tail
-        convolved = self.kernels.causal_conv(convolved, weight, bias, context.documents)
+        near = context.own_documents(dt.shape[1], before)
+        convolved = self.kernels.causal_conv(convolved, weight, bias, near)
         xs, bs, cs = self._parts(convolved[:, before:])
         y, state = self.kernels.scan(
             xs,
@@ -165,11 +172,13 @@ class Mamba2Block(ResidualBlock):
             cs,
             self.D,
             chunk_size=b.chunk_size,
-            documents=context.documents,
-            initial_state=slot.state if slot is not None and context.past else None,
+            documents=context.own_documents(dt.shape[1]),
+            initial_state=entering,
         )
         if slot is not None:
             slot.state.copy_(state)
+        if parallel is not None:
+            y = parallel.leave(y, state)
         result: Tensor = y
         return result
 

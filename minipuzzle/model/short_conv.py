@@ -66,7 +66,10 @@ class ShortConvBlock(ResidualBlock):
             held = min(self.block.conv_kernel - 1, inputs.shape[1])
             tail = inputs[:, inputs.shape[1] - held :]  # [b, <= kernel - 1, conv_channels]
             slot.window.copy_(F.pad(tail, (0, 0, self.block.conv_kernel - 1 - held, 0)))
-        y = depthwise(inputs, self.conv.weight[:, 0], self.conv.bias, context.documents)
+        if context.parallel is not None:
+            inputs = context.parallel.with_tail(inputs, self.block.conv_kernel - 1)
+        documents = context.own_documents(x.shape[1], inputs.shape[1] - x.shape[1])
+        y = depthwise(inputs, self.conv.weight[:, 0], self.conv.bias, documents)
         y = out_gate * y[:, -x.shape[1] :]  # [b, s, conv_channels]
         if self.kept is not None:
             y = y * self.kept

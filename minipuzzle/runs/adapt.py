@@ -45,7 +45,7 @@ def _adapt(
     job: Job, settings: AdaptSettings, teacher_path: Path | None, group: Ranks
 ) -> tuple[Path, Adapted]:
     blocks = group.first_then_all(lambda: job.text("train"))
-    check_training(settings.training, [job.parent.architecture], job.device, group)
+    check_training(settings.training, job.data.length, [job.parent.architecture], job.device, group)
     check_adapter(settings.training, settings.adapter, [job.parent.architecture])
     teacher_file = None if teacher_path is None else open_checkpoint(teacher_path)
     if teacher_file is not None:

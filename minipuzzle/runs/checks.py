@@ -55,7 +55,7 @@ def open_distill(
     """
     file = job.original if teacher is None else open_checkpoint(teacher)
     check_vocabularies(job.parent.architecture.vocab_size, file.architecture.vocab_size)
-    check_training(settings.training, students, job.device, group)
+    check_training(settings.training, job.data.length, students, job.device, group)
     check_adapter(settings.training, settings.adapter, students)
     _check_precision(
         settings.teacher_precision, settings.training.bf16_ends, [file.architecture], job.device
@@ -126,10 +126,16 @@ def open_cache(settings: DistillSettings, inputs: DistillInputs) -> TeacherCache
 
 
 def check_training(
-    training: Training, models: Sequence[Architecture], device: torch.device, group: Ranks
+    training: Training,
+    length: int,
+    models: Sequence[Architecture],
+    device: torch.device,
+    group: Ranks,
 ) -> None:
-    """Raises: UserError for settings that these processes or models cannot be trained with."""
-    check_batch(training.batch, group)
+    """Raises: UserError for settings that these processes, blocks of this ``length`` or models
+    cannot be trained with.
+    """
+    check_batch(training, length, group)
     check_replicas(group, training.replicas)
     if training.tensorboard:
         require_board()

@@ -125,8 +125,8 @@ class Legs:
                 self.tasks[name] = self.group.by_first(place.tasks)
             return known
         model = self._student(cut, after=f"{name}-screening" if leg.before else "")
-        share = training.batch // self.group.world
-        batch = max(1, share // leg.smaller) * self.group.world
+        shares = self.group.world // training.context_parallel
+        batch = max(1, training.batch // shares // leg.smaller) * shares
         self._train(
             model,
             replace(training, tokens=leg.tokens, batch=batch),

@@ -71,7 +71,7 @@ def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
     held_out = group.first_then_all(
         lambda: _validation(recipe, texts["validation"], tokenizer, run)
     )
-    check_training(recipe.training, [architecture], device, group)
+    check_training(recipe.training, recipe.data.length, [architecture], device, group)
     kernels = choose(device)
     inputs = (tokenizer.fingerprint, blocks.fingerprint)
     identity = fingerprint(recipe.model, recipe.training.fixed(), *inputs)

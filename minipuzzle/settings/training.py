@@ -36,9 +36,11 @@ class Training:
 
     ``micro_batch`` blocks go through a process's model at once (0: its whole share of the batch).
     Under torchrun the model is sharded over all processes, or over each of ``replicas`` groups of
-    them (HSDP). ``precision`` is that of the blocks' GEMMs: FP8 for all but ``bf16_ends`` blocks
-    at either end. The state is saved ``save_every`` seconds after the last save was on disk, or
-    later where saves would take more than a tenth of the time (``training.pace``), and at the end.
+    them (HSDP). ``context_parallel`` neighbours have a part of each sequence each
+    (``model.context_parallel``). ``precision`` is that of the blocks' GEMMs: FP8 for all but
+    ``bf16_ends`` blocks at either end. The state is saved ``save_every`` seconds after the last
+    save was on disk, or later where saves would take more than a tenth of the time
+    (``training.pace``), and at the end.
     ``activation_checkpointing`` "auto" recomputes blocks in the backward pass where a GPU's memory
     would not hold them, "mlp,mamba" those of these kinds in any case (``named_kinds``). ``train``
     names the weights (``training.trained``): routers are the matrices that choose experts; what
@@ -119,6 +121,12 @@ class Training:
         within=(1, 65_536),
         panel=MEMORY,
     )
+    context_parallel: int = setting(
+        1,
+        "Processes under torchrun that share each sequence, a part each.",
+        within=(1, 65_536),
+        panel=MEMORY,
+    )
     tensorboard: bool = setting(False, "Write TensorBoard scalars.", panel=SAVES)
     precision: Precision = setting("bf16", "GEMM precision.", panel=MEMORY, common=True)
     bf16_ends: int = setting(
@@ -176,6 +184,7 @@ CHANGEABLE = (
     "save_every",
     "activation_checkpointing",
     "replicas",
+    "context_parallel",
     "tensorboard",
 )
 """A run counts tokens, so that it can go on with another batch, or with a lower rate after a loss

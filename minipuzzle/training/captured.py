@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from minipuzzle.model import HybridLM, mixed_precision
+from minipuzzle.model.context_parallel import ContextParallel
+from minipuzzle.model.masks import meanwhile
 from minipuzzle.training.objectives import BatchLoss, Objective
 from minipuzzle.training.update import no_gradient
 
@@ -28,13 +30,19 @@ class Backward:
     With ``captures`` batches after the first EAGER of a shape replay a graph. It sets gradients, so
     that a step must be one batch; where a step ``adds`` those of several, it adds to buffers that
     are set to 0 by the first one, before which no parameter has a gradient. What is then returned
-    is overwritten by the next call.
+    is overwritten by the next call. With ``parallel`` batches are divided along their sequences.
     """
 
     def __init__(
-        self, model: HybridLM, objective: Objective, *, captures: bool, adds: bool = False
+        self,
+        model: HybridLM,
+        objective: Objective,
+        *,
+        captures: bool,
+        adds: bool = False,
+        parallel: ContextParallel | None = None,
     ) -> None:
-        self.model, self.objective = model, objective
+        self.model, self.objective, self.parallel = model, objective, parallel
         self.captures, self.adds = captures, adds
         self.tokens = torch.empty(0, dtype=torch.int64)
         self.seen = 0
@@ -64,7 +72,8 @@ class Backward:
         return self.loss
 
     def _run(self, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
-        with mixed_precision(tokens.device):
+        divided = meanwhile([(self.model, "parallel", self.parallel)])
+        with mixed_precision(tokens.device), divided:
             batch = self.objective(self.model, tokens, documents)
         if not batch.total.requires_grad:
             raise no_gradient("a loss that depends on no trained parameter")

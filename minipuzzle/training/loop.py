@@ -34,6 +34,7 @@ from minipuzzle.training.log import LOG, TrainingLog
 from minipuzzle.training.objectives import Objective
 from minipuzzle.training.on_policy import FIELDS, Completions, OnPolicy
 from minipuzzle.training.pace import Pace
+from minipuzzle.training.parallel import context_parallel
 from minipuzzle.training.position import Position
 from minipuzzle.training.prepare import prepare, unprepare
 from minipuzzle.training.schedule import learning_rate
@@ -78,7 +79,7 @@ def train(
     """
     settings = settings.at(RATE)
     ranks = ranks or alone(next(model.parameters()).device)
-    check_batch(settings.batch, ranks)
+    check_batch(settings, blocks.block_length, ranks)
     identity = fingerprint(
         identity,
         settings.fixed(),
@@ -88,7 +89,9 @@ def train(
     )
     states = States(folder / STATES, identity, ranks)
     with interrupt(ranks) as stop, expert_load(model, ranks) as load:
-        at_once = (settings.micro_batch or settings.batch // ranks.world) * blocks.block_length
+        shared = settings.context_parallel  # by so many processes each sequence
+        share = settings.batch * shared // ranks.world
+        at_once = (settings.micro_batch or share) * blocks.block_length // shared
         try:
             if chosen := prepare(model.train(), settings, at_once, ranks.world, teacher):
                 log.info(chosen)
@@ -143,7 +146,13 @@ class _Run:
         alike = settings.batch % size == 0  # a graph is of one shape
         captures = alike and ranks.world == 1 and self.device.type == "cuda"
         captures = captures and objective.capturable and model.capturable
-        self.backward = Backward(model, objective, captures=captures, adds=size < settings.batch)
+        self.backward = Backward(
+            model,
+            objective,
+            captures=captures,
+            adds=size < settings.batch,
+            parallel=context_parallel(ranks, settings.context_parallel),
+        )
         if on_policy is not None:
             self.on_completions = Backward(model, on_policy.objective, captures=False)
         self.average = Average(model, settings.average, settings.tokens)

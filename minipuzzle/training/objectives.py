@@ -10,6 +10,7 @@ from torch import Tensor
 
 from minipuzzle.errors import UserError
 from minipuzzle.model import HybridLM
+from minipuzzle.model.masks import meanwhile
 from minipuzzle.registry import DIVERGENCES
 from minipuzzle.settings import DEFAULT_LOSS, loss_terms
 from minipuzzle.shapes import Float64, Int
@@ -45,7 +46,9 @@ class Objective(ABC):
     def __call__(
         self, model: HybridLM, tokens: Int[Tensor, "b s"], documents: Int[Tensor, "b s"] | None
     ) -> BatchLoss:
-        """The loss on ``tokens``; ``documents`` keep packed ones apart."""
+        """The loss on ``tokens``; ``documents`` keep packed ones apart. Of a model that runs in
+        ``parallel``, that of this process's part: the whole is the sum of all parts'.
+        """
 
 
 def marked(documents: Int[Tensor, "b s"] | None) -> tuple[Tensor, Tensor]:
@@ -55,6 +58,12 @@ def marked(documents: Int[Tensor, "b s"] | None) -> tuple[Tensor, Tensor]:
     if documents is None:
         raise ValueError("a loss on some tokens needs their marks: blocks with spans")
     return documents // 2, documents[:, 1:] % 2 == 1
+
+
+def own_part(model: HybridLM, tokens: Int[Tensor, "b s"]) -> slice:
+    """The positions of which the model gives hidden states: all, or this process's part."""
+    length = tokens.shape[1]
+    return slice(0, length) if model.parallel is None else model.parallel.part(length)
 
 
 class _NextToken(Objective):
@@ -69,13 +78,16 @@ class _NextToken(Objective):
     def __call__(
         self, model: HybridLM, tokens: Int[Tensor, "b s"], documents: Int[Tensor, "b s"] | None
     ) -> BatchLoss:
-        targets = tokens[:, 1:]
+        part = own_part(model, tokens)
+        targets = tokens[:, 1:][:, part]  # none of the last position
+        count = targets.shape[1]
         if self.spans:
             documents, wanted = marked(documents)
-            hidden = model.hidden_states(tokens, documents)[:, :-1][wanted]  # [wanted, d]
+            wanted = wanted[:, part]
+            hidden = model.hidden_states(tokens, documents)[:, :count][wanted]  # [wanted, d]
             targets = targets[wanted]
         else:
-            hidden = model.hidden_states(tokens, documents)[:, :-1].flatten(0, 1)
+            hidden = model.hidden_states(tokens, documents)[:, :count].flatten(0, 1)
             targets = targets.reshape(-1)
         loss = linear_loss(hidden, model.head_weight, targets=targets)
         return BatchLoss(total=loss.total, entropy=loss.entropy, tokens=targets.numel())
@@ -118,19 +130,21 @@ class _Distillation(Objective):
     def __call__(
         self, model: HybridLM, tokens: Int[Tensor, "b s"], documents: Int[Tensor, "b s"] | None
     ) -> BatchLoss:
-        wanted = None
+        part, wanted = own_part(model, tokens), None
         if self.spans:
             documents, wanted = marked(documents)
+            wanted = wanted[:, part]
         # Not inference mode: its tensors cannot be saved for the student's backward pass.
-        with torch.no_grad():
+        with torch.no_grad(), meanwhile([(self.teacher, "parallel", model.parallel)]):
             target = self.teacher.hidden_states(tokens, documents)  # [b, s, d_teacher]
         hidden = model.hidden_states(tokens, documents)  # [b, s, d]
-        length = hidden.shape[1] - bool(self.target_weight)  # the last position has no next token
-        targets = tokens[:, 1:]
+        targets = tokens[:, 1:][:, part]
+        count = targets.shape[1]  # the last position has no next token
         if wanted is None:
+            length = count if self.target_weight else hidden.shape[1]
             student, taught = (h[:, :length].reshape(-1, h.shape[-1]) for h in (hidden, target))
         else:
-            student, taught = (h[:, :-1][wanted] for h in (hidden, target))  # [wanted, d]
+            student, taught = (h[:, :count][wanted] for h in (hidden, target))  # [wanted, d]
             targets = targets[wanted]
         found = linear_loss(
             student,

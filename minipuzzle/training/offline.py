@@ -27,7 +27,7 @@ from minipuzzle.model import HybridLM, mixed_precision
 from minipuzzle.progress import SILENT, Progress
 from minipuzzle.ranks import Ranks
 from minipuzzle.training.keep import Keep, id_dtype
-from minipuzzle.training.objectives import BatchLoss, Objective, marked
+from minipuzzle.training.objectives import BatchLoss, Objective, marked, own_part
 from minipuzzle.training.sparse import Entries, sparse_kl, teacher_entries
 
 ABOUT = "about.json"
@@ -257,13 +257,17 @@ class _Stored(Objective):
         self.cache = cache
 
     def __call__(self, model: HybridLM, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
-        entries = self.cache.entries(tokens, documents)
+        entries, part = self.cache.entries(tokens, documents), own_part(model, tokens)
+        ours = torch.zeros_like(tokens, dtype=torch.bool)  # [b, s]
+        ours[:, part] = True
         if self.cache.blocks.spans:
             documents, wanted = marked(documents)
-            hidden = model.hidden_states(tokens, documents)[:, :-1][wanted]  # [wanted, d]
-            entries = entries.at(functional.pad(wanted, (0, 1)).flatten())
+            ours &= functional.pad(wanted, (0, 1))  # the last position predicts nothing
+        hidden = model.hidden_states(tokens, documents)
+        if model.parallel is None and not self.cache.blocks.spans:
+            hidden = hidden.flatten(0, 1)
         else:
-            hidden = model.hidden_states(tokens, documents).flatten(0, 1)
+            hidden, entries = hidden[ours[:, part]], entries.at(ours.flatten())  # [wanted, d]
         total = sparse_kl(hidden, model.head_weight, entries)
         return BatchLoss(total=total, entropy=entries.entropy(), tokens=len(hidden))
 

@@ -5,11 +5,15 @@ Every block gathers its parameters when its turn comes. The embedding is a group
 norm and head are gathered with the root and stay so until backward has passed them, so that the
 loss reads the head as an ordinary tensor. An adapter is attached after that and stays outside: each
 process holds all of it, and ``update`` averages its gradients.
+
+Processes that share a sequence (``context_parallel``) hold shards of parameters like all others:
+their gradients are summed with the rest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,6 +22,7 @@ from torch import Tensor
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
 from minipuzzle.model import HybridLM
+from minipuzzle.model.context_parallel import ContextParallel
 from minipuzzle.ranks import Ranks
 
 
@@ -62,6 +67,28 @@ def check_replicas(ranks: Ranks, replicas: int) -> None:
             allowed=f"a divisor of {ranks.world}",
             next="Change training.replicas.",
         )
+
+
+def context_parallel(ranks: Ranks, size: int) -> ContextParallel | None:
+    """This process's part of each sequence where ``size`` neighbours share it, which divides the
+    processes (``update.check_batch``); None for 1.
+    """
+    if size == 1:
+        return None
+    import torch.distributed as dist
+
+    group = _mesh(dist.group.WORLD, ranks.device.type, ranks.world // size, size)[
+        "context"
+    ].get_group()
+    return ContextParallel(rank=ranks.rank % size, world=size, group=group)
+
+
+@lru_cache(maxsize=4)
+def _mesh(world: Any, kind: str, batches: int, size: int) -> Any:
+    """Made once for the process group ``world``: runs of one command share its connections."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    return init_device_mesh(kind, (batches, size), mesh_dim_names=("batch", "context"))
 
 
 def load_sharded(

@@ -82,7 +82,8 @@ def step_peak(
         recomputed=recomputed,
         trained=trained if adapted else None,
         averaged=settings.average > 0,
-        accumulates=0 < settings.micro_batch < settings.batch // ranks,
+        accumulates=0 < settings.micro_batch * ranks < settings.batch * settings.context_parallel,
+        context_parallel=settings.context_parallel,
         stacks=any(cast(ResidualBlock, block).stacks_adapted for block in model.blocks),
     )
 

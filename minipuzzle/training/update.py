@@ -90,12 +90,12 @@ def micro_batches(
     blocks: TokenBlocks | Ahead, settings: Training, first: int, ranks: Ranks, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """This process's share of the batch that begins at block ``first`` of the stream,
-    ``micro_batch`` blocks at a time.
+    ``micro_batch`` blocks at a time; the processes of one context have the same.
 
     Tokens [b, s] int64 and documents [b, s] or None, on ``device``.
     """
-    share = settings.batch // ranks.world
-    first += ranks.rank * share
+    share = settings.batch * settings.context_parallel // ranks.world
+    first += ranks.rank // settings.context_parallel * share
     size = settings.micro_batch or share
     for start in range(first, first + share, size):
         tokens, documents = blocks.stream(
@@ -107,14 +107,33 @@ def micro_batches(
         yield moved, torch.from_numpy(documents).to(device) if given else None
 
 
-def check_batch(batch: int, ranks: Ranks) -> None:
-    """Raises: UserError where the batch cannot be shared equally among the processes."""
-    if batch % ranks.world:
+def check_batch(training: Training, length: int, ranks: Ranks) -> None:
+    """Raises: UserError where batches of blocks of ``length`` tokens cannot be shared equally among
+    the processes, or among groups of them that share each sequence.
+    """
+    together = training.context_parallel
+    if ranks.world % together:
+        raise UserError(
+            "The processes cannot be divided into groups that share a sequence.",
+            got=f"{ranks.world} processes, training.context_parallel {together}",
+            allowed=f"a divisor of {ranks.world}",
+            next="Change training.context_parallel, or start another number of processes.",
+        )
+    shares = ranks.world // together
+    if training.batch % shares:
+        groups = f" in groups of {together}" if together > 1 else ""
         raise UserError(
             "The batch cannot be shared equally among the processes.",
-            got=f"{batch} blocks, {ranks.world} processes",
-            allowed=f"a multiple of {ranks.world}",
+            got=f"{training.batch} blocks, {ranks.world} processes{groups}",
+            allowed=f"a multiple of {shares}",
             next="Change training.batch, or start another number of processes.",
+        )
+    if length % together:
+        raise UserError(
+            "A sequence cannot be divided equally among the processes.",
+            got=f"{length:,} tokens, training.context_parallel {together}",
+            allowed=f"a multiple of {together}",
+            next="Change data.length.",
         )
 
 

@@ -72,7 +72,7 @@ def draw(axes: Any, found: dict[tuple[str, str], list[Result]], teacher: Result)
             axes.bar(x, middle, width, yerr=error, color=f"C{place}", label=label)
     axes.set_xticks([group + 0.4 for group in range(len(BUDGETS))], BUDGETS)
     axes.set_ylabel("loss above the teacher's, %")
-    axes.legend(ncols=2)
+    axes.legend(ncols=len(ROWS) // 2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
 def _first(found: dict[tuple[str, str], list[Result]], row: str) -> tuple[str, str] | None:

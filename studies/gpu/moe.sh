@@ -5,7 +5,7 @@
 #   1. run "bash studies/gpu/moe.sh teacher"        timeout_s 590   # carry=[".carry/moe"]; teacher 250 s, prepare 120 s; "prepared"
 #   2. run "bash studies/gpu/moe.sh cases 540"      timeout_s 590   # 48 cases, 8 at a time: about 100 s for each 8
 #   3. run "bash studies/gpu/moe.sh cases 380"      timeout_s 430   # the rest, with the table
-#   4. give_back; here: python studies/moe.py table FILES_AT (it needs FILES_AT/cases alone)
+#   4. give_back; here: tar xzf FILES_AT/moe.tar.gz -C RUN; python studies/moe.py table RUN
 # Where call 1 ended without "prepared", call 2 goes on with it: every part and every case is a file when it is done, each call
 # brings back all cases and logs so far, and does what is missing. Less device time: `cases 540 2000000` trains on 2 M tokens a case.
 # Apart from it, each as a session's only call: moe.sh kernels (180 s), moe.sh nano (260 s: studies/gpu/nano_30b.py).
@@ -19,11 +19,13 @@ mkdir -p $run
 prepare() {
     timeout "$1" python studies/moe.py prepare $run --workers 8 && echo prepared
 }
-brought() { # what there is so far; a copy of a file that is being written is not whole, so cases end in one rename
-    mkdir -p "$OUT/cases" "$OUT/logs"
-    cp $run/parts/*.json "$OUT" 2>/dev/null
-    cp $run/cases/*.json "$OUT/cases" 2>/dev/null
-    for log in $run/logs/*.log; do tail -c 4000 $log >"$OUT/logs/$(basename $log)"; done
+brought() { # all there is so far in one file, for 8 files come back; cases end in one rename, so each is whole
+    tails=/tmp/moe_tails
+    rm -rf $tails && mkdir -p $tails/cases $tails/parts $tails/logs
+    cp $run/cases/*.json $tails/cases 2>/dev/null
+    cp $run/parts/*.json $tails/parts 2>/dev/null
+    for log in $run/logs/*.log; do tail -c 4000 $log >"$tails/logs/$(basename $log)"; done
+    tar czf "$OUT/moe.tar.gz" -C $tails .
     grep -lE "Error|Traceback" $run/logs/*.log | head -2 | xargs -r tail -n 4
     echo "$(ls $run/cases/*.json 2>/dev/null | wc -l) cases after $SECONDS s"
 }

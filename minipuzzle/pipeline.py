@@ -21,6 +21,7 @@ from minipuzzle.runs.distill import run_distill
 from minipuzzle.runs.evaluate import run_eval
 from minipuzzle.runs.job import Job
 from minipuzzle.runs.prune import run_prune
+from minipuzzle.runs.qad import run_qad, without
 from minipuzzle.runs.score import run_score
 from minipuzzle.runs.search import LATENCY, run_search
 from minipuzzle.runs.steps import drop_before, finish_step, first_step, step_keys
@@ -93,7 +94,8 @@ def _step(
         search = step.search
         if step.number > 1:
             search = fitted(search, job.parent.architecture)
-        measured = _stages(job, recipe.score, search, step.distill, group)
+        distill = step.distill if step.number == step.of else without(step.distill)
+        measured = _stages(job, recipe.score, search, distill, group)
         finish_step(job, whole, step, key, measured)
 
         def show() -> Path:
@@ -120,5 +122,8 @@ def _stages(
     run_score(job, score)
     run_search(job, search)
     group.by_first(lambda: list(run_prune(job)))
-    run_distill(job, distill, teacher_path=None)
-    return run_eval(job, others=[])
+    run_distill(job, without(distill), teacher_path=None)
+    measured = run_eval(job, others=[])
+    if distill.student_precision != "bf16":
+        run_qad(job, distill, teacher_path=None)
+    return measured

@@ -151,6 +151,7 @@ def test_every_setting_that_decides_is_in_the_identity(settings):
         "winner": "tasks",
         "loss": "cosine",
         "on_policy_loss": "jsd",
+        "student_precision": "nvfp4",
         "teacher_precision": "fp8",
         "rates": (1e-3, 2e-3),
         "adapter": AdapterSettings(kind="tl6"),

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from minipuzzle.commands._shared import command, make_job, out, print_json, sizes
 from minipuzzle.errors import UserError
 from minipuzzle.settings.distill import DistillCommand
 from minipuzzle.settings.training import named_kinds
-from minipuzzle.units import sized
+from minipuzzle.units import bytes_, sized
+
+if TYPE_CHECKING:
+    from minipuzzle.runs.job import Job
 
 
 def run(line: DistillCommand) -> None:
@@ -19,6 +24,9 @@ def run(line: DistillCommand) -> None:
         from minipuzzle.runs.distill import run_distill
 
         job = make_job(line.run, None, line.data, line.device)
+        if line.settings.student_precision != "bf16":
+            _quantised(line, job)
+            return
         made = run_distill(job, line.settings, line.teacher)
         if line.as_json:
             done = job.run.stage(Distilled)
@@ -26,6 +34,23 @@ def run(line: DistillCommand) -> None:
         else:
             size = sized(made.parameters, made.architecture.active_if_fewer)
             out.print(f"student: {made.path}  {size}    next: minipuzzle eval")
+
+
+def _quantised(line: DistillCommand, job: Job) -> None:
+    from minipuzzle.records import Quantised
+    from minipuzzle.runs.qad import run_qad
+
+    path = run_qad(job, line.settings, line.teacher)
+    done = job.run.stage(Quantised)
+    if line.as_json:
+        print_json({"path": str(path), **done.json()})
+    else:
+        losses = (
+            f"loss {done.validation_loss:.4f} ({done.after_validation_loss:.4f} without training,"
+            f" {done.whole_validation_loss:.4f} whole)"
+        )
+        size = f"{bytes_(done.bytes)}, {done.format}"
+        out.print(f"quantised: {path}  {size}    {losses}    next: minipuzzle export {path}")
 
 
 def _print_plan(line: DistillCommand) -> None:

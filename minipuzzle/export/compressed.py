@@ -9,7 +9,7 @@ routers, convolutions, norms and the recurrence's vectors stay whole. Source: co
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from minipuzzle.families import copied, names_of
 from minipuzzle.memory.formats import Format
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
@@ -43,9 +44,27 @@ class Encoder:
         self._inputs = inputs or {}
         self.format = format
         self._wanted = {piece.name: piece for piece in self.matrices}
+        self._pieces: dict[str, list[Piece]] = {}
+        for piece in self.matrices:
+            self._pieces.setdefault(piece.planned.name, []).append(piece)
         self._checkpoint = checkpoint
         self._scheme, self._compressor = _scheme(format)
         self._tops: dict[str, Tensor] = {}
+
+    def held_dtype(self, name: str) -> torch.dtype:
+        """Of the checkpoint's tensor of that canonical name."""
+        return self._checkpoint.held_dtype(name)
+
+    @property
+    def names(self) -> list[str]:
+        """The canonical names of the matrices, or stacks of them, that are quantised."""
+        return list(self._pieces)
+
+    def parts(self, name: str, value: Tensor) -> list[tuple[Piece, Tensor]]:
+        """The file's matrices [rows, columns] of a tensor, in its order; views of ``value``."""
+        pieces = self._pieces[name]
+        rows = value.flatten(0, -2).split([piece.shape[0] for piece in pieces])
+        return list(zip(pieces, rows, strict=True))
 
     @property
     def nbytes(self) -> int:
@@ -90,6 +109,33 @@ class Encoder:
         """What the file holds of its tensor ``name``: the format's tensors, or itself."""
         if name not in self._wanted:
             return {name: value}
+        made = self._compressor.compress(self._state(name, value), self._scheme)
+        layer = name.removesuffix("weight")
+        return {layer + part: tensor.detach().contiguous() for part, tensor in made.items()}
+
+    def rounded(self, name: str, value: Tensor) -> Tensor:
+        """A matrix [rows, columns] as the codes of the file mean it, in its dtype."""
+        from compressed_tensors.quantization.lifecycle.forward import fake_quantize
+
+        state = self._state(name, value)
+        meant: Tensor = fake_quantize(
+            state["weight"],
+            state["weight_scale"],
+            None,
+            self._scheme.weights,
+            global_scale=state.get("weight_global_scale"),
+        )
+        return meant
+
+    def measure(self, tensor: Callable[[str], Tensor]) -> None:
+        """From now on take what matrices share from these weights, by canonical name, in place of
+        the checkpoint's.
+        """
+        if self._scheme.weights.strategy == "tensor_group":
+            self._tops = dict(self._largest(tensor))
+
+    def _state(self, name: str, value: Tensor) -> dict[str, Tensor]:
+        """A matrix and its scales, by compressed-tensors' names."""
         from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
 
         # [rows, groups], or [1] of a whole matrix: the least and the largest that share a scale
@@ -109,14 +155,12 @@ class Encoder:
         state["weight_scale"], _ = calculate_qparams(
             least, most, self._scheme.weights, global_scale=state.get("weight_global_scale")
         )
-        layer = name.removesuffix("weight")
-        made = self._compressor.compress(state, self._scheme)
-        return {layer + part: tensor.detach().contiguous() for part, tensor in made.items()}
+        return state
 
     def _shared_top(self, name: str) -> Tensor:
         """The largest magnitude [1] of a matrix and of those that engines join to it."""
         if not self._tops:
-            self._tops = dict(self._largest())
+            self.measure(self._checkpoint.tensor)
         layer = name.removesuffix(WEIGHT)
         parent, _, own = layer.rpartition(".")
         group = next((group for group in JOINED if own in group), (own,))
@@ -124,14 +168,10 @@ class Encoder:
         tops = [top for top in found if top is not None]
         return max(tops, key=float)
 
-    def _largest(self) -> Iterator[tuple[str, Tensor]]:
+    def _largest(self, tensor: Callable[[str], Tensor]) -> Iterator[tuple[str, Tensor]]:
         """(layer, the largest magnitude of its weight), over all of the checkpoint."""
-        of: dict[str, list[Piece]] = {}
-        for piece in self.matrices:
-            of.setdefault(piece.planned.name, []).append(piece)
-        for name, pieces in of.items():
-            rows = self._checkpoint.tensor(name).flatten(0, -2)
-            for piece, part in zip(pieces, rows.split([p.shape[0] for p in pieces]), strict=True):
+        for name in self.names:
+            for piece, part in self.parts(name, tensor(name)):
                 yield piece.layer, part.abs().max().reshape(1)
 
 

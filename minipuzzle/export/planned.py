@@ -64,8 +64,9 @@ def check_groups(matrices: list[Piece], format: Format) -> None:
             f"Columns are no multiples of {format.group}, for which {format.packing} has a scale.",
             got=f"{columns} columns in {len(odd)} matrices, first {odd[0].name}",
             allowed=f"multiples of {format.group}",
-            next="Change quantize.group where the format is int4, or quantize.format (fp8 takes"
-            " every size); a search that rounds widths to multiples keeps them whole.",
+            next="Take int4 in smaller groups (quantize.group 32, distill.student_precision"
+            " int4-32), or fp8, which takes every size; a search that rounds widths to multiples"
+            " keeps them whole.",
         )
 
 

@@ -45,6 +45,7 @@ def training_peak(
     averaged: bool = False,
     accumulates: bool = False,
     context_parallel: int = 1,
+    twice: bool = False,
 ) -> Peak:
     """Bytes on each of ``gpus`` GPUs that share one student and one teacher, at the worst moment of
     a step that takes ``tokens`` tokens at once on each; what is measured beside it:
@@ -53,10 +54,11 @@ def training_peak(
     ``trained`` None trains the student, whose FP32 masters, gradients and two Adam moments are in
     shards; a number is that of an adapter's parameters, whole on every GPU beside a frozen student
     in BF16; it is on ``stacks`` of matrices too. ``averaged``
-    keeps the mean of what is trained besides. Blocks of the kinds ``recomputed`` keep their input,
-    and one of them at a time everything. A step of several micro-batches ``accumulates``. Where
-    ``context_parallel`` GPUs have a part of each sequence each, ``tokens`` are those of one part,
-    beside which a block holds the others' keys and values.
+    keeps the mean of what is trained besides, ``twice`` the blocks as they are served. Blocks of
+    the kinds ``recomputed`` keep their input, and one of them at a time everything. A step of
+    several micro-batches ``accumulates``. Where ``context_parallel`` GPUs have a part of each
+    sequence each, ``tokens`` are those of one part, beside which a block holds the others' keys and
+    values.
     """
     shared, updated = (gpus, student.parameters) if trained is None else (1, trained)
     terms = {} if teacher is None else {TEACHER: BF16 * teacher.parameters // gpus}
@@ -64,6 +66,7 @@ def training_peak(
         terms[MASTERS] = MASTER * updated // shared
     else:
         terms |= {FROZEN: BF16 * student.parameters // gpus, ADAPTER: MASTER * updated}
+    matrices = sum(block.parameters for block in student.blocks)
     others = tokens * (context_parallel - 1)
     blocks = _blocks(student, tokens, others, gpus, trained is None, recomputed, stacks)
     matrix = 0 if trained is not None else GRADIENT * student.vocab_size * student.hidden // gpus
@@ -82,6 +85,7 @@ def training_peak(
             "loss": LOSS_BYTES,
             RESERVE: HELD_BACK,
             **({"average, FP32": MASTER * updated // shared} if averaged else {}),
+            **({"blocks as served, FP32": MASTER * matrices // shared} if twice else {}),
         }
     )
 

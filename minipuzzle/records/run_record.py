@@ -121,6 +121,26 @@ class Distilled(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quantised(Stage):
+    """A distillation in ``format``, of ``bytes`` in the file. Validation losses in nats a token: of
+    the student it began with, of that one quantised afterwards, of what was trained. ``curve`` and
+    ``rate_validation_loss`` as in ``Distilled``.
+    """
+
+    name: ClassVar[str] = "qad"
+    format: Name
+    bytes: Positive
+    whole_validation_loss: Measured
+    after_validation_loss: Measured
+    validation_loss: Measured
+    final_kl: Measured
+    curve: list[tuple[Count, Measured]] = field(default_factory=list)
+    tokens: Count
+    learning_rate: float
+    rate_validation_loss: dict[str, Measured] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Adapted(Stage):
     """``trained``: parameters of the adapter; ``lora``: those of a LoRA of the same rank."""
 
@@ -149,6 +169,7 @@ class Stages:
     search: Searched | None = None
     prune: Pruned | None = None
     distill: Distilled | None = None
+    qad: Quantised | None = None
     adapt: Adapted | None = None
     pretrain: Pretrained | None = None
 

@@ -15,6 +15,7 @@ from minipuzzle.adapters import merge
 from minipuzzle.adapters.saved import NAME as ADAPTER
 from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import Checkpoint, write_checkpoint
+from minipuzzle.checkpoint.writer import Encoder
 from minipuzzle.identity import fingerprint
 from minipuzzle.interrupt import legs
 from minipuzzle.model import HybridLM
@@ -136,9 +137,14 @@ def _finish(job: Job, folder: TrainingFolder) -> None:
     folder.finish()
 
 
-def write_student(like: Checkpoint, tensor: Callable[[str], torch.Tensor], target: Path) -> None:
+def write_student(
+    like: Checkpoint,
+    tensor: Callable[[str], torch.Tensor],
+    target: Path,
+    encoder: Encoder | None = None,
+) -> None:
     """Write trained tensors, by name, as a checkpoint with the dtypes, config and tokenizer of
-    ``like``.
+    ``like``, its matrices as an ``encoder`` codes them.
     """
     extra = like.family.extra_files(like.architecture)
     write_checkpoint(
@@ -148,6 +154,7 @@ def write_student(like: Checkpoint, tensor: Callable[[str], torch.Tensor], targe
         source=like,
         config=like.config,
         extra=extra,
+        encoder=encoder,
     )
 
 

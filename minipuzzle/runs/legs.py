@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 
 from minipuzzle.bars import progress_bar
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.cloze import Item, average, counted
+from minipuzzle.data import TokenBlocks
+from minipuzzle.export.compressed import Encoder
+from minipuzzle.export.served import served
 from minipuzzle.identity import fingerprint
 from minipuzzle.interrupt import Interrupt
 from minipuzzle.metrics import Metrics, measure
@@ -28,6 +32,7 @@ from minipuzzle.training.guard import BrokenDown
 from minipuzzle.training.loop import STATES
 from minipuzzle.training.objectives import Objective
 from minipuzzle.training.on_policy import OnPolicy
+from minipuzzle.training.prepare import Served
 from minipuzzle.training.trained import choose_trained
 
 log = logging.getLogger(__name__)
@@ -42,7 +47,9 @@ RATE_SHARE = 5
 
 
 class Legs:
-    """What the short runs and the long one share: teacher, texts, tasks, and where states lie."""
+    """What the short runs and the long one share: teacher, texts, tasks, and where states lie; with
+    an ``encoder`` students compute with the weights that it writes.
+    """
 
     def __init__(
         self,
@@ -52,9 +59,11 @@ class Legs:
         inputs: DistillInputs,
         folder: TrainingFolder,
         stop: Interrupt,
+        encoder: Encoder | None = None,
     ) -> None:
         self.job, self.settings, self.group, self.inputs = job, settings, group, inputs
         self.folder, self.stop, self.training = folder, stop, settings.training
+        self.encoder = encoder
         self.tasks: dict[str, float] = {}
         self.curve: list[tuple[int, float]] = []
         self._asked: dict[str, list[Item]] = {}
@@ -134,7 +143,7 @@ class Legs:
             f"{name} {leg.label}",
             f"{name}, {leg.label}",
         )
-        found = measure(model, self.inputs.validation)
+        found = self._measure(model)
         loss = found.loss
         log.info(
             f"distill: {name} after {leg.before + leg.tokens:,} tokens: validation loss {loss:.4f}"
@@ -154,11 +163,11 @@ class Legs:
         run's weights where there was one, which ended with the loss ``short``.
         """
         model = self._student(cut, after="" if short is None else f"{name}-short")
-        before = measure(model, self.inputs.validation).loss if short is None else short
+        before = self._measure(model).loss if short is None else short
         curve = self._curve()
         final = self._train(model, self.training, LONG, name, "long run", curve)
         self.curve = curve.points
-        found = measure(model, self.inputs.validation)
+        found = self._measure(model)
         after = found.loss
         log.info(
             f"distill: validation loss {before:.4f} nats/token before the long run, {after:.4f}"
@@ -195,6 +204,7 @@ class Legs:
             teacher=teacher,
             on_policy=self.on_policy,
             curve=curve,
+            served=self._served(model),
         )
         self.stop.check(self.group)
         return final
@@ -208,7 +218,15 @@ class Legs:
         each = CURVE_SHARE * 4 * tokens / (POINTS * whole.block_length)
         sample = whole.take(min(len(whole), max(FEWEST_BLOCKS, int(each))))
         steps = self.training.steps(self.inputs.blocks.block_length)
-        return Curve(lambda model: measure(model, sample).loss, tokens, steps)
+        return Curve(lambda model: self._measure(model, sample).loss, tokens, steps)
+
+    def _measure(self, model: HybridLM, blocks: TokenBlocks | None = None) -> Metrics:
+        """Of a student as it is served, on the validation text or other ``blocks``."""
+        with self._served(model)():
+            return measure(model, blocks or self.inputs.validation)
+
+    def _served(self, model: HybridLM) -> Served:
+        return nullcontext if self.encoder is None else partial(served, model, self.encoder)
 
     def _student(self, checkpoint: Checkpoint, after: str) -> HybridLM:
         """A candidate's model, with the weights that the run ``after`` left where one is named."""

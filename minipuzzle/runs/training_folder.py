@@ -13,6 +13,7 @@ import datetime
 import logging
 import math
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from minipuzzle.training.curve import Curve
 from minipuzzle.training.loop import STATES
 from minipuzzle.training.objectives import Objective
 from minipuzzle.training.on_policy import OnPolicy
+from minipuzzle.training.prepare import Served
 
 log = logging.getLogger(__name__)
 
@@ -196,6 +198,7 @@ def train_in(
     teacher: Architecture | None,
     on_policy: OnPolicy | None = None,
     curve: Curve | None = None,
+    served: Served = nullcontext,
 ) -> float:
     """``train`` in a folder of the run, with a progress bar; says how often it reads each source of
     a blend.
@@ -225,4 +228,5 @@ def train_in(
             teacher=teacher,
             on_policy=on_policy,
             curve=curve,
+            served=served,
         )

@@ -19,6 +19,7 @@ from minipuzzle.settings.losses import DEFAULT_LOSS, loss_terms
 from minipuzzle.settings.training import Precision, Training
 
 Winner = Literal["loss", "tasks"]
+StudentPrecision = Literal["bf16", "fp8", "nvfp4", "mxfp4", "int4", "int4-64", "int4-32"]
 
 RATES, ADAPTER_RATES = (5e-5, 1.5e-4, 5e-4, 1.5e-3), (4e-3, 1.6e-2, 6.4e-2)
 """What ``distill`` tries where no learning rate is named, for all weights and for an adapter. A
@@ -58,6 +59,9 @@ class DistillSettings:
     training; ``teacher_keep`` of its tokens at each position ("top-64", "sampled-50") are stored
     there.
 
+    With a ``student_precision`` but BF16 what is trained is the student of a finished distillation,
+    with quantised weights; int4 shares a scale between 128 columns, or between 64 or 32.
+
     In the share ``on_policy`` of the steps the student continues ``prompts`` by up to
     ``completion`` tokens, and ``on_policy_loss`` compares both models at those tokens only
     (``training.on_policy``).
@@ -76,6 +80,12 @@ class DistillSettings:
         DEFAULT_LOSS,
         "A divergence, a loss, or a sum with weights: forward-kl+0.1*cosine.",
         names=(DIVERGENCES, LOSSES),
+        common=True,
+    )
+    student_precision: StudentPrecision = setting(
+        "bf16",
+        "Format of the matrices of the recovered student, which goes on learning with them and is"
+        " written so, beside it.",
         common=True,
     )
     teacher_precision: Precision = setting("bf16", "GEMM precision of the teacher.", panel=TEACHER)
@@ -161,6 +171,14 @@ class DistillSettings:
             rates=tried if len(tried) > 1 else (),
             training=replace(self.training, learning_rate=tried[0]),
         )
+
+    @property
+    def student_format(self) -> tuple[str, int]:
+        """Of ``student_precision`` the name in ``memory.formats``, and columns that share a scale
+        in int4.
+        """
+        name, _, group = self.student_precision.partition("-")
+        return name, int(group or 128)
 
     def fixed(self) -> dict[str, Plain]:
         """As ``Training.fixed``, the training's own included. Of stored teacher logits it matters

@@ -59,3 +59,9 @@ class TrainingLog:
                 {f: int(row[f]) if f in WHOLE else f"{row[f]:.6g}" for f in self.fields}
             )
         write_atomic(self.path, text.getvalue().encode())
+
+
+def mean(values: Sequence[float]) -> float:
+    """Of the finite ones; NaN where there is none."""
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan

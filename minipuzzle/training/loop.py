@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,13 +31,13 @@ from minipuzzle.training.checkpointing import States
 from minipuzzle.training.curve import Curve
 from minipuzzle.training.expert_load import ExpertLoad, expert_load, summary
 from minipuzzle.training.guard import Guard
-from minipuzzle.training.log import LOG, TrainingLog
+from minipuzzle.training.log import LOG, TrainingLog, mean
 from minipuzzle.training.objectives import Objective
 from minipuzzle.training.on_policy import FIELDS, Completions, OnPolicy
 from minipuzzle.training.pace import Pace
 from minipuzzle.training.parallel import context_parallel
 from minipuzzle.training.position import Position
-from minipuzzle.training.prepare import prepare, unprepare
+from minipuzzle.training.prepare import Served, prepare, unprepare
 from minipuzzle.training.schedule import learning_rate
 from minipuzzle.training.update import Update, check_batch, make_optimizer, micro_batches, update
 
@@ -60,6 +61,7 @@ def train(
     teacher: Architecture | None = None,
     on_policy: OnPolicy | None = None,
     curve: Curve | None = None,
+    served: Served = nullcontext,
 ) -> float:
     """Train ``model`` in place and return the mean loss (nats per token) of the last logged steps.
 
@@ -74,8 +76,10 @@ def train(
     and each process holds all of them) and each takes its share of every batch. ``teacher`` is what
     the objective runs beside it, for the estimate of memory. Where it is the turn of ``on_policy``,
     a step is on what the model writes and uses up a batch of ``blocks`` unread; ``curve`` gets its
-    points. SIGTERM saves and exits with 0, Ctrl-C saves and raises KeyboardInterrupt. Raises:
-    UserError where training breaks down, the state is another run's, or the disk is full.
+    points. Losses and completions are of the weights that the model has within ``served``, updated
+    and saved are its own. SIGTERM saves and exits with 0, Ctrl-C saves and raises
+    KeyboardInterrupt. Raises: UserError where training breaks down, the state is another run's, or
+    the disk is full.
     """
     settings = settings.at(RATE)
     ranks = ranks or alone(next(model.parameters()).device)
@@ -93,7 +97,8 @@ def train(
         share = settings.batch * shared // ranks.world
         at_once = (settings.micro_batch or share) * blocks.block_length // shared
         try:
-            if chosen := prepare(model.train(), settings, at_once, ranks.world, teacher):
+            twice = served is not nullcontext
+            if chosen := prepare(model.train(), settings, at_once, ranks.world, teacher, twice):
                 log.info(chosen)
             losses = _Run(
                 model,
@@ -108,6 +113,7 @@ def train(
                 load,
                 on_policy,
                 curve,
+                served,
             ).finish()
         except UserError:
             if ranks.world == 1:  # among several a writer may wait for one that is gone
@@ -135,11 +141,12 @@ class _Run:
         load: ExpertLoad,
         on_policy: OnPolicy | None,
         curve: Curve | None,
+        served: Served,
     ) -> None:
         self.model, self.blocks, self.settings = model, blocks, settings
         self.ranks, self.states, self.stop = ranks, states, stop
         self.progress, self.load = progress, load
-        self.on_policy, self.curve = on_policy, curve
+        self.on_policy, self.curve, self.served = on_policy, curve, served
         self.device, self.ahead = next(model.parameters()).device, Ahead(blocks)
         self.optimizer = make_optimizer(model, settings)
         size = min(settings.micro_batch or settings.batch, settings.batch)
@@ -223,6 +230,7 @@ class _Run:
             clip=settings.clip,
             guard=self.guard,
             ranks=self.ranks,
+            served=self.served,
             # any process may have been told to stop; the first one's clock says when to save
             votes=lambda: (float(bool(self.stop.asked)), float(due and self.ranks.rank == 0)),
         )
@@ -250,11 +258,11 @@ class _Run:
             return []
         size, seed = self.settings.batch, self.settings.seed
         at_once = self.settings.micro_batch or size
-        with self.load.paused():
+        with self.load.paused(), self.served():
             return list(self.on_policy.batch(self.model, self.at.step, size, at_once, seed))
 
     def _write_row(self) -> None:
-        loss, entropy, norm = map(_mean, zip(*self.at.window, strict=True))
+        loss, entropy, norm = map(mean, zip(*self.at.window, strict=True))
         written = {} if self.on_policy is None else self.written.row(len(self.at.window))
         if math.isnan(loss):  # no step was on text
             loss = written.get("completion_loss", loss)
@@ -289,8 +297,3 @@ class _Run:
         more = {} if last else self.average.tensors  # the weights are the mean by then
         self.states.save(self.model, self.optimizer, asdict(self.at), more)
         self.pace.saved(began, time.monotonic())
-
-
-def _mean(values: tuple[float, ...]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.nan

@@ -4,7 +4,9 @@ keep for backward.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import cast
 
 from minipuzzle.arch import Architecture
@@ -18,6 +20,8 @@ from minipuzzle.settings.training import named_kinds
 from minipuzzle.units import bytes_
 
 NONE = frozenset[str]()
+Served = Callable[[], AbstractContextManager[None]]
+"""Within it a model has other weights than those that are trained, such as rounded ones."""
 SAFE = 0.9
 """Of the memory that is free: fragmentation and what the estimate does not see take the rest."""
 
@@ -28,9 +32,11 @@ def prepare(
     tokens: int,
     ranks: int = 1,
     teacher: Architecture | None = None,
+    twice: bool = False,
 ) -> str:
     """Set precision and activation checkpointing for steps of ``tokens`` tokens at once on each of
-    ``ranks`` devices; a line that says what was chosen.
+    ``ranks`` devices; a line that says what was chosen. ``twice``: within a step the weights are
+    there besides as they are served.
 
     Raises: UserError where the precision cannot be had (``set_precision``).
     """
@@ -43,10 +49,11 @@ def prepare(
         # What is loaded is no longer free, and neither is CUDA's context.
         there = (*LOADED, RESERVE)
         free = free_gpu_bytes(device)
-        chosen = step_peak(model, settings, tokens, ranks, teacher, recomputed=model.recomputed)
+        peak = partial(step_peak, model, settings, tokens, ranks, teacher, twice=twice)
+        chosen = peak(recomputed=model.recomputed)
         if wanted == "auto" and chosen.without(there).total > SAFE * free:
             model.recomputed = every
-            chosen = step_peak(model, settings, tokens, ranks, teacher, recomputed=every)
+            chosen = peak(recomputed=every)
         missing = chosen.without(there).total
         parts.append(
             f"{bytes_(chosen.total)} on each GPU (estimate), {bytes_(missing)} of them beside what"
@@ -70,6 +77,7 @@ def step_peak(
     teacher: Architecture | None = None,
     *,
     recomputed: Collection[str],
+    twice: bool = False,
 ) -> Peak:
     """What a step holds on each device: ``memory.training_peak`` of this model."""
     adapted = hasattr(model, "adapters")
@@ -84,6 +92,7 @@ def step_peak(
         averaged=settings.average > 0,
         accumulates=0 < settings.micro_batch * ranks < settings.batch * settings.context_parallel,
         context_parallel=settings.context_parallel,
+        twice=twice,
         stacks=any(cast(ResidualBlock, block).stacks_adapted for block in model.blocks),
     )
 

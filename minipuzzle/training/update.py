@@ -20,6 +20,7 @@ from minipuzzle.ranks import Ranks
 from minipuzzle.settings import Training
 from minipuzzle.training.guard import Guard
 from minipuzzle.training.objectives import BatchLoss
+from minipuzzle.training.prepare import Served
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,20 +46,22 @@ def update(
     clip: float,
     guard: Guard,
     ranks: Ranks,
+    served: Served,
     votes: Callable[[], tuple[float, ...]],
 ) -> Update:
     """Take a step on ``parts`` (tokens [b, s], documents), this process's micro-batches, whose
-    gradients ``backward`` makes.
+    gradients ``backward`` makes within ``served``.
 
     Losses are summed and divided once by the number of tokens of all processes, so that neither
     micro-batches nor processes of unequal counts are weighed wrongly. Raises: UserError where the
     guard gives up, and where nothing would be trained.
     """
     sums, count = torch.zeros(2, dtype=torch.float64), 0
-    for tokens, documents in parts:
-        batch = backward(tokens, documents)
-        sums = sums.to(tokens.device) + torch.stack((batch.total.double(), batch.entropy.double()))
-        count += batch.tokens
+    with served():
+        for tokens, documents in parts:
+            batch = backward(tokens, documents)
+            both = torch.stack((batch.total.double(), batch.entropy.double()))
+            sums, count = sums.to(tokens.device) + both, count + batch.tokens
     total, entropy, everyone, *voted = ranks.sum(
         np.array([*sums.tolist(), count, *votes()])
     ).tolist()

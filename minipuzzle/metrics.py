@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from minipuzzle.arch import Selection
 from minipuzzle.data import TokenBlocks
 from minipuzzle.model import HybridLM, mixed_precision
+from minipuzzle.model.branches import Branches
 from minipuzzle.model.head import matmul_fp32
 from minipuzzle.progress import SILENT, Progress
 from minipuzzle.shapes import Float, Int
@@ -69,63 +72,124 @@ def measure(
     alike, on one GPU and on many. Source of the two ranking metrics: arXiv:2504.03624 (next-token
     accuracy, agreement with the 56B's greedy token).
     """
+    return _measured(model, None, blocks, batch, teacher, progress)[0]
+
+
+def measure_each(
+    model: HybridLM,
+    selections: Sequence[Selection],
+    blocks: TokenBlocks,
+    *,
+    batch: int = 8,
+    teacher: HybridLM | Answers | None = None,
+    progress: Progress = SILENT,
+) -> list[Metrics]:
+    """What ``measure`` says of the model under the masks of each selection, in one pass over the
+    text: what selections share of their first blocks is computed once (``model.branches``).
+
+    Raises: UserError for a selection that the architecture does not allow.
+    """
+    return _measured(model, Branches(model, selections), blocks, batch, teacher, progress)
+
+
+def _measured(
+    model: HybridLM,
+    branches: Branches | None,
+    blocks: TokenBlocks,
+    batch: int,
+    teacher: HybridLM | Answers | None,
+    progress: Progress,
+) -> list[Metrics]:
+    """Of each branch; of the model itself without any."""
     parts = blocks.by_domain() or [("", blocks)]
-    sums: list[Tensor] = []
+    each: list[Tensor] = []
     counts: list[int] = []
     before = 0
     with mixed_precision(next(model.parameters()).device):
         for _, part in parts:
-            sums.append(_summed(model, part, batch, teacher, before, progress))
+            each.append(_summed(model, branches, part, batch, teacher, before, progress))
             counts.append(predictions(part))
             before += len(part)
     alone = teacher is None
-    return replace(
-        _metrics(torch.stack(sums).sum(0), sum(counts), alone),
-        domains={
-            name: _metrics(found, count, alone)
-            for (name, _), found, count in zip(parts, sums, counts, strict=True)
-            if name
-        },
-    )
+    return [
+        replace(
+            _metrics(torch.stack(sums).sum(0), sum(counts), alone),
+            domains={
+                name: _metrics(found, count, alone)
+                for (name, _), found, count in zip(parts, sums, counts, strict=True)
+                if name
+            },
+        )
+        for sums in zip(*each, strict=True)
+    ]
 
 
 def _summed(
     model: HybridLM,
+    branches: Branches | None,
     blocks: TokenBlocks,
     batch: int,
     teacher: HybridLM | Answers | None,
     before: int,
     progress: Progress,
 ) -> Tensor:
-    """[4] float64, sums over predictions: loss, right, agreeing, KL. A teacher's ``Answers`` to
-    these blocks begin at block ``before``.
+    """[branches or 1, 4] float64, sums over predictions: loss, right, agreeing, KL. A teacher's
+    ``Answers`` to these blocks begin at block ``before``.
     """
     device = next(model.parameters()).device
-    totals = torch.zeros(4, dtype=torch.float64, device=device)
+    count = 1 if branches is None else branches.size
+    totals = torch.zeros(count, 4, dtype=torch.float64, device=device)
     for start in range(0, len(blocks), batch):
         tokens = torch.from_numpy(blocks.tokens[start : start + batch].astype("int64")).to(device)
         documents, rows = _counted(blocks, start, batch, device)
-        hidden = model.hidden_states(tokens, documents)[:, :-1].flatten(0, 1)[rows]
         other = None
         if teacher is not None:
             other = _answers(teacher, tokens, documents, before + start)[rows]
         targets = tokens[:, 1:].reshape(-1)[rows]
-        for at in range(0, len(targets), CHUNK_TOKENS):
-            part = slice(at, at + CHUNK_TOKENS)
-            log_p = torch.log_softmax(
-                matmul_fp32(hidden[part], model.head_weight.to(hidden.dtype).t()), -1
-            )
-            best = log_p.argmax(-1)
-            totals[0] -= log_p.gather(1, targets[part, None]).double().sum()
-            totals[1] += (best == targets[part]).sum()
-            if teacher is not None and other is not None:
-                log_t = torch.log_softmax(
-                    matmul_fp32(other[part], teacher.head_weight.to(other.dtype).t()), -1
-                )
-                totals[2] += (best == log_t.argmax(-1)).sum()
-                totals[3] += (log_t.exp() * (log_t - log_p)).double().sum()
+
+        def take(
+            number: int,
+            hidden: Tensor,
+            rows: Tensor | slice = rows,
+            other: Tensor | None = other,
+            targets: Tensor = targets,
+        ) -> None:
+            mine = hidden[:, :-1].flatten(0, 1)[rows]
+            _compare(totals[number], model, mine, targets, teacher, other)
+
+        if branches is None:
+            take(0, model.hidden_states(tokens, documents))
+        else:
+            model.hidden_states_of_each(branches, tokens, take, documents)
         progress.advance(len(tokens))
     return totals
+
+
+def _compare(
+    totals: Tensor,
+    model: HybridLM,
+    hidden: Float[Tensor, "n d"],
+    targets: Int[Tensor, " n"],
+    teacher: HybridLM | Answers | None,
+    other: Float[Tensor, "n d"] | None,
+) -> None:
+    """Add to ``totals`` [4] what a model's last hidden states say of the targets, beside the
+    teacher's.
+    """
+    for at in range(0, len(targets), CHUNK_TOKENS):
+        part = slice(at, at + CHUNK_TOKENS)
+        log_p = torch.log_softmax(
+            matmul_fp32(hidden[part], model.head_weight.to(hidden.dtype).t()), -1
+        )
+        best = log_p.argmax(-1)
+        totals[0] -= log_p.gather(1, targets[part, None]).double().sum()
+        totals[1] += (best == targets[part]).sum()
+        if teacher is not None and other is not None:
+            log_t = torch.log_softmax(
+                matmul_fp32(other[part], teacher.head_weight.to(other.dtype).t()), -1
+            )
+            totals[2] += (best == log_t.argmax(-1)).sum()
+            totals[3] += (log_t.exp() * (log_t - log_p)).double().sum()
 
 
 def _metrics(sums: Tensor, count: int, alone: bool) -> Metrics:

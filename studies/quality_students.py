@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from minipuzzle import embedded
@@ -12,7 +13,7 @@ from minipuzzle.metrics import Answers
 from minipuzzle.model import HybridLM
 from minipuzzle.nas.plan import make_plan
 from minipuzzle.nas.rank import Quality, evaluate
-from minipuzzle.runs.parent import masked_quality
+from minipuzzle.runs.parent import masked_qualities
 from minipuzzle.scores import Scores
 from minipuzzle.settings import SearchSettings
 from minipuzzle.space import Shape
@@ -46,10 +47,10 @@ def search(
         model.architecture, SearchSettings(budget=(budget,), min_keep=least, mamba_heads=True)
     )
 
-    def one(name: str, selection: Selection) -> Quality:
-        return masked_quality(model, selection, choice, said, batch=32)
+    def each(named: Sequence[tuple[str, Selection]]) -> list[Quality]:
+        return masked_qualities(model, [kept for _, kept in named], choice, said, batch=32)
 
-    winner = evaluate(plan.candidates(scores, 24), one, "agreement")[0].candidate
+    winner = evaluate(plan.candidates(scores, 24), each, "agreement")[0].candidate
     return shape_of(winner.selection.student(model.architecture)), winner.selection
 
 

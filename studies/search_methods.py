@@ -20,7 +20,7 @@ from minipuzzle.nas.rank import Evaluated, Quality, evaluate, reranked, shortlis
 from minipuzzle.nas.refine import refine, repair
 from minipuzzle.nas.solve import solve
 from minipuzzle.nas.timing import load_timing
-from minipuzzle.runs.parent import masked_quality
+from minipuzzle.runs.parent import masked_qualities
 from minipuzzle.runs.race import FINALISTS
 from minipuzzle.runs.search import LARGEST
 from minipuzzle.scores import Scores
@@ -50,7 +50,9 @@ def search(
     settings, scores, plan = set_up(task, model)
     one = evaluator(model, choice)
     if task.method == "grid":
-        ranked = evaluate(plan.candidates(scores, 48), lambda name, kept: one(kept), "agreement")
+        ranked = evaluate(
+            plan.candidates(scores, 48), lambda named: [one(kept) for _, kept in named], "agreement"
+        )
         return [r.candidate.selection for r in ranked[:FINALISTS]], len(ranked)
     if task.method == "minitron":
         selections = [c.selection for c in plan.largest(scores, LARGEST)]
@@ -109,7 +111,7 @@ def set_up(task: Task, model: HybridLM) -> tuple[SearchSettings, Scores, Plan]:
 def evaluator(model: HybridLM, choice: TokenBlocks) -> Callable[[Selection], Quality]:
     """What a selection does on the text, with the parent's own answers made once."""
     said = answers(model, choice, batch=16)
-    return lambda selection: masked_quality(model, selection, choice, said, batch=16)
+    return lambda selection: masked_qualities(model, [selection], choice, said, batch=16)[0]
 
 
 def evaluated(
@@ -126,7 +128,7 @@ def evaluated(
     found = plan.candidates(scores, 24) + plan.largest(scores, LARGEST)
     for proposals in each:
         found += proposals.candidates(plan.bytes, 1 + sum(r.origin == "solver" for r in found))
-    ranked = evaluate(found, lambda name, kept: one(kept), "kl")
+    ranked = evaluate(found, lambda named: [one(kept) for _, kept in named], "kl")
     starts = (
         (p.choices, p.choices.state(r.candidate.selection), r)
         for r in ranked

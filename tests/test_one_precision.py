@@ -18,7 +18,7 @@ from minipuzzle.nas.rank import Quality
 from minipuzzle.ranks import Ranks
 from minipuzzle.rundir import RunDir
 from minipuzzle.runs.evaluations import Evaluations
-from minipuzzle.runs.parent import masked_quality
+from minipuzzle.runs.parent import masked_qualities
 from minipuzzle.training.parallel import shard
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -64,7 +64,7 @@ def test_parent_and_candidates_are_measured_alike():
         assert (itself.agreement, itself.loss) == (1.0, found.loss)
         assert abs(itself.kl) < 1e-6
     everything = Selection.everything(model.architecture)
-    masked = masked_quality(model, everything, text, said, batch=2)
+    (masked,) = masked_qualities(model, [everything], text, said, batch=2)
     assert masked.loss == pytest.approx(found.loss, rel=1e-6)
 
 
@@ -128,13 +128,13 @@ def test_a_frozen_model_is_gathered_as_it_is_held(trained, monkeypatch):
 
 def test_a_search_does_not_go_on_in_another_precision(tmp_path):
     where = {device: SimpleNamespace(run=RunDir(tmp_path), device=device) for device in (CPU, CUDA)}
-    measured = Quality(0.5, 0.5, 1.0, 0.25)
-    assert Evaluations(where[CPU], "key", lambda selection: measured)("c001", None) == measured
+    measured, asked = Quality(0.5, 0.5, 1.0, 0.25), [("c001", None)]
+    assert Evaluations(where[CPU], "key", lambda selections: [measured])(asked) == [measured]
 
     def of(device, key):
-        return Evaluations(where[device], key, lambda selection: pytest.fail("measured again"))
+        return Evaluations(where[device], key, lambda selections: pytest.fail("measured again"))
 
-    assert of(CPU, "key")("c001", None) == measured
+    assert of(CPU, "key")(asked) == [measured]
     assert of(CPU, "key").found == {"c001": measured}
     assert of(CUDA, "key").found == {}
     assert of(CPU, "another").found == {}

@@ -11,7 +11,7 @@ from minipuzzle import embedded
 from minipuzzle.arch import Selection
 from minipuzzle.data import Tokenizer, load_blocks
 from minipuzzle.errors import UserError
-from minipuzzle.nas.rank import Evaluated, Quality, evaluate, optimum, reranked, shortlist
+from minipuzzle.nas.rank import TOGETHER, Evaluated, Quality, evaluate, optimum, reranked, shortlist
 from minipuzzle.ranks import alone
 from minipuzzle.rundir import RunDir
 from minipuzzle.runs.evaluations import Evaluations
@@ -53,7 +53,7 @@ class Named:
     def __init__(self, name, origin="grid", damage=0.0, kept=(0,), hidden=None):
         self.name, self.origin, self.damage = name, origin, damage
         self.blocks, self.hidden = tuple(kept), hidden
-        self.selection = f"what {name} keeps"
+        self.selection, self.path = f"what {name} keeps", (name,)
 
 
 def made(*candidates):
@@ -82,26 +82,44 @@ def test_each_candidate_is_measured_once_and_told(tmp_path):
     job = SimpleNamespace(run=RunDir(tmp_path), device=SimpleNamespace(type="cpu"))
     measured, told = [], []
 
-    def measure(selection):
-        measured.append(selection)
-        return Quality(0.5, 0.5, 1.0, 0.1)
+    def measure(selections):
+        measured.append(selections)
+        return [Quality(0.5, 0.5, 1.0, 0.1)] * len(selections)
 
-    candidates = [Named("a"), Named("b"), Named("c")]
-    Evaluations(job, "key", lambda selection: Quality(0.9, 0.9, 0.5, 0.0))("b", None)
+    candidates = [Named("c"), Named("b"), Named("a")]
+    Evaluations(job, "key", lambda selections: [Quality(0.9, 0.9, 0.5, 0.0)])([("b", None)])
     evaluations = Evaluations(job, "key", measure)
     rows = evaluate(candidates, evaluations, "agreement", Watched(told.append))
-    assert measured == [candidates[0].selection, candidates[2].selection]
-    assert told == [1, 1, 1]
-    assert [r.candidate.name for r in rows] == ["b", "a", "c"]
+    # together, those beside each other that begin alike
+    assert measured == [[candidates[2].selection, candidates[0].selection]]
+    assert told == [3]
+    assert [r.candidate.name for r in rows] == ["b", "c", "a"]
     assert rows[0].quality == Quality(0.9, 0.9, 0.5, 0.0)
     assert Evaluations(job, "key", measure).found.keys() == {"a", "b", "c"}
     assert evaluate(candidates, evaluations, "agreement") == rows
-    assert len(measured) == 2
+    assert len(measured) == 1
     evaluations.forget()
     assert not evaluations.file.parent.exists()
+    bad = Quality(0.5, 0.5, float("nan"), 0.1)
     with pytest.raises(UserError):
-        Evaluations(job, "key", lambda selection: Quality(0.5, 0.5, float("nan"), 0.1))("d", None)
+        Evaluations(job, "key", lambda selections: [bad])([("d", None)])
     assert not evaluations.file.exists()
+
+
+def test_many_candidates_are_measured_some_at_a_time():
+    candidates, groups = [Named(f"c{i:02}") for i in reversed(range(40))], []
+
+    def measure(named):
+        groups.append([name for name, _ in named])
+        return [Quality(0.5, 0.5, 1.0, float(name[1:])) for name, _ in named]
+
+    told = []
+    rows = evaluate(candidates, measure, "kl", Watched(told.append))
+    assert told == [TOGETHER, TOGETHER, 40 - 2 * TOGETHER]
+    assert [name for group in groups for name in group] == [f"c{i:02}" for i in range(40)]
+    assert [(r.candidate.name, r.quality.kl) for r in rows] == [
+        (f"c{i:02}", float(i)) for i in range(40)
+    ]
 
 
 def test_by_the_worst_domain_a_candidate_that_loses_one_goes_back():
@@ -129,9 +147,9 @@ def test_a_search_by_the_worst_domain_writes_and_keeps_each(tmp_path):
     """What is measured of a domain is what is measured of it alone, and it goes on from disk."""
     job = SimpleNamespace(run=RunDir(tmp_path), device=SimpleNamespace(type="cpu"))
     quality = Quality(0.5, 0.5, 1.0, 0.1, {"a": Quality(0.25, 0.5, 2.0, 0.2)})
-    first = Evaluations(job, "key", lambda selection: quality)("a", None)
-    again = Evaluations(job, "key", None)("a", None)
-    assert again == first == quality
+    first = Evaluations(job, "key", lambda selections: [quality])([("a", None)])
+    again = Evaluations(job, "key", None)([("a", None)])
+    assert again == first == [quality]
 
 
 def test_domains_of_a_masked_parent_are_measured_each(tmp_path):
@@ -142,10 +160,10 @@ def test_domains_of_a_masked_parent_are_measured_each(tmp_path):
     kept = Selection(blocks=({}, None))
     group = alone(torch.device("cpu"))
     job = SimpleNamespace(frozen_parent=lambda group: model)
-    found = MaskedParent(job, blocks, group)(kept)
+    found = MaskedParent(job, blocks, group)([kept])[0]
     assert list(found.domains) == [d.name for d in blocks.domains]
     for name, part in blocks.by_domain():
-        alone_in_it = MaskedParent(job, part, group)(kept)
+        alone_in_it = MaskedParent(job, part, group)([kept])[0]
         assert alone_in_it.domains == {}
         assert found.domains[name][:4] == pytest.approx(alone_in_it[:4], rel=1e-6)
     assert found.kl == pytest.approx(

@@ -17,18 +17,18 @@ from minipuzzle.runs.parent import BATCH
 from minipuzzle.runs.search_memory import check_memory, load_of
 from minipuzzle.settings import Data
 
-LOAD = SearchLoad(weights=100, rows=20, batch=3, working=50, chunk=5, piece=1)
+LOAD = SearchLoad(weights=100, rows=20, batch=3, waiting=4, working=50, chunk=5, piece=1)
 
 
 def test_the_peak_is_the_largest_of_what_a_pencil_adds_up():
     assert search_peak(LOAD)["working set"] == 50
-    assert search_peak(LOAD).total == 100 + 20 + 50 + 2 * 3
-    assert search_peak(replace(LOAD, chunk=30)).total == 100 + 20 + 5 * 30 + 3
+    assert search_peak(LOAD).total == 100 + 20 + 50 + (2 + 4) * 3
+    assert search_peak(replace(LOAD, chunk=30)).total == 100 + 20 + 5 * 30 + (1 + 4) * 3
     assert search_peak(replace(LOAD, rows=300)).total == 100 + 2 * 300
     assert search_peak(replace(LOAD, piece=90)).total == 100 + 3 * 90
     here = search_peak(LOAD, process=1000)
     assert here["this process"] == 1000
-    assert here.total == 1000 + 176 + 2 * (50 + 1)  # malloc keeps twice the largest blocks
+    assert here.total == 1000 + 188 + 2 * (50 + 1)  # malloc keeps twice the largest blocks
 
 
 def test_weights_and_answers_are_what_is_loaded(checkpoint, tmp_path, monkeypatch):

@@ -72,12 +72,13 @@ def test_an_interrupted_search_keeps_all_that_it_had_measured(checkpoint, tmp_pa
     run("score", checkpoint, "--run", folder, *FAST["score"], "--no-curves")
     measure, calls = MaskedParent.__call__, []
 
-    def counted(self, selection):
-        calls.append(selection)
+    def counted(self, selections):
+        calls.append(selections)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return measure(self, selection)
+        return measure(self, selections)
 
+    monkeypatch.setattr("minipuzzle.nas.rank.TOGETHER", 1)
     monkeypatch.setattr(MaskedParent, "__call__", counted)
     run("search", "--run", folder, *FAST["search"], code=130)
     (partial,) = (folder / "search.partial").glob("*.json")

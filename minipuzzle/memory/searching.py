@@ -20,7 +20,8 @@ STREAMS = 2
 @dataclass(frozen=True, kw_only=True)
 class SearchLoad:
     """What one process's search does, in bytes: the parent's ``weights``; ``rows``, its last hidden
-    states of the text, ``batch`` those of a batch; ``working``, the largest working set of a
+    states of the text, ``batch`` those of a batch, ``waiting`` of which wait where candidates that
+    are measured together part; ``working``, the largest working set of a
     block's forward; ``chunk``, the FP32 logits of the predictions that are compared at once;
     ``piece``, what is read from disk at once.
     """
@@ -28,6 +29,7 @@ class SearchLoad:
     weights: int
     rows: int
     batch: int
+    waiting: int
     working: int
     chunk: int
     piece: int
@@ -37,13 +39,19 @@ def search_peak(load: SearchLoad, process: int | None = None) -> Peak:
     """The peak on the device that computes. With ``process``, the bytes that this process holds
     already, that is the CPU, where what is freed goes back later.
     """
-    parent = {"the parent": load.weights}
+    parent, waiting = {"the parent": load.weights}, load.waiting * load.batch
     answers = parent | {"the parent's answers": load.rows}
     phases = [
         (parent | {"I/O buffers": PIECES * load.piece}, 0),
         (answers | {"answers before they are joined": load.rows}, load.working),
-        (answers | {"working set": load.working, "streams": STREAMS * load.batch}, load.working),
-        (answers | {"metric buffers": CHUNKS * load.chunk, "streams": load.batch}, load.chunk),
+        (
+            answers | {"working set": load.working, "streams": STREAMS * load.batch + waiting},
+            load.working,
+        ),
+        (
+            answers | {"metric buffers": CHUNKS * load.chunk, "streams": load.batch + waiting},
+            load.chunk,
+        ),
     ]
     if process is None:
         found = [terms for terms, _ in phases]

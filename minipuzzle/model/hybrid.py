@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from minipuzzle.arch import Architecture, Selection
 from minipuzzle.kernels import Kernels, choose
 from minipuzzle.kernels.pointwise import product_dtype
 from minipuzzle.model.base import Context, ResidualBlock, make_block, new_slot
+from minipuzzle.model.branches import Branch, Branches
 from minipuzzle.model.cache import Cache, Room
 from minipuzzle.model.context_parallel import ContextParallel
 from minipuzzle.model.head import matmul_fp32
@@ -117,6 +118,41 @@ class HybridLM(nn.Module):
             cache.length += tokens.shape[1]
         result: Tensor = self.final_norm(h)
         return result
+
+    def hidden_states_of_each(
+        self,
+        branches: Branches,
+        tokens: Int[Tensor, "b s"],
+        take: Callable[[int, Tensor], None],
+        documents: Int[Tensor, "b s"] | None = None,
+    ) -> None:
+        """``take(number, hidden)`` for each of the branches' selections: what ``hidden_states``
+        gives under its masks, to the last bit. No gradients are kept.
+        """
+        with torch.no_grad():
+            for mask, branch in branches.trees:
+                with meanwhile([(self, "_hidden_mask", mask), (self.final_norm, "kept", mask)]):
+                    self._branched(branch, self.embed(tokens), take, documents)
+
+    def _branched(
+        self,
+        branch: Branch,
+        h: Float[Tensor, "b s d"],
+        take: Callable[[int, Tensor], None],
+        documents: Int[Tensor, "b s"] | None,
+    ) -> None:
+        while True:
+            for index, masks in branch.steps:
+                with meanwhile(masks):
+                    h = self.blocks[index](h, self._context(index, documents, None))
+            if not branch.forks:
+                break
+            for fork in branch.forks[:-1]:
+                self._branched(fork, h, take, documents)
+            branch = branch.forks[-1]
+        result = self.final_norm(h)
+        for number in branch.members:
+            take(number, result)
 
     def forward(
         self,

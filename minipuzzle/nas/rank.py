@@ -1,10 +1,10 @@
 """Evaluate candidates and rank them by what they do, before any training.
 
-Each candidate is the parent under masks, so it costs one forward over the validation text and no
-copy. MiniPuzzle ranks by next-token accuracy and by agreement with the parent's greedy token
-(arXiv:2504.03624); the paper does not say how the two merge, we take the mean of the two ranks. The
-solver's candidates are ranked by KL from the parent, the measure that Puzzle found best
-(arXiv:2411.19146).
+Each candidate is the parent under masks, so it costs at most one forward over the validation text,
+and no copy: those that agree on their first blocks share them. MiniPuzzle ranks by next-token
+accuracy and by agreement with the parent's greedy token (arXiv:2504.03624); the paper does not say
+how the two merge, we take the mean of the two ranks. The solver's candidates are ranked by KL from
+the parent, the measure that Puzzle found best (arXiv:2411.19146).
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from minipuzzle.arch import Selection
 from minipuzzle.nas.select import Candidate
 from minipuzzle.progress import SILENT, Progress
 from minipuzzle.settings import Domains, Ranking
+
+TOGETHER = 16
+"""Candidates that are measured in one pass, and lost where a search is killed meanwhile."""
 
 
 class Quality(NamedTuple):
@@ -50,19 +53,24 @@ class Evaluated:
 
 def evaluate(
     candidates: Sequence[Candidate],
-    measure: Callable[[str, Selection], Quality],
+    measure: Callable[[Sequence[tuple[str, Selection]]], Sequence[Quality]],
     ranking: Ranking,
     progress: Progress = SILENT,
     domains: Domains = "mean",
 ) -> list[Evaluated]:
     """Every candidate with what ``measure`` says of its name and selection, best rank first;
     ``progress`` is told of candidates.
+
+    Those that agree on their first blocks are given to ``measure`` TOGETHER.
     """
-    results = []
-    for candidate in candidates:
-        quality = measure(candidate.name, candidate.selection)
-        results.append(Evaluated(candidate=candidate, quality=quality))
-        progress.advance()
+    order = sorted(range(len(candidates)), key=lambda i: candidates[i].path)
+    found: dict[int, Quality] = {}
+    for start in range(0, len(order), TOGETHER):
+        group = order[start : start + TOGETHER]
+        qualities = measure([(candidates[i].name, candidates[i].selection) for i in group])
+        found |= zip(group, qualities, strict=True)
+        progress.advance(len(group))
+    results = [Evaluated(candidate=c, quality=found[i]) for i, c in enumerate(candidates)]
     return reranked(results, ranking, domains)
 
 

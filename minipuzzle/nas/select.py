@@ -39,6 +39,15 @@ class Candidate:
     select: Callable[[], Selection] = field(repr=False, compare=False)
 
     @property
+    def path(self) -> tuple[str, ...]:
+        """What it does from the first block on, to sort by: candidates beside each other agree on
+        many.
+        """
+        kept = dict(zip(self.blocks, map(str, self.student.blocks), strict=True))
+        stop = max(self.blocks, default=-1) + 1
+        return (str(self.hidden), *(kept.get(i, "") for i in range(stop)))
+
+    @property
     def selection(self) -> Selection:
         """What it keeps, made anew each time: of hundreds of candidates whose experts keep channels
         of their own, the indices would not fit in memory.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from minipuzzle.arch import Selection
@@ -19,7 +19,9 @@ class Evaluations:
     Other settings have files of their own.
     """
 
-    def __init__(self, job: Job, key: str, measure: Callable[[Selection], Quality]) -> None:
+    def __init__(
+        self, job: Job, key: str, measure: Callable[[Sequence[Selection]], Sequence[Quality]]
+    ) -> None:
         self.key = fingerprint(key, "bf16" if job.device.type == "cuda" else "fp32")
         self.file = job.run / "search.partial" / f"{self.key}.json"
         self.measure = measure
@@ -33,17 +35,19 @@ class Evaluations:
                 for name, values in stored.results.items()
             }
 
-    def __call__(self, name: str, selection: Selection) -> Quality:
-        """What a candidate does: as it was measured before, else measured now and kept.
+    def __call__(self, named: Sequence[tuple[str, Selection]]) -> list[Quality]:
+        """What candidates, a name and a selection each, do: as they were measured before; the
+        others are measured now, together, and kept.
 
         Raises: UserError for a number that is not finite.
         """
-        if name not in self.found:
-            quality = self.measure(selection)
-            self._record({name: quality}).checked()
-            self.found[name] = quality
+        left = dict(pair for pair in named if pair[0] not in self.found)
+        if left:
+            new = dict(zip(left, self.measure(list(left.values())), strict=True))
+            self._record(new).checked()
+            self.found |= new
             self._record(self.found).save(self.file)
-        return self.found[name]
+        return [self.found[name] for name, _ in named]
 
     def _record(self, found: dict[str, Quality]) -> PartialSearch:
         return PartialSearch(

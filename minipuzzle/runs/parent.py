@@ -4,7 +4,7 @@ of a torchrun.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from minipuzzle.arch import Selection
 from minipuzzle.cloze import Item, average, counted
 from minipuzzle.data import TokenBlocks
-from minipuzzle.metrics import Answers, Metrics, answers, measure, predictions
+from minipuzzle.metrics import Answers, Metrics, answers, measure_each, predictions
 from minipuzzle.model import HybridLM
 from minipuzzle.nas.rank import Quality
 from minipuzzle.ranks import Ranks
@@ -36,20 +36,21 @@ class MaskedParent:
         self.names = [domain.name for domain in blocks.domains]
         self._loaded: tuple[HybridLM, Answers] | None = None
 
-    def __call__(self, selection: Selection) -> Quality:
-        """What the parent does under a selection's masks, over all processes; for the first one to
-        call.
+    def __call__(self, selections: Sequence[Selection]) -> list[Quality]:
+        """What the parent does under each selection's masks, over all processes; for the first one
+        to call. They share what they agree on, so those should lie together that do.
         """
-        return self._measured(*self.group.said_by_first((selection, False)))  # type: ignore[return-value]
+        request = self.group.said_by_first((list(selections), False))
+        return self._answer(*request)  # type: ignore[return-value]
 
     def tasks(self, selection: Selection) -> float:
         """The average of the tasks under a selection's masks; for the first one to call."""
-        return self._measured(*self.group.said_by_first((selection, True)))  # type: ignore[return-value]
+        return self._answer(*self.group.said_by_first(([selection], True)))[0]  # type: ignore[return-value]
 
     def serve(self) -> None:
         """Compute what the first process measures, until it stops."""
         while (request := self.group.said_by_first(None)) is not None:
-            self._measured(*request)
+            self._answer(*request)
 
     def stop(self) -> None:
         """End ``serve`` in the others."""
@@ -62,16 +63,25 @@ class MaskedParent:
             self.job.tasks(),
         )
 
-    def _measured(self, selection: Selection, by_tasks: bool) -> Quality | float:
+    def _answer(
+        self, selections: Sequence[Selection], by_tasks: bool
+    ) -> list[Quality] | list[float]:
         if self._loaded is None:
             model = self.job.frozen_parent(self.group)
             self._loaded = model, answers(model, self.blocks, BATCH)
         model, teacher = self._loaded
         if by_tasks:
-            tasks = self._tasks
-            with model.masked(selection):
-                return average(model, tasks)
-        found = masked_quality(model, selection, self.blocks, teacher)
+            return [self._average(model, selection) for selection in selections]
+        each = masked_qualities(model, selections, self.blocks, teacher)
+        return [self._together(found) for found in each]
+
+    def _average(self, model: HybridLM, selection: Selection) -> float:
+        tasks = self._tasks
+        with model.masked(selection):
+            return average(model, tasks)
+
+    def _together(self, found: Quality) -> Quality:
+        """Over all processes."""
         mine = np.array(found[:4])
         if self.blocks.spans:  # means over as many predictions as each process happens to have
             share = predictions(self.blocks)
@@ -94,20 +104,20 @@ class MaskedParent:
         }
 
 
-def masked_quality(
+def masked_qualities(
     model: HybridLM,
-    selection: Selection,
+    selections: Sequence[Selection],
     blocks: TokenBlocks,
     teacher: Answers,
     *,
     batch: int = BATCH,
-) -> Quality:
-    """What a parent does on ``blocks`` under a selection's masks, beside its own answers whole,
+) -> list[Quality]:
+    """What a parent does on ``blocks`` under each selection's masks, beside its own answers whole,
     those of the ``teacher``.
     """
-    with model.masked(selection):
-        m = measure(model, blocks, batch=batch, teacher=teacher)
-    return _quality(m)
+    return [
+        _quality(m) for m in measure_each(model, selections, blocks, batch=batch, teacher=teacher)
+    ]
 
 
 def _quality(m: Metrics) -> Quality:

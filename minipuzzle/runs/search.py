@@ -189,7 +189,7 @@ class Search:
         with progress_bar("search: local search on KL", self.settings.refine, "moves") as bar:
 
             def quality(state: State) -> Quality:
-                return self.evaluations(f"move {state}", choices.selection(state))
+                return self.evaluations([(f"move {state}", choices.selection(state))])[0]
 
             end = refine(
                 choices,

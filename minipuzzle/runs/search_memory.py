@@ -16,7 +16,9 @@ from minipuzzle.machine import free_bytes, resident_bytes
 from minipuzzle.memory import Need, Peak, check_fit, takes
 from minipuzzle.memory.searching import SearchLoad, search_peak
 from minipuzzle.metrics import CHUNK_TOKENS
+from minipuzzle.model.branches import forks_held
 from minipuzzle.model.footprint import forward_bytes
+from minipuzzle.nas.rank import TOGETHER
 from minipuzzle.runs.job import Job
 from minipuzzle.runs.parent import BATCH
 
@@ -57,6 +59,7 @@ def load_of(job: Job, blocks: TokenBlocks) -> SearchLoad:
         ),
         rows=len(blocks) * row,
         batch=BATCH * row,
+        waiting=forks_held(TOGETHER),
         working=max(
             forward_bytes(
                 block, batch=BATCH, length=length, dtype=dtype, fast=job.kernels.name == "mamba-ssm"

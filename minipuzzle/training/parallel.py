@@ -55,7 +55,8 @@ def shard(model: HybridLM, ranks: Ranks, replicas: int = 1) -> None:
     if not model.architecture.tied_head:
         fully_shard(model.embeddings, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
-    register_fsdp_forward_method(model, "hidden_states")
+    for name in ("hidden_states", "hidden_states_of_each"):
+        register_fsdp_forward_method(model, name)
 
 
 def check_replicas(ranks: Ranks, replicas: int) -> None:

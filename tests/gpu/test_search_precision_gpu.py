@@ -15,7 +15,7 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import Tokenizer, load_blocks
 from minipuzzle.metrics import answers
 from minipuzzle.model import load_frozen, load_model
-from minipuzzle.runs.parent import masked_quality
+from minipuzzle.runs.parent import masked_qualities
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
@@ -36,7 +36,7 @@ def selections(architecture):
 
 def measured(model, text, all_selections):
     said = answers(model, text)
-    return [masked_quality(model, each, text, said) for each in all_selections]
+    return masked_qualities(model, all_selections, text, said)
 
 
 def test_candidates_are_ranked_as_in_fp32(monkeypatch):

@@ -7,9 +7,9 @@
         --width 32 --shared 48 --rounds 3 --out experts.json
 
 All rows have the same weights, inputs and gradient, and take turns round by round; medians are
-compared. ``ours`` is our block (its norm left out, as transformers' has none), ``ours, FP8`` with
-experts' products in FP8, ``loop`` with one expert after another; the baselines are transformers'
-NemotronHMoE with its grouped_mm experts and with its eager loop. ``dense`` is the ceiling: plain
+compared. ``ours`` is our block (its norm left out, as transformers' has none), ``loop`` with one
+expert after another; the baselines are transformers' NemotronHMoE with its grouped_mm experts and
+with its eager loop. ``dense`` is the ceiling: plain
 matrix products of as many operations, forward and backward, without anything between them;
 ``batched`` the same with a matrix for each expert, which all have as many rows. ``graph`` is the
 same as a CUDA graph, as the captured step of training runs it, for ways that can be captured; the
@@ -43,11 +43,10 @@ from minipuzzle.artifacts import write_json
 from minipuzzle.kernels import choose, experts
 from minipuzzle.kernels.experts import Call
 from minipuzzle.kernels.grouped import gathered
-from minipuzzle.kernels.grouped_fp8 import experts_in_fp8, why_not
 from minipuzzle.kernels.routing import Routing, route
 
 ROUNDS, ERROR_TOKENS = 12, 256
-CAPTURED = ("ours", "ours, FP8", "transformers grouped_mm")
+CAPTURED = ("ours", "transformers grouped_mm")
 CEILINGS = ("dense", "batched")
 DECODED = (1, 8, 64)
 """Tokens of a decode step."""
@@ -137,8 +136,6 @@ def training(
         "transformers eager": partial(theirs, module, "eager"),
         "loop": ours(module, options, reference),
     }
-    if not why_not(x.device):
-        ways["ours, FP8"] = ours(module, options, experts_in_fp8(kernels, "fp8"))
     for name in list(ways):  # one that cannot run does not end the others
         try:
             ways[name](x.detach().requires_grad_()).backward(gradient)

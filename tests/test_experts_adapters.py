@@ -1,6 +1,5 @@
 """Adapters of experts: each matrix of a stack is a layer of its group."""
 
-from contextlib import nullcontext
 
 import pytest
 import torch
@@ -132,16 +131,15 @@ def test_file_and_merge(mask, tmp_path):
         )
 
 
-def test_no_fp8_beside_an_adapter_of_experts():
-    settings = Training(precision="fp8-emulated", bf16_ends=1)
-    for target, fine in (("all", False), ("shared_up,shared_down", True)):
-        model = HybridLM(tiny("-E-"))
-        attach(model, make_plan(model.architecture, "lora", rank=2, target=target))
-        with nullcontext() if fine else pytest.raises(UserError, match="have an adapter"):
-            set_precision(model, "fp8-emulated", 1)
-        with nullcontext() if fine else pytest.raises(UserError, match="have an adapter"):
-            chosen = AdapterSettings(kind="lora", target=target)
-            check_adapter(settings, chosen, [model.architecture])
+def test_fp8_beside_an_adapter_of_experts():
+    """FP8 leaves the stacks whole, and their products of low rank beside them."""
+    model, settings = HybridLM(tiny("-E-")), Training(precision="fp8-emulated", bf16_ends=1)
+    attach(model, make_plan(model.architecture, "lora", rank=2, target="all"))
+    check_adapter(settings, AdapterSettings(kind="lora", target="all"), [model.architecture])
+    layers = set_precision(model, "fp8-emulated", 1)
+    assert layers == ["blocks.1.shared_up_proj", "blocks.1.shared_down_proj"]
+    model(torch.arange(12)[None]).sum().backward()
+    assert all(p.grad is not None for p in model.adapters.parameters())
 
 
 @pytest.mark.parametrize("form", FORMS)

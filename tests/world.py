@@ -68,9 +68,7 @@ def distil(
     """
     student, teacher = models(folder, group, replicas)
     if adapter:
-        # experts that have one do not multiply in FP8
-        target = "mamba,attention" if "precision" in settings else "all"
-        attach(student, make_plan(student.architecture, adapter, rank=2, target=target))
+        attach(student, make_plan(student.architecture, adapter, rank=2, target="all"))
     set_precision(teacher, teacher_precision, 1)
     objective, steps = distillation(teacher.requires_grad_(False)), 0
 
@@ -117,8 +115,6 @@ def engine_of_borrowers() -> None:
     """transformer-engine as far as ``engine_linear`` uses it."""
     engine = SimpleNamespace(Linear=Borrower, autocast=lambda **_: nullcontext())
     fp8.engine, precision.require_engine = lambda: (engine, None), lambda device: None
-    precision.require_grouped = precision.require_engine
-    precision.experts_in_fp8 = lambda kernels, name: kernels
 
 
 def more_in_two(folder: Path, group: Ranks) -> None:

@@ -52,9 +52,8 @@ def fits(device: torch.device, dtype: torch.dtype, *sizes: int) -> bool:
     )
 
 
-def run_experts(call: Call, *, multiply: Multiply | None = None) -> Float[Tensor, "n d"]:
-    """As ``experts.run_experts``, on CUDA in the dtype of autocast; added up in FP32. ``multiply``
-    makes the products with the stacks; gradients of the stacks are always in the dtype.
+def run_experts(call: Call) -> Float[Tensor, "n d"]:
+    """As ``experts.run_experts``, on CUDA in the dtype of autocast; added up in FP32.
 
     Dtypes and sizes that ``grouped_mm`` does not take run there: in a loop, and on CUDA few rows,
     or any in a CUDA graph, with copies of the matrices.
@@ -68,11 +67,11 @@ def run_experts(call: Call, *, multiply: Multiply | None = None) -> Float[Tensor
     call = call.to(dtype)
     with torch.autocast("cuda", enabled=False) if x.is_cuda else nullcontext():
         if not torch.is_grad_enabled():
-            form = Form.of(call, multiply or _multiply)
+            form = Form.of(call, _multiply)
             return forward(call.x, call.up, call.down, call.weights, form, call.watch)
         if call.watch is not None:  # gradients flow through what it sees
             return experts.run_experts(call, product=grouped)
-        form = Form.of(call, multiply or _multiply)
+        form = Form.of(call, _multiply)
         result: Tensor = _Experts.apply(call.x, call.up, call.down, call.weights, form)
         return result
 

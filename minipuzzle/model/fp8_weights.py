@@ -11,14 +11,15 @@ from torch import nn
 
 from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.errors import UserError
 from minipuzzle.kernels import Kernels
-from minipuzzle.kernels.grouped_fp8 import run_stored, stored_stack
+from minipuzzle.kernels.grouped_fp8 import run_stored, stored_stack, why_not
 from minipuzzle.kernels.stored_fp8 import StoredLinear
 from minipuzzle.model.base import ResidualBlock, make_block
 from minipuzzle.model.hybrid import HybridLM, default_dtype
 from minipuzzle.model.load import INIT_STD
 from minipuzzle.model.norm import RMSNorm
-from minipuzzle.model.precision import check_sizes, require_grouped
+from minipuzzle.model.precision import check_sizes
 
 
 @torch.no_grad()
@@ -41,7 +42,7 @@ def fp8_model(
         with torch.device(device), default_dtype(dtype):
             made = make_block(block, architecture.norm_eps, kernels)
         _fill(made, checkpoint, f"blocks.{i}.")
-        check_sizes({i: made})
+        check_sizes({(i, name): made for name in block.matrices})
         for name, layer in made.projections.items():
             setattr(made, name, StoredLinear(layer))
         _store_stacks(made)
@@ -54,6 +55,18 @@ def fp8_model(
                 parameter.normal_(around, INIT_STD)
             _fill(module, checkpoint, f"{name}.")
     return model.eval()
+
+
+def require_grouped(device: torch.device) -> None:
+    """Raises: UserError where experts cannot run in FP8."""
+    if reason := why_not(device):
+        raise UserError(
+            "Experts cannot multiply in FP8 here.",
+            got=reason,
+            allowed="PyTorch's grouped FP8 products on a Hopper GPU (compute capability 9.0) or one"
+            " of 10.0",
+            next="Leave bench.weights at auto.",
+        )
 
 
 def _store_stacks(module: ResidualBlock) -> None:

@@ -1,5 +1,5 @@
-"""What multiplies in FP8: linear layers and stacks of experts of all blocks between the first and
-the last few, never the head.
+"""What multiplies in FP8: linear layers of all blocks between the first and the last few, never the
+head, nor experts (docs/decisions/fp8-and-experts.md).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import torch
 
 from minipuzzle.errors import UserError
 from minipuzzle.kernels.fp8 import MULTIPLE, emulated_linear, engine_linear, plain_linear
-from minipuzzle.kernels.grouped_fp8 import experts_in_fp8, why_not
 from minipuzzle.model.base import ResidualBlock
 from minipuzzle.model.hybrid import HybridLM
 
@@ -26,7 +25,7 @@ def mixed_precision(device: torch.device) -> AbstractContextManager[Any]:
 
 def set_precision(model: HybridLM, precision: str, bf16_ends: int) -> list[str]:
     """Let ``model`` multiply in "bf16", "fp8" or "fp8-emulated" from now on; the names of its FP8
-    layers and stacks.
+    layers.
 
     ``bf16_ends`` blocks at either end stay in BF16 (arXiv:2504.03624 keeps 4). Parameters, their
     names and dtypes do not change. Raises: UserError where FP8 cannot run here, for weights of
@@ -41,11 +40,7 @@ def set_precision(model: HybridLM, precision: str, bf16_ends: int) -> list[str]:
         require_engine(next(model.parameters()).device)
     inner = range(bf16_ends, len(model.blocks) - bf16_ends)
     blocks = {i: cast(ResidualBlock, model.blocks[i]) for i in inner}
-    layers = [
-        f"blocks.{i}.{name}"
-        for i, block in blocks.items()
-        for name in (*block.projections, *block.block.stacks)
-    ]
+    layers = [f"blocks.{i}.{name}" for i, block in blocks.items() for name in block.projections]
     if not layers:
         raise UserError(
             "No block would multiply in FP8.",
@@ -53,11 +48,7 @@ def set_precision(model: HybridLM, precision: str, bf16_ends: int) -> list[str]:
             allowed=f"at most {(len(model.blocks) - 1) // 2} at either end",
             next="Lower training.bf16_ends.",
         )
-    check_sizes(blocks)
-    if any(block.stacks_adapted for block in blocks.values()):
-        raise adapted_stacks(precision)
-    if precision == "fp8" and any(block.block.stacks for block in blocks.values()):
-        require_grouped(next(model.parameters()).device)
+    check_sizes({(i, f"{name}.weight"): b for i, b in blocks.items() for name in b.projections})
     try:
         for path in layers:
             model.fp8_layers.append(path)
@@ -69,32 +60,24 @@ def set_precision(model: HybridLM, precision: str, bf16_ends: int) -> list[str]:
 
 
 def _set(model: HybridLM, path: str, precision: str) -> None:
-    """Let a linear layer, or the block of a stack, multiply in a precision."""
-    _, number, name = path.split(".", 2)
-    block = cast(Any, model.blocks[int(number)])
-    if name in block.block.stacks:
-        block.kernels = (
-            model.kernels if precision == "bf16" else experts_in_fp8(model.kernels, precision)
-        )
-    else:
-        make = {"bf16": plain_linear, "fp8": engine_linear, "fp8-emulated": emulated_linear}
-        make[precision](block.get_submodule(name))
+    """Let a linear layer multiply in a precision."""
+    make = {"bf16": plain_linear, "fp8": engine_linear, "fp8-emulated": emulated_linear}
+    make[precision](cast(Any, model.get_submodule(path)))
 
 
-def check_sizes(modules: dict[int, ResidualBlock]) -> None:
-    """Raises: UserError where the projections of the blocks of a model, by number, have sizes that
-    FP8 cannot multiply.
+def check_sizes(matrices: dict[tuple[int, str], ResidualBlock]) -> None:
+    """Raises: UserError where matrices of a model, by the number of their block and their name in
+    it, have sizes that FP8 cannot multiply.
     """
     wrong, why = [], set()
-    for number, module in modules.items():
-        for name in module.block.matrices:
-            weight = module.block.weight(name)
-            shape = weight.shape(module.block.sizes)
-            # of a stack [count, d_out, d_in] not the count
-            dims = [dim for dim in range(len(shape) - 2, len(shape)) if shape[dim] % MULTIPLE]
-            if dims:
-                wrong.append(f"blocks.{number}.{name} [{', '.join(f'{n:,}' for n in shape)}]")
-            why |= {f"{name.removesuffix('.weight')}: {weight.notation(dim)}" for dim in dims}
+    for (number, name), module in matrices.items():
+        weight = module.block.weight(name)
+        shape = weight.shape(module.block.sizes)
+        # of a stack [count, d_out, d_in] not the count
+        dims = [dim for dim in range(len(shape) - 2, len(shape)) if shape[dim] % MULTIPLE]
+        if dims:
+            wrong.append(f"blocks.{number}.{name} [{', '.join(f'{n:,}' for n in shape)}]")
+        why |= {f"{name.removesuffix('.weight')}: {weight.notation(dim)}" for dim in dims}
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise UserError(
@@ -102,30 +85,6 @@ def check_sizes(modules: dict[int, ResidualBlock]) -> None:
             got=", ".join(wrong[:3]) + more,
             allowed=f"sizes that are multiples of {MULTIPLE} ({'; '.join(sorted(why))})",
             next=f"Prune to multiples of {MULTIPLE}, or leave training.precision at bf16.",
-        )
-
-
-def adapted_stacks(precision: str) -> UserError:
-    """The error of FP8 products with stacks beside which an adapter is trained."""
-    return UserError(
-        "Experts that have an adapter cannot multiply in FP8.",
-        got=f"training.precision {precision}, an adapter of experts",
-        allowed="BF16, or an adapter of other projections",
-        next="Leave training.precision at bf16, or name projections with adapter.target.",
-    )
-
-
-def require_grouped(device: torch.device) -> None:
-    """Raises: UserError where experts cannot run in FP8."""
-    if reason := why_not(device):
-        raise UserError(
-            "Experts cannot multiply in FP8 here.",
-            got=reason,
-            allowed=(
-                "PyTorch's grouped FP8 products on a Hopper GPU (compute capability 9.0) or one of"
-                " 10.0; training.precision fp8-emulated makes the same casts anywhere, slowly"
-            ),
-            next="Leave training.precision at bf16, and bench.weights at auto.",
         )
 
 

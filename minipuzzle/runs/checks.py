@@ -14,7 +14,7 @@ from minipuzzle.data import TokenBlocks
 from minipuzzle.errors import UserError
 from minipuzzle.kernels import choose
 from minipuzzle.model import HybridLM, set_precision
-from minipuzzle.model.precision import adapted_stacks, require_engine, require_grouped
+from minipuzzle.model.precision import require_engine
 from minipuzzle.ranks import Ranks
 from minipuzzle.runs.adapters import plan_for
 from minipuzzle.runs.job import Job, open_checkpoint
@@ -158,14 +158,13 @@ def _check_kinds(checkpointing: str, models: Sequence[Architecture]) -> None:
 def check_adapter(
     training: Training, adapter: AdapterSettings, models: Sequence[Architecture]
 ) -> None:
-    """Raises: UserError for an adapter that these models cannot have, for weights that are to be
-    trained beside it, since its file has none, and for experts with one in FP8.
+    """Raises: UserError for an adapter that these models cannot have, and for weights that are to
+    be trained beside it, since its file has none.
     """
     if not adapter.kind:
         return
-    groups = [group for model in models for group in plan_for(model, adapter).groups]
-    if training.precision != "bf16" and any(s.stack for group in groups for s in group.sites):
-        raise adapted_stacks(training.precision)
+    for model in models:
+        plan_for(model, adapter)
     others = training.train not in ("auto", "all-but-routers")
     if others or training.balance:
         asked = f"train {training.train}" if others else f"balance {training.balance:g}"
@@ -182,8 +181,6 @@ def _check_precision(
 ) -> None:
     if precision == "fp8":
         require_engine(device)
-        if any(block.stacks for architecture in models for block in architecture.blocks):
-            require_grouped(device)
     if precision != "bf16":
         for architecture in models:
             set_precision(

@@ -1,6 +1,5 @@
 """Adapters of experts: each matrix of a stack is a layer of its group."""
 
-
 import pytest
 import torch
 from conftest import save, shaken, tiny

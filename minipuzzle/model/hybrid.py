@@ -144,7 +144,7 @@ class HybridLM(nn.Module):
         while True:
             for index, masks in branch.steps:
                 with meanwhile(masks):
-                    h = self.blocks[index](h, self._context(index, documents, None))
+                    h = self.blocks[index](h, self._context(index, h.shape[1], documents, None))
             if not branch.forks:
                 break
             for fork in branch.forks[:-1]:

@@ -154,6 +154,7 @@ def test_every_setting_that_decides_is_in_the_identity(settings):
         "student_precision": "nvfp4",
         "teacher_precision": "fp8",
         "rates": (1e-3, 2e-3),
+        "length": ((8, 0.5), (16, 0.5)),
         "adapter": AdapterSettings(kind="tl6"),
         "training": Training(tokens=9),
     }

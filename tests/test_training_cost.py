@@ -185,7 +185,7 @@ def test_meter(monkeypatch):
     architecture = tiny()
     shown = []
     bar = SimpleNamespace(show=lambda *said: shown.append(said))
-    meter = Meter(bar, 4000, architecture, 63, torch.device("cpu"))
+    meter = Meter(bar, 4000, architecture, ((63, 1.0),), torch.device("cpu"))
     meter.peak = 1000.0 * meter.flops
     meter.update(0, KL=math.nan)
     meter.update(500, KL=0.5)
@@ -214,6 +214,6 @@ def test_prepare_says_what_it_chose(checkpointing):
 def test_kinds_that_a_model_does_not_have_are_refused():
     cpu = torch.device("cpu")
     with pytest.raises(UserError, match="does not have") as found:
-        check_training(Training(activation_checkpointing="mlp,ffn"), [tiny()], cpu, alone(cpu))
+        check_training(Training(activation_checkpointing="mlp,ffn"), 64, [tiny()], cpu, alone(cpu))
     assert "mlp,ffn: ffn" in str(found.value)
-    check_training(Training(activation_checkpointing="mlp,mamba"), [tiny()], cpu, alone(cpu))
+    check_training(Training(activation_checkpointing="mlp,mamba"), 64, [tiny()], cpu, alone(cpu))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from minipuzzle.commands._shared import command, make_job, out, print_json, sizes
 from minipuzzle.errors import UserError
 from minipuzzle.settings.distill import DistillCommand
+from minipuzzle.settings.lengths import at_length
 from minipuzzle.settings.training import named_kinds
 from minipuzzle.units import bytes_, sized
 
@@ -65,12 +66,17 @@ def _print_plan(line: DistillCommand) -> None:
             allowed="folders with a config.json; no weights are needed",
             next="For example docs/examples/nemotron-h-56b and docs/examples/nemotron-h-47b.",
         )
-    training = line.settings.training
+    settings, data = line.settings.at_first_length(line.data)
+    lengths = settings.length or ((data.length, 1.0),)
+    longest = lengths[-1][0]
+    training = at_length(settings.training, data.length, longest)
     made = DistillPlan(
         student=read_config(line.student)[1],
         teacher=read_config(line.teacher)[1],
         tokens=training.tokens,
-        length=line.data.length,
+        length=longest,
+        lengths=settings.length,
+        context_parallel=training.context_parallel,
         micro_batch=max(1, training.micro_batch),
         recomputed=named_kinds(training.activation_checkpointing),
         batch=training.batch if training.micro_batch else 0,

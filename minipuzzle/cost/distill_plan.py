@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from minipuzzle.arch import Architecture
-from minipuzzle.cost.training import training_flops
+from minipuzzle.cost.training import mean_flops
 from minipuzzle.errors import UserError
 from minipuzzle.memory import CARDS, Peak
 from minipuzzle.memory.cards import PLANNED
 from minipuzzle.memory.training import BF16, STATES_AT_ONCE, state_bytes, training_peak
+from minipuzzle.settings.lengths import Lengths
 
 GPUS = (1, 2, 4, *range(8, 1025, 8))
 SHOWN = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -35,7 +36,9 @@ class PlanRow:
 
 @dataclass(frozen=True, kw_only=True)
 class DistillPlan:
-    """A student and a teacher, ``micro_batch`` blocks of ``length`` tokens a GPU at once, all
+    """A student and a teacher, ``micro_batch`` blocks of ``length`` tokens a GPU at once (the
+    longest of the ``lengths`` in turn, where there are several), or the part of each that a GPU has
+    where ``context_parallel`` of them share it; all
     parameters sharded over all GPUs (FSDP2), ``tokens`` in all at ``mfu`` of the peak of the
     ``device`` named. Where all GPUs together take fewer blocks at once than a ``batch`` (0: they
     take one), a step adds up gradients. Activation checkpointing is of the kinds ``recomputed``
@@ -49,6 +52,8 @@ class DistillPlan:
     micro_batch: int = 1
     batch: int = 0
     recomputed: frozenset[str] = frozenset()
+    lengths: Lengths = ()
+    context_parallel: int = 1
     mfu: float = 0.35
     device: str = "h100"
 
@@ -69,11 +74,12 @@ class DistillPlan:
         """Bytes on each of ``gpus`` GPUs, with activation ``checkpointing`` or without."""
         return training_peak(
             self.student,
-            self.length * self.micro_batch,
+            self.length * self.micro_batch // self.context_parallel,
             teacher=self.teacher,
             gpus=gpus,
+            context_parallel=self.context_parallel,
             recomputed=(self.recomputed or self.student.kinds) if checkpointing else (),
-            accumulates=self.batch > gpus * self.micro_batch,
+            accumulates=self.batch * self.context_parallel > gpus * self.micro_batch,
         )
 
     def least_gpus(self, card: str, checkpointing: bool) -> int | None:
@@ -81,12 +87,13 @@ class DistillPlan:
         where 1,024 do not.
         """
         room = PLANNED[card].memory
-        return next((n for n in GPUS if self.peak(n, checkpointing).total <= room), None)
+        counts = (n for n in GPUS if n % self.context_parallel == 0)
+        return next((n for n in counts if self.peak(n, checkpointing).total <= room), None)
 
     @property
     def flops_per_token(self) -> int:
         """Without what is computed twice, as MFU counts."""
-        return training_flops(self.student, self.length, self.teacher)
+        return mean_flops(self.student, self.lengths or ((self.length, 1.0),), self.teacher)
 
     def tokens_per_second(self, gpus: int) -> float:
         """Of all GPUs together."""
@@ -117,7 +124,8 @@ class DistillPlan:
                 tokens_per_second=self.tokens_per_second(n),
                 days=self.tokens / self.tokens_per_second(n) / DAY,
             )
-            for n in SHOWN
+            for n in (self.context_parallel * n for n in SHOWN)
+            if n <= SHOWN[-1]
         ]
 
     @property
@@ -145,6 +153,7 @@ class DistillPlan:
             "tokens": self.tokens,
             "length": self.length,
             "micro_batch": self.micro_batch,
+            **({"context_parallel": n} if (n := self.context_parallel) > 1 else {}),
             "batch": self.batch,
             **({"recomputed": sorted(self.recomputed)} if self.recomputed else {}),
             "mfu": self.mfu,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from minipuzzle.arch import Architecture
 from minipuzzle.cost.flops import text_flops
 from minipuzzle.memory import card_of
+from minipuzzle.settings.lengths import Lengths
 
 
 def training_flops(
@@ -19,6 +20,16 @@ def training_flops(
     """
     teaching = 0 if teacher is None else text_flops(teacher, length).total
     return (2 if frozen else 3) * text_flops(student, length).total + teaching
+
+
+def mean_flops(
+    student: Architecture,
+    lengths: Lengths,
+    teacher: Architecture | None = None,
+    frozen: bool = False,
+) -> int:
+    """``training_flops`` of the mean token, of blocks of several lengths in their shares."""
+    return round(sum(share * training_flops(student, n, teacher, frozen) for n, share in lengths))
 
 
 def peak_flops(device_name: str) -> float | None:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minipuzzle.data.blocks import TokenBlocks
+from minipuzzle.data.pieces import Pieces
 
 Rows = tuple[NDArray[np.int64], NDArray[np.int32]]
 
@@ -19,7 +20,7 @@ class Ahead:
     A wrong guess (the first one, a new batch size) costs nothing but its reading.
     """
 
-    def __init__(self, blocks: TokenBlocks) -> None:
+    def __init__(self, blocks: TokenBlocks | Pieces) -> None:
         self._blocks, self.spans = blocks, blocks.spans
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="blocks")
         self._guess: tuple[range, int] | None = None

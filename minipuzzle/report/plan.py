@@ -16,8 +16,9 @@ def distill_plan_view(plan: DistillPlan) -> RenderableType:
     sizes = [" with ".join(both(m.parameters, m.active_if_fewer, " active")) for m in models]
     title = (
         f"{sizes[0]} -> {sizes[1]},"
-        f" {count(plan.tokens)} tokens of length {plan.length:,}, {plan.micro_batch} at"
-        f" once on a GPU, {plan.flops_per_token / 1e9:,.0f} GFLOP a token, MFU {plan.mfu:.0%}"
+        f" {count(plan.tokens)} tokens of length {_lengths(plan)}, {plan.micro_batch} at"
+        f" once on {'a GPU' if plan.context_parallel == 1 else f'{plan.context_parallel} GPUs'},"
+        f" {plan.flops_per_token / 1e9:,.0f} GFLOP a token, MFU {plan.mfu:.0%}"
         f" of {plan.device.upper()}: {plan.gpu_hours():,.0f} GPU hours (an estimate, not"
         " measured)"
     )
@@ -44,3 +45,9 @@ def distill_plan_view(plan: DistillPlan) -> RenderableType:
         plan.peak(plan.shown_on, checkpointing=True).table() + "\n",
         f"disk for one candidate: {bytes_(sum(plan.disk().values()))} ({disk})",
     )
+
+
+def _lengths(plan: DistillPlan) -> str:
+    """The longest's memory is shown, and the mean token's arithmetic."""
+    shares = ", then ".join(f"{n:,} ({share:.0%})" for n, share in plan.lengths)
+    return shares or f"{plan.length:,}"

@@ -20,6 +20,7 @@ from minipuzzle.runs.adapters import plan_for
 from minipuzzle.runs.job import Job, open_checkpoint
 from minipuzzle.runs.prompts import Prompts, load_prompts
 from minipuzzle.settings import AdapterSettings, DistillSettings, Training
+from minipuzzle.settings.lengths import at_length
 from minipuzzle.settings.training import ALL_OR_NONE, named_kinds
 from minipuzzle.training import check_vocabularies
 from minipuzzle.training.board import require_board
@@ -55,21 +56,32 @@ def open_distill(
     """
     file = job.original if teacher is None else open_checkpoint(teacher)
     check_vocabularies(job.parent.architecture.vocab_size, file.architecture.vocab_size)
-    check_training(settings.training, job.data.length, students, job.device, group)
+    first = job.data.length
+    for length, _ in settings.length or ((first, 1.0),):
+        stage = at_length(settings.training, first, length)
+        check_training(stage, length, students, job.device, group)
     check_adapter(settings.training, settings.adapter, students)
     _check_precision(
         settings.teacher_precision, settings.training.bf16_ends, [file.architecture], job.device
     )
     if settings.winner == "tasks":
         job.text_parts("calibration")
+    longest = settings.length[-1][0] if settings.length else first
     inputs = DistillInputs(
         teacher=file,
-        blocks=group.first_then_all(lambda: job.text("train")),
+        blocks=group.first_then_all(lambda: job.text("train", longest)),
         validation=group.first_then_all(lambda: job.validation("search")),
         prompts=_open_prompts(job, settings, group),
     )
     if settings.teacher_logits:
         open_cache(settings, inputs)
+    if inputs.blocks.spans and settings.length:
+        raise UserError(
+            "Conversations are kept whole in blocks of one length.",
+            got=f"conversations, and {len(settings.length)} lengths in distill.length",
+            allowed="one length, or text without conversations",
+            next="Give distill.length one length.",
+        )
     return inputs
 
 

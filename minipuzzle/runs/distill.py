@@ -19,6 +19,7 @@ from minipuzzle.checkpoint.writer import Encoder
 from minipuzzle.identity import fingerprint
 from minipuzzle.interrupt import legs
 from minipuzzle.model import HybridLM
+from minipuzzle.model.masks import meanwhile
 from minipuzzle.ranks import ranks
 from minipuzzle.records import Distilled, SearchResult
 from minipuzzle.report.card import write_card
@@ -45,7 +46,12 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
     Under torchrun student and teacher are sharded over all processes; the first one prunes and
     writes.
     """
-    settings = settings.resolved()
+    settings, data = settings.resolved().at_first_length(job.data)
+    with meanwhile([(job, "data", data)]):
+        return _run(job, settings, teacher_path)
+
+
+def _run(job: Job, settings: DistillSettings, teacher_path: Path | None) -> Checkpoint:
     if settings.adapter.kind:  # decay would pull Delta W to 0, not the weights
         settings = replace(settings, training=replace(settings.training, weight_decay=0.0))
     target = job.run / "student"

@@ -5,6 +5,7 @@ and the device.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -87,9 +88,12 @@ class Job:
             self._texts[which] = text_parts(which, named, self.tokenizer, self.tokens)
         return self._texts[which]
 
-    def text(self, which: str) -> TokenBlocks:
-        """The "train", "calibration" or "validation" text as token blocks (``load_text``)."""
-        return load_text(which, self.text_parts(which), self.tokenizer, self.data, self.tokens)
+    def text(self, which: str, length: int | None = None) -> TokenBlocks:
+        """The "train", "calibration" or "validation" text as token blocks (``load_text``), of the
+        data's length or of this one.
+        """
+        data = self.data if length is None else replace(self.data, length=length)
+        return load_text(which, self.text_parts(which), self.tokenizer, data, self.tokens)
 
     def validation(self, part: str) -> TokenBlocks:
         """Every other block of the validation text: "search" chooses on one half, "eval" reports

@@ -25,6 +25,7 @@ from minipuzzle.runs.job import Job
 from minipuzzle.runs.race import Leg, Outcome, race
 from minipuzzle.runs.training_folder import TrainingFolder, train_in
 from minipuzzle.settings import DistillSettings, Training
+from minipuzzle.settings.lengths import Lengths
 from minipuzzle.settings.training import Trained
 from minipuzzle.training import distillation, load_parameters
 from minipuzzle.training.curve import POINTS, Curve
@@ -165,7 +166,9 @@ class Legs:
         model = self._student(cut, after="" if short is None else f"{name}-short")
         before = self._measure(model).loss if short is None else short
         curve = self._curve()
-        final = self._train(model, self.training, LONG, name, "long run", curve)
+        final = self._train(
+            model, self.training, LONG, name, "long run", curve, lengths=self.settings.length
+        )
         self.curve = curve.points
         found = self._measure(model)
         after = found.loss
@@ -188,6 +191,7 @@ class Legs:
         identity: str,
         label: str,
         curve: Curve | None = None,
+        lengths: Lengths = (),
     ) -> float:
         folder, identity = self.folder.path / name, f"{self.folder.identity} {identity}"
         teacher = None if self.settings.teacher_logits else self.inputs.teacher.architecture
@@ -205,6 +209,7 @@ class Legs:
             on_policy=self.on_policy,
             curve=curve,
             served=self._served(model),
+            lengths=lengths or ((self.job.data.length, 1.0),),
         )
         self.stop.check(self.group)
         return final
@@ -217,7 +222,7 @@ class Legs:
         # A token costs a forward of the teacher, and one and a backward pass (two) of the student.
         each = CURVE_SHARE * 4 * tokens / (POINTS * whole.block_length)
         sample = whole.take(min(len(whole), max(FEWEST_BLOCKS, int(each))))
-        steps = self.training.steps(self.inputs.blocks.block_length)
+        steps = self.training.steps(self.job.data.length)
         return Curve(lambda model: self._measure(model, sample).loss, tokens, steps)
 
     def _measure(self, model: HybridLM, blocks: TokenBlocks | None = None) -> Metrics:

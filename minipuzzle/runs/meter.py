@@ -11,7 +11,8 @@ import torch
 
 from minipuzzle.arch import Architecture
 from minipuzzle.bars import Shown
-from minipuzzle.cost.training import peak_flops, training_flops
+from minipuzzle.cost.training import mean_flops, peak_flops
+from minipuzzle.settings.lengths import Lengths
 
 
 class Meter:
@@ -24,7 +25,7 @@ class Meter:
         bar: Shown,
         total: int,
         student: Architecture,
-        length: int,
+        lengths: Lengths,
         device: torch.device,
         *,
         teacher: Architecture | None = None,
@@ -32,7 +33,7 @@ class Meter:
         frozen: bool = False,
     ) -> None:
         self.bar, self.total = bar, total
-        self.flops = training_flops(student, length, teacher, frozen)
+        self.flops = mean_flops(student, lengths, teacher, frozen)
         one = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
         self.peak = None if one is None else one * ranks
         self._last: tuple[float, float] | None = None

@@ -111,7 +111,8 @@ def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
     for line in epochs(blocks, tokens):
         log.info(f"pretrain: {line}")
     with progress_bar("pretrain", tokens, "tokens") as bar:
-        meter = Meter(bar, tokens, architecture, recipe.data.length, device, ranks=group.world)
+        lengths = ((recipe.data.length, 1.0),)
+        meter = Meter(bar, tokens, architecture, lengths, device, ranks=group.world)
         final = train(
             model,
             answers_only() if blocks.spans else next_token,

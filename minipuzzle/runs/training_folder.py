@@ -28,6 +28,7 @@ from minipuzzle.rundir import RunDir
 from minipuzzle.runs.job import Job
 from minipuzzle.runs.meter import Meter
 from minipuzzle.settings import Training
+from minipuzzle.settings.lengths import Lengths
 from minipuzzle.training import train
 from minipuzzle.training.checkpointing import list_states
 from minipuzzle.training.curve import Curve
@@ -199,6 +200,7 @@ def train_in(
     on_policy: OnPolicy | None = None,
     curve: Curve | None = None,
     served: Served = nullcontext,
+    lengths: Lengths = (),
 ) -> float:
     """``train`` in a folder of the run, with a progress bar; says how often it reads each source of
     a blend.
@@ -210,7 +212,7 @@ def train_in(
             bar,
             settings.tokens,
             model.architecture,
-            blocks.block_length,
+            lengths or ((blocks.block_length, 1.0),),
             job.device,
             teacher=teacher,
             ranks=group.world,
@@ -229,4 +231,5 @@ def train_in(
             on_policy=on_policy,
             curve=curve,
             served=served,
+            lengths=lengths,
         )

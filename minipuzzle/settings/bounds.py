@@ -12,6 +12,7 @@ from minipuzzle.settings.declare import Setting, hints_of
 
 SEEDS = (0, 2**63 - 1)
 BATCHES = (1, 65_536)
+LENGTHS = (2, 2**24)
 TOKENS = (1, 10**16)
 """Of a run: the largest so far saw some 10**13."""
 FASTEST = 1e30

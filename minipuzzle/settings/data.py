@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from minipuzzle.settings.bounds import SEEDS, settle
+from minipuzzle.settings.bounds import LENGTHS, SEEDS, settle
 from minipuzzle.settings.declare import setting
 
 EMBEDDED = "embedded"
@@ -36,7 +36,7 @@ class Data:
         "", "Validation text: a file, a folder, hf:NAME, embedded, or a blend of such.", common=True
     )
     length: int = setting(
-        512, "Tokens in a block of text.", unit="tokens", within=(2, 2**24), common=True
+        512, "Tokens in a block of text.", unit="tokens", within=LENGTHS, common=True
     )
     loss_on: Literal["assistant", "all"] = setting(
         "assistant", "Which tokens of conversations carry loss, KL and damage."

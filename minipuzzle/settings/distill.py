@@ -15,6 +15,7 @@ from minipuzzle.settings.bounds import FASTEST, TOKENS, settle
 from minipuzzle.settings.counts import share, token_count
 from minipuzzle.settings.data import Data
 from minipuzzle.settings.declare import group, setting
+from minipuzzle.settings.lengths import Lengths, check_lengths, parse_lengths
 from minipuzzle.settings.losses import DEFAULT_LOSS, loss_terms
 from minipuzzle.settings.training import Precision, Training
 
@@ -61,6 +62,10 @@ class DistillSettings:
 
     With a ``student_precision`` but BF16 what is trained is the student of a finished distillation,
     with quantised weights; int4 shares a scale between 128 columns, or between 64 or 32.
+
+    The long run has blocks of each ``length`` in turn, in the same number of tokens a step, and
+    ``training.batch`` counts those of the first; all else (short runs, validation) has the first
+    alone. Without one it is that of the ``Data``.
 
     In the share ``on_policy`` of the steps the student continues ``prompts`` by up to
     ``completion`` tokens, and ``on_policy_loss`` compares both models at those tokens only
@@ -138,17 +143,36 @@ class DistillSettings:
         panel="Training",
         common=True,
     )
+    length: Lengths = setting(
+        (),
+        "Tokens in a block of text, or lengths in turn with shares of the tokens: 8k:80%,32k:20%.",
+        unit="tokens",
+        shown="data.length",
+        parse=parse_lengths,
+        panel="Texts",
+        common=True,
+    )
     training: Training = group(Training(), omit=("learning_rate",))
     adapter: AdapterSettings = group(AdapterSettings())
 
     def __post_init__(self) -> None:
+        if isinstance(self.length, int):
+            object.__setattr__(self, "length", ((self.length, 1.0),))
         settle(self)
+        check_lengths(self.length)
         loss_terms(self.loss)
         if self.teacher_logits and self.loss != DEFAULT_LOSS:
             raise UserError(
                 "Stored logits serve one loss.",
                 got=f"distill.teacher_logits with distill.loss {self.loss}",
                 allowed=f"{DEFAULT_LOSS}, for which the stored tokens are enough",
+                next="Leave one of both out.",
+            )
+        if self.teacher_logits and len(self.length) > 1:
+            raise UserError(
+                "Stored logits serve blocks of one length.",
+                got="distill.teacher_logits with several lengths in distill.length",
+                allowed="one length, or a teacher that runs at each step",
                 next="Leave one of both out.",
             )
         DIVERGENCES.check(self.on_policy_loss)
@@ -180,6 +204,13 @@ class DistillSettings:
         name, _, group = self.student_precision.partition("-")
         return name, int(group or 128)
 
+    def at_first_length(self, data: Data) -> tuple[DistillSettings, Data]:
+        """(the same where there are several lengths, else without one, the data at the first)."""
+        if not self.length:
+            return self, data
+        several = self if len(self.length) > 1 else replace(self, length=())
+        return several, replace(data, length=self.length[0][0])
+
     def fixed(self) -> dict[str, Plain]:
         """As ``Training.fixed``, the training's own included. Of stored teacher logits it matters
         what was kept of them, of prompts what they say, not where they lie.
@@ -210,7 +241,7 @@ class DistillCommand:
     )
     data: Data = group(
         Data(),
-        only=("train", "validation", "length", "loss_on", "seed"),
+        only=("train", "validation", "loss_on", "seed"),
         flags={"train": "data", "seed": "data-seed"},
     )
     settings: DistillSettings = group(DistillSettings())

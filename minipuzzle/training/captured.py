@@ -15,6 +15,8 @@ from torch import Tensor
 from minipuzzle.model import HybridLM, mixed_precision
 from minipuzzle.model.context_parallel import ContextParallel
 from minipuzzle.model.masks import meanwhile
+from minipuzzle.ranks import Ranks
+from minipuzzle.settings import Training
 from minipuzzle.training.objectives import BatchLoss, Objective
 from minipuzzle.training.update import no_gradient
 
@@ -101,6 +103,22 @@ class Backward:
             return
         self.graph = graph
         self.gradients = [(p, p.grad) for p in self.model.parameters() if p.grad is not None]
+
+
+def backward_of(
+    model: HybridLM,
+    objective: Objective,
+    settings: Training,
+    ranks: Ranks,
+    parallel: ContextParallel | None,
+) -> Backward:
+    """That of the steps of these ``settings``, captured where it can be."""
+    size = min(settings.micro_batch or settings.batch, settings.batch)
+    alike = settings.batch % size == 0  # a graph is of one shape
+    captures = alike and ranks.world == 1 and ranks.device.type == "cuda"
+    captures = captures and objective.capturable and model.capturable
+    adds = size < settings.batch
+    return Backward(model, objective, captures=captures, adds=adds, parallel=parallel)
 
 
 @contextmanager

@@ -7,9 +7,11 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -24,9 +26,10 @@ from minipuzzle.model import HybridLM
 from minipuzzle.progress import SILENT, Progress
 from minipuzzle.ranks import Ranks, alone
 from minipuzzle.settings import RATE, Training
+from minipuzzle.settings.lengths import Lengths
 from minipuzzle.training.average import Average
 from minipuzzle.training.board import open_board, write_row
-from minipuzzle.training.captured import Backward
+from minipuzzle.training.captured import Backward, backward_of
 from minipuzzle.training.checkpointing import States
 from minipuzzle.training.curve import Curve
 from minipuzzle.training.expert_load import ExpertLoad, expert_load, summary
@@ -39,6 +42,7 @@ from minipuzzle.training.parallel import context_parallel
 from minipuzzle.training.position import Position
 from minipuzzle.training.prepare import Served, prepare, unprepare
 from minipuzzle.training.schedule import learning_rate
+from minipuzzle.training.stages import Stage, stages
 from minipuzzle.training.update import Update, check_batch, make_optimizer, micro_batches, update
 
 log = logging.getLogger(__name__)
@@ -62,6 +66,7 @@ def train(
     on_policy: OnPolicy | None = None,
     curve: Curve | None = None,
     served: Served = nullcontext,
+    lengths: Lengths = (),
 ) -> float:
     """Train ``model`` in place and return the mean loss (nats per token) of the last logged steps.
 
@@ -77,44 +82,34 @@ def train(
     the objective runs beside it, for the estimate of memory. Where it is the turn of ``on_policy``,
     a step is on what the model writes and uses up a batch of ``blocks`` unread; ``curve`` gets its
     points. Losses and completions are of the weights that the model has within ``served``, updated
-    and saved are its own. SIGTERM saves and exits with 0, Ctrl-C saves and raises
-    KeyboardInterrupt. Raises: UserError where training breaks down, the state is another run's, or
-    the disk is full.
+    and saved are its own. ``blocks`` are cut to ``lengths`` in turn (``stages``). SIGTERM saves and
+    exits with 0, Ctrl-C saves and raises KeyboardInterrupt. Raises: UserError where training breaks
+    down, the state is another run's, or the disk is full.
     """
     settings = settings.at(RATE)
     ranks = ranks or alone(next(model.parameters()).device)
-    check_batch(settings, blocks.block_length, ranks)
+    turns = stages(blocks, settings, lengths)
+    for stage in turns:
+        check_batch(stage.settings, stage.blocks.block_length, ranks)
     identity = fingerprint(
         identity,
         settings.fixed(),
         blocks.fingerprint,
         model.architecture.identity(),
         *([] if on_policy is None else [on_policy.identity]),
+        *([n, share] for n, share in lengths if n != blocks.block_length),
     )
     states = States(folder / STATES, identity, ranks)
     with interrupt(ranks) as stop, expert_load(model, ranks) as load:
-        shared = settings.context_parallel  # by so many processes each sequence
-        share = settings.batch * shared // ranks.world
-        at_once = (settings.micro_batch or share) * blocks.block_length // shared
+        most = max(turns, key=lambda stage: stage.at_once(ranks.world))
         try:
-            twice = served is not nullcontext
-            if chosen := prepare(model.train(), settings, at_once, ranks.world, teacher, twice):
+            twice, at_once = served is not nullcontext, most.at_once(ranks.world)
+            if chosen := prepare(
+                model.train(), most.settings, at_once, ranks.world, teacher, twice
+            ):
                 log.info(chosen)
-            losses = _Run(
-                model,
-                objective,
-                blocks,
-                settings,
-                folder,
-                ranks,
-                states,
-                stop,
-                progress,
-                load,
-                on_policy,
-                curve,
-                served,
-            ).finish()
+            others = states, stop, progress, load, on_policy, curve, served
+            losses = _Run(model, objective, turns, settings, folder, ranks, *others).finish()
         except UserError:
             if ranks.world == 1:  # among several a writer may wait for one that is gone
                 states.settle()
@@ -131,7 +126,7 @@ class _Run:
         self,
         model: HybridLM,
         objective: Objective,
-        blocks: TokenBlocks,
+        stages: Sequence[Stage],
         settings: Training,
         folder: Path,
         ranks: Ranks,
@@ -143,23 +138,13 @@ class _Run:
         curve: Curve | None,
         served: Served,
     ) -> None:
-        self.model, self.blocks, self.settings = model, blocks, settings
+        self.model, self.objective, self.settings = model, objective, settings
         self.ranks, self.states, self.stop = ranks, states, stop
         self.progress, self.load = progress, load
         self.on_policy, self.curve, self.served = on_policy, curve, served
-        self.device, self.ahead = next(model.parameters()).device, Ahead(blocks)
+        self.stages, self.begun = stages, cast(Stage | None, None)
+        self.parallel = context_parallel(ranks, settings.context_parallel)
         self.optimizer = make_optimizer(model, settings)
-        size = min(settings.micro_batch or settings.batch, settings.batch)
-        alike = settings.batch % size == 0  # a graph is of one shape
-        captures = alike and ranks.world == 1 and self.device.type == "cuda"
-        captures = captures and objective.capturable and model.capturable
-        self.backward = Backward(
-            model,
-            objective,
-            captures=captures,
-            adds=size < settings.batch,
-            parallel=context_parallel(ranks, settings.context_parallel),
-        )
         if on_policy is not None:
             self.on_completions = Backward(model, on_policy.objective, captures=False)
         self.average = Average(model, settings.average, settings.tokens)
@@ -179,6 +164,18 @@ class _Run:
         self.started = time.monotonic() - self.at.seconds
         if saved is not None:
             log.info(self.at.going_on(settings))
+
+    def _stage(self) -> Stage:
+        """That of the next step."""
+        stage = next(each for each in self.stages if self.at.tokens < each.stop)
+        if stage is not self.begun:
+            self.begun, self.ahead = stage, Ahead(stage.blocks)
+            self.backward = backward_of(
+                self.model, self.objective, stage.settings, self.ranks, self.parallel
+            )
+            if len(self.stages) > 1:
+                log.info(f"after {self.at.tokens:,} tokens: {stage}")
+        return stage
 
     def finish(self) -> list[float]:
         """Step until the tokens are used up; the last losses that were logged."""
@@ -211,7 +208,8 @@ class _Run:
         return self.at.losses
 
     def _step(self, due: bool) -> Update:
-        at, settings, length = self.at, self.settings, self.blocks.block_length
+        stage = self._stage()
+        at, settings, length = self.at, stage.settings, stage.blocks.block_length
         per_step = settings.batch * length
         rate = learning_rate(settings, at.tokens / per_step, settings.steps(length))
         for group in self.optimizer.param_groups:
@@ -226,7 +224,9 @@ class _Run:
             self.optimizer,
             iter(own)
             if own
-            else micro_batches(self.ahead, settings, at.tokens // length, self.ranks, self.device),
+            else micro_batches(
+                self.ahead, settings, at.tokens // length, self.ranks, self.ranks.device
+            ),
             clip=settings.clip,
             guard=self.guard,
             ranks=self.ranks,
@@ -239,7 +239,7 @@ class _Run:
             at.step + 1,
             at.updates + (not done.skipped),
         )
-        at.batch, at.learning_rate = settings.batch, settings.learning_rate
+        at.batch, at.learning_rate = self.settings.batch, settings.learning_rate
         if settings.balance:
             self.load.balance(settings.balance)
         self.average.add(at.tokens)

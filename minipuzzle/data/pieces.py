@@ -1,0 +1,47 @@
+"""Long blocks cut into pieces, as a stream of shorter blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minipuzzle.data.blocks import TokenBlocks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pieces:
+    """``count`` pieces of each of ``blocks``, next to each other in the stream. So the n-th token
+    of the stream is the same for pieces of all sizes, and a training that goes on with longer ones
+    meets no text twice.
+    """
+
+    blocks: TokenBlocks
+    count: int
+
+    @property
+    def block_length(self) -> int:
+        """Tokens in a piece."""
+        return self.blocks.block_length // self.count
+
+    @property
+    def spans(self) -> bool:
+        """As ``TokenBlocks.spans``."""
+        return self.blocks.spans
+
+    def stream(self, positions: range, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """As ``TokenBlocks.stream``, whose documents are counted from 0 in each piece."""
+        first = positions.start // self.count
+        whole = range(first, -(-positions.stop // self.count))
+        here = slice(positions.start - first * self.count, positions.stop - first * self.count)
+        tokens, documents = self.blocks.stream(whole, seed)
+        shape = (-1, self.block_length)
+        numbers = documents.reshape(shape)[here]
+        return tokens.reshape(shape)[here], numbers - numbers[:, :1]
+
+
+def cut(blocks: TokenBlocks, length: int) -> TokenBlocks | Pieces:
+    """``blocks`` in pieces of ``length`` tokens, which divides theirs."""
+    count = blocks.block_length // length
+    return blocks if count == 1 else Pieces(blocks=blocks, count=count)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from minipuzzle.cost.files import files_of
 from minipuzzle.importance.amount import check_settings
 from minipuzzle.nas.plan import make_plan
 from minipuzzle.nas.steps import FIRST, StepPlan, plan_steps
@@ -47,7 +48,8 @@ def compress(recipe: Recipe, run: Path) -> tuple[EvalResult, Path]:
     parent, search, distill = job.parent.architecture, recipe.search, recipe.distill
     with job.run.locked(), ranks(job.device) as group:
         _check_score(job, recipe.score, group)
-        make_plan(parent, search, load_timing(search, run / LATENCY))
+        files = files_of(job.parent, search.formats)
+        make_plan(parent, search, load_timing(search, run / LATENCY), files)
         open_distill(job, distill, None, [parent], group)
         measured = _stages(job, recipe.score, search, distill, group)
         return measured, group.by_first(lambda: build_report(run))

@@ -17,6 +17,7 @@ from torch import Tensor
 from minipuzzle.arch import Architecture, Selection
 from minipuzzle.arch import Tensor as Planned
 from minipuzzle.checkpoint import Checkpoint, write_checkpoint
+from minipuzzle.checkpoint.mix import with_chosen
 from minipuzzle.errors import InternalError
 from minipuzzle.model.base import Context
 from minipuzzle.model.masks import index_mask
@@ -48,7 +49,7 @@ def cut(parent: Checkpoint, selection: Selection, target: Path) -> Checkpoint:
         planned_bytes += tensor.numel() * tensor.element_size()
         return tensor
 
-    config = parent.family.config(student, parent.config)
+    config = with_chosen(parent.family.config(student, parent.config), selection.kept_formats)
     write_checkpoint(
         target,
         student,

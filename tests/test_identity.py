@@ -143,6 +143,7 @@ def test_every_setting_that_decides_is_in_the_identity(settings):
         "budget": ("83%",),
         "min_keep": ("width=75%",),
         "vary": ("experts",),
+        "bits": "8",
         "method": "solver",
         "domains": "worst",
         "precision": "fp8",

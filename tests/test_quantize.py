@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 
 from minipuzzle import families
 from minipuzzle.checkpoint import Checkpoint, read_config
+from minipuzzle.checkpoint.planned import planned_bytes, split
 from minipuzzle.cli import app
 from minipuzzle.embedded import teacher_path
 from minipuzzle.errors import UserError
 from minipuzzle.export.inputs import largest_inputs
-from minipuzzle.export.planned import planned_bytes, split
 from minipuzzle.memory.formats import FORMATS
 from minipuzzle.model import load_model
 from minipuzzle.runs.quantize import calibration, run_quantize
@@ -59,10 +59,10 @@ def test_the_bytes_are_llm_compressors(case, tmp_path):
 def test_47b_in_nvfp4_is_4_and_a_half_bits_and_what_stays_whole():
     """And 27.40 GiB, which docs/decisions/memory-formula.md says."""
     config, model = read_config(ROOT / "docs/examples/nemotron-h-47b")
-    matrices, others = split(families.of(config), model)
+    pieces = split(families.of(config), model, [FORMATS["nvfp4"]] * len(model.blocks))
     shapes = [shape for block in model.blocks for shape in block.projections.values()]
     coded = sum(rows * columns for rows, columns in shapes)
-    size = planned_bytes(matrices, others, FORMATS["nvfp4"], lambda name: 2)
+    size = planned_bytes(pieces, lambda name: 2)
     assert size == coded * 9 // 16 + 4 * len(shapes) + 2 * (model.parameters - coded)
     assert f"{size / 2**30:.2f}" == "27.40"
 

@@ -74,6 +74,8 @@ def other(option):
         "search.min_keep": ("width=50%", ("width=50%",)),
         "score.estimator": ("flap", "flap"),
         "score.metric": ("kl", "kl"),
+        "score.bits": ("4..8", "4..8"),
+        "search.bits": ("8", "8"),
         "score.experts": ("frequency", "frequency"),
         "distill.loss": ("cosine", "cosine"),
         "distill.on_policy_loss": ("jsd", "jsd"),

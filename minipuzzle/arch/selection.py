@@ -21,11 +21,14 @@ class Selection:
     """``blocks[i]`` is None where block i is dropped, else the kept indices (ascending) of each
     axis that shrinks.
 
-    ``hidden`` are the kept hidden channels of the whole model, None for all of them.
+    ``hidden`` are the kept hidden channels of the whole model, None for all of them. ``formats[i]``
+    is the format that block i's matrices are to be written in (``settings.bits``; "" where it is
+    dropped), None where none was chosen.
     """
 
     blocks: tuple[Kept | None, ...]
     hidden: tuple[int, ...] | None = None
+    formats: tuple[str, ...] | None = None
 
     @staticmethod
     def everything(parent: Architecture) -> Selection:
@@ -40,6 +43,11 @@ class Selection:
     def kept_blocks(self) -> list[int]:
         """Positions in the parent of the blocks that stay."""
         return [i for i, kept in enumerate(self.blocks) if kept is not None]
+
+    @property
+    def kept_formats(self) -> tuple[str, ...] | None:
+        """The format of each block that stays; None where none was chosen."""
+        return None if self.formats is None else tuple(self.formats[i] for i in self.kept_blocks)
 
     def axes(self, index: int) -> dict[str, tuple[int, ...]]:
         """Every kept axis of a kept block, ``hidden`` included where it shrinks."""

@@ -43,22 +43,23 @@ def run(line: QuantizeCommand) -> None:
 def _plan(path: Path, line: QuantizeCommand) -> None:
     from minipuzzle import families
     from minipuzzle.checkpoint.config import read_config
-    from minipuzzle.export.planned import check_groups, planned_bytes, split
-    from minipuzzle.memory.formats import format_of
+    from minipuzzle.checkpoint.mix import formats, summary
+    from minipuzzle.checkpoint.planned import check_groups, planned_bytes, split
 
     config, architecture = read_config(path)
-    format, buffers = format_of(line.format, line.group), architecture.buffers
-    family = families.of(config)
-    matrices, others = split(family, architecture)
-    check_groups(matrices, format)
-    size = planned_bytes(matrices, others, format, lambda name: 4 if name in buffers else 2)
+    found = formats(config, len(architecture.blocks), line.format, line.group)
+    family, buffers = families.of(config), architecture.buffers
+    pieces = split(family, architecture, found)
+    check_groups(pieces)
+    size = planned_bytes(pieces, lambda name: 4 if name in buffers else 2)
+    matrices = sum(piece.format is not None for piece in pieces)
     if line.as_json:
-        print_json({"format": line.format, "bytes": size, "matrices": len(matrices)})
+        print_json({"format": line.format, "bytes": size, "matrices": matrices})
         return
     beside = ", without what is copied beside the text model" if families.copied(family) else ""
     out.print(
         f"{line.format}: {bytes_(size)} ({size:,} bytes) of BF16's"
-        f" {bytes_(2 * architecture.parameters)}; {len(matrices)} matrices{beside}."
-        f" {format.label}. There are no weights here: nothing is written.",
+        f" {bytes_(2 * architecture.parameters)}; {matrices} matrices{beside}."
+        f" {summary(found)}. There are no weights here: nothing is written.",
         soft_wrap=True,
     )

@@ -43,14 +43,18 @@ def run(line: SearchCommand) -> None:
 
 
 def _plan(line: SearchCommand, folder: Path) -> None:
+    from minipuzzle import families
     from minipuzzle.checkpoint.config import read_config
+    from minipuzzle.cost.files import planned_files
     from minipuzzle.nas.plan import make_plan
     from minipuzzle.nas.timing import load_timing
     from minipuzzle.report.tables import plan_view
 
-    parent = read_config(folder)[1]
+    config, parent = read_config(folder)
+    files = planned_files(families.of(config), parent, line.settings.formats)
     searches = _searches(line, lambda: parent)
-    plan = make_plan(parent, searches[0], load_timing(searches[0], line.run / "latency.json"))
+    timing = load_timing(searches[0], line.run / "latency.json")
+    plan = make_plan(parent, searches[0], timing, files)
     if line.as_json:
         maximal = [row.json() for row in plan.maximal()]
         print_json({**plan.summary().json(), "maximal": maximal, **_steps(searches)})

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minipuzzle.arch import Architecture
+from minipuzzle.cost.files import Files
 from minipuzzle.cost.latency import Timing
 from minipuzzle.kinds import Block
 from minipuzzle.memory.footprint import Workload, part_bytes, values
@@ -20,6 +22,7 @@ class Pricing:
     (embedding, norm, head).
 
     Limits of time keep the timing's margin free: a sum of blocks is not quite the model's time.
+    With ``files`` weights take what these say at a number of bits, by default the most.
     """
 
     parent: Architecture
@@ -29,10 +32,12 @@ class Pricing:
     names: tuple[str, ...]
     limits: NDArray[np.float64]
     base: NDArray[np.float64]
+    files: Files | None = None
 
-    def of(self, block: Block) -> NDArray[np.float64]:
+    def of(self, block: Block, bits: int | None = None) -> NDArray[np.float64]:
         """[m]: what the block adds to each limited cost."""
-        sizes = _sizes(replace(self.parent, blocks=(block,)), self.requested, self.workload)
+        alone = replace(self.parent, blocks=(block,))
+        sizes = _sizes(alone, self.requested, self.workload, self.files, bits)
         times = (
             []
             if self.timing is None
@@ -42,7 +47,12 @@ class Pricing:
 
     def at_hidden(self, hidden: int) -> Pricing:
         """The prices under the same limits where the parent has another hidden size."""
-        return pricing(self.parent.at_hidden(hidden), self.requested, self.workload, self.timing)
+        parent = self.parent.at_hidden(hidden)
+        return pricing(parent, self.requested, self.workload, self.timing, self.files)
+
+    def memory(self, architecture: Architecture, bits: Sequence[int] = ()) -> int:
+        """Bytes of an architecture at the workload, ``bits[i]`` of its block i."""
+        return memory(architecture, self.workload, self.files, bits or None)
 
     def total(self, architecture: Architecture) -> NDArray[np.float64]:
         """[m]: an architecture's cost under each limit."""
@@ -53,7 +63,11 @@ class Pricing:
 
 
 def pricing(
-    parent: Architecture, limits: Limits, workload: Workload, timing: Timing | None = None
+    parent: Architecture,
+    limits: Limits,
+    workload: Workload,
+    timing: Timing | None = None,
+    files: Files | None = None,
 ) -> Pricing:
     """The prices of a parent's blocks under the limits that are set; time limits need a
     ``timing``.
@@ -62,7 +76,7 @@ def pricing(
     names = [name for name, limit in named.items() if limit is not None]
     free = 1.0 if timing is None else 1 / (1 + timing.margin)
     bounds = [float(named[name] or 0) for name in names] + [t.ms * free for t in limits.times]
-    base = _sizes(replace(parent, blocks=()), limits, workload)
+    base = _sizes(replace(parent, blocks=()), limits, workload, files)
     times = (
         [] if timing is None else [timing.ms(None, t.phase, t.work, parent) for t in limits.times]
     )
@@ -74,12 +88,34 @@ def pricing(
         names=(*names, *(t.name for t in limits.times)),
         limits=np.array(bounds),
         base=np.concatenate([base, times]),
+        files=files,
     )
 
 
-def _sizes(architecture: Architecture, limits: Limits, workload: Workload) -> NDArray[np.float64]:
-    counts = np.asarray(values(architecture, workload.context))
-    parameters = [] if limits.parameters is None else [float(counts[0])]
+def memory(
+    architecture: Architecture,
+    workload: Workload,
+    files: Files | None,
+    bits: int | Sequence[int] | None = None,
+) -> int:
+    """Bytes at a workload: weights as ``files`` has them, else ``workload.weights`` a value, and
+    the caches.
+    """
+    sizes = part_bytes(np.asarray(values(architecture, workload.context)), workload)
+    if files is not None:
+        sizes[0] = files.bytes(architecture, files.widest if bits is None else bits)
+    return int(sizes.sum())
+
+
+def _sizes(
+    architecture: Architecture,
+    limits: Limits,
+    workload: Workload,
+    files: Files | None,
+    bits: int | None = None,
+) -> NDArray[np.float64]:
+    parameters = [] if limits.parameters is None else [float(architecture.parameters)]
     active = [] if limits.active is None else [float(architecture.active_parameters)]
-    size = [] if limits.bytes is None else [float(part_bytes(counts, workload).sum())]
+    bounded = limits.bytes is not None
+    size = [float(memory(architecture, workload, files, bits))] if bounded else []
     return np.array(parameters + active + size)

@@ -1,22 +1,20 @@
-"""Matrices as compressed-tensors stores them: its scales, codes and packing, by calls to it.
+"""A checkpoint whose matrices compressed-tensors stores (``minipuzzle.checkpoint.coding``).
 
 Which weights are matrices the kinds say: projections and stacks of experts. Head, embeddings,
-routers, convolutions, norms and the recurrence's vectors stay whole. Source: compressed-tensors
-0.20; llm-compressor 0.14 for what it shares between matrices that engines join
-(observers/helpers.py).
+routers, convolutions, norms and the recurrence's vectors stay whole.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.checkpoint.coding import encode, joined, scaled, scheme, shares_top
 from minipuzzle.checkpoint.heads import HEAD
-from minipuzzle.errors import UserError
-from minipuzzle.export.planned import WEIGHT, Piece, check_groups, planned_bytes, split
+from minipuzzle.checkpoint.planned import WEIGHT, Piece, check_groups, planned_bytes, split
 from minipuzzle.families import copied, names_of
 from minipuzzle.memory.formats import Format
 
@@ -24,31 +22,38 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
-"""Layers of one input, as files name them, that engines join to one product: they share NVFP4's
-scale of the whole matrix.
-"""
+MIXED = "mixed-precision"
+"""What compressed-tensors calls the format of a file that has several."""
 
 
 class Encoder:
-    """Gives a matrix's tensors in ``format``, and what config.json says of them."""
+    """Gives a matrix's tensors in the format of its block, and what config.json says of them."""
 
     def __init__(
-        self, checkpoint: Checkpoint, format: Format, inputs: Mapping[str, Tensor] | None = None
+        self,
+        checkpoint: Checkpoint,
+        formats: Format | None | Sequence[Format | None],
+        inputs: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """``inputs``: by the canonical name of a matrix the largest magnitude [1] of what it reads,
-        where the format has a scale for it.
+        """``formats[i]`` is that of block i, None to leave it as it is; one format is that of all.
+        ``inputs``: by the
+        canonical name of a matrix the largest magnitude [1] of what it reads, where a format has a
+        scale for it.
         """
-        self.matrices, self.others = split(checkpoint.family, checkpoint.architecture)
-        check_groups(self.matrices, format)
+        if formats is None or isinstance(formats, Format):
+            formats = [formats] * len(checkpoint.architecture.blocks)
+        self.pieces = split(checkpoint.family, checkpoint.architecture, formats)
+        check_groups(self.pieces)
+        self.matrices = [piece for piece in self.pieces if piece.format is not None]
         self._inputs = inputs or {}
-        self.format = format
+        self._formats = list(dict.fromkeys(f for f in formats if f is not None))
+        self._uniform = len(set(formats)) == 1
         self._wanted = {piece.name: piece for piece in self.matrices}
         self._pieces: dict[str, list[Piece]] = {}
         for piece in self.matrices:
             self._pieces.setdefault(piece.planned.name, []).append(piece)
         self._checkpoint = checkpoint
-        self._scheme, self._compressor = _scheme(format)
+        self._schemes = [scheme(format) for format in self._formats]
         self._tops: dict[str, Tensor] = {}
 
     def held_dtype(self, name: str) -> torch.dtype:
@@ -71,35 +76,61 @@ class Encoder:
         """The bytes of all tensors of the file to be."""
         checkpoint = self._checkpoint
         return checkpoint.copied_bytes + planned_bytes(
-            self.matrices, self.others, self.format, lambda n: checkpoint.held_dtype(n).itemsize
+            self.pieces, lambda name: checkpoint.held_dtype(name).itemsize
         )
 
     def config(self) -> dict[str, Any]:
-        """config.json's quantization_config, as llm-compressor writes it."""
+        """config.json's quantization_config, as llm-compressor writes it: one group for a format,
+        which names its layers where there are several, or where blocks stay as they are.
+        """
         from compressed_tensors import __version__
         from compressed_tensors.quantization import QuantizationConfig
 
+        groups = {}
+        for number, (format, found) in enumerate(zip(self._formats, self._schemes, strict=True)):
+            targets = ["Linear"] if self._uniform else self._targets(format)
+            groups[f"group_{number}"] = found.model_copy(update={"targets": targets})
+        packings = {format.packing for format in self._formats}
         said = QuantizationConfig(
-            config_groups={"group_0": self._scheme},
-            format=self.format.packing,
+            config_groups=groups,
+            format=packings.pop() if len(packings) == 1 else MIXED,
             quantization_status="compressed",
             ignore=list(self._ignored()),
         ).model_dump(mode="json")
         return said | {"sparsity_config": {}, "transform_config": {}, "version": __version__}
 
+    def _targets(self, format: Format | None) -> list[str]:
+        """The layers of blocks in a format: expressions over the layer's number and what follows,
+        for engines put other words before it.
+        """
+        layers: dict[str, set[int]] = {}  # what follows the number -> the numbers
+        for piece in self.pieces:
+            if piece.matrix and piece.format == format:
+                match = re.fullmatch(r".*?\.(\d+)\.(.*)", piece.layer)
+                assert match is not None, piece.layer
+                layers.setdefault(_tail(match[2]), set()).add(int(match[1]))
+        tails: dict[tuple[int, ...], list[str]] = {}  # the numbers -> what follows them
+        for tail, numbers in layers.items():
+            tails.setdefault(tuple(sorted(numbers)), []).append(tail)
+        return [
+            f"re:.*\\.({'|'.join(map(str, numbers))})\\.({'|'.join(sorted(found))})$"
+            for numbers, found in sorted(tails.items())
+        ]
+
     def _ignored(self) -> Iterator[str]:
         """The head, and linear layers that stay whole: by their names without the layer's number,
-        for engines put other words before it.
+        for engines put other words before it; and the layers of blocks that stay whole.
         """
         architecture = self._checkpoint.architecture
         names = self._checkpoint.family.names(replace(architecture, tied_head=False))
         yield names_of(names[HEAD][0])[0].removesuffix(WEIGHT)
         tails = {
             re.sub(r"^.*?\.\d+\.", "", piece.layer)
-            for piece in self.others
-            if piece.planned.block is not None and len(piece.shape) == 2
+            for piece in self.pieces
+            if piece.planned.block is not None and len(piece.shape) == 2 and not piece.matrix
         }
         yield from (f"re:.*\\.{re.escape(tail)}$" for tail in sorted(tails))
+        yield from self._targets(None)
         if architecture.mtp:
             yield "re:.*mtp.*"
         for prefix in copied(self._checkpoint.family):  # "model.visual."
@@ -107,22 +138,25 @@ class Encoder:
 
     def __call__(self, name: str, value: Tensor) -> dict[str, Tensor]:
         """What the file holds of its tensor ``name``: the format's tensors, or itself."""
-        if name not in self._wanted:
+        piece = self._wanted.get(name)
+        if piece is None or piece.format is None:
             return {name: value}
-        made = self._compressor.compress(self._state(name, value), self._scheme)
+        made = encode(piece.format, value, self._top(piece), self._read(piece))
         layer = name.removesuffix("weight")
-        return {layer + part: tensor.detach().contiguous() for part, tensor in made.items()}
+        return {layer + part: tensor for part, tensor in made.items()}
 
     def rounded(self, name: str, value: Tensor) -> Tensor:
         """A matrix [rows, columns] as the codes of the file mean it, in its dtype."""
         from compressed_tensors.quantization.lifecycle.forward import fake_quantize
 
-        state = self._state(name, value)
+        piece = self._wanted[name]
+        assert piece.format is not None
+        state = scaled(piece.format, value, self._top(piece), self._read(piece))
         meant: Tensor = fake_quantize(
             state["weight"],
             state["weight_scale"],
             None,
-            self._scheme.weights,
+            scheme(piece.format).weights,
             global_scale=state.get("weight_global_scale"),
         )
         return meant
@@ -131,64 +165,38 @@ class Encoder:
         """From now on take what matrices share from these weights, by canonical name, in place of
         the checkpoint's.
         """
-        if self._scheme.weights.strategy == "tensor_group":
-            self._tops = dict(self._largest(tensor))
+        self._tops = dict(self._largest(tensor))
 
-    def _state(self, name: str, value: Tensor) -> dict[str, Tensor]:
-        """A matrix and its scales, by compressed-tensors' names."""
-        from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
+    def _read(self, piece: Piece) -> Tensor | None:
+        """The largest magnitude [1] of what a matrix reads, where its format has a scale for it."""
+        measured = piece.format is not None and piece.format.one
+        return self._inputs[piece.planned.name] if measured else None
 
-        # [rows, groups], or [1] of a whole matrix: the least and the largest that share a scale
-        if self.format.one:
-            grouped = value.reshape(1, -1)
-        else:
-            grouped = value.unflatten(-1, (-1, self.format.group or value.shape[1]))
-        least, most = grouped.amin(-1), grouped.amax(-1)
-        state = {"weight": value.contiguous()}
-        if self.format.one:
-            top = self._inputs[self._wanted[name].planned.name]
-            scale, _ = calculate_qparams(-top, top, self._scheme.input_activations)
-            state["input_scale"] = scale.to(value.dtype)
-        if self._scheme.weights.strategy == "tensor_group":
-            top = self._shared_top(name)
-            state["weight_global_scale"] = generate_gparam(-top, top)
-        state["weight_scale"], _ = calculate_qparams(
-            least, most, self._scheme.weights, global_scale=state.get("weight_global_scale")
-        )
-        return state
-
-    def _shared_top(self, name: str) -> Tensor:
-        """The largest magnitude [1] of a matrix and of those that engines join to it."""
+    def _top(self, piece: Piece) -> Tensor | None:
+        """The largest magnitude [1] of a matrix and of those that engines join to it, where its
+        format has a scale for these.
+        """
+        if piece.format is None or not shares_top(piece.format):
+            return None
         if not self._tops:
             self.measure(self._checkpoint.tensor)
-        layer = name.removesuffix(WEIGHT)
-        parent, _, own = layer.rpartition(".")
-        group = next((group for group in JOINED if own in group), (own,))
-        found = [self._tops.get(f"{parent}.{tail}") for tail in group]
-        tops = [top for top in found if top is not None]
-        return max(tops, key=float)
+        found = [self._tops.get(layer) for layer in joined(piece.layer)]
+        return max((top for top in found if top is not None), key=float)
 
     def _largest(self, tensor: Callable[[str], Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """(layer, the largest magnitude of its weight), over all of the checkpoint."""
-        for name in self.names:
-            for piece, part in self.parts(name, tensor(name)):
-                yield piece.layer, part.abs().max().reshape(1)
+        """(layer, the largest magnitude of its weight), of all that may share a scale."""
+        for name, pieces in self._pieces.items():
+            format = pieces[0].format
+            if format is not None and shares_top(format):
+                for piece, part in self.parts(name, tensor(name)):
+                    yield piece.layer, part.abs().max().reshape(1)
 
 
-def _scheme(format: Format) -> tuple[Any, Any]:
-    """compressed-tensors' (scheme, compressor). Raises: UserError where it is not installed."""
-    try:
-        from compressed_tensors.compressors import BaseCompressor
-        from compressed_tensors.quantization import preset_name_to_scheme
-    except ImportError as error:
-        raise UserError(
-            "Quantised checkpoints are written by compressed-tensors, which is not installed.",
-            got=error,
-            allowed="compressed-tensors 0.15 or later",
-            next='pip install "minipuzzle[quant]"',
-        ) from error
-    scheme = preset_name_to_scheme(format.scheme, ["Linear"])
-    if scheme.weights.strategy == "group":
-        scheme.weights.group_size = format.group
-    scheme.format = format.packing
-    return scheme, BaseCompressor.get_value_from_registry(format.packing)
+def _tail(text: str) -> str:
+    """What follows a layer's number as an expression; experts of a block are in one format."""
+    return "\\.".join(r"\d+" if part.isdecimal() else re.escape(part) for part in text.split("."))
+
+
+def coded(formats: Collection[Format | None]) -> bool:
+    """Whether any block is quantised."""
+    return any(format is not None for format in formats)

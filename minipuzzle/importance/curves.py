@@ -4,7 +4,7 @@ keeps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from minipuzzle.arch import Architecture
 from minipuzzle.importance.experts import find
 from minipuzzle.kinds import Block, Width
+from minipuzzle.settings.bits import AXIS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
     """The parent with one block changed: taken out (``axis`` None), with the whole ``layer`` that
     it ends, or narrowed to ``size`` on an axis: to the best by its scores, or to all ``without``
-    one index.
+    one index; the axis "bits" are those of its matrices.
     """
 
     block: int
@@ -53,11 +54,15 @@ def one_by_one(block: Block) -> Width | None:
 
 
 def variants(
-    architecture: Architecture, index: int, curves: bool, experts: str = ""
+    architecture: Architecture,
+    index: int,
+    curves: bool,
+    experts: str = "",
+    bits: Sequence[int] = (),
 ) -> list[Variant]:
     """The variants that begin at a block, its removal first, then that of a layer of several blocks
     which it ends; with ``curves`` its narrower forms, and the block without each expert where the
-    estimator ``experts`` removes them.
+    estimator ``experts`` removes them; then the block with matrices of so many ``bits``.
     """
     block = architecture.blocks[index]
     narrow = narrowings(block) if curves else []
@@ -77,6 +82,7 @@ def variants(
             for i in range(size)
             if width is not None
         ),
+        *(Variant(block=index, axis=AXIS, size=number) for number in bits),
     ]
 
 

@@ -14,6 +14,7 @@ import torch
 
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.checkpoint.reader import PIECE_BYTES
+from minipuzzle.importance.bits import measured_bits
 from minipuzzle.importance.collect import footprint_hooks
 from minipuzzle.importance.curves import narrowings, variants
 from minipuzzle.importance.ends import CHUNK_VALUES
@@ -31,6 +32,8 @@ from minipuzzle.units import GIB
 
 LARGE_BLOCK = GIB
 FP32_BYTES = 4
+ROUNDED = 6
+"""Tensors of a matrix's size that compressed-tensors holds while it rounds one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +105,9 @@ def plan_peak(
     architecture, (dtype, reason) = checkpoint.architecture, compute_dtype(checkpoint, device)
     blocks, head = architecture.blocks, 0
     working = {b: _working(b, settings, length, dtype, fast) for b in dict.fromkeys(blocks)}
+    bits = measured_bits(checkpoint, settings)
+    if any(bits):
+        working = {b: most + _rounding(b, dtype) for b, most in working.items()}
     if find(settings.metric).logits:  # a CPU multiplies with FP32 logits in FP32
         itemsize = dtype.itemsize if device.type == "cuda" else FP32_BYTES
         head = architecture.vocab_size * architecture.hidden * itemsize
@@ -109,7 +115,7 @@ def plan_peak(
         weights=tuple(block_bytes(block, dtype) for block in blocks),
         working=tuple(working[block] for block in blocks),
         variants=tuple(
-            len(variants(architecture, i, settings.curves, settings.experts))
+            len(variants(architecture, i, settings.curves, settings.experts, bits[i]))
             for i in range(len(blocks))
         ),
         samples=samples,
@@ -134,6 +140,12 @@ def plan_peak(
     )
     home = device if fits else cpu
     return ScoringPeak(needs=needs, home=home, dtype=dtype, reason=reason)
+
+
+def _rounding(block: Block, dtype: torch.dtype) -> int:
+    """Bytes of a block's matrices once more, and of rounding the largest of them in FP32."""
+    sizes = [prod(block.weight(name).shape(block.sizes)) for name in block.matrices]
+    return 2 * sum(sizes) * dtype.itemsize + ROUNDED * FP32_BYTES * max(sizes, default=0)
 
 
 def _working(

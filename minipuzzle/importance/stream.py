@@ -27,6 +27,7 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import TokenBlocks
 from minipuzzle.identity import fingerprint
 from minipuzzle.importance.amount import check_settings
+from minipuzzle.importance.bits import Rounded
 from minipuzzle.importance.collect import Collector, HiddenCollector
 from minipuzzle.importance.curves import Variant, kept, variants
 from minipuzzle.importance.ends import variant_errors
@@ -42,6 +43,7 @@ from minipuzzle.progress import SILENT, Counting, Progress
 from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.scores import Scores
 from minipuzzle.settings import ScoreSettings
+from minipuzzle.settings.bits import AXIS
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +113,7 @@ class _Run:
             device=group.device,
             fast=self.reader.kernels.name == "mamba-ssm",
         )
+        self.rounded = Rounded(checkpoint, settings)
         self.data = {"block_length": blocks.block_length, "data": blocks.fingerprint}
         identity = fingerprint(
             checkpoint.fingerprint,
@@ -198,12 +201,11 @@ class _Run:
         streams.run(module, streams.samples, begun)
         if not whole:
             return
-        block = self.architecture.blocks[index]
         for variant in [v for v in self._variants(index) if v.axis is not None]:
-            chosen = kept(block, variant, widths)
+            chosen = {} if variant.axis == AXIS else kept(module.block, variant, widths)
             if chosen is None:
                 continue
-            with module.masked(chosen):
+            with self.rounded.applied(module, variant) if not chosen else module.masked(chosen):
                 streams.run(module, removal, removal + self.shared, target=streams.begin(variant))
 
     def _parent(self, streams: Streams, index: int, module: ResidualBlock) -> dict[str, Array]:
@@ -248,8 +250,8 @@ class _Run:
         )
 
     def _variants(self, index: int) -> list[Variant]:
-        settings = self.settings
-        return variants(self.architecture, index, settings.curves, settings.experts)
+        curves, experts = self.settings.curves, self.settings.experts
+        return variants(self.architecture, index, curves, experts, self.rounded.bits[index])
 
     def _left(self) -> list[int]:
         return [i for i in range(len(self.architecture.blocks)) if i not in self.removed]
@@ -284,9 +286,8 @@ class _Run:
         if not find(self.settings.metric).logits:
             return None
         name = "embeddings.weight" if self.architecture.tied_head else "head.weight"
-        return self.reader.tensor(
-            name, self.peak.dtype if self.group.device.type == "cuda" else torch.float32
-        )
+        dtype = self.peak.dtype if self.group.device.type == "cuda" else torch.float32
+        return self.reader.tensor(name, dtype)
 
     def _meta(self) -> dict[str, Any]:
         meta = {

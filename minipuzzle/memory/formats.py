@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from minipuzzle.settings.bits import WHOLE, group_of
+
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
@@ -76,7 +78,11 @@ FORMATS = {
 }
 
 
-def format_of(name: str, group: int) -> Format:
-    """The format of a name; ``group`` is INT4's."""
-    found = FORMATS[name]
-    return replace(found, group=group) if name == "int4" else found
+def format_of(name: str, group: int = 128) -> Format | None:
+    """The format of a name, None for "bf16", which leaves matrices whole. ``group`` is that of an
+    INT4 that does not name its own ("int4-64").
+    """
+    if name == WHOLE:
+        return None
+    found = FORMATS[name.partition("-")[0] if name.startswith("int4") else name]
+    return replace(found, group=group_of(name) or group) if name.startswith("int4") else found

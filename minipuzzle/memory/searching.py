@@ -23,7 +23,8 @@ class SearchLoad:
     states of the text, ``batch`` those of a batch, ``waiting`` of which wait where candidates that
     are measured together part; ``working``, the largest working set of a
     block's forward; ``chunk``, the FP32 logits of the predictions that are compared at once;
-    ``piece``, what is read from disk at once.
+    ``piece``, what is read from disk at once; ``rounded``, its matrices once more, where candidates
+    have formats.
     """
 
     weights: int
@@ -33,6 +34,7 @@ class SearchLoad:
     working: int
     chunk: int
     piece: int
+    rounded: int = 0
 
 
 def search_peak(load: SearchLoad, process: int | None = None) -> Peak:
@@ -41,15 +43,16 @@ def search_peak(load: SearchLoad, process: int | None = None) -> Peak:
     """
     parent, waiting = {"the parent": load.weights}, load.waiting * load.batch
     answers = parent | {"the parent's answers": load.rows}
+    copies = answers | ({"rounded weights": load.rounded} if load.rounded else {})
     phases = [
         (parent | {"I/O buffers": PIECES * load.piece}, 0),
         (answers | {"answers before they are joined": load.rows}, load.working),
         (
-            answers | {"working set": load.working, "streams": STREAMS * load.batch + waiting},
+            copies | {"working set": load.working, "streams": STREAMS * load.batch + waiting},
             load.working,
         ),
         (
-            answers | {"metric buffers": CHUNKS * load.chunk, "streams": load.batch + waiting},
+            copies | {"metric buffers": CHUNKS * load.chunk, "streams": load.batch + waiting},
             load.chunk,
         ),
     ]

@@ -10,8 +10,8 @@ Puzzle's space of one choice a block (arXiv:2411.19146), without its replacement
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 
@@ -20,12 +20,15 @@ from numpy.typing import NDArray
 
 from minipuzzle.arch import Architecture, Selection
 from minipuzzle.arch.narrow import kept, kept_sizes, resized
+from minipuzzle.cost.files import Files
 from minipuzzle.kinds import Block, Width
-from minipuzzle.nas.damage import drop_damage, hidden_damage, size_damage
+from minipuzzle.nas.couplings import couplings
+from minipuzzle.nas.damage import bits_damage, drop_damage, hidden_damage, size_damage
 from minipuzzle.nas.select import kept_hidden
 from minipuzzle.nas.unbeaten import worthwhile
 from minipuzzle.scores import Scores
 from minipuzzle.settings import SearchSettings
+from minipuzzle.settings.bits import AXIS, BITS
 from minipuzzle.space import Bounds, thinned, tried
 
 OPTIONS = 512
@@ -33,7 +36,9 @@ OPTIONS = 512
 State = tuple[int | None, ...]
 """For each block the number of its option, 0 the whole block, or None where it is dropped."""
 Option = tuple[int, ...]
-"""A size for each searched axis of a block, in the order in which its kind declares them."""
+"""A size for each searched axis of a block, in the order in which its kind declares them; then its
+bits, where these are chosen too.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +49,8 @@ class Choices:
     ``widths[i]`` are the axes of the block's options, ``couplings[i]`` has the coupling of each.
     ``limits`` [m] are what is left
     for blocks. ``hidden`` are the hidden channels that all states keep, None for all of them, and
-    ``hidden_damage`` what that is predicted to do.
+    ``hidden_damage`` what that is predicted to do. ``formats``: their names by bits; none where
+    bits are not chosen.
     """
 
     parent: Architecture
@@ -58,6 +64,7 @@ class Choices:
     names: tuple[str, ...]
     hidden: tuple[int, ...] | None = None
     hidden_damage: float = 0.0
+    formats: Mapping[int, str] = field(default_factory=dict)
 
     def cost(self, state: State) -> NDArray[np.float64]:
         """[m] of a state's blocks."""
@@ -103,7 +110,13 @@ class Choices:
             None if number is None else kept(block, self.scores.of(i), self._sizes(i, number))
             for i, (block, number) in enumerate(zip(self.parent.blocks, state, strict=True))
         ]
-        return Selection(blocks=tuple(found), hidden=self.hidden)
+        names = None
+        if self.formats:
+            names = tuple(
+                "" if number is None else self.formats[self._sizes(i, number)[AXIS]]
+                for i, number in enumerate(state)
+            )
+        return Selection(blocks=tuple(found), hidden=self.hidden, formats=names)
 
     def sizes(self, state: State) -> dict[int, dict[str, int]]:
         """The sizes of each block that a state keeps, in the order of the blocks."""
@@ -122,6 +135,7 @@ class Choices:
                 continue
             sizes = kept_sizes(self.parent.blocks[i], stays)
             option = tuple(sizes[width.axis] for width in self.widths[i])
+            option += (BITS[selection.formats[i]],) if selection.formats else ()
             searched = {key for width in self.widths[i] for key in width.keys}
             if option not in self.numbers[i] or set(stays) - searched:
                 return None
@@ -129,7 +143,7 @@ class Choices:
         return tuple(found)
 
     def _sizes(self, block: int, option: int) -> dict[str, int]:
-        axes = (width.axis for width in self.widths[block])
+        axes = [width.axis for width in self.widths[block]] + [AXIS] * bool(self.formats)
         return dict(zip(axes, self.options[block][option], strict=True))
 
 
@@ -138,13 +152,15 @@ def make_choices(
     scores: Scores,
     space: Bounds,
     settings: SearchSettings,
-    of: Callable[[Block], NDArray[np.float64]],
+    of: Callable[..., NDArray[np.float64]],
     left: NDArray[np.float64],
     names: tuple[str, ...],
     hidden: int | None = None,
+    files: Files | None = None,
 ) -> Choices:
     """The choices of a parent at a hidden size (default: its own). ``of`` prices a block [m] at
-    that size, ``left`` [m] is the budget without embedding, head and norm.
+    that size, at its bits where there are ``files``; ``left`` [m] is the budget without embedding,
+    head and norm.
     """
     hidden = hidden or parent.hidden
     options, damage, costs, drops = [], [], [], drop_damage(scores)
@@ -153,8 +169,11 @@ def make_choices(
     known: dict[Block, tuple[list[dict[str, int]], NDArray[np.float64]]] = {}
     for i, block in enumerate(parent.blocks):
         if block not in known:
-            sizes = _options(parent, block, space, settings)
-            prices = [of(resized(block, one)) for one in sizes]
+            bits = () if files is None else files.offered(parent, block)[::-1]
+            sizes = _options(parent.at_hidden(hidden), block, space, settings, files, bits)
+            prices = [
+                of(resized(block, one), *([one[AXIS]] if AXIS in one else [])) for one in sizes
+            ]
             known[block] = sizes, np.array([*prices, left * 0])
         found, priced = known[block]
         options.append(tuple(tuple(one.values()) for one in found))
@@ -168,11 +187,12 @@ def make_choices(
         damage=tuple(damage),
         costs=tuple(costs),
         widths=widths,
-        couplings=_couplings(parent, widths, settings),
+        couplings=couplings(parent, widths, settings, files is not None),
         limits=left,
         names=names,
         hidden=kept_hidden(parent, scores, hidden),
         hidden_damage=hidden_damage(scores, hidden),
+        formats={} if files is None else files.names,
     )
 
 
@@ -202,20 +222,36 @@ def coupled(choices: Choices, state: State) -> bool:
 
 
 def _options(
-    parent: Architecture, block: Block, space: Bounds, settings: SearchSettings
+    parent: Architecture,
+    block: Block,
+    space: Bounds,
+    settings: SearchSettings,
+    files: Files | None,
+    bits: tuple[int, ...],
 ) -> list[dict[str, int]]:
     """Every combination of sizes of a block that its family's files can say, the whole block first;
     an axis that the space does not name stays whole. Of more than OPTIONS combinations there are
-    fewer sizes of the axes that have most.
+    fewer sizes of the axes that have most. With ``files`` each at all ``bits`` whose groups divide
+    the columns.
     """
     axes = {width.axis: block.sizes[width.axis] for width in tried(block, settings)}
     every = {
         axis: tuple(n for n in space.sizes.get(axis, (size,)) if n <= size)
         for axis, size in axes.items()
     }
-    sizes = [values[::-1] for values in thinned(every, settings.varied, OPTIONS).values()]
+    most = OPTIONS // len(bits) if bits else OPTIONS
+    sizes = [values[::-1] for values in thinned(every, settings.varied, most).values()]
     found = [dict(zip(axes, values, strict=True)) for values in product(*sizes)]
-    return [one for one in found if parent.rules.allows(resized(block, one))]
+    found = [one for one in found if parent.rules.allows(resized(block, one))]
+    if files is None:
+        return found
+    narrow = [replace(resized(block, one), hidden=parent.hidden) for one in found]
+    return [
+        {**one, AXIS: each}
+        for one, made in zip(found, narrow, strict=True)
+        for each in bits
+        if files.divides(parent, made, each)
+    ]
 
 
 def _damages(
@@ -227,43 +263,8 @@ def _damages(
         for width in parent.blocks[index].searched
         for size in {option[width.axis] for option in options if width.axis in option}
     }
+    known |= {
+        (AXIS, bits): bits_damage(scores, index, bits)
+        for bits in {option[AXIS] for option in options if AXIS in option}
+    }
     return [sum(known[item] for item in option.items()) for option in options]
-
-
-def _couplings(
-    parent: Architecture, widths: tuple[tuple[Width, ...], ...], settings: SearchSettings
-) -> tuple[tuple[int, ...], ...]:
-    """Numbers below 0 for axes that have one size in all blocks of a kind, others for axes whose
-    size may differ from block to block.
-    """
-    shared = sorted(
-        {
-            (block.kind, width.axis)
-            for block, searched in zip(parent.blocks, widths, strict=True)
-            for width in searched
-            if not _differs(parent, width.per_block, settings)
-        }
-    )
-    found: list[tuple[int, ...]] = []
-    own = 0
-    for block, searched in zip(parent.blocks, widths, strict=True):
-        numbers = []
-        for width in searched:
-            key = (block.kind, width.axis)
-            if key in shared:
-                numbers.append(shared.index(key) - len(shared))
-            else:
-                numbers.append(own)
-                own += 1
-        found.append(tuple(numbers))
-    return tuple(found)
-
-
-def _differs(
-    parent: Architecture, per_block: tuple[str, bool] | None, settings: SearchSettings
-) -> bool:
-    """Whether the settings and the family let blocks differ on an axis."""
-    if per_block is None or not parent.rules.per_block_sizes:
-        return False
-    name, value = per_block
-    return bool(getattr(settings, name)) == value

@@ -9,15 +9,17 @@ from minipuzzle.arch import Architecture
 from minipuzzle.arch.narrow import Sizes, values_of
 from minipuzzle.kinds import Width
 from minipuzzle.scores import Scores
+from minipuzzle.settings.bits import AXIS, BITS, WHOLE
 
 
 def block_damage(parent: Architecture, scores: Scores, index: int, sizes: Sizes) -> float:
-    """Predicted damage of block ``index`` at ``sizes`` of its axes: the sum over its widths.
+    """Predicted damage of block ``index`` at ``sizes`` of its axes, bits among them: the sum over
+    its widths, and what its format does to the whole block.
 
     Raises: UserError where the scores have none for an axis that is to shrink.
     """
     block = parent.blocks[index]
-    return sum(
+    return bits_damage(scores, index, sizes.get(AXIS, BITS[WHOLE])) + sum(
         size_damage(parent, scores, index, width, sizes[width.axis])
         for width in block.searched
         if width.axis in sizes
@@ -46,6 +48,16 @@ def size_damage(parent: Architecture, scores: Scores, index: int, width: Width, 
         return max(0.0, float(PchipInterpolator(x, y)(size)))
     values_of(width, scores.of(index))
     return gone * float(scores.lost(index, block, width)[size])
+
+
+def bits_damage(scores: Scores, index: int, bits: int) -> float:
+    """What block ``index``, whole, was measured to do in the format of so many bits, alone; 0 where
+    it stays as it is.
+    """
+    if bits == BITS[WHOLE]:
+        return 0.0
+    sizes, errors = scores.curves[index][AXIS]
+    return float(errors[sizes.tolist().index(bits)])
 
 
 def hidden_damage(scores: Scores, size: int) -> float:

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minipuzzle.arch import Architecture
+from minipuzzle.cost.files import Files
 from minipuzzle.cost.pricing import Pricing
 from minipuzzle.errors import UserError
+from minipuzzle.kinds import Block
 from minipuzzle.memory import Workload
 from minipuzzle.memory.footprint import part_bytes, values
 from minipuzzle.nas.grid import Grid, Ints, Mask, grid
@@ -49,39 +51,46 @@ class Feasible:
         return self.grid.shape(index)
 
 
-def costs(parent: Architecture, points: Grid, workload: Workload) -> Costs:
+def costs(
+    parent: Architecture, points: Grid, workload: Workload, files: Files | None = None
+) -> Costs:
     """What grid points cost.
 
     Values are those of the model without blocks plus, for each kind, count x one block's: so each
     distinct form of a block is counted once, through the functions that price any architecture, and
-    the bytes equal ``memory``'s exactly.
+    the bytes equal ``memory``'s exactly; those of weights in ``files`` are the file's.
     """
-    total = np.zeros((len(points), 5), dtype=np.int64)
-    for hidden, here in points.by_hidden():
+    total = np.zeros((len(points), 6), dtype=np.int64)
+    for hidden, of_size in points.by_hidden():
         at = parent.at_hidden(hidden)
-        total[here] = _values(at, points.where(here), workload.context)
-    return Costs(
-        parameters=total[:, 0],
-        active=total[:, 4],
-        bytes=part_bytes(total[:, :4], workload).sum(axis=1),
-    )
+        for bits, of_bits in points.by_bits():
+            here = of_size & of_bits
+            total[here] = _values(at, points.where(here), workload.context, files, bits)
+    sizes = part_bytes(total[:, :4], workload)
+    if files is not None:
+        sizes[:, 0] = total[:, 5]
+    return Costs(parameters=total[:, 0], active=total[:, 4], bytes=sizes.sum(axis=1))
 
 
-def _values(parent: Architecture, points: Grid, context: int) -> Ints:
-    """[n, 5]: ``memory.values`` and the active parameters of points that all have the parent's
-    hidden size.
+def _values(
+    parent: Architecture, points: Grid, context: int, files: Files | None, bits: int | None
+) -> Ints:
+    """[n, 6]: ``memory.values``, the active parameters and the bytes in ``files`` of points that
+    all have the parent's hidden size and as many ``bits``.
     """
-    base = _values_of(replace(parent, blocks=()), context)
+
+    def of(blocks: tuple[Block, ...]) -> Ints:
+        made = replace(parent, blocks=blocks)
+        written = 0 if files is None else files.bytes(made, files.widest if bits is None else bits)
+        return np.array([*values(made, context), made.active_parameters, written])
+
+    base = of(())
     total = np.tile(base, (len(points), 1))
     for kind in points.kinds:
         forms, which = points.forms(parent, kind)
-        added = [_values_of(replace(parent, blocks=(block,)), context) - base for block in forms]
-        total += points.column(kind)[:, None] * np.reshape(added, (-1, 5))[which]
+        added = [of((block,)) - base for block in forms]
+        total += points.column(kind)[:, None] * np.reshape(added, (-1, 6))[which]
     return total
-
-
-def _values_of(architecture: Architecture, context: int) -> Ints:
-    return np.array([*values(architecture, context), architecture.active_parameters])
 
 
 def times(points: Grid, prices: Pricing) -> Floats:
@@ -143,8 +152,8 @@ def _too_many(bounds: Bounds, which: str) -> UserError:
 
 
 def _feasible(points: Grid, prices: Pricing) -> Feasible:
-    points = points.where(_allowed(points, prices.parent))
-    cost = costs(prices.parent, points, prices.workload)
+    points = points.where(_allowed(points, prices))
+    cost = costs(prices.parent, points, prices.workload, prices.files)
     took = times(points, prices)
     fits = within(cost, took, prices)
     return Feasible(
@@ -156,14 +165,30 @@ def _feasible(points: Grid, prices: Pricing) -> Feasible:
     )
 
 
-def _allowed(points: Grid, parent: Architecture) -> Mask:
-    """[n] bool: the points whose blocks have sizes that the family's files can say. Sizes that no
-    file can say are not offered, but two axes of one block may do together what neither does alone.
+def _allowed(points: Grid, prices: Pricing) -> Mask:
+    """[n] bool: the points whose blocks have sizes that the family's files can say, and columns
+    that their format's groups divide. Sizes that no file can say are not offered, but two axes of
+    one block may do together what neither does alone.
     """
-    allowed = np.ones(len(points), dtype=bool)
+    parent, allowed = prices.parent, np.ones(len(points), dtype=bool)
     for kind in points.kinds:
         forms, which = points.forms(parent, kind)
         allowed &= np.array([parent.rules.allows(block) for block in forms], dtype=bool)[which]
+    files = prices.files
+    if files is None:
+        return allowed
+    offered = [set(files.offered(parent, block)) for block in dict.fromkeys(parent.blocks)]
+    for hidden, of_size in points.by_hidden():
+        for bits, of_bits in points.by_bits():
+            if bits is None or bits not in set.intersection(*offered):
+                allowed &= ~of_bits
+                continue
+            here = np.flatnonzero(allowed & of_size & of_bits)
+            some = points.where(here)
+            for kind in points.kinds:
+                forms, which = some.forms(parent.at_hidden(hidden), kind)
+                whole = [files.divides(parent, form, bits) for form in forms]
+                allowed[here] &= np.array(whole, dtype=bool)[which]
     return allowed
 
 
@@ -202,9 +227,9 @@ def maximal(feasible: Feasible, bounds: Bounds, prices: Pricing) -> Mask:
 
 def _fit(points: Grid, possible: Mask, prices: Pricing) -> Mask:
     """[n] bool: which of the ``possible`` points keep every limit."""
-    places = np.flatnonzero(possible & _allowed(points, prices.parent))
+    places = np.flatnonzero(possible & _allowed(points, prices))
     here = points.where(places)
-    cost = costs(prices.parent, here, prices.workload)
+    cost = costs(prices.parent, here, prices.workload, prices.files)
     fits = np.zeros(len(points), dtype=bool)
     fits[places] = within(cost, times(here, prices), prices)
     return fits

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from minipuzzle.arch import Architecture
 from minipuzzle.arch.narrow import resized
 from minipuzzle.kinds import Block
+from minipuzzle.settings.bits import AXIS
 from minipuzzle.space import Bounds, Shape
 
 Ints = NDArray[np.int64]
@@ -61,6 +62,14 @@ class Grid:
         """(hidden size, the points [n] that have it), ascending."""
         for hidden in np.unique(self.column("hidden")):
             yield int(hidden), self.column("hidden") == hidden
+
+    def by_bits(self) -> Iterator[tuple[int | None, Mask]]:
+        """(bits of all blocks, the points [n] that have them); None where bits are no axis."""
+        if AXIS not in self.axes:
+            yield None, np.ones(len(self), dtype=bool)
+            return
+        for bits in np.unique(self.column(AXIS)):
+            yield int(bits), self.column(AXIS) == bits
 
     def forms(self, parent: Architecture, kind: str) -> tuple[list[Block], Ints]:
         """(a block of a kind for each combination of sizes that occurs, [n] which of them a point

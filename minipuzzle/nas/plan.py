@@ -4,6 +4,7 @@ enough.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minipuzzle.arch import Architecture
+from minipuzzle.cost.files import Files
 from minipuzzle.cost.latency import LatencyTable, Timing, model_ms
-from minipuzzle.cost.pricing import Pricing, pricing
+from minipuzzle.cost.pricing import Pricing, memory, pricing
 from minipuzzle.errors import UserError
-from minipuzzle.memory import Workload, resident
+from minipuzzle.memory import Workload
 from minipuzzle.nas.enumerate import Feasible, costs, enumerate_shapes, maximal, times
 from minipuzzle.nas.grid import grid
 from minipuzzle.nas.select import Candidate, candidates, largest
@@ -68,9 +70,14 @@ class Plan:
             for t in self.limits.times
         ]
 
-    def bytes(self, architecture: Architecture) -> int:
-        """An architecture's memory at the workload."""
-        return resident(architecture, self.prices.workload).total
+    def bytes(self, architecture: Architecture, bits: Sequence[int] = ()) -> int:
+        """An architecture's memory at the workload, at the ``bits`` of its blocks."""
+        return self.prices.memory(architecture, bits)
+
+    @property
+    def formats(self) -> Mapping[int, str]:
+        """The formats that are chosen from, by their bits; none where bits are no axis."""
+        return {} if self.prices.files is None else self.prices.files.names
 
     def widest(self, settings: SearchSettings) -> Bounds:
         """The sizes that the solver may choose from: those of the last level, since it does not
@@ -85,11 +92,11 @@ class Plan:
 
     def candidates(self, scores: Scores, limit: int) -> list[Candidate]:
         """The ``limit`` candidates with the least predicted damage."""
-        return candidates(self.parent, scores, self.feasible, self.is_maximal, limit)
+        return candidates(self.parent, scores, self.feasible, self.is_maximal, limit, self.formats)
 
     def largest(self, scores: Scores, count: int) -> list[Candidate]:
         """The ``count`` candidates with the most parameters."""
-        return largest(self.parent, scores, self.feasible, count)
+        return largest(self.parent, scores, self.feasible, count, self.formats)
 
     def maximal(self) -> list[Fitting]:
         """The maximal shapes, largest first, with their costs."""
@@ -140,14 +147,21 @@ class Plan:
         )
 
 
-def make_plan(parent: Architecture, settings: SearchSettings, timing: Timing | None = None) -> Plan:
-    """The plan for a parent; time budgets need a ``timing``, a measured table or a roofline.
+def make_plan(
+    parent: Architecture,
+    settings: SearchSettings,
+    timing: Timing | None = None,
+    files: Files | None = None,
+) -> Plan:
+    """The plan for a parent; time budgets need a ``timing``, a measured table or a roofline, and
+    bits of blocks ``files``.
 
     Raises: UserError for an option that the parent's family has no way to write, a malformed
     budget, one that the parent meets already, one of time without a timing, or one that no point of
     the widest space meets (says the smallest reachable).
     """
-    prices = priced(parent, settings, timing)
+    prices = priced(parent, settings, timing, files)
+    lost = [] if files is None else files.check(parent)
     for level in levels(settings.min_keep):
         space = bounds(parent, level, settings)
         feasible = enumerate_shapes(space, prices)
@@ -159,12 +173,17 @@ def make_plan(parent: Architecture, settings: SearchSettings, timing: Timing | N
                 prices=prices,
                 bounds=space,
                 feasible=feasible,
-                notes=left_out(parent, level, settings, space),
+                notes=(*left_out(parent, level, settings, space), *lost),
             )
     raise _unreachable(space, prices, settings)
 
 
-def priced(parent: Architecture, settings: SearchSettings, timing: Timing | None = None) -> Pricing:
+def priced(
+    parent: Architecture,
+    settings: SearchSettings,
+    timing: Timing | None = None,
+    files: Files | None = None,
+) -> Pricing:
     """The limits that a budget means for a parent, and what its blocks cost by them.
 
     Raises: UserError as ``make_plan``, but for a budget that no point meets.
@@ -201,16 +220,16 @@ def priced(parent: Architecture, settings: SearchSettings, timing: Timing | None
         return model_ms(timing, parent, phase, at)
 
     limits = budget.resolve(
-        parent.parameters, resident(parent, workload).total, parent_ms, parent.active_parameters
+        parent.parameters, memory(parent, workload, files), parent_ms, parent.active_parameters
     )
-    prices = pricing(parent, limits, workload, timing if budget.times else None)
+    prices = pricing(parent, limits, workload, timing if budget.times else None, files)
     _check_needed(prices, settings)
     return prices
 
 
 def _check_needed(prices: Pricing, settings: SearchSettings) -> None:
     parent, limits = prices.parent, prices.requested
-    size = resident(parent, prices.workload).total
+    size = prices.memory(parent)
     small = limits.parameters is None or parent.parameters <= limits.parameters
     small &= limits.active is None or parent.active_parameters <= limits.active
     quick = not limits.times or bool(
@@ -231,7 +250,7 @@ def _check_needed(prices: Pricing, settings: SearchSettings) -> None:
 def _unreachable(space: Bounds, prices: Pricing, settings: SearchSettings) -> UserError:
     # The smallest hidden size: every cost grows with it.
     shapes = grid(replace(space, hidden=space.hidden[:1]))
-    cost = costs(prices.parent, shapes, prices.workload)
+    cost = costs(prices.parent, shapes, prices.workload, prices.files)
     took = times(shapes, prices)
     smallest = []
     if prices.requested.parameters is not None:

@@ -19,6 +19,7 @@ from minipuzzle.nas.solve import Infeasible, Solution, diverse, sweep
 from minipuzzle.records import FrontPoint
 from minipuzzle.scores import Scores
 from minipuzzle.settings import SearchSettings
+from minipuzzle.settings.bits import AXIS
 from minipuzzle.space import Bounds
 
 OVERLAP = 0.9
@@ -28,8 +29,9 @@ block (arXiv:2411.19146).
 FRONT_POINTS = 12
 
 
-BytesOf = Callable[[Architecture], int]
-"""An architecture's memory at the workload."""
+BytesOf = Callable[..., int]
+"""An architecture's memory at the workload, and at the bits of its blocks where these are chosen.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,10 +102,11 @@ def propose(
         scores,
         space,
         settings,
-        lambda block: prices.of(replace(block, hidden=hidden)),
+        lambda block, *bits: prices.of(replace(block, hidden=hidden), *bits),
         prices.limits - prices.base,
         prices.names,
         hidden,
+        prices.files,
     )
     found = diverse(instance(choices), count, overlap=OVERLAP)
     return Proposals(
@@ -156,6 +159,7 @@ def candidate(
     sizes = choices.sizes(state)
     hidden = choices.parent.hidden if choices.hidden is None else len(choices.hidden)
     student = student_of(choices.parent, sizes, hidden)
+    bits = tuple(of[AXIS] for of in sizes.values()) if choices.formats else ()
     return Candidate(
         name=name,
         origin=origin,
@@ -163,8 +167,9 @@ def candidate(
         blocks=tuple(sizes),
         hidden=choices.hidden,
         damage=choices.predicted(state),
-        bytes=bytes_of(student),
+        bytes=bytes_of(student, bits) if bits else bytes_of(student),
         select=partial(choices.selection, state),
+        bits=bits,
     )
 
 

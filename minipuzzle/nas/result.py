@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.nas.plan import Plan
@@ -17,6 +19,7 @@ from minipuzzle.records import (
 )
 from minipuzzle.records.search_result import DROPPED
 from minipuzzle.settings import SearchSettings
+from minipuzzle.settings.bits import AXIS
 from minipuzzle.space import tried
 
 
@@ -55,10 +58,13 @@ def search_result(
 def _row(parent: Architecture, evaluated: Evaluated, settings: SearchSettings) -> CandidateRow:
     candidate, quality = evaluated.candidate, evaluated.quality
     kept, student = set(candidate.blocks), candidate.student
+    shape = _shape(parent, student, settings)
+    if candidate.bits:
+        shape |= {AXIS: _range(candidate.bits)}
     return CandidateRow(
         name=candidate.name,
         origin=candidate.origin,
-        shape=_shape(parent, student, settings),
+        shape=shape,
         pattern=student.pattern,
         strip="".join(letter if i in kept else DROPPED for i, letter in enumerate(parent.pattern)),
         parameters=candidate.parameters,
@@ -70,6 +76,7 @@ def _row(parent: Architecture, evaluated: Evaluated, settings: SearchSettings) -
             name: DomainRow(**dict(zip(part._fields[:4], part[:4], strict=True)))
             for name, part in quality.domains.items()
         },
+        bits=candidate.bits,
         rank=evaluated.rank,
         tasks=evaluated.tasks,
     )
@@ -87,6 +94,9 @@ def _shape(
         shape[kind] = len(blocks)
         indices = parent.indices(kind)
         for axis in {w.axis: None for i in indices for w in tried(parent.blocks[i], settings)}:
-            sizes = sorted({block.sizes[axis] for block in blocks}) or [0]
-            shape[axis] = sizes[0] if len(sizes) == 1 else f"{sizes[0]}-{sizes[-1]}"
+            shape[axis] = _range([block.sizes[axis] for block in blocks] or [0])
     return shape
+
+
+def _range(sizes: Sequence[int]) -> int | str:
+    return sizes[0] if len(set(sizes)) == 1 else f"{min(sizes)}-{max(sizes)}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +20,18 @@ from minipuzzle.nas.damage import block_damage, drop_damage, hidden_damage
 from minipuzzle.nas.enumerate import Feasible
 from minipuzzle.nas.grid import Grid
 from minipuzzle.scores import Scores
+from minipuzzle.settings.bits import AXIS, BITS
 from minipuzzle.space import Shape
+
+NONE: Mapping[int, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
     """What fits. ``origin`` says who proposed it ("grid", "solver", "local search"); ``damage`` is
     predicted; ``bytes`` is memory at the workload. ``blocks`` are the positions of the kept blocks,
-    ``hidden`` the kept hidden channels, None for all of them.
+    ``hidden`` the kept hidden channels, None for all of them, ``bits`` those of each kept block
+    where a search chose them.
     """
 
     name: str
@@ -37,6 +42,7 @@ class Candidate:
     damage: float
     bytes: int
     select: Callable[[], Selection] = field(repr=False, compare=False)
+    bits: tuple[int, ...] = ()
 
     @property
     def path(self) -> tuple[str, ...]:
@@ -60,8 +66,11 @@ class Candidate:
         return self.student.parameters
 
 
-def select(parent: Architecture, scores: Scores, shape: Shape) -> Selection:
-    """The top-n blocks of each kind, and in each its best channels and heads.
+def select(
+    parent: Architecture, scores: Scores, shape: Shape, names: Mapping[int, str] = NONE
+) -> Selection:
+    """The top-n blocks of each kind, and in each its best channels and heads; all in the format
+    that ``names`` has for the shape's bits.
 
     Where blocks stay or go as layers, the measured score of a layer counts. Source:
     arXiv:2504.03624 (conditional NAS: each point keeps what importance ranks first).
@@ -71,7 +80,12 @@ def select(parent: Architecture, scores: Scores, shape: Shape) -> Selection:
         kept(block, scores.of(i), sizes) if i in stay else None
         for i, block in enumerate(parent.blocks)
     ]
-    return Selection(blocks=tuple(blocks), hidden=kept_hidden(parent, scores, shape.hidden))
+    format = names[sizes[AXIS]] if AXIS in sizes else None
+    return Selection(
+        blocks=tuple(blocks),
+        hidden=kept_hidden(parent, scores, shape.hidden),
+        formats=None if format is None else tuple("" if b is None else format for b in blocks),
+    )
 
 
 def _kept_blocks(parent: Architecture, scores: Scores, shape: Shape) -> tuple[int, ...]:
@@ -134,6 +148,9 @@ def damage(parent: Architecture, scores: Scores, selection: Selection) -> float:
         for i, stays in enumerate(selection.blocks)
         if stays is not None
     }
+    for i, name in enumerate(selection.formats or ()):
+        if i in sizes:
+            sizes[i] = sizes[i] | {AXIS: BITS[name]}
     hidden = parent.hidden if selection.hidden is None else len(selection.hidden)
     return _damage(parent, scores, sizes, hidden)
 
@@ -150,7 +167,12 @@ def _damage(parent: Architecture, scores: Scores, sizes: Mapping[int, Sizes], hi
 
 
 def candidates(
-    parent: Architecture, scores: Scores, feasible: Feasible, maximal: NDArray[np.bool_], limit: int
+    parent: Architecture,
+    scores: Scores,
+    feasible: Feasible,
+    maximal: NDArray[np.bool_],
+    limit: int,
+    names: Mapping[int, str] = NONE,
 ) -> list[Candidate]:
     """The ``limit`` shapes with the least predicted damage, maximal ones first: what a larger one
     keeps, it keeps too.
@@ -161,7 +183,7 @@ def candidates(
     predicted = _damages(parent, scores, feasible.grid)
     found = []
     for index in [int(i) for i in np.lexsort((predicted, ~maximal))[:limit]]:
-        made = _candidate(parent, scores, feasible, index, "grid")
+        made = _candidate(parent, scores, feasible, index, "grid", names)
         point = tuple(feasible.grid.points[index].tolist())
         found.append((not maximal[index], made.damage, point, made))
     found.sort(key=lambda entry: entry[:3])
@@ -169,7 +191,11 @@ def candidates(
 
 
 def largest(
-    parent: Architecture, scores: Scores, feasible: Feasible, count: int
+    parent: Architecture,
+    scores: Scores,
+    feasible: Feasible,
+    count: int,
+    names: Mapping[int, str] = NONE,
 ) -> list[Candidate]:
     """The ``count`` shapes with the most parameters, from which NVIDIA's mcore_minitron chooses
     (Model Optimizer).
@@ -177,12 +203,17 @@ def largest(
     Where many blocks go at once, sums of one-block scores can leave the best of these out.
     """
     order = np.argsort(-feasible.parameters, kind="stable")[:count].tolist()
-    found = [_candidate(parent, scores, feasible, index, "largest") for index in order]
+    found = [_candidate(parent, scores, feasible, index, "largest", names) for index in order]
     return [replace(made, name=f"l{n:03}") for n, made in enumerate(found, start=1)]
 
 
 def _candidate(
-    parent: Architecture, scores: Scores, feasible: Feasible, index: int, origin: str
+    parent: Architecture,
+    scores: Scores,
+    feasible: Feasible,
+    index: int,
+    origin: str,
+    names: Mapping[int, str],
 ) -> Candidate:
     """A point as a candidate that has no name yet."""
     shape = feasible.shape(index)
@@ -196,7 +227,8 @@ def _candidate(
         hidden=hidden,
         damage=_damage(parent, scores, dict.fromkeys(stay, sizes), shape.hidden),
         bytes=int(feasible.bytes[index]),
-        select=partial(select, parent, scores, shape),
+        select=partial(select, parent, scores, shape, names),
+        bits=(sizes[AXIS],) * len(stay) if AXIS in sizes else (),
     )
 
 
@@ -213,7 +245,8 @@ def _damages(parent: Architecture, scores: Scores, points: Grid) -> NDArray[np.f
         dropped = each.sum() - np.concatenate([[0.0], np.cumsum(each)])
         total += dropped[points.column(kind)]
         widths = [width for i in ranked[0] for width in parent.blocks[i].searched]
-        axes = [axis for axis in dict.fromkeys(w.axis for w in widths) if axis in points.axes]
+        named = dict.fromkeys([*(w.axis for w in widths), AXIS])
+        axes = [axis for axis in named if axis in points.axes]
         for axis in axes:
             column = points.column(axis)
             for size in np.unique(column).tolist():

@@ -107,6 +107,13 @@ def step_searches(
 
     Raises: as ``plan_steps``.
     """
+    if settings.bits:
+        raise UserError(
+            "Bits are chosen in the last step alone, and searches of several steps have none.",
+            got=f"search.bits {settings.bits} with job.steps",
+            allowed="search.bits in one step",
+            next="Recover to the size first, then score and search the student with search.bits.",
+        )
     asked = parse_steps(steps)
     texts = [text for text in settings.budget if not steps_down(parse_budget((text,)))]
     if isinstance(asked, int):

@@ -195,8 +195,8 @@ class CandidateRow:
     ``shape``: how many blocks of each kind, and the size of each axis ("6-8" where blocks differ).
     ``strip`` is the parent's pattern with a dot for each dropped block. ``bytes`` at the workload,
     ``damage`` as predicted by the scores; ``loss`` and ``kl`` in nats a token, the others shares.
-    ``tasks``: the average of tasks, where they were asked. ``domains``: each of the text's, where
-    it has several.
+    ``bits``: those of each kept block, where they were chosen. ``tasks``: the average of tasks,
+    where they were asked. ``domains``: each of the text's, where it has several.
     """
 
     name: Name
@@ -213,6 +213,7 @@ class CandidateRow:
     loss: float
     kl: float
     rank: Positive
+    bits: tuple[Positive, ...] = ()
     tasks: float | None = None
     domains: dict[str, DomainRow] = field(default_factory=dict)
 

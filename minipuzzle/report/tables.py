@@ -15,6 +15,7 @@ from minipuzzle.records import Fitting, SearchResult, SearchSpace
 from minipuzzle.report.pattern import pattern_text
 from minipuzzle.report.removed import channel_scores
 from minipuzzle.scores import Scores
+from minipuzzle.settings.bits import AXIS
 from minipuzzle.units import both, bytes_, percent
 
 SHOWN = 10
@@ -129,7 +130,7 @@ def shape_columns(
     """
     counts = {block.label: kind for kind, block in KINDS.items() if kind in space.bounds}
     widths = [width for block in KINDS.values() for width in block.widths]
-    sizes = {width.label: width.axis for width in widths} | {"hidden size": "hidden"}
+    sizes = {width.label: width.axis for width in widths} | {"hidden size": "hidden", AXIS: AXIS}
     chosen = {
         label: axis
         for label, axis in sizes.items()

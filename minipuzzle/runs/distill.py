@@ -15,6 +15,7 @@ from minipuzzle.adapters import merge
 from minipuzzle.adapters.saved import NAME as ADAPTER
 from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import Checkpoint, write_checkpoint
+from minipuzzle.checkpoint.mix import with_chosen
 from minipuzzle.checkpoint.writer import Encoder
 from minipuzzle.identity import fingerprint
 from minipuzzle.interrupt import legs
@@ -158,7 +159,7 @@ def write_student(
         like.architecture,
         lambda name: tensor(name).to(like.held_dtype(name)).contiguous(),
         source=like,
-        config=like.config,
+        config=like.config if encoder is None else with_chosen(like.config, None),
         extra=extra,
         encoder=encoder,
     )

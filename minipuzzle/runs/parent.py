@@ -14,6 +14,7 @@ from minipuzzle.cloze import Item, average, counted
 from minipuzzle.data import TokenBlocks
 from minipuzzle.metrics import Answers, Metrics, answers, measure_each, predictions
 from minipuzzle.model import HybridLM
+from minipuzzle.model.rounded import Rounding
 from minipuzzle.nas.rank import Quality
 from minipuzzle.ranks import Ranks
 from minipuzzle.runs.job import Job
@@ -28,12 +29,14 @@ class MaskedParent:
     Over several processes only the first decides what is measured, and says so to the others
     (``serve``), because a solver that is stopped by the clock may decide differently elsewhere.
     Each computes on its share of the blocks, or on all of them where they cannot be shared equally.
+    A selection with formats is measured with its weights rounded to them.
     """
 
     def __init__(self, job: Job, blocks: TokenBlocks, group: Ranks) -> None:
         self.job, self.group = job, group
         self.blocks = blocks.share(group.rank, group.world)
         self.names = [domain.name for domain in blocks.domains]
+        self.rounding = Rounding(job.parent)
         self._loaded: tuple[HybridLM, Answers] | None = None
 
     def __call__(self, selections: Sequence[Selection]) -> list[Quality]:
@@ -72,12 +75,23 @@ class MaskedParent:
         model, teacher = self._loaded
         if by_tasks:
             return [self._average(model, selection) for selection in selections]
-        each = masked_qualities(model, selections, self.blocks, teacher)
+        each = self._qualities(model, selections, teacher)
         return [self._together(found) for found in each]
+
+    def _qualities(
+        self, model: HybridLM, selections: Sequence[Selection], teacher: Answers
+    ) -> list[Quality]:
+        if all(selection.formats is None for selection in selections):
+            return masked_qualities(model, selections, self.blocks, teacher)
+        found: list[Quality] = []
+        for selection in selections:  # one after the other: each has weights of its own
+            with self.rounding.applied(model, selection):
+                found += masked_qualities(model, [selection], self.blocks, teacher)
+        return found
 
     def _average(self, model: HybridLM, selection: Selection) -> float:
         tasks = self._tasks
-        with model.masked(selection):
+        with model.masked(selection), self.rounding.applied(model, selection):
             return average(model, tasks)
 
     def _together(self, found: Quality) -> Quality:

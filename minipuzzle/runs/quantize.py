@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,13 +14,13 @@ from torch import Tensor
 
 from minipuzzle.checkpoint import Checkpoint, write_checkpoint
 from minipuzzle.checkpoint.config import read_config
+from minipuzzle.checkpoint.mix import formats, summary, with_chosen
 from minipuzzle.checkpoint.shards import read_entries
 from minipuzzle.data import TokenBlocks, Tokenizer
 from minipuzzle.errors import InternalError, UserError
-from minipuzzle.export.compressed import Encoder
+from minipuzzle.export.compressed import Encoder, coded
 from minipuzzle.export.inputs import largest_inputs
 from minipuzzle.kernels import choose
-from minipuzzle.memory.formats import format_of
 from minipuzzle.model import load_model
 from minipuzzle.runs.device import pick_device, pick_dtype
 from minipuzzle.runs.disk import Need, check_disk
@@ -79,8 +80,9 @@ def run_quantize(
     samples: int = 128,
     device: str = "auto",
 ) -> Written:
-    """Write the checkpoint in ``path`` to ``target`` in the format ``name``; ``group`` are columns
-    of int4. fp8-static reads ``samples`` blocks of the calibration text.
+    """Write the checkpoint in ``path`` to ``target`` in the format ``name``, "auto" for that which
+    a search chose for each block; ``group`` are columns of int4. fp8-static reads ``samples``
+    blocks of the calibration text.
 
     Raises: UserError where columns are no whole groups, where the target is the checkpoint itself,
     and where compressed-tensors is not installed; InternalError where bytes are not those planned.
@@ -100,18 +102,26 @@ def run_quantize(
             allowed="BF16, FP16 or FP32",
             next="Take the checkpoint that this one was made from.",
         )
-    format = format_of(name, group)
-    inputs = _inputs(checkpoint, data, samples, device) if format.one else None
-    encoder = Encoder(checkpoint, format, inputs)
+    found = formats(checkpoint.config, len(checkpoint.architecture.blocks), name, group)
+    if not coded(found):
+        raise UserError(
+            "The search left every block as it is: there is nothing to quantise.",
+            got=f"quantize.format {name}, bf16 for all {len(found)} blocks",
+            allowed="a format of fewer bits in some of them",
+            next="Use the checkpoint as it is, or name a format with quantize.format.",
+        )
+    reads = any(format is not None and format.one for format in found)
+    inputs = _inputs(checkpoint, data, samples, device) if reads else None
+    encoder = Encoder(checkpoint, found, inputs)
     planned = encoder.nbytes
-    log.info(f"quantize: {bytes_(checkpoint.bytes)} become {bytes_(planned)}: {format.label}")
+    log.info(f"quantize: {bytes_(checkpoint.bytes)} become {bytes_(planned)}: {summary(found)}")
     check_disk("quantize", [Need("checkpoint", planned, target, anew=True)], torch.device("cpu"))
     write_checkpoint(
         target,
         checkpoint.architecture,
         checkpoint.tensor,
         source=checkpoint,
-        config=checkpoint.config,
+        config=with_chosen(checkpoint.config, None),
         extra=checkpoint.family.extra_files(checkpoint.architecture),
         encoder=encoder,
     )
@@ -119,7 +129,7 @@ def run_quantize(
     written = sum(entry.nbytes for entry in read_entries(target, config)[0].values())
     if written != planned:
         raise InternalError(f"{written:,} bytes were written where {planned:,} were planned")
-    weights = sum(rows * columns for rows, columns in (p.shape for p in encoder.matrices))
+    weights = sum(prod(piece.shape) for piece in encoder.matrices)
     return Written(
         path=target,
         format=name,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from minipuzzle.arch import Selection
 from minipuzzle.bars import progress_bar
 from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.cost.files import files_of
 from minipuzzle.data import TokenBlocks
 from minipuzzle.errors import UserError
 from minipuzzle.identity import fingerprint
@@ -29,6 +30,7 @@ from minipuzzle.runs.parent import MaskedParent
 from minipuzzle.runs.search_memory import check_memory
 from minipuzzle.scores import Scores
 from minipuzzle.settings import Ranking, SearchSettings
+from minipuzzle.settings.bits import WHOLE, parse_bits
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +53,14 @@ def run_search(job: Job, settings: SearchSettings) -> SearchResult:
         blocks = blocks.take(min(settings.validation_blocks, len(blocks)), seed=0)
         parent = MaskedParent(job, blocks, group)
         if group.world == 1:
-            check_memory(job, blocks)
+            check_memory(job, blocks, rounds=bool(settings.formats))
+        elif settings.formats:
+            raise UserError(
+                "Bits of blocks are searched in one process.",
+                got=f"search.bits {settings.bits} in {group.world} processes",
+                allowed="1, since weights in shards are not rounded",
+                next="Start without torchrun, or leave search.bits out.",
+            )
 
         def work() -> SearchResult | None:
             if group.rank > 0:
@@ -73,6 +82,7 @@ def _search(
     file = job.run / "scores.safetensors"
     scores = Scores.load(file)
     check_scores(scores, job.parent)
+    check_formats(scores, settings)
     timing = load_timing(settings, job.run / LATENCY)
     known_by = hashlib.sha256(file.read_bytes()).hexdigest()  # what is in it, not what made it
     times = None if timing is None else timing.identity()
@@ -84,7 +94,8 @@ def _search(
         log.info(f"search: nothing changed, kept {job.run / FILE}")
         evaluations.forget()
         return SearchResult.load(job.run / FILE)
-    plan = make_plan(job.parent.architecture, settings, timing)
+    files = files_of(job.parent, settings.formats)
+    plan = make_plan(job.parent.architecture, settings, timing, files)
     for sentence in plan.parent.rules.sentences():
         log.info(f"search: {job.parent.config['model_type']}: {sentence}")
     for sentence in plan.sentences():
@@ -224,6 +235,19 @@ class Search:
         log.info(
             f"search: local search tried {end.tried} models, took {end.accepted} moves, KL"
             f" {start:.4f} -> {end.value:.4f} nats/token; {state}"
+        )
+
+
+def check_formats(scores: Scores, settings: SearchSettings) -> None:
+    """Raises: UserError where the scores do not say what the formats of ``search.bits`` do."""
+    said = str(scores.meta.get("bits", ""))
+    known = parse_bits(said)
+    if any(name not in (WHOLE, known.get(bits)) for bits, name in settings.formats.items()):
+        raise UserError(
+            "The scores do not say what blocks lose in these formats.",
+            got=f"search.bits {settings.bits}, scores with {said or 'none'}",
+            allowed="formats that score.bits named",
+            next=f"Run minipuzzle score with score.bits {settings.bits} in this run directory.",
         )
 
 

@@ -26,12 +26,13 @@ log = logging.getLogger(__name__)
 FP32 = 4
 
 
-def check_memory(job: Job, blocks: TokenBlocks) -> Peak:
-    """The peak of measuring candidates on ``blocks`` in one process; says it. Raises: UserError
+def check_memory(job: Job, blocks: TokenBlocks, rounds: bool = False) -> Peak:
+    """The peak of measuring candidates on ``blocks`` in one process; says it. ``rounds``: in
+    formats of fewer bits. Raises: UserError
     where the device's memory is too small.
     """
     on_cpu = job.device.type == "cpu"
-    peak = search_peak(load_of(job, blocks), resident_bytes() if on_cpu else None)
+    peak = search_peak(load_of(job, blocks, rounds), resident_bytes() if on_cpu else None)
     where = "CPU" if on_cpu else "GPU"
     needs = [Need(where=where, peak=peak, free=free_bytes(job.device))]
     log.info(takes("search", needs))
@@ -46,7 +47,7 @@ def check_memory(job: Job, blocks: TokenBlocks) -> Peak:
     return peak
 
 
-def load_of(job: Job, blocks: TokenBlocks) -> SearchLoad:
+def load_of(job: Job, blocks: TokenBlocks, rounds: bool = False) -> SearchLoad:
     """What is held of the parent (matrices BF16 on CUDA, the rest FP32), and computed with it."""
     architecture = job.parent.architecture
     dtype = torch.float32 if job.device.type == "cpu" else torch.bfloat16
@@ -57,6 +58,9 @@ def load_of(job: Job, blocks: TokenBlocks) -> SearchLoad:
             prod(t.shape) * (dtype.itemsize if t.name in matrices else FP32)
             for t in architecture.tensors()
         ),
+        rounded=rounds
+        * sum(prod(t.shape) for t in architecture.tensors() if t.name in matrices)
+        * dtype.itemsize,
         rows=len(blocks) * row,
         batch=BATCH * row,
         waiting=forks_held(TOGETHER),

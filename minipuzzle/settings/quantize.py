@@ -12,7 +12,7 @@ from minipuzzle.settings.bounds import settle
 from minipuzzle.settings.data import Data
 from minipuzzle.settings.declare import group, needed, setting
 
-NumberFormat = Literal["fp8", "fp8-static", "nvfp4", "mxfp4", "int4"]
+NumberFormat = Literal["auto", "fp8", "fp8-static", "nvfp4", "mxfp4", "int4"]
 GROUPS = (32, 64, 128)
 """Columns that may share a scale in INT4: what engines have kernels for."""
 
@@ -25,7 +25,11 @@ class QuantizeCommand:
     PANEL: ClassVar[str] = "Result"
 
     checkpoint: Path = needed("Checkpoint in BF16, FP16 or FP32.", argument=True)
-    format: NumberFormat = setting("fp8", "Format of the matrices of blocks.", common=True)
+    format: NumberFormat = setting(
+        "auto",
+        "Format of the matrices of blocks; auto: as search.bits chose for each block, else fp8.",
+        common=True,
+    )
     samples: int = setting(
         128,
         "Blocks of text on which fp8-static measures what each matrix reads.",

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from minipuzzle.errors import UserError
 from minipuzzle.settings import job
+from minipuzzle.settings.bits import WHOLE, parse_bits
 from minipuzzle.settings.bounds import settle
 from minipuzzle.settings.data import Data
 from minipuzzle.settings.declare import group, needed, setting
@@ -63,12 +64,24 @@ class Recipe:
         if self.steps:
             found = parse_steps(self.steps)
             check_shares(self.step_shares, found if isinstance(found, int) else len(found))
-        elif self.step_shares or self.drop_steps:
+        self._check_bits()
+        if not self.steps and (self.step_shares or self.drop_steps):
             raise UserError(
                 "job.step_shares and job.drop_steps are about steps, and none is named.",
                 got=self.step_shares or "job.drop_steps",
                 allowed="them together with job.steps",
                 next="Add job.steps, or leave them out.",
+            )
+
+    def _check_bits(self) -> None:
+        scored = parse_bits(self.score.bits)
+        unscored = [n for b, n in self.search.formats.items() if n not in (WHOLE, scored.get(b))]
+        if unscored:
+            raise UserError(
+                "The search chooses formats that score does not measure.",
+                got=f"search.bits {self.search.bits}, score.bits {self.score.bits or 'none'}",
+                allowed="each format of search.bits in score.bits",
+                next=f"Add score.bits: {self.search.bits}.",
             )
 
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 from minipuzzle.identity import Plain, changed
 from minipuzzle.registry import ESTIMATORS, EXPERT_ESTIMATORS, METRICS
 from minipuzzle.settings import job
+from minipuzzle.settings.bits import parse_bits
 from minipuzzle.settings.bounds import BATCHES, SEEDS, settle
 from minipuzzle.settings.data import Data
 from minipuzzle.settings.declare import group, setting
@@ -22,8 +23,9 @@ class ScoreSettings:
     ``estimator``, one of ``registry.ESTIMATORS``, scores channels and heads, ``experts``, one of
     ``EXPERT_ESTIMATORS``, the experts of a mixture; ``metric``, one of
     ``METRICS``, measures what removing or narrowing a block does to the model's end. ``curves``
-    also narrows each block; ``iterative`` removes that many blocks one after the other, scoring
-    again after each (0: all scores from the whole model).
+    also narrows each block, ``bits`` rounds its matrices (``settings.bits``); ``iterative`` removes
+    that many blocks one after the other, scoring again after each (0: all scores from the whole
+    model).
     """
 
     SECTION: ClassVar[str] = "score"
@@ -54,6 +56,12 @@ class ScoreSettings:
         "mse", "How the damage of removing a block is measured.", names=(METRICS,)
     )
     curves: bool = setting(True, "Also narrow each block to some sizes: its damage curve.")
+    bits: str = setting(
+        "",
+        "Also measure each block in these formats, for search.bits: 4..8, or nvfp4,fp8.",
+        unit="formats",
+        common=True,
+    )
     iterative: int = setting(
         0,
         "Remove this many blocks one after the other, and score again after each.",
@@ -67,6 +75,7 @@ class ScoreSettings:
         ESTIMATORS.check(self.estimator)
         EXPERT_ESTIMATORS.check(self.experts)
         METRICS.check(self.metric)
+        parse_bits(self.bits)
 
     def identity(self) -> dict[str, Plain]:
         """What finished scores are compared by."""

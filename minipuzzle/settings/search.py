@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from minipuzzle.errors import UserError
 from minipuzzle.identity import Plain, changed
 from minipuzzle.settings import job
+from minipuzzle.settings.bits import parse_bits
 from minipuzzle.settings.bounds import settle
 from minipuzzle.settings.budget import parse_budget
 from minipuzzle.settings.counts import token_count
@@ -41,6 +44,9 @@ class SearchSettings:
     and ``target_dtype`` refuse a table of another one. They are times of ``batch`` requests of
     ``prompt`` tokens read and ``output`` generated, by default the workload that profile times,
     unless a budget names its own: "1.2x@b8,p8k,o1k".
+
+    ``bits`` makes the format of each block's matrices a choice too (``settings.bits``): the grid
+    gives all blocks one, the solver each its own. Their damage is measured by score.
 
     ``method`` "minipuzzle" is the paper's grid of global widths, ranked by accuracy and agreement;
     "solver" adds the best choices block by block, ranks by KL and goes on from the best by
@@ -92,6 +98,14 @@ class SearchSettings:
         common=True,
     )
     weights: str = setting("bf16", "Dtype of the weights.", unit="dtype", panel=MEMORY)
+    bits: str = setting(
+        "",
+        "Choose the format of each block's matrices too, and count weights as quantize will write"
+        " them: 4..8, 4,8,16, or nvfp4,fp8,bf16.",
+        unit="formats",
+        panel=SPACE,
+        common=True,
+    )
     kv: str = setting("bf16", "Dtype of keys and values.", unit="dtype", panel=MEMORY)
     state: str = setting("bf16", "Dtype of the SSM states.", unit="dtype", panel=MEMORY)
     candidates: int = setting(
@@ -159,6 +173,8 @@ class SearchSettings:
         if self.budget:  # none is told by ``check_budget``, when one is needed
             parse_budget(self.budget, self.work)
         parse_vary(self.vary)
+        if self.formats:
+            self._check_bits()
 
     def identity(self) -> dict[str, Plain]:
         """What a finished search is compared by."""
@@ -172,6 +188,29 @@ class SearchSettings:
     def check_budget(self) -> None:
         """Raises: UserError where there is none."""
         parse_budget(self.budget, self.work)
+
+    @property
+    def formats(self) -> Mapping[int, str]:
+        """The formats that ``bits`` lets a block have, by their bits, ascending."""
+        return parse_bits(self.bits)
+
+    def _check_bits(self) -> None:
+        budget = parse_budget(self.budget, self.work) if self.budget else None
+        bounded = budget is None or budget.bytes is not None or budget.memory_share is not None
+        if budget is not None and (budget.times or not bounded):
+            raise UserError(
+                "Bits of blocks are chosen under a budget of memory; no times are known of them.",
+                got=f"search.bits {self.bits} with search.budget {' and '.join(self.budget)}",
+                allowed="memory (31.7GiB, memory=40%), with parameters beside it or not",
+                next="Add a budget of memory, take times out, or leave search.bits out.",
+            )
+        if self.weights != "bf16":
+            raise UserError(
+                "search.bits and search.weights both say what weights take.",
+                got=f"search.bits {self.bits}, search.weights {self.weights}",
+                allowed="one of them",
+                next="Leave search.weights out.",
+            )
 
     @property
     def varied(self) -> dict[str, Varied]:

@@ -21,6 +21,7 @@ from minipuzzle.errors import UserError
 from minipuzzle.kinds import Block
 from minipuzzle.kinds.rounding import least_count
 from minipuzzle.settings import SearchSettings
+from minipuzzle.settings.bits import AXIS
 from minipuzzle.space.level import Level
 from minipuzzle.space.sizes import (
     axis_sizes,
@@ -105,7 +106,7 @@ def bounds(
 
     Raises: UserError for layers that have one first kind and several second ones.
     """
-    blocks = first_blocks(parent)
+    blocks, chosen = first_blocks(parent), settings.formats
     counts = {kind: parent.count(kind) for kind in blocks}
     least = {kind: least_count(n, level.blocks[kind]) for kind, n in counts.items()}
     least |= {kind: max(1, least[kind]) for kind in parent.rules.needs}
@@ -116,7 +117,8 @@ def bounds(
             for block in blocks.values()
             for width in tried(block, settings)
             if width.in_grid or not grid
-        },
+        }
+        | ({AXIS: tuple(chosen)} if chosen else {}),
         hidden=hidden_sizes(parent, level.hidden, settings),
         layers=_layers(parent),
     )
@@ -124,7 +126,7 @@ def bounds(
     if not grid or dense or found.points <= MOST * len(found.hidden):
         return found
     most = max(1, MOST // len(found.count_points()))
-    return replace(found, sizes=thinned(found.sizes, settings.varied, most))
+    return replace(found, sizes=thinned(found.sizes, {*settings.varied, AXIS}, most))
 
 
 def left_out(
@@ -149,7 +151,7 @@ def left_out(
     fewer = [
         f"{axis} {len(sizes)} of {len(every[axis])}"
         for axis, sizes in space.sizes.items()
-        if len(sizes) < len(every[axis])
+        if axis in every and len(sizes) < len(every[axis])
     ]
     if fewer:
         found.append(

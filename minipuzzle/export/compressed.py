@@ -32,7 +32,7 @@ class Encoder:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        formats: Format | None | Sequence[Format | None],
+        formats: Format | Sequence[Format | None] | None,
         inputs: Mapping[str, Tensor] | None = None,
     ) -> None:
         """``formats[i]`` is that of block i, None to leave it as it is; one format is that of all.

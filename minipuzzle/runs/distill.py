@@ -48,15 +48,11 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
     writes.
     """
     settings, data = settings.resolved().at_first_length(job.data)
-    with meanwhile([(job, "data", data)]):
-        return _run(job, settings, teacher_path)
-
-
-def _run(job: Job, settings: DistillSettings, teacher_path: Path | None) -> Checkpoint:
     if settings.adapter.kind:  # decay would pull Delta W to 0, not the weights
         settings = replace(settings, training=replace(settings.training, weight_decay=0.0))
     target = job.run / "student"
-    with job.run.locked(), ranks(job.device) as group, legs(group) as stop:
+    at_first_length = meanwhile([(job, "data", data)])
+    with at_first_length, job.run.locked(), ranks(job.device) as group, legs(group) as stop:
         inputs = open_distill(job, settings, teacher_path, students(job), group)
         needs = disk_needs(job, settings, inputs)
         if not target.exists():  # else perhaps nothing is to be done

@@ -22,6 +22,7 @@ from minipuzzle.interrupt import legs
 from minipuzzle.memory.formats import format_of
 from minipuzzle.metrics import measure
 from minipuzzle.model import HybridLM
+from minipuzzle.model.masks import meanwhile
 from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.records import Quantised
 from minipuzzle.runs.checks import open_distill
@@ -46,8 +47,9 @@ def run_qad(job: Job, settings: DistillSettings, teacher_path: Path | None) -> P
     run/student stays as it is. Raises: UserError where there is no student yet, for settings that
     do not go with it, and as ``run_distill`` and ``run_quantize``.
     """
-    settings, target = settings.resolved(), job.run / TARGET
-    with job.run.locked(), ranks(job.device) as group, legs(group) as stop:
+    settings, data = settings.resolved().at_first_length(job.data)
+    target, at_first_length = job.run / TARGET, meanwhile([(job, "data", data)])
+    with at_first_length, job.run.locked(), ranks(job.device) as group, legs(group) as stop:
         student = _student(job, settings, group)
         encoder = Encoder(student, format_of(*settings.student_format))
         inputs = open_distill(job, settings, teacher_path, [student.architecture], group)

@@ -28,7 +28,7 @@ from minipuzzle.kinds import Attention, FeedForward, Mamba2
 from minipuzzle.model import HybridLM, load_frozen
 from minipuzzle.settings import Training
 from minipuzzle.training import mixed_precision, next_token
-from minipuzzle.training.update import make_optimizer
+from minipuzzle.training.optimizers import make_optimizer
 
 VARIANTS = ("peft lora", "lora", "tl5", "tl6", "peft vera", "vera")
 ROUNDS = 12

@@ -15,7 +15,7 @@ from minipuzzle.errors import UserError
 from minipuzzle.model import set_precision
 from minipuzzle.settings import Training
 from minipuzzle.training import answers_only, next_token, train
-from minipuzzle.training.update import make_optimizer
+from minipuzzle.training.optimizers import make_optimizer
 
 FEW = ("--tokens", 2048, "--length", 64, "--batch", 4, "--device", "cpu")
 

@@ -24,8 +24,8 @@ from minipuzzle.settings import AdapterSettings, Training
 from minipuzzle.training import distillation, next_token, train
 from minipuzzle.training.expert_load import expert_load
 from minipuzzle.training.log import LOG
+from minipuzzle.training.optimizers import make_optimizer
 from minipuzzle.training.trained import choose_trained, trained_count
-from minipuzzle.training.update import make_optimizer
 
 CORRECTION = "blocks.1.router.correction"
 RECIPE = """

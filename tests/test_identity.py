@@ -147,6 +147,7 @@ def test_every_setting_that_decides_is_in_the_identity(settings):
         "method": "solver",
         "domains": "worst",
         "precision": "fp8",
+        "optimizer": "adamw-8bit",
         "activation_checkpointing": "on",
         "train": "norms",
         "winner": "tasks",

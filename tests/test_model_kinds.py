@@ -21,7 +21,7 @@ from minipuzzle.model.base import MODULES, Context, ResidualBlock, make_block, n
 from minipuzzle.model.cache import Room, Slot
 from minipuzzle.model.footprint import forward_bytes
 from minipuzzle.settings import Training
-from minipuzzle.training.update import make_optimizer
+from minipuzzle.training.optimizers import make_optimizer
 
 
 @dataclass(frozen=True, kw_only=True)

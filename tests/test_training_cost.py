@@ -70,9 +70,8 @@ def test_bytes():
     assert saved_bytes(mamba) == 2 * (8 + 8 + (16 + 48 + 4) + 16 + 16)
     bare = Architecture(vocab_size=10, hidden=8, blocks=())  # 6 bytes a value around the final norm
     rest = 8 * bare.parameters + 1000 * 8 * 6 + 3 * 2**29  # the moments, and the loss's own
-    # ends with both gradients, of 80 values each; the norm's 8 are left out
-    assert beyond(bare) == rest + 4 * 160
-    assert beyond(replace(bare, tied_head=True)) == rest - 8 * 80 + 4 * 80
+    assert beyond(bare) == rest + 4 * 168  # ends with all gradients
+    assert beyond(replace(bare, tied_head=True)) == rest - 8 * 80 + 4 * 88
 
 
 def test_the_worst_moment_by_pencil():
@@ -106,19 +105,19 @@ def test_checkpointing_and_many_gpus_by_pencil():
     inside, rest = model.parameters - 168, 8 * model.parameters + 1000 * 8 * 6 + 3 * 2**29
     kept = 1000 * 10 * (saved_bytes(ff) + saved_bytes(mamba))
     # 1,000 tokens are many for such blocks: the worst moment is the last block's
-    assert beyond(model) == rest + 4 * 80 + 4 * mamba.parameters + 2 * inside + kept
+    assert beyond(model) == rest + 4 * 88 + 4 * mamba.parameters + 2 * inside + kept
     less = beyond(model, recomputed=("mlp", "mamba"))
     # of one kind: at the loss, autocast's copies of what is recomputed are still there
     inputs = 1000 * 10 * (16 + saved_bytes(mamba))
-    assert beyond(model, recomputed=("mlp",)) == rest + 4 * 80 + 2 * inside + inputs
+    assert beyond(model, recomputed=("mlp",)) == rest + 4 * 88 + 2 * inside + inputs
     last = 19 * 1000 * 16 + 1000 * saved_bytes(mamba)
-    assert less == rest + 4 * 80 + 4 * mamba.parameters + 2 * mamba.parameters + last
-    assert beyond(model, accumulates=True) == rest + 4 * (model.parameters - 8) + (
+    assert less == rest + 4 * 88 + 4 * mamba.parameters + 2 * mamba.parameters + last
+    assert beyond(model, accumulates=True) == rest + 4 * model.parameters + (
         4 * mamba.parameters + 2 * inside + kept
     )
     # over two GPUs gradients and moments are halves; what is gathered takes the place of the copies
     gathered = 2 * 80 + 4 * mamba.parameters + 6 * mamba.parameters
-    halves = rest - 4 * model.parameters + 2 * 80 + 2 * mamba.parameters
+    halves = rest - 4 * model.parameters + 2 * 88 + 2 * mamba.parameters
     assert beyond(model, gpus=2) == halves + gathered + kept
     # an adapter: a frozen student has no gradients of its own
     assert beyond(model, trained=100) == rest - 8 * model.parameters + 14 * 100 + kept
@@ -130,15 +129,19 @@ def test_the_step_that_was_measured():
     """One H200, 8.10 B to 4.05 B in 27 blocks, FP32 masters, captured (2026-11-29): 85.2 and 101.4
     GiB allocated. That student's blocks were not kept; this one has as many and as many parameters.
     """
-    teacher = read_config(EXAMPLES / "nemotron-h-8b")[1]
-    by_letter = {block.letter: block for block in teacher.blocks}
-    by_letter["-"] = replace(by_letter["-"], intermediate=15616)
-    pattern = "M-M-M-M*-M-M-M*-M-M-M*-M-M-"
-    student = replace(teacher, blocks=tuple(by_letter[letter] for letter in pattern))
+    teacher, student = student_of_8b()
     assert student.parameters == pytest.approx(4_047_811_072, rel=0.01)
     for tokens, measured in ((8192, 85.2), (16384, 101.4)):
         told = training_peak(student, tokens, teacher=teacher).without((RESERVE,)).total / 2**30
         assert told == pytest.approx(measured, rel=0.02)
+
+
+def student_of_8b():
+    teacher = read_config(EXAMPLES / "nemotron-h-8b")[1]
+    by_letter = {block.letter: block for block in teacher.blocks}
+    by_letter["-"] = replace(by_letter["-"], intermediate=15616)
+    pattern = "M-M-M-M*-M-M-M*-M-M-M*-M-M-"
+    return teacher, replace(teacher, blocks=tuple(by_letter[letter] for letter in pattern))
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from minipuzzle.settings import Training
 from minipuzzle.training import distillation
 from minipuzzle.training.guard import Guard
 from minipuzzle.training.objectives import BatchLoss
+from minipuzzle.training.optimizers import make_optimizer
 from minipuzzle.training.schedule import learning_rate
-from minipuzzle.training.update import make_optimizer, micro_batches, update
+from minipuzzle.training.update import micro_batches, update
 
 SETTINGS = Training(tokens=1, learning_rate=0.01, weight_decay=0.5, clip=1.0)
 CPU = torch.device("cpu")

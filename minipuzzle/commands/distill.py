@@ -79,6 +79,7 @@ def _print_plan(line: DistillCommand) -> None:
         context_parallel=training.context_parallel,
         micro_batch=max(1, training.micro_batch),
         recomputed=named_kinds(training.activation_checkpointing),
+        optimizer=training.optimizer,
         batch=training.batch if training.micro_batch else 0,
         mfu=line.mfu,
         device=line.gpu,

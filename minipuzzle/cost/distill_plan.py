@@ -12,8 +12,10 @@ from minipuzzle.cost.training import mean_flops
 from minipuzzle.errors import UserError
 from minipuzzle.memory import CARDS, Peak
 from minipuzzle.memory.cards import PLANNED
+from minipuzzle.memory.optimizers import state_bytes_each
 from minipuzzle.memory.training import BF16, STATES_AT_ONCE, state_bytes, training_peak
 from minipuzzle.settings.lengths import Lengths
+from minipuzzle.settings.training import Optimizer
 
 GPUS = (1, 2, 4, *range(8, 1025, 8))
 SHOWN = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -51,6 +53,7 @@ class DistillPlan:
     length: int
     micro_batch: int = 1
     batch: int = 0
+    optimizer: Optimizer = "adamw"
     recomputed: frozenset[str] = frozenset()
     lengths: Lengths = ()
     context_parallel: int = 1
@@ -79,6 +82,7 @@ class DistillPlan:
             gpus=gpus,
             context_parallel=self.context_parallel,
             recomputed=(self.recomputed or self.student.kinds) if checkpointing else (),
+            optimizer=self.optimizer,
             accumulates=self.batch * self.context_parallel > gpus * self.micro_batch,
         )
 
@@ -110,7 +114,8 @@ class DistillPlan:
         student = self.student.parameters
         return {
             "candidate": BF16 * student,
-            "training checkpoints": STATES_AT_ONCE * state_bytes(student),
+            "training checkpoints": STATES_AT_ONCE
+            * state_bytes(student, each=state_bytes_each(self.student, self.optimizer)),
             "student": BF16 * student,
         }
 
@@ -155,6 +160,7 @@ class DistillPlan:
             "micro_batch": self.micro_batch,
             **({"context_parallel": n} if (n := self.context_parallel) > 1 else {}),
             "batch": self.batch,
+            "optimizer": self.optimizer,
             **({"recomputed": sorted(self.recomputed)} if self.recomputed else {}),
             "mfu": self.mfu,
             "device": self.device,

@@ -43,7 +43,7 @@ class Moment:
 
 
 def worst_moment(
-    blocks: Sequence[BlockBytes], *, head: int, embedding: int, accumulates: bool
+    blocks: Sequence[BlockBytes], head: int, embedding: int, *, accumulates: bool
 ) -> Moment:
     """Of a step whose loss makes the gradient of the ``head`` (bytes) and whose end makes that of
     the ``embedding``. With ``accumulates`` the sums of earlier micro-batches are there throughout.

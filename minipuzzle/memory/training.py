@@ -4,14 +4,16 @@ check before a run.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from minipuzzle.arch import Architecture
 from minipuzzle.kinds import Block
 from minipuzzle.memory.backward import BlockBytes, worst_moment
+from minipuzzle.memory.optimizers import Held, eight_bit, half, held_by_block
 from minipuzzle.memory.peak import Peak
+from minipuzzle.settings.training import Optimizer
 
-# Bytes a parameter. Products are in BF16; what Adam adds up over steps is in FP32.
+# Bytes a parameter of plain AdamW: what adds up over steps is in FP32, products are in BF16.
 BF16 = 2
 MASTER = 4
 GRADIENT = 4
@@ -29,7 +31,8 @@ STATES_AT_ONCE = 2
 
 TEACHER, MASTERS, FROZEN = "teacher, BF16", "student, FP32 masters", "student, BF16, frozen"
 ADAPTER, RESERVE = "adapter, FP32", "held back"
-LOADED = (TEACHER, MASTERS, FROZEN, ADAPTER)
+HALVES = "student, BF16 matrices"
+LOADED = (TEACHER, MASTERS, HALVES, FROZEN, ADAPTER)
 """The terms that lie on the GPU before the first step."""
 
 
@@ -46,45 +49,55 @@ def training_peak(
     accumulates: bool = False,
     context_parallel: int = 1,
     twice: bool = False,
+    optimizer: Optimizer = "adamw",
 ) -> Peak:
     """Bytes on each of ``gpus`` GPUs that share one student and one teacher, at the worst moment of
     a step that takes ``tokens`` tokens at once on each; what is measured beside it:
     docs/decisions/memory-of-a-step.md.
 
-    ``trained`` None trains the student, whose FP32 masters, gradients and two Adam moments are in
-    shards; a number is that of an adapter's parameters, whole on every GPU beside a frozen student
-    in BF16; it is on ``stacks`` of matrices too. ``averaged``
-    keeps the mean of what is trained besides, ``twice`` the blocks as they are served. Blocks of
-    the kinds ``recomputed`` keep their input, and one of them at a time everything. A step of
-    several micro-batches ``accumulates``. Where ``context_parallel`` GPUs have a part of each
-    sequence each, ``tokens`` are those of one part, beside which a block holds the others' keys and
-    values.
+    ``trained`` None trains the student, whose weights, gradients and two Adam moments, as the
+    ``optimizer`` holds them, are in shards; a number is that of an adapter's parameters, with those
+    of plain AdamW whole on every GPU beside a frozen student in BF16; it is on ``stacks`` of
+    matrices too. ``averaged`` keeps the mean of what is trained besides, ``twice`` the blocks as
+    they are served. Blocks of the kinds ``recomputed`` keep their input, and one of them at a time
+    everything. A step of several micro-batches ``accumulates``. Where ``context_parallel`` GPUs
+    have a part of each sequence each, ``tokens`` are those of one part, beside which a block holds
+    the others' keys and values.
     """
-    shared, updated = (gpus, student.parameters) if trained is None else (1, trained)
     terms = {} if teacher is None else {TEACHER: BF16 * teacher.parameters // gpus}
     if trained is None:
-        terms[MASTERS] = MASTER * updated // shared
+        narrow, eight = half(optimizer), eight_bit(optimizer)
+        own, shared, count = held_by_block(student, optimizer), gpus, student.parameters
+        whole = sum(own, Held())
+        terms[HALVES if narrow else MASTERS] = whole.weights // shared
     else:
-        terms |= {FROZEN: BF16 * student.parameters // gpus, ADAPTER: MASTER * updated}
+        narrow, eight, shared, count = False, False, 1, trained
+        own = [Held()] * (len(student.blocks) + 1)
+        whole = Held(
+            weights=MASTER * trained, gradients=GRADIENT * trained, moments=MOMENTS * trained
+        )
+        terms |= {FROZEN: BF16 * student.parameters // gpus, ADAPTER: whole.weights}
     matrices = sum(block.parameters for block in student.blocks)
     others = tokens * (context_parallel - 1)
-    blocks = _blocks(student, tokens, others, gpus, trained is None, recomputed, stacks)
-    matrix = 0 if trained is not None else GRADIENT * student.vocab_size * student.hidden // gpus
     worst = worst_moment(
-        blocks, head=matrix, embedding=0 if student.tied_head else matrix, accumulates=accumulates
+        _blocks(student, own, tokens, others, gpus, recomputed, stacks),
+        *_ends(student, own[-1], gpus),
+        accumulates=accumulates,
     )
     # The final norm's output in BF16, and its gradient in FP32; its input is the last block's.
     ends = (BF16 + GRADIENT) * tokens * student.hidden
     return Peak(
         terms={
             **terms,
-            "gradients, FP32": worst.gradients if trained is None else GRADIENT * updated,
-            "Adam moments, FP32": MOMENTS * updated // shared,
+            f"gradients, {'BF16' if narrow else 'FP32'}": (
+                worst.gradients if trained is None else whole.gradients
+            ),
+            f"Adam moments, {'8 bits' if eight else 'FP32'}": whole.moments // shared,
             "compute copies": worst.copies + _gathered(student, teacher, gpus, trained),
             "activations": worst.activations + ends,
             "loss": LOSS_BYTES,
             RESERVE: HELD_BACK,
-            **({"average, FP32": MASTER * updated // shared} if averaged else {}),
+            **({"average, FP32": MASTER * count // shared} if averaged else {}),
             **({"blocks as served, FP32": MASTER * matrices // shared} if twice else {}),
         }
     )
@@ -95,9 +108,11 @@ def saved_bytes(block: Block) -> int:
     return BF16 * block.saved_values()
 
 
-def state_bytes(trained: int, *, averaged: bool = False) -> int:
-    """Of one saved state of ``trained`` parameters, on disk; ``averaged``: with their mean."""
-    return (MASTER + MOMENTS + MASTER * averaged) * trained
+def state_bytes(trained: int, *, averaged: bool = False, each: float = MASTER + MOMENTS) -> int:
+    """Of one saved state of ``trained`` parameters, on disk, at ``each`` bytes
+    (``state_bytes_each``); ``averaged``: with their mean.
+    """
+    return round((each + MASTER * averaged) * trained)
 
 
 def _gathered(
@@ -120,24 +135,33 @@ def _gathered(
 
 def _blocks(
     student: Architecture,
+    own: Sequence[Held],
     tokens: int,
     others: int,
     gpus: int,
-    whole: bool,
     recomputed: Collection[str],
     stacks: bool,
 ) -> list[BlockBytes]:
-    """What each block of a student holds in a step that trains the ``whole`` of it, or nothing but
-    an adapter. On one GPU autocast casts each trained weight once.
+    """What each block of a student holds in a step, of which the optimiser holds ``own``. On one
+    GPU autocast casts each FP32 weight that is trained once.
     """
     return [
         BlockBytes(
-            gradients=GRADIENT * block.parameters // gpus if whole else 0,
-            copies=BF16 * block.parameters if whole and gpus == 1 else 0,
+            gradients=mine.gradients // gpus,
+            copies=mine.copies if gpus == 1 else 0,
             kept=tokens * (saved_bytes(block) + BF16 * block.adapter_values() * stacks)
             + (BF16 * block.cache(others).kv if others else 0),
             given=BF16 * tokens * student.hidden,
             recomputed=block.kind in recomputed,
         )
-        for block in student.blocks
+        for block, mine in zip(student.blocks, own, strict=False)
     ]
+
+
+def _ends(student: Architecture, top: Held, gpus: int) -> tuple[int, int]:
+    """Bytes of the gradients that the loss makes, of the head and the final norm, and of the
+    embedding's; a tied matrix has its own from the loss on.
+    """
+    matrix = (top.gradients - GRADIENT * student.hidden) // 2
+    last = 0 if student.tied_head else matrix
+    return (top.gradients - last) // gpus, last // gpus

@@ -26,6 +26,7 @@ from minipuzzle.training import check_vocabularies
 from minipuzzle.training.board import require_board
 from minipuzzle.training.keep import Keep
 from minipuzzle.training.offline import TeacherCache
+from minipuzzle.training.optimizers import require_optimizer
 from minipuzzle.training.parallel import check_replicas
 from minipuzzle.training.update import check_batch
 
@@ -149,6 +150,7 @@ def check_training(
     """
     check_batch(training, length, group)
     check_replicas(group, training.replicas)
+    require_optimizer(training, group.world)
     if training.tensorboard:
         require_board()
     _check_kinds(training.activation_checkpointing, models)
@@ -177,6 +179,13 @@ def check_adapter(
         return
     for model in models:
         plan_for(model, adapter)
+    if training.optimizer != "adamw":
+        raise UserError(
+            "An adapter is trained with plain AdamW.",
+            got=f"training.optimizer {training.optimizer}, adapter {adapter.kind}",
+            allowed="training.optimizer adamw: what it holds of an adapter is small",
+            next="Leave that setting out, or distil without an adapter.",
+        )
     others = training.train not in ("auto", "all-but-routers")
     if others or training.balance:
         asked = f"train {training.train}" if others else f"balance {training.balance:g}"

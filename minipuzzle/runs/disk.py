@@ -12,7 +12,7 @@ import torch
 
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
-from minipuzzle.memory.training import STATES_AT_ONCE, state_bytes
+from minipuzzle.memory.training import MASTER, MOMENTS, STATES_AT_ONCE, state_bytes
 from minipuzzle.runs.race import FINALISTS
 from minipuzzle.training.shards import memory_bytes
 from minipuzzle.units import bytes_
@@ -50,30 +50,40 @@ def distill_needs(
     trained: Sequence[int],
     *,
     averaged: bool,
+    each: float = MASTER + MOMENTS,
 ) -> list[Need]:
-    """Of a distillation of candidates with ``students`` parameters each, ``trained`` of them.
+    """Of a distillation of candidates with ``students`` parameters each, ``trained`` of them, at
+    ``each`` bytes a state.
 
     At most FINALISTS screening runs and the best short run keep a state beside the leg in hand
     (``runs.race``); candidates and student have the parent's bytes a parameter.
     """
-    each = parent.plain_bytes / parent.parameters
+    written = parent.plain_bytes / parent.parameters
     copied = parent.copied_bytes
     kept = 0 if len(students) == 1 else 1 if len(students) <= FINALISTS else FINALISTS
-    states = (kept + STATES_AT_ONCE) * state_bytes(max(trained), averaged=averaged)
+    states = (kept + STATES_AT_ONCE) * state_bytes(max(trained), averaged=averaged, each=each)
     return [
         Need(
-            "candidates", round(each * sum(students)) + copied * len(students), run / "candidates"
+            "candidates",
+            round(written * sum(students)) + copied * len(students),
+            run / "candidates",
         ),
         Need("training checkpoints", states, run / "distill"),
-        Need("student", round(each * max(students)) + copied, run / "student", anew=True),
+        Need("student", round(written * max(students)) + copied, run / "student", anew=True),
     ]
 
 
 def training_needs(
-    folder: Path, trained: int, result: Path, result_bytes: int, *, averaged: bool
+    folder: Path,
+    trained: int,
+    result: Path,
+    result_bytes: int,
+    *,
+    averaged: bool,
+    each: float = MASTER + MOMENTS,
 ) -> list[Need]:
     """Of one training of ``trained`` parameters in ``folder``, and of what is made in the end."""
-    states = STATES_AT_ONCE * state_bytes(trained, averaged=averaged)
+    states = STATES_AT_ONCE * state_bytes(trained, averaged=averaged, each=each)
     return [
         Need("training checkpoints", states, folder),
         Need(result.name, result_bytes, result, anew=True),

@@ -19,6 +19,7 @@ from minipuzzle.checkpoint.mix import with_chosen
 from minipuzzle.checkpoint.writer import Encoder
 from minipuzzle.identity import fingerprint
 from minipuzzle.interrupt import legs
+from minipuzzle.memory.optimizers import state_bytes_each
 from minipuzzle.model import HybridLM
 from minipuzzle.model.masks import meanwhile
 from minipuzzle.ranks import ranks
@@ -123,7 +124,8 @@ def disk_needs(job: Job, settings: DistillSettings, inputs: DistillInputs) -> li
         for model in models
     ]
     sizes, averaged = [m.parameters for m in models], settings.training.average > 0
-    needs = distill_needs(job.run.path, job.parent, sizes, trained, averaged=averaged)
+    each = max(state_bytes_each(model, settings.training.optimizer) for model in models)
+    needs = distill_needs(job.run.path, job.parent, sizes, trained, averaged=averaged, each=each)
     if settings.teacher_logits:
         tokens = max(settings.training.tokens, settings.short_tokens)
         cache = open_cache(settings, inputs)

@@ -33,6 +33,7 @@ from minipuzzle.training.guard import BrokenDown
 from minipuzzle.training.loop import STATES
 from minipuzzle.training.objectives import Objective
 from minipuzzle.training.on_policy import OnPolicy
+from minipuzzle.training.optimizers import narrow
 from minipuzzle.training.prepare import Served
 from minipuzzle.training.trained import choose_trained
 
@@ -240,6 +241,7 @@ class Legs:
         else:
             model = self.job.load(checkpoint, self.group, self.training.replicas)
             choose_trained(model, self.training.trains(USUAL))
+            narrow(model, self.training)  # as the state of a run before has them
         if after:
             load_parameters(self.folder.path / after / STATES, model, self.group)
         return model

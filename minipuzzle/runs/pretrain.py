@@ -24,6 +24,7 @@ from minipuzzle.errors import UserError
 from minipuzzle.identity import fingerprint
 from minipuzzle.interrupt import legs
 from minipuzzle.kernels import choose
+from minipuzzle.memory.optimizers import state_bytes_each
 from minipuzzle.metrics import measure
 from minipuzzle.model import HybridLM, init_model
 from minipuzzle.ranks import Ranks, ranks
@@ -92,6 +93,7 @@ def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
         target,
         2 * architecture.parameters,
         averaged=recipe.training.average > 0,
+        each=state_bytes_each(architecture, recipe.training.optimizer),
     )
     group.by_first(lambda: check_disk("pretrain", needs, device))
     size = sized(architecture.parameters, architecture.active_if_fewer)

@@ -12,6 +12,7 @@ from minipuzzle.settings.counts import share, token_count
 from minipuzzle.settings.declare import setting
 
 Precision = Literal["bf16", "fp8", "fp8-emulated"]
+Optimizer = Literal["adamw", "adamw-8bit", "adamw-8bit-bf16"]
 Trained = Literal["auto", "all", "all-but-routers", "norms", "routers"]
 
 ALL_OR_NONE = ("auto", "on", "off")
@@ -45,8 +46,8 @@ class Training:
     would not hold them, "mlp,mamba" those of these kinds in any case (``named_kinds``). ``train``
     names the weights (``training.trained``): routers are the matrices that choose experts; what
     corrects the choice is no parameter and stays in any case.
-    With ``average`` the result is the mean of the weights after each step of the last share of the
-    tokens (``training.average``).
+    ``optimizer``: see ``training.optimizers``. With ``average`` the result is the mean of the
+    weights after each step of the last share of the tokens (``training.average``).
     """
 
     SECTION: ClassVar[str] = "training"
@@ -80,6 +81,12 @@ class Training:
         1.0, "Largest norm of the gradient.", unit="norm", within=(1e-9, 1e9), panel=SCHEDULE
     )
     seed: int = setting(0, "Seed of the training.", within=SEEDS, panel=SCHEDULE)
+    optimizer: Optimizer = setting(
+        "adamw",
+        "AdamW, the same with moments in 8 bits, or with matrices in BF16 too (bytes a parameter,"
+        " gradients included: 16, 10, 6).",
+        panel=MEMORY,
+    )
     save_every: float = setting(
         30.0,
         "Fewest seconds between two training checkpoints.",

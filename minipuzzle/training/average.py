@@ -22,7 +22,9 @@ class Average:
     def __init__(self, model: HybridLM, share: float, tokens: int) -> None:
         self.first, self.count = (1 - share) * tokens, 0
         weights = {f"average.{name}": p.detach() for name, p in trainable(model) if share}
-        self.tensors: dict[str, Tensor] = {n: torch.zeros_like(w) for n, w in weights.items()}
+        self.tensors: dict[str, Tensor] = {
+            n: torch.zeros_like(w, dtype=torch.float32) for n, w in weights.items()
+        }
         self._pairs = [(weight, self.tensors[name]) for name, weight in weights.items()]
 
     @torch.no_grad()
@@ -32,7 +34,7 @@ class Average:
             return
         self.count += 1
         for weight, mean in self._pairs:
-            mean.lerp_(weight, 1 / self.count)
+            mean.lerp_(weight.float(), 1 / self.count)
 
     @torch.no_grad()
     def take(self) -> None:

@@ -27,13 +27,13 @@ from minipuzzle.errors import UserError
 from minipuzzle.identity import fingerprint
 from minipuzzle.ranks import Ranks
 from minipuzzle.training import shards
+from minipuzzle.training.optimizers import MOMENTS, moment_tensors, new_moments
 from minipuzzle.training.trained import trainable, trained_tensors
 
 log = logging.getLogger(__name__)
 
 ABOUT = "state.json"
 SCHEMA = 3
-MOMENTS = ("exp_avg", "exp_avg_sq")
 KEPT = 2
 NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
@@ -68,15 +68,14 @@ class States:
             tensors = trained_tensors(model)
             for name, parameter in trainable(model):
                 if f"{MOMENTS[0]}.{name}" in about["tensors"]:
-                    moments = {
-                        key: torch.zeros_like(parameter, requires_grad=False) for key in MOMENTS
-                    }
+                    moments = new_moments(optimizer, parameter)
                     step = torch.tensor(
                         float(about["progress"]["updates"]),
                         device=_step_device(optimizer, parameter),
                     )
                     optimizer.state[parameter] = {"step": step, **moments}
-                    tensors |= {f"{key}.{name}": value for key, value in moments.items()}
+                    for key, moment in moments.items():
+                        tensors |= moment_tensors(key, name, moment)
             tensors |= {name: more[name] for name in more if name in about["tensors"]}
             shards.read(path, tensors)
             progress: dict[str, Any] = about["progress"]
@@ -115,7 +114,8 @@ class States:
         tensors = trained_tensors(model)
         for name, parameter in trainable(model):
             moments = optimizer.state.get(parameter, {})
-            tensors |= {f"{key}.{name}": moments[key] for key in MOMENTS if key in moments}
+            for key in MOMENTS:
+                tensors |= moment_tensors(key, name, moments[key]) if key in moments else {}
         tensors |= more
         path = self.folder / f"{progress['tokens']:015}"
         temporary = self.folder / f".{path.name}.writing"

@@ -37,13 +37,14 @@ from minipuzzle.training.guard import Guard
 from minipuzzle.training.log import LOG, TrainingLog, mean
 from minipuzzle.training.objectives import Objective
 from minipuzzle.training.on_policy import FIELDS, Completions, OnPolicy
+from minipuzzle.training.optimizers import make_optimizer
 from minipuzzle.training.pace import Pace
 from minipuzzle.training.parallel import context_parallel
 from minipuzzle.training.position import Position
 from minipuzzle.training.prepare import Served, prepare, unprepare
 from minipuzzle.training.schedule import learning_rate
 from minipuzzle.training.stages import Stage, stages
-from minipuzzle.training.update import Update, check_batch, make_optimizer, micro_batches, update
+from minipuzzle.training.update import Update, check_batch, micro_batches, update
 
 log = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ from minipuzzle.model import HybridLM, set_precision
 from minipuzzle.model.base import ResidualBlock
 from minipuzzle.settings import Training
 from minipuzzle.settings.training import named_kinds
+from minipuzzle.training.optimizers import narrow
 from minipuzzle.units import bytes_
 
 NONE = frozenset[str]()
@@ -34,12 +35,13 @@ def prepare(
     teacher: Architecture | None = None,
     twice: bool = False,
 ) -> str:
-    """Set precision and activation checkpointing for steps of ``tokens`` tokens at once on each of
-    ``ranks`` devices; a line that says what was chosen. ``twice``: within a step the weights are
-    there besides as they are served.
+    """Set dtypes of weights, precision and activation checkpointing for steps of ``tokens`` tokens
+    at once on each of ``ranks`` devices; a line that says what was chosen. ``twice``: within a step
+    the weights are there besides as they are served.
 
     Raises: UserError where the precision cannot be had (``set_precision``).
     """
+    narrow(model, settings)
     layers = set_precision(model, settings.precision, settings.bf16_ends)
     wanted, device = settings.activation_checkpointing, next(model.parameters()).device
     every = frozenset(model.architecture.kinds)
@@ -89,6 +91,7 @@ def step_peak(
         gpus=ranks // settings.replicas,
         recomputed=recomputed,
         trained=trained if adapted else None,
+        optimizer=settings.optimizer,
         averaged=settings.average > 0,
         accumulates=0 < settings.micro_batch * ranks < settings.batch * settings.context_parallel,
         context_parallel=settings.context_parallel,

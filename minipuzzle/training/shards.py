@@ -33,7 +33,13 @@ SHARD_BYTES = 256 << 20
 PIECE_BYTES = 16 << 20
 CHECK_BYTES = 1 << 20
 THREADS = 8
-DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
+DTYPES = {
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.float64: "F64",
+    torch.uint8: "U8",
+}
 DONT_NEED = getattr(os, "POSIX_FADV_DONTNEED", None)
 
 

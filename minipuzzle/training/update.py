@@ -140,25 +140,6 @@ def check_batch(training: Training, length: int, ranks: Ranks) -> None:
         )
 
 
-def make_optimizer(model: HybridLM, settings: Training) -> torch.optim.AdamW:
-    """AdamW; the matrices that the architecture names decay, while norms, biases, filters, what a
-    recurrence is made of and factors of adapters do not.
-    """
-    matrices = model.architecture.matrices
-    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    groups = [
-        {
-            "params": [p for name, p in trainable if name in matrices],
-            "weight_decay": settings.weight_decay,
-        },
-        {"params": [p for name, p in trainable if name not in matrices], "weight_decay": 0.0},
-    ]
-    on_gpu = next(model.parameters()).is_cuda
-    return torch.optim.AdamW(
-        groups, lr=settings.learning_rate, betas=(0.9, 0.95), eps=1e-8, fused=on_gpu
-    )
-
-
 def no_gradient(got: str) -> UserError:
     """The error of a step that trains nothing."""
     return UserError(
@@ -173,5 +154,11 @@ def no_gradient(got: str) -> UserError:
 
 
 def _norm(gradients: list[Tensor]) -> float:
-    norm: Any = torch.nn.utils.get_total_norm(gradients)
+    """Of all together; squares of BF16 ones are summed in FP32."""
+    norm: Any
+    if all(g.dtype == torch.float32 for g in gradients):
+        norm = torch.nn.utils.get_total_norm(gradients)
+    else:
+        each = [torch.linalg.vector_norm(g, dtype=torch.float32) for g in gradients]
+        norm = torch.linalg.vector_norm(torch.stack(each))
     return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)

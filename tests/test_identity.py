@@ -135,7 +135,7 @@ def test_defaults_that_identities_leave_out_stay():
 )
 def test_every_setting_that_decides_is_in_the_identity(settings):
     """Each field, changed alone, changes what a finished run is compared by."""
-    free = {"save_every", "tensorboard", "prompts"}  # not where prompts lie: what they say
+    free = {"save_every", "log_to", "prompts"}  # not where prompts lie: what they say
     other = {
         "estimator": "flap",
         "experts": "frequency",
@@ -148,6 +148,7 @@ def test_every_setting_that_decides_is_in_the_identity(settings):
         "domains": "worst",
         "precision": "fp8",
         "optimizer": "adamw-8bit",
+        "log_to": ("wandb",),
         "activation_checkpointing": "on",
         "train": "norms",
         "winner": "tasks",

@@ -213,9 +213,9 @@ def test_what_is_refused(monkeypatch):
     with pytest.raises(UserError, match="plain AdamW"):
         check_adapter(Training(optimizer="adamw-8bit"), AdapterSettings(kind="lora"), models)
     two = replace(alone(CPU), world=2)
-    check_training(Training(optimizer="adamw-8bit"), models, CPU, two)
+    check_training(Training(optimizer="adamw-8bit"), 64, models, CPU, two)
     with pytest.raises(UserError, match="one process"):
-        check_training(Training(optimizer="adamw-8bit-bf16"), models, CPU, two)
+        check_training(Training(optimizer="adamw-8bit-bf16"), 64, models, CPU, two)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"minipuzzle\[lean\]"):
-        check_training(Training(optimizer="adamw-8bit"), models, CPU, alone(CPU))
+        check_training(Training(optimizer="adamw-8bit"), 64, models, CPU, alone(CPU))

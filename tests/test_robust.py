@@ -277,10 +277,9 @@ def test_a_run_that_stops_lets_its_writer_end(tmp_path, monkeypatch):
 
 
 def test_tensorboard_has_the_numbers_of_the_log(whole, tmp_path, monkeypatch):
-    stopped_at(STEP * 13, tmp_path, replace(SETTINGS, tensorboard=True))
-    train(
-        model(), noisy, text_blocks(), replace(SETTINGS, tensorboard=True), tmp_path, identity="x"
-    )
+    shown = replace(SETTINGS, log_to=("tensorboard",))
+    stopped_at(STEP * 13, tmp_path, shown)
+    train(model(), noisy, text_blocks(), shown, tmp_path, identity="x")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     board = EventAccumulator(str(tmp_path / "tensorboard"))
@@ -290,11 +289,4 @@ def test_tensorboard_has_the_numbers_of_the_log(whole, tmp_path, monkeypatch):
     assert found == pytest.approx(want, rel=1e-5)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="not installed"):
-        train(
-            model(),
-            noisy,
-            text_blocks(),
-            replace(SETTINGS, tensorboard=True),
-            tmp_path / "new",
-            identity="x",
-        )
+        train(model(), noisy, text_blocks(), shown, tmp_path / "new", identity="x")

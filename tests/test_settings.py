@@ -80,6 +80,7 @@ def other(option):
         "distill.loss": ("cosine", "cosine"),
         "distill.on_policy_loss": ("jsd", "jsd"),
         "distill.rates": ("3e-5", (3e-5,)),
+        "training.log_to": ("wandb,mlflow", ("wandb", "mlflow")),
         "profile.workload": ("b2,p3,o4", ("b2,p3,o4",)),
         "bench.batch": ("auto", None),
         "quantize.group": ("64", 64),

@@ -185,6 +185,7 @@ def test_what_is_loaded_before_the_first_step():
 def test_meter(monkeypatch):
     now = iter((0.0, 2.0, 4.0))
     monkeypatch.setattr("minipuzzle.runs.meter.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("minipuzzle.runs.meter.resident_bytes", lambda: 3 << 29)
     architecture = tiny()
     shown = []
     bar = SimpleNamespace(show=lambda *said: shown.append(said))
@@ -196,8 +197,8 @@ def test_meter(monkeypatch):
     meter.update(4500, KL=0.25, unused=1200)
     assert shown == [
         (0, ""),
-        (500, "KL 0.5000  250 tokens/s  MFU 25.0%"),
-        (4000, "KL 0.2500  unused 1,200  2,000 tokens/s"),
+        (500, "KL 0.5000  250 tokens/s  MFU 25.0%  memory 1.50 GiB"),
+        (4000, "KL 0.2500  unused 1,200  2,000 tokens/s  memory 1.50 GiB"),
     ]
 
 

@@ -23,7 +23,7 @@ from minipuzzle.settings import AdapterSettings, DistillSettings, Training
 from minipuzzle.settings.lengths import at_length
 from minipuzzle.settings.training import ALL_OR_NONE, named_kinds
 from minipuzzle.training import check_vocabularies
-from minipuzzle.training.board import require_board
+from minipuzzle.training.board import require_boards
 from minipuzzle.training.keep import Keep
 from minipuzzle.training.offline import TeacherCache
 from minipuzzle.training.optimizers import require_optimizer
@@ -151,8 +151,7 @@ def check_training(
     check_batch(training, length, group)
     check_replicas(group, training.replicas)
     require_optimizer(training, group.world)
-    if training.tensorboard:
-        require_board()
+    require_boards(training.log_to)
     _check_kinds(training.activation_checkpointing, models)
     _check_precision(training.precision, training.bf16_ends, models, device)
 

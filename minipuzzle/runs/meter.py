@@ -1,5 +1,5 @@
-"""The note beside a training run's progress bar: loss, tokens a second and the share of the
-device's peak.
+"""The note beside a training run's progress bar: loss, tokens a second, the share of the device's
+peak, and memory.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import torch
 from minipuzzle.arch import Architecture
 from minipuzzle.bars import Shown
 from minipuzzle.cost.training import mean_flops, peak_flops
+from minipuzzle.machine import resident_bytes
 from minipuzzle.settings.lengths import Lengths
+from minipuzzle.units import bytes_
 
 
 class Meter:
@@ -32,7 +34,7 @@ class Meter:
         ranks: int = 1,
         frozen: bool = False,
     ) -> None:
-        self.bar, self.total = bar, total
+        self.bar, self.total, self.device = bar, total, device
         self.flops = mean_flops(student, lengths, teacher, frozen)
         one = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
         self.peak = None if one is None else one * ranks
@@ -52,6 +54,11 @@ class Meter:
         note = "" if any(map(math.isnan, numbers.values())) else "  ".join([*known, *words])
         self.bar.show(min(completed, self.total), note)
 
+    def _held(self) -> int:
+        """The most that this process has held on a GPU so far; on a CPU what it holds now."""
+        on_gpu = self.device.type == "cuda"
+        return torch.cuda.max_memory_allocated(self.device) if on_gpu else resident_bytes()
+
     def _speeds(self, tokens: float) -> list[str]:
         before, self._last = self._last, (tokens, time.monotonic())
         if before is None or self._last[1] <= before[1]:
@@ -60,4 +67,5 @@ class Meter:
         words = [f"{speed:,.0f} tokens/s"]
         if self.peak is not None:
             words.append(f"MFU {speed * self.flops / self.peak:.1%}")
+        words.append(f"memory {bytes_(self._held())}")
         return words

@@ -20,6 +20,7 @@ from minipuzzle.export.compressed import Encoder
 from minipuzzle.identity import fingerprint
 from minipuzzle.interrupt import legs
 from minipuzzle.memory.formats import format_of
+from minipuzzle.memory.optimizers import half, state_bytes_each
 from minipuzzle.metrics import measure
 from minipuzzle.model import HybridLM
 from minipuzzle.model.masks import meanwhile
@@ -64,7 +65,10 @@ def run_qad(job: Job, settings: DistillSettings, teacher_path: Path | None) -> P
         training = settings.training
         trained = trained_count(student.architecture, training.trains(USUAL))
         averaged = training.average > 0
-        needs = training_needs(folder.path, trained, target, encoder.nbytes, averaged=averaged)
+        each = state_bytes_each(student.architecture, training.optimizer)
+        needs = training_needs(
+            folder.path, trained, target, encoder.nbytes, averaged=averaged, each=each
+        )
         check_disk("distill", needs, job.device)
         folder.claim()
         run = Legs(job, settings, group, inputs, folder, stop, encoder)
@@ -134,6 +138,13 @@ def _student(job: Job, settings: DistillSettings, group: Ranks) -> Checkpoint:
             got=f"{asked}, adapter {settings.adapter.kind}",
             allowed="one of them",
             next="Leave the adapter out.",
+        )
+    if half(settings.training.optimizer):
+        raise UserError(
+            "Quantised weights are cast from FP32 ones.",
+            got=f"{asked}, training.optimizer {settings.training.optimizer}",
+            allowed="training.optimizer adamw or adamw-8bit",
+            next="Take adamw-8bit.",
         )
     if group.world > 1:
         raise UserError(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import ClassVar, Literal
 
+from minipuzzle.errors import UserError
 from minipuzzle.identity import Plain, changed
 from minipuzzle.settings.bounds import BATCHES, FASTEST, SEEDS, TOKENS, settle
 from minipuzzle.settings.counts import share, token_count
@@ -15,6 +16,7 @@ Precision = Literal["bf16", "fp8", "fp8-emulated"]
 Optimizer = Literal["adamw", "adamw-8bit", "adamw-8bit-bf16"]
 Trained = Literal["auto", "all", "all-but-routers", "norms", "routers"]
 
+BOARDS = ("tensorboard", "wandb", "mlflow")
 ALL_OR_NONE = ("auto", "on", "off")
 RATE, ADAPT_RATE = 5e-4, 4e-3
 """Of a training and of an adapter's where no learning rate is named and none is tried."""
@@ -23,6 +25,19 @@ SCHEDULE, MEMORY, SAVES = (
     "Precision, memory and processes",
     "Saves and logs",
 )
+
+
+def parse_boards(text: str) -> tuple[str, ...]:
+    """The names in "tensorboard,wandb". Raises: UserError for one that is not known."""
+    names = tuple(filter(None, text.split(",")))
+    if wrong := [name for name in names if name not in BOARDS]:
+        raise UserError(
+            "training.log_to names what is not known.",
+            got=", ".join(wrong),
+            allowed=f"{', '.join(BOARDS)}, with commas between",
+            next="Change training.log_to.",
+        )
+    return names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +149,13 @@ class Training:
         within=(1, 65_536),
         panel=MEMORY,
     )
-    tensorboard: bool = setting(False, "Write TensorBoard scalars.", panel=SAVES)
+    log_to: tuple[str, ...] = setting(
+        (),
+        "Who gets the numbers of log.csv besides: tensorboard, wandb, mlflow, with commas between.",
+        shown="nobody",
+        parse=parse_boards,
+        panel=SAVES,
+    )
     precision: Precision = setting("bf16", "GEMM precision.", panel=MEMORY, common=True)
     bf16_ends: int = setting(
         4,
@@ -152,6 +173,7 @@ class Training:
 
     def __post_init__(self) -> None:
         settle(self)
+        parse_boards(",".join(self.log_to))
 
     def steps(self, length: int) -> int:
         """The number of optimiser steps that use up the tokens (rounded up)."""
@@ -167,7 +189,7 @@ class Training:
         """The settings on which a finished run's result depends: how often it was saved is none of
         them.
         """
-        return changed(self, without=("save_every", "tensorboard"))
+        return changed(self, without=("save_every", "log_to"))
 
     def trains(self, usual: Trained) -> Trained:
         """Which weights, where a command trains the ``usual`` ones."""
@@ -192,7 +214,7 @@ CHANGEABLE = (
     "activation_checkpointing",
     "replicas",
     "context_parallel",
-    "tensorboard",
+    "log_to",
 )
 """A run counts tokens, so that it can go on with another batch, or with a lower rate after a loss
 that rose.

@@ -28,7 +28,7 @@ from minipuzzle.ranks import Ranks, alone
 from minipuzzle.settings import RATE, Training
 from minipuzzle.settings.lengths import Lengths
 from minipuzzle.training.average import Average
-from minipuzzle.training.board import open_board, write_row
+from minipuzzle.training.board import Boards
 from minipuzzle.training.captured import Backward, backward_of
 from minipuzzle.training.checkpointing import States
 from minipuzzle.training.curve import Curve
@@ -159,8 +159,8 @@ class _Run:
         self.written = Completions(**self.at.written)
         more = [*load.fields, *(FIELDS if on_policy is not None else ())]
         self.log = TrainingLog.resume(folder / LOG, step=self.at.step, more=more)
-        wanted = settings.tensorboard and ranks.rank == 0
-        self.board = open_board(folder / "tensorboard", self.at.step) if wanted else None
+        names = settings.log_to if ranks.rank == 0 else ()
+        self.boards = Boards(names, folder, self.at.step)
         self.pace = Pace(settings.save_every, time.monotonic())
         self.started = time.monotonic() - self.at.seconds
         if saved is not None:
@@ -181,31 +181,32 @@ class _Run:
     def finish(self) -> list[float]:
         """Step until the tokens are used up; the last losses that were logged."""
         self.progress.update(self.at.tokens, loss=math.nan)
-        while self.at.tokens < self.settings.tokens:
-            began, writing, before = time.monotonic(), self.states.writing, self.at.tokens
-            done = self._step(not writing and self.pace.due(began))
-            self.pace.stepped(began, time.monotonic(), writing=writing)
-            last = self.at.tokens >= self.settings.tokens
-            if self.at.step % LOG_EVERY_STEPS == 0 or last:
-                self._write_row()
-            stopping, saving = (vote > 0 for vote in done.votes)
-            if stopping:
-                self.stop.agreed.set()
-            if last:
-                self.average.take()
-            if self.curve is not None and self.curve.due(before, self.at.tokens):
-                with self.load.paused():
-                    self.curve.add(self.model, self.at.tokens)
-            if stopping or saving or last:
-                self._save(last)
-            if stopping and not last:
-                self.states.wait()
-                log.info(
-                    f"stopped by {self.stop.asked or 'SIGTERM'} after {self.at.tokens:,} tokens;"
-                    f" {GOES_ON}"
-                )
-                raise self.stop.stopped()
-        self.states.wait()
+        with self.boards:
+            while self.at.tokens < self.settings.tokens:
+                began, writing, before = time.monotonic(), self.states.writing, self.at.tokens
+                done = self._step(not writing and self.pace.due(began))
+                self.pace.stepped(began, time.monotonic(), writing=writing)
+                last = self.at.tokens >= self.settings.tokens
+                if self.at.step % LOG_EVERY_STEPS == 0 or last:
+                    self._write_row()
+                stopping, saving = (vote > 0 for vote in done.votes)
+                if stopping:
+                    self.stop.agreed.set()
+                if last:
+                    self.average.take()
+                if self.curve is not None and self.curve.due(before, self.at.tokens):
+                    with self.load.paused():
+                        self.curve.add(self.model, self.at.tokens)
+                if stopping or saving or last:
+                    self._save(last)
+                if stopping and not last:
+                    self.states.wait()
+                    log.info(
+                        f"stopped by {self.stop.asked or 'SIGTERM'} after {self.at.tokens:,}"
+                        f" tokens; {GOES_ON}"
+                    )
+                    raise self.stop.stopped()
+            self.states.wait()
         return self.at.losses
 
     def _step(self, due: bool) -> Update:
@@ -282,8 +283,7 @@ class _Run:
             **load,
             **written,
         )
-        if self.board is not None:
-            write_row(self.board, self.log.rows[-1])
+        self.boards.write(self.log.rows[-1])
         known = {name: value for name, value in written.items() if math.isfinite(value)}
         self.progress.update(self.at.tokens, loss=loss, **summary(load), **known)
 

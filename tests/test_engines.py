@@ -8,6 +8,8 @@ from conftest import save, shaken, tiny
 from family_models import FORMS
 from helpers import run
 
+from minipuzzle import families
+from minipuzzle.export.verdicts import verdicts
 from minipuzzle.families import nemotron_h
 from minipuzzle.kinds import FeedForward
 
@@ -101,7 +103,9 @@ def test_per_block_widths_are_also_written_as_the_lists_that_engines_read():
         ("qwen3", "bias", "no"),
         ("llama", "llama3, tied", "yes"),
         ("llama", "yarn", "unproven"),
-        ("granitemoehybrid", "multipliers", "yes"),
+        ("granitemoehybrid", "multipliers", "no"),  # two groups of heads
+        ("smollm3", "own list", "unproven"),  # biases
+        ("bamba", "plain", "no"),
     ],
 )
 def test_what_mlx_says_of_families_without_experts(family, form, loads, tmp_path, capsys):
@@ -110,4 +114,25 @@ def test_what_mlx_says_of_families_without_experts(family, form, loads, tmp_path
     run("export", tmp_path, "--json")
     row = json.loads(capsys.readouterr().out)["engines"][-1]
     assert (row["engine"], row["loads"]) == ("mlx", loads)
-    assert family != "granitemoehybrid" or "shared_intermediate_size" in row["how"]
+
+
+WANTED = {
+    "mamba2": ("n_groups", ("intermediate_size", "time_step_limit", "time_step_rank")),
+    "granitemoehybrid": ("mamba_n_groups", (", intermediate_size", "position_embedding_type")),
+    "qwen3_next": (None, ("partial_rotary_factor", "full_attention_interval 2")),
+}
+
+
+@pytest.mark.parametrize("family", WANTED)
+def test_mlx_finds_its_fields_in_what_we_write(family, tmp_path):
+    groups, wanted = WANTED[family]
+    fields = {"model_type": family, **next(iter(FORMS[family].values()))}
+    fields |= {groups: 1, "shared_intermediate_size": 40} if groups else {}
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(fields))
+    before = verdicts(tmp_path)[-1]
+    assert before.loads == "yes"
+    assert all(name in before.how for name in wanted)
+    found = families.find(family)
+    file.write_text(json.dumps(found.config(found.architecture(fields), fields)))
+    assert verdicts(tmp_path)[-1].how == "as it is"

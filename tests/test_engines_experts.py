@@ -20,7 +20,7 @@ CUTS = {
         [{"expert_width": 16}, {"top_k": 2}],
         "yes yes yes yes yes no",
         {
-            "vLLM": "--trust-remote-code",
+            "vLLM": "with the classes in the checkpoint",
             "SGLang": "as it is",
             "TensorRT-LLM": "as it is",
             "mlx": "differ in expert_width, top_k",
@@ -120,7 +120,7 @@ def test_ran_is_said_of_the_forms_that_ran(tmp_path, capsys):
     }
     both = {"transformers", "llama.cpp"}
     assert ran == {
-        "alike": both,
+        "alike": both | {"mlx"},
         "widths, top-k": both,
         "numbers": set(),
         "shared widths": set(),

@@ -7,18 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minipuzzle.checkpoint.quantised import declared, fp8_of, named, scaled
+from minipuzzle.checkpoint.quantised import declared, form_of, fp8_of, named, scaled
 from minipuzzle.checkpoint.shards import read_entries, weight_files
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quantised:
     """``said``: what the quantisation is called, where config.json (or ModelOpt's file) says one;
-    ``seen``: a tensor that shows it. ``read``: whether minipuzzle reads such weights. ``bytes`` of
-    the files' tensors by dtype, largest first; empty where weights are not all there.
+    ``form``: what engines know it by (``form_of``). ``seen``: a tensor that shows it. ``read``:
+    whether minipuzzle reads such weights. ``bytes`` of the files' tensors by dtype, largest first;
+    empty where weights are not all there.
     """
 
     said: str | None
+    form: str | None
     seen: str | None
     read: bool
     bytes: dict[str, int]
@@ -30,10 +32,12 @@ def quantised(path: Path, config: dict[str, Any]) -> Quantised | None:
     """
     said = declared(path, config)
     fp8 = fp8_of(said)
-    name = named(said) if fp8 is None else str(fp8)
+    name, form = named(said) if fp8 is None else str(fp8), form_of(said)
     files = weight_files(path, config)
     if not files or not all((path / file).is_file() for file in files):
-        return Quantised(said=name, seen=None, read=fp8 is not None, bytes={}) if said else None
+        if not said:
+            return None
+        return Quantised(said=name, form=form, seen=None, read=fp8 is not None, bytes={})
     entries = read_entries(path, config)[0]
     scales = scaled(entries)
     narrow = [tensor for tensor, entry in entries.items() if entry.dtype.startswith("F8")]
@@ -44,4 +48,4 @@ def quantised(path: Path, config: dict[str, Any]) -> Quantised | None:
     sizes: Counter[str] = Counter()
     for entry in entries.values():
         sizes[entry.dtype] += entry.nbytes
-    return Quantised(said=name, seen=seen, read=read, bytes=dict(sizes.most_common()))
+    return Quantised(said=name, form=form, seen=seen, read=read, bytes=dict(sizes.most_common()))

@@ -31,6 +31,12 @@ ACTIVATIONS = re.compile(r"[._]((input|output|activation|[qkv]|kv)_scale|input_s
 """Scales that engines use while they run, of activations and caches: no weight needs them."""
 FP8_FORMATS = ("float-quantized", "naive-quantized")
 """compressed-tensors' formats of a whole model in which FP8 codes lie under the weight's name."""
+FOUR_BITS = {
+    "nvfp4-pack-quantized": "nvfp4",
+    "mxfp4-pack-quantized": "mxfp4",
+    "pack-quantized": "int4",
+}
+"""compressed-tensors' formats of weights in 4 bits, and what ``minipuzzle quantize`` calls them."""
 CODES = "F8_E4M3"
 ALLOWED = (
     "BF16, F16, F32 or F64 weights, or FP8 (E4M3) with scales: compressed-tensors, fp8, ModelOpt"
@@ -92,6 +98,25 @@ def fp8_of(said: Any) -> Fp8 | None:
     if method == "compressed-tensors" and said.get("format") in FP8_FORMATS:
         return _compressed(said)
     return None
+
+
+def form_of(said: Any) -> str | None:
+    """The format by the name that ``minipuzzle quantize`` has for it; None for every other one,
+    also where matrices have several.
+    """
+    if not isinstance(said, dict) or said.get("quant_method") != "compressed-tensors":
+        return None
+    groups = list((said.get("config_groups") or {}).values())
+    if len(groups) != 1:
+        return None
+    weights, inputs = ((groups[0].get(of) or {}) for of in ("weights", "input_activations"))
+    if (fp8 := fp8_of(said)) is not None:
+        if fp8.block is not None or not isinstance(inputs.get("dynamic"), bool):
+            return None
+        return "fp8" if inputs["dynamic"] else "fp8-static"
+    if inputs or weights.get("num_bits") != 4:
+        return None
+    return FOUR_BITS.get(said.get("format", ""))
 
 
 def _compressed(said: dict[str, Any]) -> Fp8 | None:

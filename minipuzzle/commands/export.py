@@ -52,3 +52,6 @@ def _engines(path: Path, as_json: bool) -> None:
         print_json({"checkpoint": str(path), "engines": engines})
     else:
         out.print(engines_table(f"engines that load {path}", rows))
+        for row in rows:
+            if row.command:
+                out.print(f"{row.engine}: {row.command}", soft_wrap=True, markup=False)

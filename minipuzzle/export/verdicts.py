@@ -7,7 +7,7 @@ seen. No torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minipuzzle.checkpoint import held
@@ -20,18 +20,21 @@ from minipuzzle.export.ran import ran
 from minipuzzle.registry import ENGINES
 
 NOT_LOOKED_AT = "not run, not read"
+UNKNOWN = "unknown"
+"""A format that no engine's ``formats`` has."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Whether an engine loads a checkpoint: "yes", "no" or "unproven"; how it is started, or why it
-    does not load.
+    """Whether an engine loads a checkpoint: "yes", "no" or "unproven"; how, or why not; the shell
+    command that serves it, "" where it does not load.
     """
 
     engine: str
     loads: str
     how: str
     source: str
+    command: str
 
 
 def verdicts(path: Path) -> list[Verdict]:
@@ -42,41 +45,54 @@ def verdicts(path: Path) -> list[Verdict]:
     """
     config, architecture = read_config(path)
     asked = Asked(path=path, family=str(config["model_type"]), architecture=architecture)
-    quantised = _answer(held.quantised(path, config))
+    quantised = held.quantised(path, config)
     found = sorted(((find(name), name) for name in ENGINES.names()), key=lambda e: e[0].place)
     return [_verdict(engine, name, asked, quantised) for engine, name in found]
 
 
-def _verdict(
-    engine: Engine, name: str, asked: Asked, quantised: tuple[Answer, bool] | None
-) -> Verdict:
-    if quantised is None:
-        answer, source = engine.answer(asked), _source(engine, name, asked)
-    else:
-        answer, readable = quantised
-        source = NOT_LOOKED_AT
-        if engine.gguf:  # what we write has no scales, so it depends on whether we can read it
-            answer = engine.answer(asked) if readable else no(answer.how)
-            source = _source(engine, name, asked)
-    return Verdict(engine=engine.label, loads=answer.loads, how=answer.how, source=source)
+def _verdict(engine: Engine, name: str, asked: Asked, quantised: Quantised | None) -> Verdict:
+    answer, form = engine.answer(asked), None
+    if quantised is not None and engine.gguf:
+        # what we write has no scales, so it depends on whether we can read it
+        readable = quantised.read or (bool(quantised.bytes) and quantised.seen is None)
+        answer = answer if readable else no(_unknown(quantised).how)
+    elif quantised is not None:
+        form = quantised.form or UNKNOWN
+        answer = _quantised(engine, answer, quantised)
+    return Verdict(
+        engine=engine.label,
+        loads=answer.loads,
+        how=answer.how,
+        source=_source(engine, name, asked, form),
+        command=engine.command(asked.path, answer),
+    )
 
 
-def _source(engine: Engine, name: str, asked: Asked) -> str:
-    run = ran(name, asked.family, apart(asked.architecture))
+def _source(engine: Engine, name: str, asked: Asked, form: str | None) -> str:
+    run = ran(name, asked.family, apart(asked.architecture), form)
     if run is not None:
         return f"ran: {run['version']}, {run['date']}, {run['where']}"
-    return f"read: {engine.read}" if asked.family in engine.families else NOT_LOOKED_AT
+    known = asked.family in engine.families and (form is None or form in engine.formats)
+    return f"read: {engine.read}" if known else NOT_LOOKED_AT
 
 
-def _answer(found: Quantised | None) -> tuple[Answer, bool] | None:
-    """(the answer of engines that read the checkpoint itself, whether minipuzzle reads the weights)
-    where config.json or the weights say that they are quantised; None where nothing does.
-    """
-    if found is None:
-        return None
-    claim = f"config.json (or {MODELOPT}) says that weights are quantised ({found.said})"
+def _quantised(engine: Engine, whole: Answer, found: Quantised) -> Answer:
+    """The answer for quantised weights, where that for ``whole`` ones is known."""
+    if found.bytes and found.seen is None:
+        return no(f"{_claim(found)}, and they are not: take that out")
+    if whole.loads == "no":
+        return whole
+    answer = engine.formats.get(found.form or UNKNOWN)
+    if answer is None or whole.loads == "unproven":
+        return _unknown(found)
+    return replace(whole, loads=answer.loads, how=f"{answer.how}; {whole.how}")
+
+
+def _unknown(found: Quantised) -> Answer:
     if not found.bytes:
-        return unproven(f"{claim}: not tried"), found.read
-    if found.seen is None:
-        return no(f"{claim}, and they are not: take that out"), True
-    return unproven(f"quantised weights ({found.said or found.seen}): not tried"), found.read
+        return unproven(f"{_claim(found)}: not tried")
+    return unproven(f"quantised weights ({found.said or found.seen}): not tried")
+
+
+def _claim(found: Quantised) -> str:
+    return f"config.json (or {MODELOPT}) says that weights are quantised ({found.said})"

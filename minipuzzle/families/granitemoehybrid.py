@@ -159,6 +159,7 @@ def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, An
         "embedding_multiplier": architecture.embedding_multiplier,
         "logits_scaling": architecture.logits_divisor,
         **write_mamba(first(architecture, "mamba")),
+        "time_step_limit": [0.0, float("inf")],  # mlx-lm's default is another
     }
     if attention is not None:
         result |= {
@@ -166,12 +167,13 @@ def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, An
             "num_key_value_heads": attention.kv_heads,
             "attention_bias": biases(architecture)["attention_bias"],
             "attention_multiplier": attention.scale,
-            "position_embedding_type": None if attention.rope is None else "rope",
+            "position_embedding_type": "nope" if attention.rope is None else "rope",
             **write_rope(attention.rope),
         }
     if mlp is not None:
         result |= {
             "shared_intermediate_size": mlp.intermediate,
+            "intermediate_size": mlp.intermediate,  # mlx-lm reads this one
             "residual_multiplier": mlp.residual_multiplier,
         }
     if moe is not None:

@@ -115,6 +115,10 @@ def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, An
             "use_conv_bias": block.conv_bias,
             "use_bias": block.proj_bias,
             "chunk_size": block.chunk_size,
+            # what mlx-lm has no defaults for
+            "intermediate_size": block.inner,
+            "time_step_limit": [0.0, float("inf")],
+            "time_step_rank": "auto",
         }
     return checked(result, architecture)
 

@@ -120,9 +120,13 @@ def architecture(config: dict[str, Any]) -> Architecture:
 def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, Any]:
     """As ``llama.config``; kinds of layers and dense layers are listed."""
     attention, moe = first(architecture, "attention"), first(architecture, "moe")
-    others: dict[str, Any] = {}
+    others, delta = dict[str, Any](), write_delta(architecture)
     if attention is not None:
         others |= write_rope(attention.rope, attention.attn_head_dim)
+        # mlx-lm reads these two, and no list of layers
+        if attention.rope is not None:
+            others["partial_rotary_factor"] = attention.rope.dim / attention.attn_head_dim
+        others["full_attention_interval"] = delta["layer_types"].index(FULL) + 1
     if moe is not None:
         others[SHARED] = moe.shared_width
     return write(
@@ -131,7 +135,7 @@ def config(architecture: Architecture, original: dict[str, Any]) -> dict[str, An
         "qwen3_next",
         "Qwen3NextForCausalLM",
         attention_bias=biases(architecture)["attention_bias"],
-        **write_delta(architecture),
+        **delta,
         **write_dense(architecture),
         **write_experts(moe, WIDTH),
         **others,

@@ -5,9 +5,10 @@ A rule says whether the engine loads a checkpoint, from its shapes alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shlex import quote
 
 from minipuzzle.arch import Architecture
 from minipuzzle.kinds import Block
@@ -35,15 +36,20 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """ "yes", "no" or "unproven"; how the engine is started, or why it does not load."""
+    """ "yes", "no" or "unproven"; how the engine is started, or why it does not load. ``flags`` are
+    words after its command; ``merge`` is a file of the checkpoint to be merged into a copy's
+    config.json.
+    """
 
     loads: str
     how: str
+    flags: str = ""
+    merge: str = ""
 
 
-def yes(how: str) -> Answer:
+def yes(how: str, *, flags: str = "", merge: str = "") -> Answer:
     """It loads."""
-    return Answer(loads="yes", how=how)
+    return Answer(loads="yes", how=how, flags=flags, merge=merge)
 
 
 def no(why: str) -> Answer:
@@ -63,31 +69,26 @@ def ordinary(asked: Asked) -> Answer:
     return unproven("whether it has this family was not looked up")
 
 
-def reported(asked: Asked) -> Answer:
-    """``ordinary`` of an engine that others report to have classes for Qwen's DeltaNet."""
-    if asked.family in DELTA_NETS:
-        return unproven(
-            "others report that it has this family; GPUs must share its DeltaNet heads equally"
-        )
-    return ordinary(asked)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Engine:
     """A program that runs checkpoints.
 
     ``label`` is its name for people, ``place`` its place in the table. ``read`` says in which
     source the ``rule`` was read, ``families`` for which model_types; ``others`` answers for the
-    rest. ``gguf``: it reads the file that we write, not the checkpoint. ``splits``: it puts experts
-    on several GPUs and multiplies them in FP8, for which not every size is good.
+    rest. ``serve`` starts it, with {path} for the checkpoint and {gguf} for a file named after it.
+    ``formats``: what it makes of quantised weights, by ``checkpoint.quantised.form_of``.
+    ``gguf``: it reads the file that we write, not the checkpoint. ``splits``: it puts experts on
+    several GPUs and multiplies them in FP8, for which not every size is good.
     """
 
     label: str
     place: int
+    serve: str
     read: str
     families: tuple[str, ...]
     rule: Callable[[Asked], Answer]
     others: Callable[[Asked], Answer] = ordinary
+    formats: Mapping[str, Answer] = field(default_factory=dict)
     gguf: bool = False
     splits: bool = False
 
@@ -96,6 +97,21 @@ class Engine:
         found = (self.rule if asked.family in self.families else self.others)(asked)
         notes = awkward(asked.architecture) if self.splits and found.loads == "yes" else []
         return replace(found, how="; ".join([found.how, *notes]))
+
+    def command(self, path: Path, answer: Answer) -> str:
+        """What starts it on a POSIX shell; "" where it does not load."""
+        if answer.loads == "no":
+            return ""
+        folder, before = path, ""
+        if answer.merge:
+            folder = path.with_name(f"{path.resolve().name}-{Path(answer.merge).suffixes[0][1:]}")
+            own, copy = quote(str(path)), quote(str(folder))
+            before = (
+                f'mkdir {copy} && ln -s "$(realpath {own})"/* {copy} && rm {copy}/config.json'
+                f" && jq -s add {own}/config.json {own}/{answer.merge} > {copy}/config.json && "
+            )
+        words = {"path": quote(str(folder)), "gguf": quote(f"{folder.resolve().name}.gguf")}
+        return before + " ".join([self.serve.format(**words), *filter(None, [answer.flags])])
 
 
 def varying(architecture: Architecture) -> set[str]:

@@ -24,12 +24,13 @@ def _rule(asked: Asked) -> Answer:
         described(Tokenizer.load(asked.path))
     except UserError as error:
         return no(f"{error.what} {error.got}; allowed: {error.allowed}")
-    return yes("minipuzzle export --gguf FILE")
+    return yes("as a GGUF file")
 
 
 ENGINE = Engine(
     label="llama.cpp",
     place=4,
+    serve="minipuzzle export {path} --gguf {gguf} && llama-server -m {gguf}",
     read="llama.cpp, src/models, convert_hf_to_gguf.py, conversion/qwen.py",
     families=(*HYBRIDS, *EVERYWHERE, *DELTA_NETS),
     rule=_rule,

@@ -17,7 +17,8 @@ def _rule(asked: Asked) -> Answer:
         return no(f"global fields there, these blocks differ in {axes}")
     if widths:
         return yes(
-            "after merging overrides.tensorrt_llm.json into a copy of config.json: a width a block"
+            "after merging overrides.tensorrt_llm.json into a copy of config.json: a width a block",
+            merge="overrides.tensorrt_llm.json",
         )
     return yes("as it is")
 
@@ -25,6 +26,7 @@ def _rule(asked: Asked) -> Answer:
 ENGINE = Engine(
     label="TensorRT-LLM",
     place=3,
+    serve="trtllm-serve {path}",
     read="TensorRT-LLM 00620eb, _torch/models/modeling_nemotron_h.py",
     families=HYBRIDS,
     rule=_rule,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from minipuzzle.export.engines.base import AS_IT_IS, HYBRIDS, Answer, Asked, Engine, yes
+from minipuzzle.memory.formats import FORMATS
 
 
 def _others(asked: Asked) -> Answer:
@@ -21,14 +22,19 @@ def _rule(asked: Asked) -> Answer:
         return yes(
             "5.16 or later as it is; it clamps dt at 0.001 in prefill (docs/decisions/dt-clamp.md)"
         )
-    return yes("5.16 or later with trust_remote_code=True: the two classes are in the checkpoint")
+    return yes(
+        "5.16 or later with trust_remote_code=True: the two classes are in the checkpoint",
+        flags="--trust-remote-code",
+    )
 
 
 ENGINE = Engine(
     label="transformers",
     place=0,
+    serve="transformers serve {path}",
     read="transformers 5.23.0, models/nemotron_h",
     families=HYBRIDS,
     rule=_rule,
     others=_others,
+    formats=dict.fromkeys(FORMATS, yes("with compressed-tensors installed")),
 )

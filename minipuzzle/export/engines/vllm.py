@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from minipuzzle.export.engines.base import (
+    AS_IT_IS,
+    DELTA_NETS,
+    EVERYWHERE,
     HYBRIDS,
     WITH_EXPERTS,
     Answer,
@@ -10,14 +13,36 @@ from minipuzzle.export.engines.base import (
     Engine,
     no,
     renormalised,
-    reported,
     split,
     unproven,
     yes,
 )
 
+CLASSES = ("granite", "lfm2", "mamba2", "mixtral", "olmo_hybrid", "phi3")
+"""Families whose classes are in its registry."""
+BORROWED = ("olmo2", "olmo3", "smollm3")
+"""Families that its registry gives to transformers' classes."""
+
+
+def _registered(asked: Asked) -> Answer:
+    if asked.family == "bamba":
+        return no("0.23 was the last version that had this family")
+    if asked.family == "lfm2":
+        return unproven("its class wants conv_dim, which not every config.json has")
+    if asked.family == "olmo_hybrid":
+        return unproven("its class has other names for norms than published files")
+    if asked.family in DELTA_NETS:
+        return unproven(
+            "its registry has this family, not run; GPUs must share DeltaNet heads equally"
+        )
+    if asked.family in BORROWED:
+        return yes("as it is, by transformers' class")
+    return yes(AS_IT_IS)
+
 
 def _rule(asked: Asked) -> Answer:
+    if asked.family not in (*HYBRIDS, *WITH_EXPERTS):
+        return _registered(asked)
     if asked.family == "olmoe" and renormalised(asked.architecture):
         return no("it never normalises the gates of this family (norm_topk_prob)")
     ssm, attention, _ = split(asked.architecture)
@@ -29,15 +54,22 @@ def _rule(asked: Asked) -> Answer:
         )
     if asked.architecture.homogeneous:
         return yes("as it is")
-    return yes("--trust-remote-code: the classes are in the checkpoint")
+    return yes("with the classes in the checkpoint", flags="--trust-remote-code")
 
 
 ENGINE = Engine(
     label="vLLM",
     place=1,
-    read="vLLM 0.33.0, model_executor/models/nemotron_h.py; 0.32.0 for other families",
-    families=(*HYBRIDS, *WITH_EXPERTS),
+    serve="vllm serve {path}",
+    read="vLLM 0.33.0, model_executor/models/nemotron_h.py; models/registry.py of 0.32.0",
+    families=(*HYBRIDS, *WITH_EXPERTS, *EVERYWHERE, *DELTA_NETS, *CLASSES, *BORROWED, "bamba"),
     rule=_rule,
-    others=reported,
+    formats={
+        "fp8": yes("in FP8"),
+        "fp8-static": yes("in FP8"),
+        "int4": yes("on a GPU; on a CPU where rows are multiples of 32"),
+        "nvfp4": yes("on a GPU: no kernel for a CPU"),
+        "mxfp4": yes("on a GPU: no kernel for a CPU"),
+    },
     splits=True,
 )

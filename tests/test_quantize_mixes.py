@@ -114,6 +114,21 @@ def test_a_format_that_is_named_goes_before_the_mix(tmp_path):
     assert named.bytes == run_quantize(teacher_path(), tmp_path / "out", "mxfp4", 128).bytes
 
 
+@torch.no_grad()
+def test_fp8_beside_whole_blocks_is_read_again_and_mixes_are_refused_by_name(tmp_path):
+    source, _ = with_mix(teacher_path(), tmp_path / "source", "fp8", "bf16")
+    run_quantize(source, tmp_path / "out", "auto", 128)
+    file = plain(source, tmp_path / "out", tmp_path / "plain")
+    again = Checkpoint.open(tmp_path / "out")
+    for i in (0, 1):
+        name = f"blocks.{i}.{again.architecture.blocks[i].matrices[0]}"
+        assert torch.equal(again.tensor(name), file.tensor(name))
+    other, _ = with_mix(teacher_path(), tmp_path / "other", "fp8", "nvfp4")
+    run_quantize(other, tmp_path / "mixed", "auto", 128)
+    with pytest.raises(UserError, match="mixed-precision"):
+        Checkpoint.open(tmp_path / "mixed")
+
+
 def test_experts_of_a_block_are_one_target(tmp_path):
     whole = made(tmp_path / "whole", "qwen3_moe", moe_intermediate_size=32)
     source, _ = with_mix(whole, tmp_path / "source", "bf16", "int4-32", "fp8", "fp8")

@@ -76,7 +76,7 @@ def _row(parent: Architecture, evaluated: Evaluated, settings: SearchSettings) -
             name: DomainRow(**dict(zip(part._fields[:4], part[:4], strict=True)))
             for name, part in quality.domains.items()
         },
-        bits=candidate.bits,
+        bits=candidate.bits or None,
         rank=evaluated.rank,
         tasks=evaluated.tasks,
     )

@@ -213,7 +213,7 @@ class CandidateRow:
     loss: float
     kl: float
     rank: Positive
-    bits: tuple[Positive, ...] = ()
+    bits: tuple[Positive, ...] | None = None
     tasks: float | None = None
     domains: dict[str, DomainRow] = field(default_factory=dict)
 

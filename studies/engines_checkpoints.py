@@ -19,7 +19,7 @@ from minipuzzle import embedded
 from minipuzzle.arch import Architecture, Selection
 from minipuzzle.checkpoint import Checkpoint, read_config
 from minipuzzle.export.engines.base import apart
-from minipuzzle.kinds import Attention, Block, FeedForward, Mamba2
+from minipuzzle.kinds import Attention, FeedForward, Mamba2
 from minipuzzle.runs.quantize import run_quantize
 from minipuzzle.surgery import cut
 
@@ -47,12 +47,11 @@ LARGER_KINDS = {
 }
 GROUPS = {"mamba2": "n_groups", "bamba": "mamba_n_groups", "granitemoehybrid": "mamba_n_groups"}
 QUANTISED = (
-    *(("teacher", format, 0) for format in ("fp8", "nvfp4", "mxfp4")),
+    *(("teacher", format, 0) for format in ("fp8", "fp8-static", "nvfp4", "mxfp4")),
     ("teacher", "int4", 64),
     ("per-block", "fp8", 0),
     ("per-block", "nvfp4", 0),
-    ("whole tiles", "int4", 64),
-    *(("llama, plain", format, 0) for format in ("fp8", "fp8-static", "nvfp4", "mxfp4")),
+    *(("llama, plain", format, 0) for format in ("fp8", "nvfp4", "mxfp4")),
     ("llama, plain", "int4", 32),
 )
 """(checkpoint, format, group of int4)."""
@@ -112,20 +111,6 @@ def larger(folder: Path) -> tuple[Checkpoint, Checkpoint]:
     return parent, cut(parent, Selection(blocks=tuple(kept)), folder / "student")
 
 
-def whole_tiles(folder: Path) -> Checkpoint:
-    """The embedded teacher with 60 of 64 states a group: 1,024 rows in in_proj. vLLM's product of
-    4-bit weights on a CPU takes rows 32 at a time, and the teacher has 1,040.
-    """
-    parent = Checkpoint.open(embedded.teacher_path())
-    states = tuple(group * 64 + state for group in range(2) for state in range(60))
-    kept = [{"groups*state": states} if b.kind == "mamba" else {} for b in _blocks(parent)]
-    return cut(parent, Selection(blocks=tuple(kept)), folder / "student")
-
-
-def _blocks(checkpoint: Checkpoint) -> tuple[Block, ...]:
-    return checkpoint.architecture.blocks
-
-
 def _smaller(architecture: Architecture) -> Selection:
     """Three quarters of FFN channels and of experts."""
     kept = []
@@ -158,7 +143,6 @@ def makers() -> dict[str, Callable[[Path], Checkpoint]]:
     found: dict[str, Callable[[Path], Checkpoint]] = {
         "uniform": partial(student, widths=UNIFORM),
         "per-block": student,
-        "whole tiles": whole_tiles,
     }
     for family, forms in FORMS.items():
         if family == "nemotron_h":

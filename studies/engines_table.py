@@ -61,7 +61,7 @@ def _own(rows: list[Row]) -> Iterator[str]:
 
 def _families(rows: list[Row]) -> Iterator[str]:
     """What ran and what did not, an engine a line."""
-    tiny = [row for row in rows if row.checkpoint not in (*OWN, "whole tiles")]
+    tiny = [row for row in rows if row.checkpoint not in OWN]
     for engine, label in LABELS.items():
         own = [row for row in tiny if row.engine == engine]
         good = [row.checkpoint for row in own if row.equal == row.steps]

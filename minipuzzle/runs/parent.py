@@ -36,7 +36,6 @@ class MaskedParent:
         self.job, self.group = job, group
         self.blocks = blocks.share(group.rank, group.world)
         self.names = [domain.name for domain in blocks.domains]
-        self.rounding = Rounding(job.parent)
         self._loaded: tuple[HybridLM, Answers] | None = None
 
     def __call__(self, selections: Sequence[Selection]) -> list[Quality]:
@@ -58,6 +57,11 @@ class MaskedParent:
     def stop(self) -> None:
         """End ``serve`` in the others."""
         self.group.said_by_first(None)
+
+    @cached_property
+    def rounding(self) -> Rounding:
+        """The parent's weights in formats."""
+        return Rounding(self.job.parent)
 
     @cached_property
     def _tasks(self) -> dict[str, list[Item]]:

@@ -8,151 +8,109 @@
 
 Rows: experts removed by REAP, by frequency and at random; channels of each expert; fewer chosen
 experts; our search over all axes at once, in one step, and in three with recovery between. Each is
-measured before and after the same distillation (tokens, rates, text) on ``val``, which no choice
-saw; a row's rate is the better of RATES on ``choice``, with the first seed. Texts: prose and code,
-by file. Each part and each case is a process and ends in a file: a second call goes on where the
-first one was killed.
+measured before and after the same distillation (``cuts.py``). Texts: prose and code, by file.
 """
 
 from __future__ import annotations
 
-import argparse
-import lzma
-import signal
-import subprocess
-import sys
-import time
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
-from moe_rows import BUDGETS, RATES, ROWS, SEEDS, Case, run_case, searches
-from moe_search import done, run_part, waves
-from moe_table import write_table
+import numpy as np
+from cuts import Row, Select, Study, narrowest, whole
+from cuts_main import main
 
-from minipuzzle.data.documents import SEPARATOR
+from minipuzzle.arch import Architecture, Selection
+from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.scores import Scores
+from minipuzzle.settings import ScoreSettings, SearchSettings
 
-GROUPS = ("prose", "code")
-CARRY = Path(".carry/moe")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """A process to run, which is done when ``result`` is there."""
-
-    name: str
-    words: list[str]
-    result: Path
-
-
-def data(shared: Path) -> None:
-    """Training text as it is; calibration halved by document: for scores and for choices."""
-    for group in GROUPS:
-        for split, folder in (("train", "train"), ("val", "val")):
-            target = CARRY / folder / f"{group}.{split}.txt.xz"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes((shared / f"{group}.{split}.txt.xz").read_bytes())
-        raw = lzma.decompress((shared / f"{group}.calib.txt.xz").read_bytes()).decode()
-        documents = raw.split(SEPARATOR)
-        for number, folder in enumerate(("calibration", "choice")):
-            target = CARRY / folder / f"{group}.txt"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(SEPARATOR.join(documents[number::2]))
+STEPS = 3
+BUDGETS = ("75%", "50%", "active=75%")
+SCORED = ("reap", "frequency")
+TRIED: dict[str, Iterable[int]] = {
+    "experts": range(8, 33, 4),
+    "expert_width": range(128, 513, 32),
+    "shared_width": (256, 384, 512),
+    "top_k": (2, 3, 4),
+}
+"""Sizes that a search tries of each axis of experts: some hundred options a block."""
 
 
-def cases(seed: int) -> list[Case]:
-    """All of a seed: rates with the first one, the others take the better rate."""
-    rates = RATES if seed == SEEDS[0] else (0.0,)
-    return [
-        Case(row=row.name, budget=budget, rate=rate, seed=seed)
-        for row in ROWS
-        for budget in BUDGETS
-        if budget in row.budgets
-        for rate in rates
+def by_experts(score: str) -> Select:
+    """The best experts by a score, equally many in each block; "random" draws them."""
+
+    def select(teacher: Checkpoint, root: Path, budget: str, seed: int) -> Selection:
+        name = SCORED[0] if score == "random" else score
+        scores = Scores.load(root / name / "scores.safetensors")
+        if score == "random":
+            draw = np.random.default_rng(seed)
+            drawn = {i: draw.random(len(v)) for i, v in scores.widths["experts"].items()}
+            scores = replace(scores, widths={**scores.widths, "experts": drawn})
+        return narrowest(teacher, scores, fewer(teacher, "experts", 1), budget)
+
+    return select
+
+
+def by_axis(axis: str, step: int) -> Select:
+    """The best indices of one axis, equally many in each block."""
+
+    def select(teacher: Checkpoint, root: Path, budget: str, seed: int) -> Selection:
+        scores = Scores.load(root / SCORED[0] / "scores.safetensors")
+        return narrowest(teacher, scores, fewer(teacher, axis, step), budget)
+
+    return select
+
+
+def fewer(teacher: Checkpoint, axis: str, step: int) -> list[dict[str, int]]:
+    """All sizes of an axis, the whole first."""
+    return [{axis: count} for count in range(whole(teacher.architecture, axis), 0, -step)]
+
+
+def settings(parent: Architecture, budget: str, own: bool) -> SearchSettings:
+    """A search over all axes of experts; ``own``: each block its own sizes."""
+    sizes = {axis: whole(parent, axis) for axis in TRIED}
+    vary = [
+        f"{axis}={','.join(str(n) for n in tried if n <= sizes[axis])}"
+        for axis, tried in TRIED.items()
     ]
-
-
-def pooled(root: Path, works: list[Work], workers: int) -> None:
-    """Those without a result, so many ``workers`` at a time; whatever ends this ends them too."""
-    waiting = [work for work in works if not work.result.exists()]
-    running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
-    (root / "logs").mkdir(parents=True, exist_ok=True)
-    try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                work = waiting.pop(0)
-                log = (root / "logs" / f"{work.name}.log").open("wb")
-                command = [sys.executable, __file__, *work.words]
-                process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-                running[work.name] = process, time.monotonic()
-            time.sleep(0.2)
-            for name, (process, started) in list(running.items()):
-                if (code := process.poll()) is not None:
-                    del running[name]
-                    said = "done" if code == 0 else f"exit {code}"
-                    print(f"{name}: {said}, {time.monotonic() - started:.0f} s", flush=True)
-    finally:
-        for process, _ in running.values():
-            process.terminate()
-
-
-def prepare(root: Path, workers: int) -> None:
-    """What all cases share."""
-    for parts in waves(searches()):
-        words = {part: ["part", str(root), "--name", part] for part in parts}
-        pooled(
-            root,
-            [Work(name=done(root, p).stem, words=words[p], result=done(root, p)) for p in parts],
-            workers,
-        )
-        if missing := [part for part in parts if not done(root, part).exists()]:
-            raise SystemExit(f"not done: {', '.join(missing)}; their logs are in {root / 'logs'}")
-
-
-def run(root: Path, workers: int, tokens: int) -> None:
-    """Every case; the second seed's rate is chosen by the first one's results."""
-    for seed in SEEDS:
-        options = ["one", str(root), "--tokens", str(tokens)]
-        works = [
-            Work(name=case.name, words=[*options, *case.words()], result=case.path(root))
-            for case in cases(seed)
-        ]
-        pooled(root, works, workers)
-        if any(not work.result.exists() for work in works):
-            break
-
-
-def main() -> None:
-    """The parts, by name."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    return SearchSettings(
+        budget=(budget,),
+        method="solver",
+        min_keep=("others=75%",),
+        vary=tuple(vary),
+        uniform=not own,
+        candidates=24,
+        validation_blocks=32,
+        refine=48,
+        top=1,
     )
-    parser.add_argument("part", choices=("data", "prepare", "part", "run", "one", "table"))
-    parser.add_argument("root", type=Path, nargs="?", default=Path("moe-run"))
-    parser.add_argument("--shared", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=4_000_000)
-    parser.add_argument("--name")
-    parser.add_argument("--row")
-    parser.add_argument("--budget")
-    parser.add_argument("--rate", type=float)
-    parser.add_argument("--seed", type=int)
-    options = parser.parse_args()
-    if options.part in ("prepare", "run"):  # so that what they started ends too
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    if options.part == "data":
-        data(options.shared)
-    elif options.part == "prepare":
-        prepare(options.root, options.workers)
-    elif options.part == "part":
-        run_part(options.root, options.name)
-    elif options.part == "run":
-        run(options.root, options.workers, options.tokens)
-    elif options.part == "one":
-        case = Case(row=options.row, budget=options.budget, rate=options.rate, seed=options.seed)
-        run_case(options.root, case, options.tokens)
-    else:
-        write_table(options.root)
 
+
+STUDY = Study(
+    script=Path(__file__),
+    rows=(  # the longest first: while it runs the others do
+        Row(name="three steps", budgets=BUDGETS[1:2], steps=STEPS),
+        Row(name="reap", budgets=BUDGETS[:2], select=by_experts("reap")),
+        Row(name="frequency", budgets=BUDGETS[:2], select=by_experts("frequency")),
+        Row(name="random", budgets=BUDGETS[:2], select=by_experts("random")),
+        Row(name="width", budgets=BUDGETS, select=by_axis("expert_width", 16)),
+        Row(name="chosen", budgets=BUDGETS[2:], select=by_axis("top_k", 1)),
+        Row(name="search", budgets=BUDGETS),
+        Row(name="search a block", budgets=BUDGETS[:2], per_block=True),
+    ),
+    budgets=BUDGETS,
+    # as many blocks of text as there are; only the first scores are searched with
+    scores={
+        SCORED[0]: ScoreSettings(samples=512, block_samples=32, batch=16, experts=SCORED[0]),
+        SCORED[1]: ScoreSettings(
+            samples=512, block_samples=1, batch=16, experts=SCORED[1], curves=False
+        ),
+    },
+    search=settings,
+    told="experts",
+)
 
 if __name__ == "__main__":
-    main()
+    main(STUDY, __doc__)

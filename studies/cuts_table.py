@@ -1,4 +1,4 @@
-"""Tables and picture of studies/moe.py, from its cases."""
+"""Tables and picture of a study of cuts, from its cases."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from moe_rows import BUDGETS, RATES, ROWS, SEEDS, Case
+from cuts import RATES, SEEDS, Case, Study
 
 from minipuzzle.report.svg import save_png
 
 Result = dict[str, Any]
 
 
-def results(root: Path) -> dict[tuple[str, str], list[Result]]:
+def results(study: Study, root: Path) -> dict[tuple[str, str], list[Result]]:
     """(row, budget) -> a result a seed, each at the row's own rate."""
     found: dict[tuple[str, str], list[Result]] = {}
-    for row in ROWS:
-        for budget in BUDGETS:
+    for row in study.rows:
+        for budget in study.budgets:
             tried = [Case(row=row.name, budget=budget, rate=r, seed=SEEDS[0]) for r in RATES]
             others = [Case(row=row.name, budget=budget, rate=0.0, seed=s) for s in SEEDS[1:]]
             first = [_read(case, root) for case in tried if case.path(root).exists()]
@@ -29,9 +29,9 @@ def results(root: Path) -> dict[tuple[str, str], list[Result]]:
     return found
 
 
-def write_table(root: Path) -> None:
+def write_table(study: Study, root: Path) -> None:
     """Print the tables as Markdown, write all cases beside each other and the picture."""
-    found = results(root)
+    found = results(study, root)
     teacher = next(iter(found.values()))[0]["teacher"]
     print(f"Teacher: {teacher['loss']:.4f} nats a token (prose {_domain(teacher, 'prose'):.4f}, "
           f"code {_domain(teacher, 'code'):.4f})\n")  # fmt: skip
@@ -48,20 +48,22 @@ def write_table(root: Path) -> None:
         "seeds",
     ]
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
-    for budget in BUDGETS:
-        rows = [(row.name, found.get((row.name, budget), [])) for row in ROWS]
+    for budget in study.budgets:
+        rows = [(row.name, found.get((row.name, budget), [])) for row in study.rows]
         for name, cases in sorted((r for r in rows if r[1]), key=lambda r: _mean(r[1], "loss")):
             print(_line(budget, name, cases, teacher))
     everything = [json.loads(p.read_text()) for p in sorted((root / "cases").glob("*.json"))]
-    (root / "moe.json").write_text(json.dumps(everything, indent=1) + "\n")
-    save_png(lambda axes: draw(axes, found, teacher), root / "moe.png", (9, 4))
+    (root / f"{study.name}.json").write_text(json.dumps(everything, indent=1) + "\n")
+    save_png(lambda axes: draw(axes, study, found, teacher), root / f"{study.name}.png", (9, 4))
 
 
-def draw(axes: Any, found: dict[tuple[str, str], list[Result]], teacher: Result) -> None:
+def draw(
+    axes: Any, study: Study, found: dict[tuple[str, str], list[Result]], teacher: Result
+) -> None:
     """Loss above the teacher after distillation, a group of bars a budget, seeds as whiskers."""
-    width = 0.8 / len(ROWS)
-    for place, row in enumerate(ROWS):
-        for group, budget in enumerate(BUDGETS):
+    width = 0.8 / len(study.rows)
+    for place, row in enumerate(study.rows):
+        for group, budget in enumerate(study.budgets):
             cases = found.get((row.name, budget))
             if not cases:
                 continue
@@ -70,9 +72,9 @@ def draw(axes: Any, found: dict[tuple[str, str], list[Result]], teacher: Result)
             error = [[middle - min(losses)], [max(losses) - middle]]
             label = row.name if (row.name, budget) == _first(found, row.name) else None
             axes.bar(x, middle, width, yerr=error, color=f"C{place}", label=label)
-    axes.set_xticks([group + 0.4 for group in range(len(BUDGETS))], BUDGETS)
+    axes.set_xticks([group + 0.4 for group in range(len(study.budgets))], study.budgets)
     axes.set_ylabel("loss above the teacher's, %")
-    axes.legend(ncols=len(ROWS) // 2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    axes.legend(ncols=len(study.rows) // 2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
 def _first(found: dict[tuple[str, str], list[Result]], row: str) -> tuple[str, str] | None:

@@ -7,8 +7,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,25 +19,14 @@ from minipuzzle.kernels.delta import gates, l2_norm
 from minipuzzle.kernels.pointwise import gated_rms_norm
 from minipuzzle.kinds import Block, DeltaNet, Kept
 from minipuzzle.model.base import Context, ResidualBlock
-from minipuzzle.model.cache import Room, Slot
+from minipuzzle.model.cache import Room
 from minipuzzle.model.masks import index_mask
 from minipuzzle.model.norm import RMSNorm
+from minipuzzle.model.recurrent import RecurrentSlot, enter, leave, reset_recurrence
 from minipuzzle.shapes import Float
 
 KEYS = "key_groups*key_dim"
 GATES_STD = 0.02
-
-
-@dataclass(kw_only=True)
-class DeltaSlot(Slot):
-    """``window`` [b, conv_channels, kernel]: the last inputs of the convolution; ``state`` [b,
-    heads, key_dim, value_dim].
-    """
-
-    terms: ClassVar[dict[str, str]] = {"window": "window", "state": "state"}
-
-    window: Tensor
-    state: Tensor
 
 
 class DeltaNetBlock(ResidualBlock):
@@ -71,33 +59,20 @@ class DeltaNetBlock(ResidualBlock):
         self.out_proj = nn.Linear(block.values, block.hidden, bias=False)
 
     @classmethod
-    def new_slot(cls, block: Block, room: Room) -> DeltaSlot:
-        """The window in ``kv_dtype``, as the activations that it holds; the state, which sums over
-        all tokens, in ``state_dtype``.
-        """
+    def new_slot(cls, block: Block, room: Room) -> RecurrentSlot:
+        """As ``RecurrentSlot.empty``."""
         b = cast(DeltaNet, block)
-        window = (room.batch, b.conv_channels, b.conv_kernel)
-        state = (room.batch, b.heads, b.key_dim, b.value_dim)
-        return DeltaSlot(
-            window=torch.zeros(window, device=room.device, dtype=room.kv_dtype),
-            state=torch.zeros(state, device=room.device, dtype=room.state_dtype),
-        )
+        window, state = (b.conv_channels, b.conv_kernel), (b.heads, b.key_dim, b.value_dim)
+        return RecurrentSlot.empty(room, window, state)
 
     def reset(self, generator: torch.Generator) -> None:
-        """b and a as the other matrices; the convolution uniform within 1/sqrt(kernel); A uniform
-        in 1..16, dt log-uniform in 1e-3..0.1, as in Mamba-2 and flash-linear-attention.
-        """
+        """b and a as the other matrices; the rest as ``reset_recurrence``."""
         self.in_proj_ba.weight.normal_(0.0, GATES_STD, generator=generator)
-        bound = 1 / math.sqrt(self.block.conv_kernel)
-        self.conv.weight.uniform_(-bound, bound, generator=generator)
-        self.A_log.uniform_(1.0, 16.0, generator=generator).log_()
-        dt = torch.empty_like(self.dt_bias)
-        dt = dt.uniform_(math.log(1e-3), math.log(0.1), generator=generator).exp()
-        self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus(dt_bias) == dt
+        reset_recurrence(self, generator)
 
     def mixer(self, x: Float[Tensor, "b s d"], context: Context) -> Float[Tensor, "b s d"]:
         """One step of the rule where a token follows in a cache, else many at once."""
-        b, slot = self.block, cast("DeltaSlot | None", context.slot)
+        b, slot = self.block, cast("RecurrentSlot | None", context.slot)
         convolved, z = self.in_proj_qkvz(x).split([b.conv_channels, b.values], dim=-1)
         # [b, s, heads]
         decay, beta = gates(self.in_proj_ba(x), self.A_log, self.dt_bias, b.beta_scale)
@@ -120,10 +95,7 @@ class DeltaNetBlock(ResidualBlock):
                 documents=context.own_documents(x.shape[1]),
                 initial_state=entering,
             )
-            if slot is not None:
-                slot.state.copy_(state)
-            if context.parallel is not None:
-                y = context.parallel.leave(y, state)
+            y = leave(y, state, context)
         # y [b, s, heads, value_dim]
         if self.kept_keys is not None:  # the rule divides by the root of the channels of a key
             y = y * (b.key_dim / self.kept_keys.sum(-1).max()).sqrt()
@@ -138,23 +110,10 @@ class DeltaNetBlock(ResidualBlock):
     def _convolve(
         self, inputs: Float[Tensor, "b s c"], context: Context
     ) -> tuple[Float[Tensor, "b s c"], Float[Tensor, "b h p w"] | None]:
-        """(silu of the convolution over q|k|v, the state before the first token); a slot keeps the
-        last inputs.
-        """
-        b, slot, length = self.block, cast("DeltaSlot | None", context.slot), inputs.shape[1]
-        before = b.conv_kernel - 1 if slot is not None and context.past else 0
-        entering = slot.state if slot is not None and context.past else None
-        if context.parallel is not None:
-            shape = (len(inputs), b.heads, b.key_dim, b.value_dim)
-            inputs, entering = context.enter(inputs, b.conv_kernel - 1, shape)
-            before = inputs.shape[1] - length
-        if slot is not None:
-            if before:  # the convolution reaches kernel - 1 tokens back, into the window
-                window = slot.window[..., 1:].transpose(1, 2)  # [b, kernel - 1, c]
-                inputs = torch.cat((window.to(inputs.dtype), inputs), 1)
-            tail = inputs[:, -b.conv_kernel :].transpose(1, 2)  # [b, c, <= kernel]
-            slot.window.zero_()
-            slot.window[..., b.conv_kernel - tail.shape[-1] :] = tail
+        """(silu of the convolution over q|k|v, the state before the first token)."""
+        b, length = self.block, inputs.shape[1]
+        inputs, entering = enter(inputs, context, b.conv_kernel, (b.heads, b.key_dim, b.value_dim))
+        before = inputs.shape[1] - length
         convolved: Tensor = self.kernels.causal_conv(
             inputs, self.conv.weight[:, 0], None, context.own_documents(length, before)
         )

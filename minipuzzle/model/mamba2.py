@@ -7,8 +7,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,23 +17,12 @@ from torch.utils.hooks import RemovableHandle
 from minipuzzle.kernels import Kernels
 from minipuzzle.kinds import Block, Kept, Mamba2
 from minipuzzle.model.base import Context, ResidualBlock
-from minipuzzle.model.cache import Room, Slot
+from minipuzzle.model.cache import Room
 from minipuzzle.model.masks import index_mask
+from minipuzzle.model.recurrent import RecurrentSlot, enter, leave, reset_recurrence
 from minipuzzle.shapes import Float
 
 STATE = "groups*state"
-
-
-@dataclass(kw_only=True)
-class MambaSlot(Slot):
-    """``window`` [b, conv_channels, kernel]: the last inputs of the convolution; ``state`` [b,
-    heads, head_dim, n].
-    """
-
-    terms: ClassVar[dict[str, str]] = {"window": "window", "state": "state"}
-
-    window: Tensor
-    state: Tensor
 
 
 class Mamba2Block(ResidualBlock):
@@ -69,32 +57,19 @@ class Mamba2Block(ResidualBlock):
         self.out_proj = nn.Linear(block.inner, block.hidden, bias=block.proj_bias)
 
     @classmethod
-    def new_slot(cls, block: Block, room: Room) -> MambaSlot:
-        """The window in ``kv_dtype``, as the activations that it holds; the state, which sums over
-        all tokens, in ``state_dtype``.
-        """
+    def new_slot(cls, block: Block, room: Room) -> RecurrentSlot:
+        """As ``RecurrentSlot.empty``."""
         b = cast(Mamba2, block)
-        window = (room.batch, b.conv_channels, b.conv_kernel)
-        state = (room.batch, b.heads, b.head_dim, b.state)
-        return MambaSlot(
-            window=torch.zeros(window, device=room.device, dtype=room.kv_dtype),
-            state=torch.zeros(state, device=room.device, dtype=room.state_dtype),
-        )
+        window, state = (b.conv_channels, b.conv_kernel), (b.heads, b.head_dim, b.state)
+        return RecurrentSlot.empty(room, window, state)
 
     def reset(self, generator: torch.Generator) -> None:
-        """The convolution uniform within 1/sqrt(kernel); A uniform in 1..16, dt log-uniform in
-        1e-3..0.1, as in mamba-ssm (arXiv:2405.21060).
-        """
-        bound = 1 / math.sqrt(self.block.conv_kernel)
-        self.conv.weight.uniform_(-bound, bound, generator=generator)
-        self.A_log.uniform_(1.0, 16.0, generator=generator).log_()
-        dt = torch.empty_like(self.dt_bias)
-        dt = dt.uniform_(math.log(1e-3), math.log(0.1), generator=generator).exp()
-        self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus(dt_bias) == dt
+        """As ``reset_recurrence``."""
+        reset_recurrence(self, generator)
 
     def mixer(self, x: Float[Tensor, "b s d"], context: Context) -> Float[Tensor, "b s d"]:
         """One step of the recurrence where a token follows in a cache, else the scan."""
-        b, slot, past = self.block, cast("MambaSlot | None", context.slot), context.past
+        b, slot, past = self.block, cast("RecurrentSlot | None", context.slot), context.past
         projected = self.in_proj(x)  # [b, s, z|x|B|C|dt]
         # a slot and the part of a sequence need the states, a mask the norm and a reader B and C,
         # that the fused kernel does not give
@@ -146,21 +121,11 @@ class Mamba2Block(ResidualBlock):
         context: Context,
     ) -> Float[Tensor, "b s h p"]:
         """Of many tokens; convolved is x|B|C."""
-        b, slot, parallel = self.block, cast("MambaSlot | None", context.slot), context.parallel
-        before = b.conv_kernel - 1 if slot is not None and context.past else 0
-        entering = slot.state if slot is not None and context.past else None
-        if parallel is not None:
-            shape = (len(dt), b.heads, b.head_dim, b.state)
-            convolved, entering = context.enter(convolved, b.conv_kernel - 1, shape)
-            before = convolved.shape[1] - dt.shape[1]
-        if slot is not None:
-            if before:  # the convolution reaches kernel - 1 tokens back, into the window
-                convolved = torch.cat(
-                    (slot.window[..., 1:].transpose(1, 2).to(convolved.dtype), convolved), 1
-                )
-            tail = convolved[:, -b.conv_kernel :].transpose(1, 2)  # [b, x|B|C, <= kernel]
-            slot.window.zero_()
-            slot.window[..., b.conv_kernel - tail.shape[-1] :] = tail
+        b = self.block
+        convolved, entering = enter(
+            convolved, context, b.conv_kernel, (b.heads, b.head_dim, b.state)
+        )
+        before = convolved.shape[1] - dt.shape[1]
         near = context.own_documents(dt.shape[1], before)
         convolved = self.kernels.causal_conv(convolved, weight, bias, near)
         xs, bs, cs = self._parts(convolved[:, before:])
@@ -175,12 +140,7 @@ class Mamba2Block(ResidualBlock):
             documents=context.own_documents(dt.shape[1]),
             initial_state=entering,
         )
-        if slot is not None:
-            slot.state.copy_(state)
-        if parallel is not None:
-            y = parallel.leave(y, state)
-        result: Tensor = y
-        return result
+        return leave(y, state, context)
 
     def _step(
         self,
@@ -189,7 +149,7 @@ class Mamba2Block(ResidualBlock):
         a: Float[Tensor, " h"],
         weight: Float[Tensor, "c k"],
         bias: Float[Tensor, " c"] | None,
-        slot: MambaSlot,
+        slot: RecurrentSlot,
     ) -> Float[Tensor, "b h p"]:
         """Of one token a row; convolved is x|B|C."""
         xs, bs, cs = self._parts(

@@ -48,11 +48,12 @@ def channels(parent: Architecture) -> list[dict[str, int]]:
 
 
 def heads(parent: Architecture) -> list[dict[str, int]]:
-    """Key groups one by one, and the same share of KV heads, rounded up."""
+    """Key groups one by one, and the same share of KV heads, rounded up and then down."""
     groups, kv = whole(parent, "key_groups"), whole(parent, "kv_heads")
     return [
-        {"key_groups": count, "kv_heads": -(-kv * count // groups)}
+        {"key_groups": count, "kv_heads": max(1, share)}
         for count in range(groups, 0, -1)
+        for share in (-(-kv * count // groups), kv * count // groups)
     ]
 
 

@@ -1,0 +1,45 @@
+"""The arithmetic of studies/quantised.py."""
+
+import numpy as np
+import pytest
+import quantised
+import torch
+from gguf.constants import GGMLQuantizationType
+from gguf.quants import dequantize, quantize
+from quantised import Result, rate, shown
+
+
+@pytest.mark.parametrize("name", ["Q8_0", "Q5_0"])
+def test_llama_cpps_quantiser_is_called_as_ggufs_reads(name):
+    weight = torch.randn(8, 256, generator=torch.Generator().manual_seed(0)).bfloat16().float()
+    kind = GGMLQuantizationType[name]
+    expected = dequantize(quantize(weight.numpy(), kind), kind)
+    found = quantised._ggml(weight, name).numpy()
+    # of the two only Q8_0 rounds ties alike
+    assert np.mean(found != expected) < (1e-3 if name == "Q8_0" else 0.05)
+    assert np.abs(found - weight.numpy()).max() < np.abs(weight.numpy()).max() / (
+        10 if name == "Q5_0" else 100
+    )
+
+
+def test_q4_k_is_nearer_than_its_step_and_q5_0_takes_other_columns():
+    weight = torch.randn(4, 512, generator=torch.Generator().manual_seed(0))
+    assert 0.01 < (quantised._ggml(weight, "Q4_K") - weight).square().mean().sqrt() < 0.1
+    assert [quantised._type(columns, "Q4_K") for columns in (192, 256, 384, 768)] == [
+        "Q5_0",
+        "Q4_K",
+        "Q5_0",
+        "Q4_K",
+    ]
+
+
+def row(at, seed, choice):
+    numbers = {"bytes": 1, "loss": 1.0, "domains": {}, "kl": 0.0}
+    return Result(way="qad", format="nvfp4", rate=at, seed=seed, choice=choice, **numbers)
+
+
+def test_the_rate_is_that_of_the_first_seed():
+    runs = [row(1.0, 0, 2.0), row(2.0, 1, 0.5), row(2.0, 0, 1.5), row(1.0, 1, 0.1)]
+    assert rate(runs) == 2.0
+    assert rate([row(1.0, 1, 2.0)]) is None
+    assert (shown([1.0]), shown([1.0, 2.0], 1)) == ("+1.00 %", "+1.5 ± 0.5 %")

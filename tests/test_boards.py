@@ -1,7 +1,7 @@
 """Who gets the numbers of log.csv: our writers against recorded doubles of wandb and mlflow.
 
 studies/boards.py does the same with the packages themselves, which are not installed here; what
-the doubles answer is what it saw of wandb 0.30.0 and mlflow 3.
+the doubles answer is what it saw of wandb 0.31.0 and mlflow 3.17.2.
 """
 
 import math

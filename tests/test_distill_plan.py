@@ -133,3 +133,33 @@ def test_command(capsys):
     run("distill", "--plan", code=2)
     assert "docs/examples" in capsys.readouterr().err
     assert {name for name in sys.modules if name.startswith("torch")} == torch
+
+
+def test_exchange_by_pencil(capsys):
+    """Weights twice and gradients of the student, the teacher's weights once, beside arithmetic."""
+    made = plan(links=(450e9, 20e9))
+    student, teacher = made.student.parameters, made.teacher.parameters
+    whole = 2 * (2 * student + teacher) + 4 * student
+    assert made.exchanged(1) == 0
+    assert made.exchanged(8) == whole * 7 // 8
+    assert made.exchange(8) == pytest.approx(whole * 7 / 8 / 450e9)
+    assert made.exchange(16) == pytest.approx(whole * 15 / 16 / 20e9)
+    free = plan()
+    assert made.seconds() == pytest.approx(8192 * free.flops_per_token / (0.35 * 989e12))
+    # within a machine the arithmetic is the longer, over slow links the exchange
+    assert made.tokens_per_second(8) == pytest.approx(free.tokens_per_second(8))
+    assert made.tokens_per_second(16) == pytest.approx(16 * 8192 / made.exchange(16))
+    assert made.tokens_per_second(16) < free.tokens_per_second(16)
+    rows = {row.gpus: row for row in made.rows}
+    assert list(rows)[-2:] == [512, 1024]
+    assert free.rows[-1].gpus == 256
+    assert free.rows[0].exchange is None
+    models = [
+        ("--teacher", EXAMPLES / "nemotron-h-56b"),
+        ("--student", EXAMPLES / "nemotron-h-47b"),
+    ]
+    options = [word for pair in models for word in pair]
+    run("distill", "--plan", *options, "--length", 8192, "--links", "450,20")
+    assert f"{made.seconds():.2f} s, {made.exchange(16):.2f} s" in capsys.readouterr().out
+    run("distill", "--plan", *options, "--links", "1,2,3", code=2)
+    assert "names no links" in capsys.readouterr().err

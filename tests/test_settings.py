@@ -80,6 +80,7 @@ def other(option):
         "distill.loss": ("cosine", "cosine"),
         "distill.on_policy_loss": ("jsd", "jsd"),
         "distill.rates": ("3e-5", (3e-5,)),
+        "distill.links": ("450,50", (450.0, 50.0)),
         "training.log_to": ("wandb,mlflow", ("wandb", "mlflow")),
         "profile.workload": ("b2,p3,o4", ("b2,p3,o4",)),
         "bench.batch": ("auto", None),

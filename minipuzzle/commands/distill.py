@@ -82,6 +82,7 @@ def _print_plan(line: DistillCommand) -> None:
         optimizer=training.optimizer,
         batch=training.batch if training.micro_batch else 0,
         mfu=line.mfu,
+        links=tuple(1e9 * link for link in line.links),
         device=line.gpu,
     )
     if line.as_json:

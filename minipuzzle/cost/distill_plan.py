@@ -13,12 +13,15 @@ from minipuzzle.errors import UserError
 from minipuzzle.memory import CARDS, Peak
 from minipuzzle.memory.cards import PLANNED
 from minipuzzle.memory.optimizers import state_bytes_each
-from minipuzzle.memory.training import BF16, STATES_AT_ONCE, state_bytes, training_peak
+from minipuzzle.memory.training import BF16, GRADIENT, STATES_AT_ONCE, state_bytes, training_peak
 from minipuzzle.settings.lengths import Lengths
 from minipuzzle.settings.training import Optimizer
 
 GPUS = (1, 2, 4, *range(8, 1025, 8))
 SHOWN = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+FAR = (512, 1024)
+"""Shown besides where links are named."""
+NODE = 8
 DAY = 86400
 
 
@@ -28,12 +31,16 @@ WITH, WITHOUT = "checkpointing", "all kept"
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRow:
-    """A number of GPUs: bytes on each, WITH activation checkpointing and WITHOUT."""
+    """A number of GPUs: bytes on each, WITH activation checkpointing and WITHOUT; of a micro-batch
+    the seconds of arithmetic, and of exchange where links are known.
+    """
 
     gpus: int
     bytes: dict[str, int]
     tokens_per_second: float
     days: float
+    seconds: float
+    exchange: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +52,10 @@ class DistillPlan:
     ``device`` named. Where all GPUs together take fewer blocks at once than a ``batch`` (0: they
     take one), a step adds up gradients. Activation checkpointing is of the kinds ``recomputed``
     (none named: of all).
+
+    ``links`` are the bytes a second that each GPU sends, and at the same time receives, as measured
+    in an all-gather: among the GPUs of one machine (``NODE``), and beyond. Where they are named,
+    the exchange of a micro-batch runs beside its arithmetic, and the longer of both counts.
     """
 
     student: Architecture
@@ -59,6 +70,7 @@ class DistillPlan:
     context_parallel: int = 1
     mfu: float = 0.35
     device: str = "h100"
+    links: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if (
@@ -101,7 +113,30 @@ class DistillPlan:
 
     def tokens_per_second(self, gpus: int) -> float:
         """Of all GPUs together."""
-        return self.mfu * CARDS[self.device].bf16 * gpus / self.flops_per_token
+        longer = max(self.seconds(), self.exchange(gpus) or 0.0)
+        return gpus * self._at_once / longer
+
+    @property
+    def _at_once(self) -> float:
+        return self.length * self.micro_batch / self.context_parallel
+
+    def seconds(self) -> float:
+        """Of a micro-batch's arithmetic."""
+        return self._at_once * self.flops_per_token / (self.mfu * CARDS[self.device].bf16)
+
+    def exchanged(self, gpus: int) -> int:
+        """Bytes that each GPU sends for a micro-batch: BF16 weights of the student, gathered in
+        both passes, and of the teacher in its one; FP32 gradients, summed. Of each the share that
+        it has not itself, (n - 1) / n.
+        """
+        gathered = BF16 * (2 * self.student.parameters + self.teacher.parameters)
+        return (gathered + GRADIENT * self.student.parameters) * (gpus - 1) // gpus
+
+    def exchange(self, gpus: int) -> float | None:
+        """Seconds of a micro-batch's exchange; None where no link is named."""
+        if not self.links:
+            return None
+        return self.exchanged(gpus) / self.links[0 if gpus <= NODE else -1]
 
     def gpu_hours(self) -> float:
         """For all tokens, whatever the number of GPUs."""
@@ -128,9 +163,11 @@ class DistillPlan:
                 bytes={c: self.peak(n, c == WITH).total for c in (WITH, WITHOUT)},
                 tokens_per_second=self.tokens_per_second(n),
                 days=self.tokens / self.tokens_per_second(n) / DAY,
+                seconds=self.seconds(),
+                exchange=self.exchange(n),
             )
-            for n in (self.context_parallel * n for n in SHOWN)
-            if n <= SHOWN[-1]
+            for n in (self.context_parallel * n for n in (*SHOWN, *FAR))
+            if n <= (GPUS if self.links else SHOWN)[-1]
         ]
 
     @property
@@ -163,6 +200,7 @@ class DistillPlan:
             "optimizer": self.optimizer,
             **({"recomputed": sorted(self.recomputed)} if self.recomputed else {}),
             "mfu": self.mfu,
+            **({"links": list(self.links)} if self.links else {}),
             "device": self.device,
             "flops_per_token": self.flops_per_token,
             "gpu_hours": self.gpu_hours(),

@@ -25,12 +25,15 @@ def distill_plan_view(plan: DistillPlan) -> RenderableType:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("GPUs", "a GPU, checkpointing", "a GPU, all kept", "tokens/s", "days"):
         table.add_column(name, justify="right")
+    if plan.links:
+        table.add_column("arithmetic, exchange", justify="right")
     for row in plan.rows:
         table.add_row(
             f"{row.gpus}",
             *(bytes_(row.bytes[c]) for c in (WITH, WITHOUT)),
             f"{row.tokens_per_second:,.0f}",
             f"{row.days:,.1f}",
+            *([] if row.exchange is None else [f"{row.seconds:.2f} s, {row.exchange:.2f} s"]),
         )
     lines = [
         f"{card} cards: at least {found[WITH] or 'over 1024'} GPUs with activation"

@@ -48,6 +48,22 @@ def parse_rates(text: str) -> tuple[float, ...]:
     return rates
 
 
+def parse_links(text: str) -> tuple[float, ...]:
+    """The numbers of "450,50". Raises: UserError for anything but one or two of them."""
+    try:
+        links = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        links = ()
+    if len(links) not in (1, 2):
+        raise UserError(
+            "distill.links names no links.",
+            got=text,
+            allowed="GB a second within a machine, and beyond: 450,50; or one number for both",
+            next="Change distill.links.",
+        )
+    return links
+
+
 @dataclass(frozen=True, kw_only=True)
 class DistillSettings:
     """Short runs for the top candidates, then the long run for the winner. ``loss``: see
@@ -248,6 +264,15 @@ class DistillCommand:
     plan: bool = setting(False, "Only print what it takes. Configs are enough.", common=True)
     student: Path | None = setting(
         None, "Folder with the config.json of the student.", unit="folder"
+    )
+    links: tuple[float, ...] = setting(
+        (),
+        "GB a second that a GPU sends in an all-gather, measured: within a machine, and beyond"
+        " (450,50).",
+        unit="GB/s",
+        shown="exchange is not counted",
+        parse=parse_links,
+        within=(1e-3, 1e6),
     )
     mfu: float = setting(0.35, "Share of the peak of the GPUs that is reached.", unit="share")
     gpu: str = setting("h100", "GPU: h100, h200 or a100.")

@@ -8,7 +8,7 @@ the same text, several seeds, losses of held-out text and the interval of their 
     python studies/lean.py table FOLDER
 
 The text is the embedded one, read in epochs, or --train and --validation. Given again it goes on;
-one JSON line a run in FOLDER/lean.json. docs/results/lean.md.
+one JSON line a run in FOLDER/lean.json. docs/decisions/lean-optimiser.md.
 """
 
 from __future__ import annotations

@@ -24,8 +24,9 @@ from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.settings import Training
 from minipuzzle.training import answers_only, distillation, next_token
 from minipuzzle.training.captured import Backward
+from minipuzzle.training.optimizers import make_optimizer
 from minipuzzle.training.parallel import context_parallel, shard
-from minipuzzle.training.update import make_optimizer, micro_batches
+from minipuzzle.training.update import micro_batches
 
 VOCAB, BATCH, STEPS = 61, 2, 4
 LOSS = "forward-kl+0.3*cross-entropy+0.1*cosine"

@@ -37,9 +37,10 @@ from minipuzzle.settings import Training
 from minipuzzle.training import distillation
 from minipuzzle.training.captured import backward_of
 from minipuzzle.training.guard import Guard
+from minipuzzle.training.optimizers import make_optimizer
 from minipuzzle.training.parallel import context_parallel, shard
 from minipuzzle.training.prepare import prepare, step_peak
-from minipuzzle.training.update import make_optimizer, micro_batches, update
+from minipuzzle.training.update import micro_batches, update
 
 WARM = 2
 ALLOWED = 1e-3

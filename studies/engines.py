@@ -229,7 +229,7 @@ def run(folder: Path, envs: Path, only: list[str]) -> None:
 
 
 def speed(folder: Path, envs: Path) -> dict[str, Any]:
-    """Parent and student of 100 M in vLLM on a core, in turns: CPU seconds of a round of BATCH
+    """Parent and student of engines_checkpoints.larger in vLLM on a core, in turns: CPU seconds of a round of BATCH
     prompts, and the ratio of the turns.
     """
     parent, student = larger(folder / "larger")

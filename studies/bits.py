@@ -1,6 +1,6 @@
 """Is a mix of formats that search chooses better than one format in as many bytes?
 
-    python studies/bits.py RUN [--seeds 0 1] [--blocks 32]
+    python studies/bits.py RUN [--seeds 0 1] [--samples 64] [--blocks 32] [--refine 30]
 
 The embedded teacher's blocks, all in NVFP4 or all in FP8, against `search --bits 4..16 --method
 solver` in the same bytes (context 1: weights, hardly any cache), before any training. The search
@@ -31,11 +31,13 @@ UNIFORM = {"nvfp4": 4, "fp8": 8}
 BITS = "4..16"
 
 
-def rows(run: Path, seed: int, blocks: int) -> list[dict]:
+def rows(run: Path, seed: int, line: argparse.Namespace) -> list[dict]:
     """Uniform and mixed of one seed."""
-    data = Data(length=256)
+    data, blocks = Data(length=line.length), line.blocks
     job = Job(RunDir(run / str(seed)), checkpoint=teacher_path(), data=data, device="cpu")
-    score = ScoreSettings(samples=64, block_samples=32, bits="4..8", seed=seed)
+    score = ScoreSettings(
+        samples=line.samples, block_samples=line.samples // 2, bits="4..8", seed=seed
+    )
     run_score(job, score)
     parent, found = job.parent.architecture, []
     with ranks(job.device) as group:
@@ -51,8 +53,8 @@ def rows(run: Path, seed: int, blocks: int) -> list[dict]:
                 bits=BITS,
                 context=1,
                 method="solver",
-                candidates=20,
-                refine=30,
+                candidates=line.candidates,
+                refine=line.refine,
                 validation_blocks=blocks,
                 top=1,
             )
@@ -87,8 +89,12 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--blocks", type=int, default=32, help="of validation text, in each half")
+    parser.add_argument("--length", type=int, default=256, help="tokens of a block")
+    parser.add_argument("--samples", type=int, default=64, help="blocks that are scored")
+    parser.add_argument("--candidates", type=int, default=20, help="of the solver")
+    parser.add_argument("--refine", type=int, default=30, help="moves of the local search")
     line = parser.parse_args()
-    found = [row for seed in line.seeds for row in rows(line.run, seed, line.blocks)]
+    found = [row for seed in line.seeds for row in rows(line.run, seed, line)]
     (line.run / "bits.json").write_text(json.dumps(found, indent=1) + "\n")
     print("| bytes of | | seed | bytes | loss | KL |\n|---|---|--:|--:|--:|--:|")
     for row in found:

@@ -229,8 +229,8 @@ def run(folder: Path, envs: Path, only: list[str]) -> None:
 
 
 def speed(folder: Path, envs: Path) -> dict[str, Any]:
-    """Parent and student of engines_checkpoints.larger in vLLM on a core, in turns: CPU seconds of a round of BATCH
-    prompts, and the ratio of the turns.
+    """The parent and student of ``larger`` in vLLM on a core, in turns: CPU seconds of a round of
+    BATCH prompts, and the ratio of the turns.
     """
     parent, student = larger(folder / "larger")
     engine, words = Engine(VLLM, envs), np.random.default_rng(0)

@@ -27,19 +27,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from cloze import CHANCE, Item, above_chance, continuations, copies, correct, last_words, recalls
 
 from minipuzzle.artifacts import read_json, write_json
 from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.cloze import (
-    CHANCE,
-    Item,
-    above_chance,
-    continuations,
-    copies,
-    correct,
-    last_words,
-    recalls,
-)
 from minipuzzle.data import Tokenizer, load_blocks
 from minipuzzle.data.documents import read_documents
 from minipuzzle.data.files import data_files

@@ -1,9 +1,8 @@
-"""Choosing by downstream tasks, as the paper does: 130 by accuracy and agreement, 3 by the average
-of tasks, the winner too.
+"""Choosing by downstream tasks, as the paper does: 130 by accuracy and agreement, 3 by the shipped
+questions, the winner too.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,11 @@ from conftest import save, shaken, tiny
 from helpers import TEXT
 
 import minipuzzle as mp
-from minipuzzle import cloze, embedded
+from minipuzzle import embedded
 from minipuzzle.artifacts import read_json
 from minipuzzle.data import Tokenizer
 from minipuzzle.nas.rank import Evaluated, by_tasks
+from minipuzzle.questions import choosing, item, questions
 from minipuzzle.settings import Recipe
 from minipuzzle.settings.recipe_file import load_recipe
 
@@ -34,7 +34,7 @@ def test_the_first_ones_are_ranked_again():
         Evaluated(candidate=Named(name), quality=None, rank=i)
         for i, name in enumerate("abcde", start=1)
     ]
-    again = by_tasks(ranked, [0.25, 0.5, 0.25])
+    again = by_tasks(ranked, [{"code": 0.25}, {"code": 0.25, "chat": 0.75}, {"code": 0.25}])
     assert [(r.candidate.name, r.rank, r.tasks) for r in again] == [
         ("b", 1, 0.5),
         ("a", 2, 0.25),
@@ -44,28 +44,32 @@ def test_the_first_ones_are_ranked_again():
     ]
 
 
-def test_a_model_at_chance_has_no_tasks():
-    words = Tokenizer.load(embedded.teacher_path())
-    tasks = cloze.tasks_of([TEXT], words, count=8)
-    assert {"copy", "recall", "next sentence"} <= set(tasks)
-    assert all(len(items) <= 8 for items in tasks.values())
-    with pytest.raises(mp.UserError, match="No task distinguishes the candidates"):
-        cloze.counted(shaken(tiny()), {"copy": tasks["copy"]})
-
-
-def test_the_average_is_over_tasks_and_counts_those_above_chance(monkeypatch):
+def test_only_kinds_above_chance_count(monkeypatch):
     right = {
-        "copy": [True, False, False, False],
-        "recall": [True] * 3,
-        "next line": [True, False, False, False],
+        "code": [True, False, False, False] * 10,
+        "chat": [True] * 40,
+        "language": [True, True, False, False] * 10,
     }
-    monkeypatch.setattr(cloze, "correct", lambda model, items: np.array(right[items]))
-    asked = {task: task for task in right}
-    model = shaken(tiny("M"))
-    assert cloze.average(model, asked) == pytest.approx((0.25 + 1 + 0.25) / 3)
-    assert list(cloze.counted(model, asked)) == [
-        "recall"
-    ]  # one of four is chance, or what chance gives
+    monkeypatch.setattr(choosing, "right", lambda model, items: np.array(right[items]))
+    asked = {kind: kind for kind in right}
+    assert list(choosing.counted(None, asked)) == ["chat", "language"]
+    found = choosing.by_kind(None, asked)
+    assert found == pytest.approx({"code": 0, "chat": 1, "language": 1 / 3})
+    assert choosing.average(found) == pytest.approx(4 / 9)
+    with pytest.raises(mp.UserError, match="do not distinguish the candidates"):
+        choosing.counted(None, {"code": "code"})
+
+
+def test_it_chooses_by_the_half_that_is_not_reported():
+    words = Tokenizer.load(embedded.teacher_path())
+    asked = choosing.choosing(words, 300)
+    reported = questions(words, "eval", longest=300)
+    assert list(asked) == list(reported)
+    assert all(24 <= len(items) <= 100 for items in asked.values())
+    for kind, items in asked.items():
+        others = {tuple(item(q, words).context) for q in reported[kind]}
+        assert not others & {tuple(each.context) for each in items}
+        assert max(len(each.context) for each in items) < 300
 
 
 def test_a_run_chooses_by_tasks(tmp_path, monkeypatch):
@@ -83,18 +87,18 @@ def test_a_run_chooses_by_tasks(tmp_path, monkeypatch):
     mp.score(
         job, mp.ScoreSettings(samples=4, block_samples=2, curves=False, estimator="minitron-pre")
     )
-    monkeypatch.setattr("minipuzzle.runs.job.tasks_of", partial(cloze.tasks_of, count=2))
+    monkeypatch.setattr(choosing, "LIMIT", 2)
     for stage in ("parent", "legs"):
-        monkeypatch.setattr(f"minipuzzle.runs.{stage}.counted", lambda model, tasks: tasks)
+        monkeypatch.setattr(f"minipuzzle.runs.{stage}.counted", lambda model, asked: asked)
     seen = []
 
-    def average(model, tasks):
-        assert {"copy", "recall"} <= set(tasks)
+    def answered(model, asked):
+        assert {"language", "chat"} <= set(asked)
         seen.append(model._dropped)
-        return len(seen) / 100
+        return {"language": len(seen) / 100, "chat": len(seen) / 50}
 
     for stage in ("parent", "legs"):
-        monkeypatch.setattr(f"minipuzzle.runs.{stage}.average", average)
+        monkeypatch.setattr(f"minipuzzle.runs.{stage}.by_kind", answered)
     settings = mp.SearchSettings(budget=("97%",), candidates=6, validation_blocks=4, multiple=8)
     first = [row.name for row in mp.search(job, settings).candidates]
     asked = mp.SearchSettings(
@@ -102,7 +106,10 @@ def test_a_run_chooses_by_tasks(tmp_path, monkeypatch):
     )
     found = mp.search(job, asked)
     assert [row.name for row in found.candidates] == [*reversed(first[:4]), *first[4:]]
-    assert [row.tasks for row in found.candidates][:5] == [0.04, 0.03, 0.02, 0.01, None]
+    averages = [row.tasks for row in found.candidates][:5]
+    assert averages == [pytest.approx(n * 0.015) for n in (4, 3, 2, 1)] + [None]
+    assert found.candidates[0].kinds == {"language": 0.04, "chat": 0.08}
+    assert found.candidates[4].kinds is None
     assert found.top == (first[3], first[2])
     assert [step.left for step in found.funnel if "tasks" in step.stage] == [4]
     assert len(set(seen)) > 1, "the candidates' masks"
@@ -111,7 +118,7 @@ def test_a_run_chooses_by_tasks(tmp_path, monkeypatch):
     mp.distill(job, mp.DistillSettings(short_tokens=256, training=training, winner="tasks"))
     facts = read_json(tmp_path / "run/run.json")["stages"]["distill"]
     assert facts["winner"] == first[2]
-    assert facts["short_tasks"] == {first[3]: 0.05, first[2]: 0.06}
+    assert facts["short_tasks"] == pytest.approx({first[3]: 0.075, first[2]: 0.09})
 
 
 def test_the_recipe_is_the_papers():

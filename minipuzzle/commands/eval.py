@@ -10,7 +10,7 @@ from minipuzzle.settings.evaluate import EvalCommand
 def run(line: EvalCommand) -> None:
     """Measure on the text or on tasks, and print a row a model."""
     if line.tasks:
-        _tasks(line)
+        (_questions if line.embedded else _tasks)(line)
         return
     with command(line.run):
         from minipuzzle.report.evaluated import eval_table
@@ -22,6 +22,19 @@ def run(line: EvalCommand) -> None:
             print_json(result.json())
         else:
             out.print(eval_table(result))
+
+
+def _questions(line: EvalCommand) -> None:
+    with command(line.run):
+        from minipuzzle.report.answered import questions_table
+        from minipuzzle.runs.questions import run_questions
+
+        job = make_job(line.run, line.parent, Data(), line.device)
+        result = run_questions(job, list(line.checkpoints), line.limit, line.longest)
+        if line.as_json:
+            print_json(result.json())
+        else:
+            out.print(questions_table(result))
 
 
 def _tasks(line: EvalCommand) -> None:

@@ -41,14 +41,15 @@ class Quality(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """A candidate and what it does on the validation text; ``rank`` 1 is best, ``tasks`` the
-    average of the tasks where these were measured.
+    """A candidate and what it does on the validation text; ``rank`` 1 is best, ``tasks`` the mean
+    over ``kinds`` of questions, above chance, where these were asked.
     """
 
     candidate: Candidate
     quality: Quality
     rank: int = 0
     tasks: float | None = None
+    kinds: Mapping[str, float] | None = None
 
 
 def evaluate(
@@ -84,12 +85,14 @@ def reranked(
     return [replace(results[i], rank=place) for place, i in enumerate(order, start=1)]
 
 
-def by_tasks(results: Sequence[Evaluated], averages: Sequence[float]) -> list[Evaluated]:
-    """The first ones anew by their ``averages``, best first (equal ones as they were), then the
-    others as they were.
+def by_tasks(results: Sequence[Evaluated], kinds: Sequence[Mapping[str, float]]) -> list[Evaluated]:
+    """The first ones anew by the means over their ``kinds``, best first (equal ones as they were),
+    then the others as they were.
     """
+    averages = [sum(each.values()) / len(each) for each in kinds]
     first = [
-        replace(result, tasks=average) for result, average in zip(results, averages, strict=False)
+        replace(result, tasks=average, kinds=each)
+        for result, average, each in zip(results, averages, kinds, strict=False)
     ]
     order = sorted(range(len(first)), key=lambda i: (-averages[i], i))
     again = [*(first[i] for i in order), *results[len(first) :]]

@@ -79,6 +79,7 @@ def _row(parent: Architecture, evaluated: Evaluated, settings: SearchSettings) -
         bits=candidate.bits or None,
         rank=evaluated.rank,
         tasks=evaluated.tasks,
+        kinds=None if evaluated.kinds is None else dict(evaluated.kinds),
     )
 
 

@@ -8,6 +8,7 @@ from minipuzzle.records.base import Record
 from minipuzzle.records.command_log import CommandLog, CommandRow
 from minipuzzle.records.eval_result import CostRow, EvalResult, EvalRow, TextNumbers
 from minipuzzle.records.partial import PartialPrune, PartialSearch
+from minipuzzle.records.questions_result import Answered, QuestionsResult, QuestionsRow
 from minipuzzle.records.run_record import (
     Adapted,
     Distilled,
@@ -40,6 +41,7 @@ from minipuzzle.records.training_record import ExpertLoadRecord, LegRecord, Trai
 
 __all__ = [
     "Adapted",
+    "Answered",
     "CandidateRow",
     "CommandLog",
     "CommandRow",
@@ -61,6 +63,8 @@ __all__ = [
     "Pretrained",
     "Pruned",
     "Quantised",
+    "QuestionsResult",
+    "QuestionsRow",
     "Record",
     "RunRecord",
     "Scored",

@@ -11,8 +11,16 @@ from typing import Any
 import numpy as np
 
 from minipuzzle.artifacts import write_atomic
-from minipuzzle.records import CandidateRow, EvalResult, EvalRow, SearchResult, TasksResult
+from minipuzzle.records import (
+    CandidateRow,
+    EvalResult,
+    EvalRow,
+    QuestionsResult,
+    SearchResult,
+    TasksResult,
+)
 from minipuzzle.report import plots
+from minipuzzle.report.answered import kind_rows, questions_title
 from minipuzzle.report.evaluated import (
     by_task,
     change,
@@ -41,6 +49,7 @@ METRICS = {
 SECTIONS = (
     "steps", "block_scores", "patterns", "hidden", "removed", "pareto", "front", "more",
     "curves", "forecast", "forecast_picture", "rows", "numbers", "costs", "domains", "tasks",
+    "answered",
 )  # fmt: skip
 """What the page leaves out where a run has not come so far."""
 
@@ -75,6 +84,11 @@ def build_report(run: Path) -> Path:
         values |= _eval_values(facts.measured)
     if (run / "tasks.json").exists():
         values["task_names"], values["tasks"] = by_task(TasksResult.load(run / "tasks.json"))
+    if (run / "questions.json").exists():
+        answered = QuestionsResult.load(run / "questions.json")
+        values["answered"] = kind_rows(answered)
+        values["answered_title"] = questions_title(answered)
+        values["answered_names"] = [row.name for row in answered.rows]
     loader = PackageLoader("minipuzzle", "report")
     environment = Environment(
         loader=loader,

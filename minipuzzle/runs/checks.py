@@ -65,8 +65,6 @@ def open_distill(
     _check_precision(
         settings.teacher_precision, settings.training.bf16_ends, [file.architecture], job.device
     )
-    if settings.winner == "tasks":
-        job.text_parts("calibration")
     longest = settings.length[-1][0] if settings.length else first
     inputs = DistillInputs(
         teacher=file,

@@ -13,11 +13,11 @@ import torch
 
 from minipuzzle import embedded
 from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.cloze import Item, tasks_of
 from minipuzzle.data import TokenBlocks, Tokenizer
 from minipuzzle.errors import UserError
 from minipuzzle.kernels import choose
 from minipuzzle.model import HybridLM, frozen_model, load_frozen, load_model
+from minipuzzle.questions.choosing import Asked, choosing
 from minipuzzle.ranks import Ranks
 from minipuzzle.records import Original
 from minipuzzle.rundir import RunDir
@@ -109,10 +109,9 @@ class Job:
             )
         return whole.every_other(0 if part == "search" else 1)
 
-    def tasks(self) -> dict[str, list[Item]]:
-        """Tasks made of the calibration text, for choosing: what is reported is another text."""
-        paths = [part.path for part in self.text_parts("calibration")]
-        return tasks_of(paths, self.tokenizer)
+    def questions(self) -> Asked:
+        """The shipped questions that choose: ``eval`` reports on others."""
+        return choosing(self.tokenizer, self.original.architecture.max_positions)
 
     def load(
         self, checkpoint: Checkpoint, group: Ranks | None = None, replicas: int = 1

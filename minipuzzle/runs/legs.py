@@ -10,7 +10,6 @@ from functools import cached_property, partial
 
 from minipuzzle.bars import progress_bar
 from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.cloze import Item, average, counted
 from minipuzzle.data import TokenBlocks
 from minipuzzle.export.compressed import Encoder
 from minipuzzle.export.served import served
@@ -18,6 +17,7 @@ from minipuzzle.identity import fingerprint
 from minipuzzle.interrupt import Interrupt
 from minipuzzle.metrics import Metrics, measure
 from minipuzzle.model import HybridLM, set_precision
+from minipuzzle.questions.choosing import Asked, average, by_kind, counted
 from minipuzzle.ranks import Ranks
 from minipuzzle.runs.adapters import adapted
 from minipuzzle.runs.checks import DistillInputs, open_cache
@@ -68,9 +68,9 @@ class Legs:
         self.encoder = encoder
         self.tasks: dict[str, float] = {}
         self.curve: list[tuple[int, float]] = []
-        self._asked: dict[str, list[Item]] = {}
+        self._asked: Asked = {}
         if settings.winner == "tasks":
-            self._asked = counted(job.load_frozen(job.original, group), job.tasks())
+            self._asked = counted(job.load_frozen(job.original, group), job.questions())
         self.objective = (
             self._offline()
             if settings.teacher_logits
@@ -152,8 +152,10 @@ class Legs:
             f" nats/token{_by_domain(found)}"
         )
         if by_tasks:
-            self.tasks[name] = average(model, self._asked)
-            log.info(f"distill: {name}: average of {len(self._asked)} tasks {self.tasks[name]:.4f}")
+            kinds = by_kind(model, self._asked)
+            self.tasks[name] = average(kinds)
+            each = ", ".join(f"{kind} {value:.3f}" for kind, value in kinds.items())
+            log.info(f"distill: {name}: questions above chance {self.tasks[name]:.4f} ({each})")
         self.group.by_first(lambda: place.ended(loss, self.tasks.get(name)))
         self.stop.check(self.group)
         return loss

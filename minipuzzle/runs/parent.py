@@ -10,12 +10,12 @@ from functools import cached_property
 import numpy as np
 
 from minipuzzle.arch import Selection
-from minipuzzle.cloze import Item, average, counted
 from minipuzzle.data import TokenBlocks
 from minipuzzle.metrics import Answers, Metrics, answers, measure_each, predictions
 from minipuzzle.model import HybridLM
 from minipuzzle.model.rounded import Rounding
 from minipuzzle.nas.rank import Quality
+from minipuzzle.questions.choosing import Asked, by_kind, counted
 from minipuzzle.ranks import Ranks
 from minipuzzle.runs.job import Job
 
@@ -45,8 +45,10 @@ class MaskedParent:
         request = self.group.said_by_first((list(selections), False))
         return self._answer(*request)  # type: ignore[return-value]
 
-    def tasks(self, selection: Selection) -> float:
-        """The average of the tasks under a selection's masks; for the first one to call."""
+    def tasks(self, selection: Selection) -> dict[str, float]:
+        """How it answers the questions under a selection's masks, by kind (``choosing.by_kind``);
+        for the first one to call.
+        """
         return self._answer(*self.group.said_by_first(([selection], True)))[0]  # type: ignore[return-value]
 
     def serve(self) -> None:
@@ -64,21 +66,21 @@ class MaskedParent:
         return Rounding(self.job.parent)
 
     @cached_property
-    def _tasks(self) -> dict[str, list[Item]]:
+    def _questions(self) -> Asked:
         return counted(
             self.job.frozen_parent(self.group) if self._loaded is None else self._loaded[0],
-            self.job.tasks(),
+            self.job.questions(),
         )
 
     def _answer(
         self, selections: Sequence[Selection], by_tasks: bool
-    ) -> list[Quality] | list[float]:
+    ) -> list[Quality] | list[dict[str, float]]:
         if self._loaded is None:
             model = self.job.frozen_parent(self.group)
             self._loaded = model, answers(model, self.blocks, BATCH)
         model, teacher = self._loaded
         if by_tasks:
-            return [self._average(model, selection) for selection in selections]
+            return [self._kinds(model, selection) for selection in selections]
         each = self._qualities(model, selections, teacher)
         return [self._together(found) for found in each]
 
@@ -93,10 +95,10 @@ class MaskedParent:
                 found += masked_qualities(model, [selection], self.blocks, teacher)
         return found
 
-    def _average(self, model: HybridLM, selection: Selection) -> float:
-        tasks = self._tasks
+    def _kinds(self, model: HybridLM, selection: Selection) -> dict[str, float]:
+        asked = self._questions
         with model.masked(selection), self.rounding.applied(model, selection):
-            return average(model, tasks)
+            return by_kind(model, asked)
 
     def _together(self, found: Quality) -> Quality:
         """Over all processes."""

@@ -47,8 +47,6 @@ def run_search(job: Job, settings: SearchSettings) -> SearchResult:
     compute with it.
     """
     with job.run.locked(), ranks(job.device) as group:
-        if settings.by_tasks:
-            job.text_parts("calibration")  # asked for before anything is measured
         blocks = group.first_then_all(lambda: job.validation("search"))
         blocks = blocks.take(min(settings.validation_blocks, len(blocks)), seed=0)
         parent = MaskedParent(job, blocks, group)
@@ -112,7 +110,7 @@ def _search(
 class Search:
     """The funnel: what fits, what is evaluated, what local search makes of the best, what is kept.
 
-    ``evaluations`` measure a candidate's quality, ``tasks`` the average of the tasks.
+    ``evaluations`` measure a candidate's quality, ``tasks`` its answers by kind.
     """
 
     def __init__(
@@ -121,7 +119,7 @@ class Search:
         scores: Scores,
         settings: SearchSettings,
         evaluations: Evaluations,
-        tasks: Callable[[Selection], float],
+        tasks: Callable[[Selection], dict[str, float]],
     ) -> None:
         self.plan, self.scores, self.settings = plan, scores, settings
         self.evaluations, self.tasks = evaluations, tasks
@@ -176,13 +174,13 @@ class Search:
 
     def _by_tasks(self, ranked: list[Evaluated]) -> list[Evaluated]:
         started, count = time.monotonic(), min(self.settings.by_tasks, len(ranked))
-        averages = []
+        found = []
         with progress_bar("search: tasks", count, "candidates") as bar:
             for evaluated in ranked[:count]:
-                averages.append(self.tasks(evaluated.candidate.selection))
+                found.append(self.tasks(evaluated.candidate.selection))
                 bar.advance()
         self._step("ranked again by tasks", len(ranked), count, time.monotonic() - started)
-        return by_tasks(ranked, averages)
+        return by_tasks(ranked, found)
 
     def _refined(self, ranked: list[Evaluated], each: list[Proposals]) -> list[Evaluated]:
         started, best = time.monotonic(), ranked[0].candidate.selection

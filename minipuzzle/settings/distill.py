@@ -70,8 +70,8 @@ class DistillSettings:
     ``loss_terms``.
 
     The winner has the lowest validation ``loss`` after its short run, or the best average of
-    ``tasks`` (``cloze``). Of several ``rates`` the training takes the best after short runs of the
-    first candidate. Where neither rates nor the training's own rate are named, RATES are tried,
+    ``tasks`` (``questions``). Of several ``rates`` the training takes the best after short runs of
+    the first candidate. Where neither rates nor the training's own rate are named, RATES are tried,
     ADAPTER_RATES for an adapter. With a folder ``teacher_logits`` the teacher is asked once, before
     training; ``teacher_keep`` of its tokens at each position ("top-64", "sampled-50") are stored
     there.
@@ -95,7 +95,8 @@ class DistillSettings:
         200_000, "Tokens of the short run of each candidate.", within=TOKENS, common=True
     )
     winner: Winner = setting(
-        "loss", "What chooses the candidate of the long run: its validation loss, or tasks."
+        "loss",
+        "What chooses the long run's candidate: its validation loss, or the shipped questions.",
     )
     loss: str = setting(
         DEFAULT_LOSS,

@@ -54,8 +54,8 @@ class SearchSettings:
     heads (where ``mamba_heads`` prunes them) only with ``per_block_heads``, and KV heads may go
     with ``kv_heads``.
 
-    ``by_tasks`` of the best ranked are ranked again by the average of tasks made of the calibration
-    text (``cloze``), as the paper does with 130 by its benchmarks; 0 leaves that out.
+    ``by_tasks`` of the best ranked are ranked again by the mean over the kinds of shipped questions
+    (``questions``), as the paper does with 130 by its benchmarks; 0 leaves that out.
 
     ``top`` candidates go on to the short runs of distill; 0 is the paper's three, and nine with
     "solver", whose models lie so close by KL that only training tells them apart
@@ -124,9 +124,7 @@ class SearchSettings:
         flag="by-domain",
     )
     by_tasks: int = setting(
-        0,
-        "Rank this many of the best again by tasks made of the calibration text.",
-        within=(0, 10**6),
+        0, "Rank this many of the best again by the shipped questions.", within=(0, 10**6)
     )
     top: int = setting(
         0,

@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import cloze
 import headline_account
 import headline_speed
 import headline_speed_table
@@ -17,7 +18,7 @@ import torch
 from conftest import tiny
 from family_models import unclamped
 
-from minipuzzle import cloze, embedded
+from minipuzzle import embedded
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import Tokenizer
 from minipuzzle.families import nemotron_h

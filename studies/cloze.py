@@ -1,5 +1,4 @@
-"""Downstream tasks made of a text, for a search and a distillation that choose by their average;
-nothing is fetched.
+"""Tasks made of a text, for studies/headline_tasks.py.
 
 ``last word`` (as LAMBADA: the last word of a passage that has it before, every token of it greedy),
 ``next sentence`` and ``next line`` among four by log probability a byte, ``copy`` (a random
@@ -12,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from minipuzzle.data import Tokenizer
-from minipuzzle.data.documents import read_documents
-from minipuzzle.errors import UserError
-from minipuzzle.model import HybridLM, mixed_precision
+from minipuzzle.model import HybridLM
 from minipuzzle.model.head import matmul_fp32
 
 CHANCE = {
@@ -34,8 +30,6 @@ CHANCE = {
     "recall": 0.0,
 }
 CONTEXT, CHOICES, BATCH = 256, 4, 32
-EXAMPLES = 100
-"""Of each task at most, where a search or a distillation chooses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,55 +41,6 @@ class Item:
     context: list[int]
     choices: list[list[int]]
     sizes: list[int]
-
-
-def tasks_of(paths: list[Path], words: Tokenizer, count: int = EXAMPLES) -> dict[str, list[Item]]:
-    """The tasks that texts yield, at most ``count`` examples of each. Raises: UserError as
-    ``read_documents``.
-    """
-    rng = np.random.default_rng(0)
-    documents = [document for path in paths for document in read_documents(path)]
-    passages = [p for d in documents for p in re.split(r"\n\s*\n", d) if 200 < len(p) < 4000]
-    sentences = [re.split(r"(?<=[.!?])\s+", " ".join(p.split())) for p in passages]
-    lines = [[x for x in d.split("\n") if x.strip()] for d in documents]
-    made = {
-        "copy": list(copies(words, count, rng)),
-        "last word": list(last_words((" ".join(s) for s in sentences), words, count)),
-        "recall": list(
-            recalls(
-                [w for p in passages for w in re.findall(r"\b[a-z]{4,8}\b", p)], words, count, rng
-            )
-        ),
-        "next sentence": list(continuations(sentences, " ", words, count, rng)),
-        "next line": list(continuations(lines, "\n", words, count, rng)),
-    }
-    return {task: items for task, items in made.items() if items}
-
-
-def counted(model: HybridLM, tasks: dict[str, list[Item]]) -> dict[str, list[Item]]:
-    """The tasks that the parent ``model`` does better than by chance. Raises: UserError where there
-    is none.
-    """
-    with mixed_precision(model.embeddings.weight.device):
-        found = {
-            task: items
-            for task, items in tasks.items()
-            if above_chance(correct(model, items), CHANCE[task])
-        }
-    if not found:
-        raise UserError(
-            "No task distinguishes the candidates.",
-            got=f"the model is at chance in {', '.join(tasks) or 'none'}",
-            allowed="a calibration text that the model knows something of",
-            next="Give more or other text, or rank by the text alone: by_tasks 0, winner loss.",
-        )
-    return found
-
-
-def average(model: HybridLM, tasks: dict[str, list[Item]]) -> float:
-    """The mean over the tasks of a model's accuracies."""
-    with mixed_precision(model.embeddings.weight.device):
-        return float(np.mean([correct(model, items).mean() for items in tasks.values()]))
 
 
 def last_words(passages: Any, words: Tokenizer, count: int, seen: bool = True) -> Iterator[Item]:

@@ -17,7 +17,6 @@ from minipuzzle.data import Tokenizer
 from minipuzzle.model import init_model
 from minipuzzle.questions import CHANCE, CHOICES, Item, Question, answers, item, questions
 from minipuzzle.questions.intervals import difference, mean, share
-from minipuzzle.questions.make_texts import _standing
 from minipuzzle.questions.needles import lengths
 
 KINDS = ["language", "knowledge", "code", "long context", "chat"]
@@ -154,14 +153,6 @@ def _true_difference():
 
 
 TRUE = _true_difference()
-
-
-def test_what_the_training_text_says_is_found():
-    known = ["The quick brown fox jumps over the lazy dog and then it sleeps for a day."]
-    said = ["He saw: the lazy dog and then it sleeps for a day.", "A quick brown fox, lazy dog."]
-    assert _standing([f"He {known[0]}", "A quick brown fox"], [known[0]]) == {f"He {known[0]}"}
-    assert _standing(["then it sleeps", "then he"], known, whole=True) == {"then it sleeps"}
-    assert _standing(said, known) == {said[0]}
 
 
 def test_eval_asks_teacher_and_student(tmp_path, capsys):

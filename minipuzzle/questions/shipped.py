@@ -1,6 +1,6 @@
 """The questions that ship as text: of language, of code, and facts.
 
-``make_texts.py`` made the first two; a fact's wrong answers are right ones of others of
+``studies/question_texts.py`` made the first two; a fact's wrong answers are right ones of others of
 its form, drawn by a seed.
 """
 

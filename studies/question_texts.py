@@ -1,6 +1,6 @@
 """How the shipped questions of language and of code were made.
 
-    python -m minipuzzle.questions.make_texts --shared ../shared/data
+    python studies/question_texts.py --shared ../shared/data
 
 They are made of what ``embedded/corpus.py`` set aside and shipped nowhere: State of the Union
 addresses (a work of the US government) that the teacher was kept from, and Python of flopy (CC0)

@@ -89,7 +89,7 @@ def measure_each(
 
     Raises: UserError for a selection that the architecture does not allow.
     """
-    return _measured(model, Branches(model, selections), blocks, batch, teacher, progress)
+    return _measured(model, model.branches(selections), blocks, batch, teacher, progress)
 
 
 def _measured(

@@ -16,16 +16,16 @@ from __future__ import annotations
 
 import argparse
 import bz2
-import ctypes
 import json
-import statistics
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 
 import torch
+from quantised_gguf import gguf_bytes, in_gguf
+from quantised_table import AFTER, FORMATS, GGUF, PLAIN, QAD, WHOLE, Result, table
 
 import minipuzzle as mp
 from minipuzzle import embedded
@@ -37,36 +37,12 @@ from minipuzzle.export.served import served
 from minipuzzle.memory.formats import format_of
 from minipuzzle.metrics import measure
 from minipuzzle.model import HybridLM
-from minipuzzle.report.svg import save_png
 from minipuzzle.runs.job import open_checkpoint
 from minipuzzle.settings import Data, Training
 from minipuzzle.training import distillation, train
 from minipuzzle.training.trained import choose_trained
 
-WHOLE, PLAIN, AFTER, QAD = "bf16", "plain", "after", "qad"
-TRAINED = ("fp8", "nvfp4", "mxfp4", "int4", "int4-64", "int4-32")
-GGUF = ("Q8_0", "Q4_K", "Q4_0", "IQ4_NL")
-FORMATS = (WHOLE, *TRAINED, *GGUF)
-GGML = {"Q4_0": 2, "Q5_0": 6, "Q8_0": 8, "Q4_K": 12, "IQ4_NL": 20}
-"""Numbers of ggml's types."""
 Weights = Callable[[HybridLM], AbstractContextManager[None]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """Losses in nats a token of a model in a format; ``choice`` on the half that rates are chosen
-    on, the others on the other half; ``kl`` to the teacher.
-    """
-
-    way: str
-    format: str
-    rate: float
-    seed: int
-    bytes: int
-    choice: float
-    loss: float
-    domains: dict[str, float]
-    kl: float
 
 
 class Study:
@@ -101,7 +77,7 @@ class Study:
         if name == WHOLE:
             return self.start.bytes, lambda model: nullcontext()
         if name in GGUF:
-            return _gguf_bytes(self.start, name), partial(_in_gguf, name=name)
+            return gguf_bytes(self.start, name), partial(in_gguf, name=name)
         encoder = _encoder(self.start, name)
         return encoder.nbytes, partial(served, encoder=encoder)
 
@@ -192,144 +168,6 @@ def _beginnings(folder: Path, characters: int) -> Path:
         with bz2.open(embedded.text_path("validation") / f"{domain}.txt.bz2", "rt") as whole:
             (target / f"{domain}.txt").write_text(whole.read(characters))
     return target
-
-
-def _type(columns: int, name: str) -> str:
-    """What llama-quantize takes where 256 does not divide the columns."""
-    return "Q5_0" if name == "Q4_K" and columns % 256 else name
-
-
-def _matrices(architecture: object) -> list[str]:
-    blocks = enumerate(getattr(architecture, "blocks"))  # noqa: B009
-    return [f"blocks.{i}.{name}" for i, block in blocks for name in block.matrices]
-
-
-def _gguf_bytes(checkpoint: Checkpoint, name: str) -> int:
-    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-
-    size = checkpoint.bytes
-    for path in _matrices(checkpoint.architecture):
-        weight = checkpoint.tensor(path)
-        block, held = GGML_QUANT_SIZES[GGMLQuantizationType[_type(weight.shape[-1], name)]]
-        size += weight.numel() // block * held - weight.nbytes
-    return size
-
-
-@contextmanager
-def _in_gguf(model: HybridLM, name: str) -> Iterator[None]:
-    """Within it matrices are what llama.cpp's own quantiser makes of them, without an importance
-    matrix; head and embeddings stay whole, as in the other formats.
-    """
-    own = {
-        path: model.get_parameter(path).detach().clone() for path in _matrices(model.architecture)
-    }
-    with torch.no_grad():
-        for path, weight in own.items():
-            rounded = _ggml(weight.flatten(0, -2).cpu(), _type(weight.shape[-1], name))
-            model.get_parameter(path).copy_(rounded.view_as(weight))
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for path, weight in own.items():
-                model.get_parameter(path).copy_(weight)
-
-
-def _ggml(weight: torch.Tensor, name: str) -> torch.Tensor:
-    """[rows, columns] FP32 through ``ggml_quantize_chunk`` of xllamacpp's library and back through
-    the reader of the package gguf.
-    """
-    import xllamacpp
-    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-    from gguf.quants import dequantize
-
-    library = ctypes.CDLL(str(Path(xllamacpp.__file__).parent / "xllamacpp.abi3.so"))
-    quantise = library.ggml_quantize_chunk
-    quantise.restype = ctypes.c_size_t
-    quantise.argtypes = [
-        ctypes.c_int,
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-        *[ctypes.c_int64] * 3,
-        ctypes.c_void_p,
-    ]
-    kind = GGMLQuantizationType[name]
-    assert int(kind) == GGML[name]
-    block, held = GGML_QUANT_SIZES[kind]
-    source = weight.to(torch.bfloat16).float().contiguous()
-    rows, columns = source.shape
-    codes = torch.empty((rows, columns // block * held), dtype=torch.uint8)
-    written = quantise(int(kind), source.data_ptr(), codes.data_ptr(), 0, rows, columns, None)
-    assert written == codes.numel(), (written, codes.shape)
-    return torch.from_numpy(dequantize(codes.numpy(), kind))
-
-
-def table(folder: Path) -> None:
-    """Losses above the whole model's in percent, by domain; mean and half of the seeds' range."""
-    found = [Result(**json.loads(p.read_text())) for p in sorted(folder.glob("results/*.json"))]
-    whole = next(result for result in found if (result.way, result.format) == (AFTER, WHOLE))
-    domains = list(whole.domains)
-    head = ["format", "way", "MB", "rate", *domains, "all", "KL", "won back", "seeds"]
-    print("| " + " | ".join(head) + " |\n|---|---|" + "--:|" * (len(head) - 2))
-    drawn: dict[str, list[float]] = {}
-    for name in FORMATS:
-        loss = None
-        for way in (AFTER, PLAIN, QAD):
-            # the control's rate is chosen whole: it does not know what it will be rounded to
-            first = [
-                r for r in found if (r.way, r.format) == (way, WHOLE if way == PLAIN else name)
-            ]
-            runs = [r for r in found if (r.way, r.format) == (way, name) and r.rate == rate(first)]
-            if not runs:
-                continue
-            if way == AFTER:
-                loss = runs[0].loss - whole.loss
-            cells = [
-                name,
-                way,
-                f"{runs[0].bytes / 1e6:.2f}",
-                f"{runs[0].rate:g}" if runs[0].rate else "",
-            ]
-            for domain in domains:
-                cells.append(shown([above(r.domains[domain], whole.domains[domain]) for r in runs]))
-            cells.append(shown([above(r.loss, whole.loss) for r in runs]))
-            cells.append(f"{statistics.mean(r.kl for r in runs):.4f}")
-            back = [100 * (1 - (r.loss - whole.loss) / loss) for r in runs] if loss else []
-            cells.append(shown(back, 0) if back and way != AFTER else "")
-            print("| " + " | ".join([*cells, str(len(runs))]) + " |")
-            drawn[f"{name}, {way}"] = [above(r.loss, whole.loss) for r in runs]
-    print(f"whole: {whole.loss:.4f} nats/token", whole.domains)
-    save_png(lambda axes: draw(axes, drawn), folder / "quantised.png", (7, 4))
-
-
-def rate(runs: list[Result]) -> float | None:
-    """The rate that was best with the first seed."""
-    first = [run for run in runs if run.seed == 0]
-    return min(first, key=lambda run: run.choice).rate if first else None
-
-
-def above(loss: float, whole: float) -> float:
-    """In percent."""
-    return 100 * (loss / whole - 1)
-
-
-def shown(each: list[float], digits: int = 2) -> str:
-    """A mean and half of the range."""
-    text = f"{statistics.mean(each):+.{digits}f}"
-    return f"{text} ± {(max(each) - min(each)) / 2:.{digits}f} %" if len(each) > 1 else f"{text} %"
-
-
-def draw(axes: object, drawn: dict[str, list[float]]) -> None:
-    """A bar a row, seeds as whiskers."""
-    bars = axes.barh(  # type: ignore[attr-defined]
-        list(drawn),
-        [statistics.mean(each) for each in drawn.values()],
-        xerr=[(max(each) - min(each)) / 2 for each in drawn.values()],
-    )
-    for bar, name in zip(bars, drawn, strict=True):
-        bar.set_color("C1" if name.endswith(QAD) else "C0")
-    axes.invert_yaxis()  # type: ignore[attr-defined]
-    axes.set_xlabel("loss above the whole model's, %")  # type: ignore[attr-defined]
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from minipuzzle.arch import Selection
 from minipuzzle.data import Tokenizer, load_blocks
 from minipuzzle.errors import UserError
 from minipuzzle.metrics import answers, measure, measure_each
-from minipuzzle.model.branches import Branches, forks_held
+from minipuzzle.model.branches import forks_held
 
 KEPT = {"intermediate": (0, 1, 2, 5)}
 PATTERN = "M-M*-"
@@ -58,7 +58,7 @@ def test_shared_blocks_run_once():
     whole and narrow (1 + 2). Cut: 0 to 3, and 4 of one.
     """
     model = shaken(tiny(PATTERN))
-    branches = Branches(model, chosen())
+    branches = model.branches(chosen())
     ran = []
     for block in model.blocks:
         block.register_forward_hook(lambda module, inputs, output: ran.append(module))
@@ -93,7 +93,7 @@ def test_few_streams_wait(monkeypatch):
             most = max(most, len(alive))
             return result
 
-    branches = Branches(model, selections)
+    branches = model.branches(selections)
     model.blocks = nn.ModuleList(Counted(block) for block in model.blocks)
     model.hidden_states_of_each(
         branches, torch.zeros(1, 4, dtype=torch.int64), lambda number, hidden: None
@@ -105,4 +105,4 @@ def test_few_streams_wait(monkeypatch):
 
 def test_a_selection_that_fits_no_model_is_refused():
     with pytest.raises(UserError, match="does not describe"):
-        Branches(shaken(tiny("M-")), [Selection(blocks=({},))])
+        shaken(tiny("M-")).branches([Selection(blocks=({},))])

@@ -1,7 +1,7 @@
 """Several selections of one model in one pass: those that agree on their first blocks share the
 stream up to there.
 
-    branches = Branches(model, selections)
+    branches = model.branches(selections)
     model.hidden_states_of_each(branches, tokens, take)      take(number, hidden) for each of them
 
 The selections are a tree over the blocks, walked depth first. Where it forks, the branch with the
@@ -12,16 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from torch import Tensor
 
-from minipuzzle.arch import Selection
+from minipuzzle.arch import Architecture, Selection
 from minipuzzle.model.base import ResidualBlock
 from minipuzzle.model.masks import index_mask
-
-if TYPE_CHECKING:
-    from minipuzzle.model.hybrid import HybridLM
 
 Values = list[tuple[Any, str, Any]]
 """(module, attribute, mask) to set meanwhile."""
@@ -44,20 +41,26 @@ class Branch:
 
 
 class Branches:
-    """The ``selections`` of a model as branches, by ``hidden``, the mask of their hidden channels.
+    """The ``selections`` of a model, whose ``blocks`` these are, as branches, by ``hidden``, the
+    mask of their hidden channels.
 
     Raises: UserError for a selection that the model's architecture does not allow.
     """
 
-    def __init__(self, model: HybridLM, selections: Sequence[Selection]) -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        blocks: Sequence[ResidualBlock],
+        selections: Sequence[Selection],
+    ) -> None:
         for selection in selections:
-            selection.student(model.architecture)
+            selection.student(architecture)
         self.size = len(selections)
         self.trees: list[tuple[Tensor | None, Branch]] = []
-        device, size = model.embeddings.weight.device, model.architecture.hidden
+        device, size = blocks[0].norm.weight.device, architecture.hidden
         for group in _grouped(range(self.size), [s.hidden for s in selections]):
             mask = index_mask(size, selections[group[0]].hidden, device)
-            self.trees.append((mask, _branch(model, selections, group, 0)))
+            self.trees.append((mask, _branch(blocks, selections, group, 0)))
 
     @property
     def count(self) -> int:
@@ -73,17 +76,20 @@ def forks_held(selections: int) -> int:
 
 
 def _branch(
-    model: HybridLM, selections: Sequence[Selection], members: tuple[int, ...], start: int
+    blocks: Sequence[ResidualBlock],
+    selections: Sequence[Selection],
+    members: tuple[int, ...],
+    start: int,
 ) -> Branch:
     steps: list[tuple[int, Values]] = []
-    for index in range(start, len(model.blocks)):
+    for index in range(start, len(blocks)):
         parts = _grouped(members, [_said(selections[m], index) for m in members])
         if len(parts) > 1:
-            forks = [_branch(model, selections, part, index) for part in sorted(parts, key=len)]
+            forks = [_branch(blocks, selections, part, index) for part in sorted(parts, key=len)]
             return Branch(members=members, steps=tuple(steps), forks=tuple(forks))
         if selections[members[0]].blocks[index] is not None:
-            module = cast(ResidualBlock, model.blocks[index])
-            steps.append((index, [*module.masks(selections[members[0]].axes(index))]))
+            axes = selections[members[0]].axes(index)
+            steps.append((index, [*blocks[index].masks(axes)]))
     return Branch(members=members, steps=tuple(steps), forks=())
 
 

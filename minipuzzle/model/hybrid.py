@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -118,6 +118,13 @@ class HybridLM(nn.Module):
             cache.length += tokens.shape[1]
         result: Tensor = self.final_norm(h)
         return result
+
+    def branches(self, selections: Sequence[Selection]) -> Branches:
+        """For ``hidden_states_of_each``.
+
+        Raises: UserError for a selection that the architecture does not allow.
+        """
+        return Branches(self.architecture, cast(Sequence[ResidualBlock], self.blocks), selections)
 
     def hidden_states_of_each(
         self,

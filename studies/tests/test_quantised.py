@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-import quantised
+import quantised_gguf
 import torch
 from gguf.constants import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
-from quantised import Result, rate, shown
+from quantised_table import Result, rate, shown
 
 
 @pytest.mark.parametrize("name", ["Q8_0", "Q5_0"])
@@ -14,7 +14,7 @@ def test_llama_cpps_quantiser_is_called_as_ggufs_reads(name):
     weight = torch.randn(8, 256, generator=torch.Generator().manual_seed(0)).bfloat16().float()
     kind = GGMLQuantizationType[name]
     expected = dequantize(quantize(weight.numpy(), kind), kind)
-    found = quantised._ggml(weight, name).numpy()
+    found = quantised_gguf.through_ggml(weight, name).numpy()
     # of the two only Q8_0 rounds ties alike
     assert np.mean(found != expected) < (1e-3 if name == "Q8_0" else 0.05)
     assert np.abs(found - weight.numpy()).max() < np.abs(weight.numpy()).max() / (
@@ -24,8 +24,10 @@ def test_llama_cpps_quantiser_is_called_as_ggufs_reads(name):
 
 def test_q4_k_is_nearer_than_its_step_and_q5_0_takes_other_columns():
     weight = torch.randn(4, 512, generator=torch.Generator().manual_seed(0))
-    assert 0.01 < (quantised._ggml(weight, "Q4_K") - weight).square().mean().sqrt() < 0.1
-    assert [quantised._type(columns, "Q4_K") for columns in (192, 256, 384, 768)] == [
+    assert (
+        0.01 < (quantised_gguf.through_ggml(weight, "Q4_K") - weight).square().mean().sqrt() < 0.1
+    )
+    assert [quantised_gguf.ggml_type(columns, "Q4_K") for columns in (192, 256, 384, 768)] == [
         "Q5_0",
         "Q4_K",
         "Q5_0",

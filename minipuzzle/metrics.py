@@ -171,7 +171,7 @@ def _compare(
     hidden: Float[Tensor, "n d"],
     targets: Int[Tensor, " n"],
     teacher: HybridLM | Answers | None,
-    other: Float[Tensor, "n d"] | None,
+    other: Float[Tensor, "n t"] | None,
 ) -> None:
     """Add to ``totals`` [4] what a model's last hidden states say of the targets, beside the
     teacher's.

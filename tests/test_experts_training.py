@@ -13,7 +13,7 @@ from world import CPU, STEP, distil, text
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
 from minipuzzle.kernels import choose, grouped
-from minipuzzle.model import HybridLM, init_model, load_model, set_precision
+from minipuzzle.model import HybridLM, init_model, load_model
 from minipuzzle.model.fp8_weights import fp8_model
 from minipuzzle.model.norm import RMSNorm
 from minipuzzle.ranks import alone
@@ -144,15 +144,6 @@ def test_what_waits_for_the_device_is_not_captured(monkeypatch):
         assert distillation(model).capturable == whole
         assert HybridLM(tiny("M", **sizes), kernels=choose(CPU, kernels)).capturable
     assert next_token.capturable
-
-
-def test_emulated_fp8_is_not_captured(monkeypatch):
-    monkeypatch.setattr(grouped, "why_never", lambda device: "")
-    model = HybridLM(tiny("-E-"), kernels=choose(CPU))
-    set_precision(model, "fp8-emulated", 1)
-    assert not model.capturable
-    set_precision(model, "bf16", 0)
-    assert model.capturable
 
 
 def trained(folder, model, **settings):

@@ -286,8 +286,8 @@ def test_what_a_parent_s_config_leaves_over_is_not_written_into_a_student_s(name
         assert sum(value.numel() for value in state.values()) == sum(
             math.prod(tensor.shape) for tensor in architecture.tensors()
         ) + architecture.tied_head * math.prod(model.lm_head.weight.shape)
-        assert not {"auto_map", "is_causal", "per_layer_config", "partial_rotary_factor"} & set(
-            written
-        )
+        assert not {"auto_map", "is_causal", "per_layer_config"} & set(written)
+        # of its own where mlx-lm reads it
+        assert written.get("partial_rotary_factor") != LEFTOVERS["partial_rotary_factor"]
         fields = {k: v for k, v in written.items() if k not in ("model_type", "architectures")}
         assert difference(name, fields) <= 1e-4

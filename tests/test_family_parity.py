@@ -75,7 +75,7 @@ def test_logits_and_gradients(pair):
         if canonical in buffers:
             continue
         want = in_file(found, names[canonical], tensor)
-        scale = want.norm().clamp(min=1e-6)
+        scale = want.norm().clamp(min=1e-4)
         assert (mine[canonical].grad - want).norm() / scale < 1e-3, canonical
 
 

@@ -16,6 +16,7 @@ def test_each_part_has_its_file():
 
 def test_a_changed_bit_is_seen_and_another_machine_may_round_otherwise(tmp_path, monkeypatch):
     then = "made on here\nblock 0 = 0.25 float64 3 0123456789abcdef first 1.5\ntop = c001\n"
+    then += "a = 5.2077545976329835, 2\n"
     (tmp_path / "demo.txt").write_text(then)
     monkeypatch.setattr("goldens.make.TEXTS", tmp_path)
     assert not differences("demo", then)
@@ -24,5 +25,7 @@ def test_a_changed_bit_is_seen_and_another_machine_may_round_otherwise(tmp_path,
     assert not differences(
         "demo", there.replace("0.25", "0.2500001").replace("0123456789abcdef", "ffffffffffffffff")
     )
+    assert not differences("demo", there.replace("5.2077545976329835", "5.207754738567573"))
+    assert differences("demo", there.replace("5.2077545976329835", "5.217754738567573"))
     assert differences("demo", there.replace("0.25", "0.26"))
     assert differences("demo", there.replace("c001", "c002"))

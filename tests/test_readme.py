@@ -28,6 +28,7 @@ SMALL = {
 NAMES = {
     "47B": "96%",
     "83%": "96%",
+    "memory=45%": "memory=96%",
     "12MiB": "100MiB",
     "candidates/c005": "student",
     "other-model": "ckpt56b",

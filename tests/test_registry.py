@@ -26,7 +26,8 @@ def copy(tmp_path_factory):
     """This repository as links, with one more file in each folder: a copy of one that is there."""
     root = tmp_path_factory.mktemp("copy")
     (root / "tests").symlink_to(ROOT / "tests")
-    (root / "pyproject.toml").symlink_to(ROOT / "pyproject.toml")
+    for name in ("pyproject.toml", "docs"):
+        (root / name).symlink_to(ROOT / name)
     real = {root / "minipuzzle"}
     for registry in SUITES:
         folder = root / "minipuzzle" / registry.folder

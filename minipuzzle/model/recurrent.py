@@ -13,7 +13,7 @@ from torch import Tensor
 
 from minipuzzle.model.base import Context
 from minipuzzle.model.cache import Room, Slot
-from minipuzzle.shapes import Float
+from minipuzzle.shapes import Float, Float32
 
 
 @dataclass(kw_only=True)
@@ -69,7 +69,9 @@ def enter(
     return (inputs, None) if slot is None else slot.enter(inputs, bool(context.past))
 
 
-def leave(y: Tensor, state: Tensor, context: Context) -> Tensor:
+def leave(
+    y: Float[Tensor, "b s *rest"], state: Float32[Tensor, "*shape"], context: Context
+) -> Float[Tensor, "b s *rest"]:
     """``y`` of a recurrence over many tokens; who comes after them gets the last state."""
     if context.slot is not None:
         cast(RecurrentSlot, context.slot).state.copy_(state)

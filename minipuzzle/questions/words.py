@@ -47,7 +47,7 @@ REPLIES = {
     "Where is the capital?": "The capital is the city of Washington.",
     "What is an island?": "An island is land with water on every side.",
     "How do bees make honey?": "Bees make honey from the nectar of flowers.",
-    "What does the sun give us?": "The sun gives us light and heat.",
+    "What does the sun give us?": "The sun gives us light and warmth.",
     "What is a library?": "A library is a house with many books.",
     "How do I sort a list in Python?": "Call sorted(values), which returns a new list.",
     "How do I open a file in Python?": "Use with open(path) as file, then file.read().",

@@ -81,7 +81,7 @@ class EvalCommand:
             )
         if self.embedded and (self.include is not None or (self.limit or 1) < 1):
             raise UserError(
-                "The shipped questions are asked with a limit of at least 1, without other files.",
+                "The shipped questions take a limit of at least 1, without other files.",
                 got=f"eval.include {self.include}, eval.limit {self.limit}",
                 allowed="eval.limit 1 or more, no eval.include",
                 next="Change that setting.",

@@ -39,7 +39,7 @@ PINNED = {
     "CUDA_VISIBLE_DEVICES": "",
 }
 FIRST = "made on"
-HASHED = re.compile(r"\b[0-9a-f]{16,}\b")
+HASHED = re.compile(r"(?<![.\w])[0-9a-f]{16,}\b")
 APART = 1e-3
 
 
@@ -100,7 +100,8 @@ def _near(then: str, now: str) -> bool:
 
 def _same(then: str, now: str) -> bool:
     try:
-        return math.isclose(float(then), float(now), rel_tol=APART, abs_tol=APART)
+        a, b = (float(word.rstrip(",")) for word in (then, now))
+        return math.isclose(a, b, rel_tol=APART, abs_tol=APART)
     except ValueError:
         return then == now
 

@@ -3,7 +3,7 @@
 import csv
 
 import pytest
-from helpers import FAST, heard, run
+from helpers import FAST, TEXT, heard, run
 
 from minipuzzle.artifacts import read_json
 from minipuzzle.commands import distill as commands
@@ -60,14 +60,22 @@ def test_five_candidates_are_screened_and_three_go_on(checkpoint, tmp_path):
 
 
 def test_a_long_run_that_does_harm_says_so(checkpoint, tmp_path, capsys):
-    """One candidate alone, so that the loss before is that of its cut."""
-    folder = tmp_path / "run"
+    """One candidate alone, so that the loss before is that of its cut; two domains."""
+    folder, text = tmp_path / "run", tmp_path / "text"
+    text.mkdir()
+    for name, part in (("a", TEXT.read_text()[:6000]), ("b", TEXT.read_text()[6000:12_000])):
+        (text / f"{name}.txt").write_text(part)
     run("score", checkpoint, "--run", folder, *FAST["score"])
     run("search", "--run", folder, *FAST["search"], "--top", 1)
     for rate in (3e-4, 3.0):
-        run("distill", "--run", folder, *FAST["distill"], "--learning-rate", rate)
-        before, after = RunDir(folder).stage(Distilled).long_validation_loss
+        more = ("--validation", text, "--learning-rate", rate)
+        run("distill", "--run", folder, *FAST["distill"], *more)
+        done = RunDir(folder).stage(Distilled)
+        before, after = done.long_validation_loss
         said = capsys.readouterr().err
+        each = done.validation_domains
+        assert min(each.values()) < after < max(each.values())
+        assert f" after it (a {each['a']:.4f}, b {each['b']:.4f})" in said
         assert (
             f"validation loss {before:.4f} nats/token before the long run, {after:.4f} after it"
             in said

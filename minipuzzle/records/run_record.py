@@ -99,9 +99,9 @@ class Pruned(Stage):
 class Distilled(Stage):
     """``search``: the key of the search it went by. Losses are validation losses in nats a token,
     by candidate (short runs, screening runs) or learning rate; ``short_tasks`` are averages of
-    tasks. ``curve``: (tokens, loss on a
-    sample) along the long run. ``expert_load``, here and below: in the last logged steps, by number
-    of the block.
+    tasks. ``validation_domains``: the loss after the long run of each source of text, where there
+    are several. ``curve``: (tokens, loss on a sample) along the long run. ``expert_load``, here and
+    below: in the last logged steps, by number of the block.
     """
 
     name: ClassVar[str] = "distill"
@@ -111,6 +111,7 @@ class Distilled(Stage):
     screening_validation_loss: dict[Name, Measured] = field(default_factory=dict)
     final_kl: Measured
     long_validation_loss: tuple[Measured, Measured] | None = None
+    validation_domains: dict[str, Measured] = field(default_factory=dict)
     curve: list[tuple[Count, Measured]] = field(default_factory=list)
     tokens: Count
     learning_rate: float = 0.0

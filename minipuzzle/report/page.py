@@ -172,7 +172,9 @@ def _trained(facts: Facts) -> str:
     text = f"{done.tokens:,} tokens for {done.winner}, the winner; at the end KL "
     text += f"{done.final_kl:.4f} nats a token on the training text. "
     if long := done.long_validation_loss:
-        text += f"Validation loss before and after them: {long[0]:.4f}, {long[1]:.4f}. "
+        text += f"Validation loss before and after them: {long[0]:.4f}, {long[1]:.4f}"
+        each = ", ".join(f"{name} {loss:.4f}" for name, loss in done.validation_domains.items())
+        text += f" ({each}). " if each else ". "
     if rates := done.rate_validation_loss:
         text += (
             "Validation loss of the first candidate after a short run at each learning rate, the"

@@ -95,6 +95,7 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
                 screening_validation_loss=found.screening,
                 final_kl=final,
                 long_validation_loss=validation,
+                validation_domains=run.domains,
                 curve=run.curve,
                 tokens=settings.training.tokens,
                 learning_rate=run.training.learning_rate,

@@ -68,6 +68,7 @@ class Legs:
         self.encoder = encoder
         self.tasks: dict[str, float] = {}
         self.curve: list[tuple[int, float]] = []
+        self.domains: dict[str, float] = {}
         self._asked: Asked = {}
         if settings.winner == "tasks":
             self._asked = counted(job.load_frozen(job.original, group), job.questions())
@@ -172,9 +173,9 @@ class Legs:
         final = self._train(
             model, self.training, LONG, name, "long run", curve, lengths=self.settings.length
         )
-        self.curve = curve.points
         found = self._measure(model)
-        after = found.loss
+        after, self.curve = found.loss, curve.points
+        self.domains = {name: part.loss for name, part in found.domains.items()}
         log.info(
             f"distill: validation loss {before:.4f} nats/token before the long run, {after:.4f}"
             f" after it{_by_domain(found)}"

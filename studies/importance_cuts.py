@@ -108,7 +108,7 @@ def best_cuts(parent: Architecture, scores: Scores, share: float) -> dict[str, S
             )
         elif isinstance(block, Mamba2):
             channels, g = scores.widths["head_channels"][i], block.groups
-            of_heads, of_channels = block.widths
+            of_heads, of_channels = (w for w in block.widths if w.score == "head_channels")
             put("Mamba heads", i, block.heads // g, partial(_kept, of_heads, block, channels, g))
             put(
                 "Mamba head channels",

@@ -34,8 +34,8 @@ CASES = {"fp8": 0, "nvfp4": 0, "mxfp4": 0, "int4": 32}
 
 
 def digest(file):
-    """As studies/llm_compressor.py, which needs its library, has it."""
-    source = (ROOT / "studies/llm_compressor.py").read_text()
+    """As studies/peers/llm_compressor.py, which needs its library, has it."""
+    source = (ROOT / "studies/peers/llm_compressor.py").read_text()
     space = {"hashlib": importlib.import_module("hashlib"), "json": json, "Path": Path}
     exec(source[source.index("def digest") : source.index("def made")], space)
     return space["digest"](file)

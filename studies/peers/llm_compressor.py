@@ -1,7 +1,7 @@
 """The embedded teacher quantised by llm-compressor: what tests/test_quantize.py compares with.
 
     python -m venv --system-site-packages ENV && ENV/bin/pip install llmcompressor==0.14.0.1
-    ENV/bin/python studies/llm_compressor.py tests/golden/llm_compressor.json
+    ENV/bin/python studies/peers/llm_compressor.py tests/golden/llm_compressor.json
 
 Ran on 2026-11-29: llm-compressor 0.14.0.1, compressed-tensors 0.19.0, transformers 5.23.0, torch
 2.13.0 on a CPU.

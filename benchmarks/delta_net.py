@@ -30,12 +30,11 @@ import statistics
 from collections.abc import Callable
 from functools import partial
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from _clocks import WARM_UPS, Run, allocated, graph_seconds, now
+from _options import about, parsed
 from delta_net_decode import decoding
 from torch import Tensor, nn
 from transformers.models.qwen3_5 import modeling_qwen3_5
@@ -51,21 +50,9 @@ ROUNDS, ERROR_TOKENS, EPS = 12, 512, 1e-6
 
 def main() -> None:
     """Measure, print two tables, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    options = parsed(
+        __doc__, tokens=8192, hidden=4096, groups=16, heads=2, width=128, rounds=ROUNDS
     )
-    parser.add_argument("--device", default="cuda")
-    for name, value in (
-        ("tokens", 8192),
-        ("hidden", 4096),
-        ("groups", 16),
-        ("heads", 2),
-        ("width", 128),
-        ("rounds", ROUNDS),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
     device = torch.device(options.device)
     kernels = choose(device)
     kind = DeltaNet(
@@ -76,10 +63,7 @@ def main() -> None:
         value_dim=options.width,
     )
     result: dict[str, Any] = {
-        "shape": {k: v for k, v in vars(options).items() if isinstance(v, int)},
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        **about(options, device),
         "kernels": kernels.describe([kind]),
         "fla": next((d.version for d in metadata.distributions(name="fla-core")), None),
         "transformers' kernels": theirs(),

@@ -27,13 +27,12 @@ import statistics
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-import transformers
 from _clocks import WARM_UPS, Run, allocated, graph_seconds, now, step_seconds
+from _options import about, parsed
 from experts_ways import SCALING, ours, products, theirs
 from torch import Tensor
 from transformers import NemotronHConfig
@@ -54,30 +53,21 @@ DECODED = (1, 8, 64)
 
 def main() -> None:
     """Measure, print two tables, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    options = parsed(
+        __doc__,
+        tokens=8192,
+        hidden=2688,
+        experts=128,
+        top_k=6,
+        width=1856,
+        shared=3712,
+        rounds=ROUNDS,
     )
-    parser.add_argument("--device", default="cuda")
-    for name, value in (
-        ("tokens", 8192),
-        ("hidden", 2688),
-        ("experts", 128),
-        ("top-k", 6),
-        ("width", 1856),
-        ("shared", 3712),
-        ("rounds", ROUNDS),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
     device = torch.device(options.device)
     module, x, gradient = problem(options, device)
     result = {
-        "shape": {k: v for k, v in vars(options).items() if isinstance(v, int)},
+        **about(options, device),
         "dtype": str(x.dtype),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
         "experts": choose(device).experts,
         "flops": flops(options),
         "rows": training(module, x, gradient, options),

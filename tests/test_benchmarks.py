@@ -8,6 +8,7 @@ import pytest
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 PARTS = {
     "_clocks",
+    "_options",
     "_rows",
     "delta_net_decode",
     "distill_trainers",

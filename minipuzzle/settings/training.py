@@ -54,8 +54,8 @@ class Training:
     Under torchrun the model is sharded over all processes, or over each of ``replicas`` groups of
     them (HSDP). ``context_parallel`` neighbours have a part of each sequence each
     (``model.context_parallel``). ``precision`` is that of the blocks' GEMMs: FP8 for all but
-    ``bf16_ends`` blocks at either end. The state is saved ``save_every`` seconds after the last
-    save was on disk, or later where saves would take more than a tenth of the time
+    routed experts and ``bf16_ends`` blocks at either end. The state is saved ``save_every`` seconds
+    after the last save was on disk, or later where saves would take more than a tenth of the time
     (``training.pace``), and at the end.
     ``activation_checkpointing`` "auto" recomputes blocks in the backward pass where a GPU's memory
     would not hold them, "mlp,mamba" those of these kinds in any case (``named_kinds``). ``train``

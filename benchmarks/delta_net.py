@@ -8,12 +8,14 @@ step.
         --width 16 --rounds 3 --out delta_net.json
 
 All rows have the same weights, inputs and gradient, and take turns round by round; medians are
-compared. ``ours`` is our block's mixer, ``ours, plain PyTorch`` the same with the reference of the
-rule and of the convolution; the baseline is transformers' Qwen3_5GatedDeltaNet, which takes the
-same kernels where they are installed (fla-core, causal-conv1d). ``products`` is the ceiling: the
-matrix products alone, forward and backward. ``graph`` is the same as a CUDA graph. Memory is the
-peak beyond weights and their gradients. Errors are relative to the plain block in FP32 on the first
-tokens: of the output, of the input's gradient and of q's, k's, v's and z's matrix.
+compared. ``ours`` is our block's mixer, which gives fla's kernels each key group as a row
+(``kernels/delta_cuda.py``), ``ours, heads beside`` the same with all heads in a row, ``ours, plain
+PyTorch`` with the reference of the rule and of the convolution. The baseline is transformers'
+Qwen3_5GatedDeltaNet, which takes the same kernels where they are installed (fla-core,
+causal-conv1d). ``products`` is the ceiling: the matrix products alone, forward and backward.
+``graph`` is the same as a CUDA graph. Memory is the peak beyond weights and their gradients. Errors
+are relative to the plain block in FP32 on the first tokens: of the output, of the input's gradient
+and of q's, k's, v's and z's matrix.
 
 A decode step is LAYERS blocks of their own weights and states one after the other, a token a row,
 so that no cache holds what is read. What it must move is its weights once, its states and windows
@@ -28,6 +30,7 @@ import argparse
 import inspect
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from typing import Any
@@ -77,9 +80,12 @@ def main() -> None:
 
 def theirs() -> dict[str, str]:
     """Whose functions transformers took when it was imported."""
-    names = ("torch_chunk_gated_delta_rule", "causal_conv1d_fn")
-    taken = {n: inspect.getclosurevars(getattr(modeling_qwen3_5, n)).nonlocals for n in names}
-    return {name: taken[name]["implementation"].__module__ for name in names}
+    found = {}
+    for name in ("torch_chunk_gated_delta_rule", "causal_conv1d_fn"):
+        function = getattr(modeling_qwen3_5, name)
+        taken = inspect.getclosurevars(function).nonlocals.get("implementation", function)
+        found[name] = taken.__module__
+    return found
 
 
 def problem(kind: DeltaNet, options: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor]:
@@ -141,6 +147,9 @@ def training(kind: DeltaNet, kernels: Kernels, options: argparse.Namespace) -> l
         "transformers": (module, module),
         "ours, plain PyTorch": (plain, partial(plain.mixer, context=Context())),
     }
+    if delta_rule := beside(kernels):
+        other = ours(module, kind, replace(kernels, delta_rule=delta_rule))
+        ways["ours, heads beside"] = (other, partial(other.mixer, context=Context()))
     times: dict[str, list[float]] = {name: [] for name in (*ways, "products")}
     forward: dict[str, list[float]] = {name: [] for name in ways}
     rows: dict[str, dict[str, Any]] = {}
@@ -170,7 +179,7 @@ def training(kind: DeltaNet, kernels: Kernels, options: argparse.Namespace) -> l
         multiply()
         if turn >= WARM_UPS:
             times["products"].append(now(x.device) - began)
-    for name in ("ours", "transformers") if x.is_cuda else ():
+    for name in ways.keys() - {"ours, plain PyTorch"} if x.is_cuda else ():
         owner, run = ways[name]
         try:  # one that cannot be captured does not end the others
             rows[name]["graph_ms"] = 1e3 * graph_seconds(run, owner, x, gradient)
@@ -196,6 +205,18 @@ def training(kind: DeltaNet, kernels: Kernels, options: argparse.Namespace) -> l
             flush=True,
         )
     return list(rows.values())
+
+
+def beside(kernels: Kernels) -> Callable[..., tuple[Tensor, Tensor]] | None:
+    """fla's rule as it is, where it is installed."""
+    if "fla" not in kernels.delta or "not installed" in kernels.delta:
+        return None
+    from fla.ops.gated_delta_rule import chunk_gated_delta_rule
+
+    def rule(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, **_: Any) -> Any:
+        return chunk_gated_delta_rule(q, k, v, decay, beta, output_final_state=True)
+
+    return rule
 
 
 def of_first(

@@ -7,9 +7,9 @@
     python studies/delta_net.py table RUN                      # docs/results/delta_net.md's numbers
 
 Rows: layers by the damage of their removal; FFN channels; heads, key groups of DeltaNet and KV
-heads of attention by the same share, each with the heads that belong to it; our search over all
-axes at once. Heads alone do not reach 50 %. Each is measured before and after the same distillation
-(``cuts.py``). Texts: prose and code, by file.
+heads of attention by the same share, each with the heads that belong to it; our search over all of
+these and the hidden size. Heads alone do not reach 50 %. Each is measured before and after the same
+distillation (``cuts.py``). Texts: prose and code, by file.
 """
 
 from __future__ import annotations
@@ -73,16 +73,15 @@ def by_layers(teacher: Checkpoint, root: Path, budget: str, seed: int) -> Select
 
 
 def settings(parent: Architecture, budget: str, own: bool) -> SearchSettings:
-    """A search over all axes: layers, FFN width, key groups, heads of values in each, channels of
-    keys and of values halved or not, KV heads, hidden size.
+    """A search over layers, FFN width, key groups, heads of values in each, KV heads, hidden size.
+    Not over channels of keys and of values: each pair of them costs Triton minutes of tuning.
     """
     assert not own  # its files have one size for all blocks
-    halves = (f"{axis}={whole(parent, axis) // 2}" for axis in ("key_dim", "value_dim"))
     hidden = [str(parent.hidden * tenths // 10) for tenths in (8, 9)]
     return SearchSettings(
         budget=(budget,),
         method="solver",
-        vary=(*halves, f"hidden={','.join(hidden)}"),
+        vary=(f"hidden={','.join(hidden)}",),
         kv_heads=True,
         uniform=True,
         candidates=24,

@@ -70,6 +70,7 @@ def fla(monkeypatch):
 
     def chunk(*, q, k, v, g, beta, initial_state=None, output_final_state, cu_seqlens=None):
         assert output_final_state
+        assert q.shape[2] == k.shape[2] == 1  # one tuning for every number of key groups
         q, k, v, g, beta = (t.double() for t in (q, k, v, g, beta))
         initial_state = None if initial_state is None else initial_state.double()
         if cu_seqlens is None:

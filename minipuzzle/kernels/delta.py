@@ -112,6 +112,18 @@ def delta_rule(
     return y[:, :length].to(v.dtype), state.reshape(batch, heads, keys, values)
 
 
+def by_group(x: Tensor, groups: int, axis: int) -> Tensor:
+    """Each of the ``groups`` that lie along ``axis`` as rows of its own: [b, .., g n, ..] becomes
+    [g b, .., n, ..].
+    """
+    return x.unflatten(axis, (groups, -1)).movedim(axis, 0).flatten(0, 1)
+
+
+def from_groups(x: Tensor, groups: int, axis: int) -> Tensor:
+    """What ``by_group`` took: [g b, .., n, ..] becomes [b, .., g n, ..]."""
+    return x.unflatten(0, (groups, -1)).movedim(0, axis).flatten(axis, axis + 1)
+
+
 def delta_step(
     q: Float[Tensor, "b g p"],
     k: Float[Tensor, "b g p"],

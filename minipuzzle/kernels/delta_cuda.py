@@ -25,30 +25,41 @@ def delta_rule(
     documents: Tensor | None = None,
     initial_state: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As ``delta.delta_rule``, which runs what is in FP32: Triton multiplies that in TF32."""
+    """As ``delta.delta_rule``, which runs what is in FP32: Triton multiplies that in TF32.
+
+    fla compiles and tunes its kernels anew for each number of heads, a minute or two each, and a
+    search tries dozens. Here each key group is a row of its own with its heads, which share nothing
+    with the others: one tuning serves every number of groups.
+    """
     if v.dtype == torch.float32:
         return delta.delta_rule(
             q, k, v, decay, beta, documents=documents, initial_state=initial_state
         )
+    groups = k.shape[2]
+    # [g b, s, 1 or h/g, ...]
     tensors = {"q": q, "k": k, "v": v, "g": decay.float(), "beta": beta}
+    tensors = {name: delta.by_group(t, groups, 2) for name, t in tensors.items()}
+    if initial_state is not None:
+        initial_state = delta.by_group(initial_state, groups, 1)
     if documents is None:
         y, state = chunk_gated_delta_rule(
             **tensors, initial_state=initial_state, output_final_state=True
         )
-        return y, state
-    # documents one after another in a single row, each from a state of its own
-    starts, first, last = document_starts(documents)
-    states = None
-    if initial_state is not None:
-        states = initial_state.new_zeros(len(starts) - 1, *initial_state.shape[1:])
-        states[first] = initial_state
-    y, ends = chunk_gated_delta_rule(
-        **{name: tensor.flatten(0, 1)[None] for name, tensor in tensors.items()},
-        initial_state=states,
-        output_final_state=True,
-        cu_seqlens=starts,
-    )
-    return y.view_as(v), ends[last]
+    else:
+        # documents one after another in a single row, each from a state of its own
+        starts, first, last = document_starts(documents.repeat(groups, 1))
+        states = None
+        if initial_state is not None:
+            states = initial_state.new_zeros(len(starts) - 1, *initial_state.shape[1:])
+            states[first] = initial_state
+        y, ends = chunk_gated_delta_rule(
+            **{name: tensor.flatten(0, 1)[None] for name, tensor in tensors.items()},
+            initial_state=states,
+            output_final_state=True,
+            cu_seqlens=starts,
+        )
+        y, state = y.view(tensors["v"].shape), ends[last]
+    return delta.from_groups(y, groups, 2), delta.from_groups(state, groups, 1)
 
 
 def document_starts(documents: Tensor) -> tuple[Tensor, Tensor, Tensor]:

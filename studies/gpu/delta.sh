@@ -8,9 +8,8 @@
 #   4. give_back; here: tar xzf FILES_AT/delta_net.tar.gz -C RUN; python studies/delta_net.py table RUN
 # Or two sessions, the first with call 1 alone, the second with "unpack" (120 s, carry=[".gpu", ".whl"]) in its place. Every part and
 # every case is a file when it is done, and each call brings back all so far and does what is missing; `cases 580 2000000` trains
-# on 2 M tokens a case. Call 1 brings back delta_net.json (benchmarks/delta_net.py), bench.txt and tests.txt. Each shape of heads costs
-# a minute or two of Triton's tuning, once a machine: the benchmark's and the tests' are one, the teacher's is one, and each of the
-# students with fewer heads has its own.
+# on 2 M tokens a case. Call 1 brings back delta_net.json (benchmarks/delta_net.py), bench.txt and tests.txt. Each width
+# of heads and each number of heads a key costs a minute or two of Triton's tuning, once a machine; the number of key groups none.
 study=delta_net
 . studies/gpu/one_gpu.sh
 set -o pipefail

@@ -15,7 +15,7 @@ from minipuzzle.model import HybridLM, init_model
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
-# the shape of benchmarks/delta_net.py: each new one costs Triton minutes of tuning
+# the shape of benchmarks/delta_net.py: each new width or number of heads a key costs Triton minutes
 GROUPS, HEADS, KEYS, VALUES = 16, 32, 128, 128
 LENGTH = 400
 NAMES = ("q", "k", "v", "decay", "beta", "state")

@@ -50,7 +50,7 @@ class Study:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.folder = options, Path(options.folder)
-        validation = options.validation or str(_beginnings(self.folder, options.characters))
+        validation = options.validation or str(beginnings(self.folder, options.characters))
         data = Data(train=options.train, validation=validation, length=options.length)
         teacher = Path(options.teacher)
         self.job = mp.load(teacher, run=self.folder / "run", data=data, device=options.device)
@@ -160,7 +160,7 @@ def _encoder(checkpoint: Checkpoint, name: str) -> Encoder:
     return Encoder(checkpoint, format_of(family, int(group or 128)))
 
 
-def _beginnings(folder: Path, characters: int) -> Path:
+def beginnings(folder: Path, characters: int) -> Path:
     """The beginnings of the embedded validation texts, a file a domain."""
     target = folder / "validation"
     target.mkdir(parents=True, exist_ok=True)

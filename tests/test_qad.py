@@ -2,6 +2,7 @@
 to compressed-tensors, its gradients are autograd's through a straight-through estimator.
 """
 
+import json
 import shutil
 from contextlib import nullcontext
 from dataclasses import replace
@@ -9,7 +10,7 @@ from functools import partial
 
 import pytest
 import torch
-from checkpoint_folders import TOKENS, made
+from checkpoint_folders import TOKENS, made, say
 from conftest import save, shaken, tiny
 from helpers import TEXT, heard, run
 from safetensors.torch import load_file, save_file
@@ -22,6 +23,7 @@ from torch.nn.functional import cross_entropy
 import minipuzzle as mp
 from minipuzzle import pipeline
 from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.checkpoint.mix import CHOSEN
 from minipuzzle.errors import UserError
 from minipuzzle.export.compressed import Encoder
 from minipuzzle.export.served import served
@@ -122,6 +124,30 @@ def test_a_model_has_its_weights_again_after_an_error(student, monkeypatch):
     with pytest.raises(Died), served(model, encoder):
         pass
     assert all(torch.equal(p, own[n]) for n, p in model.named_parameters())
+
+
+def test_the_result_has_the_formats_that_a_search_chose(tmp_path, student):
+    """The bytes and codes of ``quantize``, of what was trained; refused where none chose."""
+    directory = run_of(tmp_path, student)
+    words = ("distill", "--run", directory, *WORDS, *LONG, "--student-precision", "auto")
+    with pytest.raises(UserError, match="No search chose"):
+        qad(directory, "auto")
+    mix = ["nvfp4+fp8", "int4-32", "bf16+nvfp4", "fp8"]
+    for folder in (student, directory / "student"):
+        say(folder, **{CHOSEN: mix})
+    run(*words)
+    run_quantize(student, tmp_path / "coded", "auto", 32)
+    made, wanted = directory / "quantised", tmp_path / "coded"
+    forms = [
+        {name: (v.dtype, v.shape) for name, v in load_file(f / "model.safetensors").items()}
+        for f in (made, wanted)
+    ]
+    assert forms[0] == forms[1]
+    said = [json.loads((f / "config.json").read_text()) for f in (made, wanted)]
+    assert said[0]["quantization_config"] == said[1]["quantization_config"]
+    assert CHOSEN not in said[0]
+    done = RunDir(directory).stage(Quantised)
+    assert done.validation_loss < done.after_validation_loss
 
 
 def run_of(folder, student):

@@ -59,7 +59,7 @@ def test_the_bytes_are_llm_compressors(case, tmp_path):
 def test_47b_in_nvfp4_is_4_and_a_half_bits_and_what_stays_whole():
     """And 27.40 GiB, which docs/decisions/memory-formula.md says."""
     config, model = read_config(ROOT / "docs/examples/nemotron-h-47b")
-    pieces = split(families.of(config), model, [FORMATS["nvfp4"]] * len(model.blocks))
+    pieces = split(families.of(config), model, [(FORMATS["nvfp4"],) * 2] * len(model.blocks))
     shapes = [shape for block in model.blocks for shape in block.projections.values()]
     coded = sum(rows * columns for rows, columns in shapes)
     size = planned_bytes(pieces, lambda name: 2)

@@ -23,7 +23,7 @@ from minipuzzle.errors import UserError
 from minipuzzle.memory.formats import format_of
 from minipuzzle.model import load_model
 from minipuzzle.runs.quantize import run_quantize
-from minipuzzle.settings.bits import parse_bits
+from minipuzzle.settings.bits import parse_bits, parts
 
 
 def with_mix(source, target, *names):
@@ -59,8 +59,8 @@ def plain(source, out, target):
 
 
 MIXES = {
-    "nemotron_h": ("nvfp4", "fp8", "bf16", "int4-64"),
-    "llama": ("int4-32", "bf16", "fp8", "fp8", "bf16"),
+    "nemotron_h": ("nvfp4+fp8", "fp8", "bf16+nvfp4", "int4-64"),
+    "llama": ("int4-32+fp8", "bf16", "fp8+bf16", "fp8", "bf16"),
 }
 
 
@@ -82,7 +82,7 @@ def test_transformers_loads_a_mix(family, tmp_path):
     assert CHOSEN not in config
     assert said["format"] == "mixed-precision"
     assert {g["format"] for g in said["config_groups"].values()} == {
-        format_of(name).packing for name in chosen if name != "bf16"
+        format_of(name).packing for pair in chosen for name in parts(pair) if name != "bf16"
     }
     for group in said["config_groups"].values():  # activations as they are, as ours has them
         group["input_activations"] = None
@@ -99,7 +99,7 @@ def test_transformers_loads_a_mix(family, tmp_path):
 
 
 def test_a_config_alone_says_the_bytes_of_its_mix(tmp_path):
-    source, _ = with_mix(teacher_path(), tmp_path / "source", "nvfp4", "fp8", "bf16")
+    source, _ = with_mix(teacher_path(), tmp_path / "source", "nvfp4+bf16", "fp8", "bf16")
     written = run_quantize(source, tmp_path / "out", "auto", 128)
     (source / "model.safetensors").unlink()
     asked = ["quantize", str(source), "--json"]
@@ -145,6 +145,7 @@ def test_experts_of_a_block_are_one_target(tmp_path):
         (["bf16"], "nothing to quantise"),
         (["int4"], "multiples of 128"),
         (["fp9"], "does not name a format"),
+        (["fp8+nvfp4+fp8"], "does not name a format"),
     ],
 )
 def test_refused(chosen, words, tmp_path):
@@ -156,9 +157,9 @@ def test_refused(chosen, words, tmp_path):
 
 def test_bits_and_names():
     assert parse_bits("") == {}
-    assert parse_bits("4..8") == {4: "nvfp4", 8: "fp8"}
-    assert parse_bits("4, 8, 16") == parse_bits("4..16") == {4: "nvfp4", 8: "fp8", 16: "bf16"}
-    assert list(parse_bits("BF16,int4-64").items()) == [(4, "int4-64"), (16, "bf16")]
-    for text in ("5", "4..7", "8..4", "fp8-static", "nvfp4,int4", "4,,8", "eight"):
+    assert parse_bits("4..8") == {45: "nvfp4", 80: "fp8"}
+    assert parse_bits("4, 8, 16") == parse_bits("4..16") == {45: "nvfp4", 80: "fp8", 160: "bf16"}
+    assert list(parse_bits("BF16,nvfp4,int4-64").values()) == ["int4-64", "nvfp4", "bf16"]
+    for text in ("5", "4..7", "8..4", "fp8-static", "nvfp4+fp8", "4,,8", "eight"):
         with pytest.raises(UserError, match=r"format|bits"):
             parse_bits(text)

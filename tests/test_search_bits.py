@@ -37,7 +37,7 @@ from minipuzzle.runs.quantize import run_quantize
 from minipuzzle.runs.search import check_formats
 from minipuzzle.scores import Scores
 from minipuzzle.settings import Limits, Recipe, ScoreSettings, SearchSettings
-from minipuzzle.settings.bits import parse_bits
+from minipuzzle.settings.bits import name_of, number, parse_bits
 from minipuzzle.space import bounds, shape_architecture
 from minipuzzle.surgery import cut
 
@@ -46,13 +46,15 @@ WORK = Workload(context=100, kv="fp8")
 MIX = {"bits": "nvfp4,fp8,bf16"}
 
 
-def measured(parent, bits=(4, 8)):
-    """Random scores, in which fewer bits do more damage."""
+def measured(parent, names=("int4-32", "nvfp4", "fp8")):
+    """Random scores, in which fewer bits do more damage; blocks with experts are measured whole."""
     scores, rng = random_scores(parent, 0), np.random.default_rng(1)
-    for i in range(len(parent.blocks)):
-        errors = np.sort(rng.uniform(0, 0.5, len(bits)))[::-1] * scores.blocks[i]
-        scores.curves.setdefault(i, {})["bits"] = (np.array(bits), errors)
-    return replace(scores, meta={"bits": "nvfp4,fp8"})
+    for i, block in enumerate(parent.blocks):
+        parts = np.array([3] if block.stacks else [1, 2])
+        errors = np.sort(rng.uniform(0, 0.01, (len(names), len(parts))), axis=0)[::-1]
+        for name, found in zip(names, errors, strict=True):
+            scores.curves.setdefault(i, {})[name] = (parts, found * scores.blocks[i])
+    return replace(scores, meta={"bits": ",".join(names)})
 
 
 def opened(folder, pattern="M-*-", **sizes):
@@ -82,8 +84,8 @@ def test_what_is_priced_is_what_quantize_writes(tmp_path):
     checkpoint = opened(tmp_path / "parent")
     parent = checkpoint.architecture
     scores, space, options, prices = problem(checkpoint, 0.3, hidden=True)
-    assert space.sizes["bits"] == (4, 8, 16)
-    written = 0
+    assert space.sizes["bits"] == (45, 80, 160)
+    written, parts = 0, set()
     for hidden in (16, 32):
         at = prices.at_hidden(hidden)
         proposals = propose(parent, scores, space, options, at, 3)
@@ -91,9 +93,7 @@ def test_what_is_priced_is_what_quantize_writes(tmp_path):
         for n, made in enumerate(proposals.candidates(at.memory)):
             state, folder = proposals.states[n], tmp_path / f"{hidden}-{n}"
             student = cut(checkpoint, made.selection, folder / "student")
-            assert student.config[CHOSEN] == [
-                {4: "nvfp4", 8: "fp8", 16: "bf16"}[bits] for bits in made.bits
-            ]
+            assert student.config[CHOSEN] == list(map(name_of, made.bits))
             file = run_quantize(folder / "student", folder / "out", "auto", 128)
             caches = resident(student.architecture, WORK)
             total = file.bytes + caches.total - caches["weights"]
@@ -101,7 +101,9 @@ def test_what_is_priced_is_what_quantize_writes(tmp_path):
             assert made.damage == pytest.approx(damage(parent, scores, made.selection))
             assert choices.state(made.selection) == state
             written += len(set(made.bits)) > 1
-    assert written  # mixes are among them
+            parts |= {n > 1000 for n in made.bits}
+    assert written  # mixes are among them, of parts of a block too
+    assert parts == {False, True}
 
 
 def test_the_grid_gives_all_blocks_one_format(tmp_path):
@@ -112,7 +114,7 @@ def test_the_grid_gives_all_blocks_one_format(tmp_path):
     settings = replace(memory, multiple=16, **MIX)
     plan = make_plan(parent, settings, files=files_of(checkpoint, settings.formats))
     points = plan.feasible.grid
-    assert set(points.column("bits")) == {4, 8, 16}
+    assert set(points.column("bits")) == {45, 80, 160}
     for i in range(plan.feasible.count):
         shape = plan.feasible.shape(i)
         made = shape_architecture(parent, shape)
@@ -127,7 +129,7 @@ def test_the_grid_gives_all_blocks_one_format(tmp_path):
         assert len(made.bits) == len(made.blocks)
         assert made.damage == pytest.approx(damage(parent, scores, made.selection))
     row = max(plan.maximal(), key=lambda row: row.shape["bits"])
-    assert {r.shape["bits"] for r in plan.maximal()} == {8, 16}  # at 4 it fits with room
+    assert {r.shape["bits"] for r in plan.maximal()} == {80, 160}  # at 4.5 it fits with room
     assert row.bytes <= plan.limits.bytes
 
 
@@ -153,9 +155,9 @@ def test_columns_that_groups_do_not_divide_keep_other_formats(tmp_path):
     choices = make_choices(
         parent, measured(parent), space, options, prices.of, prices.limits, ("memory",), files=files
     )
-    widths = {bits: {n for n, b in choices.options[0] if b == bits} for bits in (4, 8)}
-    assert widths[8] == {48, 64, 80, 96}
-    assert widths[4] == {64, 96}
+    widths = {bits: {n for n, b in choices.options[0] if b == bits} for bits in (44, 80, 44080)}
+    assert widths[80] == widths[44080] == {48, 64, 80, 96}  # it is down_proj that they divide
+    assert widths[44] == {64, 96}
     odd = files_of(checkpoint, parse_bits("int4-64,fp8"))
     assert odd.check(parent) == ["int4-64 is not tried where columns are no whole groups"]
     with pytest.raises(UserError, match="whole groups of no format"):
@@ -176,7 +178,8 @@ KEPT = (
 def test_a_masked_mix_is_the_quantised_file(hidden, tmp_path):
     """The oracle is compressed-tensors' own reading of the file."""
     checkpoint = opened(tmp_path / "parent", "M-*-*")
-    formats = ("nvfp4", "fp8", "nvfp4", "", "int4-32" if hidden is None else "bf16")
+    last = "int4-32" if hidden is None else "bf16+nvfp4"
+    formats = ("nvfp4+fp8", "fp8", "nvfp4", "", last)
     selection = Selection(blocks=KEPT, hidden=hidden, formats=formats)
     cut(checkpoint, selection, tmp_path / "student")
     run_quantize(tmp_path / "student", tmp_path / "out", "auto", 128)
@@ -203,15 +206,17 @@ def test_scores_measure_each_block_in_each_format(tmp_path):
     check_formats(again, SearchSettings(budget=("memory=50%",), bits="4..16"))
     x, model = samples(3), load_model(parent).eval()
     whole = model.hidden_states(x), model(x)
-    for i, (bits, name) in itertools.product(range(3), {4: "nvfp4", 8: "fp8"}.items()):
+    for i, name in itertools.product(range(3), ("nvfp4+bf16", "bf16+nvfp4", "fp8+bf16")):
         formats = tuple(name if j == i else "bf16" for j in range(3))
         run_quantize_of(parent, formats, tmp_path / f"{i}-{name}")
         file = load_model(Checkpoint.open(tmp_path / f"{i}-{name}" / "plain")).eval()
         changed = file.hidden_states(x), file(x)
         expected = distance("mse", whole, changed, x)
-        found = block_damage(parent.architecture, again, i, {"bits": bits})
+        found = block_damage(parent.architecture, again, i, {"bits": number(name)})
         assert found == pytest.approx(expected, rel=1e-4)
-        assert block_damage(parent.architecture, again, i, {"bits": 16}) == 0
+        assert block_damage(parent.architecture, again, i, {"bits": 160}) == 0
+    both = [block_damage(parent.architecture, again, 0, {"bits": n}) for n in (45, 45160, 160045)]
+    assert both[0] == pytest.approx(both[1] + both[2])
 
 
 def run_quantize_of(parent, formats, folder):
@@ -230,7 +235,7 @@ def test_from_scores_to_a_file_of_the_planned_bytes(checkpoint, tmp_path, capsys
     run("search", "--run", folder, *search, *more)
     found = json.loads((folder / "search.json").read_text())
     rows = {row["name"]: row for row in found["candidates"]}
-    assert len({tuple(row["bits"]) for row in rows.values()}) > 1
+    assert len({tuple(row["formats"]) for row in rows.values()}) > 1
     run("prune", "--run", folder)
     for name in found["top"]:
         capsys.readouterr()

@@ -9,8 +9,8 @@ from typing import Any
 
 from minipuzzle.checkpoint.doors import RESTORE
 from minipuzzle.errors import UserError
-from minipuzzle.memory.formats import Format, format_of
-from minipuzzle.settings.bits import BITS
+from minipuzzle.memory.formats import Format, Pair, pair_of
+from minipuzzle.settings.bits import BITS, JOIN, is_format
 
 CHOSEN = "block_formats"
 
@@ -23,11 +23,12 @@ def chosen(config: Mapping[str, Any], blocks: int) -> tuple[str, ...] | None:
     found = config.get(CHOSEN)
     if found is None:
         return None
-    if not isinstance(found, list) or len(found) != blocks or any(n not in BITS for n in found):
+    named = isinstance(found, list) and all(isinstance(n, str) and is_format(n) for n in found)
+    if not named or len(found) != blocks:
         raise UserError(
             f"{CHOSEN} of config.json does not name a format for each block.",
             got=str(found)[:80],
-            allowed=f"a list of {blocks} of {', '.join(BITS)}",
+            allowed=f"a list of {blocks} of {', '.join(BITS)}, or of two of them (fp8{JOIN}nvfp4)",
             next=RESTORE,
         )
     return tuple(found)
@@ -39,22 +40,27 @@ def with_chosen(config: Mapping[str, Any], names: Sequence[str] | None) -> dict[
     return rest if names is None else {**rest, CHOSEN: list(names)}
 
 
-def formats(
-    config: Mapping[str, Any], blocks: int, name: str, group: int
-) -> tuple[Format | None, ...]:
-    """The format of each block under the setting ``name``: "auto" as the search chose, or fp8.
+def formats(config: Mapping[str, Any], blocks: int, name: str, group: int) -> tuple[Pair, ...]:
+    """The formats of each block under the setting ``name``: "auto" as the search chose, or fp8.
 
     Raises: UserError as ``chosen``.
     """
     if name != "auto":
-        return (format_of(name, group),) * blocks
+        return (pair_of(name, group),) * blocks
     found = chosen(config, blocks)
-    return (format_of("fp8"),) * blocks if found is None else tuple(map(format_of, found))
+    return (pair_of("fp8"),) * blocks if found is None else tuple(map(pair_of, found))
 
 
-def summary(formats: Sequence[Format | None]) -> str:
+def summary(formats: Sequence[Pair]) -> str:
     """How many blocks are in which format, in words."""
-    labels = ["whole" if f is None else f.packing.removesuffix("-quantized") for f in formats]
-    if len(set(labels)) == 1 and formats[0] is not None:
-        return formats[0].label
+    if len({format for pair in formats for format in pair}) == 1 and formats[0][0] is not None:
+        return formats[0][0].label
+    labels = [JOIN.join(dict.fromkeys(map(_label, pair))) for pair in formats]
     return ", ".join(f"{labels.count(label)} blocks {label}" for label in dict.fromkeys(labels))
+
+
+def _label(format: Format | None) -> str:
+    if format is None:
+        return "whole"
+    group = f"-{format.group}" if format.scheme == "W4A16" else ""
+    return format.packing.removesuffix("-quantized") + group

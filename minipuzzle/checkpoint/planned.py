@@ -11,7 +11,7 @@ from minipuzzle.arch import Tensor as Planned
 from minipuzzle.checkpoint.pieces import piece_shapes
 from minipuzzle.errors import UserError
 from minipuzzle.families import Family, names_of
-from minipuzzle.memory.formats import Format
+from minipuzzle.memory.formats import Format, Pair
 
 WEIGHT = ".weight"
 
@@ -40,9 +40,7 @@ class Piece:
         return self.format.nbytes(self.shape[0], self.shape[1], width)
 
 
-def split(
-    family: Family, architecture: Architecture, formats: Sequence[Format | None]
-) -> list[Piece]:
+def split(family: Family, architecture: Architecture, formats: Sequence[Pair]) -> list[Piece]:
     """The tensors of the file to be, as it names them, where the matrices of block i are in
     ``formats[i]``.
 
@@ -51,8 +49,10 @@ def split(
     names, found = family.names(architecture), []
     for planned in architecture.file_tensors():
         name, block = names[planned.name][0], planned.block
-        mine = block is not None and planned.weight.name in architecture.blocks[block].matrices
-        format = formats[block] if mine and block is not None else None
+        format, mine = None, False
+        if block is not None and planned.weight.name in architecture.blocks[block].matrices:
+            mine, writes = True, planned.weight.name in architecture.blocks[block].outputs
+            format = formats[block][writes]
         for piece, shape in zip(names_of(name), piece_shapes(planned, name), strict=True):
             if format is not None and (len(shape) != 2 or WEIGHT not in piece):
                 raise UserError(

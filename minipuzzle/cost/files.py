@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import Checkpoint
@@ -11,16 +12,17 @@ from minipuzzle.checkpoint.planned import odd_columns, planned_bytes, split
 from minipuzzle.errors import UserError
 from minipuzzle.families import Family
 from minipuzzle.kinds import Block
-from minipuzzle.memory.formats import Format, format_of
+from minipuzzle.memory.formats import Pair, pair_of
+from minipuzzle.settings.bits import pairs
 
 BF16, FP32 = 2, 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """``names``: the formats to choose from, by their bits, ascending. ``widths``: bytes a number
-    of each tensor that is not quantised, by its name within its block. ``beside``: the bytes of
-    what a file holds besides the text.
+    """``names``: the formats to choose from, by their numbers on the axis, ascending. ``widths``:
+    bytes a number of each tensor that is not quantised, by its name within its block. ``beside``:
+    the bytes of what a file holds besides the text. What is called ``bits`` is such a number.
     """
 
     family: Family
@@ -30,23 +32,35 @@ class Files:
 
     @property
     def widest(self) -> int:
-        """The most bits that a block may have."""
+        """The format of the most bits."""
         return max(self.names)
 
+    @cached_property
+    def every(self) -> dict[int, str]:
+        """The formats that a block may have where it may have two, fewest bits first."""
+        return pairs(self.names)
+
     def bytes(self, architecture: Architecture, bits: int | Sequence[int]) -> int:
-        """All tensors of the file of an architecture whose blocks have so many ``bits``."""
+        """All tensors of the file of an architecture whose blocks have these ``bits``."""
         each = [bits] * len(architecture.blocks) if isinstance(bits, int) else bits
-        pieces = split(self.family, architecture, [self._format(n) for n in each])
+        pieces = split(self.family, architecture, [self._formats(n) for n in each])
         return self.beside + planned_bytes(pieces, lambda name: self.widths[_within(name)])
 
     def divides(self, parent: Architecture, block: Block, bits: int) -> bool:
         """Whether the columns of a block's matrices are whole groups at so many bits."""
         alone = replace(parent, blocks=(block,))
-        return not odd_columns(split(self.family, alone, [self._format(bits)]))
+        return not odd_columns(split(self.family, alone, [self._formats(bits)]))
 
     def offered(self, parent: Architecture, block: Block) -> tuple[int, ...]:
-        """The bits that a block, whole, can have, ascending."""
+        """The bits that a block, whole, can have in all its matrices, ascending."""
         return tuple(bits for bits in self.names if self.divides(parent, block, bits))
+
+    def options(self, parent: Architecture, block: Block) -> tuple[int, ...]:
+        """The bits that a block, whole, can have, the fewest first: two formats too where it has no
+        stack of experts, for which engines have one scheme.
+        """
+        every = self.names if block.stacks else self.every
+        return tuple(bits for bits in every if self.divides(parent, block, bits))
 
     def check(self, parent: Architecture) -> list[str]:
         """Sentences on formats that fit no whole block. Raises: UserError for a block that none
@@ -71,8 +85,8 @@ class Files:
             for bits in sorted(set(lost))
         ]
 
-    def _format(self, bits: int) -> Format | None:
-        return format_of(self.names[bits])
+    def _formats(self, bits: int) -> Pair:
+        return pair_of(self.every[bits])
 
 
 def files_of(checkpoint: Checkpoint, names: Mapping[int, str]) -> Files | None:

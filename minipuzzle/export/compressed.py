@@ -16,7 +16,7 @@ from minipuzzle.checkpoint.coding import encode, joined, scaled, scheme, shares_
 from minipuzzle.checkpoint.heads import HEAD
 from minipuzzle.checkpoint.planned import WEIGHT, Piece, check_groups, planned_bytes, split
 from minipuzzle.families import copied, names_of
-from minipuzzle.memory.formats import Format
+from minipuzzle.memory.formats import Format, Pair
 
 if TYPE_CHECKING:
     import torch
@@ -27,27 +27,27 @@ MIXED = "mixed-precision"
 
 
 class Encoder:
-    """Gives a matrix's tensors in the format of its block, and what config.json says of them."""
+    """Gives a matrix's tensors in its format, and what config.json says of them."""
 
     def __init__(
         self,
         checkpoint: Checkpoint,
-        formats: Format | Sequence[Format | None] | None,
+        formats: Format | Sequence[Pair],
         inputs: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """``formats[i]`` is that of block i, None to leave it as it is; one format is that of all.
-        ``inputs``: by the
-        canonical name of a matrix the largest magnitude [1] of what it reads, where a format has a
-        scale for it.
+        """``formats[i]`` are those of block i, None to leave matrices as they are; one format is
+        that of all. ``inputs``: by the canonical name of a matrix the largest magnitude [1] of what
+        it reads, where a format has a scale for it.
         """
-        if formats is None or isinstance(formats, Format):
-            formats = [formats] * len(checkpoint.architecture.blocks)
+        if isinstance(formats, Format):
+            formats = [(formats, formats)] * len(checkpoint.architecture.blocks)
         self.pieces = split(checkpoint.family, checkpoint.architecture, formats)
         check_groups(self.pieces)
         self.matrices = [piece for piece in self.pieces if piece.format is not None]
         self._inputs = inputs or {}
-        self._formats = list(dict.fromkeys(f for f in formats if f is not None))
-        self._uniform = len(set(formats)) == 1
+        used = dict.fromkeys(piece.format for piece in self.pieces if piece.matrix)
+        self._formats = [format for format in used if format is not None]
+        self._uniform = len(used) == 1
         self._wanted = {piece.name: piece for piece in self.matrices}
         self._pieces: dict[str, list[Piece]] = {}
         for piece in self.matrices:
@@ -81,7 +81,7 @@ class Encoder:
 
     def config(self) -> dict[str, Any]:
         """config.json's quantization_config, as llm-compressor writes it: one group for a format,
-        which names its layers where there are several, or where blocks stay as they are.
+        which names its layers where there are several, or where some stay as they are.
         """
         from compressed_tensors import __version__
         from compressed_tensors.quantization import QuantizationConfig
@@ -100,7 +100,7 @@ class Encoder:
         return said | {"sparsity_config": {}, "transform_config": {}, "version": __version__}
 
     def _targets(self, format: Format | None) -> list[str]:
-        """The layers of blocks in a format: expressions over the layer's number and what follows,
+        """The layers in a format: expressions over the layer's number and what follows,
         for engines put other words before it.
         """
         layers: dict[str, set[int]] = {}  # what follows the number -> the numbers
@@ -119,7 +119,7 @@ class Encoder:
 
     def _ignored(self) -> Iterator[str]:
         """The head, and linear layers that stay whole: by their names without the layer's number,
-        for engines put other words before it; and the layers of blocks that stay whole.
+        for engines put other words before it; and those that a search left whole.
         """
         architecture = self._checkpoint.architecture
         names = self._checkpoint.family.names(replace(architecture, tied_head=False))
@@ -197,6 +197,6 @@ def _tail(text: str) -> str:
     return "\\.".join(r"\d+" if part.isdecimal() else re.escape(part) for part in text.split("."))
 
 
-def coded(formats: Collection[Format | None]) -> bool:
+def coded(formats: Collection[Pair]) -> bool:
     """Whether any block is quantised."""
-    return any(format is not None for format in formats)
+    return any(format is not None for pair in formats for format in pair)

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from minipuzzle.arch import Architecture
 from minipuzzle.importance.experts import find
 from minipuzzle.kinds import Block, Width
-from minipuzzle.settings.bits import AXIS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
     """The parent with one block changed: taken out (``axis`` None), with the whole ``layer`` that
     it ends, or narrowed to ``size`` on an axis: to the best by its scores, or to all ``without``
-    one index; the axis "bits" are those of its matrices.
+    one index. An ``axis`` may be a format, and ``size`` the part of the block that is in it
+    (``settings.bits``).
     """
 
     block: int
@@ -58,11 +58,12 @@ def variants(
     index: int,
     curves: bool,
     experts: str = "",
-    bits: Sequence[int] = (),
+    formats: Sequence[tuple[str, int]] = (),
 ) -> list[Variant]:
     """The variants that begin at a block, its removal first, then that of a layer of several blocks
     which it ends; with ``curves`` its narrower forms, and the block without each expert where the
-    estimator ``experts`` removes them; then the block with matrices of so many ``bits``.
+    estimator ``experts`` removes them; then the block with a part in a format, for each of
+    ``formats``.
     """
     block = architecture.blocks[index]
     narrow = narrowings(block) if curves else []
@@ -82,7 +83,7 @@ def variants(
             for i in range(size)
             if width is not None
         ),
-        *(Variant(block=index, axis=AXIS, size=number) for number in bits),
+        *(Variant(block=index, axis=name, size=part) for name, part in formats),
     ]
 
 

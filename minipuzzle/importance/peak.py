@@ -14,7 +14,7 @@ import torch
 
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.checkpoint.reader import PIECE_BYTES
-from minipuzzle.importance.bits import measured_bits
+from minipuzzle.importance.bits import measured_formats
 from minipuzzle.importance.collect import footprint_hooks
 from minipuzzle.importance.curves import narrowings, variants
 from minipuzzle.importance.ends import CHUNK_VALUES
@@ -105,8 +105,8 @@ def plan_peak(
     architecture, (dtype, reason) = checkpoint.architecture, compute_dtype(checkpoint, device)
     blocks, head = architecture.blocks, 0
     working = {b: _working(b, settings, length, dtype, fast) for b in dict.fromkeys(blocks)}
-    bits = measured_bits(checkpoint, settings)
-    if any(bits):
+    formats = measured_formats(checkpoint, settings)
+    if any(formats):
         working = {b: most + _rounding(b, dtype) for b, most in working.items()}
     if find(settings.metric).logits:  # a CPU multiplies with FP32 logits in FP32
         itemsize = dtype.itemsize if device.type == "cuda" else FP32_BYTES
@@ -115,7 +115,7 @@ def plan_peak(
         weights=tuple(block_bytes(block, dtype) for block in blocks),
         working=tuple(working[block] for block in blocks),
         variants=tuple(
-            len(variants(architecture, i, settings.curves, settings.experts, bits[i]))
+            len(variants(architecture, i, settings.curves, settings.experts, formats[i]))
             for i in range(len(blocks))
         ),
         samples=samples,

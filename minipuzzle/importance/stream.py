@@ -43,7 +43,7 @@ from minipuzzle.progress import SILENT, Counting, Progress
 from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.scores import Scores
 from minipuzzle.settings import ScoreSettings
-from minipuzzle.settings.bits import AXIS
+from minipuzzle.settings.bits import BITS
 
 log = logging.getLogger(__name__)
 
@@ -202,7 +202,7 @@ class _Run:
         if not whole:
             return
         for variant in [v for v in self._variants(index) if v.axis is not None]:
-            chosen = {} if variant.axis == AXIS else kept(module.block, variant, widths)
+            chosen = {} if variant.axis in BITS else kept(module.block, variant, widths)
             if chosen is None:
                 continue
             with self.rounded.applied(module, variant) if not chosen else module.masked(chosen):
@@ -251,7 +251,7 @@ class _Run:
 
     def _variants(self, index: int) -> list[Variant]:
         curves, experts = self.settings.curves, self.settings.experts
-        return variants(self.architecture, index, curves, experts, self.rounded.bits[index])
+        return variants(self.architecture, index, curves, experts, self.rounded.formats[index])
 
     def _left(self) -> list[int]:
         return [i for i in range(len(self.architecture.blocks)) if i not in self.removed]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from minipuzzle.settings.bits import WHOLE, group_of
+from minipuzzle.settings.bits import WHOLE, group_of, parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +78,10 @@ FORMATS = {
 }
 
 
+Pair = tuple[Format | None, Format | None]
+"""The formats of what reads the stream in a block, and of what writes into it."""
+
+
 def format_of(name: str, group: int = 128) -> Format | None:
     """The format of a name, None for "bf16", which leaves matrices whole. ``group`` is that of an
     INT4 that does not name its own ("int4-64").
@@ -86,3 +90,9 @@ def format_of(name: str, group: int = 128) -> Format | None:
         return None
     found = FORMATS[name.partition("-")[0] if name.startswith("int4") else name]
     return replace(found, group=group_of(name) or group) if name.startswith("int4") else found
+
+
+def pair_of(name: str, group: int = 128) -> Pair:
+    """The formats of a block that the name says: one for all of it, or two ("fp8+nvfp4")."""
+    reads, writes = parts(name)
+    return format_of(reads, group), format_of(writes, group)

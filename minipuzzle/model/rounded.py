@@ -23,7 +23,7 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.checkpoint.coding import joined, rounded, shares_top
 from minipuzzle.checkpoint.planned import Piece, split
 from minipuzzle.kinds import Kept
-from minipuzzle.memory.formats import Format, format_of
+from minipuzzle.memory.formats import Pair, pair_of
 from minipuzzle.model.base import ResidualBlock
 from minipuzzle.model.hybrid import HybridLM
 from minipuzzle.model.masks import meanwhile
@@ -42,7 +42,7 @@ class Rounding:
     @contextmanager
     def block(self, module: ResidualBlock, index: int, name: str) -> Iterator[None]:
         """Meanwhile block ``index`` computes with its matrices rounded to the format ``name``."""
-        with meanwhile(self._values(module, index, format_of(name), EVERYTHING)):
+        with meanwhile(self._values(module, index, pair_of(name), EVERYTHING)):
             yield
 
     @contextmanager
@@ -54,40 +54,39 @@ class Rounding:
         for index in selection.kept_blocks if selection.formats else ():
             assert selection.formats is not None
             module = cast(ResidualBlock, model.blocks[index])
-            format = format_of(selection.formats[index])
-            values += self._values(module, index, format, selection.axes(index))
+            formats = pair_of(selection.formats[index])
+            values += self._values(module, index, formats, selection.axes(index))
         with meanwhile(values):
             yield
 
     @torch.no_grad()
     def _values(
-        self, module: ResidualBlock, index: int, format: Format | None, kept: Kept
+        self, module: ResidualBlock, index: int, formats: Pair, kept: Kept
     ) -> list[tuple[Any, str, Any]]:
-        """(parameter, "data", what it is rounded to) of each matrix."""
-        if format is None:
-            return []
+        """(parameter, "data", what it is rounded to) of each matrix that has a format."""
         block, places, stay = self.checkpoint.architecture.blocks[index], {}, {}
-        for name in block.matrices:
+        pieces = self._pieces(index, formats, kept)
+        for name in pieces:
             indices = block.weight(name).indices(block.sizes, kept)
             whole = module.get_parameter(name).data
             places[name] = _places(indices, whole.shape, whole.device)
             dtype = self.checkpoint.held_dtype(f"blocks.{index}.{name}")
             stay[name] = whole[places[name]].to(dtype)  # [..., rows, columns]
-        pieces = self._pieces(index, format, kept)
         rows = {
             name: part.flatten(0, -2).split([piece.shape[0] for piece in pieces[name]])
             for name, part in stay.items()
         }
         tops = {}
-        if shares_top(format):
-            for name, parts in rows.items():
-                for piece, part in zip(pieces[name], parts, strict=True):
+        for name, parts in rows.items():
+            for piece, part in zip(pieces[name], parts, strict=True):
+                if piece.format is not None and shares_top(piece.format):
                     tops[piece.layer] = part.abs().max().reshape(1)
         found: list[tuple[Any, str, Any]] = []
         for name, parts in rows.items():
             made = [
-                rounded(format, part, _top(tops, piece))
+                rounded(piece.format, part, _top(tops, piece))
                 for piece, part in zip(pieces[name], parts, strict=True)
+                if piece.format is not None
             ]
             parameter = module.get_parameter(name)
             value = parameter.data.clone()
@@ -95,15 +94,15 @@ class Rounding:
             found.append((parameter, "data", value))
         return found
 
-    def _pieces(self, index: int, format: Format, kept: Kept) -> dict[str, list[Piece]]:
-        """The file's matrices of what is kept of a block, by the names of its own."""
+    def _pieces(self, index: int, formats: Pair, kept: Kept) -> dict[str, list[Piece]]:
+        """The file's quantised matrices of what is kept of a block, by the names of its own."""
         parent = self.checkpoint.architecture
         block = parent.blocks[index]
         hidden = len(kept["hidden"]) if "hidden" in kept else parent.hidden
         cut = block.resized(**block.kept_sizes(kept))
         alone = replace(parent.at_hidden(hidden), blocks=(cut,))
         found: dict[str, list[Piece]] = {}
-        for piece in split(self.checkpoint.family, alone, [format]):
+        for piece in split(self.checkpoint.family, alone, [formats]):
             if piece.format is not None:
                 found.setdefault(piece.planned.weight.name, []).append(piece)
         return found

@@ -28,7 +28,7 @@ from minipuzzle.nas.select import kept_hidden
 from minipuzzle.nas.unbeaten import worthwhile
 from minipuzzle.scores import Scores
 from minipuzzle.settings import SearchSettings
-from minipuzzle.settings.bits import AXIS, BITS
+from minipuzzle.settings.bits import AXIS, mean_tenths, number
 from minipuzzle.space import Bounds, thinned, tried
 
 OPTIONS = 512
@@ -49,8 +49,8 @@ class Choices:
     ``widths[i]`` are the axes of the block's options, ``couplings[i]`` has the coupling of each.
     ``limits`` [m] are what is left
     for blocks. ``hidden`` are the hidden channels that all states keep, None for all of them, and
-    ``hidden_damage`` what that is predicted to do. ``formats``: their names by bits; none where
-    bits are not chosen.
+    ``hidden_damage`` what that is predicted to do. ``formats``: their names by number; none
+    where they are not chosen.
     """
 
     parent: Architecture
@@ -88,11 +88,16 @@ class Choices:
 
     @cached_property
     def candidate_sizes(self) -> tuple[tuple[list[int], ...], ...]:
-        """For each block, and each of its searched axes, the sizes that it may have, descending."""
-        return tuple(
-            tuple(sorted(set(sizes), reverse=True) for sizes in zip(*options, strict=True))
-            for options in self.options
-        )
+        """For each block, and each of its searched axes, the sizes that it may have, descending;
+        of formats by the bits of both.
+        """
+        found = []
+        for options in self.options:
+            each = [sorted(set(sizes), reverse=True) for sizes in zip(*options, strict=True)]
+            if self.formats and each:
+                each[-1].sort(key=mean_tenths, reverse=True)
+            found.append(tuple(each))
+        return tuple(found)
 
     @cached_property
     def numbers(self) -> tuple[dict[Option, int], ...]:
@@ -135,7 +140,7 @@ class Choices:
                 continue
             sizes = kept_sizes(self.parent.blocks[i], stays)
             option = tuple(sizes[width.axis] for width in self.widths[i])
-            option += (BITS[selection.formats[i]],) if selection.formats else ()
+            option += (number(selection.formats[i]),) if selection.formats else ()
             searched = {key for width in self.widths[i] for key in width.keys}
             if option not in self.numbers[i] or set(stays) - searched:
                 return None
@@ -169,7 +174,7 @@ def make_choices(
     known: dict[Block, tuple[list[dict[str, int]], NDArray[np.float64]]] = {}
     for i, block in enumerate(parent.blocks):
         if block not in known:
-            bits = () if files is None else files.offered(parent, block)[::-1]
+            bits = () if files is None else files.options(parent, block)[::-1]
             sizes = _options(parent.at_hidden(hidden), block, space, settings, files, bits)
             prices = [
                 of(resized(block, one), *([one[AXIS]] if AXIS in one else [])) for one in sizes
@@ -192,7 +197,7 @@ def make_choices(
         names=names,
         hidden=kept_hidden(parent, scores, hidden),
         hidden_damage=hidden_damage(scores, hidden),
-        formats={} if files is None else files.names,
+        formats={} if files is None else files.every,
     )
 
 

@@ -9,7 +9,7 @@ from minipuzzle.arch import Architecture
 from minipuzzle.arch.narrow import Sizes, values_of
 from minipuzzle.kinds import Width
 from minipuzzle.scores import Scores
-from minipuzzle.settings.bits import AXIS, BITS, WHOLE
+from minipuzzle.settings.bits import AXIS, BOTH, READS, TENTHS, WHOLE, WRITES, name_of, parts
 
 
 def block_damage(parent: Architecture, scores: Scores, index: int, sizes: Sizes) -> float:
@@ -19,7 +19,7 @@ def block_damage(parent: Architecture, scores: Scores, index: int, sizes: Sizes)
     Raises: UserError where the scores have none for an axis that is to shrink.
     """
     block = parent.blocks[index]
-    return bits_damage(scores, index, sizes.get(AXIS, BITS[WHOLE])) + sum(
+    return bits_damage(scores, index, sizes.get(AXIS, TENTHS[WHOLE])) + sum(
         size_damage(parent, scores, index, width, sizes[width.axis])
         for width in block.searched
         if width.axis in sizes
@@ -51,13 +51,17 @@ def size_damage(parent: Architecture, scores: Scores, index: int, width: Width, 
 
 
 def bits_damage(scores: Scores, index: int, bits: int) -> float:
-    """What block ``index``, whole, was measured to do in the format of so many bits, alone; 0 where
-    it stays as it is.
+    """What block ``index``, whole, was measured to do in the format of that number, alone: the sum
+    over its two parts; 0 for one that stays as it is.
     """
-    if bits == BITS[WHOLE]:
-        return 0.0
-    sizes, errors = scores.curves[index][AXIS]
-    return float(errors[sizes.tolist().index(bits)])
+    total = 0.0
+    for name, part in zip(parts(name_of(bits)), (READS, WRITES), strict=True):
+        if name != WHOLE:
+            measured, errors = scores.curves[index][name]
+            known = dict(zip(measured.tolist(), errors.tolist(), strict=True))
+            # a block with experts was measured whole, and has one format: a half twice
+            total += known[part] if part in known else known[BOTH] / 2
+    return total
 
 
 def hidden_damage(scores: Scores, size: int) -> float:

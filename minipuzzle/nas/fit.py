@@ -5,7 +5,7 @@ from __future__ import annotations
 from minipuzzle.arch import Architecture
 from minipuzzle.kinds import Block
 from minipuzzle.scores import Scores
-from minipuzzle.settings.bits import AXIS, BITS, WHOLE
+from minipuzzle.settings.bits import BITS, BOTH
 
 
 def misfit(scores: Scores, parent: Architecture) -> str:
@@ -24,7 +24,7 @@ def misfit(scores: Scores, parent: Architecture) -> str:
 
 
 def _misfit_of_block(scores: Scores, index: int, block: Block) -> str:
-    wanted, found, axes = block.score_shapes, scores.of(index), {AXIS: BITS[WHOLE]}
+    wanted, found, axes = block.score_shapes, scores.of(index), dict.fromkeys(BITS, BOTH + 1)
     for width in block.searched:
         axes[width.axis] = block.sizes[width.axis]
     for name in {**wanted, **found}:

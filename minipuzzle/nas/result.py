@@ -19,7 +19,7 @@ from minipuzzle.records import (
 )
 from minipuzzle.records.search_result import DROPPED
 from minipuzzle.settings import SearchSettings
-from minipuzzle.settings.bits import AXIS
+from minipuzzle.settings.bits import AXIS, name_of, tenths
 from minipuzzle.space import tried
 
 
@@ -60,7 +60,7 @@ def _row(parent: Architecture, evaluated: Evaluated, settings: SearchSettings) -
     kept, student = set(candidate.blocks), candidate.student
     shape = _shape(parent, student, settings)
     if candidate.bits:
-        shape |= {AXIS: _range(candidate.bits)}
+        shape |= {AXIS: _range([n for bits in candidate.bits for n in tenths(bits)])}
     return CandidateRow(
         name=candidate.name,
         origin=candidate.origin,
@@ -76,7 +76,7 @@ def _row(parent: Architecture, evaluated: Evaluated, settings: SearchSettings) -
             name: DomainRow(**dict(zip(part._fields[:4], part[:4], strict=True)))
             for name, part in quality.domains.items()
         },
-        bits=candidate.bits or None,
+        formats=tuple(map(name_of, candidate.bits)) or None,
         rank=evaluated.rank,
         tasks=evaluated.tasks,
         kinds=None if evaluated.kinds is None else dict(evaluated.kinds),

@@ -20,7 +20,7 @@ from minipuzzle.nas.damage import block_damage, drop_damage, hidden_damage
 from minipuzzle.nas.enumerate import Feasible
 from minipuzzle.nas.grid import Grid
 from minipuzzle.scores import Scores
-from minipuzzle.settings.bits import AXIS, BITS
+from minipuzzle.settings.bits import AXIS, number
 from minipuzzle.space import Shape
 
 NONE: Mapping[int, str] = MappingProxyType({})
@@ -150,7 +150,7 @@ def damage(parent: Architecture, scores: Scores, selection: Selection) -> float:
     }
     for i, name in enumerate(selection.formats or ()):
         if i in sizes:
-            sizes[i] = sizes[i] | {AXIS: BITS[name]}
+            sizes[i] = sizes[i] | {AXIS: number(name)}
     hidden = parent.hidden if selection.hidden is None else len(selection.hidden)
     return _damage(parent, scores, sizes, hidden)
 

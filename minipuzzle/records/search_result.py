@@ -195,9 +195,9 @@ class CandidateRow:
     ``shape``: how many blocks of each kind, and the size of each axis ("6-8" where blocks differ).
     ``strip`` is the parent's pattern with a dot for each dropped block. ``bytes`` at the workload,
     ``damage`` as predicted by the scores; ``loss`` and ``kl`` in nats a token, the others shares.
-    ``bits``: those of each kept block, where they were chosen. ``tasks``: the mean over ``kinds``
-    of shipped questions, where they were asked. ``domains``: each of the text's, where it has
-    several.
+    ``formats``: those of each kept block, where they were chosen. ``tasks``: the mean over
+    ``kinds`` of shipped questions, where they were asked. ``domains``: each of the text's, where it
+    has several.
     """
 
     name: Name
@@ -214,7 +214,7 @@ class CandidateRow:
     loss: float
     kl: float
     rank: Positive
-    bits: tuple[Positive, ...] | None = None
+    formats: tuple[str, ...] | None = None
     tasks: float | None = None
     kinds: dict[str, float] | None = None
     domains: dict[str, DomainRow] = field(default_factory=dict)

@@ -130,7 +130,8 @@ def shape_columns(
     """
     counts = {block.label: kind for kind, block in KINDS.items() if kind in space.bounds}
     widths = [width for block in KINDS.values() for width in block.widths]
-    sizes = {width.label: width.axis for width in widths} | {"hidden size": "hidden", AXIS: AXIS}
+    sizes = {width.label: width.axis for width in widths} | {"hidden size": "hidden"}
+    sizes |= {f"{AXIS} x 10": AXIS}
     chosen = {
         label: axis
         for label, axis in sizes.items()

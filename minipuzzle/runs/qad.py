@@ -14,12 +14,13 @@ import torch
 
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.checkpoint.config import read_config
+from minipuzzle.checkpoint.mix import chosen, formats
 from minipuzzle.checkpoint.shards import read_entries
 from minipuzzle.errors import InternalError, UserError
-from minipuzzle.export.compressed import Encoder
+from minipuzzle.export.compressed import Encoder, coded
 from minipuzzle.identity import fingerprint
 from minipuzzle.interrupt import legs
-from minipuzzle.memory.formats import format_of
+from minipuzzle.memory.formats import Pair
 from minipuzzle.memory.optimizers import half, state_bytes_each
 from minipuzzle.metrics import measure
 from minipuzzle.model import HybridLM
@@ -52,7 +53,7 @@ def run_qad(job: Job, settings: DistillSettings, teacher_path: Path | None) -> P
     target, at_first_length = job.run / TARGET, meanwhile([(job, "data", data)])
     with at_first_length, job.run.locked(), ranks(job.device) as group, legs(group) as stop:
         student = _student(job, settings, group)
-        encoder = Encoder(student, format_of(*settings.student_format))
+        encoder = Encoder(student, _formats(student, settings))
         inputs = open_distill(job, settings, teacher_path, [student.architecture], group)
         known = [student.fingerprint, inputs.teacher.fingerprint, inputs.blocks.fingerprint]
         known += [] if inputs.prompts is None else [inputs.prompts.fingerprint]
@@ -120,6 +121,23 @@ def write_quantised(like: Checkpoint, encoder: Encoder, model: HybridLM, target:
 def without(settings: DistillSettings) -> DistillSettings:
     """The distillation that comes before: the same in whole precision."""
     return replace(settings, student_precision="bf16")
+
+
+def _formats(student: Checkpoint, settings: DistillSettings) -> tuple[Pair, ...]:
+    """Those of its blocks. Raises: UserError where they are to be as a search chose, and none did,
+    or left all as they are.
+    """
+    blocks = len(student.architecture.blocks)
+    found = formats(student.config, blocks, *settings.student_format)
+    auto = settings.student_precision == "auto"
+    if auto and (chosen(student.config, blocks) is None or not coded(found)):
+        raise UserError(
+            "No search chose formats for the blocks of the student.",
+            got="distill.student_precision auto",
+            allowed="a student of a search with search.bits",
+            next="Search with search.bits, or name a format with distill.student_precision.",
+        )
+    return found
 
 
 def _student(job: Job, settings: DistillSettings, group: Ranks) -> Checkpoint:

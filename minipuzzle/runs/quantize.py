@@ -110,7 +110,7 @@ def run_quantize(
             allowed="a format of fewer bits in some of them",
             next="Use the checkpoint as it is, or name a format with quantize.format.",
         )
-    reads = any(format is not None and format.one for format in found)
+    reads = any(format is not None and format.one for pair in found for format in pair)
     inputs = _inputs(checkpoint, data, samples, device) if reads else None
     encoder = Encoder(checkpoint, found, inputs)
     planned = encoder.nbytes

@@ -239,8 +239,8 @@ class Search:
 def check_formats(scores: Scores, settings: SearchSettings) -> None:
     """Raises: UserError where the scores do not say what the formats of ``search.bits`` do."""
     said = str(scores.meta.get("bits", ""))
-    known = parse_bits(said)
-    if any(name not in (WHOLE, known.get(bits)) for bits, name in settings.formats.items()):
+    known = {WHOLE, *parse_bits(said).values()}
+    if not known.issuperset(settings.formats.values()):
         raise UserError(
             "The scores do not say what blocks lose in these formats.",
             got=f"search.bits {settings.bits}, scores with {said or 'none'}",

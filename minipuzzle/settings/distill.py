@@ -20,7 +20,7 @@ from minipuzzle.settings.losses import DEFAULT_LOSS, loss_terms
 from minipuzzle.settings.training import Precision, Training
 
 Winner = Literal["loss", "tasks"]
-StudentPrecision = Literal["bf16", "fp8", "nvfp4", "mxfp4", "int4", "int4-64", "int4-32"]
+StudentPrecision = Literal["bf16", "auto", "fp8", "nvfp4", "mxfp4", "int4", "int4-64", "int4-32"]
 
 RATES, ADAPTER_RATES = (5e-5, 1.5e-4, 5e-4, 1.5e-3), (4e-3, 1.6e-2, 6.4e-2)
 """What ``distill`` tries where no learning rate is named, for all weights and for an adapter. A
@@ -107,7 +107,7 @@ class DistillSettings:
     student_precision: StudentPrecision = setting(
         "bf16",
         "Format of the matrices of the recovered student, which goes on learning with them and is"
-        " written so, beside it.",
+        " written so, beside it; auto: as search.bits chose for each block.",
         common=True,
     )
     teacher_precision: Precision = setting("bf16", "GEMM precision of the teacher.", panel=TEACHER)

@@ -74,8 +74,8 @@ class Recipe:
             )
 
     def _check_bits(self) -> None:
-        scored = parse_bits(self.score.bits)
-        unscored = [n for b, n in self.search.formats.items() if n not in (WHOLE, scored.get(b))]
+        scored = {WHOLE, *parse_bits(self.score.bits).values()}
+        unscored = [name for name in self.search.formats.values() if name not in scored]
         if unscored:
             raise UserError(
                 "The search chooses formats that score does not measure.",

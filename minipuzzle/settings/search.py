@@ -189,7 +189,7 @@ class SearchSettings:
 
     @property
     def formats(self) -> Mapping[int, str]:
-        """The formats that ``bits`` lets a block have, by their bits, ascending."""
+        """The formats that ``bits`` lets a block have, by their numbers, ascending."""
         return parse_bits(self.bits)
 
     def _check_bits(self) -> None:

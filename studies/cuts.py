@@ -1,8 +1,8 @@
 """What a study of cuts is: a teacher is cut in several ways to several sizes, and each student is
 measured before and after the same distillation.
 
-A study's script holds a ``Study`` and gives it to ``cuts_main.main``. Rates, seeds and texts are
-those of all studies: a row's rate is the better of RATES on ``choice``, with the first seed;
+A study's script holds a ``Study`` and gives it to ``cuts_main.main``. Seeds and texts are
+those of all studies: a row's rate is the better of its study's on ``choice``, with the first seed;
 ``val`` is measured, which no choice saw.
 """
 
@@ -19,7 +19,6 @@ from minipuzzle.scores import Scores
 from minipuzzle.settings import ScoreSettings, SearchSettings
 
 SEEDS = (0, 1)
-RATES = (5e-4, 1.5e-3)
 Select = Callable[[Checkpoint, Path, str, int], Selection]
 """(teacher, root, budget, seed) -> what stays."""
 
@@ -50,6 +49,7 @@ class Study:
     scores: Mapping[str, ScoreSettings]
     search: Callable[[Architecture, str, bool], SearchSettings]
     told: str
+    rates: tuple[float, ...]
 
     @property
     def name(self) -> str:
@@ -72,7 +72,7 @@ class Study:
 
     def cases(self, seed: int) -> list[Case]:
         """All of a seed: rates with the first one, the others take the better rate."""
-        rates = RATES if seed == SEEDS[0] else (0.0,)
+        rates = self.rates if seed == SEEDS[0] else (0.0,)
         return [
             Case(row=row.name, budget=budget, rate=rate, seed=seed)
             for row in self.rows

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from cuts import RATES, SEEDS, Case, Row, Study
+from cuts import SEEDS, Case, Row, Study
 from cuts_parts import run_of, searched
 from cuts_texts import texts
 
@@ -34,7 +34,7 @@ def run_case(study: Study, root: Path, case: Case, tokens: int) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     row = study.row(case.row)
     teacher = Checkpoint.open(root / "teacher" / "model")
-    rate = case.rate or best_rate(root, case)
+    rate = case.rate or best_rate(study, root, case)
     frozen, val = load_frozen(teacher, device=device), texts("val", root)
     folder, source = root / "work" / case.name, teacher
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,9 +96,9 @@ def cut_out(
     return searched(study, root, source.path, limit, f"work/{case.name}/s{step}", row.per_block)
 
 
-def best_rate(root: Path, case: Case) -> float:
+def best_rate(study: Study, root: Path, case: Case) -> float:
     """The rate with the lower loss on ``choice`` with the first seed."""
-    tried = [replace(case, rate=rate, seed=SEEDS[0]).path(root) for rate in RATES]
+    tried = [replace(case, rate=rate, seed=SEEDS[0]).path(root) for rate in study.rates]
     results = [json.loads(path.read_text()) for path in tried]
     return float(min(results, key=lambda result: result["choice"])["rate"])
 

@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from cuts import RATES, SEEDS, Case, Study
+from cuts import SEEDS, Case, Study
 
 from minipuzzle.report.svg import save_png
 
@@ -19,7 +19,7 @@ def results(study: Study, root: Path) -> dict[tuple[str, str], list[Result]]:
     found: dict[tuple[str, str], list[Result]] = {}
     for row in study.rows:
         for budget in study.budgets:
-            tried = [Case(row=row.name, budget=budget, rate=r, seed=SEEDS[0]) for r in RATES]
+            tried = [Case(row=row.name, budget=budget, rate=r, seed=SEEDS[0]) for r in study.rates]
             others = [Case(row=row.name, budget=budget, rate=0.0, seed=s) for s in SEEDS[1:]]
             first = [_read(case, root) for case in tried if case.path(root).exists()]
             rest = [_read(case, root) for case in others if case.path(root).exists()]

@@ -103,6 +103,7 @@ STUDY = Study(
     scores={SCORED: ScoreSettings(samples=512, block_samples=32, batch=16)},
     search=settings,
     told="hidden",
+    rates=(1.5e-4, 5e-4),  # 5e-4 won everywhere over 1.5e-3 among experts, and was too high
 )
 
 if __name__ == "__main__":

@@ -110,6 +110,7 @@ STUDY = Study(
     },
     search=settings,
     told="experts",
+    rates=(5e-4, 1.5e-3),
 )
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def loop(q, k, v, decay, beta, documents=None, state=None):
     ratio, rows = v.shape[2] // k.shape[2], []
     q, k = (t.repeat_interleave(ratio, 2) for t in (q, k))
     shape = (len(v), v.shape[2], k.shape[3], v.shape[3])
-    state = torch.zeros(shape, dtype=v.dtype) if state is None else state
+    state = torch.zeros(shape, dtype=v.dtype, device=v.device) if state is None else state
     for t in range(v.shape[1]):
         if documents is not None and t:
             state = state * (documents[:, t] == documents[:, t - 1])[:, None, None, None]

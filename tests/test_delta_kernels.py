@@ -98,6 +98,7 @@ def fla(monkeypatch):
     names = ("fla", "fla.ops", "fla.ops.gated_delta_rule")
     own = {
         **{name: SimpleNamespace() for name in names[:2]},
+        "fla.backends": SimpleNamespace(BaseBackend=object, register=lambda _: lambda c: c),
         names[2]: SimpleNamespace(chunk_gated_delta_rule=chunk),
         f"{names[2]}.fused_recurrent": SimpleNamespace(
             fused_recurrent_gated_delta_rule_fwd_kernel=Step()
@@ -107,6 +108,7 @@ def fla(monkeypatch):
         monkeypatch.setitem(sys.modules, name, module)
     yield import_module("minipuzzle.kernels.delta_cuda")
     sys.modules.pop("minipuzzle.kernels.delta_cuda")
+    sys.modules.pop("minipuzzle.kernels.delta_backward", None)
 
 
 @pytest.mark.parametrize("packed", [False, True])

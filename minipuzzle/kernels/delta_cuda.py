@@ -10,6 +10,7 @@ from fla.ops.gated_delta_rule.fused_recurrent import fused_recurrent_gated_delta
 from torch import Tensor
 
 from minipuzzle.kernels import delta
+from minipuzzle.kernels import delta_backward as delta_backward  # registers itself with fla
 
 STEP_COLUMNS = 8
 """Channels of values, columns of a state, that a program of ``delta_step`` updates."""

@@ -19,7 +19,7 @@ from shown import plain, shown
 
 from minipuzzle import embedded
 from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.metrics import measure
+from minipuzzle.metrics import answers, measure
 from minipuzzle.ranks import ranks
 from minipuzzle.records import EvalResult
 from minipuzzle.report.evaluated import eval_table
@@ -90,9 +90,10 @@ def test_losses_on_code_are_as_they_were(job, cut):
     code = dict(job.validation("eval").by_domain())["code"]
     with ranks(job.device) as group, torch.no_grad():
         teacher = job.frozen_parent(group)
+        told = answers(teacher, code)
         found = {
-            "teacher": measure(teacher, code, teacher=teacher),
-            "pruned": measure(job.load_frozen(Checkpoint.open(cut), group), code, teacher=teacher),
+            "teacher": measure(teacher, code, teacher=told),
+            "pruned": measure(job.load_frozen(Checkpoint.open(cut), group), code, teacher=told),
         }
     rows = {row["name"]: row for row in THEN["eval"]["rows"]}
     for name, metrics in found.items():

@@ -2,10 +2,10 @@
 form. A new file there is tested by being there.
 """
 
-from dataclasses import dataclass
+from contextlib import contextmanager
+from copy import deepcopy
 from functools import lru_cache
 from pydoc import locate
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -16,12 +16,10 @@ from family_models import FORMS, every_form
 from minipuzzle import families
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import pack
-from minipuzzle.errors import UserError
-from minipuzzle.importance import Collector, check_streamed, score, streamed
+from minipuzzle.importance import Collector, score, streamed
 from minipuzzle.importance.collect import footprint_hooks
 from minipuzzle.importance.estimators import find
-from minipuzzle.importance.estimators.base import WholeModel
-from minipuzzle.kinds import KINDS, Block, FeedForward, Width
+from minipuzzle.kinds import KINDS
 from minipuzzle.model import HybridLM
 from minipuzzle.registry import ESTIMATORS
 from minipuzzle.settings import ScoreSettings
@@ -59,28 +57,71 @@ def text():
     )
 
 
+def text_of(start, stop):
+    return torch.from_numpy(text().tokens[start:stop].astype(np.int64))
+
+
 def batches(size):
-    return torch.from_numpy(text().tokens.astype(np.int64)).split(size)
+    return text_of(0, SAMPLES).split(size)
+
+
+def collectors(model, name, seed=0):
+    """A new collector of each block."""
+    pairs = zip(model.architecture.blocks, model.blocks, strict=True)
+    return [
+        Collector(block, module, name, seed=seed + i) for i, (block, module) in enumerate(pairs)
+    ]
 
 
 @torch.no_grad()
-def collected(model, name, parts, seed=0, saved=None):
-    """The collector of each block after the batches ``parts``; ``saved`` sums to begin with."""
-    found = [
-        Collector(block, module, name, seed=seed + i)
-        for i, (block, module) in enumerate(
-            zip(model.architecture.blocks, model.blocks, strict=True)
-        )
-    ]
-    for collector, sums in zip(found, saved or [], strict=False):
-        collector.sums.update(sums)
+def collect(found, run):
+    """``run()`` while the collectors are entered."""
     for collector in found:
         collector.__enter__()
-    for part in parts:
-        model.hidden_states(part)
+    run()
     for collector in found:
         collector.__exit__()
         assert not collector.handles
+
+
+def collected(model, name, parts, seed=0):
+    """The collector of each block after the batches ``parts``."""
+    found = collectors(model, name, seed)
+    collect(found, lambda: [model.hidden_states(part) for part in parts])
+    return found
+
+
+@lru_cache
+def passes(family, form):
+    """{streamed estimator: collectors of each block after all samples, after the first three, after
+    the others, after the others with the sums of the first}, of three forwards.
+    """
+    model = model_of(family, form)
+    whole, first, second, resumed = (
+        {name: collectors(model, name) for name in STREAMED} for _ in range(4)
+    )
+
+    def run(part, *sets):
+        found = [collector for kind in sets for own in kind.values() for collector in own]
+        collect(found, lambda: model.hidden_states(part))
+
+    run(text_of(0, SAMPLES), whole)
+    run(text_of(0, 3), first)
+    for name in STREAMED:
+        for collector, before in zip(resumed[name], first[name], strict=True):
+            collector.sums.update({n: s.copy() for n, s in before.sums.items()})
+    run(text_of(3, SAMPLES), second, resumed)
+    return {name: (whole[name], first[name], second[name], resumed[name]) for name in STREAMED}
+
+
+@lru_cache
+@torch.no_grad()
+def streams(family, form):
+    """The input of each block, batch by batch."""
+    model = model_of(family, form)
+    found = [[model.embed(part) for part in batches(2)]]
+    for i in range(len(model.blocks)):
+        found.append([model.run_blocks(h, None, i, i + 1) for h in found[-1]])
     return found
 
 
@@ -91,10 +132,8 @@ def is_noise(name):
     return not one.sums and any((one.scores()[k] != two.scores()[k]).any() for k in one.scores())
 
 
-def scores_of(name, model):
-    """What an estimator says of each block: {name: array}."""
-    if name in STREAMED:
-        return [collector.scores() for collector in collected(model, name, batches(2))]
+def whole_model_scores(name, model):
+    """What an estimator that needs the whole model says of each block: {name: array}."""
     found = locate(find(name).call)(model, text(), SAMPLES, 2)
     return [
         {name: found.widths[name][i] for name in block.score_shapes}
@@ -119,7 +158,11 @@ def test_it_says_what_it_does_and_where_it_is_from(name):
 @pytest.mark.parametrize("name", ESTIMATORS.names())
 def test_every_index_has_a_score(name, family, form):
     model = model_of(family, form)
-    for block, scores in zip(model.architecture.blocks, scores_of(name, model), strict=True):
+    if name in STREAMED:
+        found = [collector.scores() for collector in passes(family, form)[name][0]]
+    else:
+        found = whole_model_scores(name, model)
+    for block, scores in zip(model.architecture.blocks, found, strict=True):
         assert list(scores) == list(dict.fromkeys(width.score for width in block.own_widths))
         for width in block.own_widths:
             values = scores[width.score]
@@ -135,36 +178,31 @@ def test_every_index_has_a_score(name, family, form):
 @FORMS_OF_ALL
 @pytest.mark.parametrize("name", STREAMED)
 def test_batches_add_up_and_sums_resume(name, family, form):
-    model = model_of(family, form)
-    whole = collected(model, name, batches(SAMPLES))
-    first, second = batches(3)
-    halves = collected(model, name, [first]), collected(model, name, [second])
-    resumed = collected(
-        model, name, [second], saved=[{n: s.copy() for n, s in c.sums.items()} for c in halves[0]]
-    )
-    for one, a, b, again in zip(whole, *halves, resumed, strict=True):
+    for one, a, b, again in zip(*passes(family, form)[name], strict=True):
         for sums in one.sums.values():
             assert sums.dtype == np.float64
-        for key in a.sums:  # as two processes do it
-            a.sums[key] = a.sums[key] + b.sums[key]
-        for other in (a, again):
+        for key in b.sums:  # as two processes do it
+            b.sums[key] = a.sums[key] + b.sums[key]
+        for other in (b, again):
             for key, want in one.scores().items():
                 # FP32 products of other batches differ in their last digits
                 noise = 1e-12 + 1e-6 * np.abs(want).max()
                 assert np.allclose(other.scores()[key], want, rtol=1e-5, atol=noise)
 
 
+@contextmanager
 def without(model, index, width, lost):
-    """A copy in which every weight of index ``lost`` of a width, and of what follows it, is 0."""
-    block = model.architecture.blocks[index]
-    copy = HybridLM(model.architecture)
-    copy.load_state_dict(model.state_dict())
+    """Meanwhile every weight of index ``lost`` of a width of one block, and of what follows it, is
+    0.
+    """
+    block, module = model.architecture.blocks[index], model.blocks[index]
     others = [i for i in range(block.sizes[width.axis]) if i != lost]
     kept = {width.axis: tuple(others)}
     if width.follows is not None:
         share = block.sizes[width.follows] // block.sizes[width.axis]
         kept[width.follows] = tuple(i * share + j for i in others for j in range(share))
-    parameters = copy.blocks[index].state_dict()  # buffers too
+    model.blocks[index] = deepcopy(module)
+    parameters = model.blocks[index].state_dict()  # buffers too
     with torch.no_grad():
         for weight in block.weights:
             parts = weight.indices(block.sizes, kept)
@@ -172,31 +210,54 @@ def without(model, index, width, lost):
                 if places is not None:
                     gone = np.setdiff1d(np.arange(weight.shape(block.sizes)[dim]), places)
                     parameters[weight.name].index_fill_(dim, torch.from_numpy(gone), 0.0)
-    return copy
+    yield
+    model.blocks[index] = module
+
+
+@lru_cache
+def scores_without(family, form, *whole):
+    """[(block, width, an index that does nothing, {estimator: scores})] of a block of each kind: of
+    all streamed estimators, or of one that needs the whole model.
+    """
+    model, found = model_of(family, form), []
+    blocks = model.architecture.blocks
+    for index in {block.kind: i for i, block in enumerate(blocks)}.values():
+        for width in [w for w in blocks[index].own_widths if not w.ordered]:
+            lost = blocks[index].sizes[width.axis] - 1
+            with without(model, index, width, lost):
+                if whole:
+                    scores = {name: whole_model_scores(name, model)[index] for name in whole}
+                else:
+                    own = {n: Collector(blocks[index], model.blocks[index], n) for n in STREAMED}
+                    inputs = streams(family, form)[index]
+                    collect(
+                        own.values(),
+                        lambda i=index, given=inputs: [
+                            model.run_blocks(h, None, i, i + 1) for h in given
+                        ],
+                    )
+                    scores = {name: collector.scores() for name, collector in own.items()}
+            found.append((blocks[index], width, lost, scores))
+    return found
 
 
 @FORMS_OF_ALL
 @pytest.mark.parametrize("name", [n for n in ESTIMATORS.names() if n in WHOLE or not is_noise(n)])
 def test_an_index_that_does_nothing_is_the_first_to_go(name, family, form):
-    model = model_of(family, form)
-    blocks = model.architecture.blocks
-    for index in {block.kind: i for i, block in enumerate(blocks)}.values():
-        for width in blocks[index].own_widths:
-            if width.ordered:
-                continue
-            lost = blocks[index].sizes[width.axis] - 1
-            values = scores_of(name, without(model, index, width, lost))[index][width.score]
-            strength = width.strength(blocks[index], values)
-            assert strength[lost] == strength.min(), (blocks[index].kind, width.axis)
-            assert strength[lost] <= 1e-6 * np.median(strength)
+    found = scores_without(family, form, *((name,) if name in WHOLE else ()))
+    for block, width, lost, scores in found:
+        strength = width.strength(block, scores[name][width.score])
+        assert strength[lost] == strength.min(), (block.kind, width.axis)
+        assert strength[lost] <= 1e-6 * np.median(strength)
 
 
 @FORMS_OF_ALL
-@pytest.mark.parametrize("name", STREAMED)
-def test_its_memory_can_be_measured_before_it_runs(name, family, form):
+def test_their_memory_can_be_measured_before_they_run(family, form):
+    """Of all at once: a forward of "meta" tensors takes longer than one of numbers."""
     model = HybridLM(model_of(family, form).architecture, device="meta")
     for block, module in zip(model.architecture.blocks, model.blocks, strict=True):
-        footprint_hooks(block, name)(module)
+        for name in STREAMED:
+            footprint_hooks(block, name)(module)
     assert model.hidden_states(torch.zeros(2, LENGTH, dtype=torch.int64, device="meta")).is_meta
 
 
@@ -213,58 +274,3 @@ def test_one_block_at_a_time_is_the_whole_model_at_once(name, tmp_path):
     for i, collector in enumerate(collected(model, name, batches(2), seed=7)):
         for key, want in collector.scores().items():
             assert np.allclose(found.widths[key][i], want, rtol=1e-5)
-
-
-@pytest.mark.parametrize("name", WHOLE)
-def test_what_needs_the_whole_model_is_refused_before_anything_is_read(name):
-    assert isinstance(find(name), WholeModel)
-    with pytest.raises(UserError, match="whole model") as caught:
-        check_streamed(name)
-    assert find(name).call in caught.value.next
-    assert callable(locate(find(name).call))
-
-
-def test_an_unknown_name_is_refused_with_the_nearest():
-    for refuse in (find, check_streamed, lambda name: ScoreSettings(estimator=name)):
-        with pytest.raises(UserError, match="no estimator 'mixd'") as caught:
-            refuse("mixd")
-        assert "'mixed'" in caught.value.next
-        assert all(name in caught.value.allowed for name in ESTIMATORS.names())
-
-
-def test_what_a_kind_does_not_say_is_asked_for_by_name():
-    @dataclass(frozen=True, kw_only=True)
-    class Silent(Block):
-        kind: ClassVar[str] = "silent"
-
-    try:
-        block = Silent(hidden=4)
-        members = {
-            "widths": lambda: Collector(block, torch.nn.Module(), "flap"),
-            "estimator": lambda: find("mixed").begin(block, torch.nn.Module(), "", 0),
-            "makers": lambda: block.makers,
-        }
-        for member, call in members.items():
-            with pytest.raises(NotImplementedError, match=f"'silent' does not declare {member}"):
-                call()
-    finally:
-        KINDS.pop("silent")
-
-
-def test_a_kind_that_never_gets_narrower_has_no_scores_and_one_of_two_arrays_says_what_each_reads():
-    @dataclass(frozen=True, kw_only=True)
-    class Whole(FeedForward):
-        widths: ClassVar[tuple[Width, ...]] = ()
-
-    @dataclass(frozen=True, kw_only=True)
-    class Double(FeedForward):
-        widths: ClassVar[tuple[Width, ...]] = (
-            *FeedForward.widths,
-            Width(axis="hidden", score="other", of=("hidden",), label="others"),
-        )
-
-    for name in STREAMED:
-        with Collector(Whole(hidden=4, intermediate=8), torch.nn.Module(), name) as collector:
-            assert collector.scores() == {}
-    with pytest.raises(NotImplementedError, match="declare reads of intermediate, other"):
-        Collector(Double(hidden=4, intermediate=8), torch.nn.Module(), "flap")

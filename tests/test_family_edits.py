@@ -7,49 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 from family_bases import BASE, NAMES, NO_DEFAULT_HERE, type_of
-from family_models import in_file, theirs_of
+from family_logits import difference
+from family_models import in_file
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from minipuzzle import families
 from minipuzzle.errors import UserError
-from minipuzzle.model.hybrid import HybridLM
 
 TURNING = [name for name in NAMES if type_of(name) not in ("mamba2", "nemotron_h")]
-
-
-@torch.no_grad()
-def ours_of(name, fields, tensors, tokens):
-    """Our logits of the tensors of transformers' model; as a checkpoint is read, by names and
-    shapes.
-    """
-    family = families.find(type_of(name))
-    arch = family.architecture(json.loads(json.dumps(fields)))
-    model = HybridLM(arch, device="cpu", dtype=torch.float32).eval()
-    ours, names = model.state_dict(), family.names(arch)
-    for tensor in arch.tensors():
-        theirs = in_file(tensors, names[tensor.name], tensor)
-        if theirs is None or theirs.shape != tensor.shape:
-            raise UserError("Not in the file.", got=theirs, allowed=tensor.shape, next="")
-        ours[tensor.name].copy_(theirs)
-    return model(tokens)
-
-
-def difference(name, fields):
-    """The largest difference from transformers' logits, as a part of the largest one; None where
-    one of the two refuses.
-    """
-    tokens = torch.randint(1, 118, (2, 40), generator=torch.Generator().manual_seed(1))
-    try:
-        theirs = theirs_of(type_of(name), json.loads(json.dumps(fields)))
-        with torch.no_grad():
-            want = theirs(tokens, use_cache=False).logits
-    except Exception:  # a dozen types, from a failed check to a shape that does not fit
-        return None
-    try:
-        got = ours_of(name, fields, theirs.state_dict(), tokens)
-    except UserError:
-        return None
-    return ((got - want).abs().max() / want.abs().max()).item()
 
 
 EDITS = [

@@ -8,10 +8,12 @@ import pytest
 import shape_checks
 import torch
 from jaxtyping import TypeCheckError
+from torch import Tensor
 
 import minipuzzle
 from minipuzzle.kernels import reference
 from minipuzzle.model.norm import RMSNorm
+from minipuzzle.shapes import Float
 
 HOME = Path(minipuzzle.__file__).parent
 ROOMS = (
@@ -43,11 +45,33 @@ def test_a_wrong_shape_is_an_error():
 
 
 @checked
-def test_a_wrong_result_is_an_error(monkeypatch):
+def test_a_wrong_result_is_an_error_also_of_arguments_that_were_checked(monkeypatch):
     norm = RMSNorm(4, 1e-5)
-    monkeypatch.setattr("minipuzzle.model.norm.rms_norm", lambda x, weight, eps: x[0])
-    with pytest.raises(TypeCheckError):
-        norm(torch.zeros(2, 4))
+    for x in (torch.zeros(2, 4), torch.zeros(2, 4), torch.zeros(3, 7, 4)):
+        assert norm(x).shape == x.shape
+    for wrong in (lambda x: x[0], lambda x: x.long(), lambda x: None):
+        with monkeypatch.context() as patched:
+            patched.setattr("minipuzzle.model.norm.rms_norm", lambda x, *_, do=wrong: do(x))
+            for x in (torch.zeros(2, 4), torch.zeros(5, 5, 4)):
+                with pytest.raises(TypeCheckError):
+                    norm(x)
+
+
+@checked
+def test_what_a_check_looks_at_decides_whether_a_call_was_checked():
+    """A size that is a number, a tensor in a list, a dtype."""
+
+    def stacked(parts: "list[Float[Tensor, 's d']]", size: int) -> "Float[Tensor, ' {size}']":
+        return torch.cat(parts).sum(1)
+
+    check = shape_checks.checked(stacked)
+    one, two = torch.zeros(2, 3), torch.zeros(4, 3)
+    for _ in range(2):
+        assert check([one], 2).shape == (2,)
+        assert check([one, one], 4).shape == (4,)
+        for parts, size in (([one], 3), ([two], 2), ([one.long()], 2), ([one[0]], 3)):
+            with pytest.raises(TypeCheckError):
+                check(parts, size)
 
 
 @checked

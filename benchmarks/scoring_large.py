@@ -28,6 +28,7 @@ from minipuzzle.importance.curves import variants
 from minipuzzle.importance.peak import ScoringPeak, plan_peak
 from minipuzzle.kinds import Block
 from minipuzzle.model.prefetch import BlockReader
+from minipuzzle.ranks import alone
 from minipuzzle.scores import Scores
 from minipuzzle.settings import ScoreSettings
 
@@ -72,8 +73,9 @@ def measured(
     parent: Checkpoint,
     state: Path,
 ) -> dict[str, Any]:
-    """Score a checkpoint and say what it took."""
+    """Score a checkpoint in one pass, so that each block is timed once, and say what it took."""
     settings = ScoreSettings(
+        activations=1e6,
         samples=options.samples,
         block_samples=options.block_samples,
         batch=options.batch,
@@ -98,7 +100,7 @@ def measured(
         samples=count,
         shared=options.block_samples,
         length=options.length,
-        device=device,
+        group=alone(device),
         fast=fast,
     )
     timed: list[tuple[int, float, float]] = []

@@ -38,6 +38,11 @@ def run(parent, folder, **options):
     return score(parent, text(), ScoreSettings(**options), device=CPU, partial=folder / "partial")
 
 
+def gib(rows):
+    """``ScoreSettings.activations`` that hold so many samples of that parent."""
+    return (rows + 0.5) * LENGTH * 32 * 4 / 2**30
+
+
 def score_in(path, folder):
     """Scores of the checkpoint at ``path`` into FOLDER/scores, or scores0, scores1 by rank."""
     scores = run(Checkpoint.open(path), folder, samples=7, batch=1)

@@ -229,14 +229,17 @@ def test_numbers_are_those_of_each_conversation_by_itself(words, mixed, tmp_path
     )
 
 
-def test_damage_is_that_of_the_positions_that_count(words, mixed, tmp_path):
-    """By masks over the whole model: KL where a token with a loss is predicted, and there alone."""
+@pytest.mark.parametrize("held", [16.0, 0.0])
+def test_damage_is_that_of_the_positions_that_count(words, mixed, tmp_path, held):
+    """By masks over the whole model: KL where a token with a loss is predicted, and there alone, of
+    all samples at once and of one after the other.
+    """
     blocks = load_blocks(mixed, words, block_length=LENGTH, whole=False)
     model = shaken(tiny("M-*", vocab=words.vocab_size))
     scores = score(
         Checkpoint.open(save(model, tmp_path / "parent", tokenizer=False)),
         blocks,
-        ScoreSettings(metric="kl", samples=6, block_samples=6, curves=False),
+        ScoreSettings(metric="kl", samples=6, block_samples=6, curves=False, activations=held),
         device=torch.device("cpu"),
         partial=tmp_path / "partial",
     )

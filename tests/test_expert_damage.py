@@ -18,6 +18,7 @@ from minipuzzle.kinds import Experts, FeedForward
 from minipuzzle.model import load_model
 from minipuzzle.model.base import Context
 from minipuzzle.model.footprint import _Live, forward_bytes
+from minipuzzle.ranks import alone
 from minipuzzle.settings import ScoreSettings
 
 CPU = torch.device("cpu")
@@ -67,7 +68,7 @@ def test_what_it_takes_is_counted_first(parent):
     times = 1 + more / work(plain, arch, 10**6)
     assert f"one by one: {times:.1f} times the" in one_by_one_sentence(damage, arch, 10**6)
     assert one_by_one_sentence(plain, arch, 10**6) == ""
-    need = {"samples": 4, "shared": 2, "length": 32, "device": CPU, "fast": False}
+    need = {"samples": 4, "shared": 2, "length": 32, "group": alone(CPU), "fast": False}
     peaks = [
         plan_peak(parent, s, **need).needs[0].peak.terms["activations"] for s in (plain, damage)
     ]

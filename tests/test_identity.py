@@ -135,7 +135,8 @@ def test_defaults_that_identities_leave_out_stay():
 )
 def test_every_setting_that_decides_is_in_the_identity(settings):
     """Each field, changed alone, changes what a finished run is compared by."""
-    free = {"save_every", "log_to", "prompts"}  # not where prompts lie: what they say
+    # not where prompts lie: what they say; nor how much of a scoring is held at once
+    free = {"save_every", "log_to", "prompts", "activations"}
     other = {
         "estimator": "flap",
         "experts": "frequency",

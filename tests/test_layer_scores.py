@@ -80,18 +80,18 @@ def test_work_is_what_is_advanced(parent, tmp_path, options):
 
 
 def test_a_stopped_scoring_resumes_bit_equal(parent, tmp_path, monkeypatch):
-    from minipuzzle.importance import state, stream
+    from minipuzzle.importance import state, visit
 
     monkeypatch.setattr(state, "SAVING_SHARE", 1.0)
-    whole, usual, visits = run(parent, tmp_path / "whole"), stream._Run._visit, []
+    whole, usual, visits = run(parent, tmp_path / "whole"), visit.Visits.visit, []
 
-    def visit(*args, **kwargs):
+    def stopped(*args, **kwargs):
         visits.append(None)
         if len(visits) % 2 == 0:
             raise KeyboardInterrupt
         return usual(*args, **kwargs)
 
-    monkeypatch.setattr(stream._Run, "_visit", visit)
+    monkeypatch.setattr(visit.Visits, "visit", stopped)
     while True:
         try:
             again = run(parent, tmp_path / "broken")

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pkgutil import iter_modules
 
 import pytest
@@ -10,7 +11,14 @@ import pytest
 from minipuzzle import memory
 from minipuzzle.memory import CARDS, Peak, card_of
 from minipuzzle.memory.cards import PLANNED
-from minipuzzle.memory.scoring import CUDA_LIBRARIES, HEADROOM, ScoringLoad, on_cpu, on_gpu
+from minipuzzle.memory.scoring import (
+    CUDA_LIBRARIES,
+    HEADROOM,
+    ScoringLoad,
+    on_cpu,
+    on_gpu,
+    rows_that_fit,
+)
 from minipuzzle.units import GIB
 
 PEAK = Peak(terms={"weights": 3 * GIB, "metric buffers": GIB // 2})
@@ -71,6 +79,7 @@ LOAD = ScoringLoad(
     shared=2,
     row=3,
     batch=4,
+    rows=1000,
     head=0,
     keeps_end=False,
     piece=1,
@@ -109,9 +118,8 @@ def test_scoring_on_a_cpu_by_pencil():
 
 
 def test_scoring_on_a_gpu_by_pencil():
-    """All streams lie there from the start; what does not fit goes to pinned memory."""
-    device, host, fits = on_gpu(LOAD, process=1000, free=10**6)
-    assert fits
+    """All streams of a pass lie there from its start."""
+    device, host = on_gpu(LOAD, process=1000)
     assert device.terms == {
         "activations": 60,
         "two blocks": 20,
@@ -119,10 +127,30 @@ def test_scoring_on_a_gpu_by_pencil():
         "I/O buffers": 3,
     }
     assert host.total == 1000 + CUDA_LIBRARIES + 3 + 2 * 1 + 13
-    edge = device.total / (1 - HEADROOM)
-    assert on_gpu(LOAD, process=0, free=int(edge) + 1)[2]
-    device, host, fits = on_gpu(LOAD, process=1000, free=int(edge) - 1)
-    assert not fits
-    assert device["a batch"] == 4 * 3
-    assert "activations" not in device.terms
-    assert host.total == 1000 + CUDA_LIBRARIES + 3 + 2 * 1 + 13 + 60
+
+
+def test_scoring_in_several_passes_by_pencil():
+    """7 variants: beside 6 samples of the parent 1 of them takes 13 rows, alone at most 1 + 7."""
+    load = replace(LOAD, rows=15)
+    assert [(p.samples, p.shared) for p in load.passes] == [(6, 1), (1, 1)]
+    assert on_gpu(load, process=0)[0]["activations"] == 13 * 3
+    # of later rounds, whose variants are fewer than these, two samples are held where they fit
+    assert on_gpu(replace(load, keeps_end=True), process=0)[0]["activations"] == 15 * 3
+    # the parent first, in one whole batch and what is left of it
+    few = replace(LOAD, rows=5)
+    assert [(p.samples, p.shared) for p in few.passes] == [(4, 0), (2, 0), (1, 1), (1, 1)]
+    assert on_gpu(few, process=0)[0]["activations"] == 8 * 3
+    # later passes find all of it resident, at the first block too
+    early = on_cpu(replace(load, working=(500, 7, 100)), process=0)
+    assert early["activations"] == 13 * 3
+    assert early["two blocks"] == 10 + 30
+
+
+def test_rows_of_a_scoring_are_bounded_by_the_limit_and_by_what_is_free():
+    fit = partial(rows_that_fit, LOAD, process=1000)
+    assert fit(limit=3 * 17 + 2, free=10**6, gpu=True) == 17
+    beside = 20 + 100 + 3  # two blocks, working set, buffers
+    assert fit(limit=10**6, free=2000, gpu=True) == (int(2000 * (1 - HEADROOM)) - beside) // 3
+    beside += 1000 + 202  # this process, heaps
+    assert fit(limit=10**6, free=2000, gpu=False) == (int(2000 * (1 - HEADROOM)) - beside) // 3
+    assert fit(limit=10**6, free=100, gpu=True) < 1

@@ -14,6 +14,7 @@ from minipuzzle.importance.curves import narrowings
 from minipuzzle.importance.peak import block_bytes, plan_peak
 from minipuzzle.model.footprint import forward_bytes
 from minipuzzle.model.prefetch import BlockReader
+from minipuzzle.ranks import alone
 from minipuzzle.settings import ScoreSettings
 
 
@@ -24,7 +25,9 @@ def parent(tmp_path_factory):
 
 def test_peak_has_the_terms_a_pencil_gives(parent):
     settings = ScoreSettings(samples=6, block_samples=3, batch=2)
-    peak = plan_peak(parent, settings, samples=6, shared=3, length=LENGTH, device=CPU, fast=False)
+    peak = plan_peak(
+        parent, settings, samples=6, shared=3, length=LENGTH, group=alone(CPU), fast=False
+    )
     blocks = parent.architecture.blocks
     count = sum(1 + len(narrowings(b)) for b in blocks)
     row = LENGTH * 32 * 4
@@ -57,12 +60,12 @@ def test_what_does_not_fit_is_refused_before_it_is_read(parent, tmp_path, monkey
     monkeypatch.setattr(BlockReader, "blocks", lambda *a: pytest.fail("read"))
     with pytest.raises(UserError, match="does not fit") as error:
         run(parent, tmp_path)
-    assert "score.block_samples" in error.value.next
+    assert "data.length" in error.value.next
     assert "activations" in error.value.got
     monkeypatch.undo()
     assert machine.available_bytes() > 1 << 20
     peak = plan_peak(
-        parent, ScoreSettings(), samples=6, shared=3, length=LENGTH, device=CPU, fast=False
+        parent, ScoreSettings(), samples=6, shared=3, length=LENGTH, group=alone(CPU), fast=False
     )
     peak.check()
 

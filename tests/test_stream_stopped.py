@@ -6,7 +6,7 @@ import pytest
 from conftest import save, shaken, tiny
 from helpers import FAST
 from launched import together, torchrun
-from streamed_scores import run, same, saved_parent, score_in
+from streamed_scores import gib, run, same, saved_parent, score_in
 
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
@@ -18,34 +18,36 @@ def parent(tmp_path_factory):
     return saved_parent(tmp_path_factory.mktemp("parent"))
 
 
-def test_a_stopped_scoring_resumes_bit_equal(parent, tmp_path, monkeypatch):
-    """Stopped after each block in turn; blocks that were finished are not computed again."""
-    from minipuzzle.importance import state, stream
+@pytest.mark.parametrize("rows", [None, 40, 5])
+def test_a_stopped_scoring_resumes_bit_equal(parent, tmp_path, monkeypatch, rows):
+    """Stopped after each block in turn, of one pass, of several, and of some in which the parent
+    is alone; blocks that were finished are not computed again.
+    """
+    from minipuzzle.importance import state, visit
 
     monkeypatch.setattr(state, "SAVING_SHARE", 1.0)
-    options = {"iterative": 2}
+    options = {"iterative": 2} | ({} if rows is None else {"activations": gib(rows)})
     whole = run(parent, tmp_path / "whole", **options)
-    usual = stream._Run._visit
+    usual = visit.Visits.visit
     visits = []
 
-    def visit(self, streams, index, module, whole):
+    def stopped(self, streams, index, *rest, **options):
         if len(visits) % 2:
             visits.append(None)
             raise KeyboardInterrupt
         visits.append(index)
-        return usual(self, streams, index, module, whole)
+        return usual(self, streams, index, *rest, **options)
 
-    monkeypatch.setattr(stream._Run, "_visit", visit)
-    for _ in range(20):
+    monkeypatch.setattr(visit.Visits, "visit", stopped)
+    for _ in range(100):
         try:
             again = run(parent, tmp_path / "broken", **options)
             break
         except KeyboardInterrupt:
             assert len(list((tmp_path / "broken" / "partial").iterdir())) == 1
-    assert [v for v in visits if v is not None] == [
-        *range(8),
-        *(i for i in range(8) if i != whole.meta["removal_order"][0]),
-    ]
+    first, later = {None: (1, 1), 40: (3, 1), 5: (5, 3)}[rows]
+    left = [i for i in range(8) if i != whole.meta["removal_order"][0]]
+    assert [v for v in visits if v is not None] == [*range(8)] * first + left * later
     same(whole, again)
 
 
@@ -53,9 +55,7 @@ def test_state_of_other_inputs_is_not_taken(parent, tmp_path, monkeypatch):
     from minipuzzle.importance import state, stream
 
     monkeypatch.setattr(state, "SAVING_SHARE", 1.0)
-    monkeypatch.setattr(
-        stream, "variant_errors", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt)
-    )
+    monkeypatch.setattr(stream, "error_sums", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(parent, tmp_path)
     monkeypatch.undo()
@@ -69,9 +69,7 @@ def test_a_damaged_state_is_refused(data, parent, tmp_path, monkeypatch):
     from minipuzzle.importance import state, stream
 
     monkeypatch.setattr(state, "SAVING_SHARE", 1.0)
-    monkeypatch.setattr(
-        stream, "variant_errors", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt)
-    )
+    monkeypatch.setattr(stream, "error_sums", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(parent, tmp_path)
     monkeypatch.undo()

@@ -25,7 +25,7 @@ few.
 
 
 @torch.no_grad()
-def variant_errors(
+def error_sums(
     streams: Streams,
     reference: Float[Tensor, "shared s d"],
     norm: RMSNorm,
@@ -33,13 +33,13 @@ def variant_errors(
     tokens: Int[Tensor, "shared s"],
     metric: str,
     ranks: Ranks,
-    counted: Bool[Tensor, "samples s"] | None = None,
+    counted: Bool[Tensor, "shared s"] | None = None,
 ) -> NDArray[np.float64]:
-    """[variants] float64: the metric of each variant against ``reference``, before the final norm.
+    """[variants + 1] float64: the sums of the metric of each variant against ``reference``, before
+    the final norm, over the samples of all ranks, and the sum to divide them by.
 
     ``head`` is given where the metric compares logits; ``tokens`` are the text, ``counted`` the
-    positions that are compared (None: all), perhaps of more samples. Sums run in float64, over the
-    samples of all ranks. Raises: UserError where no position counts.
+    positions that are compared (None: all).
     """
     measure = find(metric)
     width = reference.shape[-1]
@@ -57,19 +57,28 @@ def variant_errors(
 
     for start in range(0, len(whole), step):
         part = slice(start, min(start + step, len(whole)))
-        rows = slice(None) if counted is None else counted[: len(tokens)].flatten()[part]
+        rows = slice(None) if counted is None else counted.flatten()[part]
         target = targets[part][rows]
         full = end(whole[part][rows])  # [at most step, hidden or vocab]
         scale += measure.scale(full, target)
         known = measure.prepare(full, target)
         for v, changed in enumerate(ends):
             sums[v] += measure.distance(known, end(changed[part][rows]), target)
-    totals = ranks.sum(np.append(sums.cpu().numpy(), scale))
-    if counted is not None and not totals[-1]:
+    return ranks.sum(np.append(sums.cpu().numpy(), scale))
+
+
+def errors(sums: NDArray[np.float64], conversations: int) -> NDArray[np.float64]:
+    """[variants] float64: the metric of each variant, from the ``error_sums`` of all samples, so
+    many of which are ``conversations``.
+
+    Raises: UserError where these are all and no position of them counts.
+    """
+    if conversations and not sums[-1]:
         raise UserError(
             "No token of these samples carries a loss.",
-            got=f"{ranks.world * len(tokens)} blocks of conversations",
+            got=f"{conversations} blocks of conversations",
             allowed="a turn of the assistant in some of them",
             next="Raise score.block_samples or data.length, or set data.loss_on to all.",
         )
-    return totals[:-1] / totals[-1]
+    found: NDArray[np.float64] = sums[:-1] / sums[-1]
+    return found

@@ -17,13 +17,29 @@ from minipuzzle.scores import Curve, Scores
 
 class Found:
     """``arrays``: "hidden", "blocks", "layers", "<block>.<scores>" as a block's width names them,
-    and "<block>.curve.<axis>" [sizes, 2] of (size, error).
+    "<block>.curve.<axis>" [sizes, 2] of (size, error), and sums to which passes have still to add.
     """
 
     def __init__(self, architecture: Architecture) -> None:
         self.architecture = architecture
         self.step = len(architecture.layer_groups[0])
         self.arrays: dict[str, Array] = {"hidden": np.zeros(architecture.hidden)}
+
+    def total(self, name: str, value: Array, *, last: bool) -> Array:
+        """``value`` and what earlier passes have added under this name; kept for later ones but
+        after the ``last``.
+        """
+        earlier = self.arrays.pop(name, None)
+        value = value if earlier is None else earlier + value
+        if not last:
+            self.arrays[name] = value
+        return value
+
+    def widths(self, index: int) -> dict[str, Array]:
+        """The scores of a block's widths that were added."""
+        names = self.architecture.blocks[index].score_shapes
+        found = {name: self.arrays.get(f"{index}.{name}") for name in names}
+        return {name: values for name, values in found.items() if values is not None}
 
     def add_widths(self, index: int, widths: dict[str, Array], hidden: Array) -> None:
         """The scores of a block's widths, and its part of the hidden channels' [hidden]."""

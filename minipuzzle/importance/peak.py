@@ -5,7 +5,7 @@ The formula is ``minipuzzle.memory.scoring``; here are its numbers that only tor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 
@@ -21,12 +21,13 @@ from minipuzzle.importance.ends import CHUNK_VALUES
 from minipuzzle.importance.metrics import find
 from minipuzzle.importance.state import PIECE_ROWS_BYTES
 from minipuzzle.kinds import Block, Width
-from minipuzzle.machine import free_bytes, free_gpu_bytes, resident_bytes
+from minipuzzle.machine import free_bytes, resident_bytes
 from minipuzzle.memory import Need, check_fit, takes
-from minipuzzle.memory.scoring import ScoringLoad, on_cpu, on_gpu
+from minipuzzle.memory.scoring import ScoringLoad, on_cpu, on_gpu, rows_that_fit
 from minipuzzle.model.base import ResidualBlock
 from minipuzzle.model.footprint import forward_bytes
 from minipuzzle.model.prefetch import held_dtype
+from minipuzzle.ranks import Ranks
 from minipuzzle.settings import ScoreSettings
 from minipuzzle.units import GIB
 
@@ -38,18 +39,19 @@ ROUNDED = 6
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringPeak:
-    """The ``needs`` on the computing device, and in CPU memory where that is another; where the
-    activations lie (``home``), and the ``dtype`` of computing with its reason.
+    """The ``needs`` on the computing device, and in CPU memory where that is another; the ``load``
+    they are of, and the ``dtype`` of computing with its reason.
     """
 
     needs: tuple[Need, ...]
-    home: torch.device
+    load: ScoringLoad
     dtype: torch.dtype
     reason: str
 
     def __str__(self) -> str:
-        dtype = str(self.dtype).removeprefix("torch.")
-        return f"{takes('score', self.needs)} (computes in {dtype}: {self.reason})"
+        dtype, passes = str(self.dtype).removeprefix("torch."), len(self.load.passes)
+        often = f"; reads the weights {passes} times" if passes > 1 else ""
+        return f"{takes('score', self.needs)} (computes in {dtype}: {self.reason}{often})"
 
     def check(self) -> None:
         """Raises: UserError where the device's or the CPU's memory is too small."""
@@ -57,8 +59,8 @@ class ScoringPeak:
             "Scoring",
             self.needs,
             next=(
-                "Lower score.block_samples, score.samples, score.batch or data.length, turn the"
-                " damage curves off (score.curves), or score experts otherwise (score.experts)."
+                "Lower score.batch or data.length, turn the damage curves off (score.curves), or"
+                " score experts otherwise (score.experts)."
             ),
         )
 
@@ -94,14 +96,16 @@ def plan_peak(
     samples: int,
     shared: int,
     length: int,
-    device: torch.device,
+    group: Ranks,
     fast: bool,
 ) -> ScoringPeak:
-    """The peak of scoring ``samples`` samples, ``shared`` of them in variants. ``fast``: with
-    mamba-ssm's kernels.
+    """The peak of scoring ``samples`` samples, ``shared`` of them in variants, in the process that
+    has most of them. ``fast``: with mamba-ssm's kernels.
 
-    On CUDA the activations are planned on the GPU where all fits there, else in pinned CPU memory.
+    The activations take what ``settings`` allow, or less where that does not fit: the same in all
+    processes.
     """
+    device = group.device
     architecture, (dtype, reason) = checkpoint.architecture, compute_dtype(checkpoint, device)
     blocks, head = architecture.blocks, 0
     working = {b: _working(b, settings, length, dtype, fast) for b in dict.fromkeys(blocks)}
@@ -122,24 +126,32 @@ def plan_peak(
         shared=shared,
         row=length * architecture.hidden * dtype.itemsize,
         batch=settings.batch,
+        rows=0,
         head=head,
         keeps_end=settings.iterative > 1,
         piece=PIECE_BYTES,
         chunk=FP32_BYTES * CHUNK_VALUES,
         saved=PIECE_ROWS_BYTES,
     )
-    cpu = torch.device("cpu")
-    if device.type == "cpu":
-        whole = Need(where="CPU", peak=on_cpu(load, resident_bytes()), free=free_bytes(cpu))
-        return ScoringPeak(needs=(whole,), home=device, dtype=dtype, reason=reason)
-    free = free_gpu_bytes(device)
-    peak, host, fits = on_gpu(load, resident_bytes(), free)
-    needs = (
-        Need(where="GPU", peak=peak, free=free),
-        Need(where="CPU", peak=host, free=free_bytes(cpu)),
+    free, process = free_bytes(device), resident_bytes()
+    rows = rows_that_fit(
+        load,
+        limit=int(settings.activations * GIB),
+        free=free,
+        process=process,
+        gpu=device.type == "cuda",
     )
-    home = device if fits else cpu
-    return ScoringPeak(needs=needs, home=home, dtype=dtype, reason=reason)
+    load = replace(load, rows=int(group.least(rows)))
+    needs: tuple[Need, ...]
+    if device.type == "cpu":
+        needs = (Need(where="CPU", peak=on_cpu(load, process), free=free),)
+    else:
+        peak, host = on_gpu(load, process)
+        needs = (
+            Need(where="GPU", peak=peak, free=free),
+            Need(where="CPU", peak=host, free=free_bytes(torch.device("cpu"))),
+        )
+    return ScoringPeak(needs=needs, load=load, dtype=dtype, reason=reason)
 
 
 def _rounding(block: Block, dtype: torch.dtype) -> int:

@@ -1,9 +1,10 @@
-"""Streamed scoring: one block in memory at a time, all samples through block i before block i + 1
-is read.
+"""Streamed scoring: one block in memory at a time, the samples of a pass through block i before
+block i + 1 is read.
 
 Removing or narrowing block j changes nothing before j, so a variant begins as the parent's stream
 at j and flows beside it from there: N removals cost N(N+1)/2 block-forwards a sample, the parent's
-N included, and one read of the weights; the naive loop costs N(N-1) + N and N reads. score(j) =
+N included, and one read of the weights a pass (``memory.passes``; one where all streams fit); the
+naive loop costs N(N-1) + N and N reads. score(j) =
 error between the ends of both streams (``metrics``), single-shot as in arXiv:2411.19146 and
 arXiv:2504.03624; ``iterative`` removes the least damaging block and scores again (Nemotron Nano 2,
 arXiv:2508.14444; Nemotron Elastic, arXiv:2511.16664), always against the whole parent. Where blocks
@@ -20,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from minipuzzle.checkpoint import Checkpoint
@@ -28,26 +28,24 @@ from minipuzzle.data import TokenBlocks
 from minipuzzle.identity import fingerprint
 from minipuzzle.importance.amount import check_settings
 from minipuzzle.importance.bits import Rounded
-from minipuzzle.importance.collect import Collector, HiddenCollector
-from minipuzzle.importance.curves import Variant, kept, variants
-from minipuzzle.importance.ends import variant_errors
+from minipuzzle.importance.curves import Variant, variants
+from minipuzzle.importance.ends import error_sums, errors
 from minipuzzle.importance.found import Found
 from minipuzzle.importance.metrics import find
 from minipuzzle.importance.peak import ScoringPeak, compute_dtype, plan_peak
+from minipuzzle.importance.samples import Samples
 from minipuzzle.importance.state import SavedTensors, State
 from minipuzzle.importance.streams import Streams
+from minipuzzle.importance.visit import Visits
 from minipuzzle.interrupt import Interrupt, interrupt
-from minipuzzle.model.base import ResidualBlock
+from minipuzzle.memory.passes import Pass, later_round
 from minipuzzle.model.prefetch import BlockReader, embed_into
 from minipuzzle.progress import SILENT, Counting, Progress
 from minipuzzle.ranks import Ranks, ranks
 from minipuzzle.scores import Scores
 from minipuzzle.settings import ScoreSettings
-from minipuzzle.settings.bits import BITS
 
 log = logging.getLogger(__name__)
-
-Array = NDArray[np.float64]
 
 
 def score(
@@ -94,27 +92,21 @@ class _Run:
         self.progress = Counting(progress)
         self.architecture = checkpoint.architecture
         self.step = len(self.architecture.layer_groups[0])
-        self.width_samples = min(settings.samples, len(blocks))
-        self.block_samples = min(settings.block_samples, len(blocks))
-        chosen = blocks.take(max(self.width_samples, self.block_samples), seed=settings.seed)
-        self.tokens = chosen.tokens[group.rank :: group.world]
-        marks = chosen.predicting if blocks.spans else None
-        self.counted = None if marks is None else torch.from_numpy(marks[group.rank :: group.world])
-        self.shared, self.watched = group.share(self.block_samples), group.share(self.width_samples)
+        self.samples = Samples(blocks, settings, group)
         self.reader = BlockReader(
             checkpoint, device=group.device, dtype=compute_dtype(checkpoint, group.device)[0]
         )
         self.peak: ScoringPeak = plan_peak(
             checkpoint,
             settings,
-            samples=len(self.tokens),
-            shared=self.shared,
+            samples=self.samples.most,
+            shared=self.samples.most_shared,
             length=blocks.block_length,
-            device=group.device,
+            group=group,
             fast=self.reader.kernels.name == "mamba-ssm",
         )
-        self.rounded = Rounded(checkpoint, settings)
         self.data = {"block_length": blocks.block_length, "data": blocks.fingerprint}
+        load = self.peak.load
         identity = fingerprint(
             checkpoint.fingerprint,
             settings.identity(),
@@ -122,141 +114,108 @@ class _Run:
             group.world,
             str(group.device),
             str(self.peak.dtype),
+            load.rows if len(load.passes) > 1 else 0,
         )
         self.state = State(partial, identity, group, stop)
         self.found = Found(self.architecture)
+        rounded = Rounded(checkpoint, settings)
+        self.visits = Visits(self.architecture, settings, self.samples, rounded, self.found, group)
         self.removed: list[int] = []
         self.reference: Tensor | None = None
 
     def scores(self) -> Scores:
         """Run what is left to do, and assemble the result."""
         saved = self.state.load()
-        done = 0
+        done = turn = 0
         if saved is not None:
             done, about, tensors = saved
-            self.removed = about["removed"]
+            self.removed, turn = about["removed"], about["turn"]
             self.found.arrays = {
                 name.removeprefix("found."): tensors.array(name) for name in about["arrays"]
             }
+        hidden = self._memory(self.peak.load.held)
         for number in range(len(self.removed) // self.step, max(1, self.settings.iterative)):
-            streams = self._streams(number)
-            done_here = 0
-            if saved is None:
-                embed_into(
-                    streams.hidden[: streams.samples],
-                    self.checkpoint,
-                    self.tokens[: streams.samples],
-                )
-            else:
-                done_here = self._restore(streams, saved[1], saved[2])
-                saved = None
-            errors = self._round(streams, done, done_here)
-            done += len(self._left()) - done_here
+            for now in self._passes()[turn:]:
+                streams, done_here = self._streams(hidden, now), 0
+                if saved is None:
+                    tokens = self.samples.tokens[now.start : now.start + streams.samples]
+                    embed_into(hidden[: streams.samples], self.checkpoint, tokens)
+                else:
+                    done_here = self._restore(streams, saved[1], saved[2])
+                    saved = None
+                self._walk(streams, now, turn, done, done_here)
+                done += len(self._left()) - done_here
+                turn += 1
+            turn = 0
+            conversations = 0 if self.samples.counted is None else self.samples.for_blocks
+            found = errors(self.found.arrays.pop("sums"), conversations)
             if number == 0:
-                self.found.add_errors(streams.variants, errors)
+                self.found.add_errors(streams.variants, found)
             if self.settings.iterative:
-                self.removed += self.found.least_removal(streams.variants, errors)
-            del streams  # before the next round's are made
+                self.removed += self.found.least_removal(streams.variants, found)
         return self.found.scores(self._meta())
 
-    def _round(self, streams: Streams, done: int, done_here: int) -> Array:
-        """All blocks that are left, from the ``done_here``-th on; the errors of the streams'
-        variants.
+    def _walk(self, streams: Streams, now: Pass, turn: int, done: int, done_here: int) -> None:
+        """One pass over all blocks that are left, from the ``done_here``-th on, and the sums of its
+        variants' errors.
         """
         left = self._left()
         for place, (index, module) in enumerate(self.reader.blocks(left[done_here:]), start=1):
-            self._visit(streams, index, module, whole=not self.removed)
+            self.visits.visit(streams, index, module, now, whole=not self.removed)
             streams.settle()
             if self.state.due():
-                self._save(streams, done + place, done_here + place)
-        if self.reference is None and self.settings.iterative > 1:
-            self.reference = streams.hidden[: self.shared].clone()
-        tokens = torch.from_numpy(self.tokens[: self.shared].astype(np.int64))
-        reference = streams.hidden[: self.shared] if self.reference is None else self.reference
-        return variant_errors(
+                self._save(streams, turn, done + place, done_here + place)
+        if not now.shared:
+            return
+        part = slice(now.start, now.start + streams.shared)
+        reference = streams.hidden[: streams.shared]
+        if self.settings.iterative > 1:
+            if self.reference is None:
+                self.reference = self._memory(self.samples.shared)
+            if not self.removed:
+                self.reference[part] = reference
+            reference = self.reference[part]
+        counted = self.samples.counted
+        sums = error_sums(
             streams,
             reference,
             self.reader.final_norm(),
             self._head(),
-            tokens,
+            self.samples.text(part),
             self.settings.metric,
             self.group,
-            self.counted,
+            None if counted is None else counted[part],
         )
+        self.found.total("sums", sums, last=False)
 
-    def _visit(self, streams: Streams, index: int, module: ResidualBlock, whole: bool) -> None:
-        """One block: every variant begun before it, the parent (in the whole round with
-        collectors), then its own.
-        """
-        begun = streams.alive
-        if any(variant.layer for variant in variants(self.architecture, index, curves=False)):
-            first = streams.variants.index(Variant(block=index - 1))
-            layer = streams.begin(Variant(block=index, layer=True))
-            streams.hidden[layer : layer + self.shared] = streams.variant(first)
-        removal = streams.begin(Variant(block=index))
-        streams.hidden[removal : removal + self.shared] = streams.hidden[: self.shared]
-        widths = self._parent(streams, index, module) if whole else {}
-        if not whole:
-            streams.run(module, 0, streams.samples)
-        streams.run(module, streams.samples, begun)
-        if not whole:
-            return
-        for variant in [v for v in self._variants(index) if v.axis is not None]:
-            chosen = {} if variant.axis in BITS else kept(module.block, variant, widths)
-            if chosen is None:
-                continue
-            with self.rounded.applied(module, variant) if not chosen else module.masked(chosen):
-                streams.run(module, removal, removal + self.shared, target=streams.begin(variant))
+    def _passes(self) -> tuple[Pass, ...]:
+        """Those of this round, of the process that has most samples."""
+        load = self.peak.load
+        if not self.removed:
+            return load.passes
+        left = self._left()
+        count = sum(len(variants(self.architecture, i, curves=False)) for i in left)
+        return later_round(shared=load.shared, variants=count, rows=load.rows)
 
-    def _parent(self, streams: Streams, index: int, module: ResidualBlock) -> dict[str, Array]:
-        """The parent's samples through a block under its collectors; the block's width scores over
-        all processes.
-        """
-        block = self.architecture.blocks[index]
-        seed = self.settings.seed + index
-        with (
-            Collector(
-                block, module, self.settings.estimator, seed, self.settings.experts
-            ) as collector,
-            HiddenCollector(block, module) as hidden,
-        ):
-            streams.run(module, 0, self.watched)
-        streams.run(module, self.watched, streams.samples)
-        for sums in (collector.sums, hidden.sums):
-            for name, value in sums.items():
-                sums[name] = self.group.sum(value)
-        widths = collector.scores()
-        self.found.add_widths(index, widths, hidden.scores()["hidden"])
-        return widths
+    def _memory(self, rows: int) -> Tensor:
+        """[rows, s, hidden] for hidden states."""
+        shape = rows, self.samples.tokens.shape[1], self.architecture.hidden
+        return torch.empty(shape, dtype=self.peak.dtype, device=self.group.device)
 
-    def _streams(self, number: int) -> Streams:
-        whole = number == 0
-        capacity = sum(
-            len(self._variants(i) if whole else variants(self.architecture, i, curves=False))
-            for i in self._left()
-        )
-        samples = len(self.tokens) if whole else self.shared
+    def _streams(self, hidden: Tensor, now: Pass) -> Streams:
+        mine = now.of(len(self.samples.tokens), self.samples.shared)
         return Streams(
-            samples=samples,
-            shared=self.shared,
-            length=self.tokens.shape[1],
-            width=self.architecture.hidden,
-            capacity=capacity,
+            hidden,
+            samples=mine.samples,
+            shared=mine.shared,
             batch=self.settings.batch,
-            dtype=self.peak.dtype,
-            device=self.group.device,
-            home=self.peak.home,
             progress=self.progress,
         )
-
-    def _variants(self, index: int) -> list[Variant]:
-        curves, experts = self.settings.curves, self.settings.experts
-        return variants(self.architecture, index, curves, experts, self.rounded.formats[index])
 
     def _left(self) -> list[int]:
         return [i for i in range(len(self.architecture.blocks)) if i not in self.removed]
 
-    def _save(self, streams: Streams, position: int, place: int) -> None:
+    def _save(self, streams: Streams, turn: int, position: int, place: int) -> None:
         tensors = {"hidden": streams.hidden[: streams.alive]}
         tensors |= {
             f"found.{name}": torch.from_numpy(np.ascontiguousarray(a))
@@ -266,6 +225,7 @@ class _Run:
             tensors["reference"] = self.reference
         about = {
             "removed": self.removed,
+            "turn": turn,
             "place": place,
             "passed": self.progress.done,
             "arrays": [f"found.{name}" for name in self.found.arrays],
@@ -293,8 +253,9 @@ class _Run:
         meta = {
             **asdict(self.settings),
             **self.data,
-            "width_samples": self.width_samples,
-            "block_samples": self.block_samples,
+            "width_samples": self.samples.for_widths,
+            "block_samples": self.samples.for_blocks,
             "dtype": str(self.peak.dtype).removeprefix("torch."),
         }
+        del meta["activations"]  # as in the identity: it says nothing of what was measured
         return meta | ({"removal_order": self.removed} if self.settings.iterative else {})

@@ -14,35 +14,16 @@ from minipuzzle.shapes import Float
 
 
 class Streams:
-    """``hidden`` [samples + capacity * shared, s, hidden]: the parent on all samples, then each
-    variant on the first ``shared`` of them. Variants lie side by side, so a batch may hold rows of
-    several.
-
-    ``device`` computes; ``home`` holds ``hidden``: the same device, or pinned CPU memory where it
-    does not fit there.
+    """``hidden`` [at least samples + variants * shared, s, hidden]: the parent on all samples, then
+    each variant on the first ``shared`` of them. Variants lie side by side, so a batch may hold
+    rows of several.
     """
 
     def __init__(
-        self,
-        *,
-        samples: int,
-        shared: int,
-        length: int,
-        width: int,
-        capacity: int,
-        batch: int,
-        dtype: torch.dtype,
-        device: torch.device,
-        home: torch.device,
-        progress: Progress,
+        self, hidden: Tensor, *, samples: int, shared: int, batch: int, progress: Progress
     ) -> None:
-        self.samples, self.shared, self.batch = samples, shared, batch
-        self.device, self.progress = device, progress
-        self.away = home != device
-        rows = samples + capacity * shared
-        self.hidden = torch.empty(
-            rows, length, width, dtype=dtype, device=home, pin_memory=self.away
-        )
+        self.hidden, self.samples, self.shared, self.batch = hidden, samples, shared, batch
+        self.device, self.progress = hidden.device, progress
         self.variants: list[Variant] = []
 
     @property
@@ -56,24 +37,25 @@ class Streams:
         return self.hidden[start : start + self.shared]
 
     @torch.no_grad()
-    def run(self, module: ResidualBlock, start: int, stop: int, target: int | None = None) -> None:
+    def run(
+        self,
+        module: ResidualBlock,
+        start: int,
+        stop: int,
+        *,
+        target: int | None = None,
+        again: bool = False,
+    ) -> None:
         """h + branch(h) for rows start..stop-1, in batches; written in place or to rows from
-        ``target``.
+        ``target``. Rows that have passed this block before, ``again``, are no progress.
         """
+        by = 0 if target is None else target - start
         for low in range(start, stop, self.batch):
             high = min(low + self.batch, stop)
-            to = (
-                self.hidden[low:high]
-                if target is None
-                else self.hidden[target + low - start : target + high - start]
-            )
-            part = self.hidden[low:high].to(self.device, non_blocking=True)
-            added = module.branch(part, Context())
-            if self.away:
-                to.copy_(part.add_(added), non_blocking=True)
-            else:
-                torch.add(part, added, out=to)
-            self.progress.advance(high - low)
+            part = self.hidden[low:high]
+            torch.add(part, module.branch(part, Context()), out=self.hidden[low + by : high + by])
+            if not again:
+                self.progress.advance(high - low)
 
     def begin(self, variant: Variant) -> int:
         """A place for a new variant; its first row."""
@@ -82,6 +64,6 @@ class Streams:
         return start
 
     def settle(self) -> None:
-        """Wait until ``hidden`` in CPU memory is what was computed."""
+        """Wait until ``hidden`` holds what was computed."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)

@@ -1,7 +1,7 @@
 """What a scoring holds, by term, before it begins.
 
-Two neighbouring blocks (one computes, the next is read), the streams' activations and the working
-set of a block's forward, whatever the number of blocks.
+Two neighbouring blocks (one computes, the next is read), the working set of a block's forward, and
+the streams' activations, which a limit bounds (``passes``), whatever the number of blocks.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import accumulate
 
+from minipuzzle.memory.passes import Pass, first_round
 from minipuzzle.memory.peak import Peak
 from minipuzzle.units import GIB
 
@@ -26,7 +27,7 @@ CUDA_LIBRARIES = 3 * GIB // 4
 # freed, blocks of more than 32 MiB apart, which it maps (mallopt(3), M_TRIM_THRESHOLD).
 MAPPED = 1 << 25
 
-# Share of the free memory of a GPU that is left to its allocator's rounding.
+# Share of the free memory that is left to the allocator's rounding.
 HEADROOM = 0.02
 
 ACTIVATIONS = "activations"
@@ -39,9 +40,9 @@ class ScoringLoad:
 
     At each block: its ``weights``, the ``working`` set of its forward, and how many ``variants``
     begin there. ``row`` is the hidden states of a sample: of ``samples`` for the parent, of
-    ``shared`` for each variant, ``batch`` at once. ``head`` is that of a metric on logits, 0 for
-    one on hidden states; ``keeps_end`` where the parent's last hidden states are kept for later
-    rounds.
+    ``shared`` for each variant, ``batch`` at once, ``rows`` of them at most where they are in
+    memory together. ``head`` is that of a metric on logits, 0 for one on hidden states;
+    ``keeps_end`` where the parent's last hidden states are kept for later rounds.
     ``piece`` is read from disk at once, ``chunk`` compared, ``saved`` written.
     """
 
@@ -52,6 +53,7 @@ class ScoringLoad:
     shared: int
     row: int
     batch: int
+    rows: int
     head: int
     keeps_end: bool
     piece: int
@@ -69,10 +71,28 @@ class ScoringLoad:
         return {"parent's last hidden states": self.shared * self.row} if self.keeps_end else {}
 
     @property
+    def passes(self) -> tuple[Pass, ...]:
+        """Those of the first round."""
+        return first_round(
+            samples=self.samples,
+            shared=self.shared,
+            variants=sum(self.variants),
+            rows=self.rows,
+            batch=self.batch,
+        )
+
+    @property
+    def held(self) -> int:
+        """Samples of which hidden states are held at most, in any round."""
+        variants = sum(self.variants)
+        later = min(self.rows, self.shared * (1 + variants)) if self.keeps_end else 0
+        return max(later, *(each.rows(variants) for each in self.passes))
+
+    @property
     def activations(self) -> list[int]:
-        """Of all streams so far, at each block."""
-        streams = accumulate(self.variants)
-        return [(self.samples + count * self.shared) * self.row for count in streams]
+        """Of all streams so far, at each block of the first pass."""
+        first = self.passes[0]
+        return [first.rows(streams) * self.row for streams in accumulate(self.variants)]
 
     @property
     def visits(self) -> list[dict[str, int]]:
@@ -101,32 +121,44 @@ def on_cpu(load: ScoringLoad, process: int) -> Peak:
     """The peak in CPU memory of a scoring that computes there, ``process`` bytes of which are held
     already.
 
-    Memory that no stream has reached yet is not resident, so each visit has its own sum.
+    Memory that no stream has reached yet is not resident, so each visit of the first pass has its
+    own sum; later ones find all of it there.
     """
-    activations = load.activations
     phases = [
-        {ACTIVATIONS: size} | visit | heaps(visit["working set"], load.piece)
-        for size, visit in zip(activations, load.visits, strict=True)
+        {ACTIVATIONS: size} | visit
+        for size, visit in zip(load.activations, _visits_on_cpu(load), strict=True)
     ]
-    last = {ACTIVATIONS: activations[-1]} | load.end | heaps(load.chunk, load.piece)
+    held = {ACTIVATIONS: load.held * load.row}
+    if len(load.passes) > 1 or load.keeps_end:
+        phases += [held | visit for visit in _visits_on_cpu(load)]
+    last = held | load.end | heaps(load.chunk, load.piece)
     worst = _largest([*phases, last])
     return Peak(terms={"this process": process, **load.kept, **worst})
 
 
-def on_gpu(load: ScoringLoad, process: int, free: int) -> tuple[Peak, Peak, bool]:
-    """(the peak on a GPU with ``free`` bytes, that in CPU memory, whether the activations are on
-    the GPU): there where all fits, else in pinned CPU memory.
-    """
+def on_gpu(load: ScoringLoad, process: int) -> tuple[Peak, Peak]:
+    """(the peak on a GPU, that in CPU memory)."""
     computing = _largest([*load.visits, load.end])
-    activations = load.activations[-1]
     host = {"this process": process, "CUDA's libraries": CUDA_LIBRARIES, "I/O buffers": load.io}
     host |= heaps(0, load.piece) | {"a part of the streams while they are saved": load.saved}
-    whole = Peak(terms={**load.kept, ACTIVATIONS: activations, **computing})
-    if whole.total <= free * (1 - HEADROOM):
-        return whole, Peak(terms=host), True
-    pinned = {"activations (pinned: too large for the GPU)": activations}
-    device = Peak(terms={**computing, "a batch": load.batch * load.row})
-    return device, Peak(terms={**host, **load.kept, **pinned}), False
+    device = {**load.kept, ACTIVATIONS: load.held * load.row, **computing}
+    return Peak(terms=device), Peak(terms=host)
+
+
+def rows_that_fit(load: ScoringLoad, *, limit: int, free: int, process: int, gpu: bool) -> int:
+    """Samples whose hidden states take at most ``limit`` bytes, and no more than ``free`` ones
+    leave beside all else; less than 1 where not even that fits.
+    """
+    phases = [*load.visits, load.end]
+    if not gpu:
+        end = load.end | heaps(load.chunk, load.piece)
+        phases = [{"this process": process} | phase for phase in [*_visits_on_cpu(load), end]]
+    beside = sum(load.kept.values()) + max(sum(terms.values()) for terms in phases)
+    return min(limit, int(free * (1 - HEADROOM)) - beside) // load.row
+
+
+def _visits_on_cpu(load: ScoringLoad) -> list[dict[str, int]]:
+    return [visit | heaps(visit["working set"], load.piece) for visit in load.visits]
 
 
 def _largest(phases: list[dict[str, int]]) -> dict[str, int]:

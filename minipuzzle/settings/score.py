@@ -46,6 +46,13 @@ class ScoreSettings:
         common=True,
     )
     batch: int = setting(8, "Blocks of text at once.", unit="blocks", within=BATCHES)
+    activations: float = setting(
+        16.0,
+        "GiB of hidden states held at once, or fewer where they do not fit: the more, the fewer"
+        " times the weights are read.",
+        unit="GiB",
+        within=(0.0, 1e6),
+    )
     estimator: str = setting(
         "mixed", "How channels and heads are scored.", names=(ESTIMATORS,), common=True
     )
@@ -78,8 +85,8 @@ class ScoreSettings:
         parse_bits(self.bits)
 
     def identity(self) -> dict[str, Plain]:
-        """What finished scores are compared by."""
-        return changed(self)
+        """What finished scores are compared by: not how much is held while they are made."""
+        return changed(self, without=("activations",))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 
@@ -23,7 +23,7 @@ TABLE = 256 * FP32
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """Bytes; ``copies`` are those that autocast makes of FP32 weights, on one GPU."""
+    """Bytes; ``copies`` are the BF16 ones of a block's FP32 matrices, on one GPU."""
 
     weights: int = 0
     gradients: int = 0
@@ -64,8 +64,8 @@ def held_by_block(model: Architecture, optimizer: Optimizer) -> list[Held]:
     top = {"vocab": model.vocab_size, "hidden": model.hidden}
     matrix = _of(EMBEDDING.shape(top), True, optimizer)
     ends = [matrix] if model.tied_head else [matrix, matrix]
-    norm = _of(FINAL_NORM.shape(top), False, optimizer)
-    return [*(_of_block(block, optimizer) for block in model.blocks), sum(ends, norm)]
+    top_held = replace(sum(ends, _of(FINAL_NORM.shape(top), False, optimizer)), copies=0)
+    return [*(_of_block(block, optimizer) for block in model.blocks), top_held]
 
 
 def state_bytes_each(model: Architecture, optimizer: Optimizer) -> float:
@@ -94,5 +94,5 @@ def _of(shape: Sequence[int], matrix: bool, optimizer: Optimizer) -> Held:
         weights=each * count,
         gradients=each * count,
         moments=2 * one,
-        copies=BF16 * count if each == FP32 else 0,
+        copies=BF16 * count if matrix and each == FP32 else 0,
     )

@@ -5,6 +5,7 @@ check before a run.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from minipuzzle.arch import Architecture
 from minipuzzle.kinds import Block
@@ -79,6 +80,11 @@ def training_peak(
         terms |= {FROZEN: BF16 * student.parameters // gpus, ADAPTER: whole.weights}
     matrices = sum(block.parameters for block in student.blocks)
     others = tokens * (context_parallel - 1)
+    # Our AdamW writes them beside its masters; else autocast makes them anew in each forward pass.
+    written = 0
+    if gpus == 1 and trained is None and not (eight or twice):
+        written = sum(block.copies for block in own)
+        own = [_beside_copies(block, accumulates) for block in own]
     worst = worst_moment(
         _blocks(student, own, tokens, others, gpus, recomputed, stacks),
         *_ends(student, own[-1], gpus),
@@ -89,11 +95,11 @@ def training_peak(
     return Peak(
         terms={
             **terms,
-            f"gradients, {'BF16' if narrow else 'FP32'}": (
+            f"gradients, {'BF16' if narrow or (written and not accumulates) else 'FP32'}": (
                 worst.gradients if trained is None else whole.gradients
             ),
             f"Adam moments, {'8 bits' if eight else 'FP32'}": whole.moments // shared,
-            "compute copies": worst.copies + _gathered(student, teacher, gpus, trained),
+            "compute copies": written + worst.copies + _gathered(student, teacher, gpus, trained),
             "activations": worst.activations + ends,
             "loss": LOSS_BYTES,
             RESERVE: HELD_BACK,
@@ -101,6 +107,12 @@ def training_peak(
             **({"blocks as served, FP32": MASTER * matrices // shared} if twice else {}),
         }
     )
+
+
+def _beside_copies(block: Held, accumulates: bool) -> Held:
+    """A block whose matrices have BF16 copies, and BF16 gradients unless those are summed."""
+    less = 0 if accumulates else (GRADIENT - BF16) // BF16 * block.copies
+    return replace(block, gradients=block.gradients - less, copies=0)
 
 
 def saved_bytes(block: Block) -> int:
@@ -142,9 +154,7 @@ def _blocks(
     recomputed: Collection[str],
     stacks: bool,
 ) -> list[BlockBytes]:
-    """What each block of a student holds in a step, of which the optimiser holds ``own``. On one
-    GPU autocast casts each FP32 weight that is trained once.
-    """
+    """What each block of a student holds in a step, of which the optimiser holds ``own``."""
     return [
         BlockBytes(
             gradients=mine.gradients // gpus,

@@ -17,6 +17,7 @@ from minipuzzle.model.context_parallel import ContextParallel
 from minipuzzle.model.masks import meanwhile
 from minipuzzle.ranks import Ranks
 from minipuzzle.settings import Training
+from minipuzzle.training.adamw import Copies
 from minipuzzle.training.objectives import BatchLoss, Objective
 from minipuzzle.training.update import no_gradient
 
@@ -33,6 +34,7 @@ class Backward:
     that a step must be one batch; where a step ``adds`` those of several, it adds to buffers that
     are set to 0 by the first one, before which no parameter has a gradient. What is then returned
     is overwritten by the next call. With ``parallel`` batches are divided along their sequences.
+    The model computes with the ``copies`` of its parameters, which get their gradients.
     """
 
     def __init__(
@@ -42,10 +44,12 @@ class Backward:
         *,
         captures: bool,
         adds: bool = False,
+        copies: Copies | None = None,
         parallel: ContextParallel | None = None,
     ) -> None:
         self.model, self.objective, self.parallel = model, objective, parallel
         self.captures, self.adds = captures, adds
+        self.copies = copies or {}
         self.tokens = torch.empty(0, dtype=torch.int64)
         self.seen = 0
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -74,12 +78,13 @@ class Backward:
         return self.loss
 
     def _run(self, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
-        divided = meanwhile([(self.model, "parallel", self.parallel)])
-        with mixed_precision(tokens.device), divided:
-            batch = self.objective(self.model, tokens, documents)
-        if not batch.total.requires_grad:
-            raise no_gradient("a loss that depends on no trained parameter")
-        batch.total.backward()
+        copies = [(parameter, "data", copy) for parameter, copy in self.copies.items()]
+        with meanwhile([(self.model, "parallel", self.parallel), *copies]):
+            with mixed_precision(tokens.device):
+                batch = self.objective(self.model, tokens, documents)
+            if not batch.total.requires_grad:
+                raise no_gradient("a loss that depends on no trained parameter")
+            batch.total.backward()
         self.given = [p for p in self.model.parameters() if p.grad is not None]
         return replace(batch, total=batch.total.detach())
 
@@ -111,6 +116,7 @@ def backward_of(
     settings: Training,
     ranks: Ranks,
     parallel: ContextParallel | None,
+    copies: Copies,
 ) -> Backward:
     """That of the steps of these ``settings``, captured where it can be."""
     size = min(settings.micro_batch or settings.batch, settings.batch)
@@ -118,7 +124,9 @@ def backward_of(
     captures = alike and ranks.world == 1 and ranks.device.type == "cuda"
     captures = captures and objective.capturable and model.capturable
     adds = size < settings.batch
-    return Backward(model, objective, captures=captures, adds=adds, parallel=parallel)
+    return Backward(
+        model, objective, captures=captures, adds=adds, copies=copies, parallel=parallel
+    )
 
 
 @contextmanager

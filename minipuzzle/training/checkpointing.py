@@ -69,10 +69,7 @@ class States:
             for name, parameter in trainable(model):
                 if f"{MOMENTS[0]}.{name}" in about["tensors"]:
                     moments = new_moments(optimizer, parameter)
-                    step = torch.tensor(
-                        float(about["progress"]["updates"]),
-                        device=_step_device(optimizer, parameter),
-                    )
+                    step = torch.tensor(float(about["progress"]["updates"]))
                     optimizer.state[parameter] = {"step": step, **moments}
                     for key, moment in moments.items():
                         tensors |= moment_tensors(key, name, moment)
@@ -288,8 +285,3 @@ def _about(path: Path) -> dict[str, Any] | None:
         )
     checksum = about.pop("checksum", None)
     return about if checksum == fingerprint(about) else None
-
-
-def _step_device(optimizer: torch.optim.Optimizer, parameter: Tensor) -> torch.device:
-    on_device = optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
-    return parameter.device if on_device else torch.device("cpu")

@@ -27,6 +27,7 @@ from minipuzzle.progress import SILENT, Progress
 from minipuzzle.ranks import Ranks, alone
 from minipuzzle.settings import RATE, Training
 from minipuzzle.settings.lengths import Lengths
+from minipuzzle.training.adamw import keep_copies
 from minipuzzle.training.average import Average
 from minipuzzle.training.board import Boards
 from minipuzzle.training.captured import Backward, backward_of
@@ -78,14 +79,13 @@ def train(
     mean ``loss``. FP32 master weights; on CUDA the products run in BF16, or in FP8 as
     ``settings.precision`` says; the trained model is a BF16 one again.
 
-    With ``ranks`` of several processes the model is sharded (``parallel.shard``; adapters are not,
-    and each process holds all of them) and each takes its share of every batch. ``teacher`` is what
-    the objective runs beside it, for the estimate of memory. Where it is the turn of ``on_policy``,
-    a step is on what the model writes and uses up a batch of ``blocks`` unread; ``curve`` gets its
-    points. Losses and completions are of the weights that the model has within ``served``, updated
-    and saved are its own. ``blocks`` are cut to ``lengths`` in turn (``stages``). SIGTERM saves and
-    exits with 0, Ctrl-C saves and raises KeyboardInterrupt. Raises: UserError where training breaks
-    down, the state is another run's, or the disk is full.
+    With several ``ranks`` the model is sharded (``parallel.shard``; adapters are not: each process
+    holds all of them) and each takes a share of every batch. ``teacher`` runs beside it, for the
+    estimate of memory. Where it is the turn of ``on_policy``, a step is on what the model writes
+    and uses up a batch of ``blocks``; ``curve`` gets its points. Losses and completions are of the
+    weights within ``served``, updated and saved are its own. ``blocks`` are cut to ``lengths``
+    (``stages``). SIGTERM saves and exits with 0, Ctrl-C saves and raises KeyboardInterrupt. Raises:
+    UserError where training breaks down, the state is another run's, or the disk is full.
     """
     settings = settings.at(RATE)
     ranks = ranks or alone(next(model.parameters()).device)
@@ -105,9 +105,8 @@ def train(
         most = max(turns, key=lambda stage: stage.at_once(ranks.world))
         try:
             twice, at_once = served is not nullcontext, most.at_once(ranks.world)
-            if chosen := prepare(
-                model.train(), most.settings, at_once, ranks.world, teacher, twice
-            ):
+            chosen = prepare(model.train(), most.settings, at_once, ranks.world, teacher, twice)
+            if chosen:
                 log.info(chosen)
             others = states, stop, progress, load, on_policy, curve, served
             losses = _Run(model, objective, turns, settings, folder, ranks, *others).finish()
@@ -146,12 +145,15 @@ class _Run:
         self.stages, self.begun = stages, cast(Stage | None, None)
         self.parallel = context_parallel(ranks, settings.context_parallel)
         self.optimizer = make_optimizer(model, settings)
-        if on_policy is not None:
-            self.on_completions = Backward(model, on_policy.objective, captures=False)
         self.average = Average(model, settings.average, settings.tokens)
         saved = states.load(model, self.optimizer, self.average.tensors)
         self.at = Position(**(saved or {}))
         self.average.count = self.at.averaged
+        own = ranks.world == 1 and ranks.device.type == "cuda" and served is nullcontext
+        self.copies = keep_copies(model, self.optimizer, stages) if own else {}
+        if on_policy is not None:
+            said = on_policy.objective
+            self.on_completions = Backward(model, said, captures=False, copies=self.copies)
         if curve is not None:
             curve.resume(self.at.curve)
         self.guard = Guard(**self.at.guard)
@@ -159,8 +161,7 @@ class _Run:
         self.written = Completions(**self.at.written)
         more = [*load.fields, *(FIELDS if on_policy is not None else ())]
         self.log = TrainingLog.resume(folder / LOG, step=self.at.step, more=more)
-        names = settings.log_to if ranks.rank == 0 else ()
-        self.boards = Boards(names, folder, self.at.step)
+        self.boards = Boards(settings.log_to if ranks.rank == 0 else (), folder, self.at.step)
         self.pace = Pace(settings.save_every, time.monotonic())
         self.started = time.monotonic() - self.at.seconds
         if saved is not None:
@@ -171,9 +172,8 @@ class _Run:
         stage = next(each for each in self.stages if self.at.tokens < each.stop)
         if stage is not self.begun:
             self.begun, self.ahead = stage, Ahead(stage.blocks)
-            self.backward = backward_of(
-                self.model, self.objective, stage.settings, self.ranks, self.parallel
-            )
+            how = stage.settings, self.ranks, self.parallel, self.copies
+            self.backward = backward_of(self.model, self.objective, *how)
             if len(self.stages) > 1:
                 log.info(f"after {self.at.tokens:,} tokens: {stage}")
         return stage

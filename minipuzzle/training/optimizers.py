@@ -1,5 +1,5 @@
-"""AdamW, plain or with torchao's moments in 8 bits, and then with BF16 matrices that are rounded
-stochastically; what of it a saved state holds.
+"""The optimisers that can be named: our AdamW (``training.adamw``), and torchao's with moments in
+8 bits, whose matrices may be BF16 and rounded stochastically; what of them a saved state holds.
 
 Sources: arXiv:1711.05101 (AdamW), arXiv:2110.02861 (moments as codes of 8 bits with a scale a
 block), arXiv:2010.06192 (stochastic rounding of BF16 weights); docs/decisions/lean-optimiser.md.
@@ -21,6 +21,7 @@ from minipuzzle.identity import fingerprint
 from minipuzzle.memory.optimizers import block_of, eight_bit, half
 from minipuzzle.model import HybridLM
 from minipuzzle.settings import Training
+from minipuzzle.training.adamw import AdamW
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -42,8 +43,7 @@ def make_optimizer(model: HybridLM, settings: Training) -> torch.optim.Optimizer
     ]
     shared: dict[str, Any] = {"lr": settings.learning_rate, "betas": (0.9, 0.95), "eps": 1e-8}
     if not eight_bit(settings.optimizer):
-        on_gpu = next(model.parameters()).is_cuda
-        return torch.optim.AdamW(groups, **shared, fused=on_gpu)
+        return AdamW(groups, **shared)
     groups = [group for group in groups if group["params"]]
     made: torch.optim.Optimizer = _lean()(
         groups, **shared, bf16_stochastic_round=half(settings.optimizer)
@@ -83,6 +83,15 @@ def require_optimizer(settings: Training, world: int) -> None:
             allowed="adamw or adamw-8bit: FSDP2 wants one dtype of all trained weights",
             next="Take adamw-8bit: over several GPUs each holds a share of the FP32 weights.",
         )
+
+
+def take_step(optimizer: torch.optim.Optimizer, gradients: list[Tensor], scale: float) -> None:
+    """A step at ``gradients``, which its parameters have, times ``scale``; they may be changed."""
+    if isinstance(optimizer, AdamW):
+        optimizer.step(scale=scale)
+    else:
+        torch._foreach_mul_(gradients, scale)
+        optimizer.step()
 
 
 def new_moments(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:

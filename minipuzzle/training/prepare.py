@@ -105,4 +105,8 @@ def unprepare(model: HybridLM) -> None:
     twice.
     """
     set_precision(model.eval(), "bf16", 0)
+    model.zero_grad(set_to_none=True)
+    for parameter in model.parameters():
+        if parameter.grad_dtype not in (None, parameter.dtype):  # of ``adamw.keep_copies``
+            parameter.grad_dtype = parameter.dtype
     model.recomputed = NONE

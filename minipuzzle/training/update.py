@@ -20,6 +20,7 @@ from minipuzzle.ranks import Ranks
 from minipuzzle.settings import Training
 from minipuzzle.training.guard import Guard
 from minipuzzle.training.objectives import BatchLoss
+from minipuzzle.training.optimizers import take_step
 from minipuzzle.training.prepare import Served
 
 
@@ -70,15 +71,14 @@ def update(
         [g for g in gradients if not hasattr(g, "to_local")]
     )  # an adapter's; FSDP has averaged those of shards
     scale = ranks.world / everyone
-    norm = _norm(gradients) * scale
+    norm = total_norm(gradients) * scale
     if norm == 0 and total != 0:
         raise no_gradient(
             f"{len(gradients)} gradients, all of them 0, at a loss of {total / everyone:.4g}"
         )
     skipped = guard.accept(total / everyone, norm)
     if not skipped:
-        torch._foreach_mul_(gradients, scale * min(1.0, clip / (norm + 1e-6)))
-        optimizer.step()
+        take_step(optimizer, gradients, scale * min(1.0, clip / (norm + 1e-6)))
     optimizer.zero_grad(set_to_none=True)
     return Update(
         loss=total / everyone,
@@ -153,12 +153,18 @@ def no_gradient(got: str) -> UserError:
     )
 
 
-def _norm(gradients: list[Tensor]) -> float:
-    """Of all together; squares of BF16 ones are summed in FP32."""
+def total_norm(gradients: list[Tensor]) -> float:
+    """Of all gradients together; squares of BF16 ones are summed in FP32."""
     norm: Any
     if all(g.dtype == torch.float32 for g in gradients):
         norm = torch.nn.utils.get_total_norm(gradients)
     else:
-        each = [torch.linalg.vector_norm(g, dtype=torch.float32) for g in gradients]
+        each = [
+            one
+            for dtype in dict.fromkeys(g.dtype for g in gradients)
+            for one in torch._foreach_norm(
+                [g for g in gradients if g.dtype == dtype], 2, dtype=torch.float32
+            )
+        ]
         norm = torch.linalg.vector_norm(torch.stack(each))
     return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)

@@ -1,0 +1,94 @@
+"""Our AdamW: clipping, and BF16 copies of weights, are part of its one pass over what it trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minipuzzle.kernels.adamw import Betas, Stepped, plain_adamw
+from minipuzzle.model import HybridLM
+from minipuzzle.training.stages import Stage
+
+Copies = dict[torch.nn.Parameter, Tensor]
+"""Of parameters, what stands for them in forward and backward passes."""
+
+
+class AdamW(torch.optim.Optimizer):
+    """Steps as torch.optim.AdamW does; where tensors are in shards, on this process's.
+
+    ``copies`` are written wherever their parameters are.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], **shared: Any) -> None:
+        super().__init__(groups, shared)
+        self.copies: Copies = {}
+
+    def step(self, closure: Any = None, scale: float = 1.0) -> Any:
+        """A step at gradients times ``scale``, which may be changed by it; no ``closure``. On a GPU
+        one kernel.
+        """
+        betas, eps = self.defaults["betas"], self.defaults["eps"]
+        tensors = [
+            self._stepped(parameter, group)
+            for group in self.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+        step = plain_adamw
+        if any(t.weight.is_cuda for t in tensors):
+            from minipuzzle.kernels.adamw_cuda import launch as step
+        step(tensors, scale, Betas(first=betas[0], second=betas[1], eps=eps))
+
+    def _stepped(self, parameter: torch.nn.Parameter, group: dict[str, Any]) -> Stepped:
+        held = self.state[parameter]
+        if not held:
+            held["step"] = torch.tensor(0.0)
+            held |= {k: torch.zeros_like(parameter) for k in ("exp_avg", "exp_avg_sq")}
+        held["step"] += 1
+        step, (beta1, beta2), rate = held["step"].item(), group["betas"], group["lr"]
+        return Stepped(
+            weight=_local(parameter.detach()),
+            gradient=_local(parameter.grad),
+            first=_local(held["exp_avg"]),
+            second=_local(held["exp_avg_sq"]),
+            copy=self.copies.get(parameter),
+            keep=1 - rate * group["weight_decay"],
+            rate=rate / (1 - beta1**step),
+            root=math.sqrt(1 - beta2**step),
+        )
+
+
+def keep_copies(
+    model: HybridLM, optimizer: torch.optim.Optimizer, stages: Sequence[Stage]
+) -> Copies:
+    """Where the optimiser is ours: BF16 copies of the trained FP32 matrices of a model's blocks, in
+    which a GPU multiplies them anyway. ``optimizer`` writes them from now on, and their gradients
+    are BF16, as products give them; FP32 where ``stages`` sum micro-batches.
+
+    Neither of the embedding, whose few rows of a batch are cast, nor of the head: the loss makes
+    its gradient in FP32.
+    """
+    if not isinstance(optimizer, AdamW):
+        return {}
+    matrices = model.architecture.matrices
+    optimizer.copies = {
+        parameter: parameter.detach().bfloat16()
+        for name, parameter in model.named_parameters()
+        if name.startswith("blocks.")
+        and name in matrices
+        and parameter.requires_grad
+        and parameter.dtype == torch.float32
+    }
+    sums = any(0 < s.settings.micro_batch < s.settings.batch for s in stages)
+    for parameter in optimizer.copies:
+        parameter.grad_dtype = torch.float32 if sums else torch.bfloat16
+    return optimizer.copies
+
+
+def _local(value: Any) -> Tensor:
+    found: Tensor = value.to_local() if hasattr(value, "to_local") else value
+    return found

@@ -115,7 +115,7 @@ def row(length: int, options: argparse.Namespace) -> None:
             student, settings, each, group.world, shapes[0], recomputed=student.recomputed
         )
         parallel = context_parallel(group, group.world)
-        backward = backward_of(student, distillation(teacher), settings, group, parallel)
+        backward = backward_of(student, distillation(teacher), settings, group, parallel, {})
         optimizer, blocks = make_optimizer(student, settings), text(length, shapes[1].vocab_size)
         losses, times = [], []
         for step in range(options.steps):

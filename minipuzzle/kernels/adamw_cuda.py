@@ -100,7 +100,8 @@ def launch(tensors: Sequence[Stepped], scale: float, betas: Betas) -> None:
             kind = t.gradient.dtype == torch.bfloat16, t.copy is not None
             by_kind.setdefault(kind, []).append(t)
     for (half, copies), some in by_kind.items():
-        _launch(some, half, copies, scale, betas)
+        with torch.cuda.device_of(some[0].weight):  # Triton launches on the current one
+            _launch(some, half, copies, scale, betas)
 
 
 def _launch(

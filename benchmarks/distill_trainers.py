@@ -80,7 +80,7 @@ def ours(
     row: str,
 ) -> float:
     """Our loop, as ``minipuzzle distill`` runs it."""
-    from minipuzzle.model import set_precision
+    from minipuzzle.model import keep_codes, set_precision
     from minipuzzle.training import distillation, train
 
     teacher, student = our_models(teacher_shape, shape, options.device)
@@ -96,6 +96,7 @@ def ours(
         save_every=1e9,
     )
     set_precision(teacher, precision if "both" in row else "bf16", settings.bf16_ends)
+    keep_codes(teacher)
     done = [0]
 
     class Clock(Silent):

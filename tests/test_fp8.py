@@ -11,7 +11,7 @@ from minipuzzle.data import pack
 from minipuzzle.errors import UserError
 from minipuzzle.kernels.fp8 import E4M3, E5M2, EmulatedLinear, emulated_linear, quantize
 from minipuzzle.kinds import FeedForward
-from minipuzzle.model import HybridLM
+from minipuzzle.model import HybridLM, keep_codes
 from minipuzzle.model.precision import set_precision
 from minipuzzle.settings import Training
 from minipuzzle.training import distillation, train
@@ -102,6 +102,27 @@ def test_ends_and_head_stay_and_names_do_not_change():
     assert set_precision(model, "bf16", 0) == []
     assert all(dict(model.named_parameters())[name] is p for name, p in before.items())
     assert not any(isinstance(module, EmulatedLinear) for module in model.modules())
+
+
+def test_a_teachers_codes_alone_compute_the_same():
+    """To the last bit, in less memory; BF16 ends stay, and there is no way back."""
+    model = shaken(tiny("M-*-M-", hidden=64, heads=16, head_dim=8, vocab=512)).requires_grad_(False)
+    tokens = torch.arange(64).view(2, 32)
+    set_precision(model, "fp8-emulated", 1)
+    layers, before = list(model.fp8_layers), held(model)
+    want = model(tokens)
+    count = sum(model.get_submodule(path).weight.numel() for path in layers)
+    ends = list(model.blocks[0].parameters())
+    assert keep_codes(model) is model
+    assert torch.equal(model(tokens), want)
+    assert before - held(model) == 3 * count - 4 * len(layers)  # FP32 is a byte now, and a scale
+    assert all(a is b for a, b in zip(model.blocks[0].parameters(), ends, strict=True))
+    set_precision(model, "bf16", 0)
+    assert torch.equal(model(tokens), want)
+
+
+def held(model):
+    return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
 
 
 def test_training_in_fp8_stays_near_fp32(tmp_path):

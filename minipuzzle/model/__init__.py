@@ -10,7 +10,7 @@ from pkgutil import iter_modules
 
 from minipuzzle import kinds
 from minipuzzle.model.cache import Cache
-from minipuzzle.model.fp8_weights import fp8_model
+from minipuzzle.model.fp8_weights import fp8_model, keep_codes
 from minipuzzle.model.hybrid import HybridLM
 from minipuzzle.model.load import frozen, frozen_model, init_model, load_frozen, load_model
 from minipuzzle.model.precision import mixed_precision, set_precision
@@ -26,6 +26,7 @@ __all__ = [
     "frozen",
     "frozen_model",
     "init_model",
+    "keep_codes",
     "load_frozen",
     "load_model",
     "mixed_precision",

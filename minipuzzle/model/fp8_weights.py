@@ -1,4 +1,4 @@
-"""Models for inference whose blocks keep their matrices in FP8."""
+"""Models without gradients whose blocks keep their matrices in FP8."""
 
 from __future__ import annotations
 
@@ -55,6 +55,20 @@ def fp8_model(
                 parameter.normal_(around, INIT_STD)
             _fill(module, checkpoint, f"{name}.")
     return model.eval()
+
+
+def keep_codes(model: HybridLM) -> HybridLM:
+    """A frozen model whose layers that multiply in FP8 (``set_precision``) hold the codes of their
+    weights alone, from now on and for good; those in shards stay as they are. The same model.
+    """
+    for path in model.fp8_layers:
+        owner, _, name = path.rpartition(".")
+        layer = cast(nn.Linear, model.get_submodule(path))
+        if not hasattr(layer.weight, "to_local"):
+            setattr(model.get_submodule(owner), name, StoredLinear(layer))
+    left = dict(model.named_modules())
+    model.fp8_layers = [p for p in model.fp8_layers if not isinstance(left[p], StoredLinear)]
+    return model
 
 
 def require_grouped(device: torch.device) -> None:

@@ -16,7 +16,7 @@ from minipuzzle.export.served import served
 from minipuzzle.identity import fingerprint
 from minipuzzle.interrupt import Interrupt
 from minipuzzle.metrics import Metrics, measure
-from minipuzzle.model import HybridLM, set_precision
+from minipuzzle.model import HybridLM, keep_codes, set_precision
 from minipuzzle.questions.choosing import Asked, average, by_kind, counted
 from minipuzzle.ranks import Ranks
 from minipuzzle.runs.adapters import adapted
@@ -255,7 +255,7 @@ class Legs:
         self.job.forget_parent()
         teacher = self.job.load_frozen(self.inputs.teacher, self.group, self.training.replicas)
         set_precision(teacher, self.settings.teacher_precision, self.training.bf16_ends)
-        return teacher
+        return keep_codes(teacher)
 
     def _on_policy(self) -> OnPolicy:
         settings, prompts = self.settings, self.inputs.prompts

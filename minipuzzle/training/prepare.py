@@ -9,10 +9,12 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import cast
 
+import torch
+
 from minipuzzle.arch import Architecture
 from minipuzzle.machine import free_gpu_bytes
 from minipuzzle.memory import Peak
-from minipuzzle.memory.training import LOADED, RESERVE, training_peak
+from minipuzzle.memory.training import HELD_BACK, LOADED, RESERVE, training_peak
 from minipuzzle.model import HybridLM, set_precision
 from minipuzzle.model.base import ResidualBlock
 from minipuzzle.settings import Training
@@ -57,8 +59,9 @@ def prepare(
             model.recomputed = every
             chosen = peak(recomputed=every)
         missing = chosen.without(there).total
+        total = torch.cuda.memory_allocated(device) + missing + HELD_BACK
         parts.append(
-            f"{bytes_(chosen.total)} on each GPU (estimate), {bytes_(missing)} of them beside what"
+            f"{bytes_(total)} on each GPU (estimate), {bytes_(missing)} of them beside what"
             f" is loaded, {bytes_(free)} are free"
         )
         if missing > free:

@@ -2,6 +2,8 @@
 norms, fused mixer.
 """
 
+import gc
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,7 @@ from minipuzzle.kernels.fp8 import E4M3, E5M2, emulated_linear, engine, engine_l
 from minipuzzle.kernels.pointwise import relu_squared, rms_norm
 from minipuzzle.kinds import Attention, FeedForward, Mamba2
 from minipuzzle.memory.training import LOADED, RESERVE, training_peak
-from minipuzzle.model import HybridLM, frozen, init_model, load_frozen, set_precision
+from minipuzzle.model import HybridLM, frozen, init_model, keep_codes, load_frozen, set_precision
 from minipuzzle.training import distillation, mixed_precision
 from minipuzzle.training.head_loss import linear_loss
 
@@ -168,6 +170,17 @@ def test_frozen_teacher_in_fp8_casts_its_weights_once():
         first, second = teacher.hidden_states(tokens), teacher.hidden_states(tokens)
     assert torch.equal(first, second)
     assert 0 < error(first, want) < 0.15
+    count = sum(teacher.get_submodule(path).weight.numel() for path in teacher.fp8_layers)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    with torch.no_grad(), mixed_precision(CUDA):
+        kept = keep_codes(teacher).hidden_states(tokens)
+    print(f"codes alone against transformer-engine: {error(kept, first):.1e}")
+    assert error(kept, first) < 2e-2
+    del kept
+    gc.collect()  # transformer-engine's modules hold on to what they ran with
+    # BF16 and transformer-engine's codes before, ours now
+    assert before - torch.cuda.memory_allocated() > 1.8 * count
 
 
 def test_a_frozen_models_embedding_in_bf16_changes_nothing_under_autocast(tmp_path):

@@ -133,6 +133,7 @@ class Study:
             min_keep=WHOLE,
             candidates=line.candidates,
             refine=line.refine,
+            validation_blocks=line.blocks,
             top=1,
         )
         result = run_search(job, settings)
@@ -147,10 +148,11 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--characters", type=int, default=16_000, help="of each validation text")
-    parser.add_argument("--samples", type=int, default=16, help="blocks that are scored")
+    parser.add_argument("--samples", type=int, default=8, help="blocks that are scored")
     parser.add_argument("--metric", default="kl", help="of the scores")
-    parser.add_argument("--candidates", type=int, default=6, help="of the solver")
-    parser.add_argument("--refine", type=int, default=8, help="moves of the local search")
+    parser.add_argument("--candidates", type=int, default=4, help="of the solver")
+    parser.add_argument("--refine", type=int, default=6, help="moves of the local search")
+    parser.add_argument("--blocks", type=int, default=16, help="of text that the search sees")
     parser.add_argument("--draws", type=int, default=2, help="random mixes")
     study = Study(parser.parse_args())
     blocks = len(study.parent.blocks)

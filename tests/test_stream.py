@@ -7,6 +7,7 @@ from helpers import Watched
 from streamed_scores import CPU, distance, ends, run, samples, saved_parent, text, without
 
 from minipuzzle.importance import score, work
+from minipuzzle.importance.bits import measured_formats
 from minipuzzle.importance.curves import narrowings
 from minipuzzle.model import load_model
 from minipuzzle.model.base import Context
@@ -116,7 +117,8 @@ def test_more_samples_for_blocks_than_for_widths(parent, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"curves": False}, {"iterative": 3}, {"samples": 2, "block_samples": 5}]
+    "options",
+    [{}, {"curves": False}, {"iterative": 3}, {"samples": 2, "block_samples": 5}, {"bits": "fp8"}],
 )
 def test_work_is_what_is_advanced_and_each_weight_is_read_once(
     parent, tmp_path, options, monkeypatch
@@ -131,7 +133,8 @@ def test_work_is_what_is_advanced_and_each_weight_is_read_once(
     settings = ScoreSettings(**{"samples": 6, "block_samples": 3, "batch": 2, **options})
     rows = []
     score(parent, text(), settings, device=CPU, partial=tmp_path, progress=Watched(rows.append))
-    assert sum(rows) == work(settings, parent.architecture, 8)
+    formats = measured_formats(parent, settings)
+    assert sum(rows) == work(settings, parent.architecture, 8, formats)
     if not settings.iterative:
         assert read == list(range(8))
     if options == {"curves": False}:

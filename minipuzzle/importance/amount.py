@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from minipuzzle.arch import Architecture
@@ -26,13 +27,21 @@ def check_settings(settings: ScoreSettings, architecture: Architecture) -> None:
         )
 
 
-def work(settings: ScoreSettings, architecture: Architecture, available: int) -> int:
+def work(
+    settings: ScoreSettings,
+    architecture: Architecture,
+    available: int,
+    formats: Sequence[Sequence[tuple[str, int]]] = (),
+) -> int:
     """Samples x blocks that ``score`` computes over a text of ``available`` blocks, on all
-    processes together.
+    processes together. ``formats[i]`` are those that block i is measured in (``importance.bits``).
     """
     samples, shared = min(settings.samples, available), min(settings.block_samples, available)
     count = len(architecture.blocks)
-    started = [variants(architecture, i, settings.curves, settings.experts) for i in range(count)]
+    started = [
+        variants(architecture, i, settings.curves, settings.experts, formats[i] if formats else ())
+        for i in range(count)
+    ]
     step = len(architecture.layer_groups[0])
     begun = sum(count - i - (v.axis is None) for i, each in enumerate(started) for v in each)
     total = max(samples, shared) * count + shared * begun

@@ -10,6 +10,7 @@ from minipuzzle.bars import progress_bar
 from minipuzzle.identity import fingerprint
 from minipuzzle.importance import score, work
 from minipuzzle.importance.amount import one_by_one_sentence
+from minipuzzle.importance.bits import measured_formats
 from minipuzzle.interrupt import interrupt
 from minipuzzle.ranks import ranks
 from minipuzzle.records import Scored
@@ -47,7 +48,8 @@ def run_score(job: Job, settings: ScoreSettings) -> Scores:
             )
         if said := one_by_one_sentence(settings, job.parent.architecture, len(blocks)):
             log.info(f"score: {said}")
-        total = work(settings, job.parent.architecture, len(blocks))
+        formats = measured_formats(job.parent, settings)
+        total = work(settings, job.parent.architecture, len(blocks), formats)
         with interrupt(group), progress_bar("score", total, "samples x blocks") as bar:
             scores = score(
                 job.parent,

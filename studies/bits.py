@@ -83,6 +83,10 @@ class Study:
             "kl": float(kl.mean()),
             "less": float(less.mean()),
             "interval": float(1.96 * less.std(ddof=1) / len(less) ** 0.5),
+            "domains": {
+                name: float(np.mean([m.loss for m in found if name in m.domains]))
+                for name in sorted({name for m in found for name in m.domains})
+            },
             "formats": list(formats),
         }
         with (self.line.run / "bits.jsonl").open("a") as file:

@@ -87,7 +87,7 @@ def steps(kernels: Kernels) -> dict[str, Callable[..., Tensor]]:
 
     return {
         "ours": kernels.delta_step,
-        "ours, 16 columns": partial(kernels.delta_step, columns=16),
+        "ours, 8 columns": partial(kernels.delta_step, columns=8),
         "ours, 32 columns": partial(kernels.delta_step, columns=32),
         "fla's function": call,
     }

@@ -81,7 +81,7 @@ def test_rule_and_gradients_are_the_loop(kernels, packed, started, slow):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("columns", [8, 32])
+@pytest.mark.parametrize("columns", [8, 16, 32])
 def test_steps_are_the_loop(kernels, columns):
     tensors = problem(slow=True)
     want, last = loop(*(t[:, :40] for t in tensors[:5]), None, tensors[5])

@@ -13,8 +13,13 @@ demo: $(VENV)/core
 test: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check -q .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(MAKE) -j 2 types tests
+
+types: $(VENV)/dev
+	$(BIN)/mypy
+
+tests: $(VENV)/dev
 	XDG_CACHE_HOME=$(abspath $(VENV))/cache MINIPUZZLE_TIME_LIMIT=60 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 demo-check: $(VENV)/dev
@@ -36,4 +41,4 @@ $(VENV)/dev: pyproject.toml constraints-cpu.txt
 	$(BIN)/pip install -q $(CONSTRAINTS) -e ".[dev]"
 	touch $@ $(VENV)/core
 
-.PHONY: demo demo-check test studies-test docs
+.PHONY: demo demo-check test types tests studies-test docs

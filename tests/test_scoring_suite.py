@@ -18,8 +18,8 @@ from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.data import pack
 from minipuzzle.families import names_of
 from minipuzzle.importance import score, taylor_scores
-from minipuzzle.model import HybridLM, load_model
-from minipuzzle.model.base import Context
+from minipuzzle.model import load_model
+from minipuzzle.model.base import Context, make_block
 from minipuzzle.settings import ScoreSettings
 
 VOCAB, LENGTH, SAMPLES, SHARED = 120, 20, 5, 3
@@ -132,44 +132,55 @@ def test_a_blocks_score_is_what_removing_it_does(case):
 
 
 @torch.no_grad()
-def cut_model(case, selection):
-    """The model that a selection of the parent's blocks cuts out, made of sliced weights."""
-    small = HybridLM(selection.student(case.architecture)).eval()
-    values = case.model.state_dict()
+def cut_block(case, index, axes):
+    """The block that ``axes`` of a selection cut out, made of sliced weights."""
+    own = {i: {} for i in range(len(case.architecture.blocks))} | {index: axes}
+    selection = Selection(blocks=tuple(own.values()), hidden=axes.get("hidden"))
+    student = selection.student(case.architecture)
+    small = make_block(student.blocks[index], student.norm_eps, case.model.kernels).eval()
+    prefix, values = f"blocks.{index}.", case.model.blocks[index].state_dict()
     for tensor in case.architecture.tensors():
-        kept = {"hidden": selection.hidden} if selection.hidden else {}
-        kept = kept if tensor.block is None else selection.axes(tensor.block)
-        for dim, places in enumerate(tensor.weight.indices(tensor.sizes, kept)):
+        if tensor.block != index:
+            continue
+        name = tensor.name.removeprefix(prefix)
+        for dim, places in enumerate(tensor.weight.indices(tensor.sizes, selection.axes(index))):
             if places is not None and places.ndim == 1:
-                part = values[tensor.name].index_select(dim, torch.from_numpy(places))
-                values[tensor.name] = part
+                values[name] = values[name].index_select(dim, torch.from_numpy(places))
             elif places is not None:  # each index of the first dimension keeps its own
-                rows = zip(values[tensor.name], places, strict=True)
+                rows = zip(values[name], places, strict=True)
                 parts = [row.index_select(dim - 1, torch.from_numpy(own)) for row, own in rows]
-                values[tensor.name] = torch.stack(parts)
+                values[name] = torch.stack(parts)
     small.load_state_dict(values)
     return small
 
 
 @torch.no_grad()
-def cut_logits(case, blocks):
-    """Logits [b, s, vocab] of the model that ``blocks`` cuts out."""
-    return cut_model(case, Selection(blocks=tuple(blocks)))(tokens_of(SHARED))
+def logits_after(case, stream, first):
+    """Logits [b, s, vocab] of our model as it is now, from the input of block ``first`` on."""
+    model = case.model
+    h = model.final_norm(model.run_blocks(stream, None, first, len(model.blocks)))
+    return h @ model.head_weight.t()
 
 
+@torch.no_grad()
 def test_a_curve_is_what_masking_and_cutting_the_block_do(case):
-    full = masked_logits(case, [{} for _ in case.architecture.blocks])
-    assert sorted(case.scores.curves) == list(range(len(case.architecture.blocks)))
+    model, count = case.model, len(case.architecture.blocks)
+    full = masked_logits(case, [{} for _ in range(count)])
+    assert sorted(case.scores.curves) == list(range(count))
+    stream = model.embed(tokens_of(SHARED))  # no block before the one that is cut differs
     for i, block in enumerate(case.architecture.blocks):
-        widths = {width.axis: width for width in block.own_widths}
+        widths, module = {width.axis: width for width in block.own_widths}, model.blocks[i]
         for axis, (sizes, found) in case.scores.curves[i].items():
             for size, value in zip(sizes.tolist(), found, strict=True):
                 width = widths[axis]
-                blocks = [{} for _ in case.architecture.blocks]
-                blocks[i] = width.keep(block, case.scores.widths[width.score][i], size)
-                assert block.kept_sizes(blocks[i])[axis] == size < block.sizes[axis]
-                assert value == near(error(full, masked_logits(case, blocks)))
-                assert value == near(error(full, cut_logits(case, blocks)))
+                axes = width.keep(block, case.scores.widths[width.score][i], size)
+                assert block.kept_sizes(axes)[axis] == size < block.sizes[axis]
+                with module.masked(axes):
+                    assert value == near(error(full, logits_after(case, stream, i)))
+                model.blocks[i] = cut_block(case, i, axes)
+                assert value == near(error(full, logits_after(case, stream, i)))
+                model.blocks[i] = module
+        stream = model.run_blocks(stream, None, i, i + 1)
 
 
 @torch.no_grad()
@@ -189,51 +200,50 @@ def test_a_block_alone_is_masked_as_it_is_cut(case):
             chosen |= width.keep(block, values, size, chosen)
         blocks.append(chosen)
     selection = Selection(blocks=tuple(blocks), hidden=kept)
-    small = cut_model(case, selection)
     stream = torch.randn(2, LENGTH, hidden, generator=torch.Generator().manual_seed(4))
     for i, module in enumerate(case.model.blocks):
         with module.masked(selection.axes(i)):
             masked = module.branch(stream, Context())[..., kept]
-        cut = small.blocks[i].branch(stream[..., kept], Context())
+        small = cut_block(case, i, {**blocks[i], "hidden": kept})
+        cut = small.branch(stream[..., kept], Context())
         assert (masked - cut).abs().max() <= 1e-5 * cut.abs().max()
 
 
 @torch.no_grad()
-def their_activations(case, index):
-    """What goes through transformers' projections of a block, float64: "first" leaves the first,
+def their_activations(case):
+    """What goes through transformers' projections of each block, float64: "first" leaves the first,
     "last" enters the one that writes into the stream, whose weight is "weight"; "input" [b, s,
     hidden] enters the first. Of a mixture of experts the router is the first, and none the last.
     """
-    block, got = case.architecture.blocks[index], {}
-    if block.stacks:
-        router = their_modules(case, index, "router")
-        router.register_forward_hook(
-            lambda m, i, o: got.update(input=i[0].double().numpy().reshape(SAMPLES, LENGTH, -1))
+    got, handles = [{} for _ in case.architecture.blocks], []
+    for i, (block, of) in enumerate(zip(case.architecture.blocks, got, strict=True)):
+        if block.stacks:
+            hook = partial(lambda m, i, o, of: of.update(input=i[0].double().numpy()), of=of)
+            handles.append(their_modules(case, i, "router").register_forward_hook(hook))
+            continue
+        first, last = (
+            their_modules(case, i, n) for n in (next(iter(block.projections)), block.output)
         )
-        case.theirs(tokens_of(SAMPLES), use_cache=False)
-        router._forward_hooks.clear()
-        return got
-    first, last = next(iter(block.projections)), block.output
-    handles = [
-        their_modules(case, index, first).register_forward_hook(
-            lambda m, i, o: got.update(input=i[0].double().numpy(), first=o.double().numpy())
-        ),
-        their_modules(case, index, last).register_forward_pre_hook(
-            lambda m, i: got.update(last=i[0].double().numpy())
-        ),
-    ]
+        of["weight"] = last.weight.double().numpy()
+        hook = partial(
+            lambda m, i, o, of: of.update(input=i[0].double().numpy(), first=o.double().numpy()),
+            of=of,
+        )
+        handles.append(first.register_forward_hook(hook))
+        hook = partial(lambda m, i, of: of.update(last=i[0].double().numpy()), of=of)
+        handles.append(last.register_forward_pre_hook(hook))
     case.theirs(tokens_of(SAMPLES), use_cache=False)
     for handle in handles:
         handle.remove()
-    return {**got, "weight": their_modules(case, index, last).weight.double().numpy()}
+    return got
 
 
 def test_widths_are_their_formulas_of_transformers_activations(case):
     other = scored(case.checkpoint, case.folder, estimator="minitron", curves=False)
     hidden = 0
-    for i, block in enumerate(case.architecture.blocks):
-        got = their_activations(case, i)
-        hidden = hidden + minitron(got["input"])
+    activations = their_activations(case)
+    for i, (block, got) in enumerate(zip(case.architecture.blocks, activations, strict=True)):
+        hidden = hidden + minitron(got["input"].reshape(SAMPLES, LENGTH, -1))
         if block.stacks:  # tests/test_expert_scores.py
             continue
         for scores, estimator in ((case.scores, block.estimator), (other, "minitron")):

@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,16 @@ EMBEDDED = ROOT / "minipuzzle" / "embedded"
 TEACHER = teacher_path()
 TIMED = r"tokens/s|seconds|date|time"
 EXAMPLES = ROOT / "docs" / "examples"
+SLOW_TO_IMPORT = (
+    "torch._dynamo",
+    "torch.distributed.tensor",
+    "scipy.optimize",
+    "safetensors.torch",
+    "tokenizers",
+    "typer.rich_utils",
+    "jinja2",
+    "yaml",
+)
 
 
 def report_numbers(prefix: str, run: Path) -> Iterator[Line]:
@@ -182,8 +193,9 @@ def write_texts(folder: Path) -> Path:
 def load_libraries() -> None:
     """Import what takes seconds, and nothing of minipuzzle."""
     import torch
-    import torch._dynamo
 
+    for name in SLOW_TO_IMPORT:
+        import_module(name)
     torch.set_num_threads(1)
 
 

@@ -2,7 +2,7 @@
 
     python -m tests.goldens.make --check|--write [PART ...]
 
-Each part runs in a process and an empty folder of its own, with one thread and with instructions
+Each part runs in a fork and an empty folder of its own, with one thread and with instructions
 that every x86-64 server of the last ten years has. On the kind of machine that wrote a golden (the
 first line of its file) all bits must be equal. On another kind, where sums may round otherwise,
 numbers may differ by a thousandth and hashes are not compared.
@@ -21,7 +21,10 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from . import files, parts
 
@@ -43,26 +46,41 @@ HASHED = re.compile(r"(?<![.\w])[0-9a-f]{16,}\b")
 APART = 1e-3
 
 
-def made(names: list[str]) -> dict[str, str]:
-    """The texts of the parts that do not fail, made now by a process with pinned settings."""
+@contextmanager
+def maker() -> Iterator[Callable[[str], tuple[str | None, float]]]:
+    """A function that gives (the text of a part made now, None where it fails; the processor
+    seconds that took): by forks of one process with pinned settings, which loads libraries once.
+    """
     with tempfile.TemporaryDirectory(prefix="golden-") as folder:
         environment = {**os.environ, **PINNED, "PYTHONPATH": str(files.ROOT), "HOME": folder}
-        command = [sys.executable, "-m", "tests.goldens.make", "--show", *names]
-        subprocess.run(command, cwd=folder, env=environment, check=False)
-        files_made = {name: Path(folder) / f"{name}.txt" for name in names}
-        return {name: file.read_text() for name, file in files_made.items() if file.exists()}
+        command = [sys.executable, "-m", "tests.goldens.make", "--show"]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with subprocess.Popen(command, cwd=folder, env=environment, text=True, **pipes) as process:
+
+            def make(name: str) -> tuple[str | None, float]:
+                process.stdin.write(f"{name}\n")
+                process.stdin.flush()
+                seconds = float(process.stdout.readline())
+                file = Path(folder) / f"{name}.txt"
+                return file.read_text() if file.exists() else None, seconds
+
+            yield make
 
 
-def show(names: list[str]) -> None:
-    """Write NAME.txt here for each part, each by a fork: nothing of one is left for the next."""
+def show() -> None:
+    """Write NAME.txt here for each name that is read, by a fork: nothing of one is left for the
+    next. Prints the processor seconds it took.
+    """
     files.load_libraries()
-    for name in names:
+    for line in sys.stdin:
+        name, before = line.strip(), os.times()
         target = Path(f"{name}.txt").absolute()
         Path(name).mkdir()
         child = os.fork()
         if child == 0:
             code = 1
             try:
+                os.dup2(2, 1)  # what a part prints is no answer
                 os.chdir(name)
                 lines = [f"{key} = {value}" for key, value in parts.PARTS[name]()]
                 target.write_text("\n".join([f"{FIRST} {files.machine()}", *lines, ""]))
@@ -72,6 +90,8 @@ def show(names: list[str]) -> None:
             finally:
                 os._exit(code)
         os.waitpid(child, 0)
+        now = os.times()
+        print(sum(now[2:4]) - sum(before[2:4]), flush=True)
 
 
 def differences(part: str, now: str) -> list[str]:
@@ -116,18 +136,22 @@ def main() -> None:
     asked = parser.parse_args()
     names = asked.part or list(parts.PARTS)
     if asked.show:
-        show(names)
+        show()
         return
-    texts = made(names)
-    wrong = len(names) - len(texts)
-    for part, text in texts.items():
-        if asked.write:
-            (TEXTS / f"{part}.txt").write_text(text)
-            print(f"{part}: {len(text.splitlines())} lines, {len(text):,} bytes")
-            continue
-        found = differences(part, text)
-        print(f"{part}: {'equal' if not found else 'differs'}", *found, sep="\n")
-        wrong += bool(found)
+    wrong = 0
+    with maker() as make:
+        for part in names:
+            text, _ = make(part)
+            if text is None:
+                wrong += 1
+                continue
+            if asked.write:
+                (TEXTS / f"{part}.txt").write_text(text)
+                print(f"{part}: {len(text.splitlines())} lines, {len(text):,} bytes")
+                continue
+            found = differences(part, text)
+            print(f"{part}: {'equal' if not found else 'differs'}", *found, sep="\n")
+            wrong += bool(found)
     sys.exit(1 if wrong else 0)
 
 

@@ -70,14 +70,14 @@ def test_score_and_distill_resume(both, tmp_path):
     assert all((got[name] == want[name]).all() for name in want)
     for folder in (whole, broken):
         run("search", "--run", folder, *FAST["search"], "--top", 1)
-    # 60 steps
+    # 30 steps
     distill = (
         "--data",
         TEXT,
         "--validation",
         TEXT,
         "--tokens",
-        15360,
+        7680,
         "--length",
         64,
         "--batch",

@@ -5,7 +5,8 @@ import json
 import pytest
 from conftest import save, shaken, tiny
 from helpers import FAST
-from launched import together, torchrun
+from helpers import run as command
+from launched import together
 from streamed_scores import gib, run, same, saved_parent, score_in
 
 from minipuzzle.checkpoint import Checkpoint
@@ -90,14 +91,16 @@ def test_two_processes_give_the_scores_of_one(parent, tmp_path):
         same(one, Scores.load(tmp_path / f"scores{rank}"), rel=1e-12)
 
 
-def test_torchrun_of_the_command_writes_once(tmp_path):
-    """The command under torchrun: one run directory, one line in its list of commands."""
+def test_the_command_in_two_processes_writes_once(tmp_path):
+    """One run directory, one line in its list of commands, one answer; under torchrun itself
+    commands are run by tests/test_parallel_commands.py.
+    """
     save(shaken(tiny()), tmp_path / "model")
     folder = tmp_path / "run"
     score = ("score", tmp_path / "model", "--run", folder, *FAST["score"], "--samples", 4)
-    done = torchrun(2, "-m", "--", "minipuzzle", *score, "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["meta"]["width_samples"] == 4
+    first, other = together(2, command, *score, "--json")
+    assert json.loads(first[first.index("{") :])["meta"]["width_samples"] == 4
+    assert "{" not in other
     assert len(json.loads((folder / "commands.json").read_text())["commands"]) == 1
     parent = Checkpoint.open(tmp_path / "model").fingerprint
     assert Scores.load(folder / "scores.safetensors").meta["parent"] == parent

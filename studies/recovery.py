@@ -1,28 +1,36 @@
-"""How the embedded teacher is best recovered: in one step or three, on which texts, on whose text.
-Tables of docs/results/recovery.md, by domain.
+"""How a teacher is best recovered: in one step or three, on which texts, on whose text. Tables of
+docs/results/recovery.md, by domain.
 
-    OMP_NUM_THREADS=1 python studies/recovery.py run FOLDER steps|texts|on-policy
-    python studies/recovery.py table FOLDER
+    OMP_NUM_THREADS=1 python studies/recovery.py embedded run FOLDER steps|texts|on-policy [WAY]
+    python studies/recovery.py embedded table FOLDER
 
-A CPU is enough. Every way of a question trains at each of RATES with the first seed and at its
-better one with the others, for the same tokens that the teacher reads; a rate is chosen on the
-search's half of the validation text, and reported is the other half. Given again it goes on.
+    python studies/recovery.py larger data FOLDER ../shared/data   # here: .carry/recovery
+    python studies/recovery.py larger run FOLDER steps|texts|on-policy [WAY]
+    # after minipuzzle pretrain studies/recovery_teacher.yaml --run FOLDER/teacher
+
+Every way of a question trains at each of its rates with the first seed and at its better one with
+the others, for the same tokens that the teacher reads; a rate is chosen on the search's half of the
+validation text, and reported is the other half. Given again it goes on. ``larger`` is for a GPU:
+studies/gpu/recovery.sh.
 """
 
 from __future__ import annotations
 
-import bz2
 import json
+import lzma
 import statistics
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from recovery_scale import CARRIED, QUESTIONS, SCALES, Scale
+
 import minipuzzle as mp
-from minipuzzle import embedded
 from minipuzzle.artifacts import write_json
 from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.data.documents import SEPARATOR
 from minipuzzle.metrics import measure
 from minipuzzle.model import load_model
 from minipuzzle.pipeline import compress
@@ -31,41 +39,9 @@ from minipuzzle.report.svg import save_png
 from minipuzzle.settings import Data, Recipe
 from minipuzzle.settings.recipe_file import build
 
-CHARACTERS = 40_000
-"""Of each validation text."""
-TOKENS, LENGTH, BATCH, COMPLETION = 40_000, 256, 4, 128
-RATES, SEEDS = (5e-4, 1e-3), (0, 1)
-DOMAINS = ("code", "docs", "speeches")
-
-
-def only(domain: str) -> dict[str, Any]:
-    """Scores and recovery on one domain's text."""
-    names = {w: str(embedded.text_path(w) / f"{domain}.txt.bz2") for w in ("calibration", "train")}
-    return {"data": names, "search": {"budget": "83%"}}
-
-
-def half(share: float) -> dict[str, Any]:
-    """Such a share of the steps on the student's own text, TOKENS tokens for the teacher."""
-    tokens = TOKENS / (1 - share + share * COMPLETION / LENGTH)
-    policy = {"on_policy": share, "prompts": "PROMPTS", "completion": COMPLETION}
-    return {
-        "search": {"budget": "83%"},
-        "distill": {**policy, "training": {"tokens": round(tokens)}},
-    }
-
-
-QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
-    "steps": {
-        f"{number} at {budget}": {"search": {"budget": budget}, **steps}
-        for budget in ("60%", "50%")
-        for number, steps in (("one step", {}), ("three steps", {"steps": 3}))
-    },
-    "texts": {
-        "all three": {"search": {"budget": "83%"}},
-        **{f"{domain} only": only(domain) for domain in DOMAINS},
-    },
-    "on-policy": {"off": {"search": {"budget": "83%"}}, "half on": half(0.5)},
-}
+SEEDS = (0, 1)
+TRAIN_CHARACTERS = 22_000_000
+"""Of each domain of ``larger``: all three go to a GPU machine in one call."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,17 +68,19 @@ def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def recipe(way: dict[str, Any], rate: float, seed: int, folder: Path) -> Recipe:
+def recipe(scale: Scale, way: dict[str, Any], rate: float, seed: int, folder: Path) -> Recipe:
     """A way with a rate and a seed of its training."""
+    data = {"validation": str(folder / "validation"), "length": scale.length}
+    if scale.carried:
+        data |= {use: str(CARRIED / use) for use in ("calibration", "train")}
+    training = {"tokens": scale.tokens, "learning_rate": rate, "batch": scale.batch, "seed": seed}
     base = {
-        "checkpoint": "embedded",
-        "device": "cpu",
-        "data": {"validation": str(folder / "validation"), "length": LENGTH},
-        "score": {"samples": 32, "block_samples": 16},
-        "search": {"candidates": 12, "validation_blocks": 24, "top": 1},
-        "distill": {
-            "training": {"tokens": TOKENS, "learning_rate": rate, "batch": BATCH, "seed": seed}
-        },
+        "checkpoint": scale.checkpoint(folder),
+        "device": scale.device,
+        "data": data,
+        "score": scale.score,
+        "search": {**scale.search, "top": 1},
+        "distill": {"training": training},
     }
     values = merged(base, way)
     if "prompts" in values["distill"]:
@@ -110,40 +88,53 @@ def recipe(way: dict[str, Any], rate: float, seed: int, folder: Path) -> Recipe:
     return build(Recipe, values, "recovery")
 
 
-def write_texts(folder: Path) -> None:
+def write_texts(scale: Scale, folder: Path) -> None:
     """The beginnings of the validation texts, a file a kind; prompts: of the calibration text's
-    paragraphs the beginnings.
+    paragraphs the beginnings. Once: ways may run side by side.
     """
+    if (folder / "prompts.jsonl").exists():
+        return
     (folder / "validation").mkdir(parents=True, exist_ok=True)
     prompts = []
-    for domain in DOMAINS:
-        with bz2.open(embedded.text_path("validation") / f"{domain}.txt.bz2", "rt") as whole:
-            (folder / "validation" / f"{domain}.txt").write_text(whole.read(CHARACTERS))
-        with bz2.open(embedded.text_path("calibration") / f"{domain}.txt.bz2", "rt") as whole:
-            paragraphs = [p.strip() for p in whole.read().split("\n\n")]
-            prompts += [p[:120] for p in paragraphs if len(p) > 120][:300]
+    for domain in scale.domains:
+        text = scale.read("validation", domain)[: scale.characters]
+        (folder / "validation" / f"{domain}.txt").write_text(text)
+        paragraphs = [p.strip() for p in scale.read("calibration", domain).split("\n\n")]
+        prompts += [p[:120] for p in paragraphs if len(p) > 120][:300]
     lines = (json.dumps({"prompt": text}) + "\n" for text in prompts)
     (folder / "prompts.jsonl").write_text("".join(lines))
 
 
-def one(folder: Path, question: str, way: str, rate: float, seed: int) -> Result:
+def carry(scale: Scale, folder: Path, shared: Path) -> None:
+    """The texts of ``larger``, whole documents, and what all ways read of them in ``folder``."""
+    for domain in scale.domains:
+        for use, split in (("train", "train"), ("calibration", "calib"), ("validation", "val")):
+            with lzma.open(shared / f"{domain}.{split}.txt.xz", "rt") as whole:
+                text = whole.read(TRAIN_CHARACTERS)
+            kept = text[: text.rfind(SEPARATOR)]
+            path = scale.text(use, domain)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(lzma.compress(kept.encode(), preset=6))
+
+
+def one(scale: Scale, folder: Path, question: str, way: str, rate: float, seed: int) -> Result:
     """Run it, or read what it was."""
     name = f"{question}.{way}".replace(" ", "-").replace("%", "")
     stored = folder / "results" / f"{name}.{rate:g}.{seed}.json"
     if stored.exists():
         return Result(**json.loads(stored.read_text()))
-    change = QUESTIONS[question][way]
+    change = scale.ways(question)[way]
     # steps have students in between; what is one step shares its scores and its search
     run = folder / (f"{name}.{rate:g}.{seed}" if "steps" in change else name)
-    compress(recipe(change, rate, seed, folder), run)
+    compress(recipe(scale, change, rate, seed, folder), run)
     teacher, pruned, student = EvalResult.load(run / "eval.json").rows
     job = mp.load(
-        "embedded",
-        run=folder / "choice",
-        data=Data(validation=str(folder / "validation"), length=LENGTH),
-        device="cpu",
+        scale.checkpoint(folder),
+        run=run / "choice",
+        data=Data(validation=str(folder / "validation"), length=scale.length),
+        device=scale.device,
     )
-    model = load_model(Checkpoint.open(run / "student")).eval()
+    model = load_model(Checkpoint.open(run / "student"), device=torch.device(scale.device)).eval()
     result = Result(
         way=way,
         rate=rate,
@@ -152,7 +143,7 @@ def one(folder: Path, question: str, way: str, rate: float, seed: int) -> Result
         parameters=student.parameters,
         kl=student.kl or 0.0,
         **{
-            when: {name: row.domains[name].loss for name in DOMAINS}
+            when: {name: row.domains[name].loss for name in scale.domains}
             for when, row in (("teacher", teacher), ("pruned", pruned), ("student", student))
         },
     )
@@ -160,34 +151,35 @@ def one(folder: Path, question: str, way: str, rate: float, seed: int) -> Result
     return result
 
 
-def run(folder: Path, question: str) -> None:
-    """Every way of a question."""
-    write_texts(folder)
-    for way in QUESTIONS[question]:
-        tried = [one(folder, question, way, rate, SEEDS[0]) for rate in RATES]
+def run(scale: Scale, folder: Path, question: str, ways: list[str]) -> None:
+    """These ways of a question, without any all."""
+    write_texts(scale, folder)
+    for way in ways or scale.ways(question):
+        tried = [one(scale, folder, question, way, rate, SEEDS[0]) for rate in scale.rates]
         best = min(tried, key=lambda result: result.choice)
         for seed in SEEDS[1:]:
-            one(folder, question, way, best.rate, seed)
+            one(scale, folder, question, way, best.rate, seed)
 
 
-def table(folder: Path) -> None:
+def table(scale: Scale, folder: Path) -> None:
     """Losses above the teacher's in percent, a mean and the seeds' range, as far as they are, and
     a picture of them.
     """
     drawn = {}
     found = [Result(**json.loads(p.read_text())) for p in sorted(folder.glob("results/*.json"))]
-    head = ["", "M", "rate", *(f"{d}: pruned" for d in DOMAINS), *DOMAINS, "worst", "KL", "seeds"]
-    for question, ways in QUESTIONS.items():
+    domains = scale.domains
+    head = ["", "M", "rate", *(f"{d}: pruned" for d in domains), *domains, "worst", "KL", "seeds"]
+    for question in QUESTIONS:
         print(f"\n{question}\n\n| " + " | ".join(head) + " |\n|---|" + "--:|" * (len(head) - 1))
-        for way in ways:
+        for way in scale.ways(question):
             mine = [result for result in found if result.way == way]
             first = [result for result in mine if result.seed == SEEDS[0]]
             if first:
                 best = min(first, key=lambda result: result.choice)
                 runs = [best, *(r for r in mine if r.seed != SEEDS[0])]
-                print(line(way, runs))
-                drawn[f"{question}: {way}"] = {d: [above(r, d) for r in runs] for d in DOMAINS}
-    save_png(lambda axes: draw(axes, drawn), folder / "recovery.png", (8, 5))
+                print(line(domains, way, runs))
+                drawn[f"{question}: {way}"] = {d: [above(r, d) for r in runs] for d in domains}
+    save_png(lambda axes: draw(axes, domains, drawn), folder / "recovery.png", (8, 5))
 
 
 def above(result: Result, domain: str, when: str = "student") -> float:
@@ -195,9 +187,9 @@ def above(result: Result, domain: str, when: str = "student") -> float:
     return 100 * (float(getattr(result, when)[domain]) / result.teacher[domain] - 1)
 
 
-def draw(axes: Any, drawn: dict[str, dict[str, list[float]]]) -> None:
+def draw(axes: Any, domains: tuple[str, ...], drawn: dict[str, dict[str, list[float]]]) -> None:
     """A group of bars a way, one a domain, seeds as whiskers."""
-    for place, domain in enumerate(DOMAINS):
+    for place, domain in enumerate(domains):
         each = [by_domain[domain] for by_domain in drawn.values()]
         means = [statistics.mean(losses) for losses in each]
         spread = [(max(losses) - min(losses)) / 2 for losses in each]
@@ -209,13 +201,13 @@ def draw(axes: Any, drawn: dict[str, dict[str, list[float]]]) -> None:
     axes.legend()
 
 
-def line(way: str, runs: list[Result]) -> str:
+def line(domains: tuple[str, ...], way: str, runs: list[Result]) -> str:
     """A row of Markdown."""
 
     cells = [way, f"{runs[0].parameters / 1e6:.2f}", f"{runs[0].rate:g}"]
-    cells += [f"{above(runs[0], d, 'pruned'):+.1f} %" for d in DOMAINS]
+    cells += [f"{above(runs[0], d, 'pruned'):+.1f} %" for d in domains]
     means = {}
-    for domain in DOMAINS:
+    for domain in domains:
         each = [above(result, domain) for result in runs]
         means[domain] = statistics.mean(each)
         cells.append(f"{means[domain]:+.2f} ± {(max(each) - min(each)) / 2:.2f} %")
@@ -225,7 +217,14 @@ def line(way: str, runs: list[Result]) -> str:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "run":
-        run(Path(sys.argv[2]), sys.argv[3])
+    scale, folder = SCALES[sys.argv[1]], Path(sys.argv[3])
+    if sys.argv[2] == "run":
+        run(scale, folder, sys.argv[4], sys.argv[5:])
+    elif sys.argv[2] == "list":  # a line for each process
+        print("\n".join(f"{q} {way}" for q in QUESTIONS for way in scale.ways(q)))
+    elif sys.argv[2] == "texts":  # before processes side by side
+        write_texts(scale, folder)
+    elif sys.argv[2] == "data":
+        carry(scale, folder, Path(sys.argv[4]))
     else:
-        table(Path(sys.argv[2]))
+        table(scale, folder)

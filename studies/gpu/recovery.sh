@@ -1,0 +1,36 @@
+# How a teacher of 151 M parameters is best recovered (issue 24), on one H200 without network: studies/recovery.py's larger scale.
+# First, here: studies/gpu/prepare.sh wheels (.gpu without te, .whl) and
+#   python studies/recovery.py larger data /tmp/recovery ../shared/data        # .carry/recovery
+# The machine goes back after 30 idle seconds with all that is on it, so the calls follow each other without a pause:
+#   1. run "bash studies/gpu/recovery.sh teacher"    timeout_s 590   # carry=[".gpu", ".whl", ".carry/recovery"]
+#   2. run "bash studies/gpu/recovery.sh ways 580"   timeout_s 600   # all ten ways side by side; again until none is left
+#   3. give_back; here: tar xzf FILES_AT/recovery.tar.gz -C RUN; python studies/recovery.py larger table RUN
+# Each run is a file when it is done, each call brings back all so far and goes on with what is missing. The times are guesses.
+study=recovery
+. studies/gpu/one_gpu.sh
+brought() {
+    rm -rf /tmp/recovery_back && mkdir -p /tmp/recovery_back/logs
+    cp -r $run/results /tmp/recovery_back/ 2>/dev/null
+    for log in $run/logs/*.log; do tail -c 3000 "$log" >"/tmp/recovery_back/logs/$(basename "$log")"; done
+    tar czf "$OUT/recovery.tar.gz" -C /tmp/recovery_back .
+    grep -lE "Error|Traceback" $run/logs/*.log | head -2 | xargs -r tail -n 4
+    echo "$(ls $run/results 2>/dev/null | wc -l) of 30 runs after $SECONDS s"
+}
+case $1 in
+teacher)
+    timeout 540 python -m minipuzzle pretrain "${RUN_TEACHER:-studies/recovery_teacher.yaml}" --run $run/teacher
+    cp $run/teacher/model/training.json "$OUT/recovery_teacher.json"
+    echo "teacher after $SECONDS s" ;;
+ways)
+    nvidia-cuda-mps-control -d 2>/dev/null # many small processes on one GPU
+    mkdir -p $run/logs
+    python studies/recovery.py larger texts $run
+    while read -r question way; do
+        timeout $(($2 - SECONDS)) python studies/recovery.py larger run $run "$question" "$way" \
+            >>"$run/logs/$question.${way// /-}.log" 2>&1 &
+    done < <(python studies/recovery.py larger list $run)
+    wait
+    brought
+    python studies/recovery.py larger table $run && cp $run/recovery.png "$OUT" ;;
+*) echo "recovery.sh teacher or ways SECONDS" >&2; exit 2 ;;
+esac

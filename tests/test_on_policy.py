@@ -5,7 +5,6 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ from minipuzzle import embedded
 from minipuzzle.data import Tokenizer
 from minipuzzle.errors import UserError
 from minipuzzle.generation import Sampling, generate
+from minipuzzle.ranks import alone
 from minipuzzle.records import load_log
 from minipuzzle.runs import checks
 from minipuzzle.runs.prompts import load_prompts
@@ -74,8 +74,14 @@ def test_the_share_is_exact_after_any_number_of_steps(share):
 
 def test_a_batch_is_prompts_and_what_the_student_adds_to_them():
     model, made = shaken(tiny("M-*", vocab=61)), on_policy()
-    whole = list(made.batch(model, 1, 4, 4, seed=3))
-    again = list(made.batch(model, 1, 4, 3, seed=3))  # in micro-batches: the same completions
+
+    def batch(step, size, at_once=0, seed=3, by=model):
+        settings = Training(batch=size, micro_batch=at_once, seed=seed)
+        return made.batch(by, step, settings, alone(torch.device("cpu")))
+
+    whole, lengths = batch(1, 4)
+    again, _ = batch(1, 4, 3)  # in micro-batches: the same completions
+    assert [len(part) for part, _ in again] == [3, 1]
     (tokens, segments), seen = whole[0], set()
     rows = [row for part in again for row in zip(*part, strict=True)]
     for row, parts, other in zip(tokens, segments, rows, strict=True):
@@ -87,19 +93,20 @@ def test_a_batch_is_prompts_and_what_the_student_adds_to_them():
         assert prompt == other[0][other[1] == 0].tolist()
         assert answer == other[0][other[1] == 1].tolist()
     assert len(seen) == 4  # all prompts of an epoch differ
+    assert lengths == (segments == 1).sum(1).tolist()
     assert any((parts == 2).any() for parts in segments)
     # its steps go through all prompts before one comes again
-    steps = [next(made.batch(model, step, 1, 1, seed=3)) for step in (1, 3, 5, 7, 9)]
+    steps = [batch(step, 1)[0][0] for step in (1, 3, 5, 7, 9)]
     assert {tuple(row[0][parts[0] == 0].tolist()) for row, parts in steps} == {
         tuple(p.tolist()) for p in PROMPTS
     }
     # another seed, step or model writes another text
     for otherwise in (
-        made.batch(model, 1, 4, 4, seed=4),
-        made.batch(model, 3, 4, 4, seed=3),
-        made.batch(shaken(tiny("M-*", vocab=61), 1), 1, 4, 4, seed=3),
+        batch(1, 4, seed=4),
+        batch(3, 4),
+        batch(1, 4, by=shaken(tiny("M-*", vocab=61), 1)),
     ):
-        found = next(otherwise)[0]
+        found = otherwise[0][0][0]
         assert found.shape != tokens.shape or not torch.equal(found, tokens)
 
 
@@ -109,7 +116,8 @@ def test_completions_are_drawn_at_temperature_1_from_the_model_as_it_is_used():
     model.head.weight.data.mul_(4)  # far from uniform: another temperature is seen
     made = on_policy(prompts=[prompt], length=1, share=1.0)
     count = 8000
-    tokens, _ = next(made.batch(model.train(), 0, count, count, seed=0))
+    settings, one = Training(batch=count, seed=0), alone(torch.device("cpu"))
+    ((tokens, _),), _ = made.batch(model.train(), 0, settings, one)
     assert model.training
     with torch.no_grad():
         wanted = model(torch.tensor(prompt[None]))[0, -1].softmax(-1)
@@ -221,13 +229,10 @@ def test_what_does_not_go_together_is_refused():
         DistillSettings(teacher_logits="t", **both)
     with pytest.raises(UserError, match="no divergence 'cosine'"):
         DistillSettings(on_policy_loss="cosine", **both)
-    for processes, training, message in (
-        (2, Training(), "run in one process"),
-        (1, Training(precision="fp8"), "writes in BF16"),
-    ):
-        settings = DistillSettings(training=training, **both)
-        with pytest.raises(UserError, match=message):
-            checks._open_prompts(None, settings, SimpleNamespace(world=processes))
+    for precision in ("fp8", "fp8-emulated"):
+        settings = DistillSettings(training=Training(precision=precision), **both)
+        with pytest.raises(UserError, match="writes in BF16"):
+            checks._open_prompts(None, settings)
     moved = DistillSettings(on_policy="50%", prompts="q").fixed()
     assert moved == DistillSettings(**both).fixed() != DistillSettings().fixed()
 

@@ -61,6 +61,7 @@ def distil(
     replicas: int = 1,
     adapter: str = "",
     teacher_precision: str = "bf16",
+    on_policy=lambda teacher: None,
     **settings,
 ) -> None:
     """Distil in FOLDER/run; SIGTERM comes to the last process in step ``stop_after``. Writes
@@ -91,6 +92,7 @@ def distil(
             folder / run,
             identity="x",
             ranks=group,
+            on_policy=on_policy(teacher),
         )
     if stop_after:
         return

@@ -88,6 +88,10 @@ class Adapters(nn.Module):
         """ "group.factor" -> values, frozen ones included."""
         return {name.removeprefix("groups."): p.detach() for name, p in self.named_parameters()}
 
+    def again(self, model: HybridLM) -> None:
+        """Attach adapters of the same plan to a copy of the model, for the values of these."""
+        attach(model, self.plan)
+
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Take the values of ``tensors``. Raises: UserError where no training could start from them

@@ -19,10 +19,13 @@ COLDEST = 1e-30
 class Picker:
     """Picks a token a row. Its random numbers are drawn on the CPU, so that a seed means the same
     on every device.
+
+    Where the rows are those from the ``first`` on of a batch of ``of``, whose others are continued
+    elsewhere, each gets the random numbers that it has in the whole batch.
     """
 
-    def __init__(self, sampling: Sampling) -> None:
-        self.sampling = sampling
+    def __init__(self, sampling: Sampling, first: int = 0, of: int = 0) -> None:
+        self.sampling, self.first, self.of = sampling, first, of
         self._generator = torch.Generator().manual_seed(sampling.seed)
 
     def __call__(self, logits: Tensor) -> Tensor:
@@ -37,7 +40,8 @@ class Picker:
         )
         before = p.cumsum(-1) - p
         p = p.where(before < self.sampling.top_p, 0)  # the first is kept whatever its share
-        at = torch.rand(len(p), 1, generator=self._generator).to(p.device) * p.sum(-1, keepdim=True)
+        drawn = torch.rand(self.of or len(p), 1, generator=self._generator)
+        at = drawn[self.first : self.first + len(p)].to(p.device) * p.sum(-1, keepdim=True)
         place = (p.cumsum(-1) <= at).sum(-1, keepdim=True)
         last = (p > 0).sum(-1, keepdim=True) - 1  # rounding may put ``at`` behind the sum
         return order.gather(-1, place.minimum(last))[:, 0]

@@ -25,6 +25,8 @@ def stream(
     *,
     sampling: Sampling = GREEDY,
     ends: Collection[int] = (),
+    first: int = 0,
+    of: int = 0,
     state_dtype: torch.dtype = torch.float32,
     tokens_at_once: int = TOKENS_AT_ONCE,
 ) -> Iterator[list[int | None]]:
@@ -33,8 +35,9 @@ def stream(
 
     ``prompts`` are lists of tokens, of any lengths, or [b, s]. Keys, values and convolution windows
     are cached in the model's dtype, Mamba states in ``state_dtype``; prompts are read
-    ``tokens_at_once`` at a time. Raises: UserError for an empty prompt, for unequal ones that go
-    past the context of a "dynamic" RoPE, and for a batch that does not fit the device.
+    ``tokens_at_once`` at a time. With ``of`` they are those from the ``first`` on of as many
+    (``Picker``). Raises: UserError for an empty prompt, for unequal ones that go past the context
+    of a "dynamic" RoPE, and for a batch that does not fit the device.
     """
     lengths = [len(p) for p in prompts]
     capacity = max(lengths, default=0) + count
@@ -47,7 +50,7 @@ def stream(
         raise _too_large(lengths, capacity, "what its memory holds") from error
     if decoder is not None:
         decoder.start(lengths)
-    pick, done = Picker(sampling), [False] * len(prompts)
+    pick, done = Picker(sampling, first, of), [False] * len(prompts)
     for i in range(count):
         tokens = pick(logits)
         generated = [
@@ -68,10 +71,13 @@ def generate(
     *,
     sampling: Sampling = GREEDY,
     ends: Collection[int] = (),
+    first: int = 0,
+    of: int = 0,
 ) -> list[list[int]]:
     """What ``stream`` says after each prompt, one of ``ends`` included."""
     answers: list[list[int]] = [[] for _ in prompts]
-    for step in stream(model, prompts, count, sampling=sampling, ends=ends):
+    steps = stream(model, prompts, count, sampling=sampling, ends=ends, first=first, of=of)
+    for step in steps:
         for answer, token in zip(answers, step, strict=True):
             answer += [] if token is None else [token]
     return answers

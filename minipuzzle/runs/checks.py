@@ -70,7 +70,7 @@ def open_distill(
         teacher=file,
         blocks=group.first_then_all(lambda: job.text("train", longest)),
         validation=group.first_then_all(lambda: job.validation("search")),
-        prompts=_open_prompts(job, settings, group),
+        prompts=_open_prompts(job, settings),
     )
     if settings.teacher_logits:
         open_cache(settings, inputs)
@@ -84,7 +84,7 @@ def open_distill(
     return inputs
 
 
-def _open_prompts(job: Job, settings: DistillSettings, group: Ranks) -> Prompts | None:
+def _open_prompts(job: Job, settings: DistillSettings) -> Prompts | None:
     if not settings.on_policy and not settings.prompts:
         return None
     if not settings.on_policy or not settings.prompts:
@@ -95,17 +95,10 @@ def _open_prompts(job: Job, settings: DistillSettings, group: Ranks) -> Prompts 
             allowed="both, or none of them",
             next="Name both: on_policy 50%, and prompts as a file.",
         )
-    if group.world > 1:
-        raise UserError(
-            "Steps on the student's own completions run in one process.",
-            got=f"{group.world} processes",
-            allowed="1, since decoding is not sharded",
-            next="Start without torchrun, or leave distill.on_policy out.",
-        )
-    if settings.training.precision == "fp8":
+    if settings.training.precision != "bf16":
         raise UserError(
             "A student writes in BF16 or FP32.",
-            got="distill.on_policy with training.precision fp8",
+            got=f"distill.on_policy with training.precision {settings.training.precision}",
             allowed="training.precision bf16; the teacher's may be fp8",
             next="Change training.precision: decoding has too few rows for a product in FP8.",
         )

@@ -153,7 +153,9 @@ class _Run:
         self.copies = keep_copies(model, self.optimizer, stages) if own else {}
         if on_policy is not None:
             said = on_policy.objective
-            self.on_completions = Backward(model, said, captures=False, copies=self.copies)
+            self.on_completions = Backward(
+                model, said, captures=False, copies=self.copies, parallel=self.parallel
+            )
         if curve is not None:
             curve.resume(self.at.curve)
         self.guard = Guard(**self.at.guard)
@@ -219,7 +221,7 @@ class _Run:
         # Random numbers (an adapter's dropout) follow from the position, so that no state of a
         # generator is saved.
         torch.manual_seed(int(fingerprint(settings.seed, at.tokens, self.ranks.rank), 16) >> 1)
-        own = self._completions()
+        own, lengths = self._completions()
         done = update(
             self.model,
             self.on_completions if own else self.backward,
@@ -246,22 +248,20 @@ class _Run:
             self.load.balance(settings.balance)
         self.average.add(at.tokens)
         if own:
-            self.written.add(done.loss, [segments for _, segments in own])
+            self.written.add(done.loss, lengths)
         at.window = [*at.window, (math.nan if own else done.loss, done.entropy, done.norm)]
         if done.skipped:
             log.warning(f"step {at.step} skipped: {done.skipped}")
         return done
 
-    def _completions(self) -> list[tuple[Tensor, Tensor]]:
-        """This step's batch where it is on completions, made by the weights as they are; else
-        nothing.
+    def _completions(self) -> tuple[list[tuple[Tensor, Tensor]], list[int]]:
+        """``OnPolicy.batch`` of this step where it is on completions, made by the weights as they
+        are; else nothing.
         """
         if self.on_policy is None or not self.on_policy.turn(self.at.step):
-            return []
-        size, seed = self.settings.batch, self.settings.seed
-        at_once = self.settings.micro_batch or size
+            return [], []
         with self.load.paused(), self.served():
-            return list(self.on_policy.batch(self.model, self.at.step, size, at_once, seed))
+            return self.on_policy.batch(self.model, self.at.step, self.settings, self.ranks)
 
     def _write_row(self) -> None:
         loss, entropy, norm = map(mean, zip(*self.at.window, strict=True))

@@ -2,13 +2,14 @@
 tokens that it wrote (on-policy distillation, arXiv:2306.13649 and arXiv:2306.08543).
 
 No gradient goes through the drawing of tokens: a completion is a text like any other. What it says
-is a function of the seed, the number of the step and the weights, so that a killed run goes on with
-the same ones. Where the papers leave it open: docs/decisions/on-policy.md.
+is a function of the seed, the number of the step, its row in the batch and the weights, so that a
+killed run goes on with the same ones, and several processes write what one does. Where the papers
+leave it open: docs/decisions/on-policy.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import floor
 from typing import Any
@@ -21,13 +22,16 @@ from torch import Tensor
 from minipuzzle.generation import generate
 from minipuzzle.identity import fingerprint
 from minipuzzle.model import HybridLM
-from minipuzzle.settings import Sampling
+from minipuzzle.ranks import Ranks
+from minipuzzle.settings import Sampling, Training
 from minipuzzle.training.objectives import Objective
+from minipuzzle.training.parallel import whole
+from minipuzzle.training.update import own_rows
 
 PROMPT, COMPLETION, PADDING = 0, 1, 2
 """Marks as ``TokenBlocks.spans`` has them: what is odd counts in the loss."""
 MULTIPLE = 16
-"""Of tokens in an FP8 product."""
+"""Of tokens in an FP8 product, as a teacher makes them of a row, or of each part of one."""
 ROUNDING = 1e-9
 """0.29 * 100 is 28.999999999999996, and its 29th step is due."""
 
@@ -43,11 +47,12 @@ class Completions:
     count: int = 0
     tokens: int = 0
 
-    def add(self, loss: float, segments: Sequence[Tensor]) -> None:
-        """A step with ``loss`` (nats a token of a completion) on rows of ``segments`` [b, s]."""
+    def add(self, loss: float, lengths: Sequence[int]) -> None:
+        """A step with ``loss`` (nats a token of a completion) on completions of these
+        ``lengths``.
+        """
         self.steps, self.loss = self.steps + 1, self.loss + loss
-        self.count += sum(map(len, segments))
-        self.tokens += sum(int((part == COMPLETION).sum()) for part in segments)
+        self.count, self.tokens = self.count + len(lengths), self.tokens + sum(lengths)
 
     def row(self, steps: int) -> dict[str, float]:
         """The numbers of ``FIELDS`` of a row about ``steps`` steps; NaN where none was on
@@ -84,27 +89,45 @@ class OnPolicy:
         return self._before(step + 1) > self._before(step)
 
     def batch(
-        self, model: HybridLM, step: int, size: int, at_once: int, seed: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The completions of a step, ``size`` of them, ``at_once`` a micro-batch: (tokens [b, s]
-        int64, segments [b, s]) on the model's device, each row prompt, completion and padding.
+        self, model: HybridLM, step: int, settings: Training, ranks: Ranks
+    ) -> tuple[list[tuple[Tensor, Tensor]], list[int]]:
+        """The completions of a step: this process's micro-batches (tokens [b, s] int64, segments
+        [b, s]) on its device, each row prompt, completion and padding; and how long all of them
+        are, over all processes.
+
+        Each process continues an equal part of the prompts. Raises: UserError, in all of them, as
+        ``whole`` and ``generate``.
         """
-        prompts = self._prompts(self._before(step) * size, size, seed)
-        drawn = int(fingerprint(seed, "completions", step), 16) >> 1
-        training = model.training
-        completions = generate(
-            model.eval(),
-            prompts,
-            self.length,
-            sampling=Sampling(temperature=1.0, seed=drawn),
-            ends=self.ends,
-        )
-        model.train(training)
-        device = next(model.parameters()).device
-        for start in range(0, size, at_once):
-            part = slice(start, start + at_once)
-            tokens, segments = _rows(prompts[part], completions[part])
-            yield tokens.to(device), segments.to(device)
+        size, world = settings.batch, ranks.world
+        prompts = self._prompts(self._before(step) * size, size, settings.seed)
+        drawn = int(fingerprint(settings.seed, "completions", step), 16) >> 1
+        writer = whole(model, ranks)
+        training = writer.training
+        writer.eval()
+
+        def mine() -> list[list[int]]:
+            first, stop = (size * rank // world for rank in (ranks.rank, ranks.rank + 1))
+            if first == stop:  # fewer rows than processes, some of which share sequences
+                return []
+            return generate(
+                writer,
+                prompts[first:stop],
+                self.length,
+                sampling=Sampling(temperature=1.0, seed=drawn),
+                ends=self.ends,
+                first=first,
+                of=size,
+            )
+
+        completions = [row for rows in ranks.together(mine) for row in rows]
+        writer.train(training)
+        multiple = MULTIPLE * settings.context_parallel
+        parts = [
+            _rows([(prompts[i], completions[i]) for i in rows], multiple)
+            for rows in own_rows(settings, ranks)
+        ]
+        moved = [(tokens.to(ranks.device), kinds.to(ranks.device)) for tokens, kinds in parts]
+        return moved, [len(completion) for completion in completions]
 
     def _before(self, step: int) -> int:
         return floor(step * self.share + ROUNDING)
@@ -123,13 +146,12 @@ class OnPolicy:
         return found
 
 
-def _rows(prompts: list[list[int]], completions: list[list[int]]) -> tuple[Tensor, Tensor]:
-    """(tokens [b, s], segments [b, s]), s the longest row, rounded up to what a teacher in FP8
-    takes: no token sees the padding behind it.
+def _rows(rows: list[tuple[list[int], list[int]]], multiple: int) -> tuple[Tensor, Tensor]:
+    """(tokens [b, s], segments [b, s]) of prompts and completions, s the longest row, rounded up to
+    a ``multiple``: no token sees the padding behind it.
     """
-    rows = list(zip(prompts, completions, strict=True))
     longest = max(len(p) + len(c) for p, c in rows)
-    tokens = torch.zeros(len(rows), -(-longest // MULTIPLE) * MULTIPLE, dtype=torch.int64)
+    tokens = torch.zeros(len(rows), -(-longest // multiple) * multiple, dtype=torch.int64)
     segments = torch.full_like(tokens, PADDING)
     for row, (prompt, completion) in enumerate(rows):
         middle, end = len(prompt), len(prompt) + len(completion)

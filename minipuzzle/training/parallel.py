@@ -14,16 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
+from minipuzzle.machine import available_bytes, free_gpu_bytes
 from minipuzzle.model import HybridLM
 from minipuzzle.model.context_parallel import ContextParallel
 from minipuzzle.ranks import Ranks
+from minipuzzle.units import bytes_
 
 
 def shard(model: HybridLM, ranks: Ranks, replicas: int = 1) -> None:
@@ -118,6 +120,39 @@ def gather(model: HybridLM, name: str) -> Tensor:
     value: Any = getattr(model.get_submodule(module), last).detach()
     result: Tensor = (value.full_tensor() if hasattr(value, "full_tensor") else value).cpu()
     return result
+
+
+@torch.no_grad()
+def whole(model: HybridLM, ranks: Ranks) -> HybridLM:
+    """``model``; where it is in shards, a copy of it that this process holds all of, so that its
+    forward passes wait for no other process. All of them must ask together.
+
+    Raises: UserError, in every process, where one has no room for it.
+    """
+    if ranks.world == 1:
+        return model
+    held = model.state_dict()  # in shards: FSDP frees first what it has gathered
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in held.values())
+    on_gpu = ranks.device.type == "cuda"
+    free = ranks.least(free_gpu_bytes(ranks.device) if on_gpu else available_bytes())
+    if needed > free:
+        raise UserError(
+            "The student's weights do not fit one device, where it writes completions.",
+            got=f"{bytes_(needed)} of weights, {bytes_(free)} free",
+            allowed="a student of which every process can hold all weights",
+            next="Leave distill.on_policy out, or take GPUs with more memory.",
+        )
+    copy = HybridLM(model.architecture, device="meta", kernels=model.kernels)
+    if hasattr(model, "adapters"):
+        cast(Any, model.adapters).again(copy)
+    copy.requires_grad_(False).load_state_dict(
+        {
+            name: value.full_tensor() if hasattr(value, "full_tensor") else value
+            for name, value in held.items()
+        },
+        assign=True,
+    )
+    return copy
 
 
 def write_gathered(

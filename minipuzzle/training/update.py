@@ -97,17 +97,24 @@ def micro_batches(
 
     Tokens [b, s] int64 and documents [b, s] or None, on ``device``.
     """
-    share = settings.batch * settings.context_parallel // ranks.world
-    first += ranks.rank // settings.context_parallel * share
-    size = settings.micro_batch or share
-    for start in range(first, first + share, size):
+    for rows in own_rows(settings, ranks):
         tokens, documents = blocks.stream(
-            range(start, min(start + size, first + share)), settings.seed
+            range(first + rows.start, first + rows.stop), settings.seed
         )
         moved = torch.from_numpy(tokens)
         moved = moved.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else moved
         given = settings.isolate_documents or blocks.spans
         yield moved, torch.from_numpy(documents).to(device) if given else None
+
+
+def own_rows(settings: Training, ranks: Ranks) -> list[range]:
+    """Which rows of a batch this process takes, by micro-batch; the processes of one context take
+    the same.
+    """
+    share = settings.batch * settings.context_parallel // ranks.world
+    first = ranks.rank // settings.context_parallel * share
+    mine, size = range(first, first + share), settings.micro_batch or share
+    return [mine[start : start + size] for start in range(0, share, size)]
 
 
 def check_batch(training: Training, length: int, ranks: Ranks) -> None:

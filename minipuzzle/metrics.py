@@ -12,7 +12,7 @@ from torch import Tensor
 
 from minipuzzle.arch import Selection
 from minipuzzle.data import TokenBlocks
-from minipuzzle.model import HybridLM, mixed_precision
+from minipuzzle.model import HybridLM, mixed_precision, reshard
 from minipuzzle.model.branches import Branches
 from minipuzzle.model.head import matmul_fp32
 from minipuzzle.progress import SILENT, Progress
@@ -110,6 +110,9 @@ def _measured(
             each.append(_summed(model, branches, part, batch, teacher, before, progress))
             counts.append(predictions(part))
             before += len(part)
+    for measured in (model, teacher):  # in the middle of a training, for one
+        if isinstance(measured, HybridLM):
+            reshard(measured)
     alone = teacher is None
     return [
         replace(

@@ -1,7 +1,9 @@
 """Commands under torchrun do what they do in one process."""
 
+import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -15,6 +17,7 @@ from launched import ENVIRONMENT, LAUNCH, together
 from minipuzzle.adapters import read_adapter
 from minipuzzle.artifacts import read_json
 from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.training import loop
 from minipuzzle.training.checkpointing import list_states
 
 
@@ -112,6 +115,44 @@ def test_a_whole_recipe_with_an_adapter_in_two_processes(tmp_path):
     ):
         for key in ("loss", "kl", "agreement"):
             assert same[key] == pytest.approx(row[key], rel=1e-4, abs=1e-6)
+
+
+def stopped(after, *command):
+    """Run a command that SIGTERM ends in its step ``after``, with a save."""
+    update, steps = loop.update, itertools.count(1)
+
+    def counted(*words, **options):
+        if next(steps) == after:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(*words, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "update", counted)
+        run(*command)
+
+
+def test_distill_in_two_processes_trains_every_weight_as_one_does(tmp_path):
+    """The validation loss before the long run, and those on the curve's points, leave the head
+    gathered; moved from two processes to one and back it ends as if it had stayed, moments too.
+    """
+    save(shaken(tiny()), tmp_path / "model")
+    run("score", tmp_path / "model", "--run", tmp_path / "one", *FAST["score"])
+    run("search", "--run", tmp_path / "one", *FAST["search"], "--top", 1)
+    run("prune", "--run", tmp_path / "one", "--device", "cpu")
+    shutil.copytree(tmp_path / "one", tmp_path / "moved")
+    command = ("distill", *FAST["distill"], "--batch", 2, "--save-every", 600)
+    command = (*command, "--tokens", 64 * 128, "--run")
+    run(*command, tmp_path / "one")
+    together(2, stopped, 8, *command, tmp_path / "moved")  # where a point of the curve is
+    stopped(8, *command, tmp_path / "moved")
+    together(2, run, *command, tmp_path / "moved")
+    start = Checkpoint.open(next((tmp_path / "one/candidates").iterdir()))
+    one, moved = (Checkpoint.open(tmp_path / name / "student") for name in ("one", "moved"))
+    for name in (tensor.name for tensor in one.architecture.tensors()):
+        changed = (one.tensor(name) - start.tensor(name)).abs().max().item()
+        off = (one.tensor(name) - moved.tensor(name)).abs().max().item()
+        print(f"{name}: off {off / changed:.1e} of what it changed by")
+        assert off <= 1e-2 * changed, name
 
 
 ENDLESS = ("--tokens", "100000000", "--save-every", "0.5")

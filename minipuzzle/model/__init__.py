@@ -14,6 +14,7 @@ from minipuzzle.model.fp8_weights import fp8_model, keep_codes
 from minipuzzle.model.hybrid import HybridLM
 from minipuzzle.model.load import frozen, frozen_model, init_model, load_frozen, load_model
 from minipuzzle.model.precision import mixed_precision, set_precision
+from minipuzzle.model.reshard import reshard
 
 for _file in iter_modules(kinds.__path__):
     if find_spec(f"{__name__}.{_file.name}") is not None:
@@ -30,5 +31,6 @@ __all__ = [
     "load_frozen",
     "load_model",
     "mixed_precision",
+    "reshard",
     "set_precision",
 ]

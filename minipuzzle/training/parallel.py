@@ -22,7 +22,7 @@ from torch import Tensor
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
 from minipuzzle.machine import available_bytes, free_gpu_bytes
-from minipuzzle.model import HybridLM
+from minipuzzle.model import HybridLM, reshard
 from minipuzzle.model.context_parallel import ContextParallel
 from minipuzzle.ranks import Ranks
 from minipuzzle.units import bytes_
@@ -163,9 +163,7 @@ def write_gathered(
 
     Raises: UserError, in every process, where it does.
     """
-    reshard: Any = getattr(model, "reshard", None)
-    if reshard is not None:
-        reshard()  # a forward pass without a backward pass leaves the head gathered
+    reshard(model)
 
     def mine() -> None:
         if ranks.rank == 0:

@@ -15,7 +15,7 @@ from minipuzzle.arch import Architecture
 from minipuzzle.machine import free_gpu_bytes
 from minipuzzle.memory import Peak
 from minipuzzle.memory.training import HELD_BACK, LOADED, RESERVE, training_peak
-from minipuzzle.model import HybridLM, set_precision
+from minipuzzle.model import HybridLM, reshard, set_precision
 from minipuzzle.model.base import ResidualBlock
 from minipuzzle.settings import Training
 from minipuzzle.settings.training import named_kinds
@@ -43,6 +43,7 @@ def prepare(
 
     Raises: UserError where the precision cannot be had (``set_precision``).
     """
+    reshard(model)  # an optimiser holds shards, whatever ran forward before
     narrow(model, settings)
     layers = set_precision(model, settings.precision, settings.bf16_ends)
     wanted, device = settings.activation_checkpointing, next(model.parameters()).device

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import shape_checks
 import torch
 from hypothesis import settings
 
 if not torch.cuda.is_available():
+    import shape_checks  # and beartype, which a GPU machine need not have
+
     shape_checks.install()
 
 from minipuzzle import embedded

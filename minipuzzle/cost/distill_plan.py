@@ -127,9 +127,12 @@ class DistillPlan:
     def exchanged(self, gpus: int) -> int:
         """Bytes that each GPU sends for a micro-batch: BF16 weights of the student, gathered in
         both passes, and of the teacher in its one; FP32 gradients, summed. Of each the share that
-        it has not itself, (n - 1) / n.
+        it has not itself, (n - 1) / n. Final norm and head stay gathered (``parallel.shard``): the
+        student's between its passes, the teacher's for good.
         """
-        gathered = BF16 * (2 * self.student.parameters + self.teacher.parameters)
+        models = (self.student, self.teacher)
+        stay = sum((m.vocab_size + 1) * m.hidden for m in models)
+        gathered = BF16 * (2 * self.student.parameters + self.teacher.parameters - stay)
         return (gathered + GRADIENT * self.student.parameters) * (gpus - 1) // gpus
 
     def exchange(self, gpus: int) -> float | None:

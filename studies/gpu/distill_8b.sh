@@ -10,13 +10,5 @@ here=$PWD
 . studies/gpu/jobs.sh
 cd "$here"
 export PYTHONPATH=/tmp/mamba:/tmp/packages:$here OMP_NUM_THREADS=8 CUDA_MPS_PIPE_DIRECTORY=/tmp/no_mps
-free() { df --output=avail -B1000000000 "$1" | tail -1; }
-if [ ! -e /tmp/places ]; then
-    run=/tmp parent=/dev/shm
-    [ "$(free /dev/shm)" -ge 85 ] && run=/dev/shm parent=/tmp
-    [ "$(free $parent)" -ge 18 ] || parent=$run
-    mkdir -p $run/d8 && echo "$run/d8 $parent/parent_8b" >/tmp/places
-fi
-read -r run parent </tmp/places
-echo "run directory in $run ($(free "$(dirname "$run")") GB free), checkpoint in $parent; $(nproc) cores"
+. studies/gpu/places.sh d8 85
 timeout 575 python3 studies/gpu/distill_8b.py "$@" --work "$run" --checkpoint "$parent" --out "$OUT" 2>&1 | tee "$OUT/log.txt"

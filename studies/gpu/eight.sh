@@ -10,14 +10,6 @@ mkdir -p /tmp/mamba /tmp/packages
 [ -d /tmp/mamba/mamba_ssm ] || tar xJf .gpu/mamba-sm90.tar.xz -C /tmp/mamba
 [ -d /tmp/packages/rich ] || python3 -m pip install -q --no-index --no-deps --no-compile --target /tmp/packages .whl/*.whl
 export PYTHONPATH=/tmp/mamba:/tmp/packages:$PWD OMP_NUM_THREADS=8 PYTHONUNBUFFERED=1
-free() { df --output=avail -B1000000000 "$1" | tail -1; }
-if [ ! -e /tmp/eight_places ]; then # the run directory (75 GB at most) where that has room, the checkpoint (17 GB) in the other place
-    run=/tmp parent=/dev/shm
-    [ "$(free /dev/shm)" -ge 85 ] && run=/dev/shm parent=/tmp
-    [ "$(free $parent)" -ge 18 ] || parent=$run
-    echo "$run/eight $parent/eight_parent" >/tmp/eight_places
-fi
-read -r run parent </tmp/eight_places
-echo "run directory in $run ($(free "$(dirname "$run")") GB free), checkpoint in $parent; $(nproc) cores"
+. studies/gpu/places.sh eight 85
 timeout 590 python3 studies/gpu/eight.py --limit "${EIGHT_LIMIT:-560}" --work "$run" --checkpoint "$parent" --out "$OUT" "$@" 2>&1 |
     tee "$OUT/log.txt"

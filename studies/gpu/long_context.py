@@ -7,7 +7,7 @@ second, memory.
 
 A teacher of 1.2 B and a student of 1.0 B parameters (those of benchmarks/distill_speed.py), random
 weights and tokens, a block a step, BF16, FP32 masters, blocks recomputed. Each row has processes of
-its own. NVLink multicast stays off.
+its own; those that ``--out`` has already are kept. NVLink multicast stays off.
 """
 
 from __future__ import annotations
@@ -63,9 +63,12 @@ def main() -> None:
     if options.row:
         row(options.row, options)
         return
-    rows = []
+    there = options.out and options.out.exists()
+    rows = json.loads(options.out.read_text())["rows"] if there else []
     for length in options.lengths:
         for parts in options.parts:
+            if any(known["length"] == length and known["parts"] == parts for known in rows):
+                continue
             rows.append(launched(length, parts, options))
             print(line(rows[-1]), flush=True)
             if options.out:

@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--work", type=Path, required=True, help="run directory: 75 GB")
+    parser.add_argument("--work", type=Path, required=True, help="run directory: 106 GB")
     parser.add_argument("--checkpoint", type=Path, help="for the 8B: 17 GB (default: WORK/parent)")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--limit", type=float, default=560.0, help="seconds of this call")

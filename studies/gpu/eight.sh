@@ -10,6 +10,6 @@ mkdir -p /tmp/mamba /tmp/packages
 [ -d /tmp/mamba/mamba_ssm ] || tar xJf .gpu/mamba-sm90.tar.xz -C /tmp/mamba
 [ -d /tmp/packages/rich ] || python3 -m pip install -q --no-index --no-deps --no-compile --target /tmp/packages .whl/*.whl
 export PYTHONPATH=/tmp/mamba:/tmp/packages:$PWD OMP_NUM_THREADS=8 PYTHONUNBUFFERED=1
-. studies/gpu/places.sh eight 85
+. studies/gpu/places.sh eight 106
 timeout 590 python3 studies/gpu/eight.py --limit "${EIGHT_LIMIT:-560}" --work "$run" --checkpoint "$parent" --out "$OUT" "$@" 2>&1 |
     tee "$OUT/log.txt"

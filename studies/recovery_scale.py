@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import bz2
-import lzma
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from minipuzzle import embedded
+from minipuzzle.data.files import OPENERS
 
 CARRIED = Path(".carry/recovery")
 """Texts of ``larger``, a folder for each use."""
@@ -45,9 +44,8 @@ class Scale:
     def read(self, use: str, domain: str) -> str:
         """What is in it."""
         path = self.text(use, domain)
-        opened = lzma.open if path.suffix == ".xz" else bz2.open
-        with opened(path, "rt") as whole:
-            return str(whole.read())
+        with OPENERS[path.suffix](path) as whole:
+            return whole.read().decode()
 
     def only(self, domain: str) -> dict[str, Any]:
         """Scores and recovery on one domain's text."""

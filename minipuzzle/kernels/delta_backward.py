@@ -16,6 +16,7 @@ tokens write and dv its gradient:
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ class PlainBackend(BaseBackend):
     priority = 9  # after tilelang
 
     @classmethod
+    @cache  # fla looks before every call of every function that has backends
     def is_available(cls) -> bool:
         """Where Triton's is wrong."""
         import triton
@@ -128,10 +130,10 @@ def gradients(
     end = sums.take_along_dim(last, -1)  # [m, g, r, 1]
     places = torch.arange(chunks.size, device=q.device)
     sums = torch.where(places <= last, sums, end)
-    heads = (-1, groups, sums.shape[2])
+    heads = (groups, sums.shape[2])
     # [m, g, r, p, w]
     entering, leaving = (
-        t.reshape(-1, *t.shape[-3:]).unflatten(1, heads[1:]) for t in (states, dstates)
+        t.reshape(-1, *t.shape[-3:]).unflatten(1, heads) for t in (states, dstates)
     )
     within = _run(_within, _product(dys, vs.mT), sums, scale, k.dtype)  # [m, g, r, c, c]
     dq, dk, dsums = _run(

@@ -21,6 +21,7 @@ AXIS = "bits"
 """What the search calls the format of a block beside the axes of its sizes."""
 TENTHS = {"int4": 41, "int4-64": 42, "mxfp4": 43, "int4-32": 44, "nvfp4": 45, "fp8": 80, WHOLE: 160}
 """The sizes on that axis: tenths of the bits that a weight takes, scales included, each its own."""
+NAMES = {tenths: name for name, tenths in TENTHS.items()}
 READS, WRITES, BOTH = 1, 2, 3
 """The part of a block whose matrices scores measure in a format: the sizes of its curve."""
 JOIN, BESIDE = "+", 1000
@@ -52,8 +53,7 @@ def tenths(number: int) -> tuple[int, int]:
 
 def name_of(number: int) -> str:
     """The format of a number."""
-    names = {n: name for name, n in TENTHS.items()}
-    return JOIN.join(dict.fromkeys(names[n] for n in tenths(number)))
+    return JOIN.join(dict.fromkeys(NAMES[n] for n in tenths(number)))
 
 
 def mean_tenths(number: int) -> float:

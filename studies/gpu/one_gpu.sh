@@ -12,18 +12,22 @@ prepare() { # SECONDS
 }
 brought() { # all there is so far in one file, for 8 files come back; cases end in one rename, so each is whole
     tails=/tmp/${study}_tails
-    rm -rf $tails && mkdir -p $tails/cases $tails/parts $tails/logs
-    cp $run/cases/*.json $tails/cases 2>/dev/null
-    cp $run/parts/*.json $tails/parts 2>/dev/null
+    rm -rf $tails && mkdir -p $tails/logs
+    for folder in cases parts results; do
+        [ -d $run/$folder ] && mkdir $tails/$folder && cp $run/$folder/*.json $tails/$folder 2>/dev/null
+    done
     for log in $run/logs/*.log; do tail -c 4000 $log >"$tails/logs/$(basename $log)"; done
     tar czf "$OUT/$study.tar.gz" -C $tails .
     grep -lE "Error|Traceback" $run/logs/*.log | head -2 | xargs -r tail -n 4
-    echo "$(ls $run/cases/*.json 2>/dev/null | wc -l) cases after $SECONDS s"
+    echo "$(ls $run/{cases,results}/*.json 2>/dev/null | wc -l) cases after $SECONDS s"
 }
-teacher() { # SECONDS
+trained() { # SECONDS: the teacher alone
     timeout "$1" python -m minipuzzle pretrain ${RUN_TEACHER:-studies/${study%_net}_teacher.yaml} --run $run/teacher
     cp $run/teacher/model/training.json "$OUT/${study}_teacher.json"
     echo "teacher after $SECONDS s"
+}
+teacher() { # SECONDS
+    trained "$1"
     prepare $((560 - SECONDS))
     brought
 }

@@ -8,19 +8,8 @@
 # Each run is a file when it is done, each call brings back all so far and goes on with what is missing. The times are guesses.
 study=recovery
 . studies/gpu/one_gpu.sh
-brought() {
-    rm -rf /tmp/recovery_back && mkdir -p /tmp/recovery_back/logs
-    cp -r $run/results /tmp/recovery_back/ 2>/dev/null
-    for log in $run/logs/*.log; do tail -c 3000 "$log" >"/tmp/recovery_back/logs/$(basename "$log")"; done
-    tar czf "$OUT/recovery.tar.gz" -C /tmp/recovery_back .
-    grep -lE "Error|Traceback" $run/logs/*.log | head -2 | xargs -r tail -n 4
-    echo "$(ls $run/results 2>/dev/null | wc -l) of 30 runs after $SECONDS s"
-}
 case $1 in
-teacher)
-    timeout 540 python -m minipuzzle pretrain "${RUN_TEACHER:-studies/recovery_teacher.yaml}" --run $run/teacher
-    cp $run/teacher/model/training.json "$OUT/recovery_teacher.json"
-    echo "teacher after $SECONDS s" ;;
+teacher) trained 540 ;;
 ways)
     nvidia-cuda-mps-control -d 2>/dev/null # many small processes on one GPU
     mkdir -p $run/logs

@@ -31,10 +31,11 @@ def checked(function: Any) -> Any:
     """The function, with its arguments' and its result's shapes checked."""
     CHECKED.append(f"{function.__module__}.{function.__qualname__}")
     passed: dict[Any, set[Any]] = {}  # what arguments and their results looked like
+    results: list[Any] = []  # one that is to be checked
 
     @functools.cache
     def check(given: bool) -> Any:
-        target = _returns_what_it_is_given(function) if given else function
+        target = _returns_what_it_is_given(function, results) if given else function
         return jaxtyped(target, typechecker=beartype)
 
     @functools.wraps(function)
@@ -49,7 +50,7 @@ def checked(function: Any) -> Any:
         result = function(*args, **kwargs)
         found = _looks(result)
         if found not in passed[seen]:
-            GIVEN.append(result)
+            results.append(result)
             check(given=True)(*args, **kwargs)
             passed[seen].add(found)
         return result
@@ -57,15 +58,11 @@ def checked(function: Any) -> Any:
     return call
 
 
-GIVEN: list[Any] = []
-
-
-def _returns_what_it_is_given(function: Any) -> Any:
+def _returns_what_it_is_given(function: Any, results: list[Any]) -> Any:
     """A function of the same signature and globals, by which its annotations are read."""
-    last = GIVEN
 
     def given(*_: Any, **__: Any) -> Any:
-        return last.pop()
+        return results.pop()
 
     like = FunctionType(given.__code__, function.__globals__, closure=given.__closure__)
     return functools.wraps(function)(like)

@@ -4,7 +4,7 @@ between them, sequences divided between them, and what they exchange.
     bash studies/gpu/two.sh                         # on the GPU machine; its header has the calls
     python studies/gpu/two.py table FOLDER          # the tables of docs/results/two_gpus.md
     # a rehearsal
-    python studies/gpu/two.py tests cut link distill resume context --tiny --device cpu \
+    python studies/gpu/two.py cut link plan bf16 fp8 pair context tests resume --tiny --device cpu \
         --work /tmp/two --out /tmp/two
 
 Parts, a file OUT/PART.json each (stages.py): **tests** (tests/gpu/test_fsdp_gpu.py), **cut**
@@ -31,12 +31,14 @@ from typing import Any
 from stages import HERE, Stage, known, through
 
 ROOT = HERE.parent.parent
-PARTS = ("tests", "cut", "link", "distill", "resume", "context")
+PARTS = ("cut", "link", "plan", "bf16", "fp8", "pair", "context", "tests", "resume")
 BATCH, STEPS, LEG, WARM = 2, 30, 10, 6
 """Blocks a step, steps of a distillation and of one of its legs, and those that are not timed."""
+NO_STATE = {"WATCH_STATE": "no"}
+"""Those that are not resumed save no state at their end: 49 GB each."""
 FEW_CHARACTERS = 600_000
 """Of validation text: eight blocks of 8,192 tokens in either half."""
-LEAST = {"tests": 240.0, "distill": 100.0, "resume": 100.0, "context": 120.0}
+LEAST = {"tests": 240.0, "distill": 80.0, "resume": 80.0, "context": 100.0}
 """Seconds that must be left for a stage of a part."""
 
 
@@ -63,7 +65,8 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     options.out.mkdir(parents=True, exist_ok=True)
     for part in options.parts:
-        if part in ("distill", "resume") and not known("cut", options.work).get("prune"):
+        needs_cut = part not in ("cut", "link", "context", "tests")
+        if needs_cut and not known("cut", options.work).get("prune", {}).get("done"):
             print(f"{part}: nothing is cut yet")
             continue
         stages = globals()[part](options)
@@ -116,20 +119,33 @@ def read(file: Path, name: str) -> Callable[..., dict[str, Any]]:
     return lambda row, said: {name: json.loads(file.read_text())}
 
 
-def distill(options: argparse.Namespace) -> list[Stage]:
-    """The plan, then the same command on one card and on two, in BF16 and in FP8."""
+def plan(options: argparse.Namespace) -> list[Stage]:
+    """What a card would hold, and take, with the links as they were measured."""
     run, links = options.work / "run", known("link", options.work).get("link", {}).get("links", {})
     chosen = json.loads((run / "search.json").read_text())["top"][0]
     models = ["--teacher", options.checkpoint, "--student", run / "candidates" / chosen]
     speed = max((row["all_gather"] for row in links.values()), default=0.0)
     more = ["--links", f"{speed:.3g}"] if speed else []
-    plan = [*sizes(options), "--plan", *models, "--gpu", "h200", *more, "--json"]
-    stages = [Stage(name="plan", words=plan, found=planned)]
-    for precision in ("bf16", "fp8"):
-        for cards in (1, 2):
-            name = f"{precision}-{cards}"
-            stages.append(training(name, name, cards, precision, options))
-    return stages
+    words = [*sizes(options), "--plan", *models, "--gpu", "h200", *more, "--json"]
+    return [Stage(name="plan", words=words, found=planned)]
+
+
+def bf16(options: argparse.Namespace) -> list[Stage]:
+    """On one card."""
+    return [training("bf16-1", "bf16-1", 1, "bf16", options, NO_STATE)]
+
+
+def fp8(options: argparse.Namespace) -> list[Stage]:
+    """On one card, both models."""
+    return [training("fp8-1", "fp8-1", 1, "fp8", options, NO_STATE)]
+
+
+def pair(options: argparse.Namespace) -> list[Stage]:
+    """The same commands on two cards."""
+    return [
+        training(f"{precision}-2", f"{precision}-2", 2, precision, options, NO_STATE)
+        for precision in ("bf16", "fp8")
+    ]
 
 
 def planned(row: dict[str, Any], said: str) -> dict[str, Any]:

@@ -17,9 +17,11 @@ def tables(folder: Path) -> str:
     """Markdown: what ran, a part at a time."""
     rows = {
         part: json.loads((folder / f"{part}.json").read_text())
-        for part in ("tests", "distill", "resume", "context")
+        for part in ("tests", "plan", "bf16", "fp8", "pair", "resume", "context")
         if (folder / f"{part}.json").exists()
     }
+    each = [rows.pop(part, {}) for part in ("plan", "bf16", "fp8", "pair")]
+    rows["distill"] = {name: row for part in each for name, row in part.items()}
     makers = {"tests": tested, "distill": speeds, "resume": resumed, "context": divided}
     parts = [makers[part](rows[part], rows) for part in rows]
     return "\n\n".join(part for part in [*parts, exchanged(rows)] if part)

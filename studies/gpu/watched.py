@@ -6,7 +6,7 @@ torchrun PEAKS.RANK).
 
 Of ``distill`` the steps are timed, and the GPU's peak is that of steps too. WATCH_STOP=N sends
 SIGTERM to the process in step N of this call, WATCH_PROFILE=FIRST,COUNT profiles COUNT steps from
-the FIRST of this call on (traffic.py).
+the FIRST of this call on (traffic.py), WATCH_STATE=no saves no state.
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ class Steps:
 
         self.update, self.began = loop.update, list[float]()
         loop.update = self._step
+        if os.environ.get("WATCH_STATE") == "no":
+            loop.States.save = lambda *words: None  # type: ignore[method-assign]
         self.cuda = torch.cuda.is_available()
         self.stop = int(os.environ.get("WATCH_STOP", "0"))
         first = [int(number) for number in os.environ.get("WATCH_PROFILE", "0,0").split(",")]

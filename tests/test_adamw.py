@@ -27,7 +27,7 @@ SHARED = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8}
 def groups(parameters):
     return [
         {"params": parameters[:2], "weight_decay": 0.1},
-        {"params": parameters[2:], "weight_decay": 0.0},
+        {"params": parameters[2:], "weight_decay": 0.0, "betas": (0.8, 0.99), "eps": 1e-6},
     ]
 
 

@@ -5,15 +5,17 @@ from the counts).
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import tiny
 from helpers import run
 
 from minipuzzle.checkpoint.config import read_config
 from minipuzzle.cost.distill_plan import DistillPlan
-from minipuzzle.model import HybridLM
+from minipuzzle.model import HybridLM, keep_codes, set_precision
 from minipuzzle.settings import Training
 from minipuzzle.training.prepare import step_peak
 
@@ -83,6 +85,22 @@ def test_the_plan_is_the_check_before_the_run(batch, gpus, checkpointing):
     assert planned.total == sum(planned.terms.values()) > 0
 
 
+@torch.no_grad()
+def test_an_fp8_teacher_is_counted_as_it_is_held():
+    """The oracle is a model in BF16 that keeps codes; in shards, which stay, it is BF16."""
+    teacher = tiny("M-*-M-", hidden=64, heads=16, head_dim=8, vocab=512)
+    model = HybridLM(teacher, dtype=torch.bfloat16).requires_grad_(False)
+    assert set_precision(model, "fp8-emulated", 1)
+    held = [*keep_codes(model).parameters(), *model.buffers()]
+    made = DistillPlan(student=tiny(), teacher=teacher, tokens=10**6, length=64, teacher_ends=1)
+    terms = made.peak(1, checkpointing=True)
+    assert terms["teacher, FP8 codes"] == sum(t.nbytes for t in held)
+    assert made.peak(2, checkpointing=True)["teacher, BF16"] == teacher.parameters
+    bf16 = replace(made, teacher_ends=None).peak(1, checkpointing=True)
+    saved = bf16["teacher, BF16"] - terms["teacher, FP8 codes"]
+    assert bf16.total - terms.total == saved > 50_000
+
+
 def test_replicas_hold_a_whole_model_each():
     student = tiny("M-*-")
     model = HybridLM(student, device="meta")
@@ -121,7 +139,7 @@ def test_command(capsys):
         "--tokens",
         63_000_000_000,
     )
-    torch = {name for name in sys.modules if name.startswith("torch")}
+    before = {name for name in sys.modules if name.startswith("torch")}
     run("distill", "--plan", *options, "--length", 8192, "--json")
     assert json.loads(capsys.readouterr().out)["least_gpus"]["80 GB"]["checkpointing"] == 16
     run("distill", "--plan", *options, "--length", 8192)
@@ -130,9 +148,11 @@ def test_command(capsys):
     assert re.search(r"^ +1 .* GiB", shown, re.MULTILINE)
     total = sum(plan().peak(16, checkpointing=True).terms.values()) / 2**30
     assert re.search(rf"^total +{total:.2f} GiB$", shown, re.MULTILINE)
+    run("distill", "--plan", *options, "--teacher-precision", "fp8", "--json")
+    assert json.loads(capsys.readouterr().out)["teacher_ends"] == 4
     run("distill", "--plan", code=2)
     assert "docs/examples" in capsys.readouterr().err
-    assert {name for name in sys.modules if name.startswith("torch")} == torch
+    assert {name for name in sys.modules if name.startswith("torch")} == before
 
 
 def test_exchange_by_pencil(capsys):

@@ -79,6 +79,7 @@ def _print_plan(line: DistillCommand) -> None:
         context_parallel=training.context_parallel,
         micro_batch=max(1, training.micro_batch),
         recomputed=named_kinds(training.activation_checkpointing),
+        teacher_ends=None if settings.teacher_precision == "bf16" else training.bf16_ends,
         optimizer=training.optimizer,
         batch=training.batch if training.micro_batch else 0,
         mfu=line.mfu,

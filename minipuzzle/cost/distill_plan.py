@@ -51,7 +51,7 @@ class DistillPlan:
     parameters sharded over all GPUs (FSDP2), ``tokens`` in all at ``mfu`` of the peak of the
     ``device`` named. Where all GPUs together take fewer blocks at once than a ``batch`` (0: they
     take one), a step adds up gradients. Activation checkpointing is of the kinds ``recomputed``
-    (none named: of all).
+    (none named: of all). ``teacher_ends`` is that of ``training_peak``.
 
     ``links`` are the bytes a second that each GPU sends, and at the same time receives, as measured
     in an all-gather: among the GPUs of one machine (``NODE``), and beyond. Where they are named,
@@ -68,6 +68,7 @@ class DistillPlan:
     recomputed: frozenset[str] = frozenset()
     lengths: Lengths = ()
     context_parallel: int = 1
+    teacher_ends: int | None = None
     mfu: float = 0.35
     device: str = "h100"
     links: tuple[float, ...] = ()
@@ -91,6 +92,7 @@ class DistillPlan:
             self.student,
             self.length * self.micro_batch // self.context_parallel,
             teacher=self.teacher,
+            teacher_ends=self.teacher_ends,
             gpus=gpus,
             context_parallel=self.context_parallel,
             recomputed=(self.recomputed or self.student.kinds) if checkpointing else (),
@@ -201,6 +203,7 @@ class DistillPlan:
             **({"context_parallel": n} if (n := self.context_parallel) > 1 else {}),
             "batch": self.batch,
             "optimizer": self.optimizer,
+            **({} if self.teacher_ends is None else {"teacher_ends": self.teacher_ends}),
             **({"recomputed": sorted(self.recomputed)} if self.recomputed else {}),
             "mfu": self.mfu,
             **({"links": list(self.links)} if self.links else {}),

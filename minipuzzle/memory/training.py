@@ -20,6 +20,9 @@ MASTER = 4
 GRADIENT = 4
 MOMENTS = 8
 
+# An FP8 weight, and the FP32 scale of a matrix of them.
+CODE, SCALE = 1, 4
+
 # The loss's logits, their gradients and copies of heads, all in tiles, and what libraries keep:
 # 1.5 GiB (tests/gpu/test_precision_gpu.py measures it at a vocabulary of 131,072).
 LOSS_BYTES = 3 << 29
@@ -30,10 +33,11 @@ HELD_BACK = 3 << 30
 # On disk while a model is trained: the newest state, and the one that is being written.
 STATES_AT_ONCE = 2
 
-TEACHER, MASTERS, FROZEN = "teacher, BF16", "student, FP32 masters", "student, BF16, frozen"
+TEACHER, CODES = "teacher, BF16", "teacher, FP8 codes"
+MASTERS, FROZEN = "student, FP32 masters", "student, BF16, frozen"
 ADAPTER, RESERVE = "adapter, FP32", "held back"
 HALVES = "student, BF16 matrices"
-LOADED = (TEACHER, MASTERS, HALVES, FROZEN, ADAPTER)
+LOADED = (TEACHER, CODES, MASTERS, HALVES, FROZEN, ADAPTER)
 """The terms that lie on the GPU before the first step."""
 
 
@@ -42,6 +46,7 @@ def training_peak(
     tokens: int,
     *,
     teacher: Architecture | None = None,
+    teacher_ends: int | None = None,
     gpus: int = 1,
     recomputed: Collection[str] = (),
     trained: int | None = None,
@@ -63,9 +68,10 @@ def training_peak(
     they are served. Blocks of the kinds ``recomputed`` keep their input, and one of them at a time
     everything. A step of several micro-batches ``accumulates``. Where ``context_parallel`` GPUs
     have a part of each sequence each, ``tokens`` are those of one part, beside which a block holds
-    the others' keys and values.
+    the others' keys and values. With ``teacher_ends`` the teacher multiplies in FP8 but for so many
+    blocks at either end, and on one GPU holds codes in place of those weights.
     """
-    terms = {} if teacher is None else {TEACHER: BF16 * teacher.parameters // gpus}
+    terms = _teacher(teacher, teacher_ends, gpus)
     if trained is None:
         narrow, eight = half(optimizer), eight_bit(optimizer)
         own, shared, count = held_by_block(student, optimizer), gpus, student.parameters
@@ -107,6 +113,18 @@ def training_peak(
             **({"blocks as served, FP32": MASTER * matrices // shared} if twice else {}),
         }
     )
+
+
+def _teacher(teacher: Architecture | None, ends: int | None, gpus: int) -> dict[str, int]:
+    """What lies of a teacher on each GPU: a matrix as codes is a byte a weight, and a scale."""
+    if teacher is None:
+        return {}
+    whole = BF16 * teacher.parameters // gpus
+    if ends is None or gpus > 1:  # those in shards stay as they are
+        return {TEACHER: whole}
+    inner = teacher.blocks[ends : len(teacher.blocks) - ends]
+    sizes = [rows * columns for block in inner for rows, columns in block.projections.values()]
+    return {CODES: whole - (BF16 - CODE) * sum(sizes) + SCALE * len(sizes)}
 
 
 def _beside_copies(block: Held, accumulates: bool) -> Held:

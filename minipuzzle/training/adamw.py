@@ -29,19 +29,19 @@ class AdamW(torch.optim.Optimizer):
 
     def step(self, closure: Any = None, scale: float = 1.0) -> Any:
         """A step at gradients times ``scale``, which may be changed by it; no ``closure``. On a GPU
-        one kernel.
+        a kernel for each group's tensors of a kind.
         """
-        betas, eps = self.defaults["betas"], self.defaults["eps"]
-        tensors = [
-            self._stepped(parameter, group)
-            for group in self.param_groups
-            for parameter in group["params"]
-            if parameter.grad is not None
-        ]
-        step = plain_adamw
-        if any(t.weight.is_cuda for t in tensors):
-            from minipuzzle.kernels.adamw_cuda import launch as step
-        step(tensors, scale, Betas(first=betas[0], second=betas[1], eps=eps))
+        for group in self.param_groups:
+            tensors = [
+                self._stepped(parameter, group)
+                for parameter in group["params"]
+                if parameter.grad is not None
+            ]
+            step = plain_adamw
+            if any(t.weight.is_cuda for t in tensors):
+                from minipuzzle.kernels.adamw_cuda import launch as step
+            first, second = group["betas"]
+            step(tensors, scale, Betas(first=first, second=second, eps=group["eps"]))
 
     def _stepped(self, parameter: torch.nn.Parameter, group: dict[str, Any]) -> Stepped:
         held = self.state[parameter]

@@ -25,7 +25,7 @@ from minipuzzle.ranks import alone
 from minipuzzle.settings.blend import Source, parse_sources
 from minipuzzle.training import next_token, train
 from minipuzzle.training.keep import Keep
-from minipuzzle.training.offline import TeacherCache
+from minipuzzle.training.offline import TeacherCache, stored
 from minipuzzle.training.sparse import teacher_entries
 
 LENGTH = 512
@@ -120,15 +120,15 @@ def test_stored_logits_are_those_of_the_blend(tmp_path):
     made = blend((6, 3, 1), (40, 2, 1), length=16)
     teacher = shaken(tiny("M-", hidden=16, vocab=61))
     options = {"teacher": "t", "vocabulary": 60_000, "seed": 0, "isolate": False}
-    cache = TeacherCache(tmp_path, made, Keep.parse("top-8"), **options)
+    cache = TeacherCache(tmp_path, made, Keep.parse("top-8"), positions=range(60), **options)
     cache.rows, cache.vocabulary = 16, 61
     wrapped = lambda tokens, documents: teacher.hidden_states(tokens % 61, documents)  # noqa: E731
     asked = SimpleNamespace(
         hidden_states=wrapped, head_weight=teacher.head_weight, parameters=teacher.parameters
     )
-    assert cache.missing(60) == [0, 1, 2, 3]
-    cache.fill(asked, cache.missing(60), alone(torch.device("cpu")), 4)
-    cache.objective()
+    assert cache.missing() == [0, 1, 2, 3]
+    cache.fill(asked, cache.missing(), alone(torch.device("cpu")), 4)
+    stored(cache)
     tokens, documents = (torch.from_numpy(x) for x in made.stream(range(60), 0))
     said = cache.entries(tokens, documents)
     hidden = teacher.hidden_states(tokens % 61, None).flatten(0, 1)

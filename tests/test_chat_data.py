@@ -27,7 +27,7 @@ from minipuzzle.ranks import alone
 from minipuzzle.settings import ScoreSettings
 from minipuzzle.training.keep import Keep
 from minipuzzle.training.objectives import distillation
-from minipuzzle.training.offline import TeacherCache
+from minipuzzle.training.offline import TeacherCache, stored
 
 LENGTH = 128
 USER, SAID = {"role": "user", "content": "two and two?"}, {"role": "assistant", "content": "four"}
@@ -216,17 +216,15 @@ def test_numbers_are_those_of_each_conversation_by_itself(words, mixed, tmp_path
         tmp_path / "logits",
         blocks,
         Keep.parse(f"top-{size}"),
+        positions=range(len(blocks)),
         teacher="t",
         vocabulary=size,
         seed=0,
         isolate=False,
     )
-    cache.fill(teacher, cache.missing(len(blocks)), alone(torch.device("cpu")), 4)
-    stored = cache.objective()(model, *given)
-    assert (stored.tokens, stored.total.item()) == (
-        count,
-        pytest.approx(loss.total.item(), rel=2e-3),
-    )
+    cache.fill(teacher, cache.missing(), alone(torch.device("cpu")), 4)
+    found = stored(cache)(model, *given)
+    assert (found.tokens, found.total.item()) == (count, pytest.approx(loss.total.item(), rel=2e-3))
 
 
 @pytest.mark.parametrize("held", [16.0, 0.0])

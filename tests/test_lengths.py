@@ -147,8 +147,6 @@ def test_a_batch_must_fill_the_longer_blocks():
     with pytest.raises(UserError, match="multiple of 4"):
         at_length(Training(batch=6), 8000, 32000)
     assert [s.stop for s in stages(text(), SETTINGS, TURNS)][:2] == [768, 1152]
-    with pytest.raises(UserError, match="one length"):
-        DistillSettings(length="8k:50%,16k:50%", teacher_logits="there")
 
 
 def test_distill_in_two_lengths(searched, tmp_path, capsys):

@@ -2,10 +2,12 @@
 where they are another's.
 """
 
+import json
+
 import pytest
 import torch
 from conftest import save, shaken, tiny
-from helpers import FAST, TEXT, run
+from helpers import FAST, run
 from safetensors.torch import load
 from safetensors.torch import save as save_tensors
 from test_distill import text_blocks
@@ -17,7 +19,7 @@ from minipuzzle.settings import Training
 from minipuzzle.training import train
 from minipuzzle.training.keep import Keep
 from minipuzzle.training.objectives import distillation
-from minipuzzle.training.offline import TeacherCache, _slices
+from minipuzzle.training.offline import TeacherCache, _slices, stored
 from minipuzzle.training.sparse import sparse_kl, teacher_entries
 
 CPU = torch.device("cpu")
@@ -114,11 +116,12 @@ def test_a_sample_is_unbiased():
     )
 
 
-def cache(folder, keep="top-61", blocks=None, teacher="t", seed=0):
+def cache(folder, keep="top-61", blocks=None, teacher="t", seed=0, count=12):
     return TeacherCache(
         folder,
         blocks or text_blocks(),
         Keep.parse(keep),
+        positions=range(count),
         teacher=teacher,
         vocabulary=61,
         seed=seed,
@@ -126,9 +129,9 @@ def cache(folder, keep="top-61", blocks=None, teacher="t", seed=0):
     )
 
 
-def filled(folder, teacher, count=12, **options):
+def filled(folder, teacher, **options):
     made = cache(folder, **options)
-    made.fill(teacher, made.missing(count), alone(CPU), 4, SILENT)
+    made.fill(teacher, made.missing(), alone(CPU), 4, SILENT)
     return made
 
 
@@ -140,9 +143,9 @@ def test_training_from_the_cache_is_training_with_the_teacher(tmp_path, monkeypa
     )
     made = filled(tmp_path / "cache", teacher)
     assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 3
-    assert not made.missing(100)
+    assert not cache(tmp_path / "cache", count=100).missing()
     losses = []
-    for name, objective in (("with", distillation(teacher)), ("without", made.objective())):
+    for name, objective in (("with", distillation(teacher)), ("without", stored(made))):
         train(
             shaken(tiny("M-*", hidden=16, vocab=61), 1),
             objective,
@@ -172,8 +175,8 @@ def test_a_half_written_cache_goes_on(tmp_path, monkeypatch):
     kept = (tmp_path / "half/00000000.safetensors").stat().st_mtime_ns
     lost.unlink()
     again = cache(tmp_path / "half", keep="sampled-50")
-    assert again.missing(12) == [1]
-    assert again.missing(5) == []
+    assert again.missing() == [1]
+    assert cache(tmp_path / "half", keep="sampled-50", count=5).missing() == []
     again.fill(teacher, [1], alone(CPU), 4, SILENT)
     assert lost.read_bytes() == (tmp_path / "whole/00000001.safetensors").read_bytes()
     assert (tmp_path / "half/00000000.safetensors").stat().st_mtime_ns == kept
@@ -203,7 +206,7 @@ def test_a_damaged_shard_or_its_facts(keep, tmp_path):
     filled(tmp_path, shaken(tiny("M-*", hidden=16, vocab=61)), keep=keep)
     file = next(tmp_path.glob("*.safetensors"))
     good, tensors = file.read_bytes(), load(file.read_bytes())
-    cache(tmp_path, keep=keep).objective()
+    stored(cache(tmp_path, keep=keep))
     wrong = [b"", good[:-8], bytes(500), save_tensors({"key": tensors["key"]})]
     wrong += [
         save_tensors({**tensors, name: value})
@@ -218,7 +221,7 @@ def test_a_damaged_shard_or_its_facts(keep, tmp_path):
     for data in wrong:
         file.write_bytes(data)
         with pytest.raises(UserError, match="is damaged"):
-            cache(tmp_path, keep=keep).objective()
+            stored(cache(tmp_path, keep=keep))
     for name, value in (
         ("ids", (tensors["ids"].int() + 61).to(torch.uint16)),
         ("log_p", tensors["log_p"] * torch.nan),
@@ -230,7 +233,7 @@ def test_a_damaged_shard_or_its_facts(keep, tmp_path):
             cache(tmp_path, keep=keep),
             torch.from_numpy(text_blocks().stream(range(1), 0)[0]),
         )
-        opened.objective()
+        stored(opened)
         with pytest.raises(UserError, match="is damaged"):
             opened.entries(tokens, None)
     for text in ("[]", "{", "null", "[" * 100_000):
@@ -245,27 +248,27 @@ def test_size_per_token():
 
 
 def test_the_command_fills_the_cache_once_and_then_needs_no_teacher(tmp_path, capfd, monkeypatch):
+    """Of conversations, in two lengths."""
     folder = tmp_path / "run"
     save(shaken(tiny()), tmp_path / "model")
     run("score", tmp_path / "model", "--run", folder, *FAST["score"], "--no-curves")
     run("search", "--run", folder, *FAST["search"], "--top", 1)
-    distill = (
-        "distill",
-        "--run",
-        folder,
-        *FAST["distill"],
-        "--data",
-        TEXT,
-        "--teacher-logits",
-        tmp_path / "cache",
-    )
+    rows = [{"prompt": "and " * (90 if n % 9 == 0 else 4), "answer": "so. " * 5} for n in range(99)]
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    distill = ["distill", "--run", folder, *FAST["distill"], "--data", tmp_path / "chat.jsonl"]
+    distill[distill.index("--length") + 1] = "64:50%,128:50%"
+    distill += ["--teacher-logits", tmp_path / "cache"]
     run(*distill)
     said = capfd.readouterr().err
-    assert "260 bytes a token, 2,048 tokens" in said
-    assert "1 shards are missing" in said
+    # a batch of 4 begins before 1,024 tokens, then one of 2 before 2,048
+    assert "cache/64: 260 bytes a token, 1,216 tokens" in said
+    assert "cache/128: 260 bytes a token, 1,152 tokens" in said
+    assert said.count("; 1 shards are missing") == 2
+    assert "left out 11 longer than a block of 64 tokens" in said
+    assert "longer than a block of 128" not in said
     monkeypatch.setattr(
         "minipuzzle.runs.job.Job.parent_model",
         property(lambda job: pytest.fail("loaded the teacher")),
     )
     run(*distill, "--learning-rate", "1e-3")
-    assert "0 shards are missing" in capfd.readouterr().err
+    assert capfd.readouterr().err.count("; 0 shards are missing") == 2

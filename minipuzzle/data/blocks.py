@@ -38,7 +38,8 @@ class TokenBlocks:
     With ``spans`` only some tokens carry a loss, and ``documents`` says which: 2 k + 1 in the k-th
     document of a block, 2 k are its others. Then no document sees another one, wherever a loss is
     computed. ``shares`` are what each domain has of a stream, in whole numbers; empty where each
-    block comes as often.
+    block comes as often. ``shorter`` is the same text packed into shorter blocks, where a training
+    takes such ones too (``pieces.cut``).
     """
 
     tokens: NDArray[np.unsignedinteger]
@@ -48,6 +49,7 @@ class TokenBlocks:
     domains: tuple[Domain, ...] = ()
     spans: bool = False
     shares: tuple[int, ...] = ()
+    shorter: tuple[TokenBlocks, ...] = ()
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -153,6 +155,7 @@ class TokenBlocks:
             text_bytes=round(self.text_bytes * share),
             domains=domains,
             shares=tuple(share for share, n in zip(self.shares, counts, strict=False) if n),
+            shorter=(),
         )
 
     def _row(self, position: int, seed: int) -> int:

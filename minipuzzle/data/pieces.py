@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ class Pieces:
     meets no text twice.
     """
 
+    spans: ClassVar[bool] = False
     blocks: TokenBlocks
     count: int
 
@@ -26,9 +28,16 @@ class Pieces:
         return self.blocks.block_length // self.count
 
     @property
-    def spans(self) -> bool:
-        """As ``TokenBlocks.spans``."""
-        return self.blocks.spans
+    def fingerprint(self) -> str:
+        """That of the whole blocks."""
+        return self.blocks.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.blocks) * self.count
+
+    def distinct(self, positions: int) -> int:
+        """As ``TokenBlocks.distinct``."""
+        return min(positions, self.count * self.blocks.distinct(-(-positions // self.count)))
 
     def stream(self, positions: range, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """As ``TokenBlocks.stream``, whose documents are counted from 0 in each piece."""
@@ -42,6 +51,10 @@ class Pieces:
 
 
 def cut(blocks: TokenBlocks, length: int) -> TokenBlocks | Pieces:
-    """``blocks`` in pieces of ``length`` tokens, which divides theirs."""
+    """``blocks`` in pieces of ``length`` tokens, which divides theirs; of blocks with ``spans`` the
+    ``shorter`` ones of that length, since half a conversation would lack its beginning.
+    """
+    if blocks.spans:
+        return next(one for one in (blocks, *blocks.shorter) if one.block_length == length)
     count = blocks.block_length // length
     return blocks if count == 1 else Pieces(blocks=blocks, count=count)

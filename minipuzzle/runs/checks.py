@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from minipuzzle.runs.adapters import plan_for
 from minipuzzle.runs.job import Job, open_checkpoint
 from minipuzzle.runs.prompts import Prompts, load_prompts
 from minipuzzle.settings import AdapterSettings, DistillSettings, Training
-from minipuzzle.settings.lengths import at_length
+from minipuzzle.settings.lengths import Lengths, at_length
 from minipuzzle.settings.training import ALL_OR_NONE, named_kinds
 from minipuzzle.training import check_vocabularies
 from minipuzzle.training.board import require_boards
@@ -28,6 +28,7 @@ from minipuzzle.training.keep import Keep
 from minipuzzle.training.offline import TeacherCache
 from minipuzzle.training.optimizers import require_optimizer
 from minipuzzle.training.parallel import check_replicas
+from minipuzzle.training.stages import stages
 from minipuzzle.training.update import check_batch
 
 
@@ -68,20 +69,23 @@ def open_distill(
     longest = settings.length[-1][0] if settings.length else first
     inputs = DistillInputs(
         teacher=file,
-        blocks=group.first_then_all(lambda: job.text("train", longest)),
+        blocks=group.first_then_all(lambda: _training_text(job, settings.length, longest)),
         validation=group.first_then_all(lambda: job.validation("search")),
         prompts=_open_prompts(job, settings),
     )
     if settings.teacher_logits:
-        open_cache(settings, inputs)
-    if inputs.blocks.spans and settings.length:
-        raise UserError(
-            "Conversations are kept whole in blocks of one length.",
-            got=f"conversations, and {len(settings.length)} lengths in distill.length",
-            allowed="one length, or text without conversations",
-            next="Give distill.length one length.",
-        )
+        open_caches(settings, inputs)
     return inputs
+
+
+def _training_text(job: Job, lengths: Lengths, longest: int) -> TokenBlocks:
+    """In blocks of the ``longest`` length; where there are conversations, packed anew for each of
+    the other ``lengths``.
+    """
+    blocks = job.text("train", longest)
+    if not blocks.spans:
+        return blocks
+    return replace(blocks, shorter=tuple(job.text("train", n) for n, _ in lengths[:-1]))
 
 
 def _open_prompts(job: Job, settings: DistillSettings) -> Prompts | None:
@@ -113,20 +117,26 @@ def _open_prompts(job: Job, settings: DistillSettings) -> Prompts | None:
     return load_prompts(Path(settings.prompts), job.tokenizer, room)
 
 
-def open_cache(settings: DistillSettings, inputs: DistillInputs) -> TeacherCache:
-    """The folder of the teacher's answers. Raises: UserError where it is another teacher's or
-    text's.
+def open_caches(settings: DistillSettings, inputs: DistillInputs) -> list[TeacherCache]:
+    """The teacher's answers to the blocks of each length, in folders of their own where there are
+    several. Raises: UserError where they are another teacher's or text's.
     """
     training, teacher = settings.training, inputs.teacher
-    return TeacherCache(
-        Path(settings.teacher_logits),
-        inputs.blocks,
-        Keep.parse(settings.teacher_keep),
-        seed=training.seed,
-        teacher=f"{teacher.fingerprint} {settings.teacher_precision}",
-        isolate=training.isolate_documents,
-        vocabulary=teacher.architecture.vocab_size,
-    )
+    turns, folder = stages(inputs.blocks, training, settings.length), Path(settings.teacher_logits)
+    return [
+        TeacherCache(
+            folder / str(turn.blocks.block_length) if settings.length else folder,
+            turn.blocks,
+            Keep.parse(settings.teacher_keep),
+            # short runs have the first length
+            positions=turn.positions(settings.short_tokens if turn is turns[0] else 0),
+            seed=training.seed,
+            teacher=f"{teacher.fingerprint} {settings.teacher_precision}",
+            isolate=training.isolate_documents,
+            vocabulary=teacher.architecture.vocab_size,
+        )
+        for turn in turns
+    ]
 
 
 def check_training(

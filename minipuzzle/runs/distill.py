@@ -27,7 +27,7 @@ from minipuzzle.records import Distilled, SearchResult
 from minipuzzle.report.card import write_card
 from minipuzzle.rundir import RunDir
 from minipuzzle.runs.adapters import keep_adapter, plan_for
-from minipuzzle.runs.checks import DistillInputs, open_cache, open_distill
+from minipuzzle.runs.checks import DistillInputs, open_caches, open_distill
 from minipuzzle.runs.disk import Need, check_disk, distill_needs
 from minipuzzle.runs.job import Job
 from minipuzzle.runs.legs import LONG, USUAL, Legs
@@ -128,9 +128,8 @@ def disk_needs(job: Job, settings: DistillSettings, inputs: DistillInputs) -> li
     each = max(state_bytes_each(model, settings.training.optimizer) for model in models)
     needs = distill_needs(job.run.path, job.parent, sizes, trained, averaged=averaged, each=each)
     if settings.teacher_logits:
-        tokens = max(settings.training.tokens, settings.short_tokens)
-        cache = open_cache(settings, inputs)
-        needs.append(Need("teacher logits", cache.disk_bytes(tokens), cache.folder))
+        for cache in open_caches(settings, inputs):
+            needs.append(Need("teacher logits", cache.disk_bytes(), cache.folder))
     return needs
 
 

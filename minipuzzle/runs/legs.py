@@ -20,7 +20,7 @@ from minipuzzle.model import HybridLM, keep_codes, set_precision
 from minipuzzle.questions.choosing import Asked, average, by_kind, counted
 from minipuzzle.ranks import Ranks
 from minipuzzle.runs.adapters import adapted
-from minipuzzle.runs.checks import DistillInputs, open_cache
+from minipuzzle.runs.checks import DistillInputs, open_caches
 from minipuzzle.runs.job import Job
 from minipuzzle.runs.race import Leg, Outcome, race
 from minipuzzle.runs.training_folder import TrainingFolder, train_in
@@ -32,6 +32,7 @@ from minipuzzle.training.curve import POINTS, Curve
 from minipuzzle.training.guard import BrokenDown
 from minipuzzle.training.loop import STATES
 from minipuzzle.training.objectives import Objective
+from minipuzzle.training.offline import stored
 from minipuzzle.training.on_policy import OnPolicy
 from minipuzzle.training.optimizers import narrow
 from minipuzzle.training.prepare import Served
@@ -274,24 +275,21 @@ class Legs:
         """The objective from stored words; the teacher is loaded only for shards that are
         missing.
         """
-        settings, training = self.settings, self.training
-        cache = open_cache(settings, self.inputs)
-        length = self.inputs.blocks.block_length
-        tokens = max(training.tokens, settings.short_tokens)
-        missing = cache.missing(training.batch * -(-tokens // (training.batch * length)))
-        log.info(
-            f"distill: teacher logits in {cache.folder}: {cache.size(tokens)}; {len(missing)}"
-            " shards are missing"
-        )
-        if missing:
-            teacher = self.teacher
-            with progress_bar(
-                "distill: teacher", len(missing) * cache.rows * length, "tokens"
-            ) as bar:
-                cache.fill(
-                    teacher, missing, self.group, max(1, training.batch // self.group.world), bar
-                )
-        return cache.objective()
+        caches = open_caches(self.settings, self.inputs)
+        for cache in caches:
+            missing, length = cache.missing(), cache.blocks.block_length
+            log.info(
+                f"distill: teacher logits in {cache.folder}: {cache.size()}; {len(missing)} shards"
+                " are missing"
+            )
+            if missing:
+                total = len(missing) * cache.rows * length
+                together = self.training.batch * self.job.data.length // length
+                with progress_bar("distill: teacher", total, "tokens") as bar:
+                    cache.fill(
+                        self.teacher, missing, self.group, max(1, together // self.group.world), bar
+                    )
+        return stored(*caches)
 
 
 def _by_domain(found: Metrics) -> str:

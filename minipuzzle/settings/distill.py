@@ -185,13 +185,6 @@ class DistillSettings:
                 allowed=f"{DEFAULT_LOSS}, for which the stored tokens are enough",
                 next="Leave one of both out.",
             )
-        if self.teacher_logits and len(self.length) > 1:
-            raise UserError(
-                "Stored logits serve blocks of one length.",
-                got="distill.teacher_logits with several lengths in distill.length",
-                allowed="one length, or a teacher that runs at each step",
-                next="Leave one of both out.",
-            )
         DIVERGENCES.check(self.on_policy_loss)
         if self.on_policy and self.teacher_logits:
             raise UserError(

@@ -2,7 +2,7 @@
 
 Shard i holds blocks i R .. (i + 1) R - 1 of the text in training order. A shard is whole or absent,
 so a killed run goes on with the shards that are missing. A block is found by the hash of its
-tokens, whatever batch or process asks for it.
+tokens, whatever batch or process asks for it. Blocks of each length have a cache of their own.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from minipuzzle.artifacts import check_is_file, read_json, write_atomic, write_json
 from minipuzzle.data import TokenBlocks
+from minipuzzle.data.pieces import Pieces
 from minipuzzle.errors import UserError
 from minipuzzle.identity import Plain, fingerprint
 from minipuzzle.model import HybridLM, mixed_precision
@@ -36,16 +37,17 @@ SHARD_BYTES = 1 << 26
 
 
 class TeacherCache:
-    """The cache in ``folder`` for one teacher and one text. Raises: UserError where it is
-    another's.
+    """The cache in ``folder`` for one teacher and what ``positions`` of the stream of one text's
+    blocks hold. Raises: UserError where it is another's.
     """
 
     def __init__(
         self,
         folder: Path,
-        blocks: TokenBlocks,
+        blocks: TokenBlocks | Pieces,
         keep: Keep,
         *,
+        positions: range,
         teacher: str,
         vocabulary: int,
         seed: int,
@@ -73,25 +75,27 @@ class TeacherCache:
         }
         wanted = SHARD_BYTES // (keep.bytes_per_token(vocabulary) * blocks.block_length)
         self.rows = max(1, min(len(blocks), wanted))
+        end = blocks.distinct(positions.stop)
+        # beyond an epoch the same blocks come in another order
+        self.wanted = range(positions.start if end == positions.stop else 0, end)
         self._check()
         self._where: dict[bytes, tuple[Path, int]] = {}
 
-    def size(self, tokens: int) -> str:
-        """What ``tokens`` tokens of training take on disk, for people."""
+    def size(self) -> str:
+        """What is wanted takes on disk, for people."""
         each = self.keep.bytes_per_token(self.vocabulary)
-        total = self.disk_bytes(tokens)
+        total = self.disk_bytes()
         return f"{each:,} bytes a token, {total // each:,} tokens: {total / 1e9:,.3g} GB"
 
-    def disk_bytes(self, tokens: int) -> int:
+    def disk_bytes(self) -> int:
         """The same as a number."""
-        length = self.blocks.block_length
-        blocks = self.blocks.distinct(-(-tokens // length))
-        return self.keep.bytes_per_token(self.vocabulary) * min(tokens, blocks * length)
+        each = self.keep.bytes_per_token(self.vocabulary)
+        return each * len(self.wanted) * self.blocks.block_length
 
-    def missing(self, count: int) -> list[int]:
-        """The shards that the first ``count`` blocks of training need and that are not there."""
-        shards = -(-self.blocks.distinct(count) // self.rows)
-        return [i for i in range(shards) if not self._path(i).exists()]
+    def missing(self) -> list[int]:
+        """The shards of what is wanted that are not there."""
+        shards = range(self.wanted.start // self.rows, -(-self.wanted.stop // self.rows))
+        return [i for i in shards if not self._path(i).exists()]
 
     def fill(
         self,
@@ -119,11 +123,6 @@ class TeacherCache:
             tokens = self.rows * self.blocks.block_length
             progress.advance(tokens * min(ranks.world, len(missing) - start))
         ranks.together(lambda: None)
-
-    def objective(self) -> Objective:
-        """KL from the stored logits; the teacher is not needed."""
-        self._index()
-        return _Stored(self)
 
     def entries(self, tokens: Tensor, documents: Tensor | None) -> Entries:
         """What the teacher said to blocks of text, tokens [b, s]. Raises: UserError where they are
@@ -204,7 +203,8 @@ class TeacherCache:
             **{n: torch.cat(found[n]) for n in ("ids", "log_p", "log_rest") if found[n]},
         }
 
-    def _index(self) -> None:
+    def index(self) -> None:
+        """Learn which blocks are where. Raises: UserError where a shard is damaged."""
         for file in sorted(self.folder.glob("[0-9]*.safetensors")):
             keys = self._keys(file)
             self._where |= {
@@ -253,23 +253,33 @@ class TeacherCache:
 class _Stored(Objective):
     """Not capturable: each batch is read from disk."""
 
-    def __init__(self, cache: TeacherCache) -> None:
-        self.cache = cache
+    def __init__(self, caches: dict[int, TeacherCache]) -> None:
+        self.caches = caches
 
     def __call__(self, model: HybridLM, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
-        entries, part = self.cache.entries(tokens, documents), own_part(model, tokens)
+        cache = self.caches[tokens.shape[1]]
+        entries, part = cache.entries(tokens, documents), own_part(model, tokens)
         ours = torch.zeros_like(tokens, dtype=torch.bool)  # [b, s]
         ours[:, part] = True
-        if self.cache.blocks.spans:
+        if cache.blocks.spans:
             documents, wanted = marked(documents)
             ours &= functional.pad(wanted, (0, 1))  # the last position predicts nothing
         hidden = model.hidden_states(tokens, documents)
-        if model.parallel is None and not self.cache.blocks.spans:
+        if model.parallel is None and not cache.blocks.spans:
             hidden = hidden.flatten(0, 1)
         else:
             hidden, entries = hidden[ours[:, part]], entries.at(ours.flatten())  # [wanted, d]
         total = sparse_kl(hidden, model.head_weight, entries)
         return BatchLoss(total=total, entropy=entries.entropy(), tokens=len(hidden))
+
+
+def stored(*caches: TeacherCache) -> Objective:
+    """KL from the stored logits, of blocks of each length from its own cache; the teacher is not
+    needed. Raises: UserError where a shard is damaged.
+    """
+    for cache in caches:
+        cache.index()
+    return _Stored({cache.blocks.block_length: cache for cache in caches})
 
 
 def _damaged(file: Path, got: object) -> UserError:

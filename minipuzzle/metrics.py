@@ -105,7 +105,7 @@ def _measured(
     each: list[Tensor] = []
     counts: list[int] = []
     before = 0
-    with mixed_precision(next(model.parameters()).device):
+    with mixed_precision(model.device):
         for _, part in parts:
             each.append(_summed(model, branches, part, batch, teacher, before, progress))
             counts.append(predictions(part))
@@ -139,7 +139,7 @@ def _summed(
     """[branches or 1, 4] float64, sums over predictions: loss, right, agreeing, KL. A teacher's
     ``Answers`` to these blocks begin at block ``before``.
     """
-    device = next(model.parameters()).device
+    device = model.device
     count = 1 if branches is None else branches.size
     totals = torch.zeros(count, 4, dtype=torch.float64, device=device)
     for start in range(0, len(blocks), batch):
@@ -209,7 +209,7 @@ def _metrics(sums: Tensor, count: int, alone: bool) -> Metrics:
 @torch.no_grad()
 def answers(model: HybridLM, blocks: TokenBlocks, batch: int = 8) -> Answers:
     """What the model says to a text, computed once: for ``measure``."""
-    device = next(model.parameters()).device
+    device = model.device
     rows = []
     with mixed_precision(device):
         for start in range(0, len(blocks), batch):

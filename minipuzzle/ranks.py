@@ -136,23 +136,26 @@ def alone(device: torch.device) -> Ranks:
 
 
 @contextmanager
-def ranks(device: torch.device) -> Iterator[Ranks]:
+def ranks(device: torch.device, sharded: bool = False) -> Iterator[Ranks]:
     """The processes that torchrun started (WORLD_SIZE, RANK, LOCAL_RANK): NCCL on CUDA, gloo on a
-    CPU.
+    CPU. One process has a group of its own only where its model is to be ``sharded`` all the same.
 
     Raises: UserError where another process ends while this one waits for it.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+    if world == 1 and not sharded:
         yield alone(device)
         return
-    if device.type == "cuda":
+    if device.type == "cuda" and world > 1:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     ours = not dist.is_initialized()
     if ours:
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE
-        )
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        if world > 1:
+            dist.init_process_group(backend, timeout=PATIENCE)
+        else:
+            store = dist.HashStore()  # type: ignore[attr-defined]
+            dist.init_process_group(backend, store=store, rank=0, world_size=1)
     try:
         yield Ranks(rank=dist.get_rank(), world=world, device=device)
     except RuntimeError as error:

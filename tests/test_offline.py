@@ -15,6 +15,7 @@ from test_distill import text_blocks
 from minipuzzle.errors import UserError
 from minipuzzle.progress import SILENT
 from minipuzzle.ranks import alone
+from minipuzzle.runs import distill as distill_module
 from minipuzzle.settings import Training
 from minipuzzle.training import train
 from minipuzzle.training.keep import Keep
@@ -266,9 +267,17 @@ def test_the_command_fills_the_cache_once_and_then_needs_no_teacher(tmp_path, ca
     assert said.count("; 1 shards are missing") == 2
     assert "left out 11 longer than a block of 64 tokens" in said
     assert "longer than a block of 128" not in said
+    trained, write = [], distill_module.write_gathered
+    monkeypatch.setattr(
+        "minipuzzle.runs.distill.write_gathered",
+        lambda model, *rest: trained.append(model) or write(model, *rest),
+    )
     monkeypatch.setattr(
         "minipuzzle.runs.job.Job.parent_model",
         property(lambda job: pytest.fail("loaded the teacher")),
     )
-    run(*distill, "--learning-rate", "1e-3")
-    assert capfd.readouterr().err.count("; 0 shards are missing") == 2
+    run(*distill, "--learning-rate", "1e-3", "--offload")
+    said = capfd.readouterr().err
+    assert said.count("; 0 shards are missing") == 2
+    assert "of CPU memory for each process" in said
+    assert type(trained[-1].embeddings.weight).__name__ == "DTensor"  # of FSDP2, in one process

@@ -69,6 +69,14 @@ def test_two_processes_equal_one(world, run):
         )  # the base is frozen
 
 
+@pytest.mark.parametrize(("run", "like"), [("offload", "averaged"), ("offload-moved", "two")])
+def test_offloaded_weights_are_those_that_are_not(world, run, like):
+    """Also where a run goes on with them that began without, and each sequence is divided."""
+    assert difference(world, run, like) < 2e-5
+    for name in ("loss", "teacher_entropy", "grad_norm"):
+        assert column(world, run, name) == pytest.approx(column(world, like, name), rel=1e-6)
+
+
 def test_two_processes_in_fp8_are_not_those_without(world):
     assert difference(world, "two", "fp8") > 1e-4
 

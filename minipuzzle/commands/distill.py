@@ -81,6 +81,7 @@ def _print_plan(line: DistillCommand) -> None:
         recomputed=named_kinds(training.activation_checkpointing),
         teacher_ends=None if settings.teacher_precision == "bf16" else training.bf16_ends,
         optimizer=training.optimizer,
+        offload=training.offload,
         batch=training.batch if training.micro_batch else 0,
         mfu=line.mfu,
         links=tuple(1e9 * link for link in line.links),

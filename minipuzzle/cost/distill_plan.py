@@ -13,7 +13,15 @@ from minipuzzle.errors import UserError
 from minipuzzle.memory import CARDS, Peak
 from minipuzzle.memory.cards import PLANNED
 from minipuzzle.memory.optimizers import state_bytes_each
-from minipuzzle.memory.training import BF16, GRADIENT, STATES_AT_ONCE, state_bytes, training_peak
+from minipuzzle.memory.training import (
+    BF16,
+    GRADIENT,
+    MASTER,
+    STATES_AT_ONCE,
+    offloaded_peak,
+    state_bytes,
+    training_peak,
+)
 from minipuzzle.settings.lengths import Lengths
 from minipuzzle.settings.training import Optimizer
 
@@ -32,7 +40,8 @@ WITH, WITHOUT = "checkpointing", "all kept"
 @dataclass(frozen=True, kw_only=True)
 class PlanRow:
     """A number of GPUs: bytes on each, WITH activation checkpointing and WITHOUT; of a micro-batch
-    the seconds of arithmetic, and of exchange where links are known.
+    the seconds of arithmetic, and of exchange where links are known; of the CPU's memory the bytes
+    for each GPU, where the optimiser is offloaded.
     """
 
     gpus: int
@@ -41,6 +50,7 @@ class PlanRow:
     days: float
     seconds: float
     exchange: float | None
+    cpu_bytes: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +75,7 @@ class DistillPlan:
     micro_batch: int = 1
     batch: int = 0
     optimizer: Optimizer = "adamw"
+    offload: bool = False
     recomputed: frozenset[str] = frozenset()
     lengths: Lengths = ()
     context_parallel: int = 1
@@ -97,8 +108,21 @@ class DistillPlan:
             context_parallel=self.context_parallel,
             recomputed=(self.recomputed or self.student.kinds) if checkpointing else (),
             optimizer=self.optimizer,
+            offload=self.offload,
             accumulates=self.batch * self.context_parallel > gpus * self.micro_batch,
         )
+
+    def cpu_peak(self, gpus: int) -> Peak | None:
+        """Bytes of the CPU's memory for each of ``gpus`` GPUs where the optimiser is offloaded."""
+        return offloaded_peak(self.student, gpus) if self.offload else None
+
+    def over_pcie(self, gpus: int) -> tuple[int, int]:
+        """Bytes to each GPU and from it for a micro-batch where the optimiser is offloaded: FP32
+        weights in both passes, those of final norm and head once; FP32 gradients.
+        """
+        count = self.student.parameters
+        stay = (self.student.vocab_size + 1) * self.student.hidden
+        return MASTER * (2 * count - stay) // gpus, GRADIENT * count // gpus
 
     def least_gpus(self, card: str, checkpointing: bool) -> int | None:
         """The fewest GPUs (1, 2, 4 or a multiple of 8) of a card of ``PLANNED`` that hold it; None
@@ -170,6 +194,7 @@ class DistillPlan:
                 days=self.tokens / self.tokens_per_second(n) / DAY,
                 seconds=self.seconds(),
                 exchange=self.exchange(n),
+                cpu_bytes=None if (cpu := self.cpu_peak(n)) is None else cpu.total,
             )
             for n in (self.context_parallel * n for n in (*SHOWN, *FAR))
             if n <= (GPUS if self.links else SHOWN)[-1]
@@ -203,6 +228,7 @@ class DistillPlan:
             **({"context_parallel": n} if (n := self.context_parallel) > 1 else {}),
             "batch": self.batch,
             "optimizer": self.optimizer,
+            **({"offload": True} if self.offload else {}),
             **({} if self.teacher_ends is None else {"teacher_ends": self.teacher_ends}),
             **({"recomputed": sorted(self.recomputed)} if self.recomputed else {}),
             "mfu": self.mfu,
@@ -214,5 +240,6 @@ class DistillPlan:
             "least_gpus": self.least,
             "terms_on": self.shown_on,
             "terms": self.peak(self.shown_on, True).terms,
+            **({} if (cpu := self.cpu_peak(self.shown_on)) is None else {"cpu_terms": cpu.terms}),
             "disk": self.disk(),
         }

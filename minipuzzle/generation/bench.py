@@ -48,7 +48,7 @@ def measure(
     Not timed, as in a server: capturing the CUDA graph, and a first piece of a prompt that compiles
     and tunes kernels. ``progress`` is told of tokens. Raises: torch.cuda.OutOfMemoryError.
     """
-    device = model.embeddings.weight.device
+    device = model.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     vocabulary = model.architecture.vocab_size

@@ -29,7 +29,7 @@ def prefill(
     Rows next to each other go together where they are equally long, so there is no padding that a
     state would have to forget; the others go one after the other.
     """
-    device = model.embeddings.weight.device
+    device = model.device
     logits = torch.empty(len(prompts), model.architecture.vocab_size, device=device)
     for start, stop in _groups([len(p) for p in prompts], tokens_at_once):
         rows, part = torch.as_tensor(prompts[start:stop], device=device), cache.part(start, stop)
@@ -62,7 +62,7 @@ class Decoder:
     """
 
     def __init__(self, model: HybridLM, cache: Cache, batch: int) -> None:
-        device = model.embeddings.weight.device
+        device = model.device
         self.model = model
         self.cache = cache
         self.rows = cache.decode_rows([cache.capacity - 1] * batch, device)

@@ -68,6 +68,18 @@ def held_by_block(model: Architecture, optimizer: Optimizer) -> list[Held]:
     return [*(_of_block(block, optimizer) for block in model.blocks), top_held]
 
 
+def pinned_bytes(model: Architecture, gpus: int) -> int:
+    """Of page-locked memory that FP32 shards of a model take in each of ``gpus`` processes: PyTorch
+    rounds each tensor up to a power of two (``torch.cuda.host_memory_stats``).
+    """
+    top = {"vocab": model.vocab_size, "hidden": model.hidden}
+    shapes = [EMBEDDING.shape(top)] * (1 if model.tied_head else 2) + [FINAL_NORM.shape(top)]
+    for block in model.blocks:
+        shapes += [w.shape(block.sizes) for w in block.weights if w.name not in block.buffers]
+    each = (FP32 * -(-shape[0] // gpus) * prod(shape[1:]) for shape in shapes)
+    return sum(1 << (size - 1).bit_length() for size in each if size)
+
+
 def state_bytes_each(model: Architecture, optimizer: Optimizer) -> float:
     """Bytes a parameter of a saved state, on average over the model's parameters."""
     whole = sum(held_by_block(model, optimizer), Held())

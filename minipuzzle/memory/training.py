@@ -10,7 +10,7 @@ from dataclasses import replace
 from minipuzzle.arch import Architecture
 from minipuzzle.kinds import Block
 from minipuzzle.memory.backward import BlockBytes, worst_moment
-from minipuzzle.memory.optimizers import Held, eight_bit, half, held_by_block
+from minipuzzle.memory.optimizers import Held, eight_bit, half, held_by_block, pinned_bytes
 from minipuzzle.memory.peak import Peak
 from minipuzzle.settings.training import Optimizer
 
@@ -37,6 +37,7 @@ TEACHER, CODES = "teacher, BF16", "teacher, FP8 codes"
 MASTERS, FROZEN = "student, FP32 masters", "student, BF16, frozen"
 ADAPTER, RESERVE = "adapter, FP32", "held back"
 HALVES = "student, BF16 matrices"
+ADAM, AVERAGE = "Adam moments, FP32", "average, FP32"
 LOADED = (TEACHER, CODES, MASTERS, HALVES, FROZEN, ADAPTER)
 """The terms that lie on the GPU before the first step."""
 
@@ -56,6 +57,7 @@ def training_peak(
     context_parallel: int = 1,
     twice: bool = False,
     optimizer: Optimizer = "adamw",
+    offload: bool = False,
 ) -> Peak:
     """Bytes on each of ``gpus`` GPUs that share one student and one teacher, at the worst moment of
     a step that takes ``tokens`` tokens at once on each; what is measured beside it:
@@ -69,7 +71,8 @@ def training_peak(
     everything. A step of several micro-batches ``accumulates``. Where ``context_parallel`` GPUs
     have a part of each sequence each, ``tokens`` are those of one part, beside which a block holds
     the others' keys and values. With ``teacher_ends`` the teacher multiplies in FP8 but for so many
-    blocks at either end, and on one GPU holds codes in place of those weights.
+    blocks at either end, and on one GPU holds codes in place of those weights. With ``offload``
+    what the optimiser holds is elsewhere (``offloaded_peak``), and one GPU gathers weights too.
     """
     terms = _teacher(teacher, teacher_ends, gpus)
     if trained is None:
@@ -88,29 +91,46 @@ def training_peak(
     others = tokens * (context_parallel - 1)
     # Our AdamW writes them beside its masters; else autocast makes them anew in each forward pass.
     written = 0
-    if gpus == 1 and trained is None and not (eight or twice):
+    if offload:
+        own = [Held()] * len(own)
+    if gpus == 1 and trained is None and not (eight or twice or offload):
         written = sum(block.copies for block in own)
         own = [_beside_copies(block, accumulates) for block in own]
     worst = worst_moment(
         _blocks(student, own, tokens, others, gpus, recomputed, stacks),
-        *_ends(student, own[-1], gpus),
+        *_ends(student, own[-1], gpus, offload),
         accumulates=accumulates,
     )
     # The final norm's output in BF16, and its gradient in FP32; its input is the last block's.
     ends = (BF16 + GRADIENT) * tokens * student.hidden
-    return Peak(
+    copies = _gathered(student, teacher, gpus, trained, offload)
+    peak = Peak(
         terms={
             **terms,
             f"gradients, {'BF16' if narrow or (written and not accumulates) else 'FP32'}": (
                 worst.gradients if trained is None else whole.gradients
             ),
-            f"Adam moments, {'8 bits' if eight else 'FP32'}": whole.moments // shared,
-            "compute copies": written + worst.copies + _gathered(student, teacher, gpus, trained),
+            "Adam moments, 8 bits" if eight else ADAM: whole.moments // shared,
+            "compute copies": written + worst.copies + copies,
             "activations": worst.activations + ends,
             "loss": LOSS_BYTES,
             RESERVE: HELD_BACK,
-            **({"average, FP32": MASTER * count // shared} if averaged else {}),
+            **({AVERAGE: MASTER * count // shared} if averaged else {}),
             **({"blocks as served, FP32": MASTER * matrices // shared} if twice else {}),
+        }
+    )
+    return peak.without((MASTERS, ADAM, AVERAGE)) if offload else peak
+
+
+def offloaded_peak(student: Architecture, gpus: int = 1, *, averaged: bool = False) -> Peak:
+    """Bytes of the CPU's memory for each of ``gpus`` GPUs whose optimiser is offloaded."""
+    pinned, count = pinned_bytes(student, gpus), student.parameters // gpus
+    return Peak(
+        terms={
+            MASTERS: pinned,
+            "gradients, FP32": pinned,
+            ADAM: MOMENTS * count,
+            **({AVERAGE: MASTER * count} if averaged else {}),
         }
     )
 
@@ -146,19 +166,28 @@ def state_bytes(trained: int, *, averaged: bool = False, each: float = MASTER + 
 
 
 def _gathered(
-    student: Architecture, teacher: Architecture | None, gpus: int, trained: int | None
+    student: Architecture,
+    teacher: Architecture | None,
+    gpus: int,
+    trained: int | None,
+    offload: bool,
 ) -> int:
     """Of weights, in the dtype of products, beside the shards or an adapter's masters."""
     own = 0 if trained is None else BF16 * trained
-    if gpus == 1:
+    if gpus == 1 and not offload:
         return own
-    models = [student] if teacher is None else [student, teacher]
+    models = [student] if teacher is None or gpus == 1 else [student, teacher]
     heads = [model.vocab_size * model.hidden for model in models]
     blocks = [max((block.parameters for block in m.blocks), default=0) for m in models]
     # Heads stay gathered for the whole step, and two blocks: the one at work and the next.
     gathered = BF16 * sum(heads) + 2 * BF16 * max(blocks)
     if trained is not None:
         return gathered + own
+    if offload:
+        # A block's FP32 shard on its way up, as it is and in BF16; its gradient, whole in BF16 and
+        # FP32, and the FP32 shard of it on its way down.
+        gathered += (BF16 + GRADIENT) * blocks[0]
+        return gathered + (MASTER + BF16 + GRADIENT) * blocks[0] // gpus
     # The largest gradient is whole once in BF16, and once in FP32 to be summed over the GPUs.
     return gathered + (BF16 + GRADIENT) * max(blocks[0], heads[0])
 
@@ -186,10 +215,13 @@ def _blocks(
     ]
 
 
-def _ends(student: Architecture, top: Held, gpus: int) -> tuple[int, int]:
+def _ends(student: Architecture, top: Held, gpus: int, offload: bool) -> tuple[int, int]:
     """Bytes of the gradients that the loss makes, of the head and the final norm, and of the
-    embedding's; a tied matrix has its own from the loss on.
+    embedding's; a tied matrix has its own from the loss on. The head's is FP32, and whole until it
+    is offloaded.
     """
+    if offload:
+        return GRADIENT * student.vocab_size * student.hidden, 0
     matrix = (top.gradients - GRADIENT * student.hidden) // 2
     last = 0 if student.tied_head else matrix
     return (top.gradients - last) // gpus, last // gpus

@@ -181,7 +181,7 @@ class HybridLM(nn.Module):
         Raises: UserError for a selection that this architecture does not allow.
         """
         selection.student(self.architecture)
-        device, size = self.embeddings.weight.device, self.architecture.hidden
+        device, size = self.device, self.architecture.hidden
         hidden = index_mask(size, selection.hidden, device)
         dropped = frozenset(range(len(self.blocks))) - frozenset(selection.kept_blocks)
         values: list[tuple[Any, str, Any]] = [
@@ -195,6 +195,15 @@ class HybridLM(nn.Module):
         with meanwhile(values):
             yield
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes; weights that are offloaded (``parallel.shard``) lie on the CPU."""
+        weight: Any = self.embeddings.weight
+        mesh = getattr(weight, "device_mesh", None)
+        if mesh is None or mesh.device_type == weight.device.type:
+            return cast(torch.device, weight.device)
+        return torch.device(mesh.device_type)
+
     def new_cache(
         self, batch: int, max_length: int, state_dtype: torch.dtype = torch.float32
     ) -> Cache:
@@ -205,7 +214,7 @@ class HybridLM(nn.Module):
         room = Room(
             batch=batch,
             capacity=max_length,
-            device=weight.device,
+            device=self.device,
             kv_dtype=weight.dtype,
             state_dtype=state_dtype,
         )

@@ -37,7 +37,7 @@ def set_precision(model: HybridLM, precision: str, bf16_ends: int) -> list[str]:
     if precision == "bf16":
         return []
     if precision == "fp8":
-        require_engine(next(model.parameters()).device)
+        require_engine(model.device)
     inner = range(bf16_ends, len(model.blocks) - bf16_ends)
     blocks = {i: cast(ResidualBlock, model.blocks[i]) for i in inner}
     layers = [f"blocks.{i}.{name}" for i, block in blocks.items() for name in block.projections]

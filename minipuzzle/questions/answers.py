@@ -23,7 +23,7 @@ from minipuzzle.shapes import Float
 def right(model: HybridLM, items: Sequence[Item], progress: Progress = SILENT) -> NDArray[np.bool_]:
     """[n] bool. Products are BF16's on CUDA; ``progress`` is told of items."""
     found = np.zeros(len(items), dtype=bool)
-    with mixed_precision(model.embeddings.weight.device):
+    with mixed_precision(model.device):
         for i, item in enumerate(items):
             found[i] = compared(model, item).argmax() == 0
             progress.advance()
@@ -49,7 +49,7 @@ def log_probabilities(model: HybridLM, item: Item) -> NDArray[np.float64]:
 def _in_rows(model: HybridLM, item: Item) -> NDArray[np.float64]:
     """Each choice with the context in a row of its own."""
     texts = [item.context + choice for choice in item.choices]
-    hidden = model.hidden_states(_padded(texts, model.embeddings.weight.device))
+    hidden = model.hidden_states(_padded(texts, model.device))
     first = len(item.context) - 1
     return np.array(
         [
@@ -61,7 +61,7 @@ def _in_rows(model: HybridLM, item: Item) -> NDArray[np.float64]:
 
 def _after_one(model: HybridLM, item: Item) -> NDArray[np.float64]:
     """The context is read once, and what is remembered of it copied for each choice."""
-    count, device = len(item.choices), model.embeddings.weight.device
+    count, device = len(item.choices), model.device
     cache = model.new_cache(count, len(item.context) + max(map(len, item.choices)))
     first = prefill(model, cache.part(0, 1), [item.context], TOKENS_AT_ONCE)  # [1, v]
     for slot in cache.slots:

@@ -25,6 +25,8 @@ def distill_plan_view(plan: DistillPlan) -> RenderableType:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("GPUs", "a GPU, checkpointing", "a GPU, all kept", "tokens/s", "days"):
         table.add_column(name, justify="right")
+    if plan.offload:
+        table.add_column("CPU memory for each", justify="right")
     if plan.links:
         table.add_column("arithmetic, exchange", justify="right")
     for row in plan.rows:
@@ -33,6 +35,7 @@ def distill_plan_view(plan: DistillPlan) -> RenderableType:
             *(bytes_(row.bytes[c]) for c in (WITH, WITHOUT)),
             f"{row.tokens_per_second:,.0f}",
             f"{row.days:,.1f}",
+            *([] if row.cpu_bytes is None else [bytes_(row.cpu_bytes)]),
             *([] if row.exchange is None else [f"{row.seconds:.2f} s, {row.exchange:.2f} s"]),
         )
     lines = [
@@ -46,8 +49,22 @@ def distill_plan_view(plan: DistillPlan) -> RenderableType:
         *lines,
         f"\non {plan.shown_on} GPUs with activation checkpointing each holds:",
         plan.peak(plan.shown_on, checkpointing=True).table() + "\n",
+        *_offloaded(plan),
         f"disk for one candidate: {bytes_(sum(plan.disk().values()))} ({disk})",
     )
+
+
+def _offloaded(plan: DistillPlan) -> list[str]:
+    """What lies in the CPU's memory, and what that moves."""
+    held = plan.cpu_peak(plan.shown_on)
+    if held is None:
+        return []
+    up, down = map(bytes_, plan.over_pcie(plan.shown_on))
+    return [
+        f"and the CPU's memory for each:\n{held.table()}\n",
+        f"a micro-batch moves {up} to each GPU and {down} from it; neither that nor the step on the"
+        " CPU is counted in the time\n",
+    ]
 
 
 def _lengths(plan: DistillPlan) -> str:

@@ -186,6 +186,13 @@ def check_adapter(
             allowed="training.optimizer adamw: what it holds of an adapter is small",
             next="Leave that setting out, or distil without an adapter.",
         )
+    if training.offload:
+        raise UserError(
+            "An adapter has little to offload.",
+            got=f"training.offload, adapter {adapter.kind}",
+            allowed="one of them: the frozen weights stay on the GPU in any case",
+            next="Leave training.offload out.",
+        )
     others = training.train not in ("auto", "all-but-routers")
     if others or training.balance:
         asked = f"train {training.train}" if others else f"balance {training.balance:g}"

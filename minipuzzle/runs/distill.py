@@ -53,7 +53,8 @@ def run_distill(job: Job, settings: DistillSettings, teacher_path: Path | None) 
         settings = replace(settings, training=replace(settings.training, weight_decay=0.0))
     target = job.run / "student"
     at_first_length = meanwhile([(job, "data", data)])
-    with at_first_length, job.run.locked(), ranks(job.device) as group, legs(group) as stop:
+    processes = ranks(job.device, settings.training.offload)
+    with at_first_length, job.run.locked(), processes as group, legs(group) as stop:
         inputs = open_distill(job, settings, teacher_path, students(job), group)
         needs = disk_needs(job, settings, inputs)
         if not target.exists():  # else perhaps nothing is to be done

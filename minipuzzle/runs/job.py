@@ -114,16 +114,20 @@ class Job:
         return choosing(self.tokenizer, self.original.architecture.max_positions)
 
     def load(
-        self, checkpoint: Checkpoint, group: Ranks | None = None, replicas: int = 1
+        self,
+        checkpoint: Checkpoint,
+        group: Ranks | None = None,
+        replicas: int = 1,
+        offload: bool = False,
     ) -> HybridLM:
         """A checkpoint's model on the device to be trained: FP32 masters, in shards over
-        ``group``.
+        ``group``; with ``offload`` on the CPU (``parallel.shard``).
         """
-        if group is not None and group.world > 1:
+        if group is not None and (group.world > 1 or offload):
             made = HybridLM(
                 checkpoint.architecture, device="meta", dtype=torch.float32, kernels=self.kernels
             )
-            return load_sharded(made, checkpoint, group, replicas)
+            return load_sharded(made, checkpoint, group, replicas, offload)
         return load_model(
             checkpoint, device=self.device, dtype=torch.float32, kernels=self.kernels
         ).eval()

@@ -243,7 +243,8 @@ class Legs:
         if self.settings.adapter.kind:
             model = adapted(self.job, checkpoint, self.settings.adapter, self.training, self.group)
         else:
-            model = self.job.load(checkpoint, self.group, self.training.replicas)
+            how = self.training.replicas, self.training.offload
+            model = self.job.load(checkpoint, self.group, *how)
             choose_trained(model, self.training.trains(USUAL))
             narrow(model, self.training)  # as the state of a run before has them
         if after:

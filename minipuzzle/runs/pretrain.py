@@ -53,7 +53,8 @@ def run_pretrain(recipe: PretrainRecipe, run: RunDir) -> Checkpoint:
 
     Beside it, ``training.json`` keeps the recipe, the machine, the wall time and the losses.
     """
-    with run.locked(), ranks(pick_device(recipe.device)) as group, legs(group):
+    processes = ranks(pick_device(recipe.device), recipe.training.offload)
+    with run.locked(), processes as group, legs(group):
         return _pretrain(recipe, run, group)
 
 
@@ -102,13 +103,13 @@ def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
         f"kernels: {kernels.describe(architecture.blocks)}"
     )
     group.by_first(folder.claim)
-    where = (
-        device if group.world == 1 else torch.device("cpu")
-    )  # shards move to their devices block by block
+    sharded = group.world > 1 or recipe.training.offload
+    # shards move to their devices block by block
+    where = torch.device("cpu") if sharded else device
     model = init_model(architecture, seed=recipe.training.seed, device=where, kernels=kernels)
     choose_trained(model, recipe.training.trains("all"))
-    if group.world > 1:
-        shard(model, group, recipe.training.replicas)
+    if sharded:
+        shard(model, group, recipe.training.replicas, recipe.training.offload)
     tokens = recipe.training.tokens
     for line in epochs(blocks, tokens):
         log.info(f"pretrain: {line}")

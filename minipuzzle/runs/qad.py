@@ -157,6 +157,13 @@ def _student(job: Job, settings: DistillSettings, group: Ranks) -> Checkpoint:
             allowed="one of them",
             next="Leave the adapter out.",
         )
+    if settings.training.offload:
+        raise UserError(
+            "Quantised weights are made on the GPU, from masters that lie there.",
+            got=f"{asked}, training.offload",
+            allowed="one of them",
+            next="Leave training.offload out.",
+        )
     if half(settings.training.optimizer):
         raise UserError(
             "Quantised weights are cast from FP32 ones.",

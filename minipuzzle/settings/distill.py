@@ -186,6 +186,13 @@ class DistillSettings:
                 next="Leave one of both out.",
             )
         DIVERGENCES.check(self.on_policy_loss)
+        if self.on_policy and self.training.offload:
+            raise UserError(
+                "A student with offloaded weights does not write.",
+                got="distill.on_policy with training.offload",
+                allowed="one of them: a token would take all weights over PCIe",
+                next="Leave one of both out.",
+            )
         if self.on_policy and self.teacher_logits:
             raise UserError(
                 "Stored logits do not cover what a student writes.",

@@ -61,6 +61,8 @@ class Training:
     would not hold them, "mlp,mamba" those of these kinds in any case (``named_kinds``). ``train``
     names the weights (``training.trained``): routers are the matrices that choose experts; what
     corrects the choice is no parameter and stays in any case.
+    ``offload`` holds FP32 weights, their gradients and moments in the CPU's memory, where the step
+    is taken (``parallel.shard``).
     ``optimizer``: see ``training.optimizers``. With ``average`` the result is the mean of the
     weights after each step of the last share of the tokens (``training.average``).
     """
@@ -100,6 +102,11 @@ class Training:
         "adamw",
         "AdamW, the same with moments in 8 bits, or with matrices in BF16 too (bytes a parameter,"
         " gradients included: 16, 10, 6).",
+        panel=MEMORY,
+    )
+    offload: bool = setting(
+        False,
+        "Hold FP32 weights, gradients and moments in CPU memory, and step there (FSDP2).",
         panel=MEMORY,
     )
     save_every: float = setting(
@@ -214,6 +221,7 @@ CHANGEABLE = (
     "activation_checkpointing",
     "replicas",
     "context_parallel",
+    "offload",
     "log_to",
 )
 """A run counts tokens, so that it can go on with another batch, or with a lower rate after a loss

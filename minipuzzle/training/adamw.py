@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 from minipuzzle.kernels.adamw import Betas, Stepped, plain_adamw
 from minipuzzle.model import HybridLM
@@ -20,34 +21,64 @@ Copies = dict[torch.nn.Parameter, Tensor]
 class AdamW(torch.optim.Optimizer):
     """Steps as torch.optim.AdamW does; where tensors are in shards, on this process's.
 
-    ``copies`` are written wherever their parameters are.
+    ``copies`` are written wherever their parameters are. ``fused`` takes PyTorch's one pass over
+    tensors on a CPU, whose last bits differ from those of the plain step.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], **shared: Any) -> None:
+    def __init__(self, groups: list[dict[str, Any]], *, fused: bool = False, **shared: Any) -> None:
         super().__init__(groups, shared)
         self.copies: Copies = {}
+        self.fused = fused
 
     def step(self, closure: Any = None, scale: float = 1.0) -> Any:
         """A step at gradients times ``scale``, which may be changed by it; no ``closure``. On a GPU
         a kernel for each group's tensors of a kind.
         """
         for group in self.param_groups:
-            tensors = [
-                self._stepped(parameter, group)
-                for parameter in group["params"]
-                if parameter.grad is not None
-            ]
+            ready = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if self.fused:
+                self._step_fused(ready, group, scale)
+                continue
+            tensors = [self._stepped(parameter, group) for parameter in ready]
             step = plain_adamw
             if any(t.weight.is_cuda for t in tensors):
                 from minipuzzle.kernels.adamw_cuda import launch as step
             first, second = group["betas"]
             step(tensors, scale, Betas(first=first, second=second, eps=group["eps"]))
 
-    def _stepped(self, parameter: torch.nn.Parameter, group: dict[str, Any]) -> Stepped:
-        held = self.state[parameter]
+    @torch.no_grad()
+    def _step_fused(
+        self, parameters: list[torch.nn.Parameter], group: dict[str, Any], scale: float
+    ) -> None:
+        held = [self._held(parameter) for parameter in parameters]
+        beta1, beta2 = group["betas"]
+        adamw(
+            [_local(parameter.detach()) for parameter in parameters],
+            [_local(parameter.grad) for parameter in parameters],
+            [_local(each["exp_avg"]) for each in held],
+            [_local(each["exp_avg_sq"]) for each in held],
+            [],
+            [each["step"] for each in held],
+            fused=True,
+            grad_scale=torch.tensor(1 / scale),  # what gradients are divided by
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+
+    def _held(self, parameter: torch.nn.Parameter) -> dict[str, Tensor]:
+        held: dict[str, Tensor] = self.state[parameter]
         if not held:
             held["step"] = torch.tensor(0.0)
             held |= {k: torch.zeros_like(parameter) for k in ("exp_avg", "exp_avg_sq")}
+        return held
+
+    def _stepped(self, parameter: torch.nn.Parameter, group: dict[str, Any]) -> Stepped:
+        held = self._held(parameter)
         held["step"] += 1
         step, (beta1, beta2), rate = held["step"].item(), group["betas"], group["lr"]
         return Stepped(
@@ -65,14 +96,14 @@ class AdamW(torch.optim.Optimizer):
 def keep_copies(
     model: HybridLM, optimizer: torch.optim.Optimizer, stages: Sequence[Stage]
 ) -> Copies:
-    """Where the optimiser is ours: BF16 copies of the trained FP32 matrices of a model's blocks, in
-    which a GPU multiplies them anyway. ``optimizer`` writes them from now on, and their gradients
-    are BF16, as products give them; FP32 where ``stages`` sum micro-batches.
+    """Where the optimiser is ours, and not ``fused``: BF16 copies of the trained FP32 matrices of a
+    model's blocks, in which a GPU multiplies them anyway. ``optimizer`` writes them from now on,
+    and their gradients are BF16, as products give them; FP32 where ``stages`` sum micro-batches.
 
     Neither of the embedding, whose few rows of a batch are cast, nor of the head: the loss makes
     its gradient in FP32.
     """
-    if not isinstance(optimizer, AdamW):
+    if not isinstance(optimizer, AdamW) or optimizer.fused:
         return {}
     matrices = model.architecture.matrices
     optimizer.copies = {

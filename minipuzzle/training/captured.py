@@ -122,6 +122,7 @@ def backward_of(
     size = min(settings.micro_batch or settings.batch, settings.batch)
     alike = settings.batch % size == 0  # a graph is of one shape
     captures = alike and ranks.world == 1 and ranks.device.type == "cuda"
+    captures = captures and not settings.offload  # FSDP waits for copies on the CPU
     captures = captures and objective.capturable and model.capturable
     adds = size < settings.batch
     return Backward(

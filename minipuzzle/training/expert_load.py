@@ -34,7 +34,7 @@ class ExpertLoad:
 
     def __init__(self, model: HybridLM, ranks: Ranks) -> None:
         self.ranks, self.before = ranks, list[list[float]]()
-        device = next(model.parameters()).device
+        device = model.device
         self.counts = {
             i: torch.zeros(_experts(model, i), dtype=torch.int64, device=device)
             for i, block in enumerate(model.architecture.blocks)

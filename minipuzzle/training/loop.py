@@ -88,7 +88,7 @@ def train(
     UserError where training breaks down, the state is another run's, or the disk is full.
     """
     settings = settings.at(RATE)
-    ranks = ranks or alone(next(model.parameters()).device)
+    ranks = ranks or alone(model.device)
     turns = stages(blocks, settings, lengths)
     for stage in turns:
         check_batch(stage.settings, stage.blocks.block_length, ranks)

@@ -43,7 +43,7 @@ def make_optimizer(model: HybridLM, settings: Training) -> torch.optim.Optimizer
     ]
     shared: dict[str, Any] = {"lr": settings.learning_rate, "betas": (0.9, 0.95), "eps": 1e-8}
     if not eight_bit(settings.optimizer):
-        return AdamW(groups, **shared)
+        return AdamW(groups, fused=settings.offload, **shared)
     groups = [group for group in groups if group["params"]]
     made: torch.optim.Optimizer = _lean()(
         groups, **shared, bf16_stochastic_round=half(settings.optimizer)
@@ -64,11 +64,18 @@ def narrow(model: HybridLM, settings: Training) -> None:
 
 
 def require_optimizer(settings: Training, world: int) -> None:
-    """Raises: UserError where torchao is not installed, and for BF16 matrices in several
-    processes.
+    """Raises: UserError where torchao is not installed, for BF16 matrices in several processes, and
+    for moments in 8 bits on the CPU.
     """
     if not eight_bit(settings.optimizer):
         return
+    if settings.offload:
+        raise UserError(
+            "Offloaded moments are FP32.",
+            got=f"training.offload with training.optimizer {settings.optimizer}",
+            allowed="training.optimizer adamw: no kernel steps on 8 bits on a CPU",
+            next="Leave one of both out.",
+        )
     if importlib.util.find_spec("torchao") is None:
         raise UserError(
             "torchao is not installed.",

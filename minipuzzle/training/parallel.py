@@ -28,9 +28,10 @@ from minipuzzle.ranks import Ranks
 from minipuzzle.units import bytes_
 
 
-def shard(model: HybridLM, ranks: Ranks, replicas: int = 1) -> None:
-    """Split ``model`` in place over all processes; with ``replicas`` R each 1/R of them holds a
-    whole model (HSDP).
+def shard(model: HybridLM, ranks: Ranks, replicas: int = 1, offload: bool = False) -> None:
+    """Split ``model`` in place over all processes, even one; with ``replicas`` R each 1/R of them
+    holds a whole model (HSDP). With ``offload`` the shards of parameters and of their gradients
+    lie in the CPU's memory, whatever the device is.
 
     On CUDA the parameters of a model that is trained are gathered in BF16 and gradients summed in
     FP32; those of a frozen one as they are held, so that it computes what it does on one GPU.
@@ -38,7 +39,9 @@ def shard(model: HybridLM, ranks: Ranks, replicas: int = 1) -> None:
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import (
+        CPUOffloadPolicy,
         MixedPrecisionPolicy,
+        OffloadPolicy,
         fully_shard,
         register_fsdp_forward_method,
     )
@@ -52,11 +55,14 @@ def shard(model: HybridLM, ranks: Ranks, replicas: int = 1) -> None:
     policy = MixedPrecisionPolicy(
         param_dtype=half, reduce_dtype=torch.float32 if half else None, cast_forward_inputs=False
     )
+    # pinned memory is copied from and to beside the GPU's work
+    where = CPUOffloadPolicy(pin_memory=kind == "cuda") if offload else OffloadPolicy()
+    each: dict[str, Any] = {"mesh": mesh, "mp_policy": policy, "offload_policy": where}
     for block in model.blocks:
-        fully_shard(block, mesh=mesh, mp_policy=policy)
+        fully_shard(block, **each)
     if not model.architecture.tied_head:
-        fully_shard(model.embeddings, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+        fully_shard(model.embeddings, **each)
+    fully_shard(model, **each, reshard_after_forward=False)
     for name in ("hidden_states", "hidden_states_of_each"):
         register_fsdp_forward_method(model, name)
 
@@ -95,15 +101,18 @@ def _mesh(world: Any, kind: str, batches: int, size: int) -> Any:
 
 
 def load_sharded(
-    model: HybridLM, checkpoint: Checkpoint, ranks: Ranks, replicas: int = 1
+    model: HybridLM, checkpoint: Checkpoint, ranks: Ranks, replicas: int = 1, offload: bool = False
 ) -> HybridLM:
     """``model``, made on "meta", sharded and filled: each process reads and holds its own rows
     only.
 
     Raises: as ``shard``, and UserError for NaN or infinite weights.
     """
-    shard(model, ranks, replicas)
-    model.to_empty(device=ranks.device)
+    shard(model, ranks, replicas, offload)
+    model.to_empty(device="cpu" if offload else ranks.device)
+    for module in model.modules():  # buffers stay where the model computes
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(ranks.device))
     for name, tensor in model.state_dict().items():
         # buffers are small, and whole on every process
         local, first = local_rows(tensor) if hasattr(tensor, "to_local") else (tensor, 0)

@@ -12,9 +12,9 @@ from typing import cast
 import torch
 
 from minipuzzle.arch import Architecture
-from minipuzzle.machine import free_gpu_bytes
+from minipuzzle.machine import available_bytes, free_gpu_bytes
 from minipuzzle.memory import Peak
-from minipuzzle.memory.training import HELD_BACK, LOADED, RESERVE, training_peak
+from minipuzzle.memory.training import HELD_BACK, LOADED, RESERVE, offloaded_peak, training_peak
 from minipuzzle.model import HybridLM, reshard, set_precision
 from minipuzzle.model.base import ResidualBlock
 from minipuzzle.settings import Training
@@ -46,7 +46,7 @@ def prepare(
     reshard(model)  # an optimiser holds shards, whatever ran forward before
     narrow(model, settings)
     layers = set_precision(model, settings.precision, settings.bf16_ends)
-    wanted, device = settings.activation_checkpointing, next(model.parameters()).device
+    wanted, device = settings.activation_checkpointing, model.device
     every = frozenset(model.architecture.kinds)
     model.recomputed = every if wanted == "on" else every & named_kinds(wanted)
     parts = [f"{len(layers)} linear layers in {settings.precision}"] if layers else []
@@ -70,6 +70,15 @@ def prepare(
                 "it may run out: lower training.micro_batch, training.batch or data.length, or use"
                 " more GPUs with torchrun"
             )
+    if settings.offload:
+        held = offloaded_peak(
+            model.architecture, ranks // settings.replicas, averaged=settings.average > 0
+        )
+        parts.append(
+            f"{bytes_(held.total)} of CPU memory for each process (estimate), of which"
+            f" {bytes_(held.without(LOADED).total)} are not there yet; {bytes_(available_bytes())}"
+            " are free for all of this machine"
+        )
     if model.recomputed:
         parts.append(f"activation checkpointing ({wanted})")
     return "; ".join(parts)
@@ -100,6 +109,7 @@ def step_peak(
         accumulates=0 < settings.micro_batch * ranks < settings.batch * settings.context_parallel,
         context_parallel=settings.context_parallel,
         twice=twice,
+        offload=settings.offload,
         stacks=any(cast(ResidualBlock, block).stacks_adapted for block in model.blocks),
     )
 

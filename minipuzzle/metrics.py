@@ -6,13 +6,16 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from minipuzzle.arch import Selection
 from minipuzzle.data import TokenBlocks
-from minipuzzle.model import HybridLM, mixed_precision, reshard
+from minipuzzle.model import HybridLM, StreamedLM, mixed_precision, reshard
 from minipuzzle.model.branches import Branches
 from minipuzzle.model.head import matmul_fp32
 from minipuzzle.progress import SILENT, Progress
@@ -76,24 +79,23 @@ def measure(
 
 
 def measure_each(
-    model: HybridLM,
+    model: HybridLM | StreamedLM,
     selections: Sequence[Selection],
     blocks: TokenBlocks,
     *,
     batch: int = 8,
-    teacher: HybridLM | Answers | None = None,
-    progress: Progress = SILENT,
+    teacher: Answers | None = None,
 ) -> list[Metrics]:
     """What ``measure`` says of the model under the masks of each selection, in one pass over the
     text: what selections share of their first blocks is computed once (``model.branches``).
 
     Raises: UserError for a selection that the architecture does not allow.
     """
-    return _measured(model, model.branches(selections), blocks, batch, teacher, progress)
+    return _measured(model, model.branches(selections), blocks, batch, teacher, SILENT)
 
 
 def _measured(
-    model: HybridLM,
+    model: HybridLM | StreamedLM,
     branches: Branches | None,
     blocks: TokenBlocks,
     batch: int,
@@ -102,75 +104,91 @@ def _measured(
 ) -> list[Metrics]:
     """Of each branch; of the model itself without any."""
     parts = blocks.by_domain() or [("", blocks)]
-    each: list[Tensor] = []
-    counts: list[int] = []
-    before = 0
-    with mixed_precision(model.device):
-        for _, part in parts:
-            each.append(_summed(model, branches, part, batch, teacher, before, progress))
-            counts.append(predictions(part))
-            before += len(part)
+    device = model.device
+    texts = _Texts([part for _, part in parts], batch, device)
+    count = 1 if branches is None else branches.size
+    totals = torch.zeros(len(parts), count, 4, dtype=torch.float64, device=device)
+
+    @lru_cache(maxsize=1)
+    def known(number: int) -> tuple[Tensor | slice, Tensor, Tensor | None]:
+        """(the predictions that count, what follows there, the teacher's states there)."""
+        text = texts[number]
+        other = None if teacher is None else _answers(teacher, text)[text.rows]
+        return text.rows, text.tokens[:, 1:].reshape(-1)[text.rows], other
+
+    def take(number: int, selection: int, hidden: Tensor) -> None:
+        rows, targets, other = known(number)
+        mine = hidden[:, :-1].flatten(0, 1)[rows]
+        sums = totals[texts.places[number][0], selection]
+        _compare(sums, model, mine, targets, teacher, other)
+
+    with mixed_precision(device):
+        if branches is not None:
+            model.hidden_states_of_texts(branches, texts, take)
+        elif isinstance(model, HybridLM):
+            for number, text in enumerate(texts):
+                known(number)
+                take(number, 0, model.hidden_states(text.tokens, text.documents))
+                progress.advance(len(text.tokens))
     for measured in (model, teacher):  # in the middle of a training, for one
         if isinstance(measured, HybridLM):
             reshard(measured)
-    alone = teacher is None
+    alone, counts = teacher is None, [predictions(part) for _, part in parts]
     return [
         replace(
-            _metrics(torch.stack(sums).sum(0), sum(counts), alone),
+            _metrics(sums.sum(0), sum(counts), alone),
             domains={
                 name: _metrics(found, count, alone)
                 for (name, _), found, count in zip(parts, sums, counts, strict=True)
                 if name
             },
         )
-        for sums in zip(*each, strict=True)
+        for sums in totals.transpose(0, 1)
     ]
 
 
-def _summed(
-    model: HybridLM,
-    branches: Branches | None,
-    blocks: TokenBlocks,
-    batch: int,
-    teacher: HybridLM | Answers | None,
-    before: int,
-    progress: Progress,
-) -> Tensor:
-    """[branches or 1, 4] float64, sums over predictions: loss, right, agreeing, KL. A teacher's
-    ``Answers`` to these blocks begin at block ``before``.
+class _Text(NamedTuple):
+    """Blocks from ``start`` on of the whole text: ``tokens`` [b, s], ``documents`` [b, s] that do
+    not see each other, and which of b (s - 1) predictions count.
     """
-    device = model.device
-    count = 1 if branches is None else branches.size
-    totals = torch.zeros(count, 4, dtype=torch.float64, device=device)
-    for start in range(0, len(blocks), batch):
-        tokens = torch.from_numpy(blocks.tokens[start : start + batch].astype("int64")).to(device)
-        documents, rows = _counted(blocks, start, batch, device)
-        other = None
-        if teacher is not None:
-            other = _answers(teacher, tokens, documents, before + start)[rows]
-        targets = tokens[:, 1:].reshape(-1)[rows]
 
-        def take(
-            number: int,
-            hidden: Tensor,
-            rows: Tensor | slice = rows,
-            other: Tensor | None = other,
-            targets: Tensor = targets,
-        ) -> None:
-            mine = hidden[:, :-1].flatten(0, 1)[rows]
-            _compare(totals[number], model, mine, targets, teacher, other)
+    tokens: Tensor
+    documents: Tensor | None
+    rows: Tensor | slice
+    start: int
 
-        if branches is None:
-            take(0, model.hidden_states(tokens, documents))
-        else:
-            model.hidden_states_of_each(branches, tokens, take, documents)
-        progress.advance(len(tokens))
-    return totals
+
+class _Texts(Sequence[_Text]):
+    """The blocks of all ``parts``, ``batch`` of one part at once, made on the ``device`` when asked
+    for. ``places`` are the part of each, and where it starts there.
+    """
+
+    def __init__(self, parts: Sequence[TokenBlocks], batch: int, device: torch.device) -> None:
+        self.parts, self.batch, self.device = parts, batch, device
+        self.before = [0, *accumulate(len(part) for part in parts)]
+        self.places = [
+            (number, start)
+            for number, part in enumerate(parts)
+            for start in range(0, len(part), batch)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Any) -> Any:
+        number, start = self.places[index]
+        part, stop = self.parts[number], start + self.batch
+        tokens = torch.from_numpy(part.tokens[start:stop].astype("int64")).to(self.device)
+        first = self.before[number] + start
+        if not part.spans:
+            return _Text(tokens, None, slice(None), first)
+        told = torch.from_numpy(part.documents[start:stop]).to(self.device)
+        return _Text(tokens, told // 2, (told[:, 1:] % 2 == 1).flatten(), first)
 
 
 def _compare(
     totals: Tensor,
-    model: HybridLM,
+    model: HybridLM | StreamedLM,
     hidden: Float[Tensor, "n d"],
     targets: Int[Tensor, " n"],
     teacher: HybridLM | Answers | None,
@@ -207,18 +225,23 @@ def _metrics(sums: Tensor, count: int, alone: bool) -> Metrics:
 
 
 @torch.no_grad()
-def answers(model: HybridLM, blocks: TokenBlocks, batch: int = 8) -> Answers:
+def answers(model: HybridLM | StreamedLM, blocks: TokenBlocks, batch: int = 8) -> Answers:
     """What the model says to a text, computed once: for ``measure``."""
-    device = model.device
-    rows = []
+    device, architecture = model.device, model.architecture
+    texts = _Texts([blocks], batch, device)
+    hidden: list[Tensor] = []
+
+    def take(number: int, selection: int, states: Tensor) -> None:
+        if not hidden:
+            shape = len(blocks), blocks.block_length - 1, architecture.hidden
+            hidden.append(states.new_empty(shape))
+        start = texts[number].start
+        hidden[0][start : start + len(states)] = states[:, :-1]
+
     with mixed_precision(device):
-        for start in range(0, len(blocks), batch):
-            tokens = torch.from_numpy(blocks.tokens[start : start + batch].astype("int64")).to(
-                device
-            )
-            documents, _ = _counted(blocks, start, batch, device)
-            rows.append(model.hidden_states(tokens, documents)[:, :-1])
-    return Answers(hidden=torch.cat(rows), head_weight=model.head_weight)
+        whole = model.branches([Selection.everything(architecture)])
+        model.hidden_states_of_texts(whole, texts, take)
+    return Answers(hidden=hidden[0], head_weight=model.head_weight)
 
 
 @torch.no_grad()
@@ -243,23 +266,11 @@ def predictions(blocks: TokenBlocks) -> int:
     return int((following % 2).sum()) if blocks.spans else int(following.size)
 
 
-def _counted(
-    blocks: TokenBlocks, start: int, batch: int, device: torch.device
-) -> tuple[Tensor | None, Tensor | slice]:
-    """(documents [b, s] that do not see each other, the predictions that count among b (s - 1))."""
-    if not blocks.spans:
-        return None, slice(None)
-    documents = torch.from_numpy(blocks.documents[start : start + batch]).to(device)
-    return documents // 2, (documents[:, 1:] % 2 == 1).flatten()
-
-
-def _answers(
-    teacher: HybridLM | Answers, tokens: Tensor, documents: Tensor | None, start: int
-) -> Tensor:
-    """[b (s - 1), d], those of given ``Answers`` from block ``start`` on."""
+def _answers(teacher: HybridLM | Answers, text: _Text) -> Tensor:
+    """[b (s - 1), d]."""
     if isinstance(teacher, Answers):
-        return teacher.hidden[start : start + len(tokens)].flatten(0, 1)
-    return teacher.hidden_states(tokens, documents)[:, :-1].flatten(0, 1)
+        return teacher.hidden[text.start : text.start + len(text.tokens)].flatten(0, 1)
+    return teacher.hidden_states(text.tokens, text.documents)[:, :-1].flatten(0, 1)
 
 
 def _synchronize(tokens: Tensor) -> None:

@@ -111,7 +111,7 @@ def plan_peak(
     working = {b: _working(b, settings, length, dtype, fast) for b in dict.fromkeys(blocks)}
     formats = measured_formats(checkpoint, settings)
     if any(formats):
-        working = {b: most + _rounding(b, dtype) for b, most in working.items()}
+        working = {b: most + rounding_bytes(b, dtype) for b, most in working.items()}
     if find(settings.metric).logits:  # a CPU multiplies with FP32 logits in FP32
         itemsize = dtype.itemsize if device.type == "cuda" else FP32_BYTES
         head = architecture.vocab_size * architecture.hidden * itemsize
@@ -154,7 +154,7 @@ def plan_peak(
     return ScoringPeak(needs=needs, load=load, dtype=dtype, reason=reason)
 
 
-def _rounding(block: Block, dtype: torch.dtype) -> int:
+def rounding_bytes(block: Block, dtype: torch.dtype) -> int:
     """Bytes of a block's matrices once more, and of rounding the largest of them in FP32."""
     sizes = [prod(block.weight(name).shape(block.sizes)) for name in block.matrices]
     return 2 * sum(sizes) * dtype.itemsize + ROUNDED * FP32_BYTES * max(sizes, default=0)

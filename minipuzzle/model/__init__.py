@@ -15,6 +15,7 @@ from minipuzzle.model.hybrid import HybridLM
 from minipuzzle.model.load import frozen, frozen_model, init_model, load_frozen, load_model
 from minipuzzle.model.precision import mixed_precision, set_precision
 from minipuzzle.model.reshard import reshard
+from minipuzzle.model.streamed import StreamedLM
 
 for _file in iter_modules(kinds.__path__):
     if find_spec(f"{__name__}.{_file.name}") is not None:
@@ -23,6 +24,7 @@ for _file in iter_modules(kinds.__path__):
 __all__ = [
     "Cache",
     "HybridLM",
+    "StreamedLM",
     "fp8_model",
     "frozen",
     "frozen_model",

@@ -2,7 +2,7 @@
 stream up to there.
 
     branches = model.branches(selections)
-    model.hidden_states_of_each(branches, tokens, take)      take(number, hidden) for each of them
+    model.hidden_states_of_texts(branches, texts, take)      take(text, number, hidden)
 
 The selections are a tree over the blocks, walked depth first. Where it forks, the branch with the
 most selections goes last and takes the stream along, so at most ``forks_held`` streams wait.
@@ -10,28 +10,40 @@ most selections goes last and takes the stream along, so at most ``forks_held`` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from minipuzzle.arch import Architecture, Selection
-from minipuzzle.model.base import ResidualBlock
 from minipuzzle.model.masks import index_mask
 
-Values = list[tuple[Any, str, Any]]
-"""(module, attribute, mask) to set meanwhile."""
+Steps = tuple[tuple[int, Any], ...]
+"""Blocks by number, each with what its model has to know of what is kept of it."""
+Take = Callable[[int, int, Tensor], None]
+"""Given the number of a text, that of a selection, and its hidden states before the head."""
+
+
+class Text(Protocol):
+    """``tokens`` [b, s] int64 and, where some do not see each other, ``documents`` [b, s]."""
+
+    @property
+    def tokens(self) -> Tensor: ...
+
+    @property
+    def documents(self) -> Tensor | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Branch:
-    """What ``members``, selections by number, share: ``steps`` (block, its masks), then the
-    ``forks``, the one with the fewest members first; none at the end of the model.
+    """What ``members``, selections by number, share: ``steps``, then the ``forks``, the one with
+    the fewest members first; none at the end of the model.
     """
 
     members: tuple[int, ...]
-    steps: tuple[tuple[int, Values], ...]
+    steps: Steps
     forks: tuple[Branch, ...]
 
     @property
@@ -39,33 +51,43 @@ class Branch:
         """How often a block runs in it."""
         return len(self.steps) + sum(fork.count for fork in self.forks)
 
+    @property
+    def leaves(self) -> int:
+        """How many streams it ends in."""
+        return sum(fork.leaves for fork in self.forks) or 1
+
 
 class Branches:
-    """The ``selections`` of a model, whose ``blocks`` these are, as branches, by ``hidden``, the
-    mask of their hidden channels.
+    """The ``selections`` of an architecture as branches, by ``hidden``, the mask of their hidden
+    channels on ``device``; ``step`` says what a model has to know of a selection at a block.
 
-    Raises: UserError for a selection that the model's architecture does not allow.
+    Raises: UserError for a selection that the architecture does not allow.
     """
 
     def __init__(
         self,
         architecture: Architecture,
-        blocks: Sequence[ResidualBlock],
         selections: Sequence[Selection],
+        device: torch.device,
+        step: Callable[[Selection, int], Any],
     ) -> None:
         for selection in selections:
             selection.student(architecture)
         self.size = len(selections)
         self.trees: list[tuple[Tensor | None, Branch]] = []
-        device, size = blocks[0].norm.weight.device, architecture.hidden
         for group in _grouped(range(self.size), [s.hidden for s in selections]):
-            mask = index_mask(size, selections[group[0]].hidden, device)
-            self.trees.append((mask, _branch(blocks, selections, group, 0)))
+            mask = index_mask(architecture.hidden, selections[group[0]].hidden, device)
+            self.trees.append((mask, _branch(selections, step, group, 0)))
 
     @property
     def count(self) -> int:
         """How often a block runs for all of them; one by one it is the sum of their blocks."""
         return sum(branch.count for _, branch in self.trees)
+
+    @property
+    def leaves(self) -> int:
+        """How many streams they end in: selections that differ."""
+        return sum(branch.leaves for _, branch in self.trees)
 
 
 def forks_held(selections: int) -> int:
@@ -76,27 +98,29 @@ def forks_held(selections: int) -> int:
 
 
 def _branch(
-    blocks: Sequence[ResidualBlock],
     selections: Sequence[Selection],
+    step: Callable[[Selection, int], Any],
     members: tuple[int, ...],
     start: int,
 ) -> Branch:
-    steps: list[tuple[int, Values]] = []
-    for index in range(start, len(blocks)):
+    steps: list[tuple[int, Any]] = []
+    first = selections[members[0]]
+    for index in range(start, len(first.blocks)):
         parts = _grouped(members, [_said(selections[m], index) for m in members])
         if len(parts) > 1:
-            forks = [_branch(blocks, selections, part, index) for part in sorted(parts, key=len)]
+            forks = [_branch(selections, step, part, index) for part in sorted(parts, key=len)]
             return Branch(members=members, steps=tuple(steps), forks=tuple(forks))
-        if selections[members[0]].blocks[index] is not None:
-            axes = selections[members[0]].axes(index)
-            steps.append((index, [*blocks[index].masks(axes)]))
+        if first.blocks[index] is not None:
+            steps.append((index, step(first, index)))
     return Branch(members=members, steps=tuple(steps), forks=())
 
 
 def _said(selection: Selection, index: int) -> tuple[object, ...] | None:
-    """What a selection keeps of a block, to compare; hidden channels apart."""
+    """What a selection keeps of a block and in which format, to compare; hidden channels apart."""
     kept = selection.blocks[index]
-    return None if kept is None else tuple(sorted(kept.items()))
+    if kept is None:
+        return None
+    return (selection.formats and selection.formats[index], *sorted(kept.items()))
 
 
 def _grouped(members: Sequence[int], keys: Sequence[object]) -> list[tuple[int, ...]]:

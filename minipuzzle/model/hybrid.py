@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -14,7 +15,7 @@ from minipuzzle.arch import Architecture, Selection
 from minipuzzle.kernels import Kernels, choose
 from minipuzzle.kernels.pointwise import product_dtype
 from minipuzzle.model.base import Context, ResidualBlock, make_block, new_slot
-from minipuzzle.model.branches import Branch, Branches
+from minipuzzle.model.branches import Branch, Branches, Take, Text
 from minipuzzle.model.cache import Cache, Room
 from minipuzzle.model.context_parallel import ContextParallel
 from minipuzzle.model.head import matmul_fp32
@@ -120,11 +121,24 @@ class HybridLM(nn.Module):
         return result
 
     def branches(self, selections: Sequence[Selection]) -> Branches:
-        """For ``hidden_states_of_each``.
+        """For ``hidden_states_of_texts``.
 
         Raises: UserError for a selection that the architecture does not allow.
         """
-        return Branches(self.architecture, cast(Sequence[ResidualBlock], self.blocks), selections)
+        blocks = cast(Sequence[ResidualBlock], self.blocks)
+        return Branches(
+            self.architecture,
+            selections,
+            self.device,
+            lambda selection, index: blocks[index].masks(selection.axes(index)),
+        )
+
+    def hidden_states_of_texts(self, branches: Branches, texts: Sequence[Text], take: Take) -> None:
+        """``take(text, selection, hidden)``, both by number, for each text and selection: what
+        ``hidden_states`` gives under its masks, to the last bit. No gradients are kept.
+        """
+        for number, text in enumerate(texts):
+            self.hidden_states_of_each(branches, text.tokens, partial(take, number), text.documents)
 
     def hidden_states_of_each(
         self,
@@ -133,9 +147,7 @@ class HybridLM(nn.Module):
         take: Callable[[int, Tensor], None],
         documents: Int[Tensor, "b s"] | None = None,
     ) -> None:
-        """``take(number, hidden)`` for each of the branches' selections: what ``hidden_states``
-        gives under its masks, to the last bit. No gradients are kept.
-        """
+        """The same of one text."""
         with torch.no_grad():
             for mask, branch in branches.trees:
                 with meanwhile([(self, "_hidden_mask", mask), (self.final_norm, "kept", mask)]):

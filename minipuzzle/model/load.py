@@ -54,6 +54,11 @@ def _filled(model: HybridLM, checkpoint: Checkpoint, device: torch.device | str)
     return model
 
 
+def frozen_dtype(device: torch.device) -> torch.dtype:
+    """That of the matrices of a model without gradients; the rest is FP32."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
 def frozen_model(
     architecture: Architecture,
     device: torch.device,
@@ -64,9 +69,11 @@ def frozen_model(
     """A model as ``load_frozen`` makes it, without weights; ``where`` "meta" without memory, to be
     put on ``device``.
     """
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = HybridLM(
-        architecture, device=where or device, dtype=dtype, kernels=kernels or choose(device)
+        architecture,
+        device=where or device,
+        dtype=frozen_dtype(device),
+        kernels=kernels or choose(device),
     )
     matrices = architecture.matrices
     for name, parameter in model.named_parameters():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.kernels import choose
+from minipuzzle.kinds.axes import Weight
 from minipuzzle.model.base import ResidualBlock, make_block
 from minipuzzle.model.norm import RMSNorm, final_norm
 from minipuzzle.shapes import Float
@@ -23,8 +24,8 @@ class BlockReader:
     at once.
 
     Vectors (norms, A, D, dt) stay in FP32: they are small, and the forward computes with them in
-    FP32. ``exact`` takes the reference kernels: Triton multiplies FP32 in TF32, which blurs a
-    comparison.
+    FP32; where ``narrow`` names the tensors of ``dtype``, so does all else. ``exact`` takes the
+    reference kernels: Triton multiplies FP32 in TF32, which blurs a comparison.
     """
 
     def __init__(
@@ -34,10 +35,11 @@ class BlockReader:
         device: torch.device,
         dtype: torch.dtype,
         exact: bool = False,
+        narrow: Collection[str] | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.device = device
-        self.dtype = dtype
+        self.dtype, self.narrow = dtype, narrow
         self.kernels = choose(device, "reference" if exact else "auto")
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
@@ -80,15 +82,18 @@ class BlockReader:
         block = self.checkpoint.architecture.blocks[index]
         tensors = {
             w.name: torch.empty(
-                w.shape(block.sizes),
-                dtype=held_dtype(w.name, len(w.dims), self.dtype),
-                device=self.device,
+                w.shape(block.sizes), dtype=self._held(index, w), device=self.device
             )
             for w in block.weights
         }
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(self.device))
         return pool.submit(self._read, index, tensors)
+
+    def _held(self, index: int, weight: Weight) -> torch.dtype:
+        if self.narrow is None:
+            return held_dtype(weight.name, len(weight.dims), self.dtype)
+        return self.dtype if f"blocks.{index}.{weight.name}" in self.narrow else torch.float32
 
     def _read(self, index: int, tensors: dict[str, Tensor]) -> ResidualBlock:
         with (

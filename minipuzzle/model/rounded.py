@@ -51,13 +51,19 @@ class Rounding:
         matrices rounded to its format; the caller masks. A second copy of them is held.
         """
         values = []
-        for index in selection.kept_blocks if selection.formats else ():
-            assert selection.formats is not None
-            module = cast(ResidualBlock, model.blocks[index])
-            formats = pair_of(selection.formats[index])
-            values += self._values(module, index, formats, selection.axes(index))
+        for index in selection.kept_blocks:
+            values += self.values(cast(ResidualBlock, model.blocks[index]), index, selection)
         with meanwhile(values):
             yield
+
+    def values(
+        self, module: ResidualBlock, index: int, selection: Selection
+    ) -> list[tuple[Any, str, Any]]:
+        """What is to be set meanwhile for block ``index`` alone, for ``masks.meanwhile``."""
+        if selection.formats is None:
+            return []
+        formats = pair_of(selection.formats[index])
+        return self._values(module, index, formats, selection.axes(index))
 
     @torch.no_grad()
     def _values(

@@ -1,5 +1,5 @@
-"""The parent under masks, measured on a text: whole on one device, or in shards over all processes
-of a torchrun.
+"""The parent under masks, measured on a text: whole on one device or block by block, or in shards
+over all processes of a torchrun.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from minipuzzle.arch import Selection
 from minipuzzle.data import TokenBlocks
 from minipuzzle.metrics import Answers, Metrics, answers, measure_each, predictions
-from minipuzzle.model import HybridLM
+from minipuzzle.model import HybridLM, StreamedLM
 from minipuzzle.model.rounded import Rounding
 from minipuzzle.nas.rank import Quality
 from minipuzzle.questions.choosing import Asked, by_kind, counted
@@ -29,14 +29,18 @@ class MaskedParent:
     Over several processes only the first decides what is measured, and says so to the others
     (``serve``), because a solver that is stopped by the clock may decide differently elsewhere.
     Each computes on its share of the blocks, or on all of them where they cannot be shared equally.
-    A selection with formats is measured with its weights rounded to them.
+    A selection with formats is measured with its weights rounded to them. With ``rows`` the parent
+    is not loaded but read block by block (``StreamedLM``).
     """
 
-    def __init__(self, job: Job, blocks: TokenBlocks, group: Ranks) -> None:
-        self.job, self.group = job, group
+    def __init__(
+        self, job: Job, blocks: TokenBlocks, group: Ranks, rows: int | None = None
+    ) -> None:
+        self.job, self.group, self.rows = job, group, rows
         self.blocks = blocks.share(group.rank, group.world)
         self.names = [domain.name for domain in blocks.domains]
-        self._loaded: tuple[HybridLM, Answers] | None = None
+        self._loaded: tuple[HybridLM | StreamedLM, Answers] | None = None
+        self._asked: Asked | None = None
 
     def __call__(self, selections: Sequence[Selection]) -> list[Quality]:
         """What the parent does under each selection's masks, over all processes; for the first one
@@ -65,29 +69,28 @@ class MaskedParent:
         """The parent's weights in formats."""
         return Rounding(self.job.parent)
 
-    @cached_property
-    def _questions(self) -> Asked:
-        return counted(
-            self.job.frozen_parent(self.group) if self._loaded is None else self._loaded[0],
-            self.job.questions(),
-        )
-
     def _answer(
         self, selections: Sequence[Selection], by_tasks: bool
     ) -> list[Quality] | list[dict[str, float]]:
         if self._loaded is None:
-            model = self.job.frozen_parent(self.group)
-            self._loaded = model, answers(model, self.blocks, BATCH)
+            parent: HybridLM | StreamedLM = (
+                self.job.frozen_parent(self.group)
+                if self.rows is None
+                else StreamedLM(self.job.parent, device=self.job.device, rows=self.rows)
+            )
+            self._loaded = parent, answers(parent, self.blocks, BATCH)
         model, teacher = self._loaded
         if by_tasks:
+            assert isinstance(model, HybridLM)  # others are refused before
             return [self._kinds(model, selection) for selection in selections]
         each = self._qualities(model, selections, teacher)
         return [self._together(found) for found in each]
 
     def _qualities(
-        self, model: HybridLM, selections: Sequence[Selection], teacher: Answers
+        self, model: HybridLM | StreamedLM, selections: Sequence[Selection], teacher: Answers
     ) -> list[Quality]:
-        if all(selection.formats is None for selection in selections):
+        whole = all(selection.formats is None for selection in selections)
+        if whole or isinstance(model, StreamedLM):  # which rounds a block at a time
             return masked_qualities(model, selections, self.blocks, teacher)
         found: list[Quality] = []
         for selection in selections:  # one after the other: each has weights of its own
@@ -96,7 +99,9 @@ class MaskedParent:
         return found
 
     def _kinds(self, model: HybridLM, selection: Selection) -> dict[str, float]:
-        asked = self._questions
+        if self._asked is None:
+            self._asked = counted(model, self.job.questions())
+        asked = self._asked
         with model.masked(selection), self.rounding.applied(model, selection):
             return by_kind(model, asked)
 
@@ -125,7 +130,7 @@ class MaskedParent:
 
 
 def masked_qualities(
-    model: HybridLM,
+    model: HybridLM | StreamedLM,
     selections: Sequence[Selection],
     blocks: TokenBlocks,
     teacher: Answers,

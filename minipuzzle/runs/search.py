@@ -27,7 +27,7 @@ from minipuzzle.records import Front, Searched, SearchResult, SolverFacts, Step
 from minipuzzle.runs.evaluations import Evaluations
 from minipuzzle.runs.job import Job
 from minipuzzle.runs.parent import MaskedParent
-from minipuzzle.runs.search_memory import check_memory
+from minipuzzle.runs.search_memory import choose_rows
 from minipuzzle.scores import Scores
 from minipuzzle.settings import Ranking, SearchSettings
 from minipuzzle.settings.bits import WHOLE, parse_bits
@@ -49,9 +49,9 @@ def run_search(job: Job, settings: SearchSettings) -> SearchResult:
     with job.run.locked(), ranks(job.device) as group:
         blocks = group.first_then_all(lambda: job.validation("search"))
         blocks = blocks.take(min(settings.validation_blocks, len(blocks)), seed=0)
-        parent = MaskedParent(job, blocks, group)
+        rows = None
         if group.world == 1:
-            check_memory(job, blocks, rounds=bool(settings.formats))
+            rows = choose_rows(job, blocks, settings)
         elif settings.formats:
             raise UserError(
                 "Bits of blocks are searched in one process.",
@@ -59,6 +59,7 @@ def run_search(job: Job, settings: SearchSettings) -> SearchResult:
                 allowed="1, since weights in shards are not rounded",
                 next="Start without torchrun, or leave search.bits out.",
             )
+        parent = MaskedParent(job, blocks, group, rows)
 
         def work() -> SearchResult | None:
             if group.rank > 0:

@@ -1,11 +1,16 @@
 """FP32 weights, gradients and moments in the CPU's memory: by FSDP2, in one process too."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 import torch.distributed.fsdp
 from conftest import save, shaken, tiny
+from helpers import TEXT, run
 from safetensors.torch import load_file
 from test_adamw import SHARED, groups, parameters
+from test_experts_training import RECIPE
 from test_training_cost import beyond, student_of_8b
 from torch.distributed.fsdp import CPUOffloadPolicy
 from world import CPU, distil
@@ -138,3 +143,21 @@ def test_what_does_not_go_with_it_is_refused():
     model = shaken(tiny("M-", vocab=61))
     assert "of CPU memory for each process (estimate)" in prepare(model, away, 64)
     assert "CPU memory" not in prepare(model, Training(), 64)
+
+
+def test_pretrain_with_experts(tmp_path, monkeypatch):
+    """By the command; what corrects a router's choice stays where the model computes."""
+    monkeypatch.chdir(tmp_path)
+    recipe = RECIPE.replace("TEXT", str(TEXT)).replace(
+        "tokens: 6000", "tokens: 1536, balance: 0.01"
+    )
+    losses = []
+    for name, more in (("whole", ""), ("away", ", offload: true")):
+        Path(f"{name}.yaml").write_text(recipe.replace("batch: 8", f"batch: 8{more}"))
+        run("pretrain", f"{name}.yaml", "--run", name)
+        losses.append(json.loads(Path(name, "model/training.json").read_text())["train_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    whole, away = (load_file(f"{name}/model/model.safetensors") for name in ("whole", "away"))
+    assert any("correction" in name and value.any() for name, value in away.items())
+    for name, value in whole.items():
+        torch.testing.assert_close(away[name], value, rtol=1e-2, atol=1e-4)  # BF16

@@ -14,11 +14,14 @@ from minipuzzle.settings.bounds import BATCHES, SEEDS, settle
 from minipuzzle.settings.data import Data
 from minipuzzle.settings.declare import group, setting
 
+OLD_BLOCK_SAMPLES = 128
+"""The default until 2026-11-30."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreSettings:
     """What scores see and measure: the papers use 1024 samples for widths and 128 for blocks
-    (arXiv:2504.03624).
+    (arXiv:2504.03624), of which half pick the same models (docs/decisions/block-samples.md).
 
     ``estimator``, one of ``registry.ESTIMATORS``, scores channels and heads, ``experts``, one of
     ``EXPERT_ESTIMATORS``, the experts of a mixture; ``metric``, one of
@@ -39,7 +42,7 @@ class ScoreSettings:
         common=True,
     )
     block_samples: int = setting(
-        128,
+        64,
         "Blocks of text on which each block is removed.",
         unit="blocks",
         within=(1, 10**9),
@@ -85,8 +88,12 @@ class ScoreSettings:
         parse_bits(self.bits)
 
     def identity(self) -> dict[str, Plain]:
-        """What finished scores are compared by: not how much is held while they are made."""
-        return changed(self, without=("activations",))
+        """What finished scores are compared by: not how much is held while they are made. Those
+        that name no ``block_samples`` are of OLD_BLOCK_SAMPLES.
+        """
+        said = changed(self, without=("activations", "block_samples"))
+        old = self.block_samples == OLD_BLOCK_SAMPLES
+        return said if old else said | {"block_samples": self.block_samples}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from conftest import save, shaken, tiny
 from launched import together
 from safetensors.torch import load_file, save_file
 from test_distill import text_blocks
-from test_training_cost import student_of_8b
+from test_training_cost import M4, student_of_8b
 
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
@@ -79,7 +79,7 @@ def test_the_bytes_are_those_of_the_tensors(optimizer):
 
 def test_8b_to_4b_fits_80_gb():
     """The shape of docs/decisions/memory-of-a-step.md at 8,192 tokens, all activations kept."""
-    teacher, student = student_of_8b()
+    teacher, student = student_of_8b(*M4)
     told = [
         training_peak(student, 8192, teacher=teacher, optimizer=optimizer).total / 2**30
         for optimizer in ("adamw", *LEAN)
@@ -201,11 +201,12 @@ def test_two_processes_equal_one_and_go_on_from_each_other(tmp_path):
     two = load_file(tmp_path / "two.safetensors")
     resumed = load_file(tmp_path / "resumed.safetensors")
     for name, p in one.named_parameters():
-        far = (p - start[name]).abs().max()
+        far = (p - start[name]).norm()
         assert torch.equal(two[name], resumed[name]), name
-        # codes of 8 bits turn what sums round otherwise into a step of a code now and then
-        assert (two[name] - p).abs().max() < 0.02 * far, name
-        assert (dict(moved.named_parameters())[name] - p).abs().max() < 0.02 * far, name
+        # codes of 8 bits turn what sums round otherwise into a step of a code: of a weight here and
+        # there, more of them on some processors
+        assert (two[name] - p).norm() < 5e-3 * far, name
+        assert (dict(moved.named_parameters())[name] - p).norm() < 5e-3 * far, name
 
 
 def test_what_is_refused(monkeypatch):

@@ -70,39 +70,61 @@ def test_bytes():
     assert saved_bytes(mamba) == 2 * (8 + 8 + (16 + 48 + 4) + 16 + 16)
     bare = Architecture(vocab_size=10, hidden=8, blocks=())  # 6 bytes a value around the final norm
     rest = 8 * bare.parameters + 1000 * 8 * 6 + 3 * 2**29  # the moments, and the loss's own
-    assert beyond(bare) == rest + 4 * 168  # ends with all gradients
+    assert beyond(bare) == rest + 4 * 88  # the loss makes the head's gradient and the norm's
     assert beyond(replace(bare, tied_head=True)) == rest - 8 * 80 + 4 * 88
+    wide = 2**28  # the end has both gradients, where one takes more than the loss works in
+    bare = replace(bare, vocab_size=wide)
+    assert beyond(bare) == 12 * bare.parameters + 1000 * 8 * 6
+    ended = (
+        4 * 8 * wide + 2 * 8 * wide + 2 * bare.parameters
+    )  # in shards: the head's, summed in FP32
+    assert beyond(bare, gpus=2) == 4 * bare.parameters + 1000 * 8 * 6 + 2 * 8 * wide + ended
+    # what a backward pass makes besides: gradients, and of mamba what is computed again
+    assert ff.backward_values() == 2 * 16
+    assert attention.backward_values() == (4 * 4 + 2 * 2) * 2
+    states, shared = 5 * 16 * 8 / 128, 2 * (4 * 8 + 6 * 128)
+    assert mamba.backward_values() == 48 + (16 + 48 + 4) + 16 + states + shared
 
 
 def test_the_worst_moment_by_pencil():
     """Gradients take the place of activations and copies: never all of them at once."""
     first, second = (
-        BlockBytes(gradients=40, copies=20, kept=k, given=3, recomputed=False) for k in (100, 7)
+        BlockBytes(gradients=40, copies=20, kept=k, given=3, recomputed=False, working=2)
+        for k in (100, 7)
     )
-    ends = {"head": 10, "embedding": 60, "accumulates": False}
+    ends = {"head": 10, "end": 60, "summed": 0, "loss": 5}
     # all but the embedding's gradients are made; the first block's copies and activations are there
-    assert worst_moment([first, second], **ends) == Moment(gradients=90, copies=20, activations=100)
+    most = Moment(gradients=90, copies=20, activations=100, working=2)
+    assert worst_moment([first, second], **ends) == most
     wide = replace(second, kept=90)
-    assert worst_moment([first, wide], **ends) == Moment(gradients=50, copies=40, activations=190)
+    last = Moment(gradients=50, copies=40, activations=190, working=2)
+    assert worst_moment([first, wide], **ends) == last
+    # the loss has no gradients but the head's, and works in bytes of its own
+    assert worst_moment([first, wide], **{**ends, "loss": 43}) == Moment(
+        gradients=10, copies=40, activations=190, working=43
+    )
     small = [replace(block, kept=1, given=1) for block in (first, second)]
     assert worst_moment(small, **ends) == Moment(gradients=150)  # the end of the backward pass
     again = [replace(block, recomputed=True) for block in (first, second)]
-    assert worst_moment(again, **ends) == Moment(gradients=90, copies=20, activations=100)
+    assert worst_moment(again, **ends) == most
     # sums of earlier micro-batches stay; the head's gradient is made anew beside its sum
-    more = worst_moment([first, second], **{**ends, "accumulates": True})
-    assert more == Moment(gradients=150 + 40, copies=40, activations=107)
+    more = worst_moment([first, second], **{**ends, "summed": 150})
+    assert more == Moment(gradients=150 + 40, copies=40, activations=107, working=2)
     some = [replace(first, recomputed=True), replace(second, kept=9)]
-    assert worst_moment(some, **ends) == Moment(gradients=90, copies=20, activations=100)
+    assert worst_moment(some, **ends) == most
     assert worst_moment([first, replace(second, kept=900, recomputed=True)], **ends) == Moment(
-        gradients=50, copies=40, activations=1000
+        gradients=50, copies=40, activations=1000, working=2
     )
 
 
-def test_checkpointing_and_many_gpus_by_pencil():
+def test_checkpointing_and_many_gpus_by_pencil(monkeypatch):
+    for name in ("LOSS_BYTES", "TILES"):  # as they are, the loss is the worst of so small a model
+        monkeypatch.setattr(f"minipuzzle.memory.training.{name}", 0)
     ff = FeedForward(hidden=8, intermediate=16)
     mamba = Mamba2(hidden=8, heads=4, head_dim=4, groups=2, state=8)
     model = Architecture(vocab_size=10, hidden=8, blocks=(ff, mamba) * 10)
-    rest = 8 * model.parameters + 1000 * 8 * 6 + 3 * 2**29
+    work = 2000 * mamba.backward_values()
+    rest = 8 * model.parameters + 1000 * 8 * 6 + work
     # of matrices: an FFN block's two; in_proj (z, x, B, C, dt) and out_proj of a Mamba block
     in_mamba = 8 * (16 + 16 + 16 + 16 + 4) + 16 * 8
     matrices = 10 * (2 * 8 * 16 + in_mamba)
@@ -119,35 +141,75 @@ def test_checkpointing_and_many_gpus_by_pencil():
     assert beyond(model, accumulates=True) == rest + 4 * model.parameters + (
         4 * mamba.parameters + copies + kept
     )
-    # another optimiser, and QAD: autocast's copies, at the loss those of recomputed blocks too
+    # another optimiser, and QAD: autocast's copies, as far as the backward pass has not come
     others = beyond(model, twice=True, recomputed=("mlp",)) - 4 * (model.parameters - 168)
-    assert others == rest + 4 * 88 + copies + inputs
-    # over two GPUs gradients and moments are halves; what is gathered takes the place of the copies
-    gathered = 2 * 80 + 4 * mamba.parameters + 6 * mamba.parameters
-    halves = rest - 4 * model.parameters + 2 * 88 + 2 * mamba.parameters
+    assert others == rest + 4 * 88 + 4 * mamba.parameters + 10 * 2 * in_mamba + inputs
+    # over two GPUs gradients and moments are halves; heads and two blocks are gathered, whole
+    # gradients are the head's in BF16 and the block's in BF16 and FP32
+    gathered = 2 * 80 + 4 * mamba.parameters
+    halves = rest - 4 * model.parameters + 2 * 80 + (2 + 2 + 4) * mamba.parameters
     assert beyond(model, gpus=2) == halves + gathered + kept
     # an adapter: a frozen student has no gradients of its own
     assert beyond(model, trained=100) == rest - 8 * model.parameters + 14 * 100 + kept
-    frozen = 2 * 80 + 4 * mamba.parameters
-    assert beyond(model, trained=100, gpus=2) - beyond(model, trained=100) == frozen
+    assert beyond(model, trained=100, gpus=2) - beyond(model, trained=100) == gathered
 
 
-def test_the_step_that_was_measured():
-    """One H200, 8.10 B to 4.05 B in 27 blocks, FP32 masters, captured (2026-11-29): 85.2 and 101.4
-    GiB allocated. That student's blocks were not kept; this one has as many and as many parameters.
+# One H200 and two, GiB allocated: (FFN width, pattern), tokens a card, cards, options, measured
+M4 = (15616, "M-M-M-M*-M-M-M*-M-M-M*-M-M-")
+C1 = (12800, "M-M-M-M*-M-M-M-M-M*-M-M-M----")
+MEASURED = [
+    (M4, 8192, 1, {}, 85.2),
+    (M4, 16384, 1, {}, 101.4),
+    (C1, 8192, 1, {"accumulates": True}, 100.40),
+    (C1, 8192, 1, {"accumulates": True, "teacher_ends": 1}, 96.92),
+    (C1, 8192, 2, {}, 50.59),
+    (C1, 8192, 2, {"teacher_ends": 1}, 48.71),
+]
+
+
+@pytest.mark.parametrize(("form", "tokens", "gpus", "more", "measured"), MEASURED, ids=str)
+def test_steps_that_were_measured(form, tokens, gpus, more, measured):
+    """8.10 B to 4.05 B, FP32 masters, 2026-11-29 and 30. Of the first student's blocks only the
+    number was kept, and that of its parameters. With FP8 products the activations are not BF16's.
     """
-    teacher, student = student_of_8b()
+    teacher, student = student_of_8b(*form)
     assert student.parameters == pytest.approx(4_047_811_072, rel=0.01)
-    for tokens, measured in ((8192, 85.2), (16384, 101.4)):
-        told = training_peak(student, tokens, teacher=teacher).without((RESERVE,)).total / 2**30
-        assert told == pytest.approx(measured, rel=0.02)
+    told = training_peak(student, tokens, teacher=teacher, gpus=gpus, **more)
+    told = told.without((RESERVE,)).total / 2**30
+    assert told == pytest.approx(measured, rel=0.05 if "teacher_ends" in more else 0.02)
 
 
-def student_of_8b():
+# docs/results/two_gpus.md: every block recomputed; of 131,072 tokens in two parts 12 % too much
+@pytest.mark.parametrize(
+    ("length", "gpus", "measured"),
+    [(32768, 1, 22.06), (32768, 2, 11.80), (131072, 1, 43.17), (131072, 2, 20.56)],
+)
+def test_long_sequences_that_were_measured(length, gpus, measured):
+    m = Mamba2(hidden=2048, heads=64, head_dim=64, groups=8, state=128)
+    f = FeedForward(hidden=2048, intermediate=8192)
+    a = Attention(hidden=2048, q_heads=16, kv_heads=4, attn_head_dim=128)
+    by_letter = {"M": m, "-": f, "*": a}
+    blocks = tuple(by_letter[letter] for letter in "M-M-M*-M-M-M-M*-M-M-M-")
+    teacher = Architecture(vocab_size=131072, hidden=2048, blocks=blocks)
+    kept = [b for i, b in enumerate(blocks) if i not in (10, 11)]
+    narrow = [replace(b, intermediate=5632) if b is f else b for b in kept]
+    student = replace(teacher, blocks=tuple(narrow))
+    told = training_peak(
+        student,
+        length // gpus,
+        teacher=teacher,
+        gpus=gpus,
+        recomputed=student.kinds,
+        context_parallel=gpus,
+    )
+    told = told.without((RESERVE,)).total / 2**30
+    assert told == pytest.approx(measured, rel=0.05 if (length, gpus) != (131072, 2) else 0.12)
+
+
+def student_of_8b(intermediate, pattern):
     teacher = read_config(EXAMPLES / "nemotron-h-8b")[1]
     by_letter = {block.letter: block for block in teacher.blocks}
-    by_letter["-"] = replace(by_letter["-"], intermediate=15616)
-    pattern = "M-M-M-M*-M-M-M*-M-M-M*-M-M-"
+    by_letter["-"] = replace(by_letter["-"], intermediate=intermediate)
     return teacher, replace(teacher, blocks=tuple(by_letter[letter] for letter in pattern))
 
 

@@ -148,3 +148,7 @@ class Attention(Block):
         if self.output_gate:
             heads += 2 * self.q_heads * self.attn_head_dim
         return 2 * self.hidden + heads + 2 * self.q_heads
+
+    def backward_values(self) -> float:
+        """Gradients of the output, of q, k and v, and q's sums in FP32 (flash attention)."""
+        return (4 * self.q_heads + 2 * self.kv_heads) * self.attn_head_dim

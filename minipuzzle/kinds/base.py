@@ -20,9 +20,7 @@ from minipuzzle.kinds.width import Width
 
 NORM = weight("norm.weight", "hidden")
 OTHERS = (0.83, 0.5, 0.25)
-"""``Block.min_keep`` of kinds that have none of their own: the first level is for cuts such as 56B
-to 47B (docs/decisions/).
-"""
+"""``Block.min_keep`` of kinds that have none of their own; the first level is for 56B to 47B."""
 KINDS: dict[str, type[Block]] = {}  # by name; ``Block.__init_subclass__`` fills it
 
 
@@ -124,6 +122,10 @@ class Block:
     def saved_values(self) -> int:
         """Activations a token that the backward pass keeps, in values."""
         raise self._undeclared("saved_values")
+
+    def backward_values(self) -> float:
+        """Gradients and the like that its backward pass works in, in values a token."""
+        raise self._undeclared("backward_values")
 
     def adapter_values(self) -> int:
         """What the backward pass keeps besides, in values a token, where stacks have an adapter."""
@@ -268,9 +270,7 @@ class Block:
         return 2 * sum(rows * columns for rows, columns in self.projections.values())
 
     def uneven(self, kept: Kept) -> tuple[Width, list[int]] | None:
-        """The first coupling that ``kept`` breaks, and how many it keeps in each part; None where
-        it keeps equally many, and at least one, everywhere.
-        """
+        """The first coupling that ``kept`` breaks, and how many it keeps in each part; or None."""
         for width in self.own_widths:
             parts, whole = width.coupling
             if parts is None or not {parts, whole} & set(kept):

@@ -179,3 +179,11 @@ class DeltaNet(Block):
         projected = self.conv_channels + self.values + 2 * self.heads
         rule = 4 * self.keys + self.values + 2 * 2 * self.heads + CHUNK * self.heads
         return 2 * self.hidden + projected + rule + 2 * self.values
+
+    def backward_values(self) -> float:
+        """The convolution's output again, gradients of it, of the projections' and of the rule's
+        output, a chunk's solutions, and recurrent states and their gradients, one a chunk.
+        """
+        states = 2 * self.heads * self.key_dim * self.value_dim / CHUNK
+        solved = self.heads * (self.key_dim + self.value_dim)
+        return 3 * self.conv_channels + 2 * self.values + 2 * self.heads + solved + states

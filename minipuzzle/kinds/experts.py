@@ -271,6 +271,12 @@ class Experts(Block):
         shared = (4 if self.gated else 2) * self.shared_width + self._gate() * self.hidden
         return 2 * (self.hidden + self.latent + self.experts) + routed + shared
 
+    def backward_values(self) -> float:
+        """Gradients of what each choice and the shared expert made, and of each choice's input."""
+        inner = self.latent or self.hidden
+        routed = self.top_k * ((2 + self.gated) * self.expert_width + inner)
+        return routed + (2 + self.gated) * self.shared_width
+
     def adapter_values(self) -> int:
         """Of each choice the expert's input and output, and channels after the activation (gated:
         both factors).

@@ -98,3 +98,7 @@ class FeedForward(Block):
         factors too).
         """
         return 2 * self.hidden + (4 if self.gated else 2) * self.intermediate
+
+    def backward_values(self) -> float:
+        """Gradients of channels after and before the activation (gated: of both factors)."""
+        return (3 if self.gated else 2) * self.intermediate

@@ -154,3 +154,13 @@ class Mamba2(Block):
         (mamba-ssm's fused mixer).
         """
         return 2 * self.hidden + self.inner + self.conv_channels + self.heads + 2 * self.inner
+
+    def backward_values(self) -> float:
+        """mamba-ssm's: the convolution's output again, gradients of in_proj's output and of the
+        scan's; states of each chunk in FP32 and BF16 and their gradients in FP32, gradients of B
+        and C in FP32, three matrices of a chunk's tokens for each group in FP32.
+        """
+        projected = self.inner + self.conv_channels + self.heads
+        states = 5 * self.inner * self.state / self.chunk_size
+        shared = self.groups * (2 * 2 * self.state + 3 * 2 * self.chunk_size)
+        return self.conv_channels + projected + self.inner + states + shared

@@ -94,3 +94,7 @@ class ShortConv(Block):
         out_proj reads.
         """
         return 2 * self.hidden + 6 * self.conv_channels
+
+    def backward_values(self) -> float:
+        """Gradients of out_proj's input, of the convolution's two ends, of B, C and x."""
+        return 6 * self.conv_channels

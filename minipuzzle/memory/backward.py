@@ -13,7 +13,8 @@ from itertools import accumulate
 class BlockBytes:
     """What one block holds in a step: the gradients of its weights, their ``copies`` in the dtype
     of products, and what it ``kept`` for the backward pass, its ``given`` input among it; where it
-    is ``recomputed``, only that input until its turn comes.
+    is ``recomputed``, only that input until its turn comes. ``working`` is what its own backward
+    pass makes besides and gives back.
     """
 
     gradients: int
@@ -21,6 +22,7 @@ class BlockBytes:
     kept: int
     given: int
     recomputed: bool
+    working: int
 
     @property
     def waiting(self) -> int:
@@ -35,31 +37,32 @@ class Moment:
     gradients: int = 0
     copies: int = 0
     activations: int = 0
+    working: int = 0
 
     @property
     def total(self) -> int:
         """Together."""
-        return self.gradients + self.copies + self.activations
+        return self.gradients + self.copies + self.activations + self.working
 
 
 def worst_moment(
-    blocks: Sequence[BlockBytes], head: int, embedding: int, *, accumulates: bool
+    blocks: Sequence[BlockBytes], *, head: int, end: int, summed: int, loss: int
 ) -> Moment:
-    """Of a step whose loss makes the gradient of the ``head`` (bytes) and whose end makes that of
-    the ``embedding``. With ``accumulates`` the sums of earlier micro-batches are there throughout.
+    """Of a step whose ``loss`` works in so many bytes and makes the gradient of the ``head``, and
+    whose end makes ``end`` bytes, the embedding's gradient among them. ``summed`` bytes of earlier
+    micro-batches' gradients are there throughout; a gradient is then given back once it is added.
     """
-    return max(_moments(blocks, head, embedding, accumulates), key=lambda moment: moment.total)
+    return max(_moments(blocks, head, end, summed, loss), key=lambda moment: moment.total)
 
 
 def _moments(
-    blocks: Sequence[BlockBytes], head: int, embedding: int, accumulates: bool
+    blocks: Sequence[BlockBytes], head: int, end: int, summed: int, loss: int
 ) -> Iterator[Moment]:
-    before = sum(block.gradients for block in blocks) + head + embedding if accumulates else 0
     waiting = list(accumulate((block.waiting for block in blocks), initial=0))
     copies = list(accumulate((block.copies for block in blocks), initial=0))
     # The loss: all blocks have run. Autocast's copies of weights live until the forward pass ends,
     # those of recomputed blocks too.
-    yield Moment(gradients=before + head, copies=copies[-1], activations=waiting[-1])
+    yield Moment(gradients=summed + head, copies=copies[-1], activations=waiting[-1], working=loss)
     made = head
     kept_copies = list(
         accumulate((0 if block.recomputed else block.copies for block in blocks), initial=0)
@@ -68,8 +71,9 @@ def _moments(
         block = blocks[i]
         made += block.gradients
         yield Moment(
-            gradients=before + (block.gradients if accumulates else made),
+            gradients=summed + (block.gradients if summed else made),
             copies=kept_copies[i] + block.copies,
             activations=waiting[i] + block.kept,
+            working=block.working,
         )
-    yield Moment(gradients=before + (embedding if accumulates else made + embedding))
+    yield Moment(gradients=summed + (end if summed else made + end))

@@ -24,8 +24,9 @@ MOMENTS = 8
 CODE, SCALE = 1, 4
 
 # The loss's logits, their gradients and copies of heads, all in tiles, and what libraries keep:
-# 1.5 GiB (tests/gpu/test_precision_gpu.py measures it at a vocabulary of 131,072).
-LOSS_BYTES = 3 << 29
+# 1.5 GiB (tests/gpu/test_precision_gpu.py measures it at a vocabulary of 131,072). Of heads that
+# are gathered in BF16 it makes no copies: docs/results/kl_loss.md.
+LOSS_BYTES, TILES = 3 << 29, 15 << 26
 
 # CUDA's context, NCCL's buffers and the allocator's rounding.
 HELD_BACK = 3 << 30
@@ -96,11 +97,11 @@ def training_peak(
     if gpus == 1 and trained is None and not (eight or twice or offload):
         written = sum(block.copies for block in own)
         own = [_beside_copies(block, accumulates) for block in own]
-    worst = worst_moment(
-        _blocks(student, own, tokens, others, gpus, recomputed, stacks),
-        *_ends(student, own[-1], gpus, offload),
-        accumulates=accumulates,
-    )
+    each = _bytes_at_work(gpus, trained is None, offload)
+    made = _blocks(student, own, tokens, others, gpus, recomputed, stacks, each)
+    sums = sum(block.gradients for block in made) + own[-1].gradients // gpus
+    ends = _ends(student, own[-1], gpus, sharded=each > 0 and trained is None, offload=offload)
+    worst = worst_moment(made, **ends, summed=sums if accumulates else 0)
     # The final norm's output in BF16, and its gradient in FP32; its input is the last block's.
     ends = (BF16 + GRADIENT) * tokens * student.hidden
     copies = _gathered(student, teacher, gpus, trained, offload)
@@ -113,7 +114,7 @@ def training_peak(
             "Adam moments, 8 bits" if eight else ADAM: whole.moments // shared,
             "compute copies": written + worst.copies + copies,
             "activations": worst.activations + ends,
-            "loss": LOSS_BYTES,
+            "loss or backward at work": worst.working,
             RESERVE: HELD_BACK,
             **({AVERAGE: MASTER * count // shared} if averaged else {}),
             **({"blocks as served, FP32": MASTER * matrices // shared} if twice else {}),
@@ -177,19 +178,8 @@ def _gathered(
     if gpus == 1 and not offload:
         return own
     models = [student] if teacher is None or gpus == 1 else [student, teacher]
-    heads = [model.vocab_size * model.hidden for model in models]
-    blocks = [max((block.parameters for block in m.blocks), default=0) for m in models]
-    # Heads stay gathered for the whole step, and two blocks: the one at work and the next.
-    gathered = BF16 * sum(heads) + 2 * BF16 * max(blocks)
-    if trained is not None:
-        return gathered + own
-    if offload:
-        # A block's FP32 shard on its way up, as it is and in BF16; its gradient, whole in BF16 and
-        # FP32, and the FP32 shard of it on its way down.
-        gathered += (BF16 + GRADIENT) * blocks[0]
-        return gathered + (MASTER + BF16 + GRADIENT) * blocks[0] // gpus
-    # The largest gradient is whole once in BF16, and once in FP32 to be summed over the GPUs.
-    return gathered + (BF16 + GRADIENT) * max(blocks[0], heads[0])
+    # Heads stay gathered for the whole step.
+    return own + BF16 * sum(model.vocab_size * model.hidden for model in models)
 
 
 def _blocks(
@@ -200,8 +190,11 @@ def _blocks(
     gpus: int,
     recomputed: Collection[str],
     stacks: bool,
+    at_work: float,
 ) -> list[BlockBytes]:
-    """What each block of a student holds in a step, of which the optimiser holds ``own``."""
+    """What each block of a student holds in a step, of which the optimiser holds ``own``, and
+    beside activations ``at_work`` bytes a parameter when its turn comes.
+    """
     return [
         BlockBytes(
             gradients=mine.gradients // gpus,
@@ -210,18 +203,35 @@ def _blocks(
             + (BF16 * block.cache(others).kv if others else 0),
             given=BF16 * tokens * student.hidden,
             recomputed=block.kind in recomputed,
+            working=round(BF16 * tokens * block.backward_values() + at_work * block.parameters),
         )
         for block, mine in zip(student.blocks, own, strict=False)
     ]
 
 
-def _ends(student: Architecture, top: Held, gpus: int, offload: bool) -> tuple[int, int]:
-    """Bytes of the gradients that the loss makes, of the head and the final norm, and of the
-    embedding's; a tied matrix has its own from the loss on. The head's is FP32, and whole until it
-    is offloaded.
+def _bytes_at_work(gpus: int, trained: bool, offload: bool) -> float:
+    """Of a parameter in shards: its block is gathered, and so is the next; its gradient is whole
+    once in BF16, and once in FP32 to be summed over the GPUs. Offloaded, its FP32 shard is on its
+    way up, there in BF16 too, and that of its gradient on its way down.
     """
-    if offload:
-        return GRADIENT * student.vocab_size * student.hidden, 0
+    if gpus == 1 and not offload:
+        return 0.0
+    moved = (MASTER + BF16 + GRADIENT) / gpus if offload else 0.0
+    return 2 * BF16 + (BF16 + GRADIENT) * trained + moved
+
+
+def _ends(
+    student: Architecture, top: Held, gpus: int, *, sharded: bool, offload: bool
+) -> dict[str, int]:
+    """For ``worst_moment``: bytes that the loss works in, of the gradients that it makes, of the
+    head and the final norm, and of what the end makes, the embedding's; a tied matrix has its own
+    from the loss on. In shards, the head's is whole in BF16 until the end, which sums it in FP32.
+    """
+    if sharded:
+        numbers = student.vocab_size * student.hidden
+        shards = GRADIENT * numbers if offload else top.gradients
+        end = GRADIENT * numbers + shards // gpus
+        return {"head": BF16 * numbers, "end": end, "loss": TILES}
     matrix = (top.gradients - GRADIENT * student.hidden) // 2
     last = 0 if student.tied_head else matrix
-    return (top.gradients - last) // gpus, last // gpus
+    return {"head": top.gradients - last, "end": last, "loss": LOSS_BYTES}

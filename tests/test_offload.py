@@ -11,7 +11,7 @@ from helpers import TEXT, run
 from safetensors.torch import load_file
 from test_adamw import SHARED, groups, parameters
 from test_experts_training import RECIPE
-from test_training_cost import beyond, student_of_8b
+from test_training_cost import M4, beyond, student_of_8b
 from torch.distributed.fsdp import CPUOffloadPolicy
 from world import CPU, distil
 
@@ -86,13 +86,15 @@ def test_no_copies_are_kept_of_what_is_away():
         assert bool(keep_copies(model, optimizer, [])) is not away
 
 
-def test_bytes_by_pencil():
+def test_bytes_by_pencil(monkeypatch):
+    monkeypatch.setattr("minipuzzle.memory.training.TILES", 0)  # the loss's are the worst of so few
     ff = FeedForward(hidden=8, intermediate=16)
     mamba = Mamba2(hidden=8, heads=4, head_dim=4, groups=2, state=8)
     model = Architecture(vocab_size=10, hidden=8, blocks=(ff, mamba) * 10)
     kept = 1000 * 10 * (saved_bytes(ff) + saved_bytes(mamba))
-    # around the final norm; of the head its FP32 gradient and its BF16 weights; two blocks in BF16
-    rest = 1000 * 8 * 6 + 3 * 2**29 + 4 * 80 + 2 * 80 + 4 * mamba.parameters + kept
+    # around the final norm; of the head its gradient and its weights in BF16; two blocks in BF16
+    rest = 1000 * 8 * 6 + 2 * 80 + 2 * 80 + 4 * mamba.parameters + kept
+    rest += 2000 * mamba.backward_values()
     # of the largest block: a whole gradient in BF16 and FP32; FP32 and BF16 up, FP32 down
     for gpus in (1, 2):
         ways = 6 * mamba.parameters + 10 * mamba.parameters // gpus
@@ -109,13 +111,13 @@ def test_bytes_by_pencil():
 
 
 def test_a_plan_says_what_lies_where(capsys):
-    teacher, student = student_of_8b()
+    teacher, student = student_of_8b(*M4)
     given = {"teacher": teacher, "student": student, "tokens": 10**9, "length": 8192}
     plans = [DistillPlan(**given, offload=away) for away in (False, True)]
     near, away = (plan.peak(1, checkpointing=False) for plan in plans)
     count = student.parameters
     # masters and moments; BF16 copies and gradients of blocks, less what one takes on its way
-    assert 12 * count < near.total - away.total < 13 * count
+    assert 12 * count < near.total - away.total < 14 * count
     assert not any(name in away.terms for name in (MASTERS, "Adam moments, FP32"))
     assert [row.cpu_bytes for row in plans[0].rows] == [None] * len(plans[0].rows)
     first = plans[1].rows[0]

@@ -58,7 +58,9 @@ def test_one_process_trains_as_without(tmp_path, monkeypatch):
 
 
 def test_the_fused_step_is_adamws():
-    """In float64, at gradients that were scaled before; one has none in its first steps."""
+    """In float64, at gradients that were scaled before, by another number in each step: AdamW would
+    not see one that stays. One has no gradient in its first steps.
+    """
     ours, theirs = parameters(), parameters(torch.float64)
     for a, b in zip(ours, theirs, strict=True):
         b.data.copy_(a.data)
@@ -66,13 +68,13 @@ def test_the_fused_step_is_adamws():
         AdamW(groups(ours), fused=True, **SHARED),
         torch.optim.AdamW(groups(theirs), **SHARED),
     )
-    for step in range(6):
+    for step, scale in enumerate((0.3, 3.0, 0.02, 0.3, 7.0, 1.0)):
         for a, b in zip(ours, theirs, strict=True):
             torch.manual_seed(step)
             gradient = torch.randn(a.shape) * 30
             young = a.ndim == 1 and step < 2
-            a.grad, b.grad = (None, None) if young else (gradient, gradient.double() * 0.3)
-        mine.step(scale=0.3)
+            a.grad, b.grad = (None, None) if young else (gradient, gradient.double() * scale)
+        mine.step(scale=scale)
         oracle.step()
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-6)
@@ -143,7 +145,9 @@ def test_what_does_not_go_with_it_is_refused():
     with pytest.raises(UserError, match="does not write"):
         DistillSettings(on_policy=0.5, prompts="p", training=away)
     model = shaken(tiny("M-", vocab=61))
-    assert "of CPU memory for each process (estimate)" in prepare(model, away, 64)
+    said = prepare(model, away, 64)
+    assert "of CPU memory for each process (estimate)" in said
+    assert f"{torch.get_num_threads()} threads step (OMP_NUM_THREADS)" in said
     assert "CPU memory" not in prepare(model, Training(), 64)
 
 

@@ -77,7 +77,8 @@ def prepare(
         parts.append(
             f"{bytes_(held.total)} of CPU memory for each process (estimate), of which"
             f" {bytes_(held.without(LOADED).total)} are not there yet; {bytes_(available_bytes())}"
-            " are free for all of this machine"
+            f" are free for all of this machine; {torch.get_num_threads()} threads step"
+            " (OMP_NUM_THREADS)"
         )
     if model.recomputed:
         parts.append(f"activation checkpointing ({wanted})")

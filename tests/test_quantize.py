@@ -24,7 +24,8 @@ from minipuzzle.errors import UserError
 from minipuzzle.export.inputs import largest_inputs
 from minipuzzle.memory.formats import FORMATS
 from minipuzzle.model import load_model
-from minipuzzle.runs.quantize import calibration, run_quantize
+from minipuzzle.runs.calibrated import calibration
+from minipuzzle.runs.quantize import run_quantize
 from minipuzzle.settings import Data
 from minipuzzle.settings.quantize import QuantizeCommand
 

@@ -63,10 +63,18 @@ def scaled(
 
 
 def encode(
-    format: Format, weight: Tensor, top: Tensor | None = None, read: Tensor | None = None
+    format: Format,
+    weight: Tensor,
+    top: Tensor | None = None,
+    read: Tensor | None = None,
+    meant: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """What a file holds of ``weight``, by the last part of its name; arguments as in ``scaled``."""
+    """What a file holds of ``weight``, by the last part of its name; arguments as in ``scaled``.
+    ``meant`` [rows, columns]: what codes are to mean under its scales, if not the nearest weights.
+    """
     state = scaled(format, weight, top, read)
+    if meant is not None:
+        state["weight"] = meant
     made: dict[str, Tensor] = _compressor(format).compress(state, scheme(format))
     return {part: tensor.detach().contiguous() for part, tensor in made.items()}
 

@@ -19,25 +19,34 @@ def run(line: ExportCommand) -> None:
         if line.gguf is None:
             _engines(path, line.as_json)
         else:
-            _gguf(path, line.gguf, line.dtype, line.as_json)
+            _gguf(path, line.gguf, line)
 
 
-def _gguf(path: Path, target: Path, dtype: str, as_json: bool) -> None:
+def _gguf(path: Path, target: Path, line: ExportCommand) -> None:
     from minipuzzle.bars import progress_bar
     from minipuzzle.checkpoint import Checkpoint
-    from minipuzzle.export.gguf import export_gguf
+    from minipuzzle.runs.export import run_export
 
     opened = Checkpoint.open(path)
     with progress_bar("export", opened.parameters, "weights") as bar:
-        written = export_gguf(opened, target, dtype, progress=bar)
-    if as_json:
+        written = run_export(
+            opened,
+            target,
+            line.dtype,
+            data=line.data,
+            samples=line.samples,
+            device=line.device,
+            progress=bar,
+        )
+    if line.as_json:
         print_json(table(written))
         return
     for note in (*opened.notes, *written.notes):
         out.print(f"note: {note}", soft_wrap=True)
+    types = ", ".join(f"{count} {name}" for name, count in written.types.items())
     out.print(
         f"gguf: {target}  {sized(written.parameters, written.active)}, {bytes_(written.bytes)},"
-        f" matrices {written.dtype.upper()}    next: llama-cli -m {target}",
+        f" {written.dtype.upper()} (tensors: {types})    next: llama-cli -m {target}",
         soft_wrap=True,
     )
 

@@ -25,6 +25,7 @@ def run(line: QuantizeCommand) -> None:
         line.target,
         line.format,
         line.group,
+        rounding=line.rounding,
         data=line.data,
         samples=line.samples,
         device=line.device,

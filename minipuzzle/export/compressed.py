@@ -55,6 +55,10 @@ class Encoder:
         self._checkpoint = checkpoint
         self._schemes = [scheme(format) for format in self._formats]
         self._tops: dict[str, Tensor] = {}
+        self.meant: dict[str, Tensor] = {}
+        """By the file's name of a matrix, the weights that its codes are to mean where these are
+        not the nearest ones; scales are those of the weights that it has.
+        """
 
     def held_dtype(self, name: str) -> torch.dtype:
         """Of the checkpoint's tensor of that canonical name."""
@@ -141,7 +145,8 @@ class Encoder:
         piece = self._wanted.get(name)
         if piece is None or piece.format is None:
             return {name: value}
-        made = encode(piece.format, value, self._top(piece), self._read(piece))
+        own = (self._top(piece), self._read(piece), self.meant.get(name))
+        made = encode(piece.format, value, *own)
         layer = name.removesuffix("weight")
         return {layer + part: tensor for part, tensor in made.items()}
 
@@ -160,6 +165,15 @@ class Encoder:
             global_scale=state.get("weight_global_scale"),
         )
         return meant
+
+    def state(self, name: str) -> dict[str, Tensor]:
+        """The checkpoint's weights of a matrix of the file [rows, columns], and their scales."""
+        piece = self._wanted[name]
+        assert piece.format is not None
+        planned = piece.planned.name
+        parts = self.parts(planned, self._checkpoint.tensor(planned))
+        value = next(part for other, part in parts if other is piece)
+        return scaled(piece.format, value, self._top(piece), self._read(piece))
 
     def measure(self, tensor: Callable[[str], Tensor]) -> None:
         """From now on take what matrices share from these weights, by canonical name, in place of

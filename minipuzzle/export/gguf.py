@@ -2,12 +2,15 @@
 
 What a family's blocks are called there is in ``gguf_nemotron_h``, ``gguf_llama`` and
 ``gguf_qwen``; words and merges are in ``gguf_tokenizer``. The file itself is written by llama.cpp's
-own ``gguf`` package.
+own ``gguf`` package, and K- and IQ-formats are made of it by ``llama_quantize``.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +20,7 @@ from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import disk_error
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
-from minipuzzle.export import gguf_llama, gguf_nemotron_h, gguf_qwen
+from minipuzzle.export import gguf_llama, gguf_nemotron_h, gguf_qwen, llama_quantize
 from minipuzzle.export.gguf_tensor import GgufTensor
 from minipuzzle.progress import SILENT, Progress
 from minipuzzle.temporary import temporary_beside
@@ -35,51 +38,71 @@ LATER = "Take transformers; minipuzzle export CHECKPOINT lists the engines."
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What was written. ``active`` are the parameters that one token is computed with, None where
-    these are all; ``notes`` are sentences on what differs from the checkpoint.
+    """What was written. ``types`` counts the tensors of each GGML type; ``active`` are the
+    parameters that one token is computed with, None where these are all; ``notes`` are sentences on
+    what differs from the checkpoint.
     """
 
     path: Path
     dtype: str
     bytes: int
     tensors: int
+    types: Mapping[str, int]
     parameters: int
     active: int | None = None
     notes: tuple[str, ...]
 
 
 def export_gguf(
-    checkpoint: Checkpoint, target: Path, dtype: str = "auto", progress: Progress = SILENT
+    checkpoint: Checkpoint,
+    target: Path,
+    dtype: str = "auto",
+    progress: Progress = SILENT,
+    importance: llama_quantize.Importance | None = None,
 ) -> Exported:
     """Write ``checkpoint`` as one GGUF file, whole or not at all; ``dtype`` "auto" is the
-    checkpoint's own, ``progress`` is told of weights.
+    checkpoint's own, ``progress`` is told of weights. ``importance`` is what llama-quantize's
+    formats (``llama_quantize.FORMATS``) are rounded by.
 
-    Raises: UserError where the ``gguf`` package is missing, where llama.cpp has no place for the
-    family, its shapes or its tokenizer, where FP16 cannot hold a weight, and where something else
-    than a GGUF file lies at ``target``.
+    Raises: UserError where the ``gguf`` package or llama-quantize is missing, where llama.cpp has
+    no place for the family, its shapes or its tokenizer, where FP16 cannot hold a weight, and where
+    something else than a GGUF file lies at ``target``.
     """
     library = gguf_package()
-    dtype = _dtype(checkpoint, dtype)
+    whole = coarse = _dtype(checkpoint, dtype)
+    if coarse in llama_quantize.FORMATS:
+        llama_quantize.tool()
+        whole = _dtype(checkpoint, "auto")
     _check_target(target)
-    temporary: Path | None = None
+    folder: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = temporary_beside(target)
-        count, notes = _write(library, checkpoint, temporary, dtype, progress)
-        temporary.chmod(0o644)
-        with temporary.open("rb") as file:
+        folder = temporary_beside(target)
+        folder.mkdir()
+        made = folder / "whole.gguf"
+        notes = _write(library, checkpoint, made, whole, progress)
+        if coarse != whole:
+            model_type, architecture = str(checkpoint.config["model_type"]), checkpoint.architecture
+            layout, model = layout_of(model_type, architecture)
+            listed = layout.tensors(architecture, model)
+            made = llama_quantize.quantise(library, checkpoint, listed, made, coarse, importance)
+        kinds = llama_quantize.types(library, made)
+        notes += llama_quantize.odd_columns(kinds, coarse) if coarse != whole else []
+        made.chmod(0o644)
+        with made.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.replace(target)
+        made.replace(target)
     except OSError as error:
         raise disk_error(target, error) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
     return Exported(
         path=target,
-        dtype=dtype,
+        dtype=coarse,
         bytes=target.stat().st_size,
-        tensors=count,
+        tensors=len(kinds),
+        types=Counter(kind for kind, _ in kinds.values()),
         parameters=checkpoint.parameters,
         active=checkpoint.architecture.active_if_fewer,
         notes=tuple(notes),
@@ -129,7 +152,8 @@ def layout_of(model_type: str, architecture: Architecture) -> tuple[ModuleType, 
 
 def _write(
     library: ModuleType, checkpoint: Checkpoint, path: Path, dtype: str, progress: Progress
-) -> tuple[int, list[str]]:
+) -> list[str]:
+    """The file; sentences on what differs from the checkpoint."""
     from minipuzzle.export.gguf_tokenizer import add_tokenizer
 
     architecture = checkpoint.architecture
@@ -166,7 +190,7 @@ def _write(
         writer.write_tensor_data(_stored(library, tensor, value, kind))
         progress.advance(value.numel())
     writer.close()
-    return len(listed), notes
+    return notes
 
 
 def _plan(
@@ -208,11 +232,12 @@ def _stored(library: ModuleType, tensor: GgufTensor, value: Tensor, kind: Any) -
 def _dtype(checkpoint: Checkpoint, dtype: str) -> str:
     if dtype == "auto":
         return OF_CHECKPOINT.get(checkpoint.dtype, "bf16")
-    if dtype not in DTYPES:
+    known = (*DTYPES, *llama_quantize.FORMATS)
+    if dtype not in known:
         raise UserError(
             "Unknown dtype of a GGUF file.",
             got=dtype,
-            allowed=", ".join(("auto", *DTYPES)),
+            allowed=", ".join(("auto", *known)),
             next="Leave export.dtype out for the dtype of the checkpoint.",
         )
     return dtype

@@ -1,55 +1,132 @@
-"""What the matrices of a model read: the largest magnitudes on a text."""
+"""What the matrices of a model read on a text: the largest magnitudes, or the sums of squares."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minipuzzle.errors import InternalError, UserError
 from minipuzzle.model import HybridLM
 from minipuzzle.model.base import ResidualBlock
 
+Reader = Callable[[str, Tensor, Tensor | None], None]
+"""Called with the canonical name of a matrix and the rows [n, columns] that it reads; of a stack
+with those of all experts, and ``offsets`` [experts + 1]: where each one's begin, and the end.
+"""
 
-@torch.no_grad()
+
+@dataclass(frozen=True, kw_only=True)
+class Squares:
+    """Of a matrix (``experts`` 1) or of a stack: ``sums`` [experts, columns] FP64 of the squares of
+    what it read, over so many rows, ``counts`` [experts] int64.
+    """
+
+    sums: Tensor
+    counts: Tensor
+
+
 def largest_inputs(model: HybridLM, batches: Iterable[Tensor]) -> dict[str, Tensor]:
     """The largest magnitude [1] of the inputs of each projection, by the canonical name of its
     weight, in FP32 on the CPU; ``batches`` are tokens [b, s].
 
     Raises: UserError for experts, of which a text may leave some without a token.
     """
-    blocks = [cast(ResidualBlock, block) for block in model.blocks]
-    stacks = [name for block in blocks for name in block.block.stacks]
+    refuse_experts(
+        model, "Change quantize.format to fp8, which scales inputs while the engine runs."
+    )
+    found: dict[str, Tensor] = {}
+
+    def read(name: str, rows: Tensor, offsets: Tensor | None) -> None:
+        top = rows.abs().amax().float().reshape(1)
+        found[name] = torch.maximum(found[name], top) if name in found else top
+
+    _read_all(model, batches, read)
+    return {name: top.cpu() for name, top in found.items()}
+
+
+def squared_inputs(model: HybridLM, batches: Iterable[Tensor]) -> dict[str, Squares]:
+    """Of each projection and stack of experts, by canonical name, on the CPU; ``batches`` are
+    tokens [b, s].
+    """
+    found: dict[str, Squares] = {}
+
+    def read(name: str, rows: Tensor, offsets: Tensor | None) -> None:
+        counts = rows.new_tensor([len(rows)], dtype=torch.int64)
+        if offsets is not None:
+            counts = offsets.diff().long()  # [experts]
+        squares = rows.float().square()
+        sums = torch.segment_reduce(squares, "sum", lengths=counts, axis=0).double().cpu()
+        before = found.get(name)
+        counts = counts.cpu()
+        if before is not None:
+            sums, counts = before.sums + sums, before.counts + counts
+        found[name] = Squares(sums=sums, counts=counts)
+
+    _read_all(model, batches, read)
+    return found
+
+
+def refuse_experts(model: HybridLM, next: str) -> None:
+    """Raises: UserError for experts, of which a text may leave some without a token."""
+    stacks = [name for block in model.architecture.blocks for name in block.stacks]
     if stacks:
         raise UserError(
             "What experts read is not measured: a text may leave some of them without a token.",
             got=stacks[0],
             allowed="models without a mixture of experts",
-            next="Change quantize.format to fp8, which scales inputs while the engine runs.",
+            next=next,
         )
-    found: dict[str, Tensor] = {}
 
-    def read(name: str, module: Any, inputs: tuple[Tensor, ...]) -> None:
-        top = inputs[0].abs().amax().float().reshape(1)
-        found[name] = torch.maximum(found[name], top) if name in found else top
 
-    layers = {
-        f"blocks.{index}.{name}.weight": layer
-        for index, block in enumerate(blocks)
-        for name, layer in block.projections.items()
-    }
-    handles = [
-        layer.register_forward_pre_hook(partial(read, name)) for name, layer in layers.items()
-    ]
+@contextmanager
+def watching(index: int, block: ResidualBlock, read: Reader) -> Iterator[None]:
+    """Within it ``read`` sees, at every pass, what the matrices of block ``index`` read."""
+    own = f"blocks.{index}."
+    entered: list[Tensor] = []
+
+    def watch(name: str, layer: nn.Module) -> Any:
+        return layer.register_forward_pre_hook(
+            lambda module, given: read(name, given[0].flatten(0, -2), None)
+        )
+
+    def routed(found: Any) -> None:
+        choices = found.places.flatten().argsort()  # [rows]: which choice of which token
+        rows = entered.pop()[choices // found.places.shape[1]]  # [rows, latent or hidden]
+        for stack in block.block.stacks:
+            mine = found.channels if stack.endswith("down_proj") else rows
+            read(own + stack, mine, found.offsets)
+
+    handles = [watch(f"{own}{name}.weight", layer) for name, layer in block.projections.items()]
+    if block.block.stacks:
+        handles += [block.watch("expert_inputs", entered.append), block.watch("routed", routed)]
     try:
-        for tokens in batches:
-            model.hidden_states(tokens)
+        yield
     finally:
         for handle in handles:
             handle.remove()
-    if missing := layers.keys() - found.keys():
-        raise InternalError(f"nothing was seen of what {sorted(missing)[0]} reads")
-    return {name: top.cpu() for name, top in found.items()}
+
+
+@torch.no_grad()
+def _read_all(model: HybridLM, batches: Iterable[Tensor], read: Reader) -> None:
+    missing = {
+        f"blocks.{index}.{name}"
+        for index, block in enumerate(model.architecture.blocks)
+        for name in block.matrices
+    }
+
+    def noted(name: str, rows: Tensor, offsets: Tensor | None) -> None:
+        missing.discard(name)
+        read(name, rows, offsets)
+
+    with ExitStack() as stack:
+        for index, block in enumerate(model.blocks):
+            stack.enter_context(watching(index, cast(ResidualBlock, block), noted))
+        for tokens in batches:
+            model.hidden_states(tokens)
+    if missing:
+        raise InternalError(f"nothing was seen of what {min(missing)} reads")

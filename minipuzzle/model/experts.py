@@ -69,10 +69,10 @@ class Stacks(nn.Module):
 class ExpertsBlock(ResidualBlock):
     """What the chosen experts add, each times its gate, and what the shared one adds.
 
-    Activations are watched at points of its own too: "routed", all that scoring asks of the experts
-    (``kernels.experts.Routed``); "chosen" [t, top_k] int64, the experts of each token;
-    "shared_channels" [b, s, shared_width] and "latent_channels" [b, s, latent], what the shared
-    down and the way out of the latent size read.
+    Activations are watched at points of its own too: "expert_inputs" [t, latent or hidden], what
+    the experts read, and then "routed", all that scoring asks of them (``kernels.experts.Routed``);
+    "chosen" [t, top_k] int64, the experts of each token; "shared_channels" [b, s, shared_width] and
+    "latent_channels" [b, s, latent], what the shared down and the way out of the latent size read.
     """
 
     kind = Experts.kind
@@ -105,6 +105,7 @@ class ExpertsBlock(ResidualBlock):
         # a plain dict has no weak references, which its handles hold
         self._readers: OrderedDict[int, Callable[[Any], None]] = OrderedDict()
         self._counting: OrderedDict[int, Callable[[Any], None]] = OrderedDict()
+        self._entering: OrderedDict[int, Callable[[Any], None]] = OrderedDict()
         self._low_rank: OrderedDict[int, tuple[str, int, Callable[[], Pair]]] = OrderedDict()
 
     @property
@@ -162,6 +163,8 @@ class ExpertsBlock(ResidualBlock):
 
     def _routed(self, u: Tensor, gates: Tensor, chosen: Tensor) -> Tensor:
         b = self.block
+        for read in list(self._entering.values()):
+            read(u)
         up: Tensor = getattr(self.experts, "gate_up_proj" if b.gated else "up_proj")
         down: Tensor = self.experts.down_proj
         run = self.kernels.run_experts
@@ -211,7 +214,7 @@ class ExpertsBlock(ResidualBlock):
 
     def watch(self, point: str, read: Callable[[Any], None]) -> RemovableHandle:
         """As ``ResidualBlock.watch``, with the points of its own."""
-        own = {"routed": self._readers, "chosen": self._counting}
+        own = {"routed": self._readers, "chosen": self._counting, "expert_inputs": self._entering}
         if point in own:
             handle = RemovableHandle(own[point])
             own[point][handle.id] = read

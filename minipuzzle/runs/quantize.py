@@ -6,9 +6,7 @@ import logging
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,16 +14,13 @@ from minipuzzle.checkpoint import Checkpoint, write_checkpoint
 from minipuzzle.checkpoint.config import read_config
 from minipuzzle.checkpoint.mix import formats, summary, with_chosen
 from minipuzzle.checkpoint.shards import read_entries
-from minipuzzle.data import TokenBlocks, Tokenizer
 from minipuzzle.errors import InternalError, UserError
 from minipuzzle.export.compressed import Encoder, coded
+from minipuzzle.export.gptq import function, round_by_gptq
 from minipuzzle.export.inputs import largest_inputs
-from minipuzzle.kernels import choose
-from minipuzzle.model import load_model
-from minipuzzle.runs.device import pick_device, pick_dtype
+from minipuzzle.runs.calibrated import calibrated
 from minipuzzle.runs.disk import Need, check_disk
-from minipuzzle.runs.job import check_tokenizer, open_checkpoint
-from minipuzzle.runs.texts import load_text, own_texts, text_parts
+from minipuzzle.runs.job import open_checkpoint
 from minipuzzle.settings import Data
 from minipuzzle.units import bytes_
 
@@ -33,8 +28,6 @@ log = logging.getLogger(__name__)
 
 DTYPES = ("BF16", "F16", "F32")
 TEXTS = Data()
-BATCH = 4
-"""Blocks of text at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,23 +44,9 @@ class Written:
     quantised: int
 
 
-def calibration(checkpoint: Checkpoint, data: Data) -> TokenBlocks:
-    """The calibration text in the checkpoint's tokens. Raises: UserError where there is none."""
-    data = own_texts(data, checkpoint)
-    tokenizer = Tokenizer.load(checkpoint.path)
-    check_tokenizer(tokenizer, checkpoint)
-    with TemporaryDirectory() as folder:
-        parts = text_parts("calibration", data.calibration, tokenizer, Path(folder))
-        return load_text("calibration", parts, tokenizer, data, Path(folder))
-
-
 def _inputs(checkpoint: Checkpoint, data: Data, samples: int, device: str) -> dict[str, Tensor]:
-    tokens = torch.from_numpy(calibration(checkpoint, data).tokens[:samples].astype(np.int64))
-    where = pick_device(device)
-    dtype, kernels = pick_dtype("auto", where), choose(where)
-    model = load_model(checkpoint, device=where, dtype=dtype, kernels=kernels).eval()
-    log.info(f"quantize: reads {tokens.numel():,} tokens")
-    return largest_inputs(model, (batch.to(where) for batch in tokens.split(BATCH)))
+    text = calibrated(checkpoint, data, samples, device)
+    return largest_inputs(text.model, text.batches())
 
 
 def run_quantize(
@@ -76,16 +55,18 @@ def run_quantize(
     name: str,
     group: int,
     *,
+    rounding: str = "nearest",
     data: Data = TEXTS,
     samples: int = 128,
     device: str = "auto",
 ) -> Written:
     """Write the checkpoint in ``path`` to ``target`` in the format ``name``, "auto" for that which
-    a search chose for each block; ``group`` are columns of int4. fp8-static reads ``samples``
-    blocks of the calibration text.
+    a search chose for each block; ``group`` are columns of int4. fp8-static, and ``rounding``
+    "gptq", read ``samples`` blocks of the calibration text.
 
     Raises: UserError where columns are no whole groups, where the target is the checkpoint itself,
-    and where compressed-tensors is not installed; InternalError where bytes are not those planned.
+    where compressed-tensors is not installed, and as ``round_by_gptq``; InternalError where bytes
+    are not those planned.
     """
     checkpoint = open_checkpoint(path)
     if target.resolve() == path.resolve():
@@ -113,6 +94,10 @@ def run_quantize(
     reads = any(format is not None and format.one for pair in found for format in pair)
     inputs = _inputs(checkpoint, data, samples, device) if reads else None
     encoder = Encoder(checkpoint, found, inputs)
+    if rounding == "gptq":
+        function()
+        text = calibrated(checkpoint, data, samples, device)
+        round_by_gptq(text.model, text.batches(), encoder)
     planned = encoder.nbytes
     log.info(f"quantize: {bytes_(checkpoint.bytes)} become {bytes_(planned)}: {summary(found)}")
     check_disk("quantize", [Need("checkpoint", planned, target, anew=True)], torch.device("cpu"))

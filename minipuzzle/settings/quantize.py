@@ -13,6 +13,7 @@ from minipuzzle.settings.data import Data
 from minipuzzle.settings.declare import group, needed, setting
 
 NumberFormat = Literal["auto", "fp8", "fp8-static", "nvfp4", "mxfp4", "int4"]
+Rounding = Literal["nearest", "gptq"]
 GROUPS = (32, 64, 128)
 """Columns that may share a scale in INT4: what engines have kernels for."""
 
@@ -30,9 +31,14 @@ class QuantizeCommand:
         "Format of the matrices of blocks; auto: as search.bits chose for each block, else fp8.",
         common=True,
     )
+    rounding: Rounding = setting(
+        "nearest",
+        "How codes of 4 bits are chosen: the nearest ones, or gptq (llm-compressor's) on a text.",
+        common=True,
+    )
     samples: int = setting(
         128,
-        "Blocks of text on which fp8-static measures what each matrix reads.",
+        "Blocks of text on which fp8-static and gptq measure what each matrix reads.",
         unit="blocks",
         within=(1, 10**9),
     )

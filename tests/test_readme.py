@@ -56,6 +56,7 @@ ELSEWHERE = {
     ),
     "run recipes/": "minutes; test_demo computes parts of the demo's recipe",
     "eval --tasks": "the tasks are the reader's; test_tasks runs small ones",
+    "--dtype q4_k_m": "needs llama.cpp's llama-quantize; test_gguf_importance runs a small one",
     "minipuzzle adapt": "models of the reader's; test_adapt runs small ones",
     "minipuzzle merge": "models of the reader's; test_adapt runs small ones",
     "minipuzzle demo": "minutes; test_demo computes parts, make demo-check all of it",

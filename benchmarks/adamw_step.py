@@ -17,31 +17,20 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from _clocks import now
+from _shapes import PATTERN, eight_billion
 from torch import Tensor
 
 from minipuzzle.arch import Architecture
-from minipuzzle.checkpoint import read_config
 from minipuzzle.training.adamw import AdamW
 from minipuzzle.training.update import total_norm
 
-SHAPE = Path(__file__).resolve().parent.parent / "docs/examples/nemotron-h-8b"
-PATTERN = "M-M-M-M*-M-M-M*-M-M-M*-M-M-"
 SHARED: dict[str, Any] = {"lr": 1e-4, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
 CLIP = 1.0
-
-
-def student(layers: int) -> Architecture:
-    """The first blocks of PATTERN, of the 8B's sizes but for narrower FFNs."""
-    teacher = read_config(SHAPE)[1]
-    by_letter = {block.letter: block for block in teacher.blocks}
-    by_letter["-"] = replace(by_letter["-"], intermediate=15616)
-    return replace(teacher, blocks=tuple(by_letter[letter] for letter in PATTERN[:layers]))
 
 
 class Tensors:
@@ -143,7 +132,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    device, model = torch.device(options.device), student(options.layers)
+    device, model = torch.device(options.device), eight_billion(options.layers)[1]
     apart = first_steps(model, 16 * options.divide, device)
     held = Tensors(model, options.divide, device)
     # read and written: casts of gradient and weight 6 each, norm 4, clipping 8, AdamW 28; ours: a

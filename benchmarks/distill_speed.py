@@ -3,38 +3,47 @@ docs/results/distill_speed.md.
 
     # all rows, a process each: about 9 minutes on an H100
     python benchmarks/distill_speed.py --out speed.json
-    # the kernels that take the time
-    python benchmarks/distill_speed.py --rows ours-fp8 --profile
+    # Nemotron-H-8B's shape to 4.05 B, a block of 8,192 tokens a step, and what the time goes into
+    python benchmarks/distill_speed.py --shape 8b --batch 1 --length 8192 --profile
     # does it run at all
     python benchmarks/distill_speed.py --tiny --device cpu --rows ours-bf16 plain
 
 A hybrid teacher of 1.2 B parameters, a student of 1.0 B, 131,072 words, random tokens, 2 x 4096 a
 step, forward KL, FP32 master weights, fused AdamW, BF16 teacher. Every row may use mamba-ssm and
 causal-conv1d (transformers takes them when they are installed). ``ours-fp8-both`` has the teacher
-in FP8 too. ``plain`` is transformers' model in a plain PyTorch loop with both models' full logits,
-``plain-ours`` our model in that loop; ``trl`` is GKDTrainer (lmbda 0, beta 0), ``modelopt``
-NVIDIA's KDTrainer. A row whose package cannot be imported says so. MFU counts the student's forward
-and backward and the teacher's forward, against the BF16 peak.
+in FP8 too, ``ours-lean`` the optimiser adamw-8bit-bf16. ``plain`` is transformers' model in a plain
+PyTorch loop with both models' full logits, ``plain-ours`` our model in that loop; ``trl`` is
+GKDTrainer (lmbda 0, beta 0), ``modelopt`` NVIDIA's KDTrainer. A row whose package cannot be
+imported says so. MFU counts the student's forward and backward and the teacher's forward, against
+the BF16 peak. ``--profile`` profiles our rows' steps after those that are timed.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from _rows import in_process, tell
+from _shapes import eight_billion, one_billion
+from distill_account import table
 from distill_trainers import STEPS, Clock, Enough, modelopt, ours, plain, plain_ours, tokens, trl
 
-from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import write_json
 from minipuzzle.cost.training import peak_flops, training_flops
-from minipuzzle.kinds import Attention, Block, FeedForward, Mamba2
 
-ROWS = ("ours-bf16", "ours-fp8", "ours-fp8-both", "plain", "plain-ours", "trl", "modelopt")
+ROWS = (
+    "ours-bf16",
+    "ours-fp8",
+    "ours-fp8-both",
+    "ours-lean",
+    "plain",
+    "plain-ours",
+    "trl",
+    "modelopt",
+)
 
 
 def main() -> None:
@@ -44,11 +53,13 @@ def main() -> None:
     )
     parser.add_argument("--rows", nargs="+", default=ROWS, choices=ROWS)
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--shape", choices=("1b", "8b"), default="1b")
     parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--micro-batch", type=int, default=0, help="ours: blocks at once (0: all)")
     parser.add_argument("--length", type=int, default=4096)
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument(
-        "--profile", action="store_true", help="print the kernels that take most time"
+        "--profile", action="store_true", help="of our rows: milliseconds by kind of kernel"
     )
     parser.add_argument("--out", type=Path)
     parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
@@ -87,46 +98,22 @@ def measured(row: str, options: argparse.Namespace) -> dict[str, Any]:
         options.batch,
         "--length",
         options.length,
+        "--shape",
+        options.shape,
+        "--micro-batch",
+        options.micro_batch,
         *flags,
     )
-    if options.profile:
+    if "account" in result:
+        print(table(result["account"]))
+    elif "error" in result:
         print(printed)
     return result
 
 
-def architectures(tiny: bool) -> tuple[Architecture, Architecture]:
-    """(teacher, student)."""
-    hidden, vocab = (64, 512) if tiny else (2048, 131072)
-    heads, groups, state = (16, 2, 16) if tiny else (64, 8, 128)
-    m = Mamba2(
-        hidden=hidden,
-        heads=heads,
-        head_dim=hidden // 32 if not tiny else 8,
-        groups=groups,
-        state=state,
-        chunk_size=32 if tiny else 128,
-    )
-    f = FeedForward(hidden=hidden, intermediate=4 * hidden)
-    a = Attention(
-        hidden=hidden,
-        q_heads=4 if tiny else 16,
-        kv_heads=2 if tiny else 4,
-        attn_head_dim=16 if tiny else 128,
-    )
-    blocks: tuple[Block, ...] = (m, f, m, f, m, a, f, m, f, m, f, m, f, m, a, f, m, f, m, f, m, f)
-    teacher = Architecture(vocab_size=vocab, hidden=hidden, blocks=blocks)
-    narrow = replace(f, intermediate=11 * hidden // 4)
-    kept = [
-        narrow if isinstance(b, FeedForward) else b
-        for i, b in enumerate(blocks)
-        if i not in (10, 11)
-    ]
-    return teacher, replace(teacher, blocks=tuple(kept))
-
-
 def measure(row: str, options: argparse.Namespace) -> dict[str, Any]:
     """One row."""
-    teacher, student = architectures(options.tiny)
+    teacher, student = one_billion(options.tiny) if options.shape == "1b" else eight_billion()
     clock = Clock(torch.device(options.device), options.profile)
     rows = {"plain": plain, "plain-ours": plain_ours, "trl": trl, "modelopt": modelopt}
     run: Callable[..., float] = rows.get(row, ours)
@@ -157,6 +144,7 @@ def measure(row: str, options: argparse.Namespace) -> dict[str, Any]:
         "student_parameters": student.parameters,
         "teacher_parameters": teacher.parameters,
         "flops_per_token": flops,
+        **clock.found,
     }
 
 

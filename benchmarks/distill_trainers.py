@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from distill_account import account
 
 from minipuzzle.arch import Architecture
 from minipuzzle.data import TokenBlocks
 from minipuzzle.progress import Silent
 from minipuzzle.settings import Training
 
-WARM, STEPS = 10, 20
-"""Steps before the clock starts (Triton tunes its kernels meanwhile) and steps timed."""
+WARM, STEPS, PROFILED = 10, 20, 10
+"""Steps before the clock starts (Triton tunes its kernels meanwhile), steps timed, and profiled:
+our loop tells every tenth."""
 
 
 class Enough(Exception):
@@ -30,34 +32,30 @@ class Clock:
 
     def __init__(self, device: torch.device, profile: bool) -> None:
         self.device, self.step, self.started, self.seconds, self.peak = device, 0, 0.0, 0.0, 0.0
-        self.profiler = torch.profiler.profile() if profile else None
+        self.profiler = torch.profiler.profile() if profile and device.type == "cuda" else None
+        self.found: dict[str, Any] = {}
 
     def tick(self, loss: float = float("nan"), steps: int = 1) -> None:
         """``steps`` more are done. Raises: Enough, with the loss, when all are."""
         self.step += steps
+        cuda = self.device.type == "cuda"
         if self.step == WARM:
             self._sync()
-            if self.device.type == "cuda":
+            if cuda:
                 torch.cuda.reset_peak_memory_stats()
-            if self.profiler:
-                self.profiler.__enter__()
             self.started = time.perf_counter()
         elif self.step == WARM + STEPS:
             self._sync()
             self.seconds = time.perf_counter() - self.started
-            self.peak = (
-                torch.cuda.max_memory_allocated() / 2**30
-                if self.device.type == "cuda"
-                else float("nan")
-            )
-            if self.profiler:
-                self.profiler.__exit__(None, None, None)
-                averages = self.profiler.key_averages()
-                print(
-                    averages.table(
-                        sort_by="self_device_time_total", row_limit=30, max_name_column_width=70
-                    )
-                )
+            self.peak = torch.cuda.max_memory_allocated() / 2**30 if cuda else float("nan")
+            if self.profiler is None:
+                raise Enough(str(loss))
+            self.profiler.__enter__()
+        elif self.profiler is not None and self.step == WARM + STEPS + PROFILED:
+            self._sync()
+            self.profiler.__exit__(None, None, None)
+            step_ms = 1e3 * self.seconds / STEPS
+            self.found["account"] = account(self.profiler.key_averages(), PROFILED, step_ms)
             raise Enough(str(loss))
 
     def _sync(self) -> None:
@@ -67,7 +65,7 @@ class Clock:
 
 def tokens(architecture: Architecture, options: argparse.Namespace) -> np.ndarray[Any, Any]:
     """[rows, length] of random tokens, enough for every step."""
-    shape = (options.batch * (WARM + STEPS + 1), options.length)
+    shape = (options.batch * (WARM + STEPS + PROFILED + 1), options.length)
     return np.random.default_rng(0).integers(0, architecture.vocab_size, shape, dtype=np.uint32)
 
 
@@ -91,8 +89,10 @@ def ours(
     settings = Training(
         tokens=rows.size,
         batch=options.batch,
+        micro_batch=options.micro_batch,
         learning_rate=1e-4,
         precision=precision,
+        optimizer="adamw-8bit-bf16" if row == "ours-lean" else "adamw",
         save_every=1e9,
     )
     set_precision(teacher, precision if "both" in row else "bf16", settings.bf16_ends)
@@ -180,7 +180,7 @@ def full_logits_loop(
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        clock.tick(loss.item() if clock.step == WARM + STEPS - 1 else 0.0)
+        clock.tick(loss.item() if clock.step >= WARM + STEPS - 1 else 0.0)
     return loss.item()
 
 
@@ -224,7 +224,7 @@ def trainer_parts(rows: Any, options: Any, clock: Clock) -> tuple[dict[str, Any]
     arguments = {
         "output_dir": tempfile.mkdtemp(),
         "per_device_train_batch_size": options.batch,
-        "max_steps": WARM + STEPS,
+        "max_steps": WARM + STEPS + PROFILED,
         "learning_rate": 1e-4,
         "bf16": options.device == "cuda",
         "use_cpu": options.device == "cpu",

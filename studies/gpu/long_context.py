@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from distill_speed import architectures
+from _shapes import one_billion
 from distill_trainers import our_models
 
 from minipuzzle.artifacts import write_json
@@ -103,7 +103,7 @@ def row(length: int, options: argparse.Namespace) -> None:
     """Train in this process's part of the sequences; the first process prints what it took."""
     with ranks(torch.device(options.device)) as group:
         cuda = group.device.type == "cuda"
-        shapes = architectures(options.tiny)
+        shapes = one_billion(options.tiny)
         torch.manual_seed(0)
         teacher, student = our_models(*shapes, options.device)
         if group.world > 1:

@@ -17,7 +17,7 @@ for part in ${@:-wheels corpus text tied latency}; do
         fla-core==0.6.0 hypothesis sortedcontainers annotated-doc beartype typing_extensions packaging ;;
     peers)  # distill_speed.py and kl_loss.py
         fetch .carry/peers trl==1.16.0 liger-kernel==0.8.5 nvidia-modelopt==0.47.0 datasets==5.2.0 dill multiprocess httpx2 \
-            httpcore2 truststore omegaconf pulp==3.3.0 pytz pydantic==2.14.3 pydantic_core==2.50.4 annotated_types typing_inspection
+            httpcore2 truststore omegaconf torchao pulp==3.3.0 pytz pydantic==2.14.3 pydantic_core==2.50.4 annotated_types typing_inspection
         "$python" -m pip wheel -q --no-deps -w .carry/peers antlr4-python3-runtime==4.9.3 ;;
     corpus) "$python" -m minipuzzle.embedded.corpus --shared "$data" --out .carry/corpus --package /tmp/minipuzzle-package ;;
     text)  # every third training document of the corpus

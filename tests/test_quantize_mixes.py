@@ -3,8 +3,10 @@ bytes are those planned."""
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
+import streamed_scores
 import torch
 from checkpoint_folders import TOKENS, made, say
 from compressed_tensors.compressors import BaseCompressor
@@ -15,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
+from minipuzzle.arch import Selection
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.checkpoint.mix import CHOSEN
 from minipuzzle.cli import app
@@ -22,6 +25,8 @@ from minipuzzle.embedded import teacher_path
 from minipuzzle.errors import UserError
 from minipuzzle.memory.formats import format_of
 from minipuzzle.model import load_model
+from minipuzzle.ranks import alone
+from minipuzzle.runs.parent import MaskedParent
 from minipuzzle.runs.quantize import run_quantize
 from minipuzzle.settings.bits import parse_bits, parts
 
@@ -163,3 +168,20 @@ def test_bits_and_names():
     for text in ("5", "4..7", "8..4", "fp8-static", "nvfp4+fp8", "4,,8", "eight"):
         with pytest.raises(UserError, match=r"format|bits"):
             parse_bits(text)
+
+
+def test_a_search_block_by_block_measures_mixes(tmp_path):
+    """Mixes beside each other, where the whole parent measures one after the other."""
+    parent, device = streamed_scores.saved_parent(tmp_path / "parent"), streamed_scores.CPU
+    kept = ({}, {"intermediate": tuple(range(48))}, *({},) * 6)
+    mixes = ("fp8",) * 8, ("fp8", "nvfp4", "fp8", "bf16") * 2
+    selections = [Selection(blocks=kept, formats=formats) for formats in mixes]
+    job = SimpleNamespace(
+        parent=parent, device=device, frozen_parent=lambda group: load_model(parent).eval()
+    )
+    whole, streamed = (
+        MaskedParent(job, streamed_scores.text(), alone(device), rows)._answer(selections, False)
+        for rows in (None, 100)
+    )
+    assert whole == streamed
+    assert whole[0].kl != whole[1].kl

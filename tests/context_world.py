@@ -8,6 +8,7 @@ are apart.
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,23 +73,24 @@ def steps(
     count: int = STEPS,
     spans: bool = False,
     taught: bool = True,
+    shape: Callable[[], Architecture] = every_kind,
     **more,
 ) -> dict[str, Tensor]:
     """The loss of each step and the gradients of all weights, of the mean over all tokens; as many
     processes as ``together`` share a sequence. With ``spans`` every second document carries the
-    loss; not ``taught`` is the next token's.
+    loss; not ``taught`` is the next token's. ``more`` are settings of the training.
     """
-    student, teacher = (shaken(every_kind(), seed) for seed in (0, 1))
+    settings = Training(batch=BATCH, learning_rate=1e-3, context_parallel=together, **more)
+    student, teacher = (shaken(shape(), seed) for seed in (0, 1))
     if group.world > 1:
-        shard(student, group)
-        shard(teacher.requires_grad_(False), group)
+        shard(student, group, settings)
+        shard(teacher.requires_grad_(False), group, settings)
     objective = answers_only() if spans else next_token
     if taught:
         objective = distillation(teacher.requires_grad_(False), LOSS, spans=spans)
     blocks = text(length)
     if spans:
         blocks = replace(blocks, documents=2 * blocks.documents + blocks.documents % 2, spans=True)
-    settings = Training(batch=BATCH, learning_rate=1e-3, context_parallel=together, **more)
     parallel = context_parallel(group, together)
     backward = Backward(student, objective, captures=False, parallel=parallel)
     if settings.activation_checkpointing == "on":

@@ -47,7 +47,10 @@ def column(folder, run, name):
 
 @pytest.mark.parametrize(
     "run",
-    ["two", "hsdp", "micro", "context", "borrowed", "adapter", "averaged", "fp8", "adapter-fp8"],
+    [
+        *("two", "hsdp", "micro", "context", "experts", "borrowed", "averaged", "fp8"),
+        *("adapter", "adapter-fp8"),
+    ],
 )
 def test_two_processes_equal_one(world, run):
     start = dict(load_model(Checkpoint.open(world / "student")).named_parameters())
@@ -94,6 +97,11 @@ def test_an_adapters_state_of_two_processes_goes_on_in_one(world):
     assert all("adapters." in name for name in held)  # never the frozen base
     distil(world, alone(CPU), "adapter-moved", adapter="tl6")
     assert difference(world, "one-adapter", "adapter-moved") < 2e-5
+
+
+def test_a_state_of_divided_experts_goes_on_in_one_process(world):
+    distil(world, alone(CPU), "experts-moved")
+    assert difference(world, "one", "experts-moved") < 2e-5
 
 
 def test_two_then_one_then_three_processes(world):

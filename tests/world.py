@@ -40,18 +40,18 @@ def text() -> TokenBlocks:
     return pack([tokens], block_length=32, vocab_size=61, seed=0, fingerprint="test", text_bytes=1)
 
 
-def models(folder: Path, group: Ranks, replicas: int = 1, offload: bool = False):
+def models(folder: Path, group: Ranks, settings: Training = SETTINGS):
     """Student and teacher, sharded where there are several processes; the student's weights on the
     CPU where they are to be.
     """
     for name in ("student", "teacher"):
         checkpoint = Checkpoint.open(folder / name)
-        away = offload and name == "student"
+        away = settings.offload and name == "student"
         if group.world == 1 and not away:
             yield load_model(checkpoint, device=group.device)
         else:
             empty = HybridLM(checkpoint.architecture, device="meta", kernels=choose(group.device))
-            yield load_sharded(empty, checkpoint, group, replicas, away)
+            yield load_sharded(empty, checkpoint, group, settings, away)
 
 
 def distil(
@@ -61,7 +61,6 @@ def distil(
     *,
     stop_after: int = 0,
     kill=False,
-    replicas: int = 1,
     adapter: str = "",
     teacher_precision: str = "bf16",
     on_policy=lambda teacher: None,
@@ -70,7 +69,8 @@ def distil(
     """Distil in FOLDER/run; SIGTERM comes to the last process in step ``stop_after``. Writes
     FOLDER/run.safetensors.
     """
-    student, teacher = models(folder, group, replicas, settings.get("offload", False))
+    training = replace(SETTINGS, **settings)
+    student, teacher = models(folder, group, training)
     if adapter:
         attach(student, make_plan(student.architecture, adapter, rank=2, target="all"))
     set_precision(teacher, teacher_precision, 1)
@@ -92,7 +92,7 @@ def distil(
             student,
             counted if stop_after or kill else objective,
             text(),
-            replace(SETTINGS, **settings),
+            training,
             folder / run,
             identity="x",
             ranks=group,
@@ -135,6 +135,9 @@ def more_in_two(folder: Path, group: Ranks) -> None:
     distil(folder, group, "offload", offload=True, average=0.5)
     distil(folder, group, "offload-moved", stop_after=3)
     distil(folder, group, "offload-moved", offload=True, context_parallel=2, micro_batch=3)
+    distil(folder, group, "experts", expert_parallel=2, stop_after=3)
+    distil(folder, group, "experts", expert_parallel=2, replicas=2)
+    distil(folder, group, "experts-moved", expert_parallel=2, stop_after=3)
     distil(folder, group, "fp8", **FP8)
     distil(folder, group, "adapter-fp8", adapter="lora", activation_checkpointing="on", **FP8)
     if DEVICE.type == "cpu":

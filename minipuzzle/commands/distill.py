@@ -77,6 +77,7 @@ def _print_plan(line: DistillCommand) -> None:
         length=longest,
         lengths=settings.length,
         context_parallel=training.context_parallel,
+        expert_parallel=training.expert_parallel,
         micro_batch=max(1, training.micro_batch),
         recomputed=named_kinds(training.activation_checkpointing),
         teacher_ends=None if settings.teacher_precision == "bf16" else training.bf16_ends,

@@ -5,6 +5,7 @@ two configs alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import lcm
 from typing import Any
 
 from minipuzzle.arch import Architecture
@@ -12,7 +13,7 @@ from minipuzzle.cost.training import mean_flops
 from minipuzzle.errors import UserError
 from minipuzzle.memory import CARDS, Peak
 from minipuzzle.memory.cards import PLANNED
-from minipuzzle.memory.optimizers import state_bytes_each
+from minipuzzle.memory.optimizers import stacked, state_bytes_each
 from minipuzzle.memory.training import (
     BF16,
     GRADIENT,
@@ -57,11 +58,11 @@ class PlanRow:
 class DistillPlan:
     """A student and a teacher, ``micro_batch`` blocks of ``length`` tokens a GPU at once (the
     longest of the ``lengths`` in turn, where there are several), or the part of each that a GPU has
-    where ``context_parallel`` of them share it; all
-    parameters sharded over all GPUs (FSDP2), ``tokens`` in all at ``mfu`` of the peak of the
-    ``device`` named. Where all GPUs together take fewer blocks at once than a ``batch`` (0: they
-    take one), a step adds up gradients. Activation checkpointing is of the kinds ``recomputed``
-    (none named: of all). ``teacher_ends`` is that of ``training_peak``.
+    where ``context_parallel`` of them share it; all parameters sharded over all GPUs (FSDP2), but
+    experts over ``expert_parallel`` of them where it is not 1; ``tokens`` in all at ``mfu`` of the
+    peak of the ``device`` named. Where all GPUs together take fewer blocks at once than a ``batch``
+    (0: they take one), a step adds up gradients. Activation checkpointing is of the kinds
+    ``recomputed`` (none named: of all). ``teacher_ends`` is that of ``training_peak``.
 
     ``links`` are the bytes a second that each GPU sends, and at the same time receives, as measured
     in an all-gather: among the GPUs of one machine (``NODE``), and beyond. Where they are named,
@@ -80,6 +81,7 @@ class DistillPlan:
     lengths: Lengths = ()
     context_parallel: int = 1
     teacher_ends: int | None = None
+    expert_parallel: int = 1
     mfu: float = 0.35
     device: str = "h100"
     links: tuple[float, ...] = ()
@@ -106,6 +108,7 @@ class DistillPlan:
             teacher_ends=self.teacher_ends,
             gpus=gpus,
             context_parallel=self.context_parallel,
+            expert_parallel=self.expert_parallel,
             recomputed=(self.recomputed or self.student.kinds) if checkpointing else (),
             optimizer=self.optimizer,
             offload=self.offload,
@@ -129,8 +132,13 @@ class DistillPlan:
         where 1,024 do not.
         """
         room = PLANNED[card].memory
-        counts = (n for n in GPUS if n % self.context_parallel == 0)
+        counts = (n for n in GPUS if n % self._fewest == 0)
         return next((n for n in counts if self.peak(n, checkpointing).total <= room), None)
+
+    @property
+    def _fewest(self) -> int:
+        """GPUs come in multiples of it."""
+        return lcm(self.context_parallel, self.expert_parallel)
 
     @property
     def flops_per_token(self) -> int:
@@ -155,17 +163,39 @@ class DistillPlan:
         both passes, and of the teacher in its one; FP32 gradients, summed. Of each the share that
         it has not itself, (n - 1) / n. Final norm and head stay gathered (``parallel.shard``): the
         student's between its passes, the teacher's for good.
+
+        Experts that are divided are not gathered: the gradients of those that several groups have
+        are summed by all of these (twice (n - 1) / n), and ``sent`` come besides.
         """
-        models = (self.student, self.teacher)
+        student, teacher = models = (self.student, self.teacher)
         stay = sum((m.vocab_size + 1) * m.hidden for m in models)
-        gathered = BF16 * (2 * self.student.parameters + self.teacher.parameters - stay)
-        return (gathered + GRADIENT * self.student.parameters) * (gpus - 1) // gpus
+        experts = [self._divided(m) for m in models]
+        trained = student.parameters - experts[0]
+        gathered = BF16 * (2 * trained + teacher.parameters - experts[1] - stay)
+        groups = max(1, gpus // self.expert_parallel)
+        alike = 2 * GRADIENT * (experts[0] // self.expert_parallel) * (groups - 1) // groups
+        return (gathered + GRADIENT * trained) * (gpus - 1) // gpus + alike + self.sent
+
+    def _divided(self, model: Architecture) -> int:
+        """Parameters of experts that are divided."""
+        return sum(map(stacked, model.blocks)) if self.expert_parallel > 1 else 0
+
+    @property
+    def sent(self) -> int:
+        """Bytes of BF16 activations among them that each GPU sends to experts and back, and as many
+        gradients the other way, where every expert is chosen as often.
+        """
+        passes = ((self.student, 4), (self.teacher, 2))
+        together = self.expert_parallel
+        values = sum(n * block.sent_values(together) for m, n in passes for block in m.blocks)
+        return round(BF16 * self._at_once * values * (1 - 1 / together))
 
     def exchange(self, gpus: int) -> float | None:
         """Seconds of a micro-batch's exchange; None where no link is named."""
         if not self.links:
             return None
-        return self.exchanged(gpus) / self.links[0 if gpus <= NODE else -1]
+        far, near = (self.links[0 if n <= NODE else -1] for n in (gpus, self.expert_parallel))
+        return (self.exchanged(gpus) - self.sent) / far + self.sent / near
 
     def gpu_hours(self) -> float:
         """For all tokens, whatever the number of GPUs."""
@@ -196,7 +226,7 @@ class DistillPlan:
                 exchange=self.exchange(n),
                 cpu_bytes=None if (cpu := self.cpu_peak(n)) is None else cpu.total,
             )
-            for n in (self.context_parallel * n for n in (*SHOWN, *FAR))
+            for n in (self._fewest * n for n in (*SHOWN, *FAR))
             if n <= (GPUS if self.links else SHOWN)[-1]
         ]
 
@@ -226,6 +256,7 @@ class DistillPlan:
             "length": self.length,
             "micro_batch": self.micro_batch,
             **({"context_parallel": n} if (n := self.context_parallel) > 1 else {}),
+            **({"expert_parallel": n} if (n := self.expert_parallel) > 1 else {}),
             "batch": self.batch,
             "optimizer": self.optimizer,
             **({"offload": True} if self.offload else {}),

@@ -26,22 +26,29 @@ class Order:
     """Rows, sorted by expert. Row i is token ``order[i] // k``'s choice ``order[i] % k``; choice j
     of token t is row ``inverse[t * k + j]``.
 
-    ``chosen`` [rows], as tokens have them; ``order``, ``inverse`` [rows] int64; ``offsets`` [E + 1]
-    int32: where each expert's rows begin, and the end.
+    ``chosen`` [n * k], as tokens have them; ``order`` [rows], ``inverse`` [n * k] int64;
+    ``offsets`` [E + 1] int32: where each expert's rows begin, and the end. ``there`` [n, k] bool:
+    the choices that have a row (the others' ``inverse`` is some row), None where all have.
     """
 
     chosen: Tensor
     order: Tensor
     inverse: Tensor
     offsets: Tensor
+    there: Tensor | None = None
 
     @staticmethod
-    def of(chosen: Int[Tensor, "n k"], count: int) -> Order:
-        """Of the choices among ``count`` experts; a token's rows keep their order."""
+    def of(chosen: Int[Tensor, "n k"], count: int, rows: int | None = None) -> Order:
+        """Of the choices among ``count`` experts; a token's rows keep their order. All but ``rows``
+        of them are the number ``count``, and get none.
+        """
         ids = chosen.flatten()
         few = len(ids) <= COMPARED and compiles(chosen)
         order, inverse, offsets = (compiled(_compared) if few else _sorted)(ids, count)
-        return Order(chosen=ids, order=order, inverse=inverse, offsets=offsets)
+        there = None if rows is None else chosen < count
+        if rows is not None:  # they come last
+            order, inverse = order[:rows], inverse.clamp(max=rows - 1)
+        return Order(chosen=ids, order=order, inverse=inverse, offsets=offsets, there=there)
 
     @property
     def experts(self) -> Tensor:
@@ -83,7 +90,8 @@ class Call:
 
     ``activation`` is "relu2" or "silu". r = I, or 2 I where ``gated``: gate rows, then up rows.
     ``kept`` [E, I] bool: the channels of each expert that its down matrix still reads. ``watch`` is
-    called with the rows; gradients flow through what it sees.
+    called with the rows; gradients flow through what it sees. ``rows``: how many choices there are,
+    where the others are the number E and weigh 0.
     """
 
     x: Float[Tensor, "n d"]
@@ -95,6 +103,7 @@ class Call:
     gated: bool
     kept: Bool[Tensor, "e i"] | None = None
     watch: Callable[[Routed], None] | None = None
+    rows: int | None = None
 
     def to(self, dtype: torch.dtype) -> Call:
         """The same with input and matrices in a dtype."""
@@ -102,7 +111,7 @@ class Call:
 
     def order(self) -> Order:
         """Its rows by expert."""
-        return Order.of(self.chosen, len(self.up))
+        return Order.of(self.chosen, len(self.up), self.rows)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -199,7 +199,7 @@ class _Experts(torch.autograd.Function):
             d_up = _product(d_projected.t(), _rows(x, order, weights), order)  # [E, r, d]
         if need_x:
             d_rows = multiply(d_projected, up, order, True)  # [rows, d]
-            d_x = _fused(_sums, d_rows)(d_rows, places, None)
+            d_x = _fused(_sums, d_rows)(d_rows, places, order.there)
         d_weights = d_weights[places].to(weights.dtype) if need_weights else None
         return d_x, d_up, d_down, d_weights, None
 

@@ -131,14 +131,16 @@ class Block:
         """What the backward pass keeps besides, in values a token, where stacks have an adapter."""
         return 0
 
+    def sent_values(self, together: int) -> float:
+        """Of a token to those of the processes that share its stacks, in values; as many back."""
+        return 0.0
+
     def identity(self) -> dict[str, Plain]:
         """What a saved run is compared by: the kind, and fields that are not at their defaults."""
         return {"kind": self.kind, **changed(self)}
 
     def depends_on_length(self, length: int) -> bool:
-        """Whether it treats a token otherwise in a sequence of ``length`` tokens than in a shorter
-        one, so that the cache of the shorter one is of no use.
-        """
+        """Whether a token in ``length`` of them is treated otherwise than in a shorter sequence."""
         raise self._undeclared("depends_on_length")
 
     @cached_property
@@ -234,10 +236,8 @@ class Block:
         if len(self.score_shapes) > 1:
             raise self._undeclared(f"reads of {', '.join(self.score_shapes)}")
         weight = f"{self.output}.weight" if self.score_shapes else ""
-        return {
-            name: Read(point="channels", weight=weight, makers=self.makers)
-            for name in self.score_shapes
-        }
+        read = Read(point="channels", weight=weight, makers=self.makers)
+        return dict.fromkeys(self.score_shapes, read)
 
     def form(self) -> Self:
         """The block without what may differ among blocks that count as alike: its norm's place."""

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import comb
 from typing import ClassVar
 
 from minipuzzle.kinds.axes import Rows, Weight, weight
@@ -283,3 +284,12 @@ class Experts(Block):
         """
         inner = self.latent or self.hidden
         return self.top_k * (2 * inner + (1 + self.gated) * self.expert_width)
+
+    def sent_values(self, together: int) -> float:
+        """What experts read, once to each process that has a chosen one, its own among them: the
+        expected number where all choices are as frequent.
+        """
+        each, count, k = -(-self.experts // together), self.experts, self.top_k
+        shares = [min(each, max(0, count - first * each)) for first in range(together)]
+        reached = sum(1 - comb(count - share, k) / comb(count, k) for share in shares)
+        return reached * (self.latent or self.hidden)

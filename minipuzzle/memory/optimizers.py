@@ -59,13 +59,31 @@ def block_of(shape: Sequence[int]) -> int:
     return fits[0] if fits and prod(shape) >= FEWEST else 0
 
 
-def held_by_block(model: Architecture, optimizer: Optimizer) -> list[Held]:
-    """Of each block; last, of the final norm and the two ends."""
+def on_all(shape: Sequence[int], gpus: int, together: int) -> tuple[int, ...]:
+    """A stack [experts, rows, columns] as all ``gpus`` hold it, each as many experts as the largest
+    share of ``together`` that divide them; 1: it is there once.
+    """
+    experts = shape[0] if together == 1 else gpus * -(-shape[0] // together)
+    return (experts, *shape[1:])
+
+
+def stacked(block: Block, gpus: int = 1, together: int = 1) -> int:
+    """Numbers of a block's stacks, as all ``gpus`` hold them."""
+    return sum(prod(on_all(shape, gpus, together)) for shape in block.stacks.values())
+
+
+def held_by_block(
+    model: Architecture, optimizer: Optimizer, gpus: int = 1, together: int = 1
+) -> list[Held]:
+    """Of each block; last, of the final norm and the two ends. All ``gpus`` are meant, which have
+    the rest once and stacks ``on_all``.
+    """
     top = {"vocab": model.vocab_size, "hidden": model.hidden}
     matrix = _of(EMBEDDING.shape(top), True, optimizer)
     ends = [matrix] if model.tied_head else [matrix, matrix]
     top_held = replace(sum(ends, _of(FINAL_NORM.shape(top), False, optimizer)), copies=0)
-    return [*(_of_block(block, optimizer) for block in model.blocks), top_held]
+    blocks = (_of_block(block, optimizer, gpus, together) for block in model.blocks)
+    return [*blocks, top_held]
 
 
 def pinned_bytes(model: Architecture, gpus: int) -> int:
@@ -87,15 +105,15 @@ def state_bytes_each(model: Architecture, optimizer: Optimizer) -> float:
 
 
 @lru_cache(maxsize=4096)
-def _of_block(block: Block, optimizer: Optimizer) -> Held:
+def _of_block(block: Block, optimizer: Optimizer, gpus: int, together: int) -> Held:
     """Plans ask for the same blocks again and again."""
-    matrices, others = block.matrices, block.buffers
-    each = (
-        _of(w.shape(block.sizes), w.name in matrices, optimizer)
-        for w in block.weights
-        if w.name not in others
-    )
-    return sum(each, Held())
+    matrices, stacks, found = block.matrices, block.stacks, Held()
+    for w in block.weights:
+        if w.name not in block.buffers:
+            shape = w.shape(block.sizes)
+            shape = on_all(shape, gpus, together) if w.name in stacks else shape
+            found += _of(shape, w.name in matrices, optimizer)
+    return found
 
 
 def _of(shape: Sequence[int], matrix: bool, optimizer: Optimizer) -> Held:

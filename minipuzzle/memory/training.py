@@ -10,7 +10,7 @@ from dataclasses import replace
 from minipuzzle.arch import Architecture
 from minipuzzle.kinds import Block
 from minipuzzle.memory.backward import BlockBytes, worst_moment
-from minipuzzle.memory.optimizers import Held, eight_bit, half, held_by_block, pinned_bytes
+from minipuzzle.memory.optimizers import Held, eight_bit, half, held_by_block, pinned_bytes, stacked
 from minipuzzle.memory.peak import Peak
 from minipuzzle.settings.training import Optimizer
 
@@ -56,6 +56,7 @@ def training_peak(
     averaged: bool = False,
     accumulates: bool = False,
     context_parallel: int = 1,
+    expert_parallel: int = 1,
     twice: bool = False,
     optimizer: Optimizer = "adamw",
     offload: bool = False,
@@ -71,14 +72,17 @@ def training_peak(
     they are served. Blocks of the kinds ``recomputed`` keep their input, and one of them at a time
     everything. A step of several micro-batches ``accumulates``. Where ``context_parallel`` GPUs
     have a part of each sequence each, ``tokens`` are those of one part, beside which a block holds
-    the others' keys and values. With ``teacher_ends`` the teacher multiplies in FP8 but for so many
+    the others' keys and values. Where ``expert_parallel`` of them share experts, these are never
+    gathered, and a block holds the tokens that came to its own: with even choices as many as went.
+    With ``teacher_ends`` the teacher multiplies in FP8 but for so many
     blocks at either end, and on one GPU holds codes in place of those weights. With ``offload``
     what the optimiser holds is elsewhere (``offloaded_peak``), and one GPU gathers weights too.
     """
-    terms = _teacher(teacher, teacher_ends, gpus)
+    terms = _teacher(teacher, teacher_ends, gpus, expert_parallel)
     if trained is None:
         narrow, eight = half(optimizer), eight_bit(optimizer)
-        own, shared, count = held_by_block(student, optimizer), gpus, student.parameters
+        own = held_by_block(student, optimizer, gpus, expert_parallel)
+        shared, count = gpus, _on_all(student, gpus, expert_parallel)
         whole = sum(own, Held())
         terms[HALVES if narrow else MASTERS] = whole.weights // shared
     else:
@@ -98,7 +102,7 @@ def training_peak(
         written = sum(block.copies for block in own)
         own = [_beside_copies(block, accumulates) for block in own]
     each = _bytes_at_work(gpus, trained is None, offload)
-    made = _blocks(student, own, tokens, others, gpus, recomputed, stacks, each)
+    made = _blocks(student, own, tokens, others, gpus, recomputed, stacks, each, expert_parallel)
     sums = sum(block.gradients for block in made) + own[-1].gradients // gpus
     made_at_ends = _ends(
         student, own[-1], gpus, sharded=each > 0 and trained is None, offload=offload
@@ -106,7 +110,7 @@ def training_peak(
     worst = worst_moment(made, **made_at_ends, summed=sums if accumulates else 0)
     # The final norm's output in BF16, and its gradient in FP32; its input is the last block's.
     ends = (BF16 + GRADIENT) * tokens * student.hidden
-    copies = _gathered(student, teacher, gpus, trained, offload)
+    copies = _gathered(student, teacher, gpus, trained, offload, expert_parallel)
     peak = Peak(
         terms={
             **terms,
@@ -138,11 +142,13 @@ def offloaded_peak(student: Architecture, gpus: int = 1, *, averaged: bool = Fal
     )
 
 
-def _teacher(teacher: Architecture | None, ends: int | None, gpus: int) -> dict[str, int]:
+def _teacher(
+    teacher: Architecture | None, ends: int | None, gpus: int, together: int
+) -> dict[str, int]:
     """What lies of a teacher on each GPU: a matrix as codes is a byte a weight, and a scale."""
     if teacher is None:
         return {}
-    whole = BF16 * teacher.parameters // gpus
+    whole = BF16 * _on_all(teacher, gpus, together) // gpus
     if ends is None or gpus > 1:  # those in shards stay as they are
         return {TEACHER: whole}
     inner = teacher.blocks[ends : len(teacher.blocks) - ends]
@@ -168,12 +174,19 @@ def state_bytes(trained: int, *, averaged: bool = False, each: float = MASTER + 
     return round((each + MASTER * averaged) * trained)
 
 
+def _on_all(model: Architecture, gpus: int, together: int) -> int:
+    """Parameters that all GPUs hold, of which ``together`` share the experts."""
+    more = sum(stacked(block, gpus, together) - stacked(block) for block in model.blocks)
+    return model.parameters + more
+
+
 def _gathered(
     student: Architecture,
     teacher: Architecture | None,
     gpus: int,
     trained: int | None,
     offload: bool,
+    together: int,
 ) -> int:
     """Of weights, in the dtype of products, beside the shards or an adapter's masters."""
     own = 0 if trained is None else BF16 * trained
@@ -193,6 +206,7 @@ def _blocks(
     recomputed: Collection[str],
     stacks: bool,
     at_work: float,
+    together: int,
 ) -> list[BlockBytes]:
     """What each block of a student holds in a step, of which the optimiser holds ``own``, and
     beside activations ``at_work`` bytes a parameter when its turn comes.
@@ -202,13 +216,33 @@ def _blocks(
             gradients=mine.gradients // gpus,
             copies=mine.copies if gpus == 1 else 0,
             kept=tokens * (saved_bytes(block) + BF16 * block.adapter_values() * stacks)
-            + (BF16 * block.cache(others).kv if others else 0),
+            + (BF16 * block.cache(others).kv if others else 0)
+            + (BF16 * _came(block, tokens, together) if together > 1 else 0),
             given=BF16 * tokens * student.hidden,
             recomputed=block.kind in recomputed,
-            working=round(BF16 * tokens * block.backward_values() + at_work * block.parameters),
+            working=round(
+                BF16 * tokens * block.backward_values() + _at_work(block, at_work, together)
+            ),
         )
         for block, mine in zip(student.blocks, own, strict=False)
     ]
+
+
+def _at_work(block: Block, each: float, together: int) -> float:
+    """Bytes of a block's parameters, ``each`` of what is gathered, which divided experts are not:
+    the gradient of its own is there in BF16, and in FP32 while it is divided by the number of GPUs.
+    """
+    if together == 1:
+        return each * block.parameters
+    own = stacked(block, 1, together)
+    return each * (block.parameters - stacked(block)) + (BF16 + GRADIENT) * own
+
+
+def _came(block: Block, tokens: int, together: int) -> int:
+    """Values that a block with divided experts keeps besides: the tokens that came to its own, and
+    copies of these in the dtype of products.
+    """
+    return round(tokens * block.sent_values(together)) + stacked(block, 1, together)
 
 
 def _bytes_at_work(gpus: int, trained: bool, offload: bool) -> float:

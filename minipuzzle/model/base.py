@@ -32,6 +32,7 @@ from minipuzzle.kernels import Kernels
 from minipuzzle.kinds import Block, Kept
 from minipuzzle.model.cache import Room, Slot
 from minipuzzle.model.context_parallel import ContextParallel
+from minipuzzle.model.expert_parallel import ExpertParallel
 from minipuzzle.model.masks import index_mask, meanwhile
 from minipuzzle.model.norm import RMSNorm
 from minipuzzle.shapes import Float, Float32, Int
@@ -166,6 +167,12 @@ class ResidualBlock(nn.Module):
         rank, d_in], B [count, d_out, rank]) at each pass.
         """
         raise self._undeclared(f"how {stack} is adapted")
+
+    def divide(self, parallel: ExpertParallel) -> set[nn.Parameter]:
+        """Hold this process's share of each stack from now on, which are returned."""
+        if self.block.stacks:
+            raise self._undeclared("how its stacks are divided")
+        return set()
 
     @property
     def stacks_adapted(self) -> bool:

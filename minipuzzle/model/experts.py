@@ -21,6 +21,7 @@ from minipuzzle.kernels.routing import Routing, route
 from minipuzzle.kinds import Block, Experts, Kept
 from minipuzzle.model.base import Context, ResidualBlock
 from minipuzzle.model.cache import Room
+from minipuzzle.model.expert_parallel import ExpertParallel
 from minipuzzle.model.masks import index_mask
 from minipuzzle.shapes import Float
 
@@ -102,6 +103,7 @@ class ExpertsBlock(ResidualBlock):
         self.kept_shared: Tensor | None = None
         self.kept_latent: Tensor | None = None
         self.top_k = block.top_k
+        self.parallel: ExpertParallel | None = None
         # a plain dict has no weak references, which its handles hold
         self._readers: OrderedDict[int, Callable[[Any], None]] = OrderedDict()
         self._counting: OrderedDict[int, Callable[[Any], None]] = OrderedDict()
@@ -174,19 +176,25 @@ class ExpertsBlock(ResidualBlock):
                 for name, _, pair in self._low_rank.values()
             }
             run = partial(low_rank.run_experts, pairs=pairs, loop=self.kernels.experts_wait)
-        return run(
-            Call(
-                x=u,
-                up=up,
-                down=down,
-                weights=gates,
-                chosen=chosen,
-                activation=b.activation,
-                gated=b.gated,
-                kept=self.kept_channels,
-                watch=self._watching if self._readers else None,
-            )
+        call = Call(
+            x=u,
+            up=up,
+            down=down,
+            weights=gates,
+            chosen=chosen,
+            activation=b.activation,
+            gated=b.gated,
+            kept=self.kept_channels,
+            watch=self._watching if self._readers else None,
         )
+        return run(call) if self.parallel is None else self.parallel.run(call, run)
+
+    def divide(self, parallel: ExpertParallel) -> set[nn.Parameter]:
+        """As ``ResidualBlock.divide``: experts, and not the shared one."""
+        self.parallel = parallel
+        for name, stack in list(self.experts.named_parameters()):
+            self.experts.register_parameter(name, parallel.divide(stack))
+        return set(self.experts.parameters())
 
     def add_low_rank(self, stack: str, rank: int, pair: Callable[[], Pair]) -> RemovableHandle:
         """As ``ResidualBlock.add_low_rank``, beside the products with the frozen stack."""

@@ -72,9 +72,7 @@ def _adapt(
     model = adapted(job, job.parent, settings.adapter, settings.training, group)
     group.by_first(folder.claim)
     teacher = (
-        None
-        if teacher_file is None
-        else job.load_frozen(teacher_file, group, settings.training.replicas)
+        None if teacher_file is None else job.load_frozen(teacher_file, group, settings.training)
     )
     training = replace(settings.training, weight_decay=0.0)
     final = train_in(

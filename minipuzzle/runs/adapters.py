@@ -39,7 +39,7 @@ def adapted(
             f"{projection} is adapted: merge and vLLM take it, PEFT does not (leave it out for"
             f" PEFT: adapter.target {_without(checkpoint.architecture, projection)})"
         )
-    model = job.load_frozen(checkpoint, group, training.replicas)
+    model = job.load_frozen(checkpoint, group, training)
     attach(model, plan, seed=training.seed)
     return model
 

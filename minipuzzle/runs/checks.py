@@ -27,7 +27,7 @@ from minipuzzle.training.board import require_boards
 from minipuzzle.training.keep import Keep
 from minipuzzle.training.offline import TeacherCache
 from minipuzzle.training.optimizers import require_optimizer
-from minipuzzle.training.parallel import check_replicas
+from minipuzzle.training.parallel import check_groups
 from minipuzzle.training.stages import stages
 from minipuzzle.training.update import check_batch
 
@@ -150,7 +150,7 @@ def check_training(
     cannot be trained with.
     """
     check_batch(training, length, group)
-    check_replicas(group, training.replicas)
+    check_groups(group, training, models)
     require_optimizer(training, group.world)
     require_boards(training.log_to)
     _check_kinds(training.activation_checkpointing, models)
@@ -192,6 +192,13 @@ def check_adapter(
             got=f"training.offload, adapter {adapter.kind}",
             allowed="one of them: the frozen weights stay on the GPU in any case",
             next="Leave training.offload out.",
+        )
+    if training.expert_parallel > 1:
+        raise UserError(
+            "An adapter is trained where all experts are.",
+            got=f"training.expert_parallel {training.expert_parallel}, adapter {adapter.kind}",
+            allowed="training.expert_parallel 1: FSDP shards the frozen weights",
+            next="Leave that setting out, or distil without an adapter.",
         )
     others = training.train not in ("auto", "all-but-routers")
     if others or training.balance:

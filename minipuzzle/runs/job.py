@@ -23,8 +23,8 @@ from minipuzzle.records import Original
 from minipuzzle.rundir import RunDir
 from minipuzzle.runs.device import pick_device
 from minipuzzle.runs.texts import Part, load_text, own_texts, text_parts
-from minipuzzle.settings import EMBEDDED, Data
-from minipuzzle.training.parallel import load_sharded
+from minipuzzle.settings import EMBEDDED, Data, Training
+from minipuzzle.training.parallel import USUAL, load_sharded
 
 log = logging.getLogger(__name__)
 
@@ -114,26 +114,22 @@ class Job:
         return choosing(self.tokenizer, self.original.architecture.max_positions)
 
     def load(
-        self,
-        checkpoint: Checkpoint,
-        group: Ranks | None = None,
-        replicas: int = 1,
-        offload: bool = False,
+        self, checkpoint: Checkpoint, group: Ranks | None = None, settings: Training = USUAL
     ) -> HybridLM:
         """A checkpoint's model on the device to be trained: FP32 masters, in shards over
         ``group``; with ``offload`` on the CPU (``parallel.shard``).
         """
-        if group is not None and (group.world > 1 or offload):
+        if group is not None and (group.world > 1 or settings.offload):
             made = HybridLM(
                 checkpoint.architecture, device="meta", dtype=torch.float32, kernels=self.kernels
             )
-            return load_sharded(made, checkpoint, group, replicas, offload)
+            return load_sharded(made, checkpoint, group, settings, settings.offload)
         return load_model(
             checkpoint, device=self.device, dtype=torch.float32, kernels=self.kernels
         ).eval()
 
     def load_frozen(
-        self, checkpoint: Checkpoint, group: Ranks | None = None, replicas: int = 1
+        self, checkpoint: Checkpoint, group: Ranks | None = None, settings: Training = USUAL
     ) -> HybridLM:
         """The same to be measured, asked or adapted: no gradients; on CUDA its matrices BF16, the
         rest FP32, whether whole or in shards.
@@ -142,7 +138,7 @@ class Job:
             made = frozen_model(
                 checkpoint.architecture, self.device, kernels=self.kernels, where="meta"
             )
-            return load_sharded(made, checkpoint, group, replicas).requires_grad_(False)
+            return load_sharded(made, checkpoint, group, settings).requires_grad_(False)
         return load_frozen(checkpoint, device=self.device, kernels=self.kernels)
 
     @cached_property

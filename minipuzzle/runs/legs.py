@@ -243,8 +243,7 @@ class Legs:
         if self.settings.adapter.kind:
             model = adapted(self.job, checkpoint, self.settings.adapter, self.training, self.group)
         else:
-            how = self.training.replicas, self.training.offload
-            model = self.job.load(checkpoint, self.group, *how)
+            model = self.job.load(checkpoint, self.group, self.training)
             choose_trained(model, self.training.trains(USUAL))
             narrow(model, self.training)  # as the state of a run before has them
         if after:
@@ -255,7 +254,7 @@ class Legs:
     def teacher(self) -> HybridLM:
         """Loaded where it is needed first."""
         self.job.forget_parent()
-        teacher = self.job.load_frozen(self.inputs.teacher, self.group, self.training.replicas)
+        teacher = self.job.load_frozen(self.inputs.teacher, self.group, self.training)
         set_precision(teacher, self.settings.teacher_precision, self.training.bf16_ends)
         return keep_codes(teacher)
 

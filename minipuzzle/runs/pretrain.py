@@ -109,7 +109,7 @@ def _pretrain(recipe: PretrainRecipe, run: RunDir, group: Ranks) -> Checkpoint:
     model = init_model(architecture, seed=recipe.training.seed, device=where, kernels=kernels)
     choose_trained(model, recipe.training.trains("all"))
     if sharded:
-        shard(model, group, recipe.training.replicas, recipe.training.offload)
+        shard(model, group, recipe.training, recipe.training.offload)
     tokens = recipe.training.tokens
     for line in epochs(blocks, tokens):
         log.info(f"pretrain: {line}")

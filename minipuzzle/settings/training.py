@@ -53,7 +53,8 @@ class Training:
     ``micro_batch`` blocks go through a process's model at once (0: its whole share of the batch).
     Under torchrun the model is sharded over all processes, or over each of ``replicas`` groups of
     them (HSDP). ``context_parallel`` neighbours have a part of each sequence each
-    (``model.context_parallel``). ``precision`` is that of the blocks' GEMMs: FP8 for all but
+    (``model.context_parallel``), and ``expert_parallel`` neighbours the experts of each block
+    (``model.expert_parallel``). ``precision`` is that of the blocks' GEMMs: FP8 for all but
     routed experts and ``bf16_ends`` blocks at either end. The state is saved ``save_every`` seconds
     after the last save was on disk, or later where saves would take more than a tenth of the time
     (``training.pace``), and at the end.
@@ -156,6 +157,12 @@ class Training:
         within=(1, 65_536),
         panel=MEMORY,
     )
+    expert_parallel: int = setting(
+        1,
+        "Processes under torchrun that share the experts of each block; tokens are sent to them.",
+        within=(1, 65_536),
+        panel=MEMORY,
+    )
     log_to: tuple[str, ...] = setting(
         (),
         "Who gets the numbers of log.csv besides: tensorboard, wandb, mlflow, with commas between.",
@@ -221,6 +228,7 @@ CHANGEABLE = (
     "activation_checkpointing",
     "replicas",
     "context_parallel",
+    "expert_parallel",
     "offload",
     "log_to",
 )

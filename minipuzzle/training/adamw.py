@@ -53,10 +53,10 @@ class AdamW(torch.optim.Optimizer):
         held = [self._held(parameter) for parameter in parameters]
         beta1, beta2 = group["betas"]
         adamw(
-            [_local(parameter.detach()) for parameter in parameters],
-            [_local(parameter.grad) for parameter in parameters],
-            [_local(each["exp_avg"]) for each in held],
-            [_local(each["exp_avg_sq"]) for each in held],
+            [local_part(parameter.detach()) for parameter in parameters],
+            [local_part(parameter.grad) for parameter in parameters],
+            [local_part(each["exp_avg"]) for each in held],
+            [local_part(each["exp_avg_sq"]) for each in held],
             [],
             [each["step"] for each in held],
             fused=True,
@@ -82,10 +82,10 @@ class AdamW(torch.optim.Optimizer):
         held["step"] += 1
         step, (beta1, beta2), rate = held["step"].item(), group["betas"], group["lr"]
         return Stepped(
-            weight=_local(parameter.detach()),
-            gradient=_local(parameter.grad),
-            first=_local(held["exp_avg"]),
-            second=_local(held["exp_avg_sq"]),
+            weight=local_part(parameter.detach()),
+            gradient=local_part(parameter.grad),
+            first=local_part(held["exp_avg"]),
+            second=local_part(held["exp_avg_sq"]),
             copy=self.copies.get(parameter),
             keep=1 - rate * group["weight_decay"],
             rate=rate / (1 - beta1**step),
@@ -120,6 +120,7 @@ def keep_copies(
     return optimizer.copies
 
 
-def _local(value: Any) -> Tensor:
+def local_part(value: Any) -> Tensor:
+    """Of a tensor that is in shards what this process has; another is itself."""
     found: Tensor = value.to_local() if hasattr(value, "to_local") else value
     return found

@@ -21,7 +21,7 @@ from minipuzzle.identity import fingerprint
 from minipuzzle.memory.optimizers import block_of, eight_bit, half
 from minipuzzle.model import HybridLM
 from minipuzzle.settings import Training
-from minipuzzle.training.adamw import AdamW
+from minipuzzle.training.adamw import AdamW, local_part
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -97,7 +97,7 @@ def take_step(optimizer: torch.optim.Optimizer, gradients: list[Tensor], scale: 
     if isinstance(optimizer, AdamW):
         optimizer.step(scale=scale)
     else:
-        torch._foreach_mul_(gradients, scale)
+        torch._foreach_mul_([local_part(g) for g in gradients], scale)
         optimizer.step()
 
 

@@ -7,35 +7,43 @@ loss reads the head as an ordinary tensor. An adapter is attached after that and
 process holds all of it, and ``update`` averages its gradients.
 
 Processes that share a sequence (``context_parallel``) hold shards of parameters like all others:
-their gradients are summed with the rest.
+their gradients are summed with the rest. Experts that are divided (``expert_parallel``) are never
+gathered: their tokens come to them (``model.expert_parallel``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
 from minipuzzle.machine import available_bytes, free_gpu_bytes
 from minipuzzle.model import HybridLM, reshard
+from minipuzzle.model.base import ResidualBlock
 from minipuzzle.model.context_parallel import ContextParallel
+from minipuzzle.model.expert_parallel import ExpertParallel
 from minipuzzle.ranks import Ranks
+from minipuzzle.settings import Training
 from minipuzzle.units import bytes_
 
+USUAL = Training()
 
-def shard(model: HybridLM, ranks: Ranks, replicas: int = 1, offload: bool = False) -> None:
-    """Split ``model`` in place over all processes, even one; with ``replicas`` R each 1/R of them
-    holds a whole model (HSDP). With ``offload`` the shards of parameters and of their gradients
-    lie in the CPU's memory, whatever the device is.
+
+def shard(model: HybridLM, ranks: Ranks, settings: Training = USUAL, offload: bool = False) -> None:
+    """Split ``model`` in place over all processes, even one; with ``replicas`` R of the settings
+    each 1/R of them holds a whole model (HSDP). With ``expert_parallel`` N each N neighbours hold
+    all experts together, whatever the replicas. With ``offload`` the shards of parameters and of
+    their gradients lie in the CPU's memory, whatever the device is.
 
     On CUDA the parameters of a model that is trained are gathered in BF16 and gradients summed in
     FP32; those of a frozen one as they are held, so that it computes what it does on one GPU.
-    Raises: UserError where the replicas do not divide the processes.
+    Raises: UserError where either does not divide the processes.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import (
@@ -46,8 +54,8 @@ def shard(model: HybridLM, ranks: Ranks, replicas: int = 1, offload: bool = Fals
         register_fsdp_forward_method,
     )
 
-    check_replicas(ranks, replicas)
-    kind = ranks.device.type
+    check_groups(ranks, settings)
+    kind, replicas = ranks.device.type, settings.replicas
     shape = (ranks.world,) if replicas == 1 else (replicas, ranks.world // replicas)
     mesh = init_device_mesh(kind, shape, mesh_dim_names=("replicate", "shard")[-len(shape) :])
     trained = any(parameter.requires_grad for parameter in model.parameters())
@@ -57,7 +65,12 @@ def shard(model: HybridLM, ranks: Ranks, replicas: int = 1, offload: bool = Fals
     )
     # pinned memory is copied from and to beside the GPU's work
     where = CPUOffloadPolicy(pin_memory=kind == "cuda") if offload else OffloadPolicy()
+    left = set[torch.nn.Parameter]()
+    if settings.expert_parallel > 1:
+        experts = ExpertParallel(_mesh_of(ranks, settings.expert_parallel))
+        left = {p for block in model.blocks for p in cast(ResidualBlock, block).divide(experts)}
     each: dict[str, Any] = {"mesh": mesh, "mp_policy": policy, "offload_policy": where}
+    each["ignored_params"] = left
     for block in model.blocks:
         fully_shard(block, **each)
     if not model.architecture.tied_head:
@@ -67,14 +80,40 @@ def shard(model: HybridLM, ranks: Ranks, replicas: int = 1, offload: bool = Fals
         register_fsdp_forward_method(model, name)
 
 
-def check_replicas(ranks: Ranks, replicas: int) -> None:
-    """Raises: UserError where the replicas do not divide the processes."""
-    if replicas < 1 or ranks.world % replicas:
+def check_groups(
+    ranks: Ranks, settings: Training, models: Sequence[Architecture] | None = None
+) -> None:
+    """Raises: UserError where replicas, or groups that share experts, do not divide the processes;
+    where experts are to be shared and none of the ``models`` has any.
+    """
+    if ranks.world % settings.replicas:
         raise UserError(
             "The processes cannot be divided into replicas.",
-            got=f"{ranks.world} processes, {replicas} replicas",
+            got=f"{ranks.world} processes, {settings.replicas} replicas",
             allowed=f"a divisor of {ranks.world}",
             next="Change training.replicas.",
+        )
+    together = settings.expert_parallel
+    if ranks.world % together:
+        raise UserError(
+            "The processes cannot be divided into groups that share experts.",
+            got=f"{ranks.world} processes, training.expert_parallel {together}",
+            allowed=f"a divisor of {ranks.world}",
+            next="Change training.expert_parallel, or start another number of processes.",
+        )
+    if together > 1 and settings.offload:
+        raise UserError(
+            "Experts that are shared stay on their GPUs.",
+            got=f"training.expert_parallel {together}, training.offload",
+            allowed="one of them",
+            next="Leave training.offload out: every GPU holds and trains a share of the experts.",
+        )
+    if together > 1 and models and not any(b.stacks for m in models for b in m.blocks):
+        raise UserError(
+            "This model has no experts to share.",
+            got=f"training.expert_parallel {together}, layers {models[0].pattern}",
+            allowed="a mixture of experts, or 1",
+            next="Leave training.expert_parallel out: FSDP shards all weights.",
         )
 
 
@@ -84,31 +123,38 @@ def context_parallel(ranks: Ranks, size: int) -> ContextParallel | None:
     """
     if size == 1:
         return None
-    import torch.distributed as dist
-
-    group = _mesh(dist.group.WORLD, ranks.device.type, ranks.world // size, size)[
-        "context"
-    ].get_group()
+    group = _mesh_of(ranks, size).get_group(1)
     return ContextParallel(rank=ranks.rank % size, world=size, group=group)
 
 
+def _mesh_of(ranks: Ranks, size: int) -> Any:
+    """All processes [groups, members], ``size`` neighbours in a group."""
+    import torch.distributed as dist
+
+    return _mesh(dist.group.WORLD, ranks.device.type, ranks.world // size, size)
+
+
 @lru_cache(maxsize=4)
-def _mesh(world: Any, kind: str, batches: int, size: int) -> Any:
+def _mesh(world: Any, kind: str, groups: int, size: int) -> Any:
     """Made once for the process group ``world``: runs of one command share its connections."""
     from torch.distributed.device_mesh import init_device_mesh
 
-    return init_device_mesh(kind, (batches, size), mesh_dim_names=("batch", "context"))
+    return init_device_mesh(kind, (groups, size), mesh_dim_names=("group", "member"))
 
 
 def load_sharded(
-    model: HybridLM, checkpoint: Checkpoint, ranks: Ranks, replicas: int = 1, offload: bool = False
+    model: HybridLM,
+    checkpoint: Checkpoint,
+    ranks: Ranks,
+    settings: Training = USUAL,
+    offload: bool = False,
 ) -> HybridLM:
     """``model``, made on "meta", sharded and filled: each process reads and holds its own rows
     only.
 
     Raises: as ``shard``, and UserError for NaN or infinite weights.
     """
-    shard(model, ranks, replicas, offload)
+    shard(model, ranks, settings, offload)
     model.to_empty(device="cpu" if offload else ranks.device)
     for module in model.modules():  # buffers stay where the model computes
         for name, buffer in module.named_buffers(recurse=False):

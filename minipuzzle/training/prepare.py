@@ -109,6 +109,7 @@ def step_peak(
         averaged=settings.average > 0,
         accumulates=0 < settings.micro_batch * ranks < settings.batch * settings.context_parallel,
         context_parallel=settings.context_parallel,
+        expert_parallel=settings.expert_parallel,
         twice=twice,
         offload=settings.offload,
         stacks=any(cast(ResidualBlock, block).stacks_adapted for block in model.blocks),

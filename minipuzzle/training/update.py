@@ -4,6 +4,7 @@ count of tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -162,6 +163,15 @@ def no_gradient(got: str) -> UserError:
 
 def total_norm(gradients: list[Tensor]) -> float:
     """Of all gradients together; squares of BF16 ones are summed in FP32."""
+    by_mesh: dict[Any, list[Tensor]] = {}  # shards of one mesh are summed over its processes
+    for gradient in gradients:
+        by_mesh.setdefault(getattr(gradient, "device_mesh", None), []).append(gradient)
+    norms = [_norm(those) for those in by_mesh.values()]
+    return norms[0] if len(norms) == 1 else math.hypot(*norms)
+
+
+def _norm(gradients: list[Tensor]) -> float:
+    """Of gradients that are whole, or shards of one mesh."""
     norm: Any
     if all(g.dtype == torch.float32 for g in gradients):
         norm = torch.nn.utils.get_total_norm(gradients)

@@ -121,7 +121,7 @@ def test_the_first_steps_of_distillation_are_as_they_were(job, recipe, cut, tmp_
 
     with ranks(job.device) as group, pytest.raises(Enough):
         train(
-            job.load(Checkpoint.open(cut), group, 1),
+            job.load(Checkpoint.open(cut), group, settings.training),
             distillation(job.frozen_parent(group), settings.loss),
             blocks,
             replace(settings.training, tokens=settings.short_tokens),

@@ -63,7 +63,8 @@ def test_what_it_takes_is_counted_first(parent):
     counts = [len(variants(arch, i, False, "damage")) for i in range(len(arch.blocks))]
     experts = [b.experts if isinstance(b, Experts) else 0 for b in arch.blocks]
     assert counts == [1 + n for n in experts]
-    more = sum(n * (len(counts) - i) * 128 for i, n in enumerate(experts))
+    each = plain.block_samples
+    more = sum(n * (len(counts) - i) * each for i, n in enumerate(experts))
     assert work(damage, arch, 10**6) - work(plain, arch, 10**6) == more
     times = 1 + more / work(plain, arch, 10**6)
     assert f"one by one: {times:.1f} times the" in one_by_one_sentence(damage, arch, 10**6)

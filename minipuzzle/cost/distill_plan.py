@@ -5,6 +5,7 @@ two configs alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import lcm
 from typing import Any
 
@@ -230,7 +231,7 @@ class DistillPlan:
             if n <= (GPUS if self.links else SHOWN)[-1]
         ]
 
-    @property
+    @cached_property
     def least(self) -> dict[str, dict[str, int | None]]:
         """``least_gpus`` of each card, with activation checkpointing and without."""
         return {

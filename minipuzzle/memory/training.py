@@ -110,7 +110,7 @@ def training_peak(
     worst = worst_moment(made, **made_at_ends, summed=sums if accumulates else 0)
     # The final norm's output in BF16, and its gradient in FP32; its input is the last block's.
     ends = (BF16 + GRADIENT) * tokens * student.hidden
-    copies = _gathered(student, teacher, gpus, trained, offload, expert_parallel)
+    copies = _gathered(student, teacher, gpus, trained, offload)
     peak = Peak(
         terms={
             **terms,
@@ -186,7 +186,6 @@ def _gathered(
     gpus: int,
     trained: int | None,
     offload: bool,
-    together: int,
 ) -> int:
     """Of weights, in the dtype of products, beside the shards or an adapter's masters."""
     own = 0 if trained is None else BF16 * trained

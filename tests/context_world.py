@@ -121,6 +121,15 @@ def apart(one: dict[str, Tensor], other: dict[str, Tensor]) -> tuple[float, floa
     return losses, max(value for name, value in off.items() if not name.endswith(" loss"))
 
 
+def same_steps(name: str, one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    """What ``steps`` of one process and of several found."""
+    largest = max(value.abs().max().item() for value in one.values())
+    losses, gradients = apart(one, other)
+    print(f"{name}: losses differ by {losses:.1e}, gradients by {gradients:.1e} of {largest:.2g}")
+    assert losses < 1e-6
+    assert gradients < 1e-6 * max(1, largest)
+
+
 def main(folder: Path, length: int) -> None:
     with ranks(torch.device("cpu")) as group:
         found = steps(group, length, group.world, isolate_documents=True)

@@ -4,7 +4,7 @@ ones.
 
 import pytest
 import torch
-from context_world import apart, steps
+from context_world import same_steps, steps
 from launched import together
 from safetensors.torch import load_file, save_file
 
@@ -47,14 +47,7 @@ def test_divided_sequences_equal_whole_ones(tmp_path, processes, parts, names):
     together(processes, divided, tmp_path, parts, names)
     for name in names:
         one = steps(alone(CPU), LENGTH, 1, **CASES[name])
-        largest = max(value.abs().max().item() for value in one.values())
-        other = load_file(tmp_path / f"{name}.safetensors")
-        losses, gradients = apart(one, other)
-        print(
-            f"{name}: losses differ by {losses:.1e}, gradients by {gradients:.1e} of {largest:.2g}"
-        )
-        assert losses < 1e-6
-        assert gradients < 1e-6 * max(1, largest)
+        same_steps(name, one, load_file(tmp_path / f"{name}.safetensors"))
 
 
 def test_what_cannot_be_divided_is_refused():

@@ -9,7 +9,7 @@ from itertools import combinations
 import pytest
 import torch
 from conftest import tiny
-from context_world import apart, steps
+from context_world import same_steps, steps
 from launched import together
 from safetensors.torch import load_file, save_file
 
@@ -76,14 +76,7 @@ def test_divided_experts_equal_whole_ones(tmp_path, processes, parts, names):
     """
     together(processes, divided, tmp_path, 2, names, parts)
     for name in names:
-        one, other = ALONE(name), load_file(tmp_path / f"{name}.safetensors")
-        largest = max(value.abs().max().item() for value in one.values())
-        losses, gradients = apart(one, other)
-        print(
-            f"{name}: losses differ by {losses:.1e}, gradients by {gradients:.1e} of {largest:.2g}"
-        )
-        assert losses < 1e-6
-        assert gradients < 1e-6 * max(1, largest)
+        same_steps(name, ALONE(name), load_file(tmp_path / f"{name}.safetensors"))
 
 
 def test_what_cannot_be_divided_is_refused():

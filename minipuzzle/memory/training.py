@@ -104,10 +104,8 @@ def training_peak(
     each = _bytes_at_work(gpus, trained is None, offload)
     made = _blocks(student, own, tokens, others, gpus, recomputed, stacks, each, expert_parallel)
     sums = sum(block.gradients for block in made) + own[-1].gradients // gpus
-    made_at_ends = _ends(
-        student, own[-1], gpus, sharded=each > 0 and trained is None, offload=offload
-    )
-    worst = worst_moment(made, **made_at_ends, summed=sums if accumulates else 0)
+    at_ends = _ends(student, own[-1], gpus, sharded=each > 0 and trained is None, offload=offload)
+    worst = worst_moment(made, **at_ends, summed=sums if accumulates else 0)
     # The final norm's output in BF16, and its gradient in FP32; its input is the last block's.
     ends = (BF16 + GRADIENT) * tokens * student.hidden
     copies = _gathered(student, teacher, gpus, trained, offload)

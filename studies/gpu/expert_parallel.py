@@ -20,8 +20,6 @@ import json
 import os
 import subprocess
 import sys
-import time
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +30,7 @@ import torch
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from distill_trainers import our_models
 from long_context import text
+from steps import timed_steps
 
 from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import write_json
@@ -43,12 +42,10 @@ from minipuzzle.settings import Training
 from minipuzzle.training import distillation
 from minipuzzle.training.adamw import keep_copies
 from minipuzzle.training.captured import backward_of
-from minipuzzle.training.guard import Guard
 from minipuzzle.training.optimizers import make_optimizer
 from minipuzzle.training.parallel import shard
 from minipuzzle.training.prepare import prepare, step_peak
 from minipuzzle.training.stages import stages
-from minipuzzle.training.update import micro_batches, update
 
 WARM = 5
 """Steps that are not timed: kernels are compiled, and the graph of one GPU is captured."""
@@ -127,24 +124,9 @@ def measured(group: Ranks, together: int, options: argparse.Namespace) -> None:
     own = cuda and group.world == 1
     copies = keep_copies(student, optimizer, stages(blocks, settings)) if own else {}
     backward = backward_of(student, distillation(teacher), settings, group, None, copies)
-    losses, times = [], []
-    for step in range(options.steps):
-        began = time.monotonic()
-        done = update(
-            student,
-            backward,
-            optimizer,
-            micro_batches(blocks, settings, step * batch, group, group.device),
-            clip=1.0,
-            guard=Guard(),
-            ranks=group,
-            votes=lambda: (),
-            served=nullcontext,
-        )
-        if cuda:
-            torch.cuda.synchronize()
-        losses.append(done.loss)
-        times.append(time.monotonic() - began)
+    losses, times = timed_steps(
+        student, backward, optimizer, blocks, settings, group, options.steps
+    )
     peaks = group.together(
         lambda: torch.cuda.max_memory_allocated() / 2**30 if cuda else float("nan")
     )
@@ -162,7 +144,7 @@ def measured(group: Ranks, together: int, options: argparse.Namespace) -> None:
         row |= {"tokens_per_second": batch * length / seconds, "first": times[0], "said": said}
         row |= {"peak_gib": peaks if cuda else None, "estimate_gib": estimate.total / 2**30}
         print(json.dumps({**row, "sent_gb": plan.exchanged(group.world) / 1e9}), flush=True)
-    del teacher, student, optimizer, backward, copies, done
+    del teacher, student, optimizer, backward, copies
     gc.collect()
     if cuda:
         torch.cuda.empty_cache()

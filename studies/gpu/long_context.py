@@ -17,8 +17,6 @@ import json
 import os
 import subprocess
 import sys
-import time
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ import torch
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from _shapes import one_billion
 from distill_trainers import our_models
+from steps import timed_steps
 
 from minipuzzle.artifacts import write_json
 from minipuzzle.data import TokenBlocks
@@ -36,11 +35,9 @@ from minipuzzle.ranks import ranks
 from minipuzzle.settings import Training
 from minipuzzle.training import distillation
 from minipuzzle.training.captured import backward_of
-from minipuzzle.training.guard import Guard
 from minipuzzle.training.optimizers import make_optimizer
 from minipuzzle.training.parallel import context_parallel, shard
 from minipuzzle.training.prepare import prepare, step_peak
-from minipuzzle.training.update import micro_batches, update
 
 WARM = 2
 ALLOWED = 1e-3
@@ -120,24 +117,9 @@ def row(length: int, options: argparse.Namespace) -> None:
         parallel = context_parallel(group, group.world)
         backward = backward_of(student, distillation(teacher), settings, group, parallel, {})
         optimizer, blocks = make_optimizer(student, settings), text(length, shapes[1].vocab_size)
-        losses, times = [], []
-        for step in range(options.steps):
-            began = time.monotonic()
-            done = update(
-                student,
-                backward,
-                optimizer,
-                micro_batches(blocks, settings, step, group, group.device),
-                clip=1.0,
-                guard=Guard(),
-                ranks=group,
-                votes=lambda: (),
-                served=nullcontext,
-            )
-            if cuda:
-                torch.cuda.synchronize()
-            losses.append(done.loss)
-            times.append(time.monotonic() - began)
+        losses, times = timed_steps(
+            student, backward, optimizer, blocks, settings, group, options.steps
+        )
         if group.rank == 0:
             seconds = float(np.median(times[WARM:]))
             peak = torch.cuda.max_memory_allocated() / 2**30 if cuda else None

@@ -11,6 +11,7 @@ from conftest import shaken, tiny
 
 from minipuzzle.errors import UserError
 from minipuzzle.kernels import pointwise
+from minipuzzle.memory import loss as memory
 from minipuzzle.registry import DIVERGENCES
 from minipuzzle.settings import DistillSettings, loss_terms
 from minipuzzle.training import distillation, head_loss, loss_tiles
@@ -53,13 +54,13 @@ def error(got, want):
 def test_equals_full_logits_in_float64(name, way, monkeypatch):
     monkeypatch.setattr(loss_tiles, "TOP_K", 10)
     if "tile" in way:
-        monkeypatch.setattr(head_loss, "makes_logits_once", lambda *heads: False)
+        monkeypatch.setattr(head_loss, "makes_logits_once", lambda *of: False)
     if way == "many tiles":
         monkeypatch.setattr(loss_tiles, "TILE_TOKENS", 7)
         monkeypatch.setattr(loss_tiles, "TILE_BYTES", 1)
     if "few" in way:
-        monkeypatch.setattr(head_loss, "ROW_BYTES", 1)
-        monkeypatch.setattr(head_loss, "GRADIENT_BYTES", 1)
+        monkeypatch.setattr(memory, "rows_at_a_time", lambda vocab: 8)
+        monkeypatch.setattr(memory, "rows_collected", lambda vocab: 16)
     hidden, head, other, other_head = problem()
     targets = torch.randint(0, 300, (30,), generator=torch.Generator().manual_seed(1))
     doubles = [t.double().requires_grad_() for t in (hidden, head)]
@@ -107,18 +108,52 @@ def test_logits_are_made_once_where_memory_allows():
 
     bf16, fp32 = torch.bfloat16, torch.float32
     teacher = head(131072, 2048, bf16, False)
-    assert head_loss.makes_logits_once(
-        head(131072, 2048, fp32), teacher, bf16
-    )  # FP32 masters, 1 B parameters
-    assert not head_loss.makes_logits_once(
-        head(131072, 8192, fp32), teacher, bf16
-    )  # its BF16 copy takes 2 GiB
-    assert not head_loss.makes_logits_once(
-        head(131072, 2048, bf16), teacher, bf16
-    )  # sharded: the gradient is BF16
-    assert head_loss.makes_logits_once(
-        head(131072, 8192, bf16, False), teacher, bf16
-    )  # a frozen head
+
+    def once(*own, tokens=8192, other=teacher):
+        return head_loss.makes_logits_once(tokens, head(131072, *own), other, bf16)
+
+    assert once(4096, fp32)  # FP32 masters, 8 B parameters: a BF16 copy of 1 GiB
+    assert not once(4096, fp32, other=head(131072, 2048, fp32, False))  # and one of the teacher's
+    assert not once(8192, fp32)
+    assert once(8192, bf16)  # sharded: one product makes its BF16 gradient
+    assert not once(8192, bf16, tokens=8193)
+    assert once(8192, bf16, False, tokens=1 << 20)  # a frozen head
+
+
+def test_bytes_of_the_loss_by_pencil():
+    gib, vocab = 2**30, 131072
+    once = {"copies": 0, "rounded": True}
+    # FP32 logits of 512 tokens of both models, BF16 gradients of all
+    assert memory.loss_bytes(8192, vocab, **once) == gib // 2 + 2 * gib
+    assert memory.loss_bytes(1024, vocab, **once) == gib // 2 + gib // 4
+    assert memory.loss_bytes(256, vocab, **once) == gib // 4 + gib // 16
+    assert memory.loss_bytes(8193, vocab, **once) == memory.TILE_BYTES
+    # two products of 8,192 tokens; a copy of a head
+    assert memory.loss_bytes(16384, vocab, copies=gib, rounded=False) == 3.5 * gib
+    assert memory.loss_bytes(16384, vocab, copies=gib + 1, rounded=False) == memory.TILE_BYTES
+    assert memory.rows_collected(50_000) == 1024 * (2**31 // (2 * 50_000) // 1024)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gradient_of_a_head_in_bf16(dtype, monkeypatch):
+    """One product makes it, in one rounding; of more tokens than are collected it is summed in
+    FP32.
+    """
+    hidden, head, other, other_head = problem()
+    head = head.bfloat16()
+    doubles = [t.double().requires_grad_() for t in (hidden.to(dtype), head)]
+    s = torch.log_softmax(doubles[0] @ doubles[1].t(), -1)
+    t = torch.log_softmax(other.to(dtype).double() @ other_head.to(dtype).double().t(), -1)
+    F.kl_div(s, t, log_target=True, reduction="sum").backward()
+    leaf = head.clone().requires_grad_()
+    for rows in (16384, 8):
+        monkeypatch.setattr(memory, "rows_collected", lambda vocab, rows=rows: rows)
+        monkeypatch.setattr(memory, "rows_at_a_time", lambda vocab: 8)
+        monkeypatch.setattr(head_loss, "makes_logits_once", lambda *of: True)
+        leaf.grad = None
+        linear_loss(hidden.to(dtype), leaf, (other.to(dtype), other_head)).total.backward()
+        assert leaf.grad.dtype == torch.bfloat16
+        assert error(leaf.grad, doubles[1].grad) < 3e-3
 
 
 def test_frozen_head_or_states_and_no_teacher():

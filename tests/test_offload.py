@@ -89,7 +89,9 @@ def test_no_copies_are_kept_of_what_is_away():
 
 
 def test_bytes_by_pencil(monkeypatch):
-    monkeypatch.setattr("minipuzzle.memory.training.TILES", 0)  # the loss's are the worst of so few
+    # the loss's are the worst of so few
+    monkeypatch.setattr("minipuzzle.memory.training.WORKSPACES", 0)
+    monkeypatch.setattr("minipuzzle.memory.training.loss_bytes", lambda *sizes, **kinds: 0)
     ff = FeedForward(hidden=8, intermediate=16)
     mamba = Mamba2(hidden=8, heads=4, head_dim=4, groups=2, state=8)
     model = Architecture(vocab_size=10, hidden=8, blocks=(ff, mamba) * 10)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from minipuzzle.arch import Architecture
 from minipuzzle.kinds import Block
 from minipuzzle.memory.backward import BlockBytes, worst_moment
+from minipuzzle.memory.loss import loss_bytes
 from minipuzzle.memory.optimizers import Held, eight_bit, half, held_by_block, pinned_bytes, stacked
 from minipuzzle.memory.peak import Peak
 from minipuzzle.settings.training import Optimizer
@@ -23,10 +24,8 @@ MOMENTS = 8
 # An FP8 weight, and the FP32 scale of a matrix of them.
 CODE, SCALE = 1, 4
 
-# The loss's logits, their gradients and copies of heads, all in tiles, and what libraries keep:
-# 1.5 GiB (tests/gpu/test_precision_gpu.py measures it at a vocabulary of 131,072). Of heads that
-# are gathered in BF16 it makes no copies: docs/results/kl_loss.md.
-LOSS_BYTES, TILES = 3 << 29, 15 << 26
+# What libraries of products keep beside the loss's buffers.
+WORKSPACES = 1 << 26
 
 # CUDA's context, NCCL's buffers and the allocator's rounding.
 HELD_BACK = 3 << 30
@@ -104,7 +103,16 @@ def training_peak(
     each = _bytes_at_work(gpus, trained is None, offload)
     made = _blocks(student, own, tokens, others, gpus, recomputed, stacks, each, expert_parallel)
     sums = sum(block.gradients for block in made) + own[-1].gradients // gpus
-    at_ends = _ends(student, own[-1], gpus, sharded=each > 0 and trained is None, offload=offload)
+    sharded = each > 0 and trained is None
+    at_ends = _ends(student, own[-1], gpus, sharded=sharded, offload=offload)
+    # A frozen head is BF16, and so is one in shards once it is gathered.
+    master = trained is None and not (sharded or narrow)
+    at_ends["loss"] = WORKSPACES + loss_bytes(
+        tokens,
+        student.vocab_size,
+        copies=BF16 * student.vocab_size * student.hidden * master,
+        rounded=trained is None and not master,
+    )
     worst = worst_moment(made, **at_ends, summed=sums if accumulates else 0)
     # The final norm's output in BF16, and its gradient in FP32; its input is the last block's.
     ends = (BF16 + GRADIENT) * tokens * student.hidden
@@ -256,15 +264,15 @@ def _bytes_at_work(gpus: int, trained: bool, offload: bool) -> float:
 def _ends(
     student: Architecture, top: Held, gpus: int, *, sharded: bool, offload: bool
 ) -> dict[str, int]:
-    """For ``worst_moment``: bytes that the loss works in, of the gradients that it makes, of the
-    head and the final norm, and of what the end makes, the embedding's; a tied matrix has its own
-    from the loss on. In shards, the head's is whole in BF16 until the end, which sums it in FP32.
+    """For ``worst_moment``: bytes of the gradients that the loss makes, of the head and the final
+    norm, and of what the end makes, the embedding's; a tied matrix has its own from the loss on. In
+    shards, the head's is whole in BF16 until the end, which sums it in FP32.
     """
     if sharded:
         numbers = student.vocab_size * student.hidden
         shards = GRADIENT * numbers if offload else top.gradients
         end = GRADIENT * numbers + shards // gpus
-        return {"head": BF16 * numbers, "end": end, "loss": TILES}
+        return {"head": BF16 * numbers, "end": end}
     matrix = (top.gradients - GRADIENT * student.hidden) // 2
     last = 0 if student.tied_head else matrix
-    return {"head": top.gradients - last, "end": last, "loss": LOSS_BYTES}
+    return {"head": top.gradients - last, "end": last}

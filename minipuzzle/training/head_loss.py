@@ -4,11 +4,11 @@ Logits are FP32 *results* of the matrix product: rounding them to BF16 first rui
 in distillation (18 % error at 0.03 nats), because the gradient is a difference of nearly equal
 probabilities. It alone is rounded.
 
-Where the head's gradient is FP32 anyway (masters) and its BF16 copy is small, logits are made once,
-for all vocabulary entries of a few tokens at a time, and the gradients with them, in the forward
-pass: four products. Else (a sharded BF16 head, 8,192 channels) they are made twice, in tiles of
-tokens and vocabulary entries (``loss_tiles``): six products, but no FP32 copy of the head's
-gradient.
+Logits are made once where memory allows (``memory.loss``), for all vocabulary entries of a few
+tokens at a time, and the gradients with them, in the forward pass: four products. Else (masters of
+8,192 channels, more tokens than one product takes and a BF16 head) they are made twice, in tiles of
+tokens and vocabulary entries (``loss_tiles``): six products, but no copies of heads and no FP32
+copy of the head's gradient.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minipuzzle.memory import loss
 from minipuzzle.model.head import add_matmul_fp32, matmul_fp32, product_dtype
 from minipuzzle.shapes import Float, Float64, Int
 from minipuzzle.training.divergences import find
@@ -32,14 +33,6 @@ from minipuzzle.training.loss_tiles import (
     tile_sizes,
 )
 
-ROW_BYTES = 512 << 20
-"""FP32 logits of both models, over the whole vocabulary, that are alive at a time."""
-GRADIENT_BYTES = 384 << 20
-"""Rounded gradients of logits that are collected before they are multiplied: each time costs a pass
-over the head's.
-"""
-COPY_BYTES = 640 << 20
-"""What the BF16 copies of FP32 heads may take."""
 FORWARD_KL = find("forward-kl")
 
 
@@ -79,7 +72,8 @@ def linear_loss(
         weight=weight if teacher is not None else 0.0,
         target_weight=target_weight if targets is not None else 0.0,
     )
-    function = _OnePass if makes_logits_once(head, teacher_head, dtype) else _TwoPass
+    once = makes_logits_once(len(hidden), head, teacher_head, dtype)
+    function = _OnePass if once else _TwoPass
     total, entropy = function.apply(
         hidden.to(dtype), head, teacher_hidden, teacher_head, targets, plan
     )
@@ -87,19 +81,19 @@ def linear_loss(
 
 
 def makes_logits_once(
+    tokens: int,
     head: Float[Tensor, "v d"],
     teacher_head: Float[Tensor, "v d_teacher"] | None,
     dtype: torch.dtype,
 ) -> bool:
-    """Whether FP32 sums of the head's gradient and copies of the heads in ``dtype`` cost no memory
-    worth saving.
-    """
-    copies = sum(
-        h.numel() * dtype.itemsize
-        for h in (head, teacher_head)
-        if h is not None and h.dtype != dtype
+    """``memory.loss.makes_logits_once`` of these heads, products taking ``dtype``."""
+    heads = [h for h in (head, teacher_head) if h is not None and h.dtype != dtype]
+    return loss.makes_logits_once(
+        tokens,
+        head.shape[0],
+        copies=sum(h.numel() * dtype.itemsize for h in heads),
+        rounded=head.requires_grad and head.dtype != torch.float32,
     )
-    return copies <= COPY_BYTES and (head.dtype == torch.float32 or not head.requires_grad)
 
 
 class _OnePass(torch.autograd.Function):
@@ -123,16 +117,20 @@ class _OnePass(torch.autograd.Function):
                 targets,
                 plan,
                 wanted,
+                head.dtype,
             )
-        ctx.dtype = hidden.dtype
+        ctx.dtypes = hidden.dtype, head.dtype
         ctx.mark_non_differentiable(entropy)
         return total, entropy
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        d_hidden, d_head = (None if g is None else g.mul_(grads[0].float()) for g in ctx.gradients)
+        gradients = [
+            None if gradient is None else gradient.mul_(grads[0].float()).to(dtype)
+            for gradient, dtype in zip(ctx.gradients, ctx.dtypes, strict=True)
+        ]
         del ctx.gradients
-        return None if d_hidden is None else d_hidden.to(ctx.dtype), d_head, None, None, None, None
+        return *gradients, None, None, None, None
 
 
 def _once(
@@ -143,17 +141,18 @@ def _once(
     targets: Tensor | None,
     plan: Plan,
     wanted: tuple[bool, bool],
-) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-    """(loss, entropy, FP32 gradients of states and head)."""
+    head_dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, tuple[Tensor | None, Tensor | None]]:
+    """(loss, entropy, gradients of states and head): FP32, but for that of a head of another
+    ``head_dtype`` which one product makes.
+    """
     vocab, device = head.shape[0], hidden.device
     one = torch.ones((), device=device)
-    rows = 1 << max(16, ROW_BYTES // (8 * vocab)).bit_length() - 1
-    group = max(rows, GRADIENT_BYTES // (2 * vocab) // rows * rows)
+    rows, group = loss.rows_at_a_time(vocab), loss.rows_collected(vocab)
+    narrow = head_dtype != torch.float32 and len(hidden) <= group
     total, entropy = torch.zeros(2, dtype=torch.float64, device=device)
-    sums = [
-        torch.zeros(t.shape, device=device) if w else None
-        for t, w in zip((hidden, head), wanted, strict=True)
-    ]
+    d_hidden = torch.empty(hidden.shape, device=device) if wanted[0] else None
+    d_head: Tensor | None = None
     gradient = hidden.new_empty(min(group, len(hidden)), vocab) if any(wanted) else None
     for start in range(0, len(hidden), group):
         stop = min(start + group, len(hidden))
@@ -164,8 +163,8 @@ def _once(
                 Tiles(hidden[part], head, many, teacher_head, (rows, vocab)),
                 replace(plan),
             )
-            loss, teaching = first_pass(logits, few, made)
-            total, entropy = total + loss, entropy + teaching
+            part_total, teaching = first_pass(logits, few, made)
+            total, entropy = total + part_total, entropy + teaching
             if gradient is not None and made.kept is not None:
                 all_rows, all_entries = slice(0, rows), slice(0, vocab)
                 gradient_tile(
@@ -178,11 +177,16 @@ def _once(
                     *made.kept,
                     gradient[at - start : part.stop - start],
                 )
-        if sums[0] is not None:
-            sums[0][start:stop] = matmul_fp32(gradient[: stop - start], head)  # type: ignore[index]
-        if sums[1] is not None:
-            add_matmul_fp32(sums[1], gradient[: stop - start].t(), hidden[start:stop])  # type: ignore[index]
-    return total, entropy, sums
+        if gradient is None:
+            continue
+        collected = gradient[: stop - start]
+        if d_hidden is not None:
+            d_hidden[start:stop] = matmul_fp32(collected, head)  # [group, d]
+        if wanted[1] and d_head is None:  # [v, d]
+            d_head = (torch.mm if narrow else matmul_fp32)(collected.t(), hidden[start:stop])
+        elif d_head is not None:
+            add_matmul_fp32(d_head, collected.t(), hidden[start:stop])
+    return total, entropy, (d_hidden, d_head)
 
 
 class _TwoPass(torch.autograd.Function):

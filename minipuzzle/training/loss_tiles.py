@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from minipuzzle.memory.loss import TILE_BYTES
 from minipuzzle.model.head import add_matmul_fp32, compiled, matmul_fp32
 from minipuzzle.shapes import Float, Float32, Float64, Int
 from minipuzzle.training.divergences.base import TOP_K, Divergence
 
-TILE_BYTES = 896 << 20
-"""What one tile's buffers may take together."""
 TILE_TOKENS = 4096
 
 

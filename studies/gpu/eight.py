@@ -60,7 +60,7 @@ def words(stage: str, options: argparse.Namespace) -> list[Any]:
         "score": [options.checkpoint, *few, "--data", data, *run, *device],
         "search": [
             *("--budget", "75%" if tiny else "50%", "--candidates", 24, "--top", 1),
-            *(("--multiple", 8, "--validation-blocks", 8, "--length", 64) if tiny else ()),
+            *(("--multiple", 16, "--validation-blocks", 8, "--length", 64) if tiny else ()),
             *("--data", data, *run, *device),
         ],
         "prune": [*run, *device],

@@ -12,4 +12,4 @@ mkdir -p /tmp/mamba /tmp/packages
 export PYTHONPATH=/tmp/mamba:/tmp/packages:$PWD OMP_NUM_THREADS=8 PYTHONUNBUFFERED=1
 . studies/gpu/places.sh eight 106
 timeout 590 python3 studies/gpu/eight.py --limit "${EIGHT_LIMIT:-560}" --work "$run" --checkpoint "$parent" --out "$OUT" "$@" 2>&1 |
-    tee "$OUT/log.txt"
+    tee "$OUT/eight.txt"

@@ -1,8 +1,8 @@
 # benchmarks/distill_speed.py at the 8B's and the 1B's shape on an H200 without network (issue 23); two calls, one right after the other.
 # First, here: mkdir -p .gpu; cp ../shared/gpu/*.tar.xz .gpu/; studies/gpu/prepare.sh peers
-#   1. run "bash studies/gpu/speed.sh ours"      timeout_s 500   # carry=[".gpu"]: our rows of the 8B, and what their time goes into
+#   1. run "bash studies/gpu/speed.sh ours"      timeout_s 560   # carry=[".gpu"]: our rows of the 8B, and what their time goes into
 #   2. run "bash studies/gpu/speed.sh peers"     timeout_s 600   # carry=[".carry/peers"]: theirs, then all rows of the 1B
-# Beside it, on the other GPU of two: CUDA_VISIBLE_DEVICES=0 bash studies/gpu/eight.sh, and this with CUDA_VISIBLE_DEVICES=1.
+# Beside eight.sh, on the other GPU of two: studies/gpu/both.sh.
 mkdir -p /tmp/site
 [ -d /tmp/site/mamba_ssm ] || { for kit in mamba te; do tar xJf .gpu/$kit-sm90.tar.xz -C /tmp/site & done; wait; }
 [ -d .carry/peers ] && [ ! -d /tmp/site/trl ] && python3 -m pip install -q --no-index --no-deps --no-compile --target /tmp/site .carry/peers/*.whl
@@ -15,8 +15,9 @@ speed() { # NAME SECONDS WORDS
 eight="--shape 8b --length 8192"
 case $1 in
 ours)
-    speed 8b 280 $eight --batch 1 --profile --rows ours-bf16 ours-fp8-both
-    speed 8b_two 200 $eight --batch 2 --micro-batch 1 --rows ours-bf16 ours-fp8-both ;;
+    speed 8b 330 $eight --batch 1 --profile --rows ours-bf16 ours-fp8-both ours-fp8-all
+    timeout 90 python3 benchmarks/kl_loss.py --widths 4096 --rows ours ours-master ours-tiles ours-master-tiles --out "$OUT/kl_loss.json"
+    speed 8b_two 130 $eight --batch 2 --micro-batch 1 --rows ours-bf16 ours-fp8-both ;;
 peers)
     speed 8b_lean 60 $eight --batch 1 --rows ours-lean
     speed 8b_peers 150 $eight --batch 1 --rows plain modelopt

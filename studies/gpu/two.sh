@@ -6,7 +6,7 @@
 #   2. run "bash studies/gpu/two.sh"                   timeout_s 600   # goes on: context, then tests beside resume
 #   3. run "TWO_LIMIT=400 bash studies/gpu/two.sh"     timeout_s 440   # what is left, where it says that something is
 #   4. give_back; here: python studies/gpu/two.py table FILES_AT       # into docs/results/two_gpus.md
-# The tests alone: run "bash studies/gpu/two.sh tests" timeout_s 360, carry as above.
+# Some parts alone: run "bash studies/gpu/two.sh tests" timeout_s 360, carry as above.
 # Every part is a file in $OUT as soon as it has a row, and each call brings all so far. Seconds on 2026-11-30: ready 18, cut 180, one
 # card 140, two cards 80 each, context 180 each, tests 270, a leg 60 to 100.
 # Rehearsal: python studies/gpu/two.py cut link plan bf16 fp8 pair context tests resume --tiny --device cpu --work /tmp/two --out /tmp/two
@@ -26,8 +26,8 @@ two() {
 }
 mkdir -p "$run"
 echo "ready after $SECONDS s"
-if [ "$1" = tests ]; then
-    two tests
+if [ $# -gt 0 ]; then
+    for part; do two "$part"; done
     exit
 fi
 two cut link plan

@@ -11,10 +11,10 @@ docs/results/distill_speed.md.
 A hybrid teacher of 1.2 B parameters, a student of 1.0 B, 131,072 words, random tokens, 2 x 4096 a
 step, forward KL, FP32 master weights, fused AdamW, BF16 teacher. Every row may use mamba-ssm and
 causal-conv1d (transformers takes them when they are installed). ``ours-fp8-both`` has the teacher
-in FP8 too, ``ours-fp8-all`` moreover the blocks at either end of both, ``ours-lean`` the optimiser adamw-8bit-bf16. ``plain`` is transformers' model in a plain
-PyTorch loop with both models' full logits, ``plain-ours`` our model in that loop; ``trl`` is
-GKDTrainer (lmbda 0, beta 0), ``modelopt`` NVIDIA's KDTrainer. A row whose package cannot be
-imported says so. MFU counts the student's forward and backward and the teacher's forward, against
+in FP8 too, ``ours-fp8-all`` moreover the blocks at either end of both, ``ours-lean`` the optimiser
+adamw-8bit-bf16. ``plain`` is transformers' model in a plain PyTorch loop with both models' full
+logits, ``plain-ours`` our model in that loop; ``trl`` is GKDTrainer (lmbda 0, beta 0), ``modelopt``
+NVIDIA's KDTrainer. A row whose package cannot be imported says so. MFU counts the student's forward and backward and the teacher's forward, against
 the BF16 peak. ``--profile`` profiles our rows' steps after those that are timed.
 """
 

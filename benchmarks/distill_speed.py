@@ -14,8 +14,9 @@ causal-conv1d (transformers takes them when they are installed). ``ours-fp8-both
 in FP8 too, ``ours-fp8-all`` moreover the blocks at either end of both, ``ours-lean`` the optimiser
 adamw-8bit-bf16. ``plain`` is transformers' model in a plain PyTorch loop with both models' full
 logits, ``plain-ours`` our model in that loop; ``trl`` is GKDTrainer (lmbda 0, beta 0), ``modelopt``
-NVIDIA's KDTrainer. A row whose package cannot be imported says so. MFU counts the student's forward and backward and the teacher's forward, against
-the BF16 peak. ``--profile`` profiles our rows' steps after those that are timed.
+NVIDIA's KDTrainer. A row whose package cannot be imported says so. MFU counts the student's forward
+and backward and the teacher's forward, against the BF16 peak. ``--profile`` profiles our rows'
+steps after those that are timed.
 """
 
 from __future__ import annotations

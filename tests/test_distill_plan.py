@@ -15,6 +15,8 @@ from helpers import run
 
 from minipuzzle.checkpoint.config import read_config
 from minipuzzle.cost.distill_plan import DistillPlan
+from minipuzzle.memory.division import Division
+from minipuzzle.memory.training import training_peak
 from minipuzzle.model import HybridLM, keep_codes, set_precision
 from minipuzzle.settings import Training
 from minipuzzle.training.prepare import step_peak
@@ -76,16 +78,19 @@ def test_the_plan_is_the_check_before_the_run(batch, gpus, checkpointing):
         3 * 64,
         gpus,
         teacher,
-        recomputed=student.kinds if checkpointing else (),
+        division=made.division(gpus, checkpointing),
     )
     planned = made.peak(gpus, checkpointing)
+    assert made.division(gpus, checkpointing).whole == ("teacher + student" if gpus > 1 else "")
     assert planned.terms == checked.terms
     assert planned.total == sum(planned.terms.values()) > 0
 
 
 @torch.no_grad()
 def test_an_fp8_teacher_is_counted_as_it_is_held():
-    """The oracle is a model in BF16 that keeps codes; in shards, which stay, it is BF16."""
+    """The oracle is a model in BF16 that keeps codes; in shards, which stay, it is BF16. Whole on
+    each of two GPUs it is as on one.
+    """
     teacher = tiny("M-*-M-", hidden=64, heads=16, head_dim=8, vocab=512)
     model = HybridLM(teacher, dtype=torch.bfloat16).requires_grad_(False)
     assert set_precision(model, "fp8-emulated", 1)
@@ -93,7 +98,9 @@ def test_an_fp8_teacher_is_counted_as_it_is_held():
     made = DistillPlan(student=tiny(), teacher=teacher, tokens=10**6, length=64, teacher_ends=1)
     terms = made.peak(1, checkpointing=True)
     assert terms["teacher, FP8 codes"] == sum(t.nbytes for t in held)
-    assert made.peak(2, checkpointing=True)["teacher, BF16"] == teacher.parameters
+    assert made.peak(2, checkpointing=True)["teacher, FP8 codes"] == terms["teacher, FP8 codes"]
+    parts = training_peak(tiny(), 64, teacher=teacher, teacher_ends=1, gpus=2)
+    assert parts["teacher, BF16"] == teacher.parameters
     bf16 = replace(made, teacher_ends=None).peak(1, checkpointing=True)
     saved = bf16["teacher, BF16"] - terms["teacher, FP8 codes"]
     assert bf16.total - terms.total == saved > 50_000
@@ -102,8 +109,8 @@ def test_an_fp8_teacher_is_counted_as_it_is_held():
 def test_replicas_hold_a_whole_model_each():
     student = tiny("M-*-")
     model = HybridLM(student, device="meta")
-    halves = step_peak(model, Training(replicas=2), 64, 4, recomputed=())
-    assert halves == step_peak(model, Training(), 64, 2, recomputed=())
+    halves = step_peak(model, Training(replicas=2), 64, 4, division=Division())
+    assert halves == step_peak(model, Training(), 64, 2, division=Division())
 
 
 def test_rows_from_one_gpu_on():

@@ -15,8 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from minipuzzle.arch import Architecture
 from minipuzzle.cost.distill_plan import DistillPlan
+from minipuzzle.cost.exchange import weight_bytes
 from minipuzzle.errors import UserError
 from minipuzzle.kinds import Experts
+from minipuzzle.memory.division import Division
 from minipuzzle.memory.optimizers import stacked
 from minipuzzle.model import HybridLM
 from minipuzzle.ranks import Ranks, alone, ranks
@@ -111,15 +113,18 @@ def test_plan_by_pencil():
     block = replace(teacher.blocks[1], experts=3)
     student = replace(teacher, blocks=(*teacher.blocks[:3], block))
     plan = partial(DistillPlan, student=student, teacher=teacher, tokens=1, length=100)
-    whole, divided = plan(links=(4e9, 2e9)), plan(links=(4e9, 2e9), expert_parallel=2)
+    divided = plan(links=(4e9, 2e9), expert_parallel=2)
     of_teacher, of_student = (2 * 16 * 32 * sum(counts) for counts in ((4, 4), (4, 3)))
     # 2 of 4 experts, as 2 of 3, are in one process for a third of all choices, else in both
     assert divided.sent == 100 * 2 * 32 * (4 + 2) * 2 * 5 // 3 // 2
-    gathered = (2 * (2 * of_student + of_teacher) + 4 * of_student) / 2
-    assert divided.exchanged(2) - divided.sent == whole.exchanged(2) - gathered
+    gathered = (2 * (of_student + of_teacher) + 4 * of_student) / 2
+    held = Division(gathered=True)  # of a student; a teacher's experts are divided too
+    assert {divided.division(n) for n in (2, 32)} == {held}
+    whole = partial(weight_bytes, student, teacher, together=1, division=held)
+    assert divided.exchanged(2) - divided.sent == whole(gpus=2) - gathered
     # of 32 GPUs 16 have the same experts, whose gradients they add up
     alike = 2 * 4 * of_student // 2 * 15 // 16
-    far = whole.exchanged(32) - round(2 * gathered * 31 / 32) + alike
+    far = whole(gpus=32) - round(2 * gathered * 31 / 32) + alike
     assert divided.exchanged(32) - divided.sent == pytest.approx(far, abs=4)
     assert divided.exchange(32) == pytest.approx(far / 2e9 + divided.sent / 4e9)
     assert [row.gpus for row in divided.rows][:3] == [2, 4, 8]
@@ -132,6 +137,6 @@ def test_plan_by_pencil():
         100,
         8,
         teacher,
-        recomputed=(),
+        division=Division(gathered=True),
     )
     assert checked.terms == terms

@@ -1,5 +1,7 @@
 """Several processes (gloo, on the CPU) train as one does, and go on from each other's states."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import save, shaken, tiny
@@ -9,6 +11,8 @@ from safetensors.torch import load_file
 from world import CPU, FP8, STEP, distil, main
 
 from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.cost.exchange import weight_bytes
+from minipuzzle.memory.division import Division
 from minipuzzle.model import load_model
 from minipuzzle.ranks import alone
 from minipuzzle.training.checkpointing import list_states
@@ -48,7 +52,18 @@ def column(folder, run, name):
 @pytest.mark.parametrize(
     "run",
     [
-        *("two", "hsdp", "micro", "context", "experts", "borrowed", "averaged", "fp8"),
+        *(
+            "two",
+            "whole",
+            "gathered",
+            "hsdp",
+            "micro",
+            "context",
+            "experts",
+            "borrowed",
+            "averaged",
+            "fp8",
+        ),
         *("adapter", "adapter-fp8"),
     ],
 )
@@ -70,6 +85,25 @@ def test_two_processes_equal_one(world, run):
         assert all(
             torch.equal(trained[name], value) for name, value in start.items() if value.ndim
         )  # the base is frozen
+
+
+@pytest.mark.parametrize(
+    ("run", "division"),
+    [
+        ("two", Division()),
+        ("gathered", Division(gathered=True)),
+        ("whole", Division(whole_teacher=True, gathered=True)),
+    ],
+)
+def test_what_is_sent_is_what_is_planned(world, run, division, monkeypatch):
+    """In FP32; FSDP2 sends both processes' rows of a vocabulary of 61 as 31."""
+    monkeypatch.setattr("minipuzzle.cost.exchange.BF16", 4)
+    student, teacher = (
+        replace(Checkpoint.open(world / name).architecture, vocab_size=62)
+        for name in ("student", "teacher")
+    )
+    planned = weight_bytes(student, teacher, 2, 1, division)
+    assert int((world / f"{run}.sent").read_text()) == planned
 
 
 @pytest.mark.parametrize(("run", "like"), [("offload", "averaged"), ("offload-moved", "two")])

@@ -10,14 +10,17 @@ from math import lcm
 from typing import Any
 
 from minipuzzle.arch import Architecture
+from minipuzzle.cost.exchange import sent_bytes, weight_bytes
 from minipuzzle.cost.training import mean_flops
 from minipuzzle.errors import UserError
 from minipuzzle.memory import CARDS, Peak
 from minipuzzle.memory.cards import PLANNED
-from minipuzzle.memory.optimizers import stacked, state_bytes_each
+from minipuzzle.memory.division import Division, divide, fits
+from minipuzzle.memory.optimizers import state_bytes_each
 from minipuzzle.memory.training import (
     BF16,
     GRADIENT,
+    HELD_BACK,
     MASTER,
     STATES_AT_ONCE,
     offloaded_peak,
@@ -41,13 +44,16 @@ WITH, WITHOUT = "checkpointing", "all kept"
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRow:
-    """A number of GPUs: bytes on each, WITH activation checkpointing and WITHOUT; of a micro-batch
-    the seconds of arithmetic, and of exchange where links are known; of the CPU's memory the bytes
-    for each GPU, where the optimiser is offloaded.
+    """A number of GPUs: bytes on each, WITH activation checkpointing and WITHOUT, and what is
+    ``whole`` on each then (``Division.whole``); of a micro-batch the bytes that each sends, the
+    seconds of arithmetic, and of exchange where links are known; of the CPU's memory the bytes for
+    each GPU, where the optimiser is offloaded.
     """
 
     gpus: int
     bytes: dict[str, int]
+    whole: dict[str, str]
+    exchanged: int
     tokens_per_second: float
     days: float
     seconds: float
@@ -60,10 +66,11 @@ class DistillPlan:
     """A student and a teacher, ``micro_batch`` blocks of ``length`` tokens a GPU at once (the
     longest of the ``lengths`` in turn, where there are several), or the part of each that a GPU has
     where ``context_parallel`` of them share it; all parameters sharded over all GPUs (FSDP2), but
-    experts over ``expert_parallel`` of them where it is not 1; ``tokens`` in all at ``mfu`` of the
-    peak of the ``device`` named. Where all GPUs together take fewer blocks at once than a ``batch``
-    (0: they take one), a step adds up gradients. Activation checkpointing is of the kinds
-    ``recomputed`` (none named: of all). ``teacher_ends`` is that of ``training_peak``.
+    what each may have whole (``division``), and experts over ``expert_parallel`` of them where it
+    is not 1; ``tokens`` in all at ``mfu`` of the peak of the ``device`` named. Where all GPUs
+    together take fewer blocks at once than a ``batch`` (0: they take one), a step adds up
+    gradients. Activation checkpointing is of the kinds ``recomputed`` (none named: of all).
+    ``teacher_ends`` is that of ``training_peak``.
 
     ``links`` are the bytes a second that each GPU sends, and at the same time receives, as measured
     in an all-gather: among the GPUs of one machine (``NODE``), and beyond. Where they are named,
@@ -102,6 +109,31 @@ class DistillPlan:
 
     def peak(self, gpus: int, checkpointing: bool) -> Peak:
         """Bytes on each of ``gpus`` GPUs, with activation ``checkpointing`` or without."""
+        return self._peak(gpus, self.division(gpus, checkpointing))
+
+    def division(self, gpus: int, checkpointing: bool | None = None) -> Division:
+        """Of ``gpus`` GPUs of the ``device``: what is whole on each, with activation
+        ``checkpointing`` or without; None: as a run chooses.
+        """
+        free = CARDS[self.device].memory - HELD_BACK
+        spares = gpus > 1 and not self.offload
+        may = self.expert_parallel == 1 and BF16 * self.teacher.parameters < free
+        wanted = self.recomputed if checkpointing is None else checkpointing
+        choosing = checkpointing is None and not self.recomputed
+        return divide(
+            lambda division: fits(self._peak(gpus, division), free, loaded=False),
+            Division(recomputed=self._again(wanted)),
+            every=self._again(True) if choosing else None,
+            whole_teacher=spares and may,
+            gathered=spares,
+        )
+
+    def _again(self, checkpointing: object) -> frozenset[str]:
+        """Kinds that are recomputed."""
+        every = self.recomputed or frozenset(self.student.kinds)
+        return every if checkpointing else frozenset()
+
+    def _peak(self, gpus: int, division: Division) -> Peak:
         return training_peak(
             self.student,
             self.length * self.micro_batch // self.context_parallel,
@@ -110,7 +142,9 @@ class DistillPlan:
             gpus=gpus,
             context_parallel=self.context_parallel,
             expert_parallel=self.expert_parallel,
-            recomputed=(self.recomputed or self.student.kinds) if checkpointing else (),
+            recomputed=division.recomputed,
+            whole_teacher=division.whole_teacher,
+            gathered=division.gathered,
             optimizer=self.optimizer,
             offload=self.offload,
             accumulates=self.batch * self.context_parallel > gpus * self.micro_batch,
@@ -134,7 +168,8 @@ class DistillPlan:
         """
         room = PLANNED[card].memory
         counts = (n for n in GPUS if n % self._fewest == 0)
-        return next((n for n in counts if self.peak(n, checkpointing).total <= room), None)
+        shards = Division(recomputed=self._again(checkpointing))
+        return next((n for n in counts if self._peak(n, shards).total <= room), None)
 
     @property
     def _fewest(self) -> int:
@@ -160,36 +195,14 @@ class DistillPlan:
         return self._at_once * self.flops_per_token / (self.mfu * CARDS[self.device].bf16)
 
     def exchanged(self, gpus: int) -> int:
-        """Bytes that each GPU sends for a micro-batch: BF16 weights of the student, gathered in
-        both passes, and of the teacher in its one; FP32 gradients, summed. Of each the share that
-        it has not itself, (n - 1) / n. Final norm and head stay gathered (``parallel.shard``): the
-        student's between its passes, the teacher's for good.
-
-        Experts that are divided are not gathered: the gradients of those that several groups have
-        are summed by all of these (twice (n - 1) / n), and ``sent`` come besides.
-        """
-        student, teacher = models = (self.student, self.teacher)
-        stay = sum((m.vocab_size + 1) * m.hidden for m in models)
-        experts = [self._divided(m) for m in models]
-        trained = student.parameters - experts[0]
-        gathered = BF16 * (2 * trained + teacher.parameters - experts[1] - stay)
-        groups = max(1, gpus // self.expert_parallel)
-        alike = 2 * GRADIENT * (experts[0] // self.expert_parallel) * (groups - 1) // groups
-        return (gathered + GRADIENT * trained) * (gpus - 1) // gpus + alike + self.sent
-
-    def _divided(self, model: Architecture) -> int:
-        """Parameters of experts that are divided."""
-        return sum(map(stacked, model.blocks)) if self.expert_parallel > 1 else 0
+        """Bytes that each GPU sends for a micro-batch."""
+        together, found = self.expert_parallel, self.division(gpus)
+        return weight_bytes(self.student, self.teacher, gpus, together, found) + self.sent
 
     @property
     def sent(self) -> int:
-        """Bytes of BF16 activations among them that each GPU sends to experts and back, and as many
-        gradients the other way, where every expert is chosen as often.
-        """
-        passes = ((self.student, 4), (self.teacher, 2))
-        together = self.expert_parallel
-        values = sum(n * block.sent_values(together) for m, n in passes for block in m.blocks)
-        return round(BF16 * self._at_once * values * (1 - 1 / together))
+        """Of them those to experts and back."""
+        return sent_bytes(self.student, self.teacher, self._at_once, self.expert_parallel)
 
     def exchange(self, gpus: int) -> float | None:
         """Seconds of a micro-batch's exchange; None where no link is named."""
@@ -221,6 +234,8 @@ class DistillPlan:
             PlanRow(
                 gpus=n,
                 bytes={c: self.peak(n, c == WITH).total for c in (WITH, WITHOUT)},
+                whole={c: self.division(n, c == WITH).whole for c in (WITH, WITHOUT)},
+                exchanged=self.exchanged(n),
                 tokens_per_second=self.tokens_per_second(n),
                 days=self.tokens / self.tokens_per_second(n) / DAY,
                 seconds=self.seconds(),

@@ -13,8 +13,8 @@ from itertools import accumulate
 class BlockBytes:
     """What one block holds in a step: the gradients of its weights, their ``copies`` in the dtype
     of products, and what it ``kept`` for the backward pass, its ``given`` input among it; where it
-    is ``recomputed``, only that input until its turn comes. ``working`` is what its own backward
-    pass makes besides and gives back.
+    is ``recomputed``, only that input until its turn comes. Weights that it has ``gathered`` stay
+    until then in any case. ``working`` is what its own backward pass makes besides and gives back.
     """
 
     gradients: int
@@ -23,6 +23,7 @@ class BlockBytes:
     given: int
     recomputed: bool
     working: int
+    gathered: int = 0
 
     @property
     def waiting(self) -> int:
@@ -59,20 +60,19 @@ def _moments(
     blocks: Sequence[BlockBytes], head: int, end: int, summed: int, loss: int
 ) -> Iterator[Moment]:
     waiting = list(accumulate((block.waiting for block in blocks), initial=0))
-    copies = list(accumulate((block.copies for block in blocks), initial=0))
+    copies = list(accumulate((block.copies + block.gathered for block in blocks), initial=0))
     # The loss: all blocks have run. Autocast's copies of weights live until the forward pass ends,
     # those of recomputed blocks too.
     yield Moment(gradients=summed + head, copies=copies[-1], activations=waiting[-1], working=loss)
     made = head
-    kept_copies = list(
-        accumulate((0 if block.recomputed else block.copies for block in blocks), initial=0)
-    )
+    left = ((0 if block.recomputed else block.copies) + block.gathered for block in blocks)
+    kept_copies = list(accumulate(left, initial=0))
     for i in reversed(range(len(blocks))):
         block = blocks[i]
         made += block.gradients
         yield Moment(
             gradients=summed + (block.gradients if summed else made),
-            copies=kept_copies[i] + block.copies,
+            copies=kept_copies[i] + block.copies + block.gathered,
             activations=waiting[i] + block.kept,
             working=block.working,
         )

@@ -59,6 +59,8 @@ def training_peak(
     twice: bool = False,
     optimizer: Optimizer = "adamw",
     offload: bool = False,
+    whole_teacher: bool = False,
+    gathered: bool = False,
 ) -> Peak:
     """Bytes on each of ``gpus`` GPUs that share one student and one teacher, at the worst moment of
     a step that takes ``tokens`` tokens at once on each; what is measured beside it:
@@ -73,11 +75,13 @@ def training_peak(
     have a part of each sequence each, ``tokens`` are those of one part, beside which a block holds
     the others' keys and values. Where ``expert_parallel`` of them share experts, these are never
     gathered, and a block holds the tokens that came to its own: with even choices as many as went.
-    With ``teacher_ends`` the teacher multiplies in FP8 but for so many
-    blocks at either end, and on one GPU holds codes in place of those weights. With ``offload``
-    what the optimiser holds is elsewhere (``offloaded_peak``), and one GPU gathers weights too.
+    With ``teacher_ends`` the teacher multiplies in FP8 but for so many blocks at either end, and
+    holds codes in place of those weights where it is whole. With ``offload`` what the optimiser
+    holds is elsewhere (``offloaded_peak``), and one GPU gathers weights too. ``whole_teacher``,
+    ``gathered``: see ``Division``.
     """
-    terms = _teacher(teacher, teacher_ends, gpus, expert_parallel)
+    alone = 1 if whole_teacher else gpus
+    terms = _teacher(teacher, teacher_ends, alone, expert_parallel)
     if trained is None:
         narrow, eight = half(optimizer), eight_bit(optimizer)
         own = held_by_block(student, optimizer, gpus, expert_parallel)
@@ -100,8 +104,9 @@ def training_peak(
     if gpus == 1 and trained is None and not (eight or twice or offload):
         written = sum(block.copies for block in own)
         own = [_beside_copies(block, accumulates) for block in own]
-    each = _bytes_at_work(gpus, trained is None, offload)
-    made = _blocks(student, own, tokens, others, gpus, recomputed, stacks, each, expert_parallel)
+    each = _bytes_at_work(gpus, trained is None, offload) - 2 * BF16 * gathered
+    stay = gathered, expert_parallel
+    made = _blocks(student, own, tokens, others, gpus, recomputed, stacks, each, *stay)
     sums = sum(block.gradients for block in made) + own[-1].gradients // gpus
     sharded = each > 0 and trained is None
     at_ends = _ends(student, own[-1], gpus, sharded=sharded, offload=offload)
@@ -116,7 +121,8 @@ def training_peak(
     worst = worst_moment(made, **at_ends, summed=sums if accumulates else 0)
     # The final norm's output in BF16, and its gradient in FP32; its input is the last block's.
     ends = (BF16 + GRADIENT) * tokens * student.hidden
-    copies = _gathered(student, teacher, gpus, trained, offload)
+    taught = teacher if alone > 1 else None
+    copies = _gathered(student, taught, gpus, trained, offload, gathered)
     peak = Peak(
         terms={
             **terms,
@@ -192,14 +198,18 @@ def _gathered(
     gpus: int,
     trained: int | None,
     offload: bool,
+    gathered: bool,
 ) -> int:
-    """Of weights, in the dtype of products, beside the shards or an adapter's masters."""
+    """Of weights but blocks', in the dtype of products, beside the shards or an adapter's masters;
+    the ``teacher`` is one in shards.
+    """
     own = 0 if trained is None else BF16 * trained
     if gpus == 1 and not offload:
         return own
-    models = [student] if teacher is None or gpus == 1 else [student, teacher]
-    # Heads stay gathered for the whole step.
-    return own + BF16 * sum(model.vocab_size * model.hidden for model in models)
+    # Heads stay gathered for the whole step, and the embedding where blocks do.
+    ends = [student] if teacher is None else [student, teacher]
+    ends += [student] if gathered and not student.tied_head else []
+    return own + BF16 * sum(model.vocab_size * model.hidden for model in ends)
 
 
 def _blocks(
@@ -211,15 +221,17 @@ def _blocks(
     recomputed: Collection[str],
     stacks: bool,
     at_work: float,
+    gathered: bool,
     together: int,
 ) -> list[BlockBytes]:
     """What each block of a student holds in a step, of which the optimiser holds ``own``, and
-    beside activations ``at_work`` bytes a parameter when its turn comes.
+    beside activations ``at_work`` bytes a parameter when its turn comes, ``gathered`` or not.
     """
     return [
         BlockBytes(
             gradients=mine.gradients // gpus,
             copies=mine.copies if gpus == 1 else 0,
+            gathered=round(_at_work(block, BF16 * gathered, together, own=0)),
             kept=tokens * (saved_bytes(block) + BF16 * block.adapter_values() * stacks)
             + (BF16 * block.cache(others).kv if others else 0)
             + (BF16 * _came(block, tokens, together) if together > 1 else 0),
@@ -233,14 +245,13 @@ def _blocks(
     ]
 
 
-def _at_work(block: Block, each: float, together: int) -> float:
+def _at_work(block: Block, each: float, together: int, own: int = BF16 + GRADIENT) -> float:
     """Bytes of a block's parameters, ``each`` of what is gathered, which divided experts are not:
     the gradient of its own is there in BF16, and in FP32 while it is divided by the number of GPUs.
     """
     if together == 1:
         return each * block.parameters
-    own = stacked(block, 1, together)
-    return each * (block.parameters - stacked(block)) + (BF16 + GRADIENT) * own
+    return each * (block.parameters - stacked(block)) + own * stacked(block, 1, together)
 
 
 def _came(block: Block, tokens: int, together: int) -> int:

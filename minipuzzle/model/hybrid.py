@@ -47,6 +47,7 @@ class HybridLM(nn.Module):
         self.architecture = architecture
         self.kernels = kernels or choose(torch.device(device))
         self.recomputed: frozenset[str] = frozenset()
+        self.gathered = False  # set by model.reshard
         self.parallel: ContextParallel | None = None
         self.fp8_layers: list[str] = []  # set by model.precision
         self._dropped: frozenset[int] = frozenset()

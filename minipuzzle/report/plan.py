@@ -25,16 +25,25 @@ def distill_plan_view(plan: DistillPlan) -> RenderableType:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("GPUs", "a GPU, checkpointing", "a GPU, all kept", "tokens/s", "days"):
         table.add_column(name, justify="right")
+    rows = plan.rows
+    shows_whole = any(any(row.whole.values()) for row in rows)
+    if shows_whole:
+        table.add_column("whole on each")
     if plan.offload:
         table.add_column("CPU memory for each", justify="right")
     if plan.links:
         table.add_column("arithmetic, exchange", justify="right")
-    for row in plan.rows:
+    for row in rows:
         table.add_row(
             f"{row.gpus}",
             *(bytes_(row.bytes[c]) for c in (WITH, WITHOUT)),
             f"{row.tokens_per_second:,.0f}",
             f"{row.days:,.1f}",
+            *(
+                ["; ".join(dict.fromkeys(what or "nothing" for what in row.whole.values()))]
+                if shows_whole
+                else []
+            ),
             *([] if row.cpu_bytes is None else [bytes_(row.cpu_bytes)]),
             *([] if row.exchange is None else [f"{row.seconds:.2f} s, {row.exchange:.2f} s"]),
         )

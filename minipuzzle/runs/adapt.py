@@ -85,7 +85,7 @@ def _adapt(
         identity,
         "adapt",
         group=group,
-        teacher=None if teacher is None else teacher.architecture,
+        teacher=teacher,
     )
     group.by_first(lambda: folder.replace(target))
     plan = group.first_then_all(lambda: keep_adapter(job, model, job.parent)).plan

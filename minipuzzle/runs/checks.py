@@ -34,11 +34,12 @@ from minipuzzle.training.update import check_batch
 
 @dataclass(frozen=True, kw_only=True)
 class DistillInputs:
-    """The teacher, the training text, the half of the validation text that chooses, and prompts
-    where the student continues some.
+    """The teacher, students as they may be, the training text, the half of the validation text that
+    chooses, and prompts where the student continues some.
     """
 
     teacher: Checkpoint
+    students: Sequence[Architecture]
     blocks: TokenBlocks
     validation: TokenBlocks
     prompts: Prompts | None = None
@@ -69,6 +70,7 @@ def open_distill(
     longest = settings.length[-1][0] if settings.length else first
     inputs = DistillInputs(
         teacher=file,
+        students=students,
         blocks=group.first_then_all(lambda: _training_text(job, settings.length, longest)),
         validation=group.first_then_all(lambda: job.validation("search")),
         prompts=_open_prompts(job, settings),

@@ -16,13 +16,14 @@ from minipuzzle.export.served import served
 from minipuzzle.identity import fingerprint
 from minipuzzle.interrupt import Interrupt
 from minipuzzle.metrics import Metrics, measure
-from minipuzzle.model import HybridLM, keep_codes, set_precision
+from minipuzzle.model import HybridLM
 from minipuzzle.questions.choosing import Asked, average, by_kind, counted
 from minipuzzle.ranks import Ranks
 from minipuzzle.runs.adapters import adapted
 from minipuzzle.runs.checks import DistillInputs, open_caches
 from minipuzzle.runs.job import Job
 from minipuzzle.runs.race import Leg, Outcome, race
+from minipuzzle.runs.teacher import load_teacher
 from minipuzzle.runs.training_folder import TrainingFolder, train_in
 from minipuzzle.settings import DistillSettings, Training
 from minipuzzle.settings.lengths import Lengths
@@ -199,7 +200,6 @@ class Legs:
         lengths: Lengths = (),
     ) -> float:
         folder, identity = self.folder.path / name, f"{self.folder.identity} {identity}"
-        teacher = None if self.settings.teacher_logits else self.inputs.teacher.architecture
         final = train_in(
             self.job,
             model,
@@ -210,7 +210,7 @@ class Legs:
             identity,
             f"distill: {label}",
             group=self.group,
-            teacher=teacher,
+            teacher=None if self.settings.teacher_logits else self.teacher,
             on_policy=self.on_policy,
             curve=curve,
             served=self._served(model),
@@ -253,10 +253,7 @@ class Legs:
     @cached_property
     def teacher(self) -> HybridLM:
         """Loaded where it is needed first."""
-        self.job.forget_parent()
-        teacher = self.job.load_frozen(self.inputs.teacher, self.group, self.training)
-        set_precision(teacher, self.settings.teacher_precision, self.training.bf16_ends)
-        return keep_codes(teacher)
+        return load_teacher(self.job, self.settings, self.inputs, self.group)
 
     def _on_policy(self) -> OnPolicy:
         settings, prompts = self.settings, self.inputs.prompts

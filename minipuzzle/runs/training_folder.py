@@ -17,7 +17,6 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from minipuzzle.arch import Architecture
 from minipuzzle.bars import progress_bar
 from minipuzzle.data import TokenBlocks
 from minipuzzle.data.blend import epochs
@@ -196,7 +195,7 @@ def train_in(
     label: str,
     *,
     group: Ranks,
-    teacher: Architecture | None,
+    teacher: HybridLM | None,
     on_policy: OnPolicy | None = None,
     curve: Curve | None = None,
     served: Served = nullcontext,
@@ -214,7 +213,7 @@ def train_in(
             model.architecture,
             lengths or ((blocks.block_length, 1.0),),
             job.device,
-            teacher=teacher,
+            teacher=None if teacher is None else teacher.architecture,
             ranks=group.world,
             frozen=hasattr(model, "adapters"),
         )

@@ -16,7 +16,6 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from minipuzzle.arch import Architecture
 from minipuzzle.data import TokenBlocks
 from minipuzzle.data.ahead import Ahead
 from minipuzzle.errors import UserError
@@ -64,7 +63,7 @@ def train(
     identity: str,
     progress: Progress = SILENT,
     ranks: Ranks | None = None,
-    teacher: Architecture | None = None,
+    teacher: HybridLM | None = None,
     on_policy: OnPolicy | None = None,
     curve: Curve | None = None,
     served: Served = nullcontext,
@@ -105,7 +104,7 @@ def train(
         most = max(turns, key=lambda stage: stage.at_once(ranks.world))
         try:
             twice, at_once = served is not nullcontext, most.at_once(ranks.world)
-            chosen = prepare(model.train(), most.settings, at_once, ranks.world, teacher, twice)
+            chosen = prepare(model.train(), most.settings, at_once, ranks, teacher, twice)
             if chosen:
                 log.info(chosen)
             others = states, stop, progress, load, on_policy, curve, served

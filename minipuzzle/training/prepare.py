@@ -1,12 +1,11 @@
-"""What a model is set to before it is trained: the precision of its products, and what its blocks
-keep for backward.
+"""What a model is set to before it is trained: the precision of its products, what its blocks keep
+for backward, and what of it stays gathered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import cast
 
 import torch
@@ -14,9 +13,18 @@ import torch
 from minipuzzle.arch import Architecture
 from minipuzzle.machine import available_bytes, free_gpu_bytes
 from minipuzzle.memory import Peak
-from minipuzzle.memory.training import HELD_BACK, LOADED, RESERVE, offloaded_peak, training_peak
-from minipuzzle.model import HybridLM, reshard, set_precision
+from minipuzzle.memory.division import Division, divide, fits
+from minipuzzle.memory.training import (
+    BF16,
+    HELD_BACK,
+    LOADED,
+    RESERVE,
+    offloaded_peak,
+    training_peak,
+)
+from minipuzzle.model import HybridLM, gather_once, in_shards, reshard, set_precision
 from minipuzzle.model.base import ResidualBlock
+from minipuzzle.ranks import Ranks, alone
 from minipuzzle.settings import Training
 from minipuzzle.settings.training import named_kinds
 from minipuzzle.training.optimizers import narrow
@@ -25,42 +33,47 @@ from minipuzzle.units import bytes_
 NONE = frozenset[str]()
 Served = Callable[[], AbstractContextManager[None]]
 """Within it a model has other weights than those that are trained, such as rounded ones."""
-SAFE = 0.9
-"""Of the memory that is free: fragmentation and what the estimate does not see take the rest."""
 
 
 def prepare(
     model: HybridLM,
     settings: Training,
     tokens: int,
-    ranks: int = 1,
-    teacher: Architecture | None = None,
+    ranks: Ranks | None = None,
+    teacher: HybridLM | None = None,
     twice: bool = False,
 ) -> str:
-    """Set dtypes of weights, precision and activation checkpointing for steps of ``tokens`` tokens
-    at once on each of ``ranks`` devices; a line that says what was chosen. ``twice``: within a step
-    the weights are there besides as they are served.
+    """Set dtypes of weights, precision, activation checkpointing and what stays gathered for steps
+    of ``tokens`` tokens at once on each of the ``ranks``' devices; a line that says what was
+    chosen. ``twice``: within a step the weights are there besides as they are served.
 
-    Raises: UserError where the precision cannot be had (``set_precision``).
+    All processes choose alike. Raises: UserError where the precision cannot be had
+    (``set_precision``).
     """
     reshard(model)  # an optimiser holds shards, whatever ran forward before
     narrow(model, settings)
     layers = set_precision(model, settings.precision, settings.bf16_ends)
-    wanted, device = settings.activation_checkpointing, model.device
-    every = frozenset(model.architecture.kinds)
-    model.recomputed = every if wanted == "on" else every & named_kinds(wanted)
+    ranks = ranks or alone(model.device)
+    model.recomputed, every = _named(model, settings)
+    chosen = division_of(model, teacher)
     parts = [f"{len(layers)} linear layers in {settings.precision}"] if layers else []
-    if device.type == "cuda":
+    free = free_for_each(ranks)
+    if free is not None:
+        shape = None if teacher is None else teacher.architecture
+
+        def peak(division: Division) -> Peak:
+            how = settings, tokens, ranks.world, shape
+            return step_peak(model, *how, division=division, twice=twice)
+
+        chosen = divide(
+            lambda division: fits(peak(division), free, loaded=True),
+            chosen,
+            every=every,
+            gathered=in_shards(model) and _spares(settings, ranks),
+        )
         # What is loaded is no longer free, and neither is CUDA's context.
-        there = (*LOADED, RESERVE)
-        free = free_gpu_bytes(device)
-        peak = partial(step_peak, model, settings, tokens, ranks, teacher, twice=twice)
-        chosen = peak(recomputed=model.recomputed)
-        if wanted == "auto" and chosen.without(there).total > SAFE * free:
-            model.recomputed = every
-            chosen = peak(recomputed=every)
-        missing = chosen.without(there).total
-        total = torch.cuda.memory_allocated(device) + missing + HELD_BACK
+        missing = peak(chosen).without((*LOADED, RESERVE)).total
+        total = torch.cuda.memory_allocated(model.device) + missing + HELD_BACK
         parts.append(
             f"{bytes_(total)} on each GPU (estimate), {bytes_(missing)} of them beside what"
             f" is loaded, {bytes_(free)} are free"
@@ -70,9 +83,15 @@ def prepare(
                 "it may run out: lower training.micro_batch, training.batch or data.length, or use"
                 " more GPUs with torchrun"
             )
+        if in_shards(model):
+            where = "whole on each" if chosen.whole_teacher else "in shards"
+            taught = f"the teacher {where}, " if shape else ""
+            parts.append(f"{taught}the student gathered {'once' if chosen.gathered else 'twice'}")
+    model.recomputed = chosen.recomputed
+    gather_once(model, chosen.gathered)
     if settings.offload:
         held = offloaded_peak(
-            model.architecture, ranks // settings.replicas, averaged=settings.average > 0
+            model.architecture, ranks.world // settings.replicas, averaged=settings.average > 0
         )
         parts.append(
             f"{bytes_(held.total)} of CPU memory for each process (estimate), of which"
@@ -81,8 +100,71 @@ def prepare(
             " (OMP_NUM_THREADS)"
         )
     if model.recomputed:
-        parts.append(f"activation checkpointing ({wanted})")
+        parts.append(f"activation checkpointing ({settings.activation_checkpointing})")
     return "; ".join(parts)
+
+
+def holds_teacher(
+    students: Sequence[HybridLM],
+    teacher: Architecture,
+    settings: Training,
+    tokens: int,
+    ranks: Ranks,
+    teacher_ends: int | None = None,
+    besides: int = 0,
+) -> bool:
+    """Whether each process is to hold a ``teacher``, which is not loaded yet, whole: where that
+    fits beside any of the ``students`` (they may be on "meta") in its step and ``besides`` bytes.
+    Else it is in shards over the processes. All of them choose alike.
+    """
+    free = free_for_each(ranks)
+    if ranks.world == 1 or free is None:
+        return ranks.world == 1
+    free -= besides
+    # its matrices are BF16 until all are there, whatever is made of them then
+    may = settings.expert_parallel == 1 and BF16 * teacher.parameters < free
+    may = may and _spares(settings, ranks)
+
+    def chosen(student: HybridLM) -> Division:
+        named, every = _named(student, settings)
+        how = settings, tokens, ranks.world, teacher
+
+        def fitting(division: Division) -> bool:
+            peak = step_peak(student, *how, division=division, teacher_ends=teacher_ends)
+            return fits(peak, free, loaded=False)
+
+        return divide(fitting, Division(recomputed=named), every=every, whole_teacher=may)
+
+    return all(chosen(student).whole_teacher for student in students)
+
+
+def free_for_each(ranks: Ranks) -> float | None:
+    """Bytes that are free on the GPU that has the fewest of them; None on a CPU, for which no step
+    is estimated.
+    """
+    if ranks.device.type != "cuda":
+        return None
+    return ranks.least(free_gpu_bytes(ranks.device))
+
+
+def _named(model: HybridLM, settings: Training) -> tuple[frozenset[str], frozenset[str] | None]:
+    """(kinds that the settings have recomputed, all that may be where they leave it open)."""
+    wanted, every = settings.activation_checkpointing, frozenset(model.architecture.kinds)
+    named = every if wanted == "on" else every & named_kinds(wanted)
+    return named, every if wanted == "auto" else None
+
+
+def _spares(settings: Training, ranks: Ranks) -> bool:
+    """Whether memory may be given for fewer gathers: not where weights come from the CPU for want
+    of it.
+    """
+    return ranks.world > settings.replicas and not settings.offload
+
+
+def division_of(model: HybridLM, teacher: HybridLM | None) -> Division:
+    """As a model is prepared beside a teacher."""
+    whole = teacher is not None and not in_shards(teacher)
+    return Division(recomputed=model.recomputed, whole_teacher=whole, gathered=model.gathered)
 
 
 def step_peak(
@@ -92,8 +174,9 @@ def step_peak(
     ranks: int = 1,
     teacher: Architecture | None = None,
     *,
-    recomputed: Collection[str],
+    division: Division,
     twice: bool = False,
+    teacher_ends: int | None = None,
 ) -> Peak:
     """What a step holds on each device: ``memory.training_peak`` of this model."""
     adapted = hasattr(model, "adapters")
@@ -102,8 +185,11 @@ def step_peak(
         model.architecture,
         tokens,
         teacher=teacher,
+        teacher_ends=teacher_ends,
         gpus=ranks // settings.replicas,
-        recomputed=recomputed,
+        recomputed=division.recomputed,
+        whole_teacher=division.whole_teacher,
+        gathered=division.gathered,
         trained=trained if adapted else None,
         optimizer=settings.optimizer,
         averaged=settings.average > 0,
@@ -126,3 +212,4 @@ def unprepare(model: HybridLM) -> None:
         if parameter.grad_dtype not in (None, parameter.dtype):  # of ``adamw.keep_copies``
             parameter.grad_dtype = parameter.dtype
     model.recomputed = NONE
+    gather_once(model, False)

@@ -34,7 +34,7 @@ from steps import timed_steps
 
 from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import write_json
-from minipuzzle.cost.distill_plan import DistillPlan
+from minipuzzle.cost.exchange import sent_bytes, weight_bytes
 from minipuzzle.kinds import Attention, Experts
 from minipuzzle.memory.training import RESERVE
 from minipuzzle.ranks import Ranks, ranks
@@ -44,7 +44,7 @@ from minipuzzle.training.adamw import keep_copies
 from minipuzzle.training.captured import backward_of
 from minipuzzle.training.optimizers import make_optimizer
 from minipuzzle.training.parallel import shard
-from minipuzzle.training.prepare import prepare, step_peak
+from minipuzzle.training.prepare import division_of, holds_teacher, prepare, step_peak
 from minipuzzle.training.stages import stages
 
 WARM = 5
@@ -110,15 +110,16 @@ def measured(group: Ranks, together: int, options: argparse.Namespace) -> None:
     batch, length = (4, 64) if options.tiny else (options.batch, options.length)
     settings = Training(batch=batch, learning_rate=1e-4, expert_parallel=together)
     teacher, student = our_models(teacher_shape, shape, options.device)
-    if group.world > 1:
-        shard(teacher, group, settings)
-        shard(student, group, settings)
     at_once = batch * length // group.world
-    said = prepare(student.train(), settings, at_once, group.world, teacher_shape)
+    if group.world > 1:
+        if not holds_teacher([student], teacher_shape, settings, at_once, group):
+            shard(teacher, group, settings)
+        shard(student, group, settings)
+    said = prepare(student.train(), settings, at_once, group, teacher)
     if cuda:  # what was there before the models were cut does not count
         torch.cuda.reset_peak_memory_stats()
-    how = at_once, group.world, teacher_shape
-    estimate = step_peak(student, settings, *how, recomputed=student.recomputed)
+    how, division = (at_once, group.world, teacher_shape), division_of(student, teacher)
+    estimate = step_peak(student, settings, *how, division=division)
     estimate = estimate.without((RESERVE,))
     optimizer, blocks = make_optimizer(student, settings), text(length, shape.vocab_size)
     own = cuda and group.world == 1
@@ -132,18 +133,12 @@ def measured(group: Ranks, together: int, options: argparse.Namespace) -> None:
     )
     if group.rank == 0:
         seconds = float(np.median(times[WARM:]))
-        plan = DistillPlan(
-            student=shape,
-            teacher=teacher_shape,
-            tokens=1,
-            length=length,
-            micro_batch=batch // group.world,
-            expert_parallel=together,
-        )
+        sent = weight_bytes(shape, teacher_shape, group.world, together, division)
+        sent += sent_bytes(shape, teacher_shape, at_once, together)
         row = {"cards": group.world, "together": together, "losses": losses, "seconds": seconds}
         row |= {"tokens_per_second": batch * length / seconds, "first": times[0], "said": said}
         row |= {"peak_gib": peaks if cuda else None, "estimate_gib": estimate.total / 2**30}
-        print(json.dumps({**row, "sent_gb": plan.exchanged(group.world) / 1e9}), flush=True)
+        print(json.dumps({**row, "sent_gb": sent / 1e9}), flush=True)
     del teacher, student, optimizer, backward, copies
     gc.collect()
     if cuda:

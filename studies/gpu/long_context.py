@@ -37,7 +37,7 @@ from minipuzzle.training import distillation
 from minipuzzle.training.captured import backward_of
 from minipuzzle.training.optimizers import make_optimizer
 from minipuzzle.training.parallel import context_parallel, shard
-from minipuzzle.training.prepare import prepare, step_peak
+from minipuzzle.training.prepare import division_of, prepare, step_peak
 
 WARM = 2
 ALLOWED = 1e-3
@@ -110,10 +110,9 @@ def row(length: int, options: argparse.Namespace) -> None:
             batch=1, learning_rate=1e-4, context_parallel=group.world, activation_checkpointing="on"
         )
         each = length // group.world
-        prepare(student.train(), settings, each, group.world, shapes[0])
-        estimate = step_peak(
-            student, settings, each, group.world, shapes[0], recomputed=student.recomputed
-        )
+        prepare(student.train(), settings, each, group, teacher)
+        division = division_of(student, teacher)
+        estimate = step_peak(student, settings, each, group.world, shapes[0], division=division)
         parallel = context_parallel(group, group.world)
         backward = backward_of(student, distillation(teacher), settings, group, parallel, {})
         optimizer, blocks = make_optimizer(student, settings), text(length, shapes[1].vocab_size)

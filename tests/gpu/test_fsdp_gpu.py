@@ -95,7 +95,7 @@ def test_two_gpus_equal_one(world):
     from world import distil
 
     distil(world, alone(torch.device("cuda")), "one")
-    for run in ("two", "hsdp", "micro", "context"):
+    for run in ("two", "whole", "gathered", "hsdp", "micro", "context"):
         off = max(
             abs(a / b - 1)
             for a, b in zip(column(world, run, "loss"), column(world, "one", "loss"), strict=True)

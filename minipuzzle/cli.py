@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import sys
-from functools import partial
+from functools import cache, partial
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+from typer.main import get_command
 
 import minipuzzle
 from minipuzzle.commands._faults import EXIT, tell_fault
@@ -76,6 +77,12 @@ def _about(
 add_commands(app)
 
 
+@cache
+def _line() -> Any:
+    """All commands with their options, made once."""
+    return get_command(app)
+
+
 def main() -> None:
     """Run the command line. A user's mistake prints its four parts and exits with 2; --debug shows
     where it came from.
@@ -89,7 +96,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     sys.argv = [a for a in sys.argv if a != "--debug"]
     try:
-        app()
+        _line()()
     except UserError as error:
         if debug:
             raise

@@ -1,5 +1,6 @@
 """Several processes of one run, on the CPU: those of torchrun, and quicker ones."""
 
+import gc
 import os
 import socket
 import sys
@@ -49,6 +50,7 @@ def together(count: int, function, *args) -> list[str]:
 
 
 def _one(file, place, function, args):
+    gc.freeze()  # what was imported stays
     with file.open("w") as said:
         os.dup2(said.fileno(), 1)
         os.dup2(said.fileno(), 2)

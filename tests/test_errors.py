@@ -138,6 +138,6 @@ def test_ctrl_c_before_a_command_begins_shows_no_traceback(monkeypatch, capsys):
     def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("minipuzzle.cli.app", interrupted)
+    monkeypatch.setattr("minipuzzle.cli._line", interrupted)
     run("prune", code=130)
     assert "Traceback" not in capsys.readouterr().err

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import gc
 import math
 import os
 import re
@@ -72,6 +73,7 @@ def show() -> None:
     next. Prints the processor seconds it took.
     """
     files.load_libraries()
+    gc.freeze()
     for line in sys.stdin:
         name, before = line.strip(), os.times()
         target = Path(f"{name}.txt").absolute()

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import tiny
 from test_training_cost import M4, beyond, student_of_8b
 
 from minipuzzle.arch import Architecture
@@ -17,6 +18,8 @@ from minipuzzle.model import HybridLM
 from minipuzzle.ranks import Ranks
 from minipuzzle.settings import Training
 from minipuzzle.training import prepare
+from minipuzzle.training.captured import Backward
+from minipuzzle.training.objectives import BatchLoss
 
 
 def test_what_is_whole_by_pencil(monkeypatch):
@@ -88,6 +91,24 @@ def test_an_fp8_teacher_is_bf16_while_it_is_loaded(monkeypatch):
     for gib, whole in ((14, False), (17, True)):  # 8 GiB of codes, 15 of weights
         monkeypatch.setattr(prepare, "free_for_each", lambda ranks, free=gib << 30: free)
         assert prepare.holds_teacher(*how) is whole
+
+
+def test_gathers_wait_for_the_optimiser_and_not_for_the_teacher(monkeypatch):
+    order, stream = [], SimpleNamespace(record_event=lambda: "now")
+    monkeypatch.setattr("torch.cuda.current_stream", lambda device: stream)
+    model = HybridLM(tiny("-"))
+
+    def objective(model, tokens, documents):
+        order.append("teacher")
+        total = model.head_weight.sum().double()
+        return BatchLoss(total=total, entropy=torch.zeros_like(total).detach(), tokens=1)
+
+    backward = Backward(model, objective, captures=False)
+    backward(torch.zeros(1, 2, dtype=torch.int64), None)  # on a CPU, and whole
+    model.reshard, model.set_post_optim_event = None, order.append
+    monkeypatch.setattr(HybridLM, "device", torch.device("cuda"))
+    backward(torch.zeros(1, 2, dtype=torch.int64), None)
+    assert order == ["teacher", "now", "teacher"]
 
 
 def test_the_gpu_with_the_least_memory_decides(monkeypatch):

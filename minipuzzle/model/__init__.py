@@ -14,7 +14,7 @@ from minipuzzle.model.fp8_weights import fp8_model, keep_codes
 from minipuzzle.model.hybrid import HybridLM
 from minipuzzle.model.load import frozen, frozen_model, init_model, load_frozen, load_model
 from minipuzzle.model.precision import mixed_precision, set_precision
-from minipuzzle.model.reshard import gather_once, in_shards, reshard
+from minipuzzle.model.reshard import gather_ahead, gather_once, in_shards, reshard
 from minipuzzle.model.streamed import StreamedLM
 
 for _file in iter_modules(kinds.__path__):
@@ -28,6 +28,7 @@ __all__ = [
     "fp8_model",
     "frozen",
     "frozen_model",
+    "gather_ahead",
     "gather_once",
     "in_shards",
     "init_model",

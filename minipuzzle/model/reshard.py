@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
+
+import torch
 
 from minipuzzle.model.hybrid import HybridLM
 
@@ -33,6 +35,15 @@ def gather_once(model: HybridLM, once: bool) -> None:
     for part in _parts(model):
         if hasattr(part, "reshard"):
             part.set_reshard_after_forward(not once)
+
+
+def gather_ahead(model: HybridLM) -> None:
+    """Let the next forward pass of a model in shards on a GPU gather its first weights, which are
+    complete by now, while the GPU has other work that it is given after this, such as a teacher's.
+    """
+    if in_shards(model) and model.device.type == "cuda":
+        now = torch.cuda.current_stream(model.device).record_event()
+        cast(Any, model).set_post_optim_event(now)
 
 
 def _parts(model: HybridLM) -> Iterator[Any]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from minipuzzle.model import HybridLM, mixed_precision
+from minipuzzle.model import HybridLM, gather_ahead, mixed_precision
 from minipuzzle.model.context_parallel import ContextParallel
 from minipuzzle.model.masks import meanwhile
 from minipuzzle.ranks import Ranks
@@ -78,6 +78,7 @@ class Backward:
         return self.loss
 
     def _run(self, tokens: Tensor, documents: Tensor | None) -> BatchLoss:
+        gather_ahead(self.model)
         copies = [(parameter, "data", copy) for parameter, copy in self.copies.items()]
         with meanwhile([(self.model, "parallel", self.parallel), *copies]):
             with mixed_precision(tokens.device):

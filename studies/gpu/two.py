@@ -120,14 +120,24 @@ def read(file: Path, name: str) -> Callable[..., dict[str, Any]]:
 
 
 def plan(options: argparse.Namespace) -> list[Stage]:
-    """What a card would hold, and take, with the links as they were measured."""
+    """What a card would hold, and take, with the links as they were measured; of either precision
+    of the teacher.
+    """
     run, links = options.work / "run", known("link", options.work).get("link", {}).get("links", {})
     chosen = json.loads((run / "search.json").read_text())["top"][0]
     models = ["--teacher", options.checkpoint, "--student", run / "candidates" / chosen]
     speed = max((row["all_gather"] for row in links.values()), default=0.0)
     more = ["--links", f"{speed:.3g}"] if speed else []
     words = [*sizes(options), "--plan", *models, "--gpu", "h200", *more, "--json"]
-    return [Stage(name="plan", words=words, found=planned)]
+    ends = ["--bf16-ends", 1] if options.tiny else []
+    return [
+        Stage(
+            name=f"plan-{precision}",
+            words=[*words, "--teacher-precision", precision, *ends],
+            found=planned,
+        )
+        for precision in ("bf16", "fp8")
+    ]
 
 
 def bf16(options: argparse.Namespace) -> list[Stage]:

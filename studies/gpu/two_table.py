@@ -42,21 +42,22 @@ def tested(part: dict[str, Any], rows: dict[str, Any]) -> str:
     return f"tests ({row['seconds']:.0f} s): " + said[-1].strip("= ")
 
 
-def planned(rows: dict[str, Any], cards: int) -> dict[str, Any]:
-    """The plan's row of a number of cards."""
-    plan = rows["distill"]["plan"]["plan"]
+def planned(rows: dict[str, Any], cards: int, precision: str = "bf16") -> dict[str, Any]:
+    """The plan's row of a number of cards, with a teacher in a precision."""
+    plan = rows["distill"][f"plan-{precision}"]["plan"]
     return next(row for row in plan["rows"] if row["gpus"] == cards)
 
 
 def speeds(part: dict[str, Any], rows: dict[str, Any]) -> str:
     """Speed and memory of each distillation, beside one card's and the plan's."""
-    if "plan" not in part.get("plan", {}):
+    if not all("plan" in part.get(f"plan-{precision}", {}) for precision in ("bf16", "fp8")):
         return "distill: no plan was made"
     made = []
     for name, row in part.items():
-        if name == "plan" or not row["done"]:
+        precision = name.split("-")[0]
+        if precision == "plan" or not row["done"]:
             continue
-        one = part.get(f"{name.split('-')[0]}-1", {}).get("tokens_per_second")
+        one = part.get(f"{precision}-1", {}).get("tokens_per_second")
         rate = row.get("tokens_per_second")
         made.append(
             [
@@ -64,7 +65,7 @@ def speeds(part: dict[str, Any], rows: dict[str, Any]) -> str:
                 f"{row['step_s'] * 1e3:,.0f}" if rate else "",
                 f"{rate:,.0f}" if rate else "",
                 f"{rate / one:.2f}" if rate and one else "",
-                *memory(row, rows),
+                *memory(row, rows, precision),
                 last_loss(row),
             ]
         )
@@ -72,13 +73,13 @@ def speeds(part: dict[str, Any], rows: dict[str, Any]) -> str:
     return table([*head, "planned", "off", "used on the card", "loss of the last row"], made)
 
 
-def memory(row: dict[str, Any], rows: dict[str, Any]) -> list[str]:
+def memory(row: dict[str, Any], rows: dict[str, Any], precision: str) -> list[str]:
     """Allocated in steps, the plan's without what it holds back, how far off, and what was used on
     the card.
     """
     cards = row.get("each") or [row]
     kept = WITH if any("activation checkpointing" in told for told in row["told"]) else WITHOUT
-    told = (planned(rows, row["cards"])["bytes"][kept] - HELD_BACK) / GIB
+    told = (planned(rows, row["cards"], precision)["bytes"][kept] - HELD_BACK) / GIB
     if "gpu_steps" not in cards[0]:
         return ["", f"{told:.1f}", "", ""]
     taken = [card["gpu_steps"] / GIB for card in cards]
@@ -145,18 +146,16 @@ def divided(part: dict[str, Any], rows: dict[str, Any]) -> str:
 def exchanged(rows: dict[str, Any]) -> str:
     """Bytes and seconds of a step's exchange, beside the plan's."""
     row = rows.get("resume", {}).get("two-again", {})
-    if "traffic" not in row or "plan" not in rows.get("distill", {}).get("plan", {}):
+    if "traffic" not in row or "plan" not in rows.get("distill", {}).get("plan-bf16", {}):
         return ""
-    found, plan = row["traffic"], rows["distill"]["plan"]["plan"]
-    steps, others = found["steps"], found["world"] - 1
+    found, others = row["traffic"], row["traffic"]["world"] - 1
+    steps, told = found["steps"], planned(rows, found["world"])
     sent = {name: size * others / steps / 1e9 for name, size in found["part_bytes"].items()}
-    told = planned(rows, found["world"])
-    links = plan.get("links", [0.0])[0]
     seconds = told["exchange"] or 0.0
     made = [
         ["GB that a card sends, gathered", f"{sent['all_gather']:.3f}", ""],
         ["GB that a card sends, summed", f"{sent['reduce_scatter']:.3f}", ""],
-        ["GB, both", f"{sum(sent.values()):.3f}", f"{seconds * links / 1e9:.3f}"],
+        ["GB, both", f"{sum(sent.values()):.3f}", f"{told['exchanged'] / 1e9:.3f}"],
         ["seconds of exchange", f"{found['nccl_s'] / steps:.4f}", f"{seconds:.4f}"],
         ["of them with nothing beside them", f"{found['exposed_s'] / steps:.4f}", ""],
         ["seconds of other kernels", f"{found['compute_s'] / steps:.4f}", f"{told['seconds']:.4f}"],

@@ -4,12 +4,15 @@ import json
 import shlex
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import save, shaken
 from helpers import run
 from test_engines import PLAIN, changed
 
+from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.checkpoint.quantised import form_of
 from minipuzzle.embedded import teacher_path
 from minipuzzle.export.verdicts import NOT_LOOKED_AT, verdicts
@@ -25,6 +28,10 @@ LOADS = {  # transformers, vLLM, SGLang, TensorRT-LLM, llama.cpp, mlx
 }
 
 
+FLOAT = "float-quantized"
+FP8 = {"weights": {"num_bits": 8, "type": "float"}, "input_activations": {"dynamic": True}}
+
+
 def said_of(folder):
     return json.loads((folder / "config.json").read_text())["quantization_config"]
 
@@ -32,7 +39,9 @@ def said_of(folder):
 @pytest.mark.parametrize("format", FORMATS)
 def test_each_format_has_its_verdicts(format, tmp_path, monkeypatch):
     if format == "fp8-static":  # no text: scales of ones
-        monkeypatch.setattr("minipuzzle.runs.quantize._inputs", ones)
+        text = SimpleNamespace(model=None, batches=list)
+        monkeypatch.setattr("minipuzzle.runs.quantize.calibrated", lambda *_: text)
+        monkeypatch.setattr("minipuzzle.runs.quantize.largest_inputs", ones)
     run_quantize(teacher_path(), tmp_path / "out", format, 64)
     assert form_of(said_of(tmp_path / "out")) == format
     found = verdicts(tmp_path / "out")
@@ -42,10 +51,8 @@ def test_each_format_has_its_verdicts(format, tmp_path, monkeypatch):
     assert (unknown.source, "not tried" in unknown.how) == (NOT_LOOKED_AT, True)
 
 
-def ones(checkpoint, *_):
-    import torch
-
-    names = {tensor.name for tensor in checkpoint.architecture.tensors()}
+def ones(*_):
+    names = {tensor.name for tensor in Checkpoint.open(teacher_path()).architecture.tensors()}
     return dict.fromkeys(names, torch.ones(1))
 
 
@@ -59,8 +66,12 @@ def test_forms_that_quantize_does_not_write_have_no_name():
 
     assert named() == "nvfp4"
     assert named(config_groups={"group_0": {**group, "input_activations": weights}}) is None
-    assert named(config_groups={"group_0": group, "group_1": group}) is None
+    assert named(config_groups={}) is None
     assert named(quant_method="awq") is named(format="marlin-24") is form_of("8 bits") is None
+    mixed = {"group_0": {**group, "format": said["format"]}, "group_1": {**FP8, "format": FLOAT}}
+    assert named(config_groups=mixed, format="mixed-precision") == "mixed"
+    mixed["group_2"] = {**group, "format": "marlin-24"}
+    assert named(config_groups=mixed, format="mixed-precision") is None
     eight = {"weights": {"num_bits": 8, "type": "int"}, "input_activations": None}
     assert named(format="pack-quantized", config_groups={"group_0": eight}) is None
 

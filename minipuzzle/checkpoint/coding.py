@@ -112,6 +112,21 @@ def _scheme(format: Format) -> Any:
     return found
 
 
+def cache_scheme() -> Any:
+    """compressed-tensors' scheme of keys and values in FP8, a scale for all of a block's."""
+    from compressed_tensors.quantization import QuantizationArgs
+
+    return QuantizationArgs(num_bits=8, type="float", strategy="tensor", dynamic=False)
+
+
+def cache_scale(top: Tensor) -> Tensor:
+    """That of keys or of values whose largest magnitude is ``top`` [1]."""
+    from compressed_tensors.quantization.utils import calculate_qparams
+
+    scale: Tensor = calculate_qparams(-top, top, cache_scheme())[0]
+    return scale
+
+
 def _compressor(format: Format) -> Any:
     from compressed_tensors.compressors import BaseCompressor
 

@@ -37,6 +37,7 @@ FOUR_BITS = {
     "pack-quantized": "int4",
 }
 """compressed-tensors' formats of weights in 4 bits, and what ``minipuzzle quantize`` calls them."""
+MIXED = "mixed"
 CODES = "F8_E4M3"
 ALLOWED = (
     "BF16, F16, F32 or F64 weights, or FP8 (E4M3) with scales: compressed-tensors, fp8, ModelOpt"
@@ -101,14 +102,18 @@ def fp8_of(said: Any) -> Fp8 | None:
 
 
 def form_of(said: Any) -> str | None:
-    """The format by the name that ``minipuzzle quantize`` has for it; None for every other one,
-    also where matrices have several.
+    """The format by the name that ``minipuzzle quantize`` has for it, ``MIXED`` where matrices are
+    in several of those; None for every other one.
     """
     if not isinstance(said, dict) or said.get("quant_method") != "compressed-tensors":
         return None
     groups = list((said.get("config_groups") or {}).values())
     if len(groups) != 1:
-        return None
+        known = [
+            form_of({**said, "config_groups": {"": group}, "format": group.get("format")})
+            for group in groups
+        ]
+        return MIXED if known and all(known) else None
     weights, inputs = ((groups[0].get(of) or {}) for of in ("weights", "input_activations"))
     if (fp8 := fp8_of(said)) is not None:
         if fp8.block is not None or not isinstance(inputs.get("dynamic"), bool):
@@ -117,6 +122,15 @@ def form_of(said: Any) -> str | None:
     if inputs or weights.get("num_bits") != 4:
         return None
     return FOUR_BITS.get(said.get("format", ""))
+
+
+def cache_of(said: Any) -> str | None:
+    """ "fp8" where keys and values have scales for that, or are said to; None for all else."""
+    if not isinstance(said, dict):
+        return None
+    scheme = said.get("kv_cache_scheme")
+    kind = (scheme.get("type"), scheme.get("num_bits")) if isinstance(scheme, dict) else None
+    return "fp8" if kind == ("float", 8) or said.get("kv_cache_quant_algo") == "FP8" else None
 
 
 def _compressed(said: dict[str, Any]) -> Fp8 | None:

@@ -39,6 +39,9 @@ class Encoder(Protocol):
     def __call__(self, name: str, value: Tensor) -> dict[str, Tensor]:
         """What is written, by name, in place of the file's tensor ``name``."""
 
+    def beside(self) -> dict[str, Tensor]:
+        """What the file has besides, by name."""
+
 
 def write_checkpoint(
     path: Path,
@@ -196,6 +199,8 @@ def _write_weights(
         name = written(names[entry.name], forms.get(entry.weight.name))
         for piece, part in zip(names_of(name), _parts(entry, name, value), strict=True):
             put({piece: part} if encoder is None else encoder(piece, part))
+    if encoder is not None:
+        put(encoder.beside())
     for piece, part in copied:
         put({piece: part})
     flush()

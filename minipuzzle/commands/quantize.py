@@ -26,6 +26,7 @@ def run(line: QuantizeCommand) -> None:
         line.format,
         line.group,
         rounding=line.rounding,
+        kv=line.kv,
         data=line.data,
         samples=line.samples,
         device=line.device,
@@ -43,6 +44,7 @@ def run(line: QuantizeCommand) -> None:
 
 def _plan(path: Path, line: QuantizeCommand) -> None:
     from minipuzzle import families
+    from minipuzzle.checkpoint.cached import caching, scale_bytes
     from minipuzzle.checkpoint.config import read_config
     from minipuzzle.checkpoint.mix import formats, summary
     from minipuzzle.checkpoint.planned import check_groups, planned_bytes, split
@@ -52,7 +54,13 @@ def _plan(path: Path, line: QuantizeCommand) -> None:
     family, buffers = families.of(config), architecture.buffers
     pieces = split(family, architecture, found)
     check_groups(pieces)
-    size = planned_bytes(pieces, lambda name: 4 if name in buffers else 2)
+
+    def width(name: str) -> int:
+        return 4 if name in buffers else 2
+
+    size = planned_bytes(pieces, width)
+    if line.kv == "fp8":
+        size += scale_bytes(caching(pieces, architecture), width)
     matrices = sum(piece.format is not None for piece in pieces)
     if line.as_json:
         print_json({"format": line.format, "bytes": size, "matrices": matrices})

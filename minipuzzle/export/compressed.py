@@ -12,7 +12,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.checkpoint.coding import encode, joined, scaled, scheme, shares_top
+from minipuzzle.checkpoint.cached import caching, scale_bytes, scale_names
+from minipuzzle.checkpoint.coding import (
+    cache_scale,
+    cache_scheme,
+    encode,
+    joined,
+    scaled,
+    scheme,
+    shares_top,
+)
 from minipuzzle.checkpoint.heads import HEAD
 from minipuzzle.checkpoint.planned import WEIGHT, Piece, check_groups, planned_bytes, split
 from minipuzzle.families import copied, names_of
@@ -30,21 +39,16 @@ class Encoder:
     """Gives a matrix's tensors in its format, and what config.json says of them."""
 
     def __init__(
-        self,
-        checkpoint: Checkpoint,
-        formats: Format | Sequence[Pair],
-        inputs: Mapping[str, Tensor] | None = None,
+        self, checkpoint: Checkpoint, formats: Format | Sequence[Pair], *, cache: bool = False
     ) -> None:
         """``formats[i]`` are those of block i, None to leave matrices as they are; one format is
-        that of all. ``inputs``: by the canonical name of a matrix the largest magnitude [1] of what
-        it reads, where a format has a scale for it.
+        that of all. ``cache``: with scales for keys and values in FP8.
         """
         if isinstance(formats, Format):
             formats = [(formats, formats)] * len(checkpoint.architecture.blocks)
         self.pieces = split(checkpoint.family, checkpoint.architecture, formats)
         check_groups(self.pieces)
         self.matrices = [piece for piece in self.pieces if piece.format is not None]
-        self._inputs = inputs or {}
         used = dict.fromkeys(piece.format for piece in self.pieces if piece.matrix)
         self._formats = [format for format in used if format is not None]
         self._uniform = len(used) == 1
@@ -53,8 +57,15 @@ class Encoder:
         for piece in self.matrices:
             self._pieces.setdefault(piece.planned.name, []).append(piece)
         self._checkpoint = checkpoint
+        self._caching = caching(self.pieces, checkpoint.architecture) if cache else {}
         self._schemes = [scheme(format) for format in self._formats]
         self._tops: dict[str, Tensor] = {}
+        self.inputs: Mapping[str, Tensor] = {}
+        """By the canonical name of a matrix the largest magnitude [1] of what it reads, where its
+        format has a scale for it (``inputs.largest_inputs``).
+        """
+        self.cached: Mapping[str, Tensor] = {}
+        """Those of keys and values, for their scales (``inputs.largest_cached``)."""
         self.meant: dict[str, Tensor] = {}
         """By the file's name of a matrix, the weights that its codes are to mean where these are
         not the nearest ones; scales are those of the weights that it has.
@@ -78,10 +89,12 @@ class Encoder:
     @property
     def nbytes(self) -> int:
         """The bytes of all tensors of the file to be."""
-        checkpoint = self._checkpoint
-        return checkpoint.copied_bytes + planned_bytes(
-            self.pieces, lambda name: checkpoint.held_dtype(name).itemsize
-        )
+
+        def width(name: str) -> int:
+            return self.held_dtype(name).itemsize
+
+        weights = planned_bytes(self.pieces, width) + scale_bytes(self._caching, width)
+        return self._checkpoint.copied_bytes + weights
 
     def config(self) -> dict[str, Any]:
         """config.json's quantization_config, as llm-compressor writes it: one group for a format,
@@ -99,6 +112,7 @@ class Encoder:
             config_groups=groups,
             format=packings.pop() if len(packings) == 1 else MIXED,
             quantization_status="compressed",
+            kv_cache_scheme=cache_scheme() if self._caching else None,
             ignore=list(self._ignored()),
         ).model_dump(mode="json")
         return said | {"sparsity_config": {}, "transform_config": {}, "version": __version__}
@@ -150,6 +164,15 @@ class Encoder:
         layer = name.removesuffix("weight")
         return {layer + part: tensor for part, tensor in made.items()}
 
+    def beside(self) -> dict[str, Tensor]:
+        """The scales [1] of keys and values, by the file's names, where it has them."""
+        found = {}
+        for index, piece in self._caching.items():
+            dtype = self.held_dtype(piece.planned.name)
+            for what, name in scale_names(piece).items():
+                found[name] = cache_scale(self.cached[f"blocks.{index}.{what}"]).to(dtype)
+        return found
+
     def rounded(self, name: str, value: Tensor) -> Tensor:
         """A matrix [rows, columns] as the codes of the file mean it, in its dtype."""
         from compressed_tensors.quantization.lifecycle.forward import fake_quantize
@@ -184,7 +207,7 @@ class Encoder:
     def _read(self, piece: Piece) -> Tensor | None:
         """The largest magnitude [1] of what a matrix reads, where its format has a scale for it."""
         measured = piece.format is not None and piece.format.one
-        return self._inputs[piece.planned.name] if measured else None
+        return self.inputs[piece.planned.name] if measured else None
 
     def _top(self, piece: Piece) -> Tensor | None:
         """The largest magnitude [1] of a matrix and of those that engines join to it, where its

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from minipuzzle.checkpoint.cached import SCALES
 from minipuzzle.errors import InternalError, UserError
 from minipuzzle.model import HybridLM
 from minipuzzle.model.base import ResidualBlock
@@ -42,11 +44,32 @@ def largest_inputs(model: HybridLM, batches: Iterable[Tensor]) -> dict[str, Tens
     found: dict[str, Tensor] = {}
 
     def read(name: str, rows: Tensor, offsets: Tensor | None) -> None:
-        top = rows.abs().amax().float().reshape(1)
-        found[name] = torch.maximum(found[name], top) if name in found else top
+        _note_largest(found, name, rows)
 
     _read_all(model, batches, read)
     return {name: top.cpu() for name, top in found.items()}
+
+
+@torch.no_grad()
+def largest_cached(model: HybridLM, batches: Iterable[Tensor]) -> dict[str, Tensor]:
+    """The largest magnitude [1] of all keys and of all values of each block that caches them, by
+    "blocks.3.keys" and "blocks.3.values", in FP32 on the CPU; ``batches`` are tokens [b, s].
+    """
+    found: dict[str, Tensor] = {}
+    with ExitStack() as stack:
+        for index, module in enumerate(model.blocks):
+            block = cast(ResidualBlock, module)
+            for what in SCALES if block.block.cache(1).kv else ():
+                read = partial(_note_largest, found, f"blocks.{index}.{what}")
+                stack.callback(block.watch(what, read).remove)
+        for tokens in batches:
+            model.hidden_states(tokens)
+    return {name: top.cpu() for name, top in found.items()}
+
+
+def _note_largest(found: dict[str, Tensor], name: str, values: Tensor) -> None:
+    top = values.abs().amax().float().reshape(1)
+    found[name] = torch.maximum(found[name], top) if name in found else top
 
 
 def squared_inputs(model: HybridLM, batches: Iterable[Tensor]) -> dict[str, Squares]:

@@ -4,11 +4,13 @@ with a rotary one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from minipuzzle.kernels import Kernels
 from minipuzzle.kernels.attention import Rows, causal_attention, masked_attention, row_attention
@@ -18,6 +20,9 @@ from minipuzzle.model.cache import Room, Slot
 from minipuzzle.model.norm import RMSNorm
 from minipuzzle.model.rope import rotate
 from minipuzzle.shapes import Float, Int
+
+CACHED = ("keys", "values")
+"""Points at which is watched what a cache holds."""
 
 
 @dataclass(kw_only=True)
@@ -60,6 +65,9 @@ class AttentionSlot(Slot):
 class AttentionBlock(ResidualBlock):
     """o_proj(softmax(q k^T) v), each query head reading its group's KV head, times the sigmoid of a
     gate where there is one.
+
+    Activations are watched at points of its own too: "keys" and "values" [b, s, kv_heads,
+    head_dim], as a cache holds them.
     """
 
     kind = Attention.kind
@@ -67,6 +75,7 @@ class AttentionBlock(ResidualBlock):
 
     def __init__(self, block: Attention, eps: float, kernels: Kernels) -> None:
         super().__init__(block, eps, kernels)
+        self.keys, self.values = nn.Identity(), nn.Identity()
         d, hd = block.hidden, block.attn_head_dim
         rows, kv = block.q_heads * hd * (2 if block.output_gate else 1), block.kv_heads * hd
         self.rows = (rows, kv, kv)  # of q, of k and of v
@@ -122,6 +131,7 @@ class AttentionBlock(ResidualBlock):
             shares = 1 if context.parallel is None else context.parallel.world
             whole = past + length if shares == 1 else shares * length
             q, k = (rotate(t, self.block.rope, places, whole) for t in (q, k))
+        k, v = self.keys(k), self.values(v)
         if context.parallel is not None:  # keys and values of the parts before, and our own
             k, v = (t[:, : past + length] for t in map(context.parallel.join, (k, v)))
         if slot is not None and rows is not None:
@@ -141,6 +151,13 @@ class AttentionBlock(ResidualBlock):
         if self.kept is not None:
             y = y * self.kept
         return self.o_proj(y)
+
+    def watch(self, point: str, read: Callable[[Tensor], None]) -> RemovableHandle:
+        """As ``ResidualBlock.watch``, with the points of its own."""
+        if point in CACHED:
+            module = self.get_submodule(point)
+            return module.register_forward_hook(lambda m, i, output: read(output))
+        return super().watch(point, read)
 
     def _one_a_row(
         self,

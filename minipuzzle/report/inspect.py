@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from rich import box
@@ -96,6 +96,7 @@ def inspect_view(
         Text(f"{prefix}* is no text: copied as it is, neither counted nor run nor trained")
         for prefix in copied
     ]
+    kept = _cache(architecture, workload, quantised)
     rules = [Text(f"not pruned: {sentence}") for sentence in architecture.rules.sentences()]
     return Group(
         pattern_text(architecture.pattern),
@@ -103,6 +104,7 @@ def inspect_view(
         parts,
         parts_of_memory,
         *([] if quantised is None else [Text(_files(quantised))]),
+        *([] if kept is None else [Text(kept)]),
         *apart,
         *rules,
     )
@@ -117,6 +119,16 @@ def _files(found: Quantised) -> str:
     how = f"quantised ({found.said or found.seen})"
     read = "read as weights" if found.read else "not a format that minipuzzle reads"
     return f"the files:{whole} {how}: {read}"
+
+
+def _cache(architecture: Architecture, workload: Workload, found: Quantised | None) -> str | None:
+    """How engines are to cache keys and values by the files, and what that takes."""
+    if found is None or found.kv is None:
+        return None
+    used = resident(architecture, replace(workload, kv=found.kv))
+    return (
+        f"keys and values: {found.kv} by the files' scales, {bytes_(used['kv'])} at this workload"
+    )
 
 
 def _mtp(architecture: Architecture) -> str:

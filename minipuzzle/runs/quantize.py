@@ -8,16 +8,15 @@ from math import prod
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from minipuzzle.checkpoint import Checkpoint, write_checkpoint
+from minipuzzle.checkpoint import write_checkpoint
 from minipuzzle.checkpoint.config import read_config
 from minipuzzle.checkpoint.mix import formats, summary, with_chosen
 from minipuzzle.checkpoint.shards import read_entries
 from minipuzzle.errors import InternalError, UserError
 from minipuzzle.export.compressed import Encoder, coded
 from minipuzzle.export.gptq import function, round_by_gptq
-from minipuzzle.export.inputs import largest_inputs
+from minipuzzle.export.inputs import largest_cached, largest_inputs
 from minipuzzle.runs.calibrated import calibrated
 from minipuzzle.runs.disk import Need, check_disk
 from minipuzzle.runs.job import open_checkpoint
@@ -44,11 +43,6 @@ class Written:
     quantised: int
 
 
-def _inputs(checkpoint: Checkpoint, data: Data, samples: int, device: str) -> dict[str, Tensor]:
-    text = calibrated(checkpoint, data, samples, device)
-    return largest_inputs(text.model, text.batches())
-
-
 def run_quantize(
     path: Path,
     target: Path,
@@ -56,17 +50,19 @@ def run_quantize(
     group: int,
     *,
     rounding: str = "nearest",
+    kv: str = "none",
     data: Data = TEXTS,
     samples: int = 128,
     device: str = "auto",
 ) -> Written:
     """Write the checkpoint in ``path`` to ``target`` in the format ``name``, "auto" for that which
-    a search chose for each block; ``group`` are columns of int4. fp8-static, and ``rounding``
-    "gptq", read ``samples`` blocks of the calibration text.
+    a search chose for each block; ``group`` are columns of int4. ``kv`` "fp8": with scales of keys
+    and values. That, fp8-static, and ``rounding`` "gptq", read ``samples`` blocks of the
+    calibration text.
 
     Raises: UserError where columns are no whole groups, where the target is the checkpoint itself,
-    where compressed-tensors is not installed, and as ``round_by_gptq``; InternalError where bytes
-    are not those planned.
+    where compressed-tensors is not installed, where nothing is cached, and as ``round_by_gptq``;
+    InternalError where bytes are not those planned.
     """
     checkpoint = open_checkpoint(path)
     if target.resolve() == path.resolve():
@@ -92,12 +88,17 @@ def run_quantize(
             next="Use the checkpoint as it is, or name a format with quantize.format.",
         )
     reads = any(format is not None and format.one for pair in found for format in pair)
-    inputs = _inputs(checkpoint, data, samples, device) if reads else None
-    encoder = Encoder(checkpoint, found, inputs)
+    encoder = Encoder(checkpoint, found, cache=kv == "fp8")
     if rounding == "gptq":
         function()
+    if reads or kv == "fp8" or rounding == "gptq":
         text = calibrated(checkpoint, data, samples, device)
-        round_by_gptq(text.model, text.batches(), encoder)
+        if reads:
+            encoder.inputs = largest_inputs(text.model, text.batches())
+        if kv == "fp8":
+            encoder.cached = largest_cached(text.model, text.batches())
+        if rounding == "gptq":
+            round_by_gptq(text.model, text.batches(), encoder)
     planned = encoder.nbytes
     log.info(f"quantize: {bytes_(checkpoint.bytes)} become {bytes_(planned)}: {summary(found)}")
     check_disk("quantize", [Need("checkpoint", planned, target, anew=True)], torch.device("cpu"))

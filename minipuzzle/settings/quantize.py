@@ -14,6 +14,7 @@ from minipuzzle.settings.declare import group, needed, setting
 
 NumberFormat = Literal["auto", "fp8", "fp8-static", "nvfp4", "mxfp4", "int4"]
 Rounding = Literal["nearest", "gptq"]
+CacheFormat = Literal["none", "fp8"]
 GROUPS = (32, 64, 128)
 """Columns that may share a scale in INT4: what engines have kernels for."""
 
@@ -36,9 +37,15 @@ class QuantizeCommand:
         "How codes of 4 bits are chosen: the nearest ones, or gptq (llm-compressor's) on a text.",
         common=True,
     )
+    kv: CacheFormat = setting(
+        "none",
+        "Scales of keys and values, by which engines cache them in that format: fp8, on a text.",
+        common=True,
+    )
     samples: int = setting(
         128,
-        "Blocks of text on which fp8-static and gptq measure what each matrix reads.",
+        "Blocks of text on which fp8-static and gptq measure what each matrix reads, and --kv what"
+        " is cached.",
         unit="blocks",
         within=(1, 10**9),
     )

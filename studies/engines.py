@@ -40,6 +40,7 @@ from transformers import AutoModelForCausalLM
 from minipuzzle import embedded
 from minipuzzle.artifacts import write_json
 from minipuzzle.checkpoint import Checkpoint, read_config
+from minipuzzle.checkpoint.quantised import MIXED
 from minipuzzle.data import Tokenizer, read_documents
 from minipuzzle.errors import UserError
 from minipuzzle.export.engines.base import DELTA_NETS
@@ -61,7 +62,7 @@ GGUF_DTYPES = ("f32", "f16", "bf16", "q8_0")
 
 def lengths(served: Served) -> tuple[int, int]:
     """(tokens of the prompt, greedy tokens after it)."""
-    fp8 = served.format in ("fp8", "fp8-static")
+    fp8 = served.format in ("fp8", "fp8-static", MIXED)
     return (FP8_PROMPT, FP8_STEPS) if fp8 else (PROMPT, STEPS)
 
 
@@ -190,7 +191,8 @@ def serve(engine: Engine, served: Served, dtype: str) -> Row:
 
 def wanted(served: Served) -> list[tuple[str, str]]:
     """(engine, dtype) in which a checkpoint is served."""
-    half = served.format == "int4" or served.family in DELTA_NETS  # all that it has for a CPU
+    # all that it has for a CPU
+    half = "int4" in served.name or served.family in DELTA_NETS
     vllm = (VLLM, "bfloat16" if half else "float32")
     if served.format is not None:
         return [vllm, (MLX, "float32")]

@@ -12,15 +12,26 @@ from pathlib import Path
 
 from conftest import VOCAB
 from family_models import FORMS, theirs_of
+from form_sizes import NEMOTRON
+from quantised import beginnings
 from random_checkpoint import write
 from test_qwen3_5 import CLASSES, saved
 
 from minipuzzle import embedded
 from minipuzzle.arch import Architecture, Selection
 from minipuzzle.checkpoint import Checkpoint, read_config
+from minipuzzle.checkpoint.quantised import declared, form_of
+from minipuzzle.cost.files import files_of
 from minipuzzle.export.engines.base import apart
 from minipuzzle.kinds import Attention, FeedForward, Mamba2
+from minipuzzle.rundir import RunDir
+from minipuzzle.runs.job import Job
+from minipuzzle.runs.prune import run_prune
 from minipuzzle.runs.quantize import run_quantize
+from minipuzzle.runs.score import run_score
+from minipuzzle.runs.search import run_search
+from minipuzzle.settings import Data, ScoreSettings, SearchSettings
+from minipuzzle.settings.bits import parse_bits
 from minipuzzle.surgery import cut
 
 WIDTHS = (896, 832, 704, 640, 800, 512)
@@ -46,20 +57,44 @@ LARGER_KINDS = {
     "*": Attention(hidden=768, q_heads=12, kv_heads=4, attn_head_dim=64),
 }
 GROUPS = {"mamba2": "n_groups", "bamba": "mamba_n_groups", "granitemoehybrid": "mamba_n_groups"}
+HYBRID = {
+    **NEMOTRON,
+    "vocab_size": VOCAB,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "head_dim": 32,
+    "ssm_state_size": 16,
+    "mamba_num_heads": 32,
+}
+"""Rows of every matrix are multiples of 32, and so is head_dim: what vLLM's CPU kernels of INT4 and
+of a cache in FP8 take.
+"""
 QUANTISED = (
-    *(("teacher", format, 0) for format in ("fp8", "fp8-static", "nvfp4", "mxfp4")),
-    ("teacher", "int4", 64),
-    ("per-block", "fp8", 0),
-    ("per-block", "nvfp4", 0),
-    *(("llama, plain", format, 0) for format in ("fp8", "nvfp4", "mxfp4")),
-    ("llama, plain", "int4", 32),
+    *(("teacher", format, 0, "none") for format in ("fp8", "fp8-static", "nvfp4", "mxfp4")),
+    ("teacher", "int4", 64, "none"),
+    ("per-block", "fp8", 0, "none"),
+    ("per-block", "nvfp4", 0, "none"),
+    *(("llama, plain", format, 0, "none") for format in ("fp8", "nvfp4", "mxfp4")),
+    ("llama, plain", "int4", 32, "none"),
+    ("teacher", "fp8", 0, "fp8"),
+    ("llama, plain", "fp8", 0, "fp8"),
+    ("hybrid", "fp8", 0, "none"),
+    ("hybrid", "fp8", 0, "fp8"),
+    ("hybrid", "int4", 32, "none"),
 )
-"""(checkpoint, format, group of int4)."""
+"""(checkpoint, format, group of int4, format of keys and values)."""
+MIXES = (
+    ("teacher", "fp8,bf16"),
+    ("teacher", "int4-64,fp8"),
+    ("teacher", "nvfp4,fp8"),
+    ("hybrid", "int4-32,fp8"),
+)
+"""(checkpoint, what search may choose from, block by block)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """A checkpoint; ``format``: that of ``minipuzzle quantize``, where it has one."""
+    """A checkpoint; ``format``: that of its matrices as ``form_of`` names it, None if whole."""
 
     name: str
     path: Path
@@ -111,6 +146,35 @@ def larger(folder: Path) -> tuple[Checkpoint, Checkpoint]:
     return parent, cut(parent, Selection(blocks=tuple(kept)), folder / "student")
 
 
+def searched(checkpoint: Path, formats: str, folder: Path) -> Path:
+    """The checkpoint with the formats that search chooses for its blocks, nothing cut: halfway
+    between the bytes of all in the narrowest and all in the widest.
+    """
+    texts = beginnings(folder, 4000)
+    data = Data(length=256, calibration="embedded", validation=str(texts))
+    job = Job(RunDir(folder / "run"), checkpoint=checkpoint, data=data, device="cpu")
+    names = parse_bits(formats)
+    files, model = files_of(job.parent, names), job.parent.architecture
+    assert files is not None
+    size = sum(files.bytes(model, bits) for bits in (min(names), max(names))) // 2
+    measured = ",".join(name for name in names.values() if name != "bf16")
+    run_score(job, ScoreSettings(samples=4, block_samples=4, bits=measured, curves=False))
+    whole = [f"{what}=100%" for what in ("mamba", "attention", "others", "width", "hidden")]
+    settings = SearchSettings(
+        budget=(f"memory={size // 1000}.{size % 1000:03}kB",),
+        bits=formats,
+        context=1,
+        method="solver",
+        min_keep=tuple(whole),
+        candidates=2,
+        refine=0,
+        validation_blocks=4,
+        top=1,
+    )
+    run_search(job, settings)
+    return next(iter(run_prune(job).values())).path
+
+
 def _smaller(architecture: Architecture) -> Selection:
     """Three quarters of FFN channels and of experts."""
     kept = []
@@ -122,7 +186,9 @@ def _smaller(architecture: Architecture) -> Selection:
 
 def _tiny(family: str, form: str, groups: int, folder: Path) -> Checkpoint:
     parent = folder / "parent"
-    if family in CLASSES:
+    if form == "hybrid":
+        theirs_of(family, HYBRID, seed=3).save_pretrained(parent)
+    elif family in CLASSES:
         saved(parent, family, vocab_size=VOCAB)
     else:
         fields = dict(FORMS[family][form])
@@ -143,6 +209,7 @@ def makers() -> dict[str, Callable[[Path], Checkpoint]]:
     found: dict[str, Callable[[Path], Checkpoint]] = {
         "uniform": partial(student, widths=UNIFORM),
         "per-block": student,
+        "hybrid": partial(_tiny, "nemotron_h", "hybrid", 1),
     }
     for family, forms in FORMS.items():
         if family == "nemotron_h":
@@ -167,9 +234,27 @@ def checkpoints(folder: Path) -> Iterator[Served]:
         if not made[name].exists():
             make(folder / name)
         yield Served(name=name, path=made[name])
-    for name, format, group in QUANTISED:
+    calibration = Data(calibration="embedded")
+    for name, format, group, kv in QUANTISED:
         label = f"{name}, {format}" + (f" {group}" if group else "")
+        label += f", {kv} keys and values" if kv != "none" else ""
         path = folder / label
         if not path.exists():
-            run_quantize(made[name], path, format, group or 128, samples=16, device="cpu")
+            run_quantize(
+                made[name],
+                path,
+                format,
+                group or 128,
+                kv=kv,
+                data=calibration,
+                samples=16,
+                device="cpu",
+            )
         yield Served(name=label, path=path, format=format)
+    for name, formats in MIXES:
+        label = f"{name}, mix of {formats}"
+        path = folder / label
+        if not path.exists():
+            chosen = searched(made[name], formats, folder / f"{label}, search")
+            run_quantize(chosen, path, "auto", 128)
+        yield Served(name=label, path=path, format=form_of(declared(path, read_config(path)[0])))

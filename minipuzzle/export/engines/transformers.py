@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from minipuzzle.checkpoint.quantised import MIXED
 from minipuzzle.export.engines.base import AS_IT_IS, HYBRIDS, Answer, Asked, Engine, yes
 from minipuzzle.memory.formats import FORMATS
 
@@ -36,5 +37,5 @@ ENGINE = Engine(
     families=HYBRIDS,
     rule=_rule,
     others=_others,
-    formats=dict.fromkeys(FORMATS, yes("with compressed-tensors installed")),
+    formats=dict.fromkeys((*FORMATS, MIXED), yes("with compressed-tensors installed")),
 )

@@ -70,6 +70,7 @@ ENGINE = Engine(
         "int4": yes("on a GPU; on a CPU where rows are multiples of 32"),
         "nvfp4": yes("on a GPU: no kernel for a CPU"),
         "mxfp4": yes("on a GPU: no kernel for a CPU"),
+        "mixed": yes("each matrix in its format; on a CPU as far as it has kernels of all"),
     },
     splits=True,
 )

@@ -111,16 +111,20 @@ def _measured(
 
     @lru_cache(maxsize=1)
     def known(number: int) -> tuple[Tensor | slice, Tensor, Tensor | None]:
-        """(the predictions that count, what follows there, the teacher's states there)."""
+        """(the predictions that count, what follows there, the teacher's states there where it is
+        another model).
+        """
         text = texts[number]
-        other = None if teacher is None else _answers(teacher, text)[text.rows]
+        other = None
+        if teacher is not None and teacher is not model:
+            other = _answers(teacher, text)[text.rows]
         return text.rows, text.tokens[:, 1:].reshape(-1)[text.rows], other
 
     def take(number: int, selection: int, hidden: Tensor) -> None:
         rows, targets, other = known(number)
         mine = hidden[:, :-1].flatten(0, 1)[rows]
         sums = totals[texts.places[number][0], selection]
-        _compare(sums, model, mine, targets, teacher, other)
+        _compare(sums, model, mine, targets, teacher, mine if teacher is model else other)
 
     with mixed_precision(device):
         if branches is not None:
@@ -206,9 +210,11 @@ def _compare(
         totals[0] -= log_p.gather(1, targets[part, None]).double().sum()
         totals[1] += (best == targets[part]).sum()
         if teacher is not None and other is not None:
-            log_t = torch.log_softmax(
-                matmul_fp32(other[part], teacher.head_weight.to(other.dtype).t()), -1
-            )
+            log_t = log_p
+            if teacher is not model:
+                log_t = torch.log_softmax(
+                    matmul_fp32(other[part], teacher.head_weight.to(other.dtype).t()), -1
+                )
             totals[2] += (best == log_t.argmax(-1)).sum()
             totals[3] += (log_t.exp() * (log_t - log_p)).double().sum()
 

@@ -6,7 +6,7 @@ The formula is ``minipuzzle.memory.scoring``; here are its numbers that only tor
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from math import prod
 
 import numpy as np
@@ -160,6 +160,7 @@ def rounding_bytes(block: Block, dtype: torch.dtype) -> int:
     return 2 * sum(sizes) * dtype.itemsize + ROUNDED * FP32_BYTES * max(sizes, default=0)
 
 
+@lru_cache(256)
 def _working(
     block: Block, settings: ScoreSettings, length: int, dtype: torch.dtype, fast: bool
 ) -> int:

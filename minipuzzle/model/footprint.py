@@ -8,6 +8,7 @@ libraries keep inside an operation (a repacked weight, a workspace) is not seen.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from minipuzzle.model.cache import Room
 from minipuzzle.model.prefetch import held_dtype
 
 
+@lru_cache(256)  # candidates, passes and runs of one process have the same blocks
 @torch.no_grad()
 def forward_bytes(
     block: Block,

@@ -182,7 +182,7 @@ def every_form():
 
 def theirs_of(family, fields, seed=0):
     """transformers' model in which every parameter matters: no zero biases, no norms of one."""
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **fields)).eval()
     with torch.no_grad():
         for parameter in model.parameters():

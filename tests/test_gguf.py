@@ -2,6 +2,7 @@
 
 import bz2
 import shutil
+from collections import Counter
 
 import gguf
 import numpy as np
@@ -152,6 +153,7 @@ def test_what_is_stored_reads_back(dtype, allowed, tmp_path):
     written = export_gguf(checkpoint, tmp_path / "x.gguf", dtype)
     reader = gguf.GGUFReader(tmp_path / "x.gguf")
     assert len(reader.tensors) == written.tensors
+    assert written.types == Counter(t.tensor_type.name for t in reader.tensors)
     assert sum(t.n_elements for t in reader.tensors) == checkpoint.parameters
     for name, source in (
         ("blk.1.ffn_up.weight", "blocks.1.up_proj.weight"),

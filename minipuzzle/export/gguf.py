@@ -80,14 +80,14 @@ def export_gguf(
         folder = temporary_beside(target)
         folder.mkdir()
         made = folder / "whole.gguf"
-        notes = _write(library, checkpoint, made, whole, progress)
+        notes, kinds = _write(library, checkpoint, made, whole, progress)
         if coarse != whole:
             model_type, architecture = str(checkpoint.config["model_type"]), checkpoint.architecture
             layout, model = layout_of(model_type, architecture)
             listed = layout.tensors(architecture, model)
             made = llama_quantize.quantise(library, checkpoint, listed, made, coarse, importance)
-        kinds = llama_quantize.types(library, made)
-        notes += llama_quantize.odd_columns(kinds, coarse) if coarse != whole else []
+            kinds = llama_quantize.types(library, made)
+            notes += llama_quantize.odd_columns(kinds, coarse)
         made.chmod(0o644)
         with made.open("rb") as file:
             os.fsync(file.fileno())
@@ -152,8 +152,10 @@ def layout_of(model_type: str, architecture: Architecture) -> tuple[ModuleType, 
 
 def _write(
     library: ModuleType, checkpoint: Checkpoint, path: Path, dtype: str, progress: Progress
-) -> list[str]:
-    """The file; sentences on what differs from the checkpoint."""
+) -> tuple[list[str], dict[str, tuple[str, int]]]:
+    """The file; sentences on what differs from the checkpoint, and the (type, columns) of each
+    tensor. A reader of the file takes 10 microseconds for each token to say the same.
+    """
     from minipuzzle.export.gguf_tokenizer import add_tokenizer
 
     architecture = checkpoint.architecture
@@ -182,6 +184,11 @@ def _write(
             f"{len(softened)} matrices whose rows are no multiple of {Q8_BLOCK} are F16:"
             f" {', '.join(softened[:3])}"
         )
+    announced = {
+        name: (info.dtype.name, int(info.shape[-1]))
+        for part in writer.tensors
+        for name, info in part.items()
+    }
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -190,7 +197,7 @@ def _write(
         writer.write_tensor_data(_stored(library, tensor, value, kind))
         progress.advance(value.numel())
     writer.close()
-    return notes
+    return notes, announced
 
 
 def _plan(

@@ -6,7 +6,7 @@ from pathlib import Path
 from helpers import run
 
 ROOT = Path(__file__).parent.parent
-FEW = ("--samples", 8, "--block-samples", 4, "--device", "cpu")
+FEW = ("--samples", 2, "--block-samples", 1, "--device", "cpu")
 COMMAND = "$ minipuzzle score chat-model --data sums.jsonl --length 256\n"
 
 

@@ -127,11 +127,12 @@ def test_the_worked_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     source = (ROOT / "docs" / "examples" / "api.py").read_text()
     text = tmp_path / "text.txt"
-    text.write_text(TEXT.read_text()[:8_000])
+    text.write_text(TEXT.read_text()[:4_000])
     for shown, shorter in {
         "mp.Data(length=64)": f"mp.Data(length=64, train={str(text)!r}, validation={str(text)!r})",
-        "short_tokens=1024": "short_tokens=512",
-        "tokens=4096": "tokens=1024",
+        "validation_blocks=8": "validation_blocks=2, top=1",
+        "short_tokens=1024": "short_tokens=256",
+        "tokens=4096": "tokens=512",
     }.items():
         assert source.count(shown) == 1
         source = source.replace(shown, shorter)

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 SMALL = {
     "score": FAST["score"],
     "search": [w for w in FAST["search"] if w not in ("--budget", "96%")],
-    "distill": FAST["distill"],
+    "distill": (*FAST["distill"], "--tokens", 512, "--short-tokens", 256),
     "eval": FAST["eval"],
     "prune": ("--device", "cpu"),
     "profile": ("--widths", 2, "--device", "cpu"),

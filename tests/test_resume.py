@@ -2,47 +2,43 @@
 uninterrupted one.
 """
 
+import os
 import signal
-import subprocess
-import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from helpers import FAST, TEXT, run
+from launched import forks
 from safetensors.numpy import load_file as load_scores
 from safetensors.torch import load_file
 
-SLOW = """
-import sys, time, types
-import minipuzzle.training.loop as loop
 from minipuzzle.importance.streams import Streams
-run, step = Streams.run, loop.update
-Streams.run = lambda *a, **k: (run(*a, **k), time.sleep(0.1))
-loop.update = lambda *a, **k: (time.sleep(0.15), step(*a, **k))[1]
-# so that each step also saves
-loop.time = types.SimpleNamespace(monotonic=lambda: 1000 * time.monotonic())
-from minipuzzle.cli import main
-sys.argv = ["minipuzzle", *sys.argv[1:]]
-main()
-"""
+from minipuzzle.training import loop
+
+
+def slowly(words, cwd):
+    """A command in a process that is to be killed; each step of a training also saves."""
+    os.chdir(cwd)
+    streams, step = Streams.run, loop.update
+    Streams.run = lambda *a, **k: (streams(*a, **k), time.sleep(0.1))
+    loop.update = lambda *a, **k: (time.sleep(0.15), step(*a, **k))[1]
+    loop.time = SimpleNamespace(monotonic=lambda: 1000 * time.monotonic())
+    run(*words)
 
 
 def killed(words, file, cwd):
     """Start a slowed-down command, wait until ``file`` exists, kill it."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, *map(str, words)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        cwd=cwd,
-    )
+    process = forks().Process(target=slowly, args=(words, cwd))
+    process.start()
     deadline = time.monotonic() + 90
     while not any(cwd.glob(file)):
-        assert process.poll() is None, process.stderr.read().decode()
+        assert process.is_alive()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=30)
-    assert process.returncode == -signal.SIGKILL
+    process.kill()
+    process.join(30)
+    assert process.exitcode == -signal.SIGKILL
 
 
 @pytest.fixture

@@ -28,11 +28,11 @@ WITH = {"kv": "fp8", "data": DATA, "samples": 6, "device": "cpu"}
 MODULES = {"nemotron_h": "backbone.layers.{}.mixer", "qwen3": "model.layers.{}.self_attn"}
 
 
-def source_of(family, folder):
-    """With RoPE and norms of keys, or with neither."""
+def source_of(family, folder, **fields):
+    """With a tokenizer; with RoPE and norms of keys, or with neither."""
     if family == "nemotron_h":
         return save(shaken(tiny("M*-*")), folder)
-    made(folder, family, vocab_size=VOCAB)
+    made(folder, family, vocab_size=VOCAB, **fields)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copy(teacher_path() / name, folder)
     return folder

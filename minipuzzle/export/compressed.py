@@ -189,14 +189,11 @@ class Encoder:
         )
         return meant
 
-    def state(self, name: str) -> dict[str, Tensor]:
-        """The checkpoint's weights of a matrix of the file [rows, columns], and their scales."""
-        piece = self._wanted[name]
-        assert piece.format is not None
-        planned = piece.planned.name
-        parts = self.parts(planned, self._checkpoint.tensor(planned))
-        value = next(part for other, part in parts if other is piece)
-        return scaled(piece.format, value, self._top(piece), self._read(piece))
+    def states(self, name: str) -> Iterator[dict[str, Tensor]]:
+        """The checkpoint's weights of each of a tensor's ``parts``, and their scales."""
+        for piece, value in self.parts(name, self._checkpoint.tensor(name)):
+            assert piece.format is not None
+            yield scaled(piece.format, value, self._top(piece), self._read(piece))
 
     def measure(self, tensor: Callable[[str], Tensor]) -> None:
         """From now on take what matrices share from these weights, by canonical name, in place of

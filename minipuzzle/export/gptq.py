@@ -7,6 +7,7 @@ numbers are.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
@@ -16,10 +17,12 @@ from torch import Tensor
 from minipuzzle.checkpoint.coding import scheme
 from minipuzzle.errors import UserError
 from minipuzzle.export.compressed import Encoder
-from minipuzzle.export.inputs import refuse_experts, watching
+from minipuzzle.export.inputs import watching
 from minipuzzle.memory.formats import Format
 from minipuzzle.model import HybridLM
 from minipuzzle.model.base import ResidualBlock
+
+log = logging.getLogger(__name__)
 
 COLUMNS = 128
 """Columns that are rounded before what they did is carried over to all after them."""
@@ -50,11 +53,10 @@ def round_by_gptq(model: HybridLM, batches: Iterable[Tensor], encoder: Encoder) 
     [b, s]. Matrices of 8 bits and whole ones stay as they are.
 
     Block after block: a matrix is rounded by what it reads where those before it are rounded
-    already. So are the model's own matrices, in place. Raises: UserError where llm-compressor is
-    not installed, for experts, and where nothing has 4 bits.
+    already, an expert's by the tokens that are routed to it. So are the model's own matrices, in
+    place. Raises: UserError where llm-compressor is not installed, and where nothing has 4 bits.
     """
     quantize_weight = function()
-    refuse_experts(model, "Change quantize.rounding to nearest.")
     names = {piece.planned.name for piece in encoder.matrices if _coarse(piece.format)}
     if not names:
         raise UserError(
@@ -65,26 +67,43 @@ def round_by_gptq(model: HybridLM, batches: Iterable[Tensor], encoder: Encoder) 
         )
     states = [model.embed(tokens) for tokens in batches]  # [b, s, hidden] each
     hessians: dict[str, Tensor] = {}
+    unread = 0
 
     def read(name: str, rows: Tensor, offsets: Tensor | None) -> None:
         if name in names:
-            rows = rows.float()
-            hessians[name] = hessians.get(name, 0) + rows.T @ rows  # [columns, columns]
+            counts = [len(rows)] if offsets is None else offsets.diff().tolist()
+            if name not in hessians:
+                size = (
+                    len(counts),
+                    rows.shape[1],
+                    rows.shape[1],
+                )  # [experts or 1, columns, columns]
+                hessians[name] = rows.new_zeros(size, dtype=torch.float32)
+            for found, part in zip(hessians[name], rows.float().split(counts), strict=True):
+                found.addmm_(part.T, part)
 
     for index, block in enumerate(model.blocks):
         with watching(index, cast(ResidualBlock, block), read):
             for h in states:
                 model.run_blocks(h, None, index, index + 1, None)
-        for name, hessian in hessians.items():
-            weight = model.get_parameter(name)
-            for piece, part in encoder.parts(name, weight):
+        for name, found in hessians.items():
+            parts = encoder.parts(name, model.get_parameter(name))
+            each = len(parts) // len(found)  # matrices that read the same: q, k and v, gate and up
+            unread += each * sum(not hessian.any() for hessian in found)
+            for number, ((piece, part), own) in enumerate(
+                zip(parts, encoder.states(name), strict=True)
+            ):
                 assert piece.format is not None
-                own = encoder.state(piece.name)
-                meant = _rounded(quantize_weight, piece.format, own, hessian)
+                meant = _rounded(quantize_weight, piece.format, own, found[number // each])
                 encoder.meant[piece.name] = meant.to(own["weight"].dtype).cpu()
                 part.copy_(meant)
         hessians.clear()
         states = [model.run_blocks(h, None, index, index + 1, None) for h in states]
+    if unread:
+        log.warning(
+            f"gptq: no token of the text reaches {unread} matrices of experts, which are rounded to"
+            " the nearest; more text (quantize.samples) may reach them"
+        )
 
 
 def _coarse(format: Format | None) -> bool:
@@ -95,10 +114,15 @@ def _rounded(
     quantize_weight: Callable[..., Any], format: Format, state: dict[str, Tensor], hessian: Tensor
 ) -> Tensor:
     """The weights [rows, columns] FP32 that the codes mean, under the scales of ``state``."""
+    hessian = hessian.clone()  # it works in them
+    # a column that no token of the text has anything in would become 0: rounded to the nearest
+    diagonal = hessian.diagonal()
+    unread = diagonal == 0
+    diagonal[unread] = 1 if unread.all() else diagonal[~unread].mean()
     scale, whole = state["weight_scale"], state.get("weight_global_scale")
     found, _, _ = quantize_weight(
         weights=state["weight"][None].float().to(hessian.device),
-        hessians=hessian[None].clone(),  # it works in them
+        hessians=hessian[None],
         scale=scale[None],
         zero_point=torch.zeros_like(scale)[None],
         global_scale=whole,

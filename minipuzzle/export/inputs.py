@@ -38,9 +38,14 @@ def largest_inputs(model: HybridLM, batches: Iterable[Tensor]) -> dict[str, Tens
 
     Raises: UserError for experts, of which a text may leave some without a token.
     """
-    refuse_experts(
-        model, "Change quantize.format to fp8, which scales inputs while the engine runs."
-    )
+    stacks = [name for block in model.architecture.blocks for name in block.stacks]
+    if stacks:
+        raise UserError(
+            "What experts read is not measured: a text may leave some of them without a token.",
+            got=stacks[0],
+            allowed="models without a mixture of experts",
+            next="Change quantize.format to fp8, which scales inputs while the engine runs.",
+        )
     found: dict[str, Tensor] = {}
 
     def read(name: str, rows: Tensor, offsets: Tensor | None) -> None:
@@ -92,18 +97,6 @@ def squared_inputs(model: HybridLM, batches: Iterable[Tensor]) -> dict[str, Squa
 
     _read_all(model, batches, read)
     return found
-
-
-def refuse_experts(model: HybridLM, next: str) -> None:
-    """Raises: UserError for experts, of which a text may leave some without a token."""
-    stacks = [name for block in model.architecture.blocks for name in block.stacks]
-    if stacks:
-        raise UserError(
-            "What experts read is not measured: a text may leave some of them without a token.",
-            got=stacks[0],
-            allowed="models without a mixture of experts",
-            next=next,
-        )
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from family_models import FORMS
 from helpers import run
 
 from minipuzzle import families
+from minipuzzle.embedded import teacher_path
 from minipuzzle.export.verdicts import verdicts
 from minipuzzle.families import nemotron_h
 from minipuzzle.kinds import FeedForward
@@ -61,6 +62,12 @@ def test_verdicts(name, tmp_path, capsys):
     run("export", path)
     shown = capsys.readouterr().out
     assert all(engine in shown for engine in ENGINES)
+
+
+def test_the_embedded_teacher_has_a_name(capsys):
+    run("export", "embedded", "--json")
+    rows = json.loads(capsys.readouterr().out)["engines"]
+    assert rows[1]["command"] == f"vllm serve {teacher_path()}"
 
 
 def test_mamba_2_with_groups_names_the_version_whose_norm_is_right(tmp_path, capsys):

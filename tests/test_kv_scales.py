@@ -99,6 +99,12 @@ def test_inspect_and_plan_say_what_a_cache_in_fp8_takes(tmp_path):
     priced = json.loads(asked("inspect", out, "--kv", "fp8", "--json"))["memory"]["kv"]
     assert priced == 8192 * 2 * Checkpoint.open(out).architecture.blocks[1].cache(1).kv
     assert f"fp8 by the files' scales, {bytes_(priced)} at" in asked("inspect", out)
+    engines = {
+        row["engine"]: row["how"] for row in json.loads(asked("export", out, "--json"))["engines"]
+    }
+    assert "in FP8 by their scales" in engines["vLLM"]
+    assert "scales of keys and values: not tried" in engines["SGLang"]
+    assert "keys and values" not in asked("export", tmp_path / "without")
     assert Checkpoint.open(out).architecture == Checkpoint.open(tmp_path / "without").architecture
 
 

@@ -14,7 +14,9 @@ from minipuzzle.units import bytes_, sized
 
 def run(line: ExportCommand) -> None:
     """Print a row an engine, or write the GGUF file."""
-    path = line.checkpoint or student(line.run)
+    from minipuzzle.embedded import checkpoint_path
+
+    path = checkpoint_path(line.checkpoint) if line.checkpoint else student(line.run)
     with nullcontext() if line.checkpoint else command(line.run):
         if line.gguf is None:
             _engines(path, line.as_json)

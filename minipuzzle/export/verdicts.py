@@ -85,7 +85,8 @@ def _quantised(engine: Engine, whole: Answer, found: Quantised) -> Answer:
     answer = engine.formats.get(found.form or UNKNOWN)
     if answer is None or whole.loads == "unproven":
         return _unknown(found)
-    return replace(whole, loads=answer.loads, how=f"{answer.how}; {whole.how}")
+    cache = [] if found.kv is None else [engine.cache]
+    return replace(whole, loads=answer.loads, how="; ".join([answer.how, *cache, whole.how]))
 
 
 def _unknown(found: Quantised) -> Answer:

@@ -77,6 +77,7 @@ class Engine:
     source the ``rule`` was read, ``families`` for which model_types; ``others`` answers for the
     rest. ``serve`` starts it, with {path} for the checkpoint and {gguf} for a file named after it.
     ``formats``: what it makes of quantised weights, by ``checkpoint.quantised.form_of``.
+    ``cache``: what it does by a file's scales of keys and values.
     ``gguf``: it reads the file that we write, not the checkpoint. ``splits``: it puts experts on
     several GPUs and multiplies them in FP8, for which not every size is good.
     """
@@ -89,6 +90,7 @@ class Engine:
     rule: Callable[[Asked], Answer]
     others: Callable[[Asked], Answer] = ordinary
     formats: Mapping[str, Answer] = field(default_factory=dict)
+    cache: str = "scales of keys and values: not tried"
     gguf: bool = False
     splits: bool = False
 

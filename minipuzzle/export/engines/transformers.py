@@ -38,4 +38,5 @@ ENGINE = Engine(
     rule=_rule,
     others=_others,
     formats=dict.fromkeys((*FORMATS, MIXED), yes("with compressed-tensors installed")),
+    cache="keys and values rounded to FP8 by their scales",
 )

@@ -72,5 +72,6 @@ ENGINE = Engine(
         "mxfp4": yes("on a GPU: no kernel for a CPU"),
         "mixed": yes("each matrix in its format; on a CPU as far as it has kernels of all"),
     },
+    cache="keys and values in FP8 by their scales (on a CPU in heads of multiples of 32 channels)",
     splits=True,
 )

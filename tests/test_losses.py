@@ -156,6 +156,13 @@ def test_the_gradient_of_a_head_in_bf16(dtype, monkeypatch):
         assert error(leaf.grad, doubles[1].grad) < 3e-3
 
 
+def test_no_tokens_have_a_gradient():
+    """Of several processes one may have none, and all sum what they have."""
+    leaves = [t.requires_grad_() for t in problem(n=0)[:2]]
+    linear_loss(*leaves, targets=torch.empty(0, dtype=torch.int64)).total.backward()
+    assert all(torch.equal(t.grad, torch.zeros_like(t)) for t in leaves)
+
+
 def test_frozen_head_or_states_and_no_teacher():
     hidden, head, *_ = problem()
     targets = torch.arange(30)

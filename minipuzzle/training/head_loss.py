@@ -186,6 +186,8 @@ def _once(
             d_head = (torch.mm if narrow else matmul_fp32)(collected.t(), hidden[start:stop])
         elif d_head is not None:
             add_matmul_fp32(d_head, collected.t(), hidden[start:stop])
+    if wanted[1] and d_head is None:  # no tokens: other processes sum theirs with it
+        d_head = torch.zeros(head.shape, device=device)
     return total, entropy, (d_hidden, d_head)
 
 

@@ -78,7 +78,7 @@ def world(tmp_path_factory):
     save(shaken(tiny("M-*-M-", **SIZES), 1), folder / "teacher", tokenizer=False)
     done, seconds = launch(folder, "two")
     print(f"two GPUs: {seconds:.0f} s")
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[done.stderr.find("Traceback") :][:6000]
     return folder
 
 

@@ -65,6 +65,12 @@ def test_adapt_in_two_processes(tmp_path):
     assert off < 1e-5
 
 
+def with_room(function, *words):
+    with roomy() as said:
+        function(*words)
+    assert any("the teacher whole on each, the student gathered once" in line for line in said)
+
+
 RECIPE = """
 checkpoint: {folder}/model
 device: cpu
@@ -79,11 +85,13 @@ distill:
 
 
 def test_a_whole_recipe_with_an_adapter_in_two_processes(tmp_path):
-    """Score, search, prune, distil an adapter and merge it, eval: what one process gives."""
+    """Score, search, prune, distil an adapter and merge it, eval: what one process gives; as where
+    there is room for the teacher and the gathered student.
+    """
     save(shaken(tiny()), tmp_path / "model")
     (tmp_path / "recipe.yaml").write_text(RECIPE.format(folder=tmp_path, text=TEXT))
     run("run", tmp_path / "recipe.yaml", "--run", tmp_path / "one")
-    together(2, run, "run", tmp_path / "recipe.yaml", "--run", tmp_path / "two")
+    together(2, with_room, run, "run", tmp_path / "recipe.yaml", "--run", tmp_path / "two")
     assert (tmp_path / "two/report.html").exists()
     for row, same in zip(
         *(read_json(tmp_path / name / "search.json")["candidates"] for name in ("one", "two")),
@@ -132,12 +140,6 @@ def stopped(after, *command):
         run(*command)
 
 
-def stopped_with_room(after, *command):
-    with roomy() as said:
-        stopped(after, *command)
-    assert any("the teacher whole on each, the student gathered once" in line for line in said)
-
-
 def test_distill_in_two_processes_trains_every_weight_as_one_does(tmp_path):
     """The validation loss before the long run, and those on the curve's points, leave the head
     gathered, and all blocks where there is room; moved from two processes to one and back it ends
@@ -151,7 +153,9 @@ def test_distill_in_two_processes_trains_every_weight_as_one_does(tmp_path):
     command = ("distill", *FAST["distill"], "--batch", 2, "--save-every", 600)
     command = (*command, "--tokens", 64 * 128, "--run")
     run(*command, tmp_path / "one")
-    together(2, stopped_with_room, 8, *command, tmp_path / "moved")  # where a point of the curve is
+    together(
+        2, with_room, stopped, 8, *command, tmp_path / "moved"
+    )  # where a point of the curve is
     stopped(8, *command, tmp_path / "moved")
     together(2, run, *command, tmp_path / "moved")
     start = Checkpoint.open(next((tmp_path / "one/candidates").iterdir()))

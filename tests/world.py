@@ -81,7 +81,7 @@ def roomy():
     """As where each process has a GPU with memory for all; what is said there."""
     with pytest.MonkeyPatch.context() as patch, heard() as said:
         patch.setattr(preparing, "free_for_each", lambda ranks: 1e15)
-        patch.setattr("torch.cuda.memory_allocated", lambda device: 0)
+        patch.setattr("torch.cuda.memory_allocated", lambda device=None: 0)
         yield said
 
 

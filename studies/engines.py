@@ -4,7 +4,7 @@ docs/results/serving.md; `minipuzzle export` says "ran" of what ran here.
     # CPU; environments 5 minutes, 20 seconds a checkpoint in vLLM, 3 in the others
     PYTHONPATH=tests:benchmarks python studies/engines.py run FOLDER [--envs ENVS] [--only WORD …]
     python studies/engines.py speed FOLDER [--envs ENVS]          # 2 minutes of CPU
-    python studies/engines.py table                               # of docs/results/serving.json
+    python studies/engines.py table                               # of docs/results/serving.json.xz
     python studies/engines.py ran                                 # its rows of export/ran.json
 
 `run` makes the checkpoints of engines_checkpoints.py in FOLDER and compares greedy tokens after a
@@ -28,6 +28,7 @@ from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
+import kept
 import numpy as np
 import torch
 from conftest import VOCAB
@@ -38,7 +39,6 @@ from peer_environments import FOLDER, QUIET, environment
 from transformers import AutoModelForCausalLM
 
 from minipuzzle import embedded
-from minipuzzle.artifacts import write_json
 from minipuzzle.checkpoint import Checkpoint, read_config
 from minipuzzle.checkpoint.quantised import MIXED
 from minipuzzle.data import Tokenizer, read_documents
@@ -201,21 +201,21 @@ def wanted(served: Served) -> list[tuple[str, str]]:
     return [vllm, *halves, (MLX, "float32"), *((LLAMA_CPP, d) for d in gguf)]
 
 
-def kept() -> list[Row]:
+def rows_kept() -> list[Row]:
     """The results that are there."""
-    said = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"served": []}
+    said = kept.read(RESULTS) if RESULTS.exists() else {"served": []}
     return [Row(**row) for row in said["served"]]
 
 
 def keep(**values: Any) -> None:
     """Write results over those that are there."""
-    said = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    write_json(RESULTS, {**said, **values})
+    said = kept.read(RESULTS) if RESULTS.exists() else {}
+    kept.write(RESULTS, {**said, **values})
 
 
 def run(folder: Path, envs: Path, only: list[str]) -> None:
     """Serve what has no result yet; with ``only`` those whose names have one of the words, anew."""
-    rows = kept()
+    rows = rows_kept()
     engines = {name: Engine(name, envs) for name in (VLLM, MLX, LLAMA_CPP)}
     for served in checkpoints(folder):
         if only and not any(word in served.name for word in only):
@@ -275,7 +275,7 @@ def main() -> None:
         run(options.folder, options.envs, options.only)
     if options.what == "speed":
         keep(speed=speed(options.folder, options.envs))
-    rows = kept()
+    rows = rows_kept()
     if options.what == "table":
         print(tables(rows))
     if options.what == "ran":

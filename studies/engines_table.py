@@ -1,5 +1,5 @@
 """The tables of docs/results/serving.md, and the rows of export/ran.json, from what
-docs/results/serving.json says of vLLM and mlx-lm (llama.cpp's are those of tests).
+docs/results/serving.json.xz says of vLLM and mlx-lm (llama.cpp's are those of tests).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-WHERE = "docs/results/serving.json"
+WHERE = "docs/results/serving.json.xz"
 OWN = ("teacher", "uniform", "per-block")
 LABELS = {"vllm": "vLLM", "mlx": "mlx", "llama-cpp": "llama.cpp"}
 

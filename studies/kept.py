@@ -10,6 +10,12 @@ from pathlib import Path
 from typing import Any
 
 
+def write(path: Path, found: Any) -> None:
+    """A .json.xz."""
+    data = (json.dumps(found, indent=1) + "\n").encode()
+    path.write_bytes(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME))
+
+
 def read(path: Path) -> Any:
     """What is in a .json or a .json.xz."""
     data = path.read_bytes()

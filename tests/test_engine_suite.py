@@ -1,6 +1,7 @@
 """What must hold for every engine in minipuzzle/export/engines, and for every row of ran.json."""
 
 import json
+import lzma
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,15 @@ def test_engines_have_labels_and_places_of_their_own():
     assert len({e.label for e in engines}) == len({e.place for e in engines}) == len(engines)
 
 
-SERVED = json.loads((ROOT / "docs/results/serving.json").read_text())["served"]
+WHERE = "docs/results/serving.json.xz"
+
+
+def text_of(where):
+    data = (ROOT / where).read_bytes()
+    return (lzma.decompress(data) if where.endswith(".xz") else data).decode()
+
+
+SERVED = json.loads(text_of(WHERE))["served"]
 FORM = ("engine", "family", "experts", "format")
 
 
@@ -57,7 +66,7 @@ def test_rows_of_the_study_are_what_it_found():
 
     good = [row for row in SERVED if row["equal"] == row["steps"] and row["engine"] != "llama-cpp"]
     good = {form(row) for row in good if row["dtype"] == "float32"}
-    own = [row for row in runs() if row["where"] == "docs/results/serving.json"]
+    own = [row for row in runs() if row["where"] == WHERE]
     assert {form(row) for row in own} == good
     for row in own:
         of = [served for served in SERVED if form(served) == form(row)]
@@ -68,7 +77,7 @@ def test_what_ran_is_committed():
     """Each row names a file of this repository that speaks of the family and the engine."""
     for row in runs():
         assert row["family"] in families.known()
-        text = (ROOT / row["where"]).read_text().replace(" ", "").lower()
+        text = text_of(row["where"]).replace(" ", "").lower()
         label = find(row["engine"]).label
         assert label.lower() in text or label.replace(".", "_") in text, row
         assert row["family"] in text or row["where"].startswith("tests/"), row

@@ -8,8 +8,8 @@ from typing import Any
 
 KINDS = {
     "AdamW": r"adamw|^_kernel$|multi_tensor",
-    "products": r"nvjet|gemm|cutlass|xmma|wgmma|splitk",
     "attention": r"flash|fmha|sdpa",
+    "products": r"nvjet|gemm|cutlass|xmma|wgmma|splitk",
     "convolution": r"causal_conv",
     "scan": r"_chunk|chunk_|state_passing|_bmm|cumsum|ssd|mamba",
     "FP8 casts and transposes": r"cast_transpose|transformer_engine|fp8|quantize|transpose",
@@ -29,7 +29,8 @@ def account(events: Any, steps: int, step_ms: float) -> dict[str, Any]:
     """
     times: dict[str, tuple[float, int]] = {}
     for event in events:
-        if event.device_type.name == "CUDA" and event.self_device_time_total > 0:
+        kernel = event.device_type.name == "CUDA" and not event.is_user_annotation  # of several
+        if kernel and event.self_device_time_total > 0:
             took, count = times.get(event.key, (0.0, 0))
             times[event.key] = took + event.self_device_time_total / 1e3, count + event.count
     kinds: dict[str, float] = defaultdict(float)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from distill_account import account
+from random_checkpoint import random_weight
 
 from minipuzzle.arch import Architecture
 from minipuzzle.data import TokenBlocks
@@ -124,10 +125,25 @@ def ours(
 
 
 def our_models(teacher_shape: Architecture, shape: Architecture, device: str) -> tuple[Any, Any]:
-    """Our models with random weights, the teacher's matrices in BF16."""
-    from minipuzzle.model import frozen, init_model
+    """Our models with random weights, the teacher's matrices in BF16; drawn on the device, as a CPU
+    takes minutes for 12 B numbers.
+    """
+    from minipuzzle.kernels import choose
+    from minipuzzle.model import HybridLM, frozen_model
 
-    return frozen(init_model(teacher_shape, 0, device=device)), init_model(shape, 1, device=device)
+    made, kernels = [], choose(torch.device(device))
+    for seed, model in enumerate(
+        (
+            frozen_model(teacher_shape, torch.device(device), kernels=kernels),
+            HybridLM(shape, device=device, dtype=torch.float32, kernels=kernels),
+        )
+    ):
+        generator, depth = torch.Generator(device).manual_seed(seed), len(model.blocks)
+        values = model.state_dict()
+        for tensor in model.architecture.tensors():
+            values[tensor.name].copy_(random_weight(tensor, depth, generator))
+        made.append(model)
+    return made[0], made[1]
 
 
 def hf_models(teacher_shape: Architecture, shape: Architecture, device: str) -> tuple[Any, Any]:

@@ -12,6 +12,7 @@ from minipuzzle import memory
 from minipuzzle.memory import CARDS, Peak, card_of
 from minipuzzle.memory.cards import PLANNED
 from minipuzzle.memory.scoring import (
+    COMPILERS,
     CUDA_LIBRARIES,
     HEADROOM,
     ScoringLoad,
@@ -126,7 +127,7 @@ def test_scoring_on_a_gpu_by_pencil():
         "working set": 100,
         "I/O buffers": 3,
     }
-    assert host.total == 1000 + CUDA_LIBRARIES + 3 + 2 * 1 + 13
+    assert host.total == 1000 + CUDA_LIBRARIES + COMPILERS + 3 + 2 * 1 + 13
 
 
 def test_scoring_in_several_passes_by_pencil():

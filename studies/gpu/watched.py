@@ -1,5 +1,5 @@
-"""One command in this process, whose peaks are written to a file when it ends (PEAKS, and under
-torchrun PEAKS.RANK).
+"""One command in this process, whose peaks, and where its time went (samples.py), are written to
+a file when it ends (PEAKS, and under torchrun PEAKS.RANK).
 
     python studies/gpu/watched.py PEAKS score ...         a command line of minipuzzle
     python studies/gpu/watched.py PEAKS make CHECKPOINT WORK DEVICE [tiny]
@@ -24,6 +24,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from samples import Samples
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 VALIDATION_CHARACTERS = 1_200_000
 """Of each domain at most: 128 blocks of 512 tokens and more in either half."""
@@ -32,7 +34,7 @@ VALIDATION_CHARACTERS = 1_200_000
 def main() -> None:
     """Run, and write the peaks whatever comes."""
     peaks, stage, *words = sys.argv[1:]
-    steps = None
+    steps, samples = None, Samples()
     try:
         if stage == "make":
             make(Path(words[0]), Path(words[1]), words[2], tiny=words[3:] == ["tiny"])
@@ -46,7 +48,8 @@ def main() -> None:
     finally:
         rank = os.environ.get("RANK")
         file = Path(peaks if rank is None else f"{peaks}.{rank}")
-        file.write_text(json.dumps(measured() | (steps.found() if steps else {})))
+        found = measured() | {"where": samples.found()} | (steps.found() if steps else {})
+        file.write_text(json.dumps(found))
 
 
 def measured() -> dict[str, int]:

@@ -24,7 +24,7 @@ from jaxtyping import jaxtyped
 
 SHAPES = b"minipuzzle.shapes import"
 CHECKED: list[str] = []
-ARRAYS = (torch.Tensor, np.ndarray)
+ARRAYS, SEQUENCES, SIZES = (torch.Tensor, np.ndarray), (tuple, list), (int, str)
 
 
 def checked(function: Any) -> Any:
@@ -42,7 +42,7 @@ def checked(function: Any) -> Any:
     def call(*args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():  # what is traced is compiled with all that it calls
             return function(*args, **kwargs)
-        seen = _looks(args), _looks(kwargs)
+        seen = _looks(args), _looks(kwargs) if kwargs else None
         if seen not in passed:
             result = check(given=False)(*args, **kwargs)
             passed.setdefault(seen, set()).add(_looks(result))
@@ -70,13 +70,14 @@ def _returns_what_it_is_given(function: Any, results: list[Any]) -> Any:
 
 def _looks(x: Any) -> Any:
     """All of a value that a check looks at: sizes may be numbers among the arguments."""
-    if isinstance(x, ARRAYS):
-        return type(x), x.shape, x.dtype
-    if isinstance(x, tuple | list):
-        return type(x), *map(_looks, x)
+    kind = type(x)
+    if kind is torch.Tensor or isinstance(x, ARRAYS):
+        return kind, x.shape, x.dtype
+    if isinstance(x, SEQUENCES):
+        return kind, *map(_looks, x)
     if isinstance(x, dict):
-        return type(x), *((key, _looks(value)) for key, value in x.items())
-    return (type(x), x) if isinstance(x, int | str) else type(x)
+        return kind, *[(key, _looks(value)) for key, value in x.items()]
+    return (kind, x) if isinstance(x, SIZES) else kind
 
 
 class _Decorate(ast.NodeTransformer):

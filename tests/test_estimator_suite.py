@@ -132,9 +132,9 @@ def is_noise(name):
     return not one.sums and any((one.scores()[k] != two.scores()[k]).any() for k in one.scores())
 
 
-def whole_model_scores(name, model):
+def whole_model_scores(name, model, samples=SAMPLES):
     """What an estimator that needs the whole model says of each block: {name: array}."""
-    found = locate(find(name).call)(model, text(), SAMPLES, 2)
+    found = locate(find(name).call)(model, text(), samples, 2)
     return [
         {name: found.widths[name][i] for name in block.score_shapes}
         for i, block in enumerate(model.architecture.blocks)
@@ -226,7 +226,7 @@ def scores_without(family, form, *whole):
             lost = blocks[index].sizes[width.axis] - 1
             with without(model, index, width, lost):
                 if whole:
-                    scores = {name: whole_model_scores(name, model)[index] for name in whole}
+                    scores = {name: whole_model_scores(name, model, 2)[index] for name in whole}
                 else:
                     own = {n: Collector(blocks[index], model.blocks[index], n) for n in STREAMED}
                     inputs = streams(family, form)[index]

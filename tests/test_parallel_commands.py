@@ -18,7 +18,7 @@ from world import roomy
 from minipuzzle.adapters import read_adapter
 from minipuzzle.artifacts import read_json
 from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.training import loop
+from minipuzzle.training import curve, loop
 from minipuzzle.training.checkpointing import list_states
 
 
@@ -76,11 +76,11 @@ checkpoint: {folder}/model
 device: cpu
 data: {{train: {text}, calibration: {text}, validation: {text}, length: 64}}
 score: {{samples: 8, block_samples: 4}}
-search: {{budget: "96%", multiple: 8, candidates: 6, validation_blocks: 4, top: 2}}
+search: {{budget: "96%", multiple: 8, candidates: 4, validation_blocks: 4, top: 2}}
 distill:
-  short_tokens: 1024
+  short_tokens: 512
   adapter: {{kind: tl6, rank: 2}}
-  training: {{tokens: 2048, batch: 4, learning_rate: 5e-4}}
+  training: {{tokens: 1024, batch: 4, learning_rate: 5e-4}}
 """
 
 
@@ -89,7 +89,10 @@ def test_a_whole_recipe_with_an_adapter_in_two_processes(tmp_path):
     there is room for the teacher and the gathered student.
     """
     save(shaken(tiny()), tmp_path / "model")
-    (tmp_path / "recipe.yaml").write_text(RECIPE.format(folder=tmp_path, text=TEXT))
+    (tmp_path / "text.txt").write_text(TEXT.read_text()[:6_000])
+    (tmp_path / "recipe.yaml").write_text(
+        RECIPE.format(folder=tmp_path, text=tmp_path / "text.txt")
+    )
     run("run", tmp_path / "recipe.yaml", "--run", tmp_path / "one")
     together(2, with_room, run, "run", tmp_path / "recipe.yaml", "--run", tmp_path / "two")
     assert (tmp_path / "two/report.html").exists()
@@ -140,6 +143,13 @@ def stopped(after, *command):
         run(*command)
 
 
+def briefly(function, *args):
+    """With a curve of the validation loss in a run of 16 steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curve, "FEWEST_STEPS", 16)
+        function(*args)
+
+
 def test_distill_in_two_processes_trains_every_weight_as_one_does(tmp_path):
     """The validation loss before the long run, and those on the curve's points, leave the head
     gathered, and all blocks where there is room; moved from two processes to one and back it ends
@@ -151,13 +161,13 @@ def test_distill_in_two_processes_trains_every_weight_as_one_does(tmp_path):
     run("prune", "--run", tmp_path / "one", "--device", "cpu")
     shutil.copytree(tmp_path / "one", tmp_path / "moved")
     command = ("distill", *FAST["distill"], "--batch", 2, "--save-every", 600)
-    command = (*command, "--tokens", 64 * 128, "--run")
-    run(*command, tmp_path / "one")
-    together(
-        2, with_room, stopped, 8, *command, tmp_path / "moved"
-    )  # where a point of the curve is
-    stopped(8, *command, tmp_path / "moved")
-    together(2, run, *command, tmp_path / "moved")
+    command = (*command, "--tokens", 16 * 128, "--run")
+    briefly(run, *command, tmp_path / "one")
+    assert len(read_json(tmp_path / "one/run.json")["stages"]["distill"]["curve"]) > 1
+    # where a point of the curve is
+    together(2, briefly, with_room, stopped, 8, *command, tmp_path / "moved")
+    briefly(stopped, 4, *command, tmp_path / "moved")
+    together(2, briefly, run, *command, tmp_path / "moved")
     start = Checkpoint.open(next((tmp_path / "one/candidates").iterdir()))
     one, moved = (Checkpoint.open(tmp_path / name / "student") for name in ("one", "moved"))
     for name in (tensor.name for tensor in one.architecture.tensors()):

@@ -1,9 +1,10 @@
-# A session on two H200s without network: eight.sh and speed.sh side by side (issue 23), then what needs both cards (issue 26), with the
-# student that eight.sh cut. Three calls, kind nvidia-h200-x2, each right after the other; 1,800 s together. First, here:
-#   mkdir -p .gpu .whl; cp ../shared/gpu/*.tar.xz .gpu/; pip download of fla-core==0.6.0 alone into .whl; studies/gpu/prepare.sh peers
-#   1. run "bash studies/gpu/both.sh first"     timeout_s 600   # carry=[".gpu", ".whl"]
-#   2. run "bash studies/gpu/both.sh second"    timeout_s 600   # carry=[".carry/peers"]
-#   3. run "bash studies/gpu/both.sh third"     timeout_s 540
+# A session on two H200s without network: what needs both cards (issue 26), then a study on each (issue 23). Three calls, kind
+# nvidia-h200-x2, each right after the other; 1,700 s together. First, here, for 64 MiB go at once:
+#   mkdir -p .gpu; cp ../shared/gpu/*.tar.xz .gpu/; studies/gpu/prepare.sh wheels peers
+#   1. run "bash studies/gpu/both.sh first"     timeout_s 600   # carry=[".gpu"]
+#   2. run "bash studies/gpu/both.sh second"    timeout_s 600   # carry=[".whl"]
+#   3. run "bash studies/gpu/both.sh third"     timeout_s 600   # carry=[".carry/peers"]
+# As on 2026-11-30: "chain" twice or three times, then "pair".
 # Each brings all so far in one archive, renewed while it runs: $OUT/all.tgz.
 brought=$OUT
 export OUT=/tmp/both_out
@@ -19,6 +20,11 @@ cut_by_eight() { # what two.py would have cut for itself
     echo '{"prune": {"done": true}}' >"$run/cut.json"
     echo "$run $parent" >/tmp/two_places
 }
+site() { # what two.sh and speed.sh have unpacked
+    [ -d /tmp/site/fla ] || [ ! -d .whl ] || python3 -m pip install -q --no-index --no-deps --no-compile --target /tmp/site .whl/*.whl
+    export PYTHONPATH=/tmp/site:$PWD PYTHONWARNINGS=ignore NVTE_FRAMEWORK=pytorch TRITON_CACHE_AUTOTUNING=1
+    export TRITON_CACHE_DIR=/tmp/triton TORCHINDUCTOR_CACHE_DIR=/tmp/inductor
+}
 tests() { # SECONDS FILE...: those of one card
     for file in "${@:2}"; do
         [ $SECONDS -gt "$1" ] && break
@@ -26,13 +32,30 @@ tests() { # SECONDS FILE...: those of one card
         echo "$file after $SECONDS s: $(tail -n 1 "$OUT/test_$file.txt")"
     done
 }
+two_cards="env NCCL_NVLS_ENABLE=0 TORCH_SYMM_MEM_DISABLE_MULTICAST=1 NVSHMEM_DISABLE_NVLS=1 OMP_NUM_THREADS=8" # NVLink multicast stays off
 case $1 in
 first)
+    TWO_LIMIT=380 bash studies/gpu/two.sh tests
+    read -r run _ </tmp/two_places
+    cp "$run/tests.log" $OUT
+    site
+    torchrun="$two_cards timeout 130 python3 -m torch.distributed.run --standalone --nproc-per-node 2"
+    $torchrun studies/gpu/captured_shards.py --out $OUT/captured.json >$OUT/captured.txt 2>&1
+    $two_cards timeout 150 python3 studies/gpu/expert_parallel.py --out $OUT/experts.json ;;
+second)
     CUDA_VISIBLE_DEVICES=1 bash studies/gpu/speed.sh ours &
     speed=$!
-    CUDA_VISIBLE_DEVICES=0 bash studies/gpu/eight.sh
+    CUDA_VISIBLE_DEVICES=0 EIGHT_LIMIT=300 bash studies/gpu/eight.sh --only make score search
+    site
+    CUDA_VISIBLE_DEVICES=0 tests 480 offload search_precision precision saves
     wait $speed ;;
-second)
+third)
+    CUDA_VISIBLE_DEVICES=1 bash studies/gpu/speed.sh peers &
+    speed=$!
+    site
+    CUDA_VISIBLE_DEVICES=0 tests 400 kernels generation experts demo step captured delta
+    wait $speed ;;
+chain) # 8 B to 4 B by a user's commands beside the neighbours' rows, and the same student on one card and on two: 1,150 s, in three calls
     CUDA_VISIBLE_DEVICES=1 bash studies/gpu/speed.sh peers &
     speed=$!
     CUDA_VISIBLE_DEVICES=0 bash studies/gpu/eight.sh
@@ -40,15 +63,9 @@ second)
         cut_by_eight
         CUDA_VISIBLE_DEVICES=0 TWO_LIMIT=$((580 - SECONDS)) bash studies/gpu/two.sh plan bf16 fp8
     fi
-    export CUDA_VISIBLE_DEVICES=0 PYTHONPATH=/tmp/site:$PWD PYTHONWARNINGS=ignore NVTE_FRAMEWORK=pytorch TRITON_CACHE_DIR=/tmp/triton
-    tests 450 offload search_precision precision saves
     wait $speed ;;
-third)
-    TWO_LIMIT=520 bash studies/gpu/two.sh pair tests
-    export PYTHONPATH=/tmp/site:$PWD PYTHONWARNINGS=ignore OMP_NUM_THREADS=8 TRITON_CACHE_DIR=/tmp/triton TORCHINDUCTOR_CACHE_DIR=/tmp/inductor
-    export NCCL_NVLS_ENABLE=0 TORCH_SYMM_MEM_DISABLE_MULTICAST=1 NVSHMEM_DISABLE_NVLS=1
-    timeout $((530 - SECONDS)) python3 studies/gpu/expert_parallel.py --out $OUT/experts.json ;;
-*) echo "both.sh first, second or third" >&2; exit 2 ;;
+pair) TWO_LIMIT=520 bash studies/gpu/two.sh pair ;;
+*) echo "both.sh first, second, third, chain or pair" >&2; exit 2 ;;
 esac
 kill $loop
 tar czf "$brought/all.tgz" -C $OUT .

@@ -1,7 +1,7 @@
 # benchmarks/distill_speed.py at the 8B's and the 1B's shape on an H200 without network (issue 23); two calls, one right after the other.
 # First, here: mkdir -p .gpu; cp ../shared/gpu/*.tar.xz .gpu/; studies/gpu/prepare.sh peers
 #   1. run "bash studies/gpu/speed.sh ours"      timeout_s 560   # carry=[".gpu"]: our rows of the 8B, and what their time goes into
-#   2. run "bash studies/gpu/speed.sh peers"     timeout_s 600   # carry=[".carry/peers"]: theirs, then all rows of the 1B
+#   2. run "bash studies/gpu/speed.sh peers"     timeout_s 600   # carry=[".carry/peers"]: all rows of the 1B, then theirs of the 8B
 # Beside eight.sh, on the other GPU of two: studies/gpu/both.sh.
 mkdir -p /tmp/site
 [ -d /tmp/site/mamba_ssm ] || { for kit in mamba te; do tar xJf .gpu/$kit-sm90.tar.xz -C /tmp/site & done; wait; }
@@ -19,8 +19,8 @@ ours)
     timeout 90 python3 benchmarks/kl_loss.py --widths 4096 --rows ours ours-master ours-tiles ours-master-tiles --out "$OUT/kl_loss.json"
     speed 8b_two 130 $eight --batch 2 --micro-batch 1 --rows ours-bf16 ours-fp8-both ;;
 peers)
-    speed 8b_lean 60 $eight --batch 1 --rows ours-lean
-    speed 8b_peers 150 $eight --batch 1 --rows plain modelopt
-    speed 1b 380 ;;
+    speed 8b_lean 100 $eight --batch 1 --rows ours-lean
+    speed 1b 330
+    speed 8b_peers 150 $eight --batch 1 --rows plain modelopt ;;
 *) echo "speed.sh ours or peers" >&2; exit 2 ;;
 esac

@@ -1,8 +1,8 @@
 # two.py on two H200s without network (issue 26); three calls, each right after the other (the machine goes back after 30 idle seconds
 # and takes the work with it); 1,500 s of device time together, the start included. First, here:
-#   mkdir -p .gpu .whl; cp ../shared/gpu/*.tar.xz .gpu/; pip download of fla-core==0.6.0 alone into .whl  # 52 MB beside a tree of 14
+#   mkdir -p .gpu; cp ../shared/gpu/*.tar.xz .gpu/
 # Each call, kind nvidia-h200-x2; only the first carries, for what came once stays unpacked in /tmp:
-#   1. run "bash studies/gpu/two.sh"                   timeout_s 600   # carry=[".gpu", ".whl"]: cut, link, plan, one card, two
+#   1. run "bash studies/gpu/two.sh"                   timeout_s 600   # carry=[".gpu"]: cut, link, plan, one card, two
 #   2. run "bash studies/gpu/two.sh"                   timeout_s 600   # goes on: context, then tests beside resume
 #   3. run "TWO_LIMIT=400 bash studies/gpu/two.sh"     timeout_s 440   # what is left, where it says that something is
 #   4. give_back; here: python studies/gpu/two.py table FILES_AT       # into docs/results/two_gpus.md
@@ -12,11 +12,10 @@
 # Rehearsal: python studies/gpu/two.py cut link plan bf16 fp8 pair context tests resume --tiny --device cpu --work /tmp/two --out /tmp/two
 mkdir -p /tmp/site
 [ -d /tmp/site/mamba_ssm ] || for kit in .gpu/mamba-sm90.tar.xz .gpu/te-sm90.tar.xz; do tar xJf $kit -C /tmp/site & done; wait
-[ -d /tmp/site/fla ] || python3 -m pip install -q --no-index --no-deps --no-compile --target /tmp/site .whl/*.whl
 export PYTHONPATH=/tmp/site:$PWD OMP_NUM_THREADS=8 PYTHONUNBUFFERED=1 PYTHONWARNINGS=ignore NVTE_FRAMEWORK=pytorch
 export TRITON_CACHE_DIR=/tmp/triton TRITON_CACHE_AUTOTUNING=1 TORCHINDUCTOR_CACHE_DIR=/tmp/inductor HF_HUB_OFFLINE=1
 export NCCL_NVLS_ENABLE=0 TORCH_SYMM_MEM_DISABLE_MULTICAST=1 NVSHMEM_DISABLE_NVLS=1 # NVLink multicast stays off
-python3 -c 'import jinja2, matplotlib, pytest, hypothesis, rich, scipy, tokenizers, typer, yaml, transformer_engine.pytorch, fla' || exit
+python3 -c 'import jinja2, matplotlib, pytest, hypothesis, rich, scipy, tokenizers, typer, yaml, transformer_engine.pytorch' || exit
 [ "$(df --output=avail -B1000000000 /dev/shm | tail -1)" -ge 115 ] || mount -o remount,size=150G /dev/shm
 . studies/gpu/places.sh two 115
 limit=${TWO_LIMIT:-570}

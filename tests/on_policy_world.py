@@ -4,8 +4,10 @@ completions. FOLDER/RUN.RANK.json has the rows that a process trained on, by ste
 
 import gc
 import json
+import sys
 import weakref
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,3 +96,15 @@ def two(folder):
 def three(folder):
     with ranks(DEVICE) as group:
         written(folder, group, "three")
+
+
+def cards(folder):
+    """Of tests/gpu/test_on_policy_gpu.py."""
+    with ranks(DEVICE) as group:
+        written(folder, group, "two")
+        written(folder, group, "resumed", stop_after=2)
+        written(folder, group, "resumed")
+
+
+if __name__ == "__main__":
+    cards(Path(sys.argv[1]))

@@ -39,6 +39,7 @@ first)
     read -r run _ </tmp/two_places
     cp "$run/tests.log" $OUT
     site
+    $two_cards timeout 100 python3 -m pytest -s -q -m gpu tests/gpu/test_on_policy_gpu.py >$OUT/test_on_policy.txt 2>&1
     torchrun="$two_cards timeout 130 python3 -m torch.distributed.run --standalone --nproc-per-node 2"
     $torchrun studies/gpu/captured_shards.py --out $OUT/captured.json >$OUT/captured.txt 2>&1
     $two_cards timeout 150 python3 studies/gpu/expert_parallel.py --out $OUT/experts.json ;;
@@ -68,5 +69,6 @@ pair) TWO_LIMIT=520 bash studies/gpu/two.sh pair ;;
 *) echo "both.sh first, second, third, chain or pair" >&2; exit 2 ;;
 esac
 kill $loop
+(cd /tmp/triton && find . -name '*.autotune.json' -exec cat {} +) >$OUT/tuned.txt # what Triton chose: to begin with, on the next machine
 tar czf "$brought/all.tgz" -C $OUT .
 echo "both.sh $1: $SECONDS s"

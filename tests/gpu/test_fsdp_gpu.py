@@ -49,7 +49,7 @@ FP8 = {"precision": "fp8", "teacher_precision": "fp8", "bf16_ends": 0}
 WORLD = Path(__file__).parent.parent / "world.py"
 
 
-def launch(folder, part, count=2):
+def launch(folder, part, count=2, world=WORLD):
     command = [
         sys.executable,
         "-m",
@@ -57,7 +57,7 @@ def launch(folder, part, count=2):
         "--standalone",
         "--nproc-per-node",
         str(count),
-        str(WORLD),
+        str(world),
     ]
     started = time.monotonic()
     done = subprocess.run(

@@ -26,7 +26,7 @@ from minipuzzle.kinds import Attention, FeedForward, Mamba2
 from minipuzzle.model import load_model
 from minipuzzle.surgery import cut
 
-STEPS = 64
+STEPS = 40
 WIDTHS = iter((896, 832, 704, 640, 800, 512))
 with bz2.open(embedded.text_path("validation") / "speeches.txt.bz2", "rt") as _file:
     TEXT = _file.read()

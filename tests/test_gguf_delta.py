@@ -20,7 +20,7 @@ from minipuzzle.generation import generate
 from minipuzzle.model import load_model
 from minipuzzle.surgery import cut
 
-STEPS = 64
+STEPS = 40
 LINEAR, FULL = "linear_attention", "full_attention"
 SHAPE = {
     "vocab_size": VOCAB,

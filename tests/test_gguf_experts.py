@@ -19,7 +19,7 @@ from minipuzzle.generation import generate
 from minipuzzle.model import load_model
 from minipuzzle.surgery import cut
 
-STEPS = 64
+STEPS = 40
 PROMPT = list(range(7, 40))
 EVEN = {"experts": (0, 2, 3, 4, 6, 7), "width": 16, "top_k": 2}
 

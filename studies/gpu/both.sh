@@ -69,6 +69,6 @@ pair) TWO_LIMIT=520 bash studies/gpu/two.sh pair ;;
 *) echo "both.sh first, second, third, chain or pair" >&2; exit 2 ;;
 esac
 kill $loop
-(cd /tmp/triton && find . -name '*.autotune.json' -exec cat {} +) >$OUT/tuned.txt # what Triton chose: to begin with, on the next machine
+(cd /tmp/triton && find . -name '*.autotune.json' | tar czf $OUT/tuned.tgz -T -) # what Triton chose: to begin with on the next machine
 tar czf "$brought/all.tgz" -C $OUT .
 echo "both.sh $1: $SECONDS s"

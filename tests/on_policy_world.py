@@ -19,7 +19,7 @@ from minipuzzle.ranks import ranks
 from minipuzzle.training import distillation, loop, on_policy, parallel
 
 PROMPTS = [np.arange(3, 3 + n) for n in (2, 5, 3, 7, 4)]
-STEPS = 8
+STEPS = 6
 FEW = {"batch": 1, "tokens": 32 * STEPS}
 
 

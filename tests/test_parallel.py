@@ -75,7 +75,7 @@ def test_two_processes_equal_one(world, run):
     moved = max((trained[name] - value).abs().max().item() for name, value in start.items())
     off = difference(world, one, run)
     print(
-        f"{run}: parameters differ by {off:.1e} from one process after 8 AdamW steps (they moved by"
+        f"{run}: parameters differ by {off:.1e} from one process after 6 AdamW steps (they moved by"
         f" up to {moved:.1e})"
     )
     assert off < 1e-3 * moved

@@ -35,7 +35,7 @@ DEVICE = torch.device(os.environ.get("WORLD_DEVICE", "cpu"))
 STEP = 32 * 6
 _FP8 = "fp8" if DEVICE.type == "cuda" else "fp8-emulated"
 FP8 = {"precision": _FP8, "teacher_precision": _FP8, "bf16_ends": 0}
-SETTINGS = Training(tokens=STEP * 8, learning_rate=1e-3, batch=6, save_every=1e9)
+SETTINGS = Training(tokens=STEP * 6, learning_rate=1e-3, batch=6, save_every=1e9)
 
 
 def text() -> TokenBlocks:

@@ -36,7 +36,7 @@ def test_a_distillation_of_8b_to_4b(tmp_path, count, states):
     }
 
 
-def test_what_lies_there_already_is_not_needed_again(tmp_path, monkeypatch, capsys):
+def test_what_lies_there_already_is_not_needed_again(tmp_path, monkeypatch, said):
     (tmp_path / "adapt/state/7").mkdir(parents=True)
     (tmp_path / "adapt/state/7/shard").write_bytes(bytes(1000))
     needs = training_needs(tmp_path / "adapt", 100, tmp_path / "adapt/state/7", 400, averaged=False)
@@ -44,7 +44,7 @@ def test_what_lies_there_already_is_not_needed_again(tmp_path, monkeypatch, caps
     assert Need("none", 10, tmp_path / "not there").missing() == 10
     free(monkeypatch, 1800)
     check_disk("adapt", needs, CPU)
-    assert "of disk are needed (training checkpoints" in capsys.readouterr().err
+    assert "of disk are needed (training checkpoints" in said[-2]
     free(monkeypatch, 1799)
     with pytest.raises(UserError, match="no room for what adapt writes") as error:
         check_disk("adapt", needs, CPU)

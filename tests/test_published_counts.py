@@ -202,7 +202,8 @@ def test_total_and_active_of_qwen3_5(model):
     assert (architecture.parameters, architecture.active_parameters) == counts
     assert family.architecture(family.config(architecture, config)) == architecture
     if model == "27B":  # of its text, as public tests of converters count them
-        tensors = (family.names(architecture)[t.name][0] for t in architecture.tensors())
+        names = family.names(architecture)
+        tensors = (names[t.name][0] for t in architecture.tensors())
         assert sum(len(families.names_of(found)) for found in tensors) == 851
 
 

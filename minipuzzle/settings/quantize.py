@@ -44,8 +44,8 @@ class QuantizeCommand:
     )
     samples: int = setting(
         128,
-        "Blocks of text on which fp8-static and gptq measure what each matrix reads, and --kv what"
-        " is cached.",
+        "Blocks of text on which fp8-static and gptq measure what each matrix reads, and"
+        " quantize.kv what is cached.",
         unit="blocks",
         within=(1, 10**9),
     )

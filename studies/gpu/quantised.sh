@@ -18,18 +18,18 @@ run=${QUANTISED_RUN:-/dev/shm/quantised} text=${QUANTISED_TEXT:-.carry/moe}
 recipe=${QUANTISED_RECIPE:-studies/moe_teacher.yaml} tokens=${QUANTISED_TOKENS:-4000000} length=${QUANTISED_LENGTH:-512}
 batch=${QUANTISED_BATCH:-32}
 mkdir -p $run
-data="--validation $text/choice --length $length"
+data="--validation ${QUANTISED_CHOICE:-$text/choice} --length $length"
+teacher=${QUANTISED_TEACHER:-$run/teacher/model}
 case $1 in
 student)
-    [ -f $run/teacher/model/config.json ] || timeout 400 python3 -m minipuzzle pretrain $recipe --run $run/teacher || exit 1
-    teacher=$run/teacher/model
+    [ -f $teacher/config.json ] || timeout 400 python3 -m minipuzzle pretrain $recipe --run $run/teacher || exit 1
     timeout 200 python3 -m minipuzzle score $teacher --run $run/student --data $text/train --length $length --samples 64 --block-samples 16 &&
-        timeout 200 python3 -m minipuzzle search --run $run/student --data $text/choice --length $length --budget 83% --top 1 \
+        timeout 200 python3 -m minipuzzle search --run $run/student --data ${QUANTISED_CHOICE:-$text/choice} --length $length --budget 83% --top 1 \
             --validation-blocks 16 --candidates 40 --multiple 128 &&
         timeout 300 python3 -m minipuzzle distill --run $run/student --data $text/train $data --tokens $tokens --batch $batch \
             --learning-rate 5e-4 && echo recovered after $SECONDS s ;;
 formats)
-    study="--start $run/student/student --teacher $run/teacher/model --train $text/train $data --tokens $tokens --batch $batch"
+    study="--start $run/student/student --teacher $teacher --train $text/train $data --tokens $tokens --batch $batch"
     study="$study --rates ${QUANTISED_RATES:-5e-5,1.5e-4,5e-4}"
     nvidia-cuda-mps-control -d 2>/dev/null # many small processes on one GPU
     timeout 200 python3 studies/quantised.py after $run/study $study >$run/after.log 2>&1

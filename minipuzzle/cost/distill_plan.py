@@ -231,20 +231,25 @@ class DistillPlan:
     def rows(self) -> list[PlanRow]:
         """One for each number of GPUs of ``SHOWN``."""
         return [
-            PlanRow(
-                gpus=n,
-                bytes={c: self.peak(n, c == WITH).total for c in (WITH, WITHOUT)},
-                whole={c: self.division(n, c == WITH).whole for c in (WITH, WITHOUT)},
-                exchanged=self.exchanged(n),
-                tokens_per_second=self.tokens_per_second(n),
-                days=self.tokens / self.tokens_per_second(n) / DAY,
-                seconds=self.seconds(),
-                exchange=self.exchange(n),
-                cpu_bytes=None if (cpu := self.cpu_peak(n)) is None else cpu.total,
-            )
+            self._row(n)
             for n in (self._fewest * n for n in (*SHOWN, *FAR))
             if n <= (GPUS if self.links else SHOWN)[-1]
         ]
+
+    def _row(self, gpus: int) -> PlanRow:
+        divisions = {c: self.division(gpus, c == WITH) for c in (WITH, WITHOUT)}
+        speed = self.tokens_per_second(gpus)
+        return PlanRow(
+            gpus=gpus,
+            bytes={c: self._peak(gpus, found).total for c, found in divisions.items()},
+            whole={c: found.whole for c, found in divisions.items()},
+            exchanged=self.exchanged(gpus),
+            tokens_per_second=speed,
+            days=self.tokens / speed / DAY,
+            seconds=self.seconds(),
+            exchange=self.exchange(gpus),
+            cpu_bytes=None if (cpu := self.cpu_peak(gpus)) is None else cpu.total,
+        )
 
     @cached_property
     def least(self) -> dict[str, dict[str, int | None]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from minipuzzle.adapters import attach
+from minipuzzle.memory.training import MASTER
 from minipuzzle.model import HybridLM, keep_codes, set_precision
 from minipuzzle.ranks import Ranks
 from minipuzzle.runs.adapters import plan_for
@@ -11,8 +12,6 @@ from minipuzzle.runs.job import Job
 from minipuzzle.settings import DistillSettings
 from minipuzzle.training.prepare import holds_teacher
 from minipuzzle.training.stages import stages
-
-FP32 = 4
 
 
 def load_teacher(
@@ -44,5 +43,5 @@ def _is_whole(settings: DistillSettings, inputs: DistillInputs, group: Ranks) ->
         most.at_once(group.world),
         group,
         None if settings.teacher_precision == "bf16" else settings.training.bf16_ends,
-        FP32 * largest if settings.on_policy else 0,
+        MASTER * largest if settings.on_policy else 0,
     )

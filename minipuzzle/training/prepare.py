@@ -113,13 +113,13 @@ def holds_teacher(
     teacher_ends: int | None = None,
     besides: int = 0,
 ) -> bool:
-    """Whether each process is to hold a ``teacher``, which is not loaded yet, whole: where that
-    fits beside any of the ``students`` (they may be on "meta") in its step and ``besides`` bytes.
-    Else it is in shards over the processes. All of them choose alike.
+    """Whether each of several processes is to hold a ``teacher``, which is not loaded yet, whole:
+    where that fits beside any of the ``students`` (they may be on "meta") in its step and
+    ``besides`` bytes. Else it is in shards over them. All of them choose alike.
     """
     free = free_for_each(ranks)
-    if ranks.world == 1 or free is None:
-        return ranks.world == 1
+    if free is None:
+        return False
     free -= besides
     # its matrices are BF16 until all are there, whatever is made of them then
     may = settings.expert_parallel == 1 and BF16 * teacher.parameters < free

@@ -20,11 +20,6 @@ cut_by_eight() { # what two.py would have cut for itself
     echo '{"prune": {"done": true}}' >"$run/cut.json"
     echo "$run $parent" >/tmp/two_places
 }
-site() { # what two.sh and speed.sh have unpacked
-    [ -d /tmp/site/fla ] || [ ! -d .whl ] || python3 -m pip install -q --no-index --no-deps --no-compile --target /tmp/site .whl/*.whl
-    export PYTHONPATH=/tmp/site:$PWD PYTHONWARNINGS=ignore NVTE_FRAMEWORK=pytorch TRITON_CACHE_AUTOTUNING=1
-    export TRITON_CACHE_DIR=/tmp/triton TORCHINDUCTOR_CACHE_DIR=/tmp/inductor
-}
 tests() { # SECONDS FILE...: those of one card
     for file in "${@:2}"; do
         [ $SECONDS -gt "$1" ] && break
@@ -32,28 +27,28 @@ tests() { # SECONDS FILE...: those of one card
         echo "$file after $SECONDS s: $(tail -n 1 "$OUT/test_$file.txt")"
     done
 }
-two_cards="env NCCL_NVLS_ENABLE=0 TORCH_SYMM_MEM_DISABLE_MULTICAST=1 NVSHMEM_DISABLE_NVLS=1 OMP_NUM_THREADS=8" # NVLink multicast stays off
+(. studies/gpu/site.sh) # unpacks, before two want it; eight.sh has an environment of its own
 case $1 in
 first)
     TWO_LIMIT=380 bash studies/gpu/two.sh tests
     read -r run _ </tmp/two_places
     cp "$run/tests.log" $OUT
-    site
-    $two_cards timeout 100 python3 -m pytest -s -q -m gpu tests/gpu/test_on_policy_gpu.py >$OUT/test_on_policy.txt 2>&1
-    torchrun="$two_cards timeout 130 python3 -m torch.distributed.run --standalone --nproc-per-node 2"
+    . studies/gpu/site.sh
+    timeout 100 python3 -m pytest -s -q -m gpu tests/gpu/test_on_policy_gpu.py >$OUT/test_on_policy.txt 2>&1
+    torchrun="timeout 130 python3 -m torch.distributed.run --standalone --nproc-per-node 2"
     $torchrun studies/gpu/captured_shards.py --out $OUT/captured.json >$OUT/captured.txt 2>&1
-    $two_cards timeout 150 python3 studies/gpu/expert_parallel.py --out $OUT/experts.json ;;
+    timeout 150 python3 studies/gpu/expert_parallel.py --out $OUT/experts.json ;;
 second)
     CUDA_VISIBLE_DEVICES=1 bash studies/gpu/speed.sh ours &
     speed=$!
     CUDA_VISIBLE_DEVICES=0 EIGHT_LIMIT=300 bash studies/gpu/eight.sh --only make score search
-    site
+    . studies/gpu/site.sh
     CUDA_VISIBLE_DEVICES=0 tests 480 offload search_precision precision saves
     wait $speed ;;
 third)
     CUDA_VISIBLE_DEVICES=1 bash studies/gpu/speed.sh peers &
     speed=$!
-    site
+    . studies/gpu/site.sh
     CUDA_VISIBLE_DEVICES=0 tests 400 kernels generation experts demo step captured delta
     wait $speed ;;
 chain) # 8 B to 4 B by a user's commands beside the neighbours' rows, and the same student on one card and on two: 1,150 s, in three calls

@@ -1,5 +1,5 @@
 # eight.py on one H200 without network: 8 B to 4 B by the user's own commands. Two calls or three, one right after the other (the
-# machine goes back after 30 idle seconds, and takes the work with it); about 20 minutes of device time together. First, here:
+# machine goes back after 30 idle seconds, and takes the work with it); about 13 minutes of device time together. First, here:
 #   mkdir -p .gpu .whl; cp ../shared/gpu/mamba-sm90.tar.xz .gpu/; wheels into .whl as studies/gpu/prepare.sh says
 # Each call, kind nvidia-h200, carry=[".gpu", ".whl"], timeout_s 600:
 #   1. run "bash studies/gpu/eight.sh"                    # make, inspect, score, search, prune; distill as far as it comes

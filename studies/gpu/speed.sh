@@ -3,11 +3,7 @@
 #   1. run "bash studies/gpu/speed.sh ours"      timeout_s 560   # carry=[".gpu"]: our rows of the 8B, and what their time goes into
 #   2. run "bash studies/gpu/speed.sh peers"     timeout_s 600   # carry=[".carry/peers"]: all rows of the 1B, then theirs of the 8B
 # Beside eight.sh, on the other GPU of two: studies/gpu/both.sh.
-mkdir -p /tmp/site
-[ -d /tmp/site/mamba_ssm ] || { for kit in mamba te; do tar xJf .gpu/$kit-sm90.tar.xz -C /tmp/site & done; wait; }
-[ -d .carry/peers ] && [ ! -d /tmp/site/trl ] && python3 -m pip install -q --no-index --no-deps --no-compile --target /tmp/site .carry/peers/*.whl
-export PYTHONPATH=/tmp/site:$PWD OMP_NUM_THREADS=8 PYTHONUNBUFFERED=1 PYTHONWARNINGS=ignore NVTE_FRAMEWORK=pytorch HF_HUB_OFFLINE=1
-export TRITON_CACHE_DIR=/tmp/triton TRITON_CACHE_AUTOTUNING=1 TORCHINDUCTOR_CACHE_DIR=/tmp/inductor
+. studies/gpu/site.sh
 speed() { # NAME SECONDS WORDS
     timeout "$2" python3 benchmarks/distill_speed.py --out "$OUT/speed_$1.json" "${@:3}" 2>&1 | tee "$OUT/speed_$1.txt"
     echo "== $1 after $SECONDS s"

@@ -10,11 +10,7 @@
 # Every part is a file in $OUT as soon as it has a row, and each call brings all so far. Seconds on 2026-11-30: ready 18, cut 180, one
 # card 140, two cards 80 each, context 180 each, tests 270, a leg 60 to 100.
 # Rehearsal: python studies/gpu/two.py cut link plan bf16 fp8 pair context tests resume --tiny --device cpu --work /tmp/two --out /tmp/two
-mkdir -p /tmp/site
-[ -d /tmp/site/mamba_ssm ] || for kit in .gpu/mamba-sm90.tar.xz .gpu/te-sm90.tar.xz; do tar xJf $kit -C /tmp/site & done; wait
-export PYTHONPATH=/tmp/site:$PWD OMP_NUM_THREADS=8 PYTHONUNBUFFERED=1 PYTHONWARNINGS=ignore NVTE_FRAMEWORK=pytorch
-export TRITON_CACHE_DIR=/tmp/triton TRITON_CACHE_AUTOTUNING=1 TORCHINDUCTOR_CACHE_DIR=/tmp/inductor HF_HUB_OFFLINE=1
-export NCCL_NVLS_ENABLE=0 TORCH_SYMM_MEM_DISABLE_MULTICAST=1 NVSHMEM_DISABLE_NVLS=1 # NVLink multicast stays off
+. studies/gpu/site.sh
 python3 -c 'import jinja2, matplotlib, pytest, hypothesis, rich, scipy, tokenizers, typer, yaml, transformer_engine.pytorch' || exit
 [ "$(df --output=avail -B1000000000 /dev/shm | tail -1)" -ge 115 ] || mount -o remount,size=150G /dev/shm
 . studies/gpu/places.sh two 115

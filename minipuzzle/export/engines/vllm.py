@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from minipuzzle.checkpoint.quantised import MIXED
 from minipuzzle.export.engines.base import (
     AS_IT_IS,
     DELTA_NETS,
@@ -70,7 +71,7 @@ ENGINE = Engine(
         "int4": yes("on a GPU; on a CPU where rows are multiples of 32"),
         "nvfp4": yes("on a GPU: no kernel for a CPU"),
         "mxfp4": yes("on a GPU: no kernel for a CPU"),
-        "mixed": yes("each matrix in its format; on a CPU as far as it has kernels of all"),
+        MIXED: yes("each matrix in its format; on a CPU as far as it has kernels of all"),
     },
     cache="keys and values in FP8 by their scales (on a CPU in heads of multiples of 32 channels)",
     splits=True,

@@ -46,6 +46,18 @@ ROWS: tuple[tuple[Precision, int, bool], ...] = (
 """Precision, micro-batch, captured."""
 
 
+class Heard(logging.Handler):
+    """What was said since."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep it."""
+        self.told.append(record.getMessage())
+
+
 def main() -> None:
     """A row after the other, in all processes."""
     parser = argparse.ArgumentParser(
@@ -86,14 +98,19 @@ def measured(
     backward = Backward(
         student, distillation(teacher), captures=captured and cuda, adds=micro_batch > 0
     )
-    told = list[str]()
-    hearing = logging.Handler()
-    hearing.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
-    logging.getLogger("minipuzzle.training.captured").addHandler(hearing)
+    heard = Heard()
+    logging.getLogger("minipuzzle.training.captured").addHandler(heard)
     losses, times = timed_steps(student, backward, optimizer, blocks, settings, group, STEPS)
-    row = {"precision": precision, "micro_batch": micro_batch, "captured": bool(backward.graph)}
+    row: dict[str, Any] = {
+        "precision": precision,
+        "micro_batch": micro_batch,
+        "captured": bool(backward.graph),
+    }
     row |= {"ms": 1e3 * sorted(times[WARM:])[(STEPS - WARM) // 2], "losses": losses}
-    row |= {"failed": told, "gib": torch.cuda.max_memory_allocated() / 2**30 if cuda else None}
+    row |= {
+        "failed": heard.told,
+        "gib": torch.cuda.max_memory_allocated() / 2**30 if cuda else None,
+    }
     del teacher, student, optimizer, backward
     gc.collect()
     if cuda:

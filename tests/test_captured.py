@@ -1,14 +1,18 @@
 """Where no CUDA graph can be captured, training says so and goes on with the same numbers."""
 
 from contextlib import contextmanager
+from types import SimpleNamespace
 
+import pytest
 import torch
 from conftest import tiny
 
-from minipuzzle.model import init_model
-from minipuzzle.training import captured
-from minipuzzle.training.captured import EAGER, Backward
+from minipuzzle.model import frozen, init_model
+from minipuzzle.settings import Training
+from minipuzzle.training import captured, distillation
+from minipuzzle.training.captured import EAGER, Backward, backward_of
 from minipuzzle.training.objectives import next_token
+from minipuzzle.units import GIB
 
 
 def test_a_capture_that_fails_is_said_and_changes_nothing(said):
@@ -101,3 +105,44 @@ def test_replayed_micro_batches_add_up(monkeypatch):
 def micro_batches(count, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(0, 4096, (2, 16), generator=generator) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("world", "changes", "captures", "adds"),
+    [
+        (1, {"batch": 2, "micro_batch": 1}, True, True),
+        (2, {"batch": 2, "micro_batch": 1}, True, False),  # one of each process
+        (2, {"batch": 4, "micro_batch": 1}, True, True),
+        (2, {"batch": 6, "micro_batch": 2}, False, True),  # 2 and 1 rows
+        (2, {"batch": 2, "offload": True}, False, False),
+    ],
+)
+def test_which_steps_are_captured(world, changes, captures, adds):
+    group = SimpleNamespace(world=world, rank=0, device=torch.device("cuda"))
+    model = init_model(tiny(), 0)
+    made = backward_of(model, next_token, Training(**changes), group, None, {})
+    assert (made.captures, made.adds) == (captures, adds)
+
+
+def test_a_teacher_in_shards_is_not_captured(monkeypatch):
+    """It may be gathered before the capture, and given back between two replays."""
+    teacher = frozen(init_model(tiny(), 1))
+    assert distillation(teacher).capturable
+    teacher.reshard = lambda: None  # as FSDP2 makes it
+    assert not distillation(teacher).capturable
+
+
+@pytest.mark.parametrize(("free", "captured"), [(59, True), (40, False)])
+def test_a_graph_of_a_model_in_shards_needs_room(free, captured, monkeypatch, said):
+    """What took 40 GiB beside what is held takes 50 as a graph."""
+    sizes = {"memory_allocated": 40, "max_memory_reserved": 80, "memory_reserved": 50}
+    for name, amount in sizes.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, amount=amount: amount * GIB)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: ((free - 10) * GIB, 140 * GIB))
+    model = SimpleNamespace(device=torch.device("cuda"), reshard=lambda: None)
+    assert Backward(model, next_token, captures=True)._has_room() == captured
+    assert [f"50.00 GiB: {free}.00 GiB are free" in line for line in said] == [True] * (
+        not captured
+    )
+    del model.reshard  # whole: a capture that fails is taken back
+    assert Backward(model, next_token, captures=True)._has_room()

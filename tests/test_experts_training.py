@@ -142,6 +142,8 @@ def test_what_waits_for_the_device_is_not_captured(monkeypatch):
         model = HybridLM(tiny("ME", **sizes), kernels=choose(CPU, kernels))
         assert model.capturable == whole
         assert distillation(model).capturable == whole
+        model.blocks[1].parallel = object()  # divided experts
+        assert not model.capturable
         assert HybridLM(tiny("M", **sizes), kernels=choose(CPU, kernels)).capturable
     assert next_token.capturable
 

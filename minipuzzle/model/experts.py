@@ -112,7 +112,9 @@ class ExpertsBlock(ResidualBlock):
 
     @property
     def capturable(self) -> bool:
-        """Not where experts run one after another, whose sizes are asked of the device."""
+        """Not where experts run one after another or are divided: the device is asked for sizes."""
+        if self.parallel is not None:
+            return False
         b, device = self.block, self.norm.weight.device
         sizes = [b.sizes[b.inner], b.expert_width, (1 + b.gated) * b.expert_width]
         sizes += [rank for _, rank, _ in self._low_rank.values()]

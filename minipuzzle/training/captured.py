@@ -1,4 +1,4 @@
-"""A batch's forward and backward pass, on one GPU replayed as a CUDA graph: launched one by one,
+"""A batch's forward and backward pass, on GPUs replayed as a CUDA graph: launched one by one,
 kernels wait for Python.
 """
 
@@ -12,19 +12,24 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from minipuzzle.model import HybridLM, gather_ahead, mixed_precision
+from minipuzzle.model import HybridLM, gather_ahead, in_shards, mixed_precision, reshard
 from minipuzzle.model.context_parallel import ContextParallel
 from minipuzzle.model.masks import meanwhile
 from minipuzzle.ranks import Ranks
 from minipuzzle.settings import Training
-from minipuzzle.training.adamw import Copies
+from minipuzzle.training.adamw import Copies, local_part
 from minipuzzle.training.objectives import BatchLoss, Objective
-from minipuzzle.training.update import no_gradient
+from minipuzzle.training.update import no_gradient, own_rows
+from minipuzzle.units import bytes_
 
 log = logging.getLogger(__name__)
 
 EAGER = 3
 """Batches before the capture, which compile and tune the kernels: neither can be captured."""
+POOL = 1.25
+"""A graph's memory over several GPUs, of what the allocator held for the batches before it, since
+streams share none: 1.09 was measured (docs/decisions/captured-step.md).
+"""
 
 
 class Backward:
@@ -34,7 +39,8 @@ class Backward:
     that a step must be one batch; where a step ``adds`` those of several, it adds to buffers that
     are set to 0 by the first one, before which no parameter has a gradient. What is then returned
     is overwritten by the next call. With ``parallel`` batches are divided along their sequences.
-    The model computes with the ``copies`` of its parameters, which get their gradients.
+    The model computes with the ``copies`` of its parameters, which get their gradients. Of a model
+    in shards the graph holds gathers and sums too; each process captures its own.
     """
 
     def __init__(
@@ -66,12 +72,14 @@ class Backward:
         self.seen += 1
         first = all(p.grad is None for p in self.model.parameters())
         if self.seen > EAGER and self.graph is None:
-            self._capture()
+            self.captures = self._has_room()
+            if self.captures:
+                self._capture()
         if self.graph is None:
             return self._run(tokens, None)
         self.tokens.copy_(tokens)
         if self.adds and first:
-            torch._foreach_zero_([gradient for _, gradient in self.gradients])
+            torch._foreach_zero_([local_part(gradient) for _, gradient in self.gradients])
         self.graph.replay()
         for parameter, gradient in self.gradients:
             parameter.grad = gradient
@@ -89,7 +97,25 @@ class Backward:
         self.given = [p for p in self.model.parameters() if p.grad is not None]
         return replace(batch, total=batch.total.detach())
 
+    def _has_room(self) -> bool:
+        """Whether the memory of a graph is there, where a capture that fails for want of it could
+        not be taken back: in the midst of what FSDP2 gathers.
+        """
+        device = self.model.device
+        if not in_shards(self.model) or device.type != "cuda":
+            return True
+        held = torch.cuda.memory_allocated(device)
+        needed = POOL * (torch.cuda.max_memory_reserved(device) - held)
+        free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - held
+        if needed > free:
+            log.warning(
+                "training steps are launched kernel by kernel, not as a CUDA graph, which would"
+                f" take about {bytes_(needed)}: {bytes_(free)} are free"
+            )
+        return needed <= free
+
     def _capture(self) -> None:
+        reshard(self.model)  # so that the graph gathers all it reads, wherever that will lie
         before = [(p, p.grad) for p in self.model.parameters()]
         for parameter in self.given if self.adds else ():  # added to, not made by the graph
             if parameter.grad is None:
@@ -120,12 +146,12 @@ def backward_of(
     copies: Copies,
 ) -> Backward:
     """That of the steps of these ``settings``, captured where it can be."""
-    size = min(settings.micro_batch or settings.batch, settings.batch)
-    alike = settings.batch % size == 0  # a graph is of one shape
-    captures = alike and ranks.world == 1 and ranks.device.type == "cuda"
+    rows = own_rows(settings, ranks)
+    captures = len({len(each) for each in rows}) == 1  # a graph is of one shape
+    captures = captures and ranks.device.type == "cuda" and parallel is None
     captures = captures and not settings.offload  # FSDP waits for copies on the CPU
     captures = captures and objective.capturable and model.capturable
-    adds = size < settings.batch
+    adds = len(rows) > 1
     return Backward(
         model, objective, captures=captures, adds=adds, copies=copies, parallel=parallel
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from minipuzzle.errors import UserError
-from minipuzzle.model import HybridLM
+from minipuzzle.model import HybridLM, in_shards
 from minipuzzle.model.masks import meanwhile
 from minipuzzle.registry import DIVERGENCES
 from minipuzzle.settings import DEFAULT_LOSS, loss_terms
@@ -107,8 +107,10 @@ def answers_only() -> Objective:
 class _Distillation(Objective):
     @property
     def capturable(self) -> bool:
-        """Where the teacher is, unless how many tokens it is a loss of depends on the text."""
-        return self.teacher.capturable and not self.spans
+        """Where the teacher is, and whole, unless how many tokens it is a loss of depends on the
+        text: one in shards may be gathered before, and given back after, what is captured.
+        """
+        return self.teacher.capturable and not in_shards(self.teacher) and not self.spans
 
     def __init__(self, teacher: HybridLM, loss: str, spans: bool) -> None:
         self.teacher, self.spans = teacher, spans

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import save, shaken, tiny
-from helpers import FAST, run
+from helpers import FAST, TEXT, run
+from safetensors.torch import load_file
 from search_problems import LEVEL
 from streamed_scores import distance, samples
 from streamed_scores import run as scored
@@ -96,7 +97,8 @@ def test_what_is_priced_is_what_quantize_writes(tmp_path):
             assert student.config[CHOSEN] == list(map(name_of, made.bits))
             file = run_quantize(folder / "student", folder / "out", "auto", 128)
             caches = resident(student.architecture, WORK)
-            total = file.bytes + caches.total - caches["weights"]
+            scales = 2 * 4 * student.architecture.pattern.count("*")  # of keys and of values, FP32
+            total = file.bytes + scales + caches.total - caches["weights"]
             assert made.bytes == total == choices.cost(state)[0] + at.base[0] <= at.limits[0]
             assert made.damage == pytest.approx(damage(parent, scores, made.selection))
             assert choices.state(made.selection) == state
@@ -232,6 +234,7 @@ def test_from_scores_to_a_file_of_the_planned_bytes(checkpoint, tmp_path, capsys
     search = list(map(str, FAST["search"]))
     search[search.index("--budget") + 1] = "memory=95%"
     more = ("--bits", "4..16", "--method", "solver", "--refine", 2, "--top", 2, "--multiple", 16)
+    more += ("--kv", "fp8")
     run("search", "--run", folder, *search, *more)
     found = json.loads((folder / "search.json").read_text())
     rows = {row["name"]: row for row in found["candidates"]}
@@ -239,10 +242,14 @@ def test_from_scores_to_a_file_of_the_planned_bytes(checkpoint, tmp_path, capsys
     run("prune", "--run", folder)
     for name in found["top"]:
         capsys.readouterr()
-        run("quantize", folder / "candidates" / name, "--out", tmp_path / name, "--json")
+        text = ("--calibration", TEXT, "--samples", 2, "--length", 64, "--kv", "fp8")
+        run("quantize", folder / "candidates" / name, "--out", tmp_path / name, *text, "--json")
         student = Checkpoint.open(folder / "candidates" / name)
-        caches = resident(student.architecture, Workload(context=8192))
-        written = json.loads(capsys.readouterr().out)["bytes"]
+        caches = resident(student.architecture, Workload(context=8192, kv="fp8"))
+        values = load_file(tmp_path / name / "model.safetensors")
+        assert any(tensor.endswith("k_scale") for tensor in values)
+        written = sum(tensor.nbytes for tensor in values.values())
+        assert json.loads(capsys.readouterr().out)["bytes"] == written
         assert rows[name]["bytes"] == written + caches.total - caches["weights"]
 
 

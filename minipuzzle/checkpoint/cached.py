@@ -18,13 +18,19 @@ SCALES = {"keys": "k_scale", "values": "v_scale"}
 
 def caching(pieces: Iterable[Piece], architecture: Architecture) -> dict[int, Piece]:
     """The first matrix of each block that caches keys and values, by the block's number: the module
-    that it lies in has the scales, in the matrix's dtype. Raises: UserError where no block does.
+    that it lies in has the scales, in the matrix's dtype.
     """
     found: dict[int, Piece] = {}
     for piece in pieces:
         block = piece.planned.block
         if piece.matrix and block is not None and architecture.blocks[block].cache(1).kv:
             found.setdefault(block, piece)
+    return found
+
+
+def check_caching(pieces: Iterable[Piece], architecture: Architecture) -> dict[int, Piece]:
+    """As ``caching``. Raises: UserError where no block caches keys and values."""
+    found = caching(pieces, architecture)
     if not found:
         raise UserError(
             "No block of this model caches keys and values.",

@@ -44,7 +44,7 @@ def run(line: QuantizeCommand) -> None:
 
 def _plan(path: Path, line: QuantizeCommand) -> None:
     from minipuzzle import families
-    from minipuzzle.checkpoint.cached import caching, scale_bytes
+    from minipuzzle.checkpoint.cached import check_caching, scale_bytes
     from minipuzzle.checkpoint.config import read_config
     from minipuzzle.checkpoint.mix import formats, summary
     from minipuzzle.checkpoint.planned import check_groups, planned_bytes, split
@@ -60,7 +60,7 @@ def _plan(path: Path, line: QuantizeCommand) -> None:
 
     size = planned_bytes(pieces, width)
     if line.kv == "fp8":
-        size += scale_bytes(caching(pieces, architecture), width)
+        size += scale_bytes(check_caching(pieces, architecture), width)
     matrices = sum(piece.format is not None for piece in pieces)
     if line.as_json:
         print_json({"format": line.format, "bytes": size, "matrices": matrices})

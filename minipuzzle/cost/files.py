@@ -8,6 +8,7 @@ from functools import cached_property
 
 from minipuzzle.arch import Architecture
 from minipuzzle.checkpoint import Checkpoint
+from minipuzzle.checkpoint.cached import caching, scale_bytes
 from minipuzzle.checkpoint.planned import odd_columns, planned_bytes, split
 from minipuzzle.errors import UserError
 from minipuzzle.families import Family
@@ -40,11 +41,18 @@ class Files:
         """The formats that a block may have where it may have two, fewest bits first."""
         return pairs(self.names)
 
-    def bytes(self, architecture: Architecture, bits: int | Sequence[int]) -> int:
-        """All tensors of the file of an architecture whose blocks have these ``bits``."""
+    def bytes(self, architecture: Architecture, bits: int | Sequence[int], kv: str) -> int:
+        """All tensors of the file of an architecture whose blocks have these ``bits``; where keys
+        and values are to be cached in ``kv`` "fp8" with their scales.
+        """
         each = [bits] * len(architecture.blocks) if isinstance(bits, int) else bits
         pieces = split(self.family, architecture, [self._formats(n) for n in each])
-        return self.beside + planned_bytes(pieces, lambda name: self.widths[_within(name)])
+
+        def width(name: str) -> int:
+            return self.widths[_within(name)]
+
+        scales = scale_bytes(caching(pieces, architecture), width) if kv == "fp8" else 0
+        return self.beside + planned_bytes(pieces, width) + scales
 
     def divides(self, parent: Architecture, block: Block, bits: int) -> bool:
         """Whether the columns of a block's matrices are whole groups at so many bits."""

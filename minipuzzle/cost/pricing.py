@@ -103,7 +103,8 @@ def memory(
     """
     sizes = part_bytes(np.asarray(values(architecture, workload.context)), workload)
     if files is not None:
-        sizes[0] = files.bytes(architecture, files.widest if bits is None else bits)
+        chosen = files.widest if bits is None else bits
+        sizes[0] = files.bytes(architecture, chosen, workload.kv)
     return int(sizes.sum())
 
 

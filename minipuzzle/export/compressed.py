@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.checkpoint.cached import caching, scale_bytes, scale_names
+from minipuzzle.checkpoint.cached import check_caching, scale_bytes, scale_names
 from minipuzzle.checkpoint.coding import (
     cache_scale,
     cache_scheme,
@@ -57,7 +57,7 @@ class Encoder:
         for piece in self.matrices:
             self._pieces.setdefault(piece.planned.name, []).append(piece)
         self._checkpoint = checkpoint
-        self._caching = caching(self.pieces, checkpoint.architecture) if cache else {}
+        self._caching = check_caching(self.pieces, checkpoint.architecture) if cache else {}
         self._schemes = [scheme(format) for format in self._formats]
         self._tops: dict[str, Tensor] = {}
         self.inputs: Mapping[str, Tensor] = {}

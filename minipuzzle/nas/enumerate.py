@@ -65,7 +65,7 @@ def costs(
         at = parent.at_hidden(hidden)
         for bits, of_bits in points.by_bits():
             here = of_size & of_bits
-            total[here] = _values(at, points.where(here), workload.context, files, bits)
+            total[here] = _values(at, points.where(here), workload, files, bits)
     sizes = part_bytes(total[:, :4], workload)
     if files is not None:
         sizes[:, 0] = total[:, 5]
@@ -73,16 +73,17 @@ def costs(
 
 
 def _values(
-    parent: Architecture, points: Grid, context: int, files: Files | None, bits: int | None
+    parent: Architecture, points: Grid, workload: Workload, files: Files | None, bits: int | None
 ) -> Ints:
     """[n, 6]: ``memory.values``, the active parameters and the bytes in ``files`` of points that
     all have the parent's hidden size and as many ``bits``.
     """
 
     def of(blocks: tuple[Block, ...]) -> Ints:
-        made = replace(parent, blocks=blocks)
-        written = 0 if files is None else files.bytes(made, files.widest if bits is None else bits)
-        return np.array([*values(made, context), made.active_parameters, written])
+        made, written = replace(parent, blocks=blocks), 0
+        if files is not None:
+            written = files.bytes(made, files.widest if bits is None else bits, workload.kv)
+        return np.array([*values(made, workload.context), made.active_parameters, written])
 
     base = of(())
     total = np.tile(base, (len(points), 1))

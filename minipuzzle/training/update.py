@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from minipuzzle.data import TokenBlocks
@@ -19,6 +20,7 @@ from minipuzzle.errors import UserError
 from minipuzzle.model import HybridLM
 from minipuzzle.ranks import Ranks
 from minipuzzle.settings import Training
+from minipuzzle.training.adamw import local_part
 from minipuzzle.training.guard import Guard
 from minipuzzle.training.objectives import BatchLoss
 from minipuzzle.training.optimizers import take_step
@@ -161,27 +163,38 @@ def no_gradient(got: str) -> UserError:
     )
 
 
+@torch.no_grad()
 def total_norm(gradients: list[Tensor]) -> float:
     """Of all gradients together; squares of BF16 ones are summed in FP32."""
-    by_mesh: dict[Any, list[Tensor]] = {}  # shards of one mesh are summed over its processes
+    alike: dict[Any, list[Tensor]] = {}  # shards of one mesh are summed over its processes
     for gradient in gradients:
-        by_mesh.setdefault(getattr(gradient, "device_mesh", None), []).append(gradient)
-    norms = [_norm(those) for those in by_mesh.values()]
+        mesh = getattr(gradient, "device_mesh", None)
+        alike.setdefault((mesh, getattr(gradient, "placements", ())), []).append(gradient)
+    norms = [_norm(those, mesh, places) for (mesh, places), those in alike.items()]
     return norms[0] if len(norms) == 1 else math.hypot(*norms)
 
 
-def _norm(gradients: list[Tensor]) -> float:
-    """Of gradients that are whole, or shards of one mesh."""
-    norm: Any
-    if all(g.dtype == torch.float32 for g in gradients):
-        norm = torch.nn.utils.get_total_norm(gradients)
+def _norm(gradients: list[Tensor], mesh: Any, places: tuple[Any, ...]) -> float:
+    """Of gradients that are whole, or shards that lie in ``places`` of one ``mesh``.
+
+    Those are summed by hand: what DTensor does for each of hundreds is done while the GPU waits.
+    """
+    own = [local_part(gradient) for gradient in gradients]
+    if all(g.dtype == torch.float32 for g in own):
+        norm = torch.nn.utils.get_total_norm(own)
     else:
         each = [
             one
-            for dtype in dict.fromkeys(g.dtype for g in gradients)
+            for dtype in dict.fromkeys(g.dtype for g in own)
             for one in torch._foreach_norm(
-                [g for g in gradients if g.dtype == dtype], 2, dtype=torch.float32
+                [g for g in own if g.dtype == dtype], 2, dtype=torch.float32
             )
         ]
         norm = torch.linalg.vector_norm(torch.stack(each))
-    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+    if any(place.is_shard() for place in places):
+        squares = norm.square()
+        for dimension, place in enumerate(places):
+            if place.is_shard():
+                dist.all_reduce(squares, group=mesh.get_group(dimension))
+        norm = squares.sqrt()
+    return float(norm)

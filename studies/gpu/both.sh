@@ -4,7 +4,7 @@
 #   1. run "bash studies/gpu/both.sh first"              timeout_s 600   # carry=[".gpu"]
 #   2. run "bash studies/gpu/both.sh second"             timeout_s 600   # carry=[".whl", ".carry/peers"]
 #   3. run "bash studies/gpu/both.sh third FILE..."      timeout_s 600   # of tests/gpu/test_FILE_gpu.py, what has not passed yet
-# As on 2026-11-30: "chain" twice or three times, then "pair".
+# As on 2026-11-30: "chain" twice or three times, then "pair". "checked", one call, carry=[".gpu"]: 8B's rows of ours alone, in 450 s.
 # Each brings all so far in one archive, renewed while it runs: $OUT/all.tgz.
 brought=$OUT
 export OUT=/tmp/both_out
@@ -19,13 +19,6 @@ cut_by_eight() { # what two.py would have cut for itself
     ln -f "$eight"/*.txt "$run"
     echo '{"prune": {"done": true}}' >"$run/cut.json"
     echo "$run $parent" >/tmp/two_places
-}
-tests() { # CARDS SECONDS FILE...: side by side with others', for most of it is compilers' work
-    for file in "${@:3}"; do
-        [ $SECONDS -gt $(($2 - 20)) ] && break
-        CUDA_VISIBLE_DEVICES=$1 timeout $(($2 - SECONDS)) python3 -m pytest -s -q -m gpu "tests/gpu/test_${file}_gpu.py" >"$OUT/test_$file.txt" 2>&1
-        echo "$file after $SECONDS s: $(tail -n 1 "$OUT/test_$file.txt")"
-    done
 }
 again() { # score on a machine that has compiled nothing, but knows what Triton chose here
     read -r run parent </tmp/eight_places
@@ -70,6 +63,17 @@ third)
     (. studies/gpu/site.sh && tests 0 400 "${@:2}")
     wait $speed
     TWO_LIMIT=$((590 - SECONDS)) bash studies/gpu/two.sh pair ;;
+checked)
+    CUDA_VISIBLE_DEVICES=1 bash studies/gpu/speed.sh ours &
+    speed=$!
+    CUDA_VISIBLE_DEVICES=0 EIGHT_LIMIT=300 bash studies/gpu/eight.sh --only make score search prune
+    wait $speed
+    cut_by_eight
+    CUDA_VISIBLE_DEVICES=0 TWO_LIMIT=150 bash studies/gpu/two.sh bf16 &
+    one=$!
+    CUDA_VISIBLE_DEVICES=1 TWO_LIMIT=150 bash studies/gpu/two.sh fp8
+    wait $one
+    TWO_LIMIT=$((590 - SECONDS)) bash studies/gpu/two.sh pair ;;
 chain) # 8 B to 4 B by a user's commands beside the neighbours' rows, and the same student on one card and on two: 1,150 s, in three calls
     CUDA_VISIBLE_DEVICES=1 bash studies/gpu/speed.sh 8b &
     speed=$!
@@ -80,7 +84,7 @@ chain) # 8 B to 4 B by a user's commands beside the neighbours' rows, and the sa
     fi
     wait $speed ;;
 pair) TWO_LIMIT=520 bash studies/gpu/two.sh pair ;;
-*) echo "both.sh first, second, third, chain or pair" >&2; exit 2 ;;
+*) echo "both.sh first, second, third, checked, chain or pair" >&2; exit 2 ;;
 esac
 kill $loop
 (cd /tmp && find triton eight_triton -name '*.autotune.json' 2>/dev/null | tar czf $OUT/tuned.tgz -T -) # what Triton chose: to begin with on the next machine

@@ -9,11 +9,13 @@ speed() { # NAME SECONDS WORDS
     echo "== $1 after $SECONDS s"
 }
 eight="--shape 8b --length 8192"
+ours() { speed 8b 330 $eight --batch 1 --profile --rows ours-bf16 ours-fp8-both ours-fp8-all; }
 case $1 in
+ours) ours ;;
 8b)
-    speed 8b 330 $eight --batch 1 --profile --rows ours-bf16 ours-fp8-both ours-fp8-all
+    ours
     speed 8b_lean 100 $eight --batch 1 --rows ours-lean
     speed 8b_peers 150 $eight --batch 1 --rows plain modelopt ;;
 1b) speed 1b 400 ;;
-*) echo "speed.sh 8b or 1b" >&2; exit 2 ;;
+*) echo "speed.sh ours, 8b or 1b" >&2; exit 2 ;;
 esac

@@ -1,11 +1,11 @@
-# A session on two H200s without network: recovery.sh on one card (issue 24), on the other lean.py (issue 23: 100 M parameters over 100 M
-# tokens, three optimisers, two seeds; about 250 s each) or quantised.sh with recovery.sh's teacher (issue 25). Three calls, kind
-# nvidia-h200-x2, each right after the other; 1,800 s. First, here:
-#   studies/gpu/prepare.sh wheels; pip download of torchao, compressed-tensors and loguru into .whl
+# A session on two H200s without network: what was changed since the last, checked (issues 23 and 26), then recovery.sh (issue 24) and quantised.sh
+# with its teacher (issue 25), or lean.py (issue 23: 100 M parameters over 100 M tokens, three optimisers, two seeds; about 250 s each). Three calls,
+# kind nvidia-h200-x2, each right after the other; 1,750 s. First, here:
+#   mkdir -p .gpu; cp ../shared/gpu/*.tar.xz .gpu/; studies/gpu/prepare.sh wheels; pip download of torchao, compressed-tensors and loguru into .whl
 #   python studies/recovery.py larger data /tmp/recovery ../shared/data
-#   1. run "bash studies/gpu/trained.sh teacher lean"    timeout_s 600   # carry=[".gpu/mamba-sm90.tar.xz", ".whl", ".carry/recovery"]
-#   2. run "bash studies/gpu/trained.sh ways formats"    timeout_s 600   # or lean again: it goes on
-#   3. run "bash studies/gpu/trained.sh ways formats"    timeout_s 560
+#   1. run "bash studies/gpu/both.sh checked"            timeout_s 600   # carry=[".gpu"]
+#   2. run "bash studies/gpu/trained.sh teacher"         timeout_s 600   # carry=[".whl", ".carry/recovery"]; tests of two cards beside it
+#   3. run "bash studies/gpu/trained.sh ways formats"    timeout_s 600   # or "ways lean"; again: it goes on
 #   4. give_back; here, as recovery.sh and quantised.sh say, and: tar xzf FILES_AT/lean.tgz -C RUN; python studies/lean.py table RUN
 study=recovery
 . studies/gpu/one_gpu.sh # unpacks, before two want it
@@ -21,12 +21,25 @@ beside() { # lean or formats, on the second card
     fi
     export QUANTISED_TEACHER=$run/teacher/model QUANTISED_TEXT=$text QUANTISED_CHOICE=$text/validation
     [ -d /dev/shm/quantised/student/student ] || bash studies/gpu/quantised.sh student
-    bash studies/gpu/quantised.sh formats $((500 - SECONDS))
+    [ "$1" = student ] || bash studies/gpu/quantised.sh formats $((500 - SECONDS))
 }
-beside "$2" &
+of_two_cards() { # the shared server of small processes is not for them
+    . studies/gpu/site.sh
+    export CUDA_MPS_PIPE_DIRECTORY=/tmp/alone OMP_NUM_THREADS=4
+    tests 1 570 precision captured &
+    tests 0,1 570 fsdp on_policy
+    wait
+}
 case $1 in
-teacher) CUDA_VISIBLE_DEVICES=0 bash studies/gpu/recovery.sh teacher ;;
-ways) CUDA_VISIBLE_DEVICES=0 bash studies/gpu/recovery.sh ways 570 ;;
-*) echo "trained.sh teacher or ways, lean or formats" >&2; exit 2 ;;
+teacher)
+    (of_two_cards) &
+    CUDA_VISIBLE_DEVICES=0 bash studies/gpu/recovery.sh teacher
+    nvidia-cuda-mps-control -d 2>/dev/null # of both cards; what the scripts start after it is this one
+    beside student &
+    CUDA_VISIBLE_DEVICES=0 bash studies/gpu/recovery.sh ways $((575 - SECONDS)) ;;
+ways)
+    beside "$2" &
+    CUDA_VISIBLE_DEVICES=0 bash studies/gpu/recovery.sh ways 575 ;;
+*) echo "trained.sh teacher or ways, formats or lean" >&2; exit 2 ;;
 esac
 wait

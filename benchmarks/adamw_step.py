@@ -92,8 +92,8 @@ def ours(held: Tensors) -> Callable[[], None]:
     def step() -> None:
         for weight, gradient in zip(held.weights, held.gradients, strict=True):
             weight.grad = gradient
-        norm = total_norm(held.gradients)
-        optimizer.step(scale=min(1.0, CLIP / (norm + 1e-6)))
+        norm, step = total_norm(held.gradients), optimizer.ready()
+        step(min(1.0, CLIP / (norm.item() + 1e-6)))
         for weight in held.weights:
             weight.grad = None
 

@@ -17,7 +17,7 @@ from minipuzzle.settings import Training
 from minipuzzle.training import captured, next_token
 from minipuzzle.training.adamw import AdamW, keep_copies
 from minipuzzle.training.captured import Backward
-from minipuzzle.training.optimizers import make_optimizer, take_step
+from minipuzzle.training.optimizers import make_optimizer, ready_step
 from minipuzzle.training.prepare import unprepare
 from minipuzzle.training.stages import stages
 
@@ -161,7 +161,7 @@ def trained(copies, micro, monkeypatch, steps=4):
             losses.append(backward(part, None).total.item())
         dtypes |= {parameter.grad.dtype for parameter in kept}
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        take_step(optimizer, gradients, 0.01)
+        ready_step(optimizer, gradients)(0.01)
         optimizer.zero_grad(set_to_none=True)
         for parameter, copy in kept.items():
             assert parameter.dtype == torch.float32

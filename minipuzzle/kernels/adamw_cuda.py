@@ -8,7 +8,7 @@ moments, the gradient read and the copy written as they are.
 # mypy: disable-error-code="untyped-decorator,no-untyped-def"
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
@@ -94,19 +94,31 @@ def launch(tensors: Sequence[Stepped], scale: float, betas: Betas) -> None:
 
     Raises: ValueError for tensors that the kernel would misread.
     """
+    prepared(tensors, betas)(scale)
+
+
+def prepared(tensors: Sequence[Stepped], betas: Betas) -> Callable[[float], None]:
+    """``launch`` but for the scale: what it reads is sent to the device, and one launch for each
+    kind of tensor is left.
+    """
     by_kind: dict[tuple[bool, bool], list[Stepped]] = {}
     for t in tensors:
         if t.weight.numel():
             kind = t.gradient.dtype == torch.bfloat16, t.copy is not None
             by_kind.setdefault(kind, []).append(t)
-    for (half, copies), some in by_kind.items():
-        with torch.cuda.device_of(some[0].weight):  # Triton launches on the current one
-            _launch(some, half, copies, scale, betas)
+    kernels = [_prepared(some, *kind, betas) for kind, some in by_kind.items()]
+
+    def run(scale: float) -> None:
+        with torch.cuda.device_of(tensors[0].weight):  # Triton launches on the current one
+            for kernel in kernels:
+                kernel(scale)
+
+    return run
 
 
-def _launch(
-    tensors: Sequence[Stepped], half: bool, copies: bool, scale: float, betas: Betas
-) -> None:
+def _prepared(
+    tensors: Sequence[Stepped], half: bool, copies: bool, betas: Betas
+) -> Callable[[float], None]:
     device = tensors[0].weight.device
     # held until the launch: what is made here must not be given back before
     gradients = [_aligned(t.gradient.contiguous()) for t in tensors]
@@ -118,21 +130,27 @@ def _launch(
         counts.append(t.weight.numel())
     table = _table(device, tuple(rows), tuple(counts))
     numbers = [(t.keep, t.rate, 1 / t.root) for t in tensors]
-    _kernel[(len(table[0]),)](
-        *table,
-        _sent([g.data_ptr() for g in gradients], torch.int64, device),
-        _sent([*zip(*numbers, strict=True)], torch.float32, device),
-        len(tensors),
-        scale,
-        betas.first,
-        betas.second,
-        betas.eps,
-        HALF=half,
-        COPIES=copies,
-        CHUNK=CHUNK,
-        BLOCK=BLOCK,
-        num_warps=WARPS,
-    )
+    places = _sent([g.data_ptr() for g in gradients], torch.int64, device)
+    sent = _sent([*zip(*numbers, strict=True)], torch.float32, device)
+
+    def kernel(scale: float) -> None:
+        _kernel[(len(table[0]),)](
+            *table,
+            places,
+            sent,
+            len(gradients),  # which, where they are copies, are held until here
+            scale,
+            betas.first,
+            betas.second,
+            betas.eps,
+            HALF=half,
+            COPIES=copies,
+            CHUNK=CHUNK,
+            BLOCK=BLOCK,
+            num_warps=WARPS,
+        )
+
+    return kernel
 
 
 def _check(t: Stepped, gradient: Tensor, held: Sequence[Tensor]) -> None:

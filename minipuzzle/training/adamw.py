@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from minipuzzle.kernels.adamw import Betas, Stepped, plain_adamw
+from minipuzzle.kernels.adamw import Betas, Stepped, prepared
 from minipuzzle.model import HybridLM
 from minipuzzle.training.stages import Stage
 
@@ -31,20 +32,40 @@ class AdamW(torch.optim.Optimizer):
         self.fused = fused
 
     def step(self, closure: Any = None, scale: float = 1.0) -> Any:
-        """A step at gradients times ``scale``, which may be changed by it; no ``closure``. On a GPU
-        a kernel for each group's tensors of a kind.
+        """A step at gradients times ``scale``, which may be changed by it; no ``closure``."""
+        self.ready()(scale)
+
+    @torch.no_grad()
+    def ready(self) -> Callable[[float], None]:
+        """What takes a step at the parameters' gradients, as they are when it is called, times a
+        scale. On a GPU a kernel for each group's tensors of a kind.
         """
-        for group in self.param_groups:
-            ready = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if self.fused:
-                self._step_fused(ready, group, scale)
-                continue
-            tensors = [self._stepped(parameter, group) for parameter in ready]
-            step = plain_adamw
-            if any(t.weight.is_cuda for t in tensors):
-                from minipuzzle.kernels.adamw_cuda import launch as step
-            first, second = group["betas"]
-            step(tensors, scale, Betas(first=first, second=second, eps=group["eps"]))
+        steps = [self._ready(group) for group in self.param_groups]
+
+        def step(scale: float) -> None:
+            for each in steps:
+                each(scale)
+
+        return step
+
+    def _ready(self, group: dict[str, Any]) -> Callable[[float], None]:
+        parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+        if self.fused:
+            return partial(self._step_fused, parameters, group)
+        tensors = [self._stepped(parameter, group) for parameter in parameters]
+        counts = [self.state[parameter]["step"] for parameter in parameters]
+        first, second = group["betas"]
+        prepare = prepared
+        if any(t.weight.is_cuda for t in tensors):
+            from minipuzzle.kernels.adamw_cuda import prepared as prepare
+        run = prepare(tensors, Betas(first=first, second=second, eps=group["eps"]))
+
+        def step(scale: float) -> None:
+            run(scale)
+            for count in counts:
+                count += 1
+
+        return step
 
     @torch.no_grad()
     def _step_fused(
@@ -79,8 +100,7 @@ class AdamW(torch.optim.Optimizer):
 
     def _stepped(self, parameter: torch.nn.Parameter, group: dict[str, Any]) -> Stepped:
         held = self._held(parameter)
-        held["step"] += 1
-        step, (beta1, beta2), rate = held["step"].item(), group["betas"], group["lr"]
+        step, (beta1, beta2), rate = held["step"].item() + 1, group["betas"], group["lr"]
         return Stepped(
             weight=local_part(parameter.detach()),
             gradient=local_part(parameter.grad),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import cache
 from typing import Any
@@ -92,13 +93,22 @@ def require_optimizer(settings: Training, world: int) -> None:
         )
 
 
-def take_step(optimizer: torch.optim.Optimizer, gradients: list[Tensor], scale: float) -> None:
-    """A step at ``gradients``, which its parameters have, times ``scale``; they may be changed."""
+def ready_step(
+    optimizer: torch.optim.Optimizer, gradients: list[Tensor]
+) -> Callable[[float], None]:
+    """What takes a step at ``gradients``, which the optimiser's parameters have, times a scale.
+
+    All that does not need the scale is done here, while a GPU may still compute the gradients; the
+    step may change them.
+    """
     if isinstance(optimizer, AdamW):
-        optimizer.step(scale=scale)
-    else:
+        return optimizer.ready()
+
+    def step(scale: float) -> None:
         torch._foreach_mul_([local_part(g) for g in gradients], scale)
         optimizer.step()
+
+    return step
 
 
 def new_moments(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:

@@ -4,7 +4,6 @@ count of tokens.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +22,7 @@ from minipuzzle.settings import Training
 from minipuzzle.training.adamw import local_part
 from minipuzzle.training.guard import Guard
 from minipuzzle.training.objectives import BatchLoss
-from minipuzzle.training.optimizers import take_step
+from minipuzzle.training.optimizers import ready_step
 from minipuzzle.training.prepare import Served
 
 
@@ -66,22 +65,24 @@ def update(
             batch = backward(tokens, documents)
             both = torch.stack((batch.total.double(), batch.entropy.double()))
             sums, count = sums.to(tokens.device) + both, count + batch.tokens
-    total, entropy, everyone, *voted = ranks.sum(
-        np.array([*sums.tolist(), count, *votes()])
-    ).tolist()
+    # a GPU has work until here: what follows is put behind it, before it is waited for
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     ranks.average(
         [g for g in gradients if not hasattr(g, "to_local")]
     )  # an adapter's; FSDP has averaged those of shards
+    whole, step = total_norm(gradients), ready_step(optimizer, gradients)
+    total, entropy, everyone, *voted = ranks.sum(
+        np.array([*sums.tolist(), count, *votes()])
+    ).tolist()
     scale = ranks.world / everyone
-    norm = total_norm(gradients) * scale
+    norm = whole.item() * scale
     if norm == 0 and total != 0:
         raise no_gradient(
             f"{len(gradients)} gradients, all of them 0, at a loss of {total / everyone:.4g}"
         )
     skipped = guard.accept(total / everyone, norm)
     if not skipped:
-        take_step(optimizer, gradients, scale * min(1.0, clip / (norm + 1e-6)))
+        step(scale * min(1.0, clip / (norm + 1e-6)))
     optimizer.zero_grad(set_to_none=True)
     return Update(
         loss=total / everyone,
@@ -164,17 +165,19 @@ def no_gradient(got: str) -> UserError:
 
 
 @torch.no_grad()
-def total_norm(gradients: list[Tensor]) -> float:
-    """Of all gradients together; squares of BF16 ones are summed in FP32."""
+def total_norm(gradients: list[Tensor]) -> Tensor:
+    """Of all gradients together, [] on their device, 0 without any; squares of BF16 ones are summed
+    in FP32.
+    """
     alike: dict[Any, list[Tensor]] = {}  # shards of one mesh are summed over its processes
     for gradient in gradients:
         mesh = getattr(gradient, "device_mesh", None)
         alike.setdefault((mesh, getattr(gradient, "placements", ())), []).append(gradient)
     norms = [_norm(those, mesh, places) for (mesh, places), those in alike.items()]
-    return norms[0] if len(norms) == 1 else math.hypot(*norms)
+    return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
 
 
-def _norm(gradients: list[Tensor], mesh: Any, places: tuple[Any, ...]) -> float:
+def _norm(gradients: list[Tensor], mesh: Any, places: tuple[Any, ...]) -> Tensor:
     """Of gradients that are whole, or shards that lie in ``places`` of one ``mesh``.
 
     Those are summed by hand: what DTensor does for each of hundreds is done while the GPU waits.
@@ -197,4 +200,4 @@ def _norm(gradients: list[Tensor], mesh: Any, places: tuple[Any, ...]) -> float:
             if place.is_shard():
                 dist.all_reduce(squares, group=mesh.get_group(dimension))
         norm = squares.sqrt()
-    return float(norm)
+    return norm

@@ -73,7 +73,8 @@ def recipe(scale: Scale, way: dict[str, Any], rate: float, seed: int, folder: Pa
     data = {"validation": str(folder / "validation"), "length": scale.length}
     if scale.carried:
         data |= {use: str(CARRIED / use) for use in ("calibration", "train")}
-    training = {"tokens": scale.tokens, "learning_rate": rate, "batch": scale.batch, "seed": seed}
+    batch = {"batch": scale.batch, "micro_batch": scale.micro_batch}
+    training = {"tokens": scale.tokens, "learning_rate": rate, **batch, "seed": seed}
     base = {
         "checkpoint": scale.checkpoint(folder),
         "device": scale.device,

@@ -16,7 +16,8 @@ CARRIED = Path(".carry/recovery")
 @dataclass(frozen=True, kw_only=True)
 class Scale:
     """How large a question is put: tokens that the teacher reads in recovery, tokens of a block and
-    of a completion, what scores and searches read; characters of each validation text.
+    of a completion, blocks of a step and of its parts (0: no parts), what scores and searches read;
+    characters of each validation text.
     """
 
     device: str
@@ -25,6 +26,7 @@ class Scale:
     tokens: int
     length: int
     batch: int
+    micro_batch: int
     completion: int
     rates: tuple[float, ...]
     score: dict[str, int]
@@ -84,6 +86,7 @@ SCALES = {
         tokens=40_000,
         length=256,
         batch=4,
+        micro_batch=0,
         completion=128,
         rates=(5e-4, 1e-3),
         score={"samples": 32, "block_samples": 16},
@@ -97,6 +100,7 @@ SCALES = {
         tokens=4_000_000,
         length=512,
         batch=32,
+        micro_batch=8,  # ten ways side by side: 5 GB each, 14 with the batch whole
         completion=256,
         rates=(1.5e-4, 5e-4),
         score={"samples": 256, "block_samples": 32, "batch": 16},

@@ -4,7 +4,7 @@
 #   1. run "bash studies/gpu/both.sh first"              timeout_s 600   # carry=[".gpu"]
 #   2. run "bash studies/gpu/both.sh second"             timeout_s 600   # carry=[".whl", ".carry/peers"]
 #   3. run "bash studies/gpu/both.sh third FILE..."      timeout_s 600   # of tests/gpu/test_FILE_gpu.py, what has not passed yet
-# As on 2026-11-30: "chain" twice or three times, then "pair". "checked", one call, carry=[".gpu"]: 8B's rows of ours alone, in 450 s.
+# As on 2026-11-30: "chain" twice or three times, then "pair". "checked", one call, carry=[".gpu"], one card or two: our own rows of the 8B.
 # Each brings all so far in one archive, renewed while it runs: $OUT/all.tgz.
 brought=$OUT
 export OUT=/tmp/both_out
@@ -64,16 +64,21 @@ third)
     wait $speed
     TWO_LIMIT=$((590 - SECONDS)) bash studies/gpu/two.sh pair ;;
 checked)
-    CUDA_VISIBLE_DEVICES=1 bash studies/gpu/speed.sh ours &
-    speed=$!
-    CUDA_VISIBLE_DEVICES=0 EIGHT_LIMIT=300 bash studies/gpu/eight.sh --only make score search prune
-    wait $speed
-    cut_by_eight
-    CUDA_VISIBLE_DEVICES=0 TWO_LIMIT=150 bash studies/gpu/two.sh bf16 &
-    one=$!
-    CUDA_VISIBLE_DEVICES=1 TWO_LIMIT=150 bash studies/gpu/two.sh fp8
-    wait $one
-    TWO_LIMIT=$((590 - SECONDS)) bash studies/gpu/two.sh pair ;;
+    if [ "$(nvidia-smi -L | wc -l)" = 1 ]; then # the chain, then the step
+        EIGHT_LIMIT=300 bash studies/gpu/eight.sh --only make score search prune
+        bash studies/gpu/speed.sh ours
+    else
+        CUDA_VISIBLE_DEVICES=1 bash studies/gpu/speed.sh ours &
+        speed=$!
+        CUDA_VISIBLE_DEVICES=0 EIGHT_LIMIT=300 bash studies/gpu/eight.sh --only make score search prune
+        wait $speed
+        cut_by_eight
+        CUDA_VISIBLE_DEVICES=0 TWO_LIMIT=150 bash studies/gpu/two.sh bf16 &
+        one=$!
+        CUDA_VISIBLE_DEVICES=1 TWO_LIMIT=150 bash studies/gpu/two.sh fp8
+        wait $one
+        TWO_LIMIT=$((590 - SECONDS)) bash studies/gpu/two.sh pair
+    fi ;;
 chain) # 8 B to 4 B by a user's commands beside the neighbours' rows, and the same student on one card and on two: 1,150 s, in three calls
     CUDA_VISIBLE_DEVICES=1 bash studies/gpu/speed.sh 8b &
     speed=$!

@@ -11,7 +11,7 @@ docs/results/distill_speed.md.
 A hybrid teacher of 1.2 B parameters, a student of 1.0 B, 131,072 words, random tokens, 2 x 4096 a
 step, forward KL, FP32 master weights, fused AdamW, BF16 teacher. Every row may use mamba-ssm and
 causal-conv1d (transformers takes them when they are installed). ``ours-fp8-both`` has the teacher
-in FP8 too, ``ours-fp8-all`` moreover the blocks at either end of both, ``ours-lean`` the optimiser
+in FP8 too, ``ours-fp8-all`` moreover the blocks at either end of both, ``-lean`` the optimiser
 adamw-8bit-bf16. ``plain`` is transformers' model in a plain PyTorch loop with both models' full
 logits, ``plain-ours`` our model in that loop; ``trl`` is GKDTrainer (lmbda 0, beta 0), ``modelopt``
 NVIDIA's KDTrainer. A row whose package cannot be imported says so. MFU counts the student's forward
@@ -41,6 +41,7 @@ ROWS = (
     "ours-fp8-both",
     "ours-fp8-all",
     "ours-lean",
+    "ours-fp8-all-lean",
     "plain",
     "plain-ours",
     "trl",
@@ -76,13 +77,13 @@ def main() -> None:
             write_json(
                 options.out, {"rows": rows, "batch": options.batch, "length": options.length}
             )
-    print(f"\n{'row':<12}{'tokens/s':>10}{'ms/step':>9}{'peak GiB':>10}{'MFU':>8}{'loss':>9}")
+    print(f"\n{'row':<18}{'tokens/s':>10}{'ms/step':>9}{'peak GiB':>10}{'MFU':>8}{'loss':>9}")
     for row in rows:
         if "error" in row:
-            print(f"{row['row']:<12}{row['error'][:110]}")
+            print(f"{row['row']:<18}{row['error'][:110]}")
         else:
             print(
-                f"{row['row']:<12}{row['tokens_per_second']:>10,.0f}{row['step_ms']:>9.1f}{row['peak_gib']:>10.2f}"
+                f"{row['row']:<18}{row['tokens_per_second']:>10,.0f}{row['step_ms']:>9.1f}{row['peak_gib']:>10.2f}"
                 f"{row['mfu']:>8.1%}{row['loss']:>9.4f}"
             )
 

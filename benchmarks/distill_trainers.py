@@ -93,13 +93,13 @@ def ours(
         micro_batch=options.micro_batch,
         learning_rate=1e-4,
         precision=precision,
-        bf16_ends=0 if row == "ours-fp8-all" else 4,
-        optimizer="adamw-8bit-bf16" if row == "ours-lean" else "adamw",
+        bf16_ends=0 if "fp8-all" in row else 4,
+        optimizer="adamw-8bit-bf16" if "lean" in row else "adamw",
         save_every=1e9,
     )
     set_precision(
         teacher,
-        precision if row in ("ours-fp8-both", "ours-fp8-all") else "bf16",
+        precision if "both" in row or "all" in row else "bf16",
         settings.bf16_ends,
     )
     keep_codes(teacher)

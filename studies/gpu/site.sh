@@ -1,6 +1,6 @@
 # What two.sh, speed.sh, both.sh and trained.sh begin with: kernels, wheels and peers in /tmp/site as they come, and where what is tuned stays.
 mkdir -p /tmp/site
-[ -d /tmp/site/mamba_ssm ] || (for kit in mamba te; do tar xJf .gpu/$kit-sm90.tar.xz -C /tmp/site & done; wait)
+[ -d /tmp/site/mamba_ssm ] || (for kit in .gpu/*.tar.xz; do tar xJf $kit -C /tmp/site & done; wait)
 wheels() { # FOLDER PACKAGE: all of the folder, unless the package is there
     [ ! -d "$1" ] || [ -d "/tmp/site/$2" ] || python3 -m pip install -q --no-index --no-deps --no-compile --target /tmp/site "$1"/*.whl
 }

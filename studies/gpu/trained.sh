@@ -1,7 +1,7 @@
 # A session on one H200 or two without network: what was changed since the last, checked (issues 23 and 26), then recovery.sh (issue 24) and quantised.sh
 # with its teacher (issue 25), or lean.py (issue 23: 100 M parameters over 100 M tokens, three optimisers, two seeds; about 250 s each). Three calls,
 # kind nvidia-h200 or nvidia-h200-x2, each right after the other; 1,750 s. First, here:
-#   mkdir -p .gpu; cp ../shared/gpu/*.tar.xz .gpu/; studies/gpu/prepare.sh wheels; pip download of torchao, compressed-tensors and loguru into .whl
+#   mkdir -p .gpu; cp ../shared/gpu/*.tar.xz .gpu/; studies/gpu/prepare.sh wheels torchao; pip download of compressed-tensors and loguru into .whl
 #   python studies/recovery.py larger data /tmp/recovery ../shared/data
 #   1. run "bash studies/gpu/both.sh checked"            timeout_s 600   # carry=[".gpu"]
 #   2. run "bash studies/gpu/trained.sh teacher"         timeout_s 600   # carry=[".whl", ".carry/recovery"]; tests/gpu beside it

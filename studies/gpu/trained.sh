@@ -20,7 +20,7 @@ beside() { # lean or formats, on the second card if there are two
         tar czf "$OUT/lean.tgz" -C $lean lean.json lean.txt
         return
     fi
-    export QUANTISED_TEACHER=$run/teacher/model QUANTISED_TEXT=$text QUANTISED_CHOICE=$text/validation
+    export QUANTISED_TEACHER=$run/teacher/model QUANTISED_TEXT=$text QUANTISED_CHOICE=$text/validation QUANTISED_RATES=1.5e-4,5e-4
     [ -d /dev/shm/quantised/student/student ] || bash studies/gpu/quantised.sh student
     [ "$1" = student ] || bash studies/gpu/quantised.sh formats $((500 - SECONDS))
 }

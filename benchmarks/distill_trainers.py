@@ -98,9 +98,7 @@ def ours(
         save_every=1e9,
     )
     set_precision(
-        teacher,
-        precision if "both" in row or "all" in row else "bf16",
-        settings.bf16_ends,
+        teacher, precision if "both" in row or "all" in row else "bf16", settings.bf16_ends
     )
     keep_codes(teacher)
     done = [0]

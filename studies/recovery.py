@@ -120,7 +120,7 @@ def carry(scale: Scale, folder: Path, shared: Path) -> None:
 
 def one(scale: Scale, folder: Path, question: str, way: str, rate: float, seed: int) -> Result:
     """Run it, or read what it was."""
-    name = f"{question}.{way}".replace(" ", "-").replace("%", "")
+    name = way.replace(" ", "-").replace("%", "")
     stored = folder / "results" / f"{name}.{rate:g}.{seed}.json"
     if stored.exists():
         return Result(**json.loads(stored.read_text()))
@@ -222,7 +222,7 @@ if __name__ == "__main__":
     if sys.argv[2] == "run":
         run(scale, folder, sys.argv[4], sys.argv[5:])
     elif sys.argv[2] == "list":  # a line for each process
-        print("\n".join(f"{q} {way}" for q in QUESTIONS for way in scale.ways(q)))
+        print("\n".join({way: f"{q} {way}" for q in QUESTIONS for way in scale.ways(q)}.values()))
     elif sys.argv[2] == "texts":  # before processes side by side
         write_texts(scale, folder)
     elif sys.argv[2] == "data":

@@ -64,7 +64,7 @@ class Scale:
         }
 
     def ways(self, question: str) -> dict[str, dict[str, Any]]:
-        """What a question compares."""
+        """What a question compares; what two questions do is one run."""
         if question == "steps":
             return {
                 f"{number} at {budget}": {"search": {"budget": budget}, **steps}
@@ -74,7 +74,7 @@ class Scale:
         if question == "texts":
             single = {f"{domain} only": self.only(domain) for domain in self.domains}
             return {"all three": {"search": {"budget": "83%"}}, **single}
-        return {"off": {"search": {"budget": "83%"}}, "half on": self.half(0.5)}
+        return {"all three": {"search": {"budget": "83%"}}, "half on": self.half(0.5)}
 
 
 QUESTIONS = ("steps", "texts", "on-policy")

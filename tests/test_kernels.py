@@ -1,5 +1,6 @@
 """The reference kernels against plain recurrences in float64, written here."""
 
+import json
 import os
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from minipuzzle.errors import UserError
-from minipuzzle.kernels import choose, reference
+from minipuzzle.kernels import choose, reference, tuning
 
 
 def recurrence(x, dt, a, b, c, d, documents=None, state=None):
@@ -128,8 +129,12 @@ def test_choose_says_why_and_refuses_what_cannot_run():
 
 def test_tuning_is_kept_from_before_kernels_are_imported(tmp_path, monkeypatch):
     """Triton reads TRITON_CACHE_AUTOTUNING where a kernel is declared (triton 3.6,
-    runtime/autotuner.py).
+    runtime/autotuner.py). fla's kernels, which few models need, are not imported.
     """
+    (tmp_path / "fla").mkdir()
+    (tmp_path / "fla/__init__.py").write_text("raise ImportError('fla')")
+    (tmp_path / "fla_core-0.6.0.dist-info").mkdir()
+    (tmp_path / "fla_core-0.6.0.dist-info/METADATA").write_text("Name: fla-core\nVersion: 0.6.0")
     for name in ("mamba_ssm", "causal_conv1d"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(
@@ -145,9 +150,33 @@ def test_tuning_is_kept_from_before_kernels_are_imported(tmp_path, monkeypatch):
         monkeypatch.delenv(name)
     choose(torch.device("cpu"))
     assert "TRITON_CACHE_AUTOTUNING" not in os.environ
-    with pytest.raises(ImportError, match=f"^1 {tmp_path}/minipuzzle/triton$"):
+    folder = tmp_path / "minipuzzle/triton"
+    with pytest.raises(ImportError, match=f"^1 {folder}$"):
         choose(torch.device("cuda"))
+    assert {str(f.relative_to(folder)) for f in folder.rglob("*.json")} == set(tuning.shipped())
     monkeypatch.setenv("TRITON_CACHE_AUTOTUNING", "0")
-    monkeypatch.setenv("TRITON_CACHE_DIR", "/elsewhere")
-    with pytest.raises(ImportError, match=r"^0 /elsewhere$"):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "elsewhere"))
+    with pytest.raises(ImportError, match=f"^0 {tmp_path}/elsewhere$"):
         choose(torch.device("cuda"))
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_what_was_tuned_elsewhere_is_in_tritons_form(tmp_path):
+    """As ``Autotuner.check_disk_cache`` of triton 3.6 reads it; what a user's Triton found stays,
+    and a folder that nobody can write is left alone.
+    """
+    takes = {"kwargs", "num_warps", "num_ctas", "num_stages", "maxnreg", "pre_hook", "ir_override"}
+    place, *_ = tuning.shipped()
+    (tmp_path / place).parent.mkdir()
+    (tmp_path / place).write_text("theirs")
+    tuning.begin(tmp_path)
+    assert (tmp_path / place).read_text() == "theirs"
+    (tmp_path / place).unlink()
+    tuning.begin(tmp_path)
+    for file in tmp_path.rglob("*.autotune.json"):
+        ((config, timing),) = json.loads(file.read_text())["configs_timings"]
+        assert set(config) == takes  # Config's parameters
+        assert config["pre_hook"] is None  # check_disk_cache gives up on others
+        assert 0 < min(timing) < 100
+    (tmp_path / "file").touch()
+    tuning.begin(tmp_path / "file")

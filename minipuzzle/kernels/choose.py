@@ -126,11 +126,20 @@ def _delta(device: torch.device, requested: str) -> dict[str, Any]:
     if why_not:
         rule, step, said = delta.delta_rule, delta.delta_step, f"reference ({why_not})"
     else:
-        from minipuzzle.kernels import delta_cuda
-
-        rule, step = delta_cuda.delta_rule, delta_cuda.delta_step
+        rule, step = _when_called("delta_rule"), _when_called("delta_step")
         said = f"fla-core {importlib.metadata.version('fla-core')} in BF16, reference in FP32"
     return {"delta_rule": rule, "delta_step": step, "delta": said}
+
+
+def _when_called(name: str) -> Callable[..., Any]:
+    """A function of ``delta_cuda``, which imports fla, 5 to 7 s: most models never call it."""
+
+    def call(*args: Any, **keywords: Any) -> Any:
+        from minipuzzle.kernels import delta_cuda
+
+        return getattr(delta_cuda, name)(*args, **keywords)
+
+    return call
 
 
 def _bundle(module: Any, name: str, reason: str, others: dict[str, Any]) -> Kernels:

@@ -79,6 +79,31 @@ def test_work_is_what_is_advanced(parent, tmp_path, options):
     assert sum(rows) == work(settings, parent.architecture, 8)
 
 
+def test_saves_take_their_share_of_the_time(tmp_path, monkeypatch):
+    """The first one too, whose rate is guessed; then as measured."""
+    from minipuzzle.importance import state
+    from minipuzzle.interrupt import Interrupt
+    from minipuzzle.ranks import alone
+
+    now = [100.0]
+    monkeypatch.setattr(state.time, "monotonic", lambda: now[0])
+    saves = state.State(tmp_path, "inputs", alone(CPU), Interrupt())
+
+    def due_after(nbytes, seconds):
+        start, found = now[0], []
+        for share in (0.99, 1.01):
+            now[0] = start + share * seconds
+            found.append(saves.due(nbytes))
+        return found == [False, True]
+
+    assert due_after(nbytes=2_000_000_000, seconds=2 * (1 / 0.03 - 1))
+    monkeypatch.setattr(
+        state, "_write", lambda file, about, tensors: now.__setitem__(0, now[0] + 4)
+    )
+    saves.save(1, {}, {"hidden": torch.zeros(1000)})  # 1,000 bytes a second
+    assert due_after(nbytes=2000, seconds=2 * (1 / 0.03 - 1))
+
+
 def test_a_stopped_scoring_resumes_bit_equal(parent, tmp_path, monkeypatch):
     from minipuzzle.importance import state, visit
 

@@ -27,11 +27,14 @@ from minipuzzle.interrupt import Interrupt
 from minipuzzle.ranks import Ranks
 
 PIECE_ROWS_BYTES = 1 << 25
-SAVING_SHARE = 0.1
-"""Saving takes at most about this share of the time. Where a block is computed faster than its
-streams can be written (a GPU), several blocks pass between two saves, and a kill costs those since
-the last.
+SAVING_SHARE = 0.03
+"""Saving takes at most about this share of the time, the first one too. Where a block is computed
+faster than its streams can be written (a GPU), several blocks pass between two saves, and a kill
+costs those since the last: 33 times as long as a save takes, so that of an 8B, whose streams are 4
+to 16 GiB, scores of two minutes are not saved at all.
 """
+BYTES_A_SECOND = 1e9
+"""Of a save, until one has shown it."""
 NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float64: "F64", torch.int64: "I64"}
 
 
@@ -45,14 +48,15 @@ class State:
     def __init__(self, folder: Path, identity: str, ranks: Ranks, stop: Interrupt) -> None:
         self.folder, self.identity, self.ranks, self.stop = folder / identity, identity, ranks, stop
         self._last_save = time.monotonic()
-        self._cost = 0.0
+        self._rate = BYTES_A_SECOND
 
-    def due(self) -> bool:
-        """Whether it is time to save, the same answer in every process."""
+    def due(self, nbytes: int) -> bool:
+        """Whether it is time to save so many bytes, the same answer in every process."""
         waited = time.monotonic() - self._last_save
         if self.ranks.least(float(not self.stop.asked)) == 0.0:
             return True
-        return self.ranks.least(float(waited >= self._cost * (1 / SAVING_SHARE - 1))) == 1.0
+        wanted = nbytes / self._rate * (1 / SAVING_SHARE - 1)
+        return self.ranks.least(float(waited >= wanted)) == 1.0
 
     def save(self, position: int, about: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Keep the state after ``position`` visits to blocks in place of the one before.
@@ -77,7 +81,7 @@ class State:
             if file_path != path:
                 file_path.unlink()
         self._last_save = time.monotonic()
-        self._cost = self._last_save - started
+        self._rate = sum(t.nbytes for t in tensors.values()) / (self._last_save - started)
         self.stop.check(self.ranks)
 
     def load(self) -> tuple[int, dict[str, Any], SavedTensors] | None:

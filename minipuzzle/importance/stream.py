@@ -163,7 +163,7 @@ class _Run:
         for place, (index, module) in enumerate(self.reader.blocks(left[done_here:]), start=1):
             self.visits.visit(streams, index, module, now, whole=not self.removed)
             streams.settle()
-            if self.state.due():
+            if self.state.due(sum(t.nbytes for t in self._tensors(streams).values())):
                 self._save(streams, turn, done + place, done_here + place)
         if not now.shared:
             return
@@ -215,7 +215,8 @@ class _Run:
     def _left(self) -> list[int]:
         return [i for i in range(len(self.architecture.blocks)) if i not in self.removed]
 
-    def _save(self, streams: Streams, turn: int, position: int, place: int) -> None:
+    def _tensors(self, streams: Streams) -> dict[str, Tensor]:
+        """What a save keeps."""
         tensors = {"hidden": streams.hidden[: streams.alive]}
         tensors |= {
             f"found.{name}": torch.from_numpy(np.ascontiguousarray(a))
@@ -223,6 +224,9 @@ class _Run:
         }
         if self.reference is not None:
             tensors["reference"] = self.reference
+        return tensors
+
+    def _save(self, streams: Streams, turn: int, position: int, place: int) -> None:
         about = {
             "removed": self.removed,
             "turn": turn,
@@ -231,7 +235,7 @@ class _Run:
             "arrays": [f"found.{name}" for name in self.found.arrays],
             "variants": [asdict(variant) for variant in streams.variants],
         }
-        self.state.save(position, about, tensors)
+        self.state.save(position, about, self._tensors(streams))
 
     def _restore(self, streams: Streams, about: dict[str, Any], tensors: SavedTensors) -> int:
         self.progress.advance(about["passed"])

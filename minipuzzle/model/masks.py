@@ -35,6 +35,8 @@ def index_mask(
     """True at the kept indices; None where all are kept."""
     if kept is None:
         return None
-    result = torch.zeros(size, dtype=torch.bool, device=device)
-    result[torch.as_tensor(kept, dtype=torch.int64, device=device)] = True
-    return result
+    result = torch.zeros(size, dtype=torch.bool)
+    result[torch.as_tensor(kept, dtype=torch.int64)] = True
+    if device.type == "cuda":  # a copy of pageable memory waits for all work before it
+        return result.pin_memory().to(device, non_blocking=True)
+    return result.to(device)

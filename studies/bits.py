@@ -20,22 +20,17 @@ from pathlib import Path
 
 import numpy as np
 from quantised import beginnings
+from quantised_mix import FORMATS, mixed
 
 from minipuzzle.arch import Selection
 from minipuzzle.cost.files import Files, files_of
 from minipuzzle.embedded import teacher_path
-from minipuzzle.memory import Workload, resident
 from minipuzzle.metrics import answers, measure
 from minipuzzle.model.rounded import Rounding
 from minipuzzle.rundir import RunDir
 from minipuzzle.runs.job import Job
-from minipuzzle.runs.score import run_score
-from minipuzzle.runs.search import run_search
-from minipuzzle.settings import Data, ScoreSettings, SearchSettings
+from minipuzzle.settings import Data
 from minipuzzle.settings.bits import number, parse_bits
-
-FORMATS = "int4-64,mxfp4,int4-32,nvfp4,fp8"
-WHOLE = ("mamba=100%", "attention=100%", "others=100%", "width=100%", "hidden=100%")
 
 
 class Study:
@@ -53,15 +48,13 @@ class Study:
         text = self.job.validation("eval")
         self.blocks = [text.share(i, len(text)) for i in range(len(text))]
         self.whole = [answers(self.model, one, 1) for one in self.blocks]
-        caches = resident(self.parent, Workload(context=1))
-        self.caches = caches.total - caches["weights"]
         self.base: np.ndarray | None = None
 
     def open(self, folder: Path) -> Job:
         return Job(RunDir(folder), checkpoint=teacher_path(), data=self.data, device="cpu")
 
     def bytes(self, formats: Sequence[str]) -> int:
-        return self.files.bytes(self.parent, [number(name) for name in formats])
+        return self.files.bytes(self.parent, [number(name) for name in formats], "bf16")
 
     def row(self, budget: str, what: str, formats: Sequence[str]) -> None:
         """Measure a mix and write that down."""
@@ -120,29 +113,9 @@ class Study:
         """The mix that search puts first, scored on the seed's calibration text."""
         line = self.line
         job = self.open(line.run / f"{line.metric}-{seed}")
-        score = ScoreSettings(
-            samples=line.samples,
-            block_samples=line.samples,
-            bits=FORMATS,
-            curves=False,
-            metric=line.metric,
-            seed=seed,
-        )
-        run_score(job, score)
-        settings = SearchSettings(
-            budget=(f"memory={limit // 1000}.{limit % 1000:03}kB",),
-            bits=f"{FORMATS},bf16",
-            context=1,
-            method="solver",
-            min_keep=WHOLE,
-            candidates=line.candidates,
-            refine=line.refine,
-            validation_blocks=line.blocks,
-            top=1,
-        )
-        result = run_search(job, settings)
-        formats = result.selections[result.candidates[0].name].formats
-        assert formats is not None
+        score = {"samples": line.samples, "metric": line.metric, "seed": seed}
+        moves = {"candidates": line.candidates, "refine": line.refine}
+        formats = mixed(job, limit, score, {"validation_blocks": line.blocks, **moves})
         self.row(budget, f"search, {line.metric}, seed {seed}", formats)
 
 
@@ -167,8 +140,7 @@ def main() -> None:
     study.naive("halfway to FP8's", ("nvfp4", "fp8"), budgets["halfway to FP8's"])
     for seed in study.line.seeds:
         for budget, limit in budgets.items():
-            # a cache of one token, and the recurrence's, are in a search's budget too
-            study.searched(budget, limit + study.caches, seed)
+            study.searched(budget, limit, seed)
     study.naive("NVFP4's", ("mxfp4", "nvfp4", "fp8"), low)
 
 

@@ -1,6 +1,7 @@
 """What a model loses in 8 and 4 bits, rounded afterwards and trained so (QAD). Tables of
 docs/results/quantised.md, by domain.
 
+    OMP_NUM_THREADS=1 python studies/quantised.py mix FOLDER      # by search, at NVFP4's bytes
     OMP_NUM_THREADS=1 python studies/quantised.py after FOLDER
     OMP_NUM_THREADS=1 python studies/quantised.py train FOLDER nvfp4 int4-32
     python studies/quantised.py table FOLDER
@@ -24,20 +25,20 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import torch
-from quantised_gguf import gguf_bytes, in_gguf
-from quantised_table import AFTER, FORMATS, GGUF, PLAIN, QAD, WHOLE, Result, table
+from quantised_gguf import gguf_bytes, in_gguf, lacking
+from quantised_mix import mixed
+from quantised_table import AFTER, FORMATS, GGUF, MIX, PLAIN, QAD, WHOLE, Result, table
 
 import minipuzzle as mp
 from minipuzzle import embedded
 from minipuzzle.artifacts import write_json
-from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
 from minipuzzle.export.compressed import Encoder
 from minipuzzle.export.served import served
-from minipuzzle.memory.formats import format_of
+from minipuzzle.memory.formats import format_of, pair_of
 from minipuzzle.metrics import measure
 from minipuzzle.model import HybridLM
-from minipuzzle.runs.job import open_checkpoint
+from minipuzzle.runs.job import Job, open_checkpoint
 from minipuzzle.settings import Data, Training
 from minipuzzle.training import distillation, train
 from minipuzzle.training.trained import choose_trained
@@ -50,12 +51,29 @@ class Study:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.folder = options, Path(options.folder)
+        self.kept_mix = self.folder / "mix.json"
         validation = options.validation or str(beginnings(self.folder, options.characters))
-        data = Data(train=options.train, validation=validation, length=options.length)
-        teacher = Path(options.teacher)
-        self.job = mp.load(teacher, run=self.folder / "run", data=data, device=options.device)
+        texts = {"calibration": options.calibration, "train": options.train}
+        self.data = Data(validation=validation, length=options.length, **texts)
+        self.job = self.open(Path(options.teacher), "run")
         self.start = open_checkpoint(embedded.checkpoint_path(Path(options.start)))
         self.itself = self.start.fingerprint == self.job.parent.fingerprint
+
+    def open(self, model: Path, run: str) -> Job:
+        """A run within the folder."""
+        device = self.options.device
+        return mp.load(model, run=self.folder / run, data=self.data, device=device)
+
+    def mix(self) -> None:
+        """Let search choose it, and keep that."""
+        if self.kept_mix.exists():
+            return
+        size, options = self.format("nvfp4")[0], self.options
+        score = {"samples": options.samples, "metric": "kl"}
+        search = {"validation_blocks": options.blocks, "candidates": 4, "refine": 6}
+        formats = mixed(self.open(Path(options.start), "mix"), size, score, search)
+        write_json(self.kept_mix, {"formats": formats})
+        print(f"mix: {self.format(MIX)[0]:,} bytes of {size:,}: {' '.join(formats)}")
 
     @cached_property
     def teacher(self) -> HybridLM:
@@ -66,6 +84,12 @@ class Study:
         """Of each format that the model's columns allow: the bytes of the file, and its weights."""
         found: dict[str, tuple[int, Weights]] = {}
         for name in FORMATS:
+            if name == MIX and not self.kept_mix.exists():
+                print(f"{name}: no search chose one yet")
+                continue
+            if name in GGUF and lacking(self.start, name):
+                print(f"{name}: xllamacpp is not installed")
+                continue
             try:
                 found[name] = self.format(name)
             except UserError as error:
@@ -78,7 +102,11 @@ class Study:
             return self.start.bytes, lambda model: nullcontext()
         if name in GGUF:
             return gguf_bytes(self.start, name), partial(in_gguf, name=name)
-        encoder = _encoder(self.start, name)
+        if name == MIX:
+            names = json.loads(self.kept_mix.read_text())["formats"]
+            encoder = Encoder(self.start, list(map(pair_of, names)))
+        else:
+            encoder = Encoder(self.start, format_of(name))
         return encoder.nbytes, partial(served, encoder=encoder)
 
     def result(self, model: HybridLM, way: str, name: str, rate: float, seed: int) -> Result:
@@ -129,6 +157,8 @@ class Study:
         if stored.exists():
             return Result(**json.loads(stored.read_text()))
         weights = self.format(first)[1]
+        if first in GGUF and self.job.device.type == "cuda":
+            weights = partial(weights, compiled=True)
         model = self.job.load(self.start)
         choose_trained(model, "all-but-routers")
         train(
@@ -136,7 +166,11 @@ class Study:
             distillation(self.teacher),
             self.job.text("train"),
             Training(
-                tokens=self.options.tokens, learning_rate=rate, batch=self.options.batch, seed=seed
+                tokens=self.options.tokens,
+                learning_rate=rate,
+                batch=self.options.batch,
+                micro_batch=self.options.micro_batch,
+                seed=seed,
             ),
             self.folder / "training" / stored.stem,
             identity=f"{self.start.fingerprint} {self.job.parent.fingerprint} {name}",
@@ -155,11 +189,6 @@ class Study:
         return self.folder / "results" / f"{way}.{name}.{rate:g}.{seed}.json"
 
 
-def _encoder(checkpoint: Checkpoint, name: str) -> Encoder:
-    family, _, group = name.partition("-")
-    return Encoder(checkpoint, format_of(family, int(group or 128)))
-
-
 def beginnings(folder: Path, characters: int) -> Path:
     """The beginnings of the embedded validation texts, a file a domain."""
     target = folder / "validation"
@@ -173,29 +202,33 @@ def beginnings(folder: Path, characters: int) -> Path:
 def main() -> None:
     """The command line."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("what", choices=["after", "train", "table"])
+    options.add_argument("what", choices=["mix", "after", "train", "table"])
     options.add_argument("folder")
     options.add_argument("formats", nargs="*")
     options.add_argument("--start", default="embedded")
     options.add_argument("--teacher", default="embedded")
+    options.add_argument("--calibration", default="")
     options.add_argument("--train", default="")
     options.add_argument("--validation", default="")
     options.add_argument("--characters", type=int, default=40_000)
     options.add_argument("--length", type=int, default=256)
     options.add_argument("--tokens", type=int, default=40_000)
     options.add_argument("--batch", type=int, default=4)
+    options.add_argument("--micro-batch", type=int, default=0)
     options.add_argument(
         "--rates", type=lambda text: [float(r) for r in text.split(",")], default=[1e-4, 4e-4]
     )
     options.add_argument("--seeds", type=int, default=2)
+    options.add_argument("--samples", type=int, default=8, help="blocks that score reads")
+    options.add_argument("--blocks", type=int, default=16, help="of text that the search reads")
     options.add_argument("--device", default="auto")
     said = options.parse_args()
     if said.what == "table":
         table(Path(said.folder))
         return
     study = Study(said)
-    if said.what == "after":
-        study.after()
+    if said.what in ("mix", "after"):
+        getattr(study, said.what)()
     for name in said.formats:
         study.train(name)
 

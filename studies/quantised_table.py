@@ -9,10 +9,10 @@ from pathlib import Path
 
 from minipuzzle.report.svg import save_png
 
-WHOLE, PLAIN, AFTER, QAD = "bf16", "plain", "after", "qad"
+WHOLE, MIX, PLAIN, AFTER, QAD = "bf16", "mix", "plain", "after", "qad"
 TRAINED = ("fp8", "nvfp4", "mxfp4", "int4", "int4-64", "int4-32")
 GGUF = ("Q8_0", "Q4_K", "Q4_0", "IQ4_NL")
-FORMATS = (WHOLE, *TRAINED, *GGUF)
+FORMATS = (WHOLE, *TRAINED, MIX, *GGUF)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 #!/bin/bash
 # What travels to a GPU machine without network, made here, in the root of the checkout (10 minutes on 2 cores; fp8 10 more):
-#   studies/gpu/prepare.sh [wheels] [torchao] [peers] [corpus] [text] [tied] [latency] [fp8]      # without a word: all but torchao, peers and fp8
+#   studies/gpu/prepare.sh [wheels] [formats] [torchao] [peers] [corpus] [text] [tied] [latency] [fp8]; without a word: all but formats, torchao, peers, fp8
 set -e
 python=${PYTHON:-.venv/bin/python} shared=${SHARED:-../shared}
 data=$shared/data
@@ -15,6 +15,7 @@ for part in ${@:-wheels corpus text tied latency}; do
     case $part in
     wheels) fetch .whl rich markdown-it-py mdurl pygments shellingham click jinja2 markupsafe pyyaml pytest pluggy iniconfig einops \
         fla-core==0.6.0 hypothesis sortedcontainers annotated-doc beartype typing_extensions packaging ;;
+    formats) fetch .whl compressed-tensors==0.20.1 loguru pydantic==2.14.4 pydantic_core==2.50.5 annotated_types typing_inspection ;;
     torchao)  # without its kernels for other machines, to travel beside both kits
         fetch /tmp/torchao torchao==0.18.0
         (cd /tmp/torchao && unzip -qo *.whl -x '*.so' '*.pkl' && rm ./*.whl && tar cJf "$OLDPWD/.gpu/torchao.tar.xz" .) ;;

@@ -1,28 +1,38 @@
 # A session on one H200 or two without network: what was changed since the last, checked (issues 23 and 26), then recovery.sh (issue 24) and quantised.sh
 # with its teacher (issue 25), or lean.py (issue 23: 100 M parameters over 100 M tokens, three optimisers, two seeds; about 250 s each). Three calls,
 # kind nvidia-h200 or nvidia-h200-x2, each right after the other; 1,750 s. First, here:
-#   mkdir -p .gpu; cp ../shared/gpu/*.tar.xz .gpu/; studies/gpu/prepare.sh wheels torchao; pip download of compressed-tensors and loguru into .whl
+#   mkdir -p .gpu; cp ../shared/gpu/*.tar.xz .gpu/; studies/gpu/prepare.sh wheels formats torchao
 #   python studies/recovery.py larger data /tmp/recovery ../shared/data
 #   1. run "bash studies/gpu/both.sh checked"            timeout_s 600   # carry=[".gpu"]
 #   2. run "bash studies/gpu/trained.sh teacher"         timeout_s 600   # carry=[".whl", ".carry/recovery"]; tests/gpu beside it
 #   3. run "bash studies/gpu/trained.sh ways formats"    timeout_s 600   # or "ways lean"; again: it goes on
-#   4. give_back; here, as recovery.sh and quantised.sh say, and: tar xzf FILES_AT/lean.tgz -C RUN; python studies/lean.py table RUN
+#   4. give_back; here, as recovery.sh and quantised.sh say, and: tar xzf FILES_AT/all.tgz; tar xzf lean.tgz -C RUN; python studies/lean.py table RUN
+# Each brings all so far in one archive, renewed while it runs: $OUT/all.tgz. TRAINED_LIMIT: seconds of a call that has fewer than 600.
+brought=$OUT limit=${TRAINED_LIMIT:-580}
+export OUT=/tmp/trained_out
+mkdir -p $OUT
 study=recovery
 . studies/gpu/one_gpu.sh # unpacks, before two want it
 lean=/dev/shm/lean text=$PWD/.carry/recovery
 small="--size 100m --tokens 100M --seeds 2 --length 512 --batch 64 --blocks 256 --rate 1.5e-3 --device cuda"
+while sleep 15; do
+    (cd /dev/shm && tar cf - recovery/results recovery/logs recovery/teacher/model/training.json quantised/study/results quantised/*.log 2>/dev/null) |
+        gzip >$OUT/far.tgz
+    tar czf "$brought/.all.tgz" -C $OUT . 2>/dev/null && mv "$brought/.all.tgz" "$brought/all.tgz"
+done &
+loop=$!
 last=$(($(nvidia-smi -L | wc -l) - 1))
 beside() { # lean or formats, on the second card if there are two
     export CUDA_VISIBLE_DEVICES=$last
     if [ "$1" = lean ]; then
-        timeout $((575 - SECONDS)) python studies/lean.py run $lean $small --train "$text/train" --validation "$text/validation" >>/tmp/lean.txt 2>&1
+        timeout $((limit - SECONDS)) python studies/lean.py run $lean $small --train "$text/train" --validation "$text/validation" >>/tmp/lean.txt 2>&1
         cp /tmp/lean.txt $lean
         tar czf "$OUT/lean.tgz" -C $lean lean.json lean.txt
         return
     fi
-    export QUANTISED_TEACHER=$run/teacher/model QUANTISED_TEXT=$text QUANTISED_CHOICE=$text/validation QUANTISED_RATES=1.5e-4,5e-4
-    [ -d /dev/shm/quantised/student/student ] || bash studies/gpu/quantised.sh student
-    [ "$1" = student ] || bash studies/gpu/quantised.sh formats $((500 - SECONDS))
+    export QUANTISED_TEACHER=$run/teacher/model QUANTISED_RATES=1.5e-4,5e-4
+    [ -f /dev/shm/quantised/study/mix.json ] || bash studies/gpu/quantised.sh student $((limit - SECONDS))
+    [ "$1" = student ] || bash studies/gpu/quantised.sh formats $((limit - SECONDS))
 }
 tested() { # the shared server of small processes is not for them
     . studies/gpu/site.sh
@@ -44,10 +54,13 @@ teacher)
     CUDA_VISIBLE_DEVICES=0 bash studies/gpu/recovery.sh teacher
     nvidia-cuda-mps-control -d 2>/dev/null # of both cards; what the scripts start after it is this one
     beside student &
-    CUDA_VISIBLE_DEVICES=0 bash studies/gpu/recovery.sh ways $((580 - SECONDS)) ;;
+    CUDA_VISIBLE_DEVICES=0 bash studies/gpu/recovery.sh ways $((limit - SECONDS)) ;;
 ways)
     beside "$2" &
-    CUDA_VISIBLE_DEVICES=0 bash studies/gpu/recovery.sh ways 575 ;;
-*) echo "trained.sh teacher or ways, formats or lean" >&2; exit 2 ;;
+    CUDA_VISIBLE_DEVICES=0 bash studies/gpu/recovery.sh ways $((limit - SECONDS)) ;;
+*) echo "trained.sh teacher or ways, formats or lean" >&2; kill $loop; exit 2 ;;
 esac
-wait
+for job in $(jobs -p); do [ $job = $loop ] || wait $job; done
+kill $loop
+tar czf "$brought/all.tgz" -C $OUT .
+echo "trained.sh $1: $SECONDS s"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import quantised_gguf
 import torch
-from gguf.constants import GGMLQuantizationType
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 from quantised_table import Result, rate, shown
 
@@ -33,6 +33,23 @@ def test_q4_k_is_nearer_than_its_step_and_q5_0_takes_other_columns():
         "Q5_0",
         "Q4_K",
     ]
+
+
+def test_q4_k_without_the_library_is_the_librarys():
+    """But for the order of sums: one of 100 weights has a neighbouring code, errors are equal."""
+    weight = torch.randn(128, 768, generator=torch.Generator().manual_seed(0)) * 0.02
+    weight[0], weight[1], weight[2, :256] = weight[0].abs() + 1, -weight[1].abs() - 1, 0.0
+    weight = weight.bfloat16().float()
+    found = quantised_gguf.q4_k(weight)
+    theirs = quantised_gguf.through_ggml(weight, "Q4_K")
+    assert ((found - theirs).abs() > 1e-5 * theirs.abs()).float().mean() < 0.03
+    ours, own = ((x - weight)[3:].square().sum().item() for x in (found, theirs))
+    assert ours == pytest.approx(own, rel=2e-4)
+
+
+def test_bytes_of_blocks_are_ggufs():
+    for name, sizes in quantised_gguf.BLOCKS.items():
+        assert sizes == GGML_QUANT_SIZES[GGMLQuantizationType[name]]
 
 
 def row(at, seed, choice):

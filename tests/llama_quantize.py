@@ -61,12 +61,27 @@ def coded(tensor, found):
     return np.stack(codes).reshape(*values.shape[:-1], -1), kind
 
 
+def plan(reader, found):
+    """What it prints in a dry run: a line a tensor."""
+    for number, tensor in enumerate(reader.tensors, 1):
+        made = coded(tensor, found)
+        shape = ", ".join(f"{n:5}" for n in (*map(int, tensor.shape), 1, 1, 1)[:4])
+        line = f"[{number:4}/{len(reader.tensors):4}] {tensor.name:36} - [{shape}],"
+        line += f" type = {tensor.tensor_type.name.lower():>6}, size = {0:8.3f} MiB"
+        print(line + (f" -> {0:8.2f} MiB ({made[1].name.lower()})" if made else ""))
+
+
 def main(words):
-    """--imatrix FILE SOURCE TARGET Q4_K_M."""
+    """[--dry-run] --imatrix FILE SOURCE [TARGET] Q4_K_M."""
+    dry = words[0] == "--dry-run"
+    words = words[dry:]
     if words[0] != "--imatrix" or words[-1] != "Q4_K_M":
         sys.exit(f"not written by what stands for it: {words}")
-    _, matrix, source, target, _ = words
-    found, reader = importances(matrix), gguf.GGUFReader(source)
+    found, reader = importances(words[1]), gguf.GGUFReader(words[2])
+    if dry:
+        plan(reader, found)
+        return
+    target = words[3]
     architecture = reader.fields["general.architecture"].contents()
     writer = gguf.GGUFWriter(target, architecture)
     for name, field in reader.fields.items():

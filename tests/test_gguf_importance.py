@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from shutil import which
 
@@ -21,11 +22,13 @@ from test_gguf_experts import parent_of as experts_parent
 from transformers import AutoModelForCausalLM
 
 from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.export import llama_quantize
-from minipuzzle.export.gguf import layout_of
+from minipuzzle.errors import InternalError, UserError
+from minipuzzle.export import gguf_columns, llama_quantize
+from minipuzzle.export.gguf import Exported, layout_of
 from minipuzzle.export.inputs import Squares, squared_inputs
 from minipuzzle.model import load_model
 from minipuzzle.runs.calibrated import calibration
+from minipuzzle.runs.export import run_export
 from minipuzzle.settings import Data
 
 TOKENS = torch.randint(0, 4096, (2, 24), generator=torch.Generator().manual_seed(0))
@@ -145,15 +148,21 @@ def test_k_formats_are_rounded_by_what_matrices_read(tool, tmp_path, capsys, mon
     monkeypatch.setattr(llama_quantize, "_write", kept)
     text = ("--calibration", TEXT, "--samples", 2, "--length", 64, "--device", "cpu")
     run("export", path, "--gguf", target, "--dtype", "q4_k_m", *text, "--json")
-    said = json.loads(capsys.readouterr().out)
+    shown = capsys.readouterr()
+    said = json.loads(shown.out)
     assert list(target.parent.iterdir()) == [target]
-    stored = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(target).tensors}
+    tensors = gguf.GGUFReader(target).tensors
+    stored = {tensor.name: tensor.tensor_type.name for tensor in tensors}
+    planned = sum(int(tensor.n_bytes) for tensor in tensors)
+    assert f"bytes of tensors become {planned:,}, " in shown.err
     assert stored["blk.1.ffn_down.weight"] in ("Q4_K", "Q6_K")
     assert stored["blk.1.ffn_up.weight"] == "Q5_0"
     assert (said["dtype"], said["tensors"]) == ("q4_k_m", len(stored))
     assert said["types"] == Counter(stored.values())
-    assert "ffn_up of 32 columns is Q5_0, for want of blocks of 256 (layers 1)" in said["notes"]
-    assert not any("ffn_down" in note for note in said["notes"])
+    [odd] = (note for note in said["notes"] if note.startswith("256 does not divide"))
+    assert "Q5_0 for " in odd
+    assert ", ffn_up (32, layers 1), " in odd
+    assert "ffn_down" not in odd
     tokens = calibration(Checkpoint.open(path), Data(calibration=str(TEXT), length=64)).tokens[:2]
     theirs = linear_squares(transformers_of(path), torch.from_numpy(tokens.astype(int)))
     del theirs["lm_head"]
@@ -166,6 +175,65 @@ def test_k_formats_are_rounded_by_what_matrices_read(tool, tmp_path, capsys, mon
         np.testing.assert_allclose(mine[0], sums / tokens.size, rtol=1e-3, atol=1e-9)
     with LlamaCpp(target) as server:
         assert len(server.greedy(list(range(407, 440)), 2)[0]) == 2
+
+
+def test_another_file_than_was_planned_and_none_are_refused(tool, tmp_path, monkeypatch):
+    types = llama_quantize._types
+    monkeypatch.setattr(
+        llama_quantize, "_types", lambda *file: {**types(*file), "output.weight": ("Q2_K", 32)}
+    )
+    source = Checkpoint.open(save(shaken(tiny("M-*", intermediate=256)), tmp_path / "model"))
+    text = {"data": Data(calibration=str(TEXT), length=64), "samples": 1, "device": "cpu"}
+    with pytest.raises(InternalError, match="output"):
+        run_export(source, tmp_path / "out" / "x.gguf", "q4_k_m", **text)
+    called = llama_quantize._called
+    monkeypatch.setattr(
+        llama_quantize, "_called", lambda *how: called(*how) if "--dry-run" in how[1] else "done"
+    )
+    with pytest.raises(UserError, match="did not write q4_k_m"):
+        run_export(source, tmp_path / "out" / "x.gguf", "q4_k_m", **text)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def odd_sentences(architecture, format="q4_k_m"):
+    """What is said where every matrix of a GGUF is Q5_0."""
+    layout, model = layout_of("nemotron_h", architecture)
+    listed = layout.tensors(architecture, model)
+    shapes = {tensor.name: tensor.shape for tensor in architecture.tensors()}
+    matrices = {tensor.name: tensor.source for tensor in listed if tensor.matrix}
+    kinds = {name: ("Q5_0", shapes[source][-1]) for name, source in matrices.items()}
+    kinds["blk.0.ssm_d"] = ("F32", 1)  # no matrix, and no odd one
+    return gguf_columns.sentences(architecture, listed, kinds, format)
+
+
+def test_what_a_search_must_keep_to_is_said_and_makes_whole_blocks():
+    wide = {"hidden": 320, "intermediate": 640, "heads": 42, "head_dim": 64, "groups": 6}
+    parent = tiny("M*-", q_heads=40, vocab=64, **wide)
+    found = odd_sentences(parent)
+    assert found[-2] == (
+        "whole blocks of 256 by a search with search.vary hidden in multiples of 256,"
+        " search.vary heads in multiples of 12, search.multiple 256 (FFN channels)"
+    )
+    assert found[-1].startswith("no cut brings 1 of these ")  # four heads of 80 channels
+    mamba, attention, ffn = parent.at_hidden(256).blocks
+    cut = (mamba.resized(heads=36), attention, ffn.resized(intermediate=512))
+    found = odd_sentences(replace(parent.at_hidden(256), blocks=cut))
+    assert found[0] == "256 does not divide these columns: Q5_0 for attn_output (320, layers 1)"
+    assert len(found) == 2
+    for heads in (6, 18, 30):  # six groups; heads of a quarter of a block
+        assert mamba.resized(heads=heads).projections["out_proj"][1] % 256
+    assert odd_sentences(parent, "iq4_nl") == []
+    found = odd_sentences(tiny("M*-M"))
+    assert "Q5_0 for token_embd (32), ssm_in (32, layers 0, 3), ssm_out (" in found[0]
+    assert not any("by a search" in sentence for sentence in found)  # all < 256
+
+
+def test_the_command_names_settings_as_a_search_is_told(checkpoint, tmp_path, capsys, monkeypatch):
+    written = {"path": tmp_path, "dtype": "q4_k_m", "bytes": 1, "tensors": 1, "types": {"Q5_0": 1}}
+    found = Exported(**written, parameters=1, notes=("search.multiple 256 (FFN channels)",))
+    monkeypatch.setattr("minipuzzle.runs.export.run_export", lambda *_, **__: found)
+    run("export", checkpoint, "--gguf", tmp_path / "x.gguf", "--dtype", "q4_k_m")
+    assert "note: --multiple 256 (FFN channels)\n" in capsys.readouterr().out
 
 
 def test_a_format_that_the_tool_refuses_leaves_nothing_behind(tool, tmp_path, capsys):

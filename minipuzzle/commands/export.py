@@ -9,6 +9,7 @@ from pathlib import Path
 from minipuzzle.checked import table
 from minipuzzle.commands._shared import command, out, print_json, student
 from minipuzzle.settings.export import ExportCommand
+from minipuzzle.settings.verbs import in_words_of
 from minipuzzle.units import bytes_, sized
 
 
@@ -44,7 +45,7 @@ def _gguf(path: Path, target: Path, line: ExportCommand) -> None:
         print_json(table(written))
         return
     for note in (*opened.notes, *written.notes):
-        out.print(f"note: {note}", soft_wrap=True)
+        out.print(f"note: {in_words_of('export', note)}", soft_wrap=True)
     types = ", ".join(f"{count} {name}" for name, count in written.types.items())
     out.print(
         f"gguf: {target}  {sized(written.parameters, written.active)}, {bytes_(written.bytes)},"

@@ -20,7 +20,7 @@ from minipuzzle.arch import Architecture
 from minipuzzle.artifacts import disk_error
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
-from minipuzzle.export import gguf_llama, gguf_nemotron_h, gguf_qwen, llama_quantize
+from minipuzzle.export import gguf_columns, gguf_llama, gguf_nemotron_h, gguf_qwen, llama_quantize
 from minipuzzle.export.gguf_tensor import GgufTensor
 from minipuzzle.progress import SILENT, Progress
 from minipuzzle.temporary import temporary_beside
@@ -85,9 +85,10 @@ def export_gguf(
             model_type, architecture = str(checkpoint.config["model_type"]), checkpoint.architecture
             layout, model = layout_of(model_type, architecture)
             listed = layout.tensors(architecture, model)
-            made = llama_quantize.quantise(library, checkpoint, listed, made, coarse, importance)
-            kinds = llama_quantize.types(library, made)
-            notes += llama_quantize.odd_columns(kinds, coarse)
+            made, kinds = llama_quantize.quantise(
+                library, checkpoint, listed, made, coarse, importance
+            )
+            notes += gguf_columns.sentences(architecture, listed, kinds, coarse)
         made.chmod(0o644)
         with made.open("rb") as file:
             os.fsync(file.fileno())

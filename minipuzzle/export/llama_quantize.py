@@ -6,11 +6,14 @@ Source: llama.cpp, tools/quantize/quantize.cpp, tools/imatrix/imatrix.cpp, src/l
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from types import ModuleType
 
@@ -18,9 +21,11 @@ import numpy as np
 from torch import Tensor
 
 from minipuzzle.checkpoint import Checkpoint
-from minipuzzle.errors import UserError
+from minipuzzle.errors import InternalError, UserError
 from minipuzzle.export.gguf_tensor import GgufTensor
 from minipuzzle.export.inputs import Squares
+
+log = logging.getLogger(__name__)
 
 TOOL = "llama-quantize"
 FORMATS = (
@@ -29,13 +34,16 @@ FORMATS = (
     *("iq3_s", "iq3_m", "iq4_xs", "iq4_nl"),
 )
 """Its names of what most tensors become."""
-BLOCK = 256
-"""Columns that share scales in these formats, but for iq4_nl: 32."""
 IMPORTANCE = "imatrix.gguf"
 TEXT = "calibration text of minipuzzle"
 """What it writes into the file as the origin of the importance matrix."""
 LINES = 3
 """Of its last ones in an error."""
+PLANNED = re.compile(
+    r"^\[ *\d+/ *\d+\] +(\S+) +- \[([\d, ]+)\], type = +(\w+), size = [^(\n]*(?:\((\w+)\))?$",
+    re.MULTILINE,
+)
+"""A line of its --dry-run: name, shape, type before and, where that changes, type after."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +64,7 @@ def tool() -> str:
         raise UserError(
             f"{TOOL}, which writes K- and IQ-formats, is not installed.",
             got="nothing of that name on PATH",
-            allowed="llama.cpp's own, 2025-07 or later (importance matrices in GGUF)",
+            allowed="llama.cpp's own, 2026-02 or later (--dry-run)",
             next="Install llama.cpp (brew install llama.cpp, or a release of it) and put it on"
             " PATH; or change export.dtype to q8_0, which needs nothing.",
         )
@@ -70,34 +78,77 @@ def quantise(
     source: Path,
     format: str,
     importance: Importance | None,
-) -> Path:
-    """The file beside ``source`` that it makes of it; ``tensors`` are those of both files.
+) -> tuple[Path, dict[str, tuple[str, int]]]:
+    """The file beside ``source`` that it makes of it, and the (type, columns) of each tensor;
+    ``tensors`` are those of both files. What its --dry-run says of them is logged first.
 
-    Raises: UserError with its last lines where it fails.
+    Raises: UserError with its last lines where it fails; InternalError where a tensor has another
+    type than was planned.
     """
     options = []
     if importance is not None:
         _write(library, checkpoint, source.with_name(IMPORTANCE), tensors, importance)
         options = ["--imatrix", IMPORTANCE]
     made = source.with_name(f"{format}.gguf")
+    plan = _planned(library, _called(source, ["--dry-run", *options, source.name, format.upper()]))
     # names alone: it writes that of the importance matrix into the file
+    said = _called(source, [*options, source.name, made.name, format.upper()])
+    if not made.exists():
+        raise _failed(format, said)
+    found = _types(library, made)
+    if found != plan:
+        other = min(set(found.items()) ^ set(plan.items()))
+        raise InternalError(f"{format}: {other} is not both planned and written")
+    return made, found
+
+
+def _called(source: Path, words: list[str]) -> str:
     done = subprocess.run(
-        [tool(), *options, source.name, made.name, format.upper()],
+        [tool(), *words],
         cwd=source.parent,
         capture_output=True,
         text=True,
         errors="replace",
         check=False,
     )
-    if done.returncode or not made.exists():
-        said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        raise UserError(
-            f"{TOOL} did not write {format}.",
-            got=f"exit code {done.returncode}: {' / '.join(said[-LINES:])}",
-            allowed="a format and a model that it knows",
-            next="Change export.dtype; q2_k_s and iq1 to iq3 want export.samples 1 or more.",
-        )
-    return made
+    said = done.stdout + done.stderr
+    if done.returncode:
+        raise _failed(words[-1].lower(), f"{said}\nexit code {done.returncode}")
+    return said
+
+
+def _failed(format: str, said: str) -> UserError:
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return UserError(
+        f"{TOOL} did not write {format}.",
+        got=" / ".join(lines[-LINES:]),
+        allowed="a format and a model that it knows; --dry-run, which it has since 2026-02",
+        next="Change export.dtype; q2_k_s and iq1 to iq3 want export.samples 1 or more.",
+    )
+
+
+def _planned(library: ModuleType, said: str) -> dict[str, tuple[str, int]]:
+    """(type, columns) of each tensor of the file to be, by name."""
+    plan, before, after, count = {}, 0, 0, 0
+    for name, shape, old, new in PLANNED.findall(said):
+        sizes = [int(size) for size in shape.split(",")]
+        plan[name] = ((new or old).upper(), sizes[0])
+        before += _bytes(library, old, sizes)
+        after += _bytes(library, new or old, sizes)
+        count += prod(sizes)
+    if not plan:
+        raise _failed("a plan", said)
+    kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(k for k, _ in plan.values()).items())
+    log.info(
+        f"gguf: {before:,} bytes of tensors become {after:,}, {8 * after / count:.2f} bits a"
+        f" weight: {kinds}"
+    )
+    return plan
+
+
+def _bytes(library: ModuleType, kind: str, sizes: Sequence[int]) -> int:
+    block, size = library.GGML_QUANT_SIZES[library.GGMLQuantizationType[kind.upper()]]
+    return prod(sizes) // int(block) * int(size)
 
 
 def _write(
@@ -134,25 +185,9 @@ def _columns(tensor: GgufTensor, sums: Tensor, shape: tuple[int, ...]) -> np.nda
     return converted[..., 0, :].reshape(len(sums), -1).numpy().copy()
 
 
-def types(library: ModuleType, path: Path) -> dict[str, tuple[str, int]]:
+def _types(library: ModuleType, path: Path) -> dict[str, tuple[str, int]]:
     """(type, columns) of each tensor of a file, by name."""
     return {
         tensor.name: (tensor.tensor_type.name, int(tensor.shape[0]))
         for tensor in library.GGUFReader(path).tensors
     }
-
-
-def odd_columns(found: Mapping[str, tuple[str, int]], format: str) -> list[str]:
-    """Sentences on the tensors that cannot be in blocks of the format, and what each is instead."""
-    block = 32 if format == "iq4_nl" else BLOCK
-    taken: dict[tuple[str, int, str], list[str]] = {}
-    for name, (type, columns) in found.items():
-        if columns % block and type != "F32":
-            match = re.fullmatch(r"blk\.(\d+)\.(.*)\.weight", name)
-            number, tail = match.groups() if match else ("", name.removesuffix(".weight"))
-            taken.setdefault((tail, columns, type), []).append(number)
-    return [
-        f"{tail} of {columns} columns is {type}, for want of blocks of {block}"
-        + (f" (layers {', '.join(numbers)})" if numbers[0] else "")
-        for (tail, columns, type), numbers in taken.items()
-    ]

@@ -37,7 +37,10 @@ def table(folder: Path) -> None:
     found = [Result(**json.loads(p.read_text())) for p in sorted(folder.glob("results/*.json"))]
     whole = next(result for result in found if (result.way, result.format) == (AFTER, WHOLE))
     domains = list(whole.domains)
-    head = ["format", "way", "MB", "rate", *domains, "all", "KL", "won back", "seeds"]
+    controls = [r for r in found if (r.way, r.format) == (PLAIN, WHOLE)]
+    trained = [r.loss for r in controls if r.rate == rate(controls)]
+    last = "beside BF16 trained as long" if trained else "won back"
+    head = ["format", "way", "MB", "rate", *domains, "all", "KL", last, "seeds"]
     print("| " + " | ".join(head) + " |\n|---|---|" + "--:|" * (len(head) - 2))
     drawn: dict[str, list[float]] = {}
     for name in FORMATS:
@@ -62,8 +65,13 @@ def table(folder: Path) -> None:
                 cells.append(shown([above(r.domains[domain], whole.domains[domain]) for r in runs]))
             cells.append(shown([above(r.loss, whole.loss) for r in runs]))
             cells.append(f"{statistics.mean(r.kl for r in runs):.4f}")
-            back = [100 * (1 - (r.loss - whole.loss) / loss) for r in runs] if loss else []
-            cells.append(shown(back, 0) if back and way != AFTER else "")
+            if way == AFTER:
+                cells.append("")
+            elif trained:
+                cells.append(shown([above(r.loss, statistics.mean(trained)) for r in runs]))
+            else:
+                back = [100 * (1 - (r.loss - whole.loss) / loss) for r in runs] if loss else []
+                cells.append(shown(back, 0) if back else "")
             print("| " + " | ".join([*cells, str(len(runs))]) + " |")
             drawn[f"{name}, {way}"] = [above(r.loss, whole.loss) for r in runs]
     print(f"whole: {whole.loss:.4f} nats/token", whole.domains)

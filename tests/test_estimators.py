@@ -125,6 +125,19 @@ def test_collectors_equal_numpy_whatever_the_batches(estimator):
         assert all((collector.sums[name] == before[name]).all() for name in before)
 
 
+def test_sums_are_copied_once_whatever_the_batches(monkeypatch):
+    """A GPU waits for each copy."""
+    model = shaken(tiny("M-*", vocab=VOCAB))
+    block, module = model.architecture.blocks[1], model.blocks[1]
+    copies, copy = [], torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda x: copies.append(x) or copy(x))
+    with torch.no_grad(), Collector(block, module, "flap") as one, HiddenCollector(block, module):
+        for part in tokens(texts()).split(2):
+            model.hidden_states(part)
+        assert not copies
+    assert len(copies) == len(one.sums) + 1
+
+
 def test_minitron_is_the_formula_of_modelopts_l2_norm_hook():
     """Sequence first, as Megatron has it: |input of fc2|.mean(0), squared, summed over batches,
     root at the end.

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, MutableMapping
 from functools import partial
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from minipuzzle.importance.estimators import check_streamed, find
@@ -16,15 +18,33 @@ from minipuzzle.model.base import ResidualBlock
 
 
 class _Hooks:
-    """Hooks that are taken off where the context ends."""
+    """Hooks that are taken off where the context ends. What batches add stays on their device until
+    then: a copy at each would make a GPU wait for its next kernel.
+    """
 
     def __init__(self) -> None:
         self.handles: list[RemovableHandle] = []
+        self._added: list[tuple[Reading, dict[str, Tensor]]] = []
+
+    def _read(self, module: ResidualBlock, point: str, reading: Reading) -> None:
+        added: dict[str, Tensor] = {}
+
+        @torch.no_grad()
+        def add(x: Any) -> None:
+            for name, value in reading.reduce(x).items():
+                added[name] = added[name] + value if name in added else value
+
+        self.handles.append(module.watch(point, add))
+        self._added.append((reading, added))
 
     def __exit__(self, *_: object) -> None:
         for handle in self.handles:
             handle.remove()
         self.handles.clear()
+        for reading, added in self._added:
+            for name, value in added.items():
+                reading.sums[name] += value.cpu().numpy()
+        self._added.clear()
 
 
 class Sums(MutableMapping[str, Array]):
@@ -56,7 +76,8 @@ class Sums(MutableMapping[str, Array]):
 
 
 class Collector(_Hooks):
-    """Hooks on one block's module while it is entered; every batch that passes meanwhile counts.
+    """Hooks on one block's module while it is entered; every batch that passes meanwhile counts,
+    once it is left.
 
     ``sums`` are float64 and additive over batches, and may be replaced entry by entry (resumed, or
     summed over processes) before ``scores``; "magnitude" and "random" have none. ``seed`` is used
@@ -81,7 +102,7 @@ class Collector(_Hooks):
 
     def __enter__(self) -> Collector:
         for name, point in self.points.items():
-            self.handles.append(self.module.watch(point, self.readings[name].add))
+            self._read(self.module, point, self.readings[name])
         return self
 
     def scores(self) -> dict[str, Array]:
@@ -107,7 +128,7 @@ class HiddenCollector(_Hooks):
         super().__init__()
 
     def __enter__(self) -> HiddenCollector:
-        self.handles.append(self.module.watch("branch_input", self.reading.add))
+        self._read(self.module, "branch_input", self.reading)
         return self
 
     def scores(self) -> dict[str, Array]:

@@ -34,11 +34,6 @@ class Reading:
         """[number of scores] float64, higher is kept."""
         raise NotImplementedError
 
-    def add(self, x: Float[Tensor, "b s c"]) -> None:
-        """Count an activation."""
-        for name, value in self.reduce(x.detach()).items():
-            self.sums[name] += value.cpu().numpy()
-
 
 class Nothing(Reading):
     """No activation is read: ``compute`` has the scores, from weights or a seed."""

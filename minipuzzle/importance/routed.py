@@ -48,10 +48,6 @@ class RoutedReading(Reading):
     def reduce(self, x: Routed) -> dict[str, Tensor]:  # type: ignore[override]
         raise NotImplementedError
 
-    def add(self, x: Routed) -> None:  # type: ignore[override]
-        for name, value in self.reduce(x).items():
-            self.sums[name] += value.cpu().numpy()
-
 
 class Totals(RoutedReading):
     """``sums``: "rows" [E] of each expert, "norms" [E] of their outputs, "gated" [E] the same times

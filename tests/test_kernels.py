@@ -2,6 +2,9 @@
 
 import json
 import os
+import sys
+from importlib import import_module
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ import torch.nn.functional as F
 
 from minipuzzle.errors import UserError
 from minipuzzle.kernels import choose, reference, tuning
+from minipuzzle.kernels.part import import_parts_of
 
 
 def recurrence(x, dt, a, b, c, d, documents=None, state=None):
@@ -159,6 +163,31 @@ def test_tuning_is_kept_from_before_kernels_are_imported(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=f"^0 {tmp_path}/elsewhere$"):
         choose(torch.device("cuda"))
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_part_of_a_package_does_not_import_all_of_it(tmp_path, monkeypatch):
+    """As mamba-ssm is laid out; whoever wants the package itself gets all of it."""
+    (tmp_path / "whole/ops").mkdir(parents=True)
+    (tmp_path / "whole/ops/__init__.py").touch()
+    (tmp_path / "whole/ops/scan.py").write_text("from whole.utils import two\nfour = two + two")
+    (tmp_path / "whole/utils.py").write_text("two = 2")
+    (tmp_path / "whole/__init__.py").write_text("import whole_models\n__version__ = '1'")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    import_parts_of("whole")
+    assert import_module("whole.ops.scan").four == 4
+    assert find_spec("whole").origin == str(tmp_path / "whole/__init__.py")
+    whole = import_module("whole")
+    assert not hasattr(whole, "__wrapped__")
+    (tmp_path / "whole_models.py").write_text("")
+    assert "whole_models" not in sys.modules
+    assert whole.__version__ == "1"
+    assert "whole_models" in sys.modules
+    assert whole.ops.scan.four == 4
+    with pytest.raises(AttributeError):
+        getattr(whole, "nothing")  # noqa: B009
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
 
 
 def test_what_was_tuned_elsewhere_is_in_tritons_form(tmp_path):

@@ -16,6 +16,7 @@ from torch import Tensor
 from minipuzzle.errors import UserError
 from minipuzzle.kernels import delta, grouped, reference
 from minipuzzle.kernels import experts as reference_experts
+from minipuzzle.kernels.part import import_parts_of
 from minipuzzle.kernels.tuning import keep_tuning
 from minipuzzle.kinds import Block
 
@@ -95,6 +96,7 @@ def choose(device: torch.device, requested: str = "auto") -> Kernels:
     others = {**_experts(device, requested), **_delta(device, requested)}
     if requested == "reference" or why_not:
         return _bundle(reference, "reference", why_not or "requested", others)
+    import_parts_of("mamba_ssm")
     from minipuzzle.kernels import cuda
 
     version = importlib.metadata.version("mamba_ssm")

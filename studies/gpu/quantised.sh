@@ -14,7 +14,7 @@ if [ -z "$QUANTISED_REHEARSAL" ]; then
     [ -d /tmp/packages/rich ] || python3 -m pip install -q --no-index --no-deps --no-compile --target /tmp/packages .whl/*.whl
     export PYTHONPATH=/tmp/mamba:/tmp/packages:$PWD
 fi
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} PYTHONWARNINGS=ignore PYTHONUNBUFFERED=1
+export CUDA_MPS_CLIENT_PRIORITY=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} PYTHONWARNINGS=ignore PYTHONUNBUFFERED=1
 export TRITON_CACHE_DIR=/tmp/triton TRITON_CACHE_AUTOTUNING=1 TORCHINDUCTOR_CACHE_DIR=/tmp/inductor
 run=${QUANTISED_RUN:-/dev/shm/quantised} text=${QUANTISED_TEXT:-.carry/recovery} limit=${2:-580}
 recipe=${QUANTISED_RECIPE:-studies/recovery_teacher.yaml} tokens=${QUANTISED_TOKENS:-4000000} length=${QUANTISED_LENGTH:-512}

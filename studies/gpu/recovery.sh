@@ -15,7 +15,8 @@ ways)
     mkdir -p $run/logs
     python studies/recovery.py larger texts $run
     while read -r question way; do
-        timeout $(($2 - SECONDS)) python studies/recovery.py larger run $run "$question" "$way" \
+        [ "$way" = "half on" ] && first=0 || first=1 # each of its 256 decoding steps would wait for the others' kernels
+        CUDA_MPS_CLIENT_PRIORITY=$first timeout $(($2 - SECONDS)) python studies/recovery.py larger run $run "$question" "$way" \
             >>"$run/logs/$question.${way// /-}.log" 2>&1 &
     done < <(python studies/recovery.py larger list $run)
     wait

@@ -222,7 +222,8 @@ if __name__ == "__main__":
     if sys.argv[2] == "run":
         run(scale, folder, sys.argv[4], sys.argv[5:])
     elif sys.argv[2] == "list":  # a line for each process
-        print("\n".join({way: f"{q} {way}" for q in QUESTIONS for way in scale.ways(q)}.values()))
+        questions = sys.argv[4:] or QUESTIONS
+        print("\n".join({way: f"{q} {way}" for q in questions for way in scale.ways(q)}.values()))
     elif sys.argv[2] == "texts":  # before processes side by side
         write_texts(scale, folder)
     elif sys.argv[2] == "data":

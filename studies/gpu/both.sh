@@ -79,6 +79,9 @@ checked)
         wait $one
         TWO_LIMIT=$((590 - SECONDS)) bash studies/gpu/two.sh pair
     fi ;;
+score) # cold, as a user's first; then tests of tests/gpu/test_FILE_gpu.py
+    EIGHT_LIMIT=200 bash studies/gpu/eight.sh --only make score
+    (. studies/gpu/site.sh && tests 0 280 "${@:2}") ;;
 chain) # 8 B to 4 B by a user's commands beside the neighbours' rows, and the same student on one card and on two: 1,150 s, in three calls
     CUDA_VISIBLE_DEVICES=1 bash studies/gpu/speed.sh 8b &
     speed=$!
@@ -89,7 +92,7 @@ chain) # 8 B to 4 B by a user's commands beside the neighbours' rows, and the sa
     fi
     wait $speed ;;
 pair) TWO_LIMIT=520 bash studies/gpu/two.sh pair ;;
-*) echo "both.sh first, second, third, checked, chain or pair" >&2; exit 2 ;;
+*) echo "both.sh first, second, third, checked, score, chain or pair" >&2; exit 2 ;;
 esac
 kill $loop
 (cd /tmp && find triton eight_triton -name '*.autotune.json' 2>/dev/null | tar czf $OUT/tuned.tgz -T -) # what Triton chose: to begin with on the next machine

@@ -22,7 +22,7 @@ batch=${QUANTISED_BATCH:-32} choice=${QUANTISED_CHOICE:-$text/validation} sample
 mkdir -p $run
 teacher=${QUANTISED_TEACHER:-$run/teacher/model}
 study="--start $run/student/student --teacher $teacher --train $text/train --validation $choice --calibration $text/calibration --length $length --tokens $tokens --batch $batch"
-study="$study --micro-batch ${QUANTISED_MICRO:-8} --samples ${QUANTISED_MIX:-16} --rates ${QUANTISED_RATES:-1.5e-4,5e-5,5e-4}"
+study="$study --micro-batch ${QUANTISED_MICRO:-16} --samples ${QUANTISED_MIX:-16} --rates ${QUANTISED_RATES:-1.5e-4,5e-5,5e-4}"
 left() { echo $((limit - SECONDS > 1 ? limit - SECONDS : 1)); }
 mix() { # which search chooses, once
     timeout $(left) python3 studies/quantised.py mix $run/study $study >>$run/mix.log 2>&1 || tail -n 4 $run/mix.log | cut -c1-300
@@ -34,7 +34,7 @@ student)
         timeout $(left) python3 -m minipuzzle search --run $run/student --data $choice --length $length --budget 83% --top 1 \
             --validation-blocks 16 --candidates ${QUANTISED_CANDIDATES:-40} --multiple ${QUANTISED_MULTIPLE:-256} &&
         timeout $(left) python3 -m minipuzzle distill --run $run/student --data $text/train --validation $choice --length $length \
-            --tokens $tokens --batch $batch --micro-batch ${QUANTISED_MICRO:-8} --learning-rate 5e-4 && echo recovered after $SECONDS s && mix && echo mixed after $SECONDS s ;;
+            --tokens $tokens --batch $batch --micro-batch ${QUANTISED_MICRO:-16} --learning-rate 5e-4 && echo recovered after $SECONDS s && mix && echo mixed after $SECONDS s ;;
 formats)
     nvidia-cuda-mps-control -d 2>/dev/null # many small processes on one GPU
     [ -f $run/study/mix.json ] || mix

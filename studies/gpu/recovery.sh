@@ -5,7 +5,7 @@
 #   1. run "bash studies/gpu/recovery.sh teacher"    timeout_s 590   # carry=[".gpu", ".whl", ".carry/recovery"]
 #   2. run "bash studies/gpu/recovery.sh ways 580"   timeout_s 600   # all ten ways side by side; again until none is left
 #   3. give_back; here: tar xzf FILES_AT/recovery.tar.gz -C RUN; python studies/recovery.py larger table RUN
-# Each run is a file when it is done, each call brings back all so far and goes on with what is missing. The times are guesses.
+# RECOVERY_QUESTIONS="steps on-policy" leaves the texts out. Each run is a file when it is done, each call brings back all so far and goes on with what is missing. The times are guesses.
 study=recovery
 . studies/gpu/one_gpu.sh
 case $1 in
@@ -18,7 +18,7 @@ ways)
         [ "$way" = "half on" ] && first=0 || first=1 # each of its 256 decoding steps would wait for the others' kernels
         CUDA_MPS_CLIENT_PRIORITY=$first timeout $(($2 - SECONDS)) python studies/recovery.py larger run $run "$question" "$way" \
             >>"$run/logs/$question.${way// /-}.log" 2>&1 &
-    done < <(python studies/recovery.py larger list $run)
+    done < <(python studies/recovery.py larger list $run $RECOVERY_QUESTIONS)
     wait
     brought
     python studies/recovery.py larger table $run && cp $run/recovery.png "$OUT" ;;

@@ -1,12 +1,14 @@
-# A session on one H200 or two without network: what was changed since the last, checked (issues 23 and 26), then recovery.sh (issue 24) and quantised.sh
-# with its teacher (issue 25), or lean.py (issue 23: 100 M parameters over 100 M tokens, three optimisers, two seeds; about 250 s each). Three calls,
-# kind nvidia-h200 or nvidia-h200-x2, each right after the other; 1,750 s. First, here:
+# A session on one H200 or two without network: recovery.sh (issue 24) beside quantised.sh with its teacher (issue 25) or lean.py (issue 23: 100 M parameters
+# over 100 M tokens, three optimisers, two seeds; about 250 s each). First, here:
 #   mkdir -p .gpu; cp ../shared/gpu/*.tar.xz .gpu/; studies/gpu/prepare.sh wheels formats torchao
 #   python studies/recovery.py larger data /tmp/recovery ../shared/data
-#   1. run "bash studies/gpu/both.sh checked"            timeout_s 600   # carry=[".gpu"]
-#   2. run "bash studies/gpu/trained.sh teacher"         timeout_s 600   # carry=[".whl", ".carry/recovery"]; tests/gpu beside it
-#   3. run "bash studies/gpu/trained.sh ways formats"    timeout_s 600   # or "ways lean"; again: it goes on
+# Three calls, each right after the other, 1,750 s. What is left after 2026-12-01 (texts are done; the teacher does not outlive its machine, so steps, half
+# on-policy and formats are run anew; score and what changed since are checked first):
+#   1. run "bash studies/gpu/both.sh score waits"                                             timeout_s 300   # carry=[".gpu"]
+#   2. run "RECOVERY_QUESTIONS='steps on-policy' bash studies/gpu/trained.sh teacher"      timeout_s 600   # carry=[".whl", ".carry/recovery"]
+#   3. run "RECOVERY_QUESTIONS='steps on-policy' bash studies/gpu/trained.sh ways formats" timeout_s 600   # or "ways lean"; again: it goes on
 #   4. give_back; here, as recovery.sh and quantised.sh say, and: tar xzf FILES_AT/all.tgz; tar xzf lean.tgz -C RUN; python studies/lean.py table RUN
+# "teacher FILE..." tests tests/gpu/test_FILE_gpu.py beside it, which slows it by a third: 304 s of all of them on one card (220 s), 200 s reckoned alone.
 # Each brings all so far in one archive, renewed while it runs: $OUT/all.tgz. TRAINED_LIMIT: seconds of a call that has fewer than 600.
 brought=$OUT limit=${TRAINED_LIMIT:-580}
 export OUT=/tmp/trained_out
@@ -37,20 +39,13 @@ beside() { # lean or formats, on the second card if there are two
 tested() { # the shared server of small processes is not for them
     . studies/gpu/site.sh
     export CUDA_MPS_PIPE_DIRECTORY=/tmp/alone OMP_NUM_THREADS=3
-    tests $last 450 captured saves &
-    tests $last 450 precision step search_precision &
-    if [ $last = 1 ]; then
-        tests 0,1 570 fsdp on_policy
-    else
-        tests 0 450 kernels delta &
-        tests 0 450 demo generation experts offload
-    fi
+    for file; do tests $(seq -s, 0 $last) 450 $file & done
     wait
 }
 case $1 in
 teacher)
     [ ! -e /tmp/eight_places ] || rm -rf $(cat /tmp/eight_places) # CPU memory, most of it
-    (tested) &
+    (tested "${@:2}") &
     CUDA_VISIBLE_DEVICES=0 bash studies/gpu/recovery.sh teacher
     nvidia-cuda-mps-control -d 2>/dev/null # of both cards; what the scripts start after it is this one
     beside student &

@@ -28,10 +28,10 @@ from minipuzzle.ranks import Ranks
 
 PIECE_ROWS_BYTES = 1 << 25
 SAVING_SHARE = 0.03
-"""Saving takes at most about this share of the time, the first one too. Where a block is computed
-faster than its streams can be written (a GPU), several blocks pass between two saves, and a kill
-costs those since the last: 33 times as long as a save takes, so that of an 8B, whose streams are 4
-to 16 GiB, scores of two minutes are not saved at all.
+"""Saving takes at most about this share of the time, the first one too where a disk writes
+``BYTES_A_SECOND``. Where a block is computed faster than its streams can be written (a GPU),
+several blocks pass between two saves, and a kill costs those since the last: 33 times as long as a
+save takes, so that of an 8B, whose streams are 4 to 16 GiB, scores of two minutes are not saved.
 """
 BYTES_A_SECOND = 1e9
 """Of a save, until one has shown it."""

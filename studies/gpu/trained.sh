@@ -4,11 +4,12 @@
 #   python studies/recovery.py larger data /tmp/recovery ../shared/data
 # Three calls, each right after the other, 1,750 s. What is left after 2026-12-01 (texts are done; the teacher does not outlive its machine, so steps, half
 # on-policy and formats are run anew; score and what changed since are checked first):
-#   1. run "bash studies/gpu/both.sh score waits"                                             timeout_s 300   # carry=[".gpu"]
+#   1. run "bash studies/gpu/both.sh score waits"                                          timeout_s 300   # carry=[".gpu"]; some 180 s
 #   2. run "RECOVERY_QUESTIONS='steps on-policy' bash studies/gpu/trained.sh teacher"      timeout_s 600   # carry=[".whl", ".carry/recovery"]
 #   3. run "RECOVERY_QUESTIONS='steps on-policy' bash studies/gpu/trained.sh ways formats" timeout_s 600   # or "ways lean"; again: it goes on
 #   4. give_back; here, as recovery.sh and quantised.sh say, and: tar xzf FILES_AT/all.tgz; tar xzf lean.tgz -C RUN; python studies/lean.py table RUN
-# "teacher FILE..." tests tests/gpu/test_FILE_gpu.py beside it, which slows it by a third: 304 s of all of them on one card (220 s), 200 s reckoned alone.
+# Reckoned: start 80 s, teacher 200, half on-policy 300 with the formats' student beside it, the other 34 runs of 4 M tokens 860 at the 158,000 tokens/s that
+# sixteen processes had, starts included; a fourth call with TRAINED_LIMIT=SECONDS for what is left. "teacher FILE..." tests tests/gpu/test_FILE_gpu.py beside it, which slows it by a third: 304 s of all of them on one card (220 s), 200 s reckoned alone.
 # Each brings all so far in one archive, renewed while it runs: $OUT/all.tgz. TRAINED_LIMIT: seconds of a call that has fewer than 600.
 brought=$OUT limit=${TRAINED_LIMIT:-580}
 export OUT=/tmp/trained_out

@@ -1,4 +1,6 @@
-"""The memory of this machine: what it has, what is free, what this process holds."""
+"""The memory of this machine: what it has, what is free, what this process holds, and how a tensor
+gets from it to a device.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,16 @@ import os
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor in CPU memory, on the device: a GPU's without a wait for the work before it, as a
+    copy of pageable memory would.
+    """
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def memory_of(device: torch.device) -> int:

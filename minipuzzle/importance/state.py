@@ -81,7 +81,7 @@ class State:
             if file_path != path:
                 file_path.unlink()
         self._last_save = time.monotonic()
-        self._rate = sum(t.nbytes for t in tensors.values()) / (self._last_save - started)
+        self._rate = bytes_of(tensors) / (self._last_save - started)
         self.stop.check(self.ranks)
 
     def load(self) -> tuple[int, dict[str, Any], SavedTensors] | None:
@@ -101,6 +101,11 @@ class State:
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob(f"*.{self.ranks.rank}.safetensors"))
+
+
+def bytes_of(tensors: dict[str, Tensor]) -> int:
+    """Of all of them."""
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 class SavedTensors:

@@ -34,7 +34,7 @@ from minipuzzle.importance.found import Found
 from minipuzzle.importance.metrics import find
 from minipuzzle.importance.peak import ScoringPeak, compute_dtype, plan_peak
 from minipuzzle.importance.samples import Samples
-from minipuzzle.importance.state import SavedTensors, State
+from minipuzzle.importance.state import SavedTensors, State, bytes_of
 from minipuzzle.importance.streams import Streams
 from minipuzzle.importance.visit import Visits
 from minipuzzle.interrupt import Interrupt, interrupt
@@ -163,8 +163,9 @@ class _Run:
         for place, (index, module) in enumerate(self.reader.blocks(left[done_here:]), start=1):
             self.visits.visit(streams, index, module, now, whole=not self.removed)
             streams.settle()
-            if self.state.due(sum(t.nbytes for t in self._tensors(streams).values())):
-                self._save(streams, turn, done + place, done_here + place)
+            tensors = self._tensors(streams)
+            if self.state.due(bytes_of(tensors)):
+                self._save(tensors, streams, turn, done + place, done_here + place)
         if not now.shared:
             return
         part = slice(now.start, now.start + streams.shared)
@@ -226,7 +227,9 @@ class _Run:
             tensors["reference"] = self.reference
         return tensors
 
-    def _save(self, streams: Streams, turn: int, position: int, place: int) -> None:
+    def _save(
+        self, tensors: dict[str, Tensor], streams: Streams, turn: int, position: int, place: int
+    ) -> None:
         about = {
             "removed": self.removed,
             "turn": turn,
@@ -235,7 +238,7 @@ class _Run:
             "arrays": [f"found.{name}" for name in self.found.arrays],
             "variants": [asdict(variant) for variant in streams.variants],
         }
-        self.state.save(position, about, self._tensors(streams))
+        self.state.save(position, about, tensors)
 
     def _restore(self, streams: Streams, about: dict[str, Any], tensors: SavedTensors) -> int:
         self.progress.advance(about["passed"])

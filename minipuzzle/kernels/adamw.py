@@ -7,7 +7,7 @@ the plain step equals it to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,8 +56,3 @@ def plain_adamw(tensors: Sequence[Stepped], scale: float, betas: Betas) -> None:
         t.weight.addcdiv_(t.first, root, value=-t.rate)
         if t.copy is not None:
             t.copy.copy_(t.weight)
-
-
-def prepared(tensors: Sequence[Stepped], betas: Betas) -> Callable[[float], None]:
-    """``plain_adamw`` but for the scale."""
-    return lambda scale: plain_adamw(tensors, scale, betas)

@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from minipuzzle.kernels.adamw import Betas, Stepped
+from minipuzzle.machine import sent
 
 BLOCK, WARPS = 1024, 8
 """Numbers at a time, and what reads them: 4 a thread are 16 bytes of FP32, and with the 32
@@ -89,17 +90,11 @@ def _block(
         tl.store(tl.multiple_of(c + at, 16), weight.to(tl.bfloat16), mask)
 
 
-def launch(tensors: Sequence[Stepped], scale: float, betas: Betas) -> None:
-    """As ``plain_adamw``, of tensors on one device, whose gradients are left as they are.
+def prepared(tensors: Sequence[Stepped], betas: Betas) -> Callable[[float], None]:
+    """``plain_adamw`` but for the scale, of tensors on one device, whose gradients are left as they
+    are: what is read is sent there, and one launch for each kind of tensor is left.
 
     Raises: ValueError for tensors that the kernel would misread.
-    """
-    prepared(tensors, betas)(scale)
-
-
-def prepared(tensors: Sequence[Stepped], betas: Betas) -> Callable[[float], None]:
-    """``launch`` but for the scale: what it reads is sent to the device, and one launch for each
-    kind of tensor is left.
     """
     by_kind: dict[tuple[bool, bool], list[Stepped]] = {}
     for t in tensors:
@@ -109,9 +104,8 @@ def prepared(tensors: Sequence[Stepped], betas: Betas) -> Callable[[float], None
     kernels = [_prepared(some, *kind, betas) for kind, some in by_kind.items()]
 
     def run(scale: float) -> None:
-        with torch.cuda.device_of(tensors[0].weight):  # Triton launches on the current one
-            for kernel in kernels:
-                kernel(scale)
+        for kernel in kernels:
+            kernel(scale)
 
     return run
 
@@ -130,25 +124,26 @@ def _prepared(
         counts.append(t.weight.numel())
     table = _table(device, tuple(rows), tuple(counts))
     numbers = [(t.keep, t.rate, 1 / t.root) for t in tensors]
-    places = _sent([g.data_ptr() for g in gradients], torch.int64, device)
-    sent = _sent([*zip(*numbers, strict=True)], torch.float32, device)
+    places = sent(torch.tensor([g.data_ptr() for g in gradients]), device)
+    factors = sent(torch.tensor([*zip(*numbers, strict=True)], dtype=torch.float32), device)
 
     def kernel(scale: float) -> None:
-        _kernel[(len(table[0]),)](
-            *table,
-            places,
-            sent,
-            len(gradients),  # which, where they are copies, are held until here
-            scale,
-            betas.first,
-            betas.second,
-            betas.eps,
-            HALF=half,
-            COPIES=copies,
-            CHUNK=CHUNK,
-            BLOCK=BLOCK,
-            num_warps=WARPS,
-        )
+        with torch.cuda.device_of(tensors[0].weight):  # Triton launches on the current one
+            _kernel[(len(table[0]),)](
+                *table,
+                places,
+                factors,
+                len(gradients),  # which, where they are copies, are held until here
+                scale,
+                betas.first,
+                betas.second,
+                betas.eps,
+                HALF=half,
+                COPIES=copies,
+                CHUNK=CHUNK,
+                BLOCK=BLOCK,
+                num_warps=WARPS,
+            )
 
     return kernel
 
@@ -187,9 +182,3 @@ def _table(
         sizes.to(device),
         torch.tensor(rows).t().contiguous().to(device),
     )
-
-
-def _sent(values: object, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """On the device, without waiting for it."""
-    made = torch.tensor(values, dtype=dtype)
-    return made if device.type == "cpu" else made.pin_memory().to(device, non_blocking=True)

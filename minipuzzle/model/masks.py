@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from minipuzzle.machine import sent
 from minipuzzle.shapes import Bool
 
 
@@ -37,6 +38,4 @@ def index_mask(
         return None
     result = torch.zeros(size, dtype=torch.bool)
     result[torch.as_tensor(kept, dtype=torch.int64)] = True
-    if device.type == "cuda":  # a copy of pageable memory waits for all work before it
-        return result.pin_memory().to(device, non_blocking=True)
-    return result.to(device)
+    return sent(result, device)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from minipuzzle.kernels.adamw import Betas, Stepped, prepared
+from minipuzzle.kernels.adamw import Betas, Stepped, plain_adamw
 from minipuzzle.model import HybridLM
 from minipuzzle.training.stages import Stage
 
@@ -55,10 +55,13 @@ class AdamW(torch.optim.Optimizer):
         tensors = [self._stepped(parameter, group) for parameter in parameters]
         counts = [self.state[parameter]["step"] for parameter in parameters]
         first, second = group["betas"]
-        prepare = prepared
+        betas = Betas(first=first, second=second, eps=group["eps"])
         if any(t.weight.is_cuda for t in tensors):
-            from minipuzzle.kernels.adamw_cuda import prepared as prepare
-        run = prepare(tensors, Betas(first=first, second=second, eps=group["eps"]))
+            from minipuzzle.kernels.adamw_cuda import prepared
+
+            run = prepared(tensors, betas)
+        else:
+            run = partial(plain_adamw, tensors, betas=betas)
 
         def step(scale: float) -> None:
             run(scale)

@@ -16,6 +16,7 @@ from torch import Tensor
 from minipuzzle.data import TokenBlocks
 from minipuzzle.data.ahead import Ahead
 from minipuzzle.errors import UserError
+from minipuzzle.machine import sent
 from minipuzzle.model import HybridLM
 from minipuzzle.ranks import Ranks
 from minipuzzle.settings import Training
@@ -105,10 +106,11 @@ def micro_batches(
         tokens, documents = blocks.stream(
             range(first + rows.start, first + rows.stop), settings.seed
         )
-        moved = torch.from_numpy(tokens)
-        moved = moved.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else moved
         given = settings.isolate_documents or blocks.spans
-        yield moved, torch.from_numpy(documents).to(device) if given else None
+        yield (
+            sent(torch.from_numpy(tokens), device),
+            torch.from_numpy(documents).to(device) if given else None,
+        )
 
 
 def own_rows(settings: Training, ranks: Ranks) -> list[range]:

@@ -4,7 +4,7 @@ that it writes against training without them.
 
 import pytest
 import torch
-from test_adamw import check_kernel, kernel_steps
+from test_adamw import at_once, check_kernel, kernel_steps
 from test_captured_gpu import architecture, trained
 
 from minipuzzle.kernels.adamw import plain_adamw
@@ -15,9 +15,9 @@ pytestmark = pytest.mark.gpu
 
 
 def launch(tensors, scale, betas):
-    from minipuzzle.kernels.adamw_cuda import launch as kernel  # Triton is there on a GPU alone
+    from minipuzzle.kernels.adamw_cuda import prepared  # Triton is there on a GPU alone
 
-    kernel(tensors, scale, betas)
+    at_once(prepared)(tensors, scale, betas)
 
 
 def test_the_kernel():

@@ -5,12 +5,7 @@
 #   2. run "bash studies/gpu/both.sh second"             timeout_s 600   # carry=[".whl", ".carry/peers"]
 #   3. run "bash studies/gpu/both.sh third FILE..."      timeout_s 600   # of tests/gpu/test_FILE_gpu.py, what has not passed yet
 # As on 2026-11-30: "chain" twice or three times, then "pair". "checked", one call, carry=[".gpu"], one card or two: our own rows of the 8B.
-# Each brings all so far in one archive, renewed while it runs: $OUT/all.tgz.
-brought=$OUT
-export OUT=/tmp/both_out
-mkdir -p $OUT
-while sleep 10; do tar czf "$brought/.all.tgz" -C $OUT . 2>/dev/null && mv "$brought/.all.tgz" "$brought/all.tgz"; done &
-loop=$!
+. studies/gpu/bring.sh both
 cut_by_eight() { # what two.py would have cut for itself
     read -r eight parent </tmp/eight_places
     run=$(dirname "$eight")/two
@@ -94,7 +89,6 @@ chain) # 8 B to 4 B by a user's commands beside the neighbours' rows, and the sa
 pair) TWO_LIMIT=520 bash studies/gpu/two.sh pair ;;
 *) echo "both.sh first, second, third, checked, score, chain or pair" >&2; exit 2 ;;
 esac
-kill $loop
 (cd /tmp && find triton eight_triton -name '*.autotune.json' 2>/dev/null | tar czf $OUT/tuned.tgz -T -) # what Triton chose: to begin with on the next machine
-tar czf "$brought/all.tgz" -C $OUT .
+bring
 echo "both.sh $1: $SECONDS s"

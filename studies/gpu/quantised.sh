@@ -3,9 +3,10 @@
 # afterwards and trained so, beside as much training in BF16. First, here: studies/gpu/prepare.sh wheels formats, and the teacher's text:
 # recovery_teacher.yaml's (python studies/recovery.py larger data ...), or moe_teacher.yaml's with QUANTISED_RECIPE and QUANTISED_TEXT. Alone, without
 # trained.sh, kind nvidia-h200, each right after the other, carry=[".gpu/mamba-sm90.tar.xz", ".whl", ".carry/recovery"]:
-#   1. run "bash studies/gpu/quantised.sh student"     timeout_s 600   # reckoned: teacher 300 s (80 M tokens), student 80 s, mix 60 s
+#   1. run "bash studies/gpu/quantised.sh student"     timeout_s 600   # reckoned: teacher 200 s (60 M tokens), student 80 s, mix 54 s
 #   2. run "bash studies/gpu/quantised.sh formats"     timeout_s 600   # reckoned: 500 s, six ways side by side, 4 runs of 4 M tokens each
-# Each call goes on with what is there and brings back every result so far, the middle rate first. Not run yet; rehearsed on a CPU with a tiny model:
+# Each call goes on with what is there and brings back every result so far, the middle rate first. On 2026-12-01 beside recovery.sh, one rate and seed. On
+# a CPU with a tiny model:
 #   QUANTISED_REHEARSAL=1 QUANTISED_TEACHER=a folder of a model QUANTISED_TEXT=a folder of calibration, train and validation ...
 mkdir -p /tmp/packages
 if [ -z "$QUANTISED_REHEARSAL" ]; then
@@ -14,7 +15,8 @@ if [ -z "$QUANTISED_REHEARSAL" ]; then
     [ -d /tmp/packages/rich ] || python3 -m pip install -q --no-index --no-deps --no-compile --target /tmp/packages .whl/*.whl
     export PYTHONPATH=/tmp/mamba:/tmp/packages:$PWD
 fi
-export CUDA_MPS_CLIENT_PRIORITY=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} PYTHONWARNINGS=ignore PYTHONUNBUFFERED=1
+export CUDA_MPS_CLIENT_PRIORITY=1 # below recovery.sh's half on-policy, which waits for each of its kernels
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} PYTHONWARNINGS=ignore PYTHONUNBUFFERED=1
 export TRITON_CACHE_DIR=/tmp/triton TRITON_CACHE_AUTOTUNING=1 TORCHINDUCTOR_CACHE_DIR=/tmp/inductor
 run=${QUANTISED_RUN:-/dev/shm/quantised} text=${QUANTISED_TEXT:-.carry/recovery} limit=${2:-580}
 recipe=${QUANTISED_RECIPE:-studies/recovery_teacher.yaml} tokens=${QUANTISED_TOKENS:-4000000} length=${QUANTISED_LENGTH:-512}

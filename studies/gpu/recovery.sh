@@ -5,7 +5,8 @@
 #   1. run "bash studies/gpu/recovery.sh teacher"    timeout_s 590   # carry=[".gpu", ".whl", ".carry/recovery"]
 #   2. run "bash studies/gpu/recovery.sh ways 580"   timeout_s 600   # half on-policy, then all others side by side; again until none is left
 #   3. give_back; here: tar xzf FILES_AT/recovery.tar.gz -C RUN; python studies/recovery.py larger table RUN
-# RECOVERY_QUESTIONS="steps on-policy" leaves the texts out. Each run is a file when it is done, each call brings back all so far and goes on with what is missing. The times are guesses.
+# RECOVERY_QUESTIONS="steps on-policy" leaves the texts out. Each run is a file when it is done, each call brings back all so far and goes on with
+# what is missing. The times are guesses.
 study=recovery
 . studies/gpu/one_gpu.sh
 case $1 in

@@ -9,21 +9,15 @@
 #   3. run "RECOVERY_QUESTIONS='steps on-policy' bash studies/gpu/trained.sh ways formats" timeout_s 600   # or "ways lean"; again: it goes on
 #   4. give_back; here, as recovery.sh and quantised.sh say, and: tar xzf FILES_AT/all.tgz; tar xzf lean.tgz -C RUN; python studies/lean.py table RUN
 # Reckoned: start 80 s, teacher 200, half on-policy 300 with the formats' student beside it, the other 34 runs of 4 M tokens 860 at the 158,000 tokens/s that
-# sixteen processes had, starts included; a fourth call with TRAINED_LIMIT=SECONDS for what is left. "teacher FILE..." tests tests/gpu/test_FILE_gpu.py beside it, which slows it by a third: 304 s of all of them on one card (220 s), 200 s reckoned alone.
-# Each brings all so far in one archive, renewed while it runs: $OUT/all.tgz. TRAINED_LIMIT: seconds of a call that has fewer than 600.
-brought=$OUT limit=${TRAINED_LIMIT:-580}
-export OUT=/tmp/trained_out
-mkdir -p $OUT
+# sixteen processes had, starts included; a fourth call with TRAINED_LIMIT=SECONDS, where fewer than 600 are left. "teacher FILE..." tests
+# tests/gpu/test_FILE_gpu.py beside it: with all of them (220 s) it took 304 s.
+limit=${TRAINED_LIMIT:-580}
+far() { (cd /dev/shm && tar cf - recovery/{results,logs,teacher/model/training.json} quantised/study/results quantised/*.log 2>/dev/null) | gzip >$OUT/far.tgz; }
+. studies/gpu/bring.sh trained
 study=recovery
 . studies/gpu/one_gpu.sh # unpacks, before two want it
 lean=/dev/shm/lean text=$PWD/.carry/recovery
 small="--size 100m --tokens 100M --seeds 2 --length 512 --batch 64 --blocks 256 --rate 1.5e-3 --device cuda"
-while sleep 15; do
-    (cd /dev/shm && tar cf - recovery/results recovery/logs recovery/teacher/model/training.json quantised/study/results quantised/*.log 2>/dev/null) |
-        gzip >$OUT/far.tgz
-    tar czf "$brought/.all.tgz" -C $OUT . 2>/dev/null && mv "$brought/.all.tgz" "$brought/all.tgz"
-done &
-loop=$!
 last=$(($(nvidia-smi -L | wc -l) - 1))
 beside() { # lean or formats, on the second card if there are two
     export CUDA_VISIBLE_DEVICES=$last
@@ -56,7 +50,5 @@ ways)
     CUDA_VISIBLE_DEVICES=0 bash studies/gpu/recovery.sh ways $((limit - SECONDS)) ;;
 *) echo "trained.sh teacher or ways, formats or lean" >&2; kill $loop; exit 2 ;;
 esac
-for job in $(jobs -p); do [ $job = $loop ] || wait $job; done
-kill $loop
-tar czf "$brought/all.tgz" -C $OUT .
+bring
 echo "trained.sh $1: $SECONDS s"

@@ -21,7 +21,7 @@ from minipuzzle.artifacts import disk_error
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import UserError
 from minipuzzle.export import gguf_columns, gguf_llama, gguf_nemotron_h, gguf_qwen, llama_quantize
-from minipuzzle.export.gguf_tensor import GgufTensor
+from minipuzzle.export.gguf_tensor import GgufTensor, stored_bytes
 from minipuzzle.progress import SILENT, Progress
 from minipuzzle.temporary import temporary_beside
 
@@ -215,8 +215,7 @@ def _plan(
         name = dtype if tensor.matrix else "f32"
         name = "f16" if name == "q8_0" and shape[-1] % Q8_BLOCK else name
         kind = library.GGMLQuantizationType[name.upper()]
-        block, size = library.GGML_QUANT_SIZES[kind]
-        bytes_ = int(np.prod(shape)) // block * size
+        bytes_ = stored_bytes(library, kind.name, shape)
         writer.add_tensor_info(tensor.name, shape, np.dtype(np.float32), bytes_, raw_dtype=kind)
         types.append(kind)
     return types

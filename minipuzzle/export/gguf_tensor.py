@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,3 +25,9 @@ class GgufTensor:
     source: str
     convert: Callable[[Tensor], Tensor] = lambda tensor: tensor
     matrix: bool = True
+
+
+def stored_bytes(library: ModuleType, kind: str, shape: Sequence[int]) -> int:
+    """Of a tensor in GGML's type ``kind``, by the package gguf."""
+    block, size = library.GGML_QUANT_SIZES[library.GGMLQuantizationType[kind.upper()]]
+    return prod(shape) // int(block) * int(size)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from minipuzzle.checkpoint import Checkpoint
 from minipuzzle.errors import InternalError, UserError
-from minipuzzle.export.gguf_tensor import GgufTensor
+from minipuzzle.export.gguf_tensor import GgufTensor, stored_bytes
 from minipuzzle.export.inputs import Squares
 
 log = logging.getLogger(__name__)
@@ -133,8 +133,8 @@ def _planned(library: ModuleType, said: str) -> dict[str, tuple[str, int]]:
     for name, shape, old, new in PLANNED.findall(said):
         sizes = [int(size) for size in shape.split(",")]
         plan[name] = ((new or old).upper(), sizes[0])
-        before += _bytes(library, old, sizes)
-        after += _bytes(library, new or old, sizes)
+        before += stored_bytes(library, old, sizes)
+        after += stored_bytes(library, new or old, sizes)
         count += prod(sizes)
     if not plan:
         raise _failed("a plan", said)
@@ -144,11 +144,6 @@ def _planned(library: ModuleType, said: str) -> dict[str, tuple[str, int]]:
         f" weight: {kinds}"
     )
     return plan
-
-
-def _bytes(library: ModuleType, kind: str, sizes: Sequence[int]) -> int:
-    block, size = library.GGML_QUANT_SIZES[library.GGMLQuantizationType[kind.upper()]]
-    return prod(sizes) // int(block) * int(size)
 
 
 def _write(
